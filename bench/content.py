@@ -1,0 +1,240 @@
+"""Hashes, atomic files and the content-keyed cache: nothing is trusted by name or half written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.types import BenchError
+
+CACHE_VARIABLE = "BPS_BENCH_CACHE"
+_CHUNK = 1 << 20
+_NOT_NPZ = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes; BenchError if it cannot be read."""
+    hasher = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                hasher.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return hasher.hexdigest()
+
+
+def digest_arrays(**arrays: np.ndarray) -> str:
+    """Return one SHA-256 over named arrays: names, dtypes, shapes and values.
+
+    The order of the names, the memory layout and the byte order of the machine do not matter.
+    Arrays of objects are refused with a BenchError.
+    """
+    hasher = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        if array.dtype.hasobject:
+            raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
+        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+        header = json.dumps([name, array.dtype.str, list(np.shape(arrays[name]))])
+        hasher.update(len(header).to_bytes(8, "little") + header.encode())
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys.
+
+    Tuples count as lists; NaN, infinities and values JSON does not know are a BenchError.
+    """
+    return sha256_bytes(_dump(value, indent=None).encode())
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` when the block ends well, and vanishes if not.
+
+    The file is flushed to disk before it takes its name, so a reader sees the old file or the
+    whole new one. Missing folders are made. An OSError becomes a BenchError naming the path, so
+    do nothing in the block but write.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp{target.suffix}")
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _settle(temporary)
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise BenchError(
+            f"cannot write {target}: {error.strerror or error}. "
+            "Free some disk space or choose a folder you may write to."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes to a file all at once; BenchError if the disk or folder refuses."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON value atomically: sorted keys, indent 1, UTF-8, a final newline.
+
+    NaN, infinities and values JSON does not know are a BenchError, and nothing is written.
+    """
+    atomic_write(path, (_dump(value, indent=1) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; BenchError if it is missing, unreadable or not JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise BenchError(f"{path} is not valid JSON ({error}). Restore it or make it anew.") from (
+            error
+        )
+
+
+def write_npz(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, compress: bool = False
+) -> None:
+    """Write named arrays atomically as a .npz archive, without pickle.
+
+    The same arrays give the same bytes (entries carry no clock). Arrays of objects are refused.
+    """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
+    buffer = io.BytesIO()
+    save: Any = np.savez_compressed if compress else np.savez
+    save(buffer, **arrays)
+    atomic_write(path, buffer.getvalue())
+
+
+def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read a .npz archive without pickle, after checking its SHA-256 where one is given.
+
+    BenchError if the file is missing, differs from the digest or is not such an archive.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if sha256 is not None and sha256_bytes(data) != sha256:
+        raise BenchError(
+            f"{path} is not the file its record names (SHA-256 {sha256_bytes(data)[:16]}..., "
+            f"expected {sha256[:16]}...)."
+        )
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except _NOT_NPZ as error:
+        raise BenchError(f"{path} is not a valid .npz archive ({error}).") from error
+
+
+class Cache:
+    """Arrays on disk, found by a hash of what they were made from.
+
+    Each entry lies beside a digest of its own bytes; a damaged entry is made again. Folder: as
+    given, else the environment variable BPS_BENCH_CACHE, else ~/.cache/bps-bench.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        """Remember the folder; it is made when the first entry is written."""
+        default = Path.home() / ".cache" / "bps-bench"
+        self.folder = Path(folder or os.environ.get(CACHE_VARIABLE) or default)
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Return where the entry of a key lies, whether it exists or not."""
+        name = digest_json(dict(key))
+        return self.folder / name[:2] / f"{name}.npz"
+
+    def load_or_make(
+        self, key: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of a key, calling `make` only if no whole entry is there.
+
+        key: a JSON mapping of everything that decides the arrays. make: returns them by name.
+        Errors of `make` pass through and leave no entry; a full disk is a BenchError.
+        """
+        path = self.path(key)
+        found = self._load(path)
+        if found is not None:
+            return found
+        made = {name: np.asarray(array) for name, array in make().items()}
+        write_npz(path, made)
+        write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
+        return made
+
+    def _load(self, path: Path) -> dict[str, np.ndarray] | None:
+        if not path.exists():
+            return None
+        try:
+            note = read_json(path.with_suffix(".json"))
+            return read_npz(path, sha256=note["sha256"])
+        except (BenchError, KeyError, TypeError):
+            return None
+
+
+def _dump(value: Any, *, indent: int | None) -> str:
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        return json.dumps(
+            value,
+            sort_keys=True,
+            indent=indent,
+            separators=separators,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+    except (TypeError, ValueError) as error:
+        raise BenchError(
+            f"cannot be written as JSON: {error}. Allowed: text keys, text, finite numbers, "
+            "true, false, null, lists and mappings of these."
+        ) from error
+
+
+def _settle(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
+    return BenchError(
+        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the "
+        "file is there."
+    )

@@ -1,0 +1,111 @@
+"""Values and protocols that every stage shares.
+
+Shape legend, used in every docstring:
+    N items, B batch, K guidance branches (1 in training; 2 in sampling: empty prompt, prompt),
+    C condition channels, H W image pixels, h w latent cells (H/f, W/f for downscale factor f),
+    L prompt tokens, D feature or embedding width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class BenchError(ValueError):
+    """An error for the user: says what came, what is allowed and what to do; exit code 2."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> BenchError:
+    """Build the error for a name that is not in a table, with a "did you mean" where one is near."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return BenchError(f"unknown {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One item of a data set.
+
+    image: [H,W,3] uint8 RGB. layers: what the data set knows beside the image, by name, for example
+    "sketch" [H,W] uint8 (255 = line, 0 = paper), "classes" [H,W] uint8 (index into the data set's
+    palette), "boxes" [M,5] uint8 (class, x0, y0, x1, y1; x1 and y1 exclusive).
+    """
+
+    id: str
+    caption: str
+    image: np.ndarray
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Dataset(Protocol):
+    """Items by id, with a digest of everything in it."""
+
+    name: str
+    digest: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All item ids in a fixed order."""
+
+    def __getitem__(self, item_id: str) -> Example:
+        """Return one item; KeyError for an unknown id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """Name, unit and direction of a metric; judge: the network that reads the images."""
+
+    name: str
+    scale: str
+    better: str
+    judge: str = "none"
+
+
+class Task(Protocol):
+    """Image -> condition, and how well a sample obeys it."""
+
+    name: str
+    channels: int
+    metrics: tuple[MetricSpec, ...]
+
+    def condition(self, example: Example) -> np.ndarray:
+        """Return the condition of an item, [C,H,W] float32 in [0, 1]; a pure function of it."""
+
+    def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
+        """Score how an image ([H,W,3] uint8) obeys the item's condition, by metric name."""
+
+
+class Denoiser(Protocol):
+    """What every method returns, so that one loop, one sampler and one evaluator serve all."""
+
+    def encode(self, condition: torch.Tensor) -> Any:
+        """Do the work that depends on the condition ([B,C,H,W] in [0, 1]) alone: once an image."""
+
+    def __call__(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any
+    ) -> torch.Tensor:
+        """Predict the noise: latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> [K,B,4,h,w]."""
+
+
+class Method(Protocol):
+    """A way of adding an image condition to a frozen base.
+
+    title: its name in tables. options: what `build` takes, with the defaults.
+    """
+
+    name: str
+    title: str
+    source: str
+    options: Mapping[str, Any]
+
+    def build(self, base: Any, task: Task, **options: Any) -> torch.nn.Module:
+        """Return a Denoiser (an nn.Module); its trainable parameters have requires_grad."""

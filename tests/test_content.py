@@ -1,0 +1,247 @@
+"""Hashes are canonical, files are whole or absent, the cache believes only what it can check."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bench import content
+from bench.content import (
+    Cache,
+    atomic_path,
+    atomic_write,
+    digest_arrays,
+    digest_json,
+    read_json,
+    read_npz,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+    write_npz,
+)
+from bench.types import BenchError
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_sha256_of_bytes_and_file_is_the_published_one(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256_bytes(b"abc") == ABC == sha256_file(tmp_path / "f")
+
+
+def test_sha256_of_a_missing_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="nothing-here"):
+        sha256_file(tmp_path / "nothing-here")
+
+
+def test_digest_ignores_names_order_layout_and_byte_order() -> None:
+    a, b = np.arange(12, dtype="<i4").reshape(3, 4), np.array(["x", "yy"])
+    expected = digest_arrays(a=a, b=b)
+    assert digest_arrays(b=b, a=np.asfortranarray(a)) == expected
+    assert digest_arrays(a=a.astype(">i4"), b=b) == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": np.zeros((2, 3), np.uint8)},
+        {"a": np.zeros((3, 2), np.uint8)},
+        {"a": np.zeros((2, 3), np.int8)},
+        {"a": np.array([[0, 0, 0], [0, 0, 1]], np.uint8)},
+        {"a": np.zeros((2, 3), np.uint8), "b": np.zeros(0)},
+    ],
+)
+def test_digest_sees_name_shape_dtype_value_and_extra_arrays(other: dict[str, np.ndarray]) -> None:
+    assert digest_arrays(a=np.zeros((2, 3), np.uint8)) != digest_arrays(**other)
+
+
+def test_digest_tells_scalar_from_vector_and_refuses_objects() -> None:
+    assert digest_arrays(a=np.array(1.0)) != digest_arrays(a=np.array([1.0]))
+    with pytest.raises(BenchError, match="objects"):
+        digest_arrays(a=np.array([{}], dtype=object))
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4)), st.data())
+def test_digest_changes_when_any_one_bit_does(array: np.ndarray, data: st.DataObject) -> None:
+    raw = bytearray(array.tobytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    changed = np.frombuffer(bytes(raw), np.float32).reshape(array.shape)
+    assert digest_arrays(a=array) != digest_arrays(a=changed)
+    assert digest_arrays(a=array) == digest_arrays(a=array.copy())
+
+
+def test_json_digest_ignores_key_order_but_not_values() -> None:
+    assert digest_json({"a": 1, "b": (1, 2)}) == digest_json({"b": [1, 2], "a": 1})
+    assert digest_json({"a": 1}) != digest_json({"a": 1.5}) != digest_json({"a": "1"})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [math.nan]}, {1, 2}, object()])
+def test_json_refuses_what_it_cannot_say_and_writes_nothing(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BenchError, match="JSON"):
+        write_json(tmp_path / "x.json", value)
+    with pytest.raises(BenchError):
+        digest_json(value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_written_sorted_with_indent_one_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.json"
+    write_json(path, {"b": [1, "ü"], "a": None})
+    assert path.read_text("utf-8") == '{\n "a": null,\n "b": [\n  1,\n  "ü"\n ]\n}\n'
+    assert read_json(path) == {"a": None, "b": [1, "ü"]}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}", b'{"a": 1} tail'])
+def test_corrupt_json_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(BenchError, match="x.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="cannot read .*x.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "f", b"old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "f") as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_an_interrupt_leaves_no_litter(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "f"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_what_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(content.os, "fsync", full)
+    with pytest.raises(BenchError, match=r"cannot write .*f: No space left.*[Ff]ree"):
+        atomic_write(tmp_path / "f", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_an_error_for_the_user(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BenchError, match="cannot write"):
+        atomic_write(tmp_path / "file" / "below", b"data")
+
+
+def test_written_files_have_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    atomic_write(tmp_path / "ours", b"data")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_npz_gives_the_same_bytes_and_the_same_arrays(tmp_path: Path, compress: bool) -> None:
+    arrays = {"a": np.arange(6).reshape(2, 3), "text": np.array(["ü", "bb"])}
+    for name in ("one.npz", "two.npz"):
+        write_npz(tmp_path / name, arrays, compress=compress)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    read = read_npz(tmp_path / "one.npz", sha256=sha256_file(tmp_path / "two.npz"))
+    assert digest_arrays(**read) == digest_arrays(**arrays)
+
+
+def test_npz_holds_no_pickle_either_way(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="objects"):
+        write_npz(tmp_path / "x.npz", {"a": np.array([{}], dtype=object)})
+    np.savez(tmp_path / "x.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(BenchError, match="not a valid"):
+        read_npz(tmp_path / "x.npz")
+
+
+@given(st.data())
+def test_any_damage_to_an_npz_is_a_bench_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("npz") / "x.npz"
+    write_npz(path, {"a": np.arange(5)}, compress=data.draw(st.booleans()))
+    raw = bytearray(path.read_bytes())
+    digest = sha256_bytes(bytes(raw))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(raw[: data.draw(st.integers(1, len(raw)))]))
+    with pytest.raises(BenchError, match="not the file"):
+        read_npz(path, sha256=digest)
+    try:
+        read_npz(path)
+    except BenchError:
+        pass
+
+
+class Maker:
+    """Counts how often it was asked."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return {"x": np.full(3, self.value)}
+
+
+def test_the_cache_makes_once_per_key_whatever_its_order(tmp_path: Path) -> None:
+    cache, make = Cache(tmp_path), Maker(1.0)
+    for key in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
+        assert cache.load_or_make(key, make)["x"].tolist() == [1.0] * 3
+    assert make.calls == 1
+    assert Cache(tmp_path).load_or_make({"a": 2, "b": 2}, Maker(2.0))["x"].tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no note", "bad note", "note of a list"])
+def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
+    cache, make, key = Cache(tmp_path), Maker(1.0), {"a": 1}
+    cache.load_or_make(key, make)
+    path, note = cache.path(key), cache.path(key).with_suffix(".json")
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    if damage == "flip":
+        path.write_bytes(bytes(raw))
+    elif damage == "truncate":
+        path.write_bytes(bytes(raw[:50]))
+    elif damage == "no note":
+        note.unlink()
+    else:
+        note.write_text("{" if damage == "bad note" else "[]")
+    for _ in range(2):
+        assert cache.load_or_make(key, make)["x"].tolist() == [1.0] * 3
+    assert make.calls == 2
+
+
+def test_an_error_while_making_leaves_no_entry(tmp_path: Path) -> None:
+    def fail() -> dict[str, np.ndarray]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Cache(tmp_path).load_or_make({"a": 1}, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_folder_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPS_BENCH_CACHE", str(tmp_path / "there"))
+    assert Cache().folder == tmp_path / "there"
+    monkeypatch.delenv("BPS_BENCH_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Cache().folder == tmp_path / ".cache" / "bps-bench"
