@@ -1,0 +1,267 @@
+"""The likelihood network of Bayesian Power Steering: condition and time -> residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from bps.blocks import DecoderBlock, TimeResidualBlock, Upsample, zero_convolution
+from bps.schedule import is_learned, layer_weights, slot_weight
+from bps.sites import (
+    MIDDLE_SLOT,
+    SITES,
+    SLOTS_BY_SITE,
+    check_unet,
+    check_widths,
+    live_slots,
+)
+from bps.sites import slots_without_attention as find_slots_without_attention
+
+SD15_WIDTHS = (320, 640, 1280, 1280)
+SD15_SLOTS_WITHOUT_ATTENTION = (10, 11, 13, 14, 15)
+SIZE_MULTIPLE = 8
+_DOWNSAMPLE_SLOTS = (3, 6, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residuals:
+    """What the adapter adds to the UNet's features: slot -> [B,C,h,w], already weighted.
+
+    Slots 1 2 4 5 7 8 10 11 are the encoder's, 12 the middle's, 13..24 the decoder's; slots of sites
+    that are switched off are absent.
+    """
+
+    by_slot: Mapping[int, Tensor]
+
+    @property
+    def encoder(self) -> tuple[Tensor, ...]:
+        """Encoder residuals in slot order."""
+        return self._of("encoder")
+
+    @property
+    def middle(self) -> Tensor | None:
+        """Middle residual, None where that site is off."""
+        return self.by_slot.get(MIDDLE_SLOT)
+
+    @property
+    def decoder(self) -> tuple[Tensor, ...]:
+        """Decoder residuals in slot order."""
+        return self._of("decoder")
+
+    @property
+    def batch(self) -> int:
+        """Number of conditions B."""
+        return int(next(iter(self.by_slot.values())).shape[0])
+
+    def repeat_interleave(self, repeats: int) -> Residuals:
+        """Repeat each condition's residuals in place: rows a b -> a a b b for 2."""
+        if repeats == 1:
+            return self
+        repeated = {slot: r.repeat_interleave(repeats, dim=0) for slot, r in self.by_slot.items()}
+        return Residuals(by_slot=repeated)
+
+    def _of(self, site: str) -> tuple[Tensor, ...]:
+        return tuple(self.by_slot[slot] for slot in SLOTS_BY_SITE[site] if slot in self.by_slot)
+
+
+class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Condition image and the frozen UNet's time embedding -> residuals for the UNet's features.
+
+    condition_channels: C of the condition. block_out_channels: the UNet's four widths, multiples
+    of 32. downscale_factor f: image pixels per latent cell. schedule: a name of
+    bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder" receive
+    residuals. modules: whether they are added behind "both" kinds of modules, only "resnets" or
+    only "attentions". slots_without_attention: slots where the UNet has no attention; matters to
+    "attentions" only. time_embed_dim: width of the time embedding, by default 4 x the first width.
+
+    Nothing without effect exists: slots that receive no residual have no emitting convolution,
+    layers behind the last live slot are left out, and so are the convolutions that the release
+    carries for slots 0, 3, 6 and 9 without ever training them. `weights` holds one number for each
+    live encoder and middle slot in slot order: a buffer, or with schedule "learned" a parameter.
+
+    Raises ValueError for widths, names and schedules that are not allowed.
+    Source: arXiv 2406.03683, release commit 926842c.
+    """
+
+    weights: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        condition_channels: int = 3,
+        block_out_channels: Sequence[int] = SD15_WIDTHS,
+        downscale_factor: int = 8,
+        schedule: str | Sequence[float] = "head_heavy",
+        sites: Sequence[str] = SITES,
+        modules: str = "both",
+        slots_without_attention: Sequence[int] = SD15_SLOTS_WITHOUT_ATTENTION,
+        time_embed_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths(block_out_channels)
+        if condition_channels < 1 or downscale_factor < 1:
+            raise ValueError(
+                f"condition_channels {condition_channels}, downscale_factor {downscale_factor}; "
+                "allowed: whole numbers from 1."
+            )
+        self.slots = live_slots(
+            sites, modules=modules, slots_without_attention=slots_without_attention
+        )
+        self.injected_modules = modules
+        self.channels = condition_channels
+        self.downscale_factor = downscale_factor
+        self.time_channels = time_embed_dim or 4 * block_out_channels[0]
+        self._build(tuple(block_out_channels))
+        self._add_weights(schedule)
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        condition_channels: int = 3,
+        *,
+        downscale_factor: int = 8,
+        schedule: str | Sequence[float] = "head_heavy",
+        sites: Sequence[str] = SITES,
+        modules: str = "both",
+    ) -> BPSAdapter:
+        """Build an untrained adapter that fits a UNet; see the class for the options.
+
+        Raises ValueError unless the UNet has four levels of two resnets, widths divisible by 32 and
+        a middle block.
+        """
+        check_unet(unet)
+        return cls(
+            condition_channels=condition_channels,
+            block_out_channels=tuple(unet.config["block_out_channels"]),
+            downscale_factor=downscale_factor,
+            schedule=schedule,
+            sites=sites,
+            modules=modules,
+            slots_without_attention=find_slots_without_attention(unet),
+            time_embed_dim=unet.time_embedding.linear_2.out_features,
+        )
+
+    def forward(self, condition: Tensor, emb: Tensor) -> Residuals:
+        """Compute the weighted residuals.
+
+        condition [B,C,H,W] in [0, 1], H and W divisible by 8 x downscale_factor; emb
+        [B,time_embed_dim], the UNet's own time embedding; both are cast to the adapter's dtype.
+        Raises ValueError for other shapes and for integer images.
+        """
+        self.check_condition(condition)
+        if tuple(emb.shape) != (len(condition), self.time_channels):
+            raise ValueError(
+                f"emb is {list(emb.shape)}; "
+                f"allowed: [{len(condition)},{self.time_channels}], one row per condition."
+            )
+        h = F.pixel_unshuffle(condition.to(self.dtype), self.downscale_factor)
+        emb = emb.to(self.dtype)
+        features: list[Tensor] = []
+        emitted: dict[int, Tensor] = {}
+        for slot, entry in enumerate(self.encoder):
+            h = entry(h, emb) if isinstance(entry, TimeResidualBlock) else entry(h)
+            features.append(h)
+            self._emit(slot, h, emitted)
+        for block in self.middle:
+            h = block(h, emb)
+        self._emit(MIDDLE_SLOT, h, emitted)
+        for index, block in enumerate(self.decoder):
+            h = block(torch.cat([h, features.pop()], dim=1))
+            self._emit(MIDDLE_SLOT + 1 + index, h, emitted)
+            if index % 3 == 2 and index // 3 < len(self.upsamplers):
+                h = self.upsamplers[index // 3](h)
+        return Residuals(by_slot=emitted)
+
+    def check_condition(self, condition: Tensor) -> None:
+        """Raise ValueError unless the condition is [B,C,H,W] floating point of an allowed size."""
+        step = SIZE_MULTIPLE * self.downscale_factor
+        shape = list(condition.shape)
+        if len(shape) != 4 or shape[1] != self.channels:
+            raise ValueError(f"condition is {shape}; allowed: [B,{self.channels},H,W].")
+        if min(shape[2:]) < step or shape[2] % step or shape[3] % step:
+            raise ValueError(
+                f"condition is {shape[2]} x {shape[3]} pixels; allowed: height and width divisible "
+                f"by {step} ({SIZE_MULTIPLE} x downscale factor {self.downscale_factor})."
+            )
+        if not condition.is_floating_point():
+            raise ValueError(
+                f"condition is {condition.dtype}; allowed: floating point in [0, 1] "
+                "(divide 8-bit images by 255)."
+            )
+
+    def _emit(self, slot: int, h: Tensor, emitted: dict[int, Tensor]) -> None:
+        if slot not in self.slots:
+            return
+        residual = self.emit[str(slot)](h)
+        weighted = slot <= MIDDLE_SLOT
+        emitted[slot] = residual * self.weights[self.slots.index(slot)] if weighted else residual
+
+    def _build(self, widths: tuple[int, ...]) -> None:
+        last = self.slots[-1]
+        entries, entry_widths = self._encoder_entries(widths)
+        middle = [self._residual(widths[-1], widths[-1]) for _ in range(2)]
+        decoder, decoder_widths = _decoder_blocks(entry_widths)
+        count = max(0, last - MIDDLE_SLOT)
+        self.encoder = nn.ModuleList(entries[: last + 1])
+        self.middle = nn.ModuleList(middle if last >= MIDDLE_SLOT else [])
+        self.decoder = nn.ModuleList(decoder[:count])
+        self.upsamplers = nn.ModuleList(
+            Upsample(decoder_widths[index]) for index in (2, 5, 8) if index + 1 < count
+        )
+        slot_widths = [*entry_widths, widths[-1], *decoder_widths]
+        self.emit = nn.ModuleDict()
+        for slot in self.slots:
+            self.emit[str(slot)] = zero_convolution(slot_widths[slot], slot_widths[slot])
+
+    def _encoder_entries(self, widths: tuple[int, ...]) -> tuple[list[nn.Module], list[int]]:
+        channels = self.channels * self.downscale_factor**2
+        entries: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
+        out = [widths[0]]
+        for slot in range(1, MIDDLE_SLOT):
+            if slot in _DOWNSAMPLE_SLOTS:
+                entries.append(nn.Conv2d(out[-1], out[-1], 3, stride=2, padding=1))
+                out.append(out[-1])
+            else:
+                width = widths[slot // 3]
+                entries.append(self._residual(out[-1], width))
+                out.append(width)
+        return entries, out
+
+    def _residual(self, channels_in: int, channels_out: int) -> TimeResidualBlock:
+        return TimeResidualBlock(channels_in, channels_out, time_channels=self.time_channels)
+
+    def _add_weights(self, schedule: str | Sequence[float]) -> None:
+        layer_weights(schedule)
+        weighted = [slot for slot in self.slots if slot <= MIDDLE_SLOT]
+        weights = torch.tensor([slot_weight(schedule, slot=slot) for slot in weighted])
+        if not is_learned(schedule):
+            self.register_buffer("weights", weights)
+        elif weighted:
+            self.weights = nn.Parameter(weights)
+        else:
+            raise ValueError(
+                "schedule 'learned' has nothing to learn: only decoder residuals are live and they "
+                "weigh 1. Add the site 'encoder' or 'middle', or use another schedule."
+            )
+
+
+def _decoder_blocks(entry_widths: Sequence[int]) -> tuple[list[nn.Module], list[int]]:
+    blocks: list[nn.Module] = []
+    out: list[int] = []
+    popped = list(entry_widths)
+    width = entry_widths[-1]
+    for index in range(len(entry_widths)):
+        channels_in = width + popped.pop()
+        width = entry_widths[11 - 3 * (index // 3)]
+        blocks.append(DecoderBlock(channels_in, width))
+        out.append(width)
+    return blocks, out

@@ -1,0 +1,81 @@
+"""The adapter's building blocks (arXiv 2406.03683; shapes as in release commit 926842c)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32
+EPS = 1e-5
+
+
+def zero_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """Build a 3x3 convolution (padding 1) whose weight and bias start at zero."""
+    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm with 32 groups, eps 1e-5, computed in float32, returned in the input's dtype."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels, eps=EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B,C,h,w] -> [B,C,h,w]."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)
+
+
+class TimeResidualBlock(nn.Module):
+    """Residual block whose second norm is scaled and shifted by the time embedding.
+
+    out = skip(x) + zero_conv(silu(norm2(conv1(silu(norm1(x)))) * (1 + scale) + shift)) with
+    (scale, shift) from a linear layer on silu(emb). At initialisation out = skip(x).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, time_channels: int) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm32(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.time = nn.Linear(time_channels, 2 * channels_out)
+        self.norm2 = GroupNorm32(channels_out)
+        self.conv2 = zero_convolution(channels_out, channels_out)
+        same = channels_in == channels_out
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Map x [B,ci,h,w], emb [B,time_channels] -> [B,co,h,w]."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
+        return self.skip(x) + hidden
+
+
+class DecoderBlock(nn.Module):
+    """Decoder step without time: a 1x1 convolution plus a zero-initialised normed branch."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm32(channels_in)
+        self.conv = zero_convolution(channels_in, channels_out)
+        self.skip = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [B,ci,h,w] -> [B,co,h,w]."""
+        return self.skip(x) + self.conv(F.silu(self.norm(x)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling followed by a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,h,w] -> [B,C,2h,2w]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,200 @@
+"""Text and a condition image to an image, as a diffusers pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_output import (
+    StableDiffusionPipelineOutput,
+)
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+    StableDiffusionPipeline,
+)
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from torch import Tensor
+
+from bps.adapter import BPSAdapter
+from bps.errors import unknown
+from bps.steering import check_fit, steered
+
+_PIL_BANDS = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4}
+
+
+class StableDiffusionBPSPipeline(StableDiffusionPipeline):
+    """StableDiffusionPipeline steered by a condition image through a BPSAdapter.
+
+    Build it from another pipeline's parts: StableDiffusionBPSPipeline(**pipe.components,
+    adapter=adapter). save_pretrained and from_pretrained (local folders) carry the adapter along.
+    Raises ValueError where adapter, UNet and VAE do not fit. Source: arXiv 2406.03683.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: UNet2DConditionModel,
+        adapter: BPSAdapter,
+        scheduler: KarrasDiffusionSchedulers,
+        safety_checker: Any = None,
+        feature_extractor: Any = None,
+        image_encoder: Any = None,
+        requires_safety_checker: bool = True,
+    ) -> None:
+        super().__init__(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+            requires_safety_checker=requires_safety_checker,
+        )
+        check_fit(unet, adapter)
+        if adapter.downscale_factor != self.vae_scale_factor:
+            raise ValueError(
+                f"the adapter has downscale factor {adapter.downscale_factor}, the VAE "
+                f"{self.vae_scale_factor}; allowed: the same."
+            )
+        self.register_modules(adapter=adapter)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image: Any = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
+        """Sample images for prompts under a condition image.
+
+        image: what condition_to_tensor takes; one condition for all prompts or one for each. The
+        output has its size; height and width may be given as a check. The residuals are computed
+        once a step, for both guidance halves and all samples of a condition. Everything else, with
+        kwargs, as in StableDiffusionPipeline. Raises ValueError for what does not fit.
+        """
+        _check_options(kwargs)
+        condition = self._condition(image, height=height, width=width)
+        prompts = _count_prompts(prompt, kwargs.get("prompt_embeds"))
+        if len(condition) not in (1, prompts):
+            raise ValueError(
+                f"got {len(condition)} condition images for {prompts} prompts; "
+                "allowed: one for all, or one for each prompt."
+            )
+        repeats = num_images_per_prompt if len(condition) > 1 else 1
+        with steered(self.unet, self.adapter, condition, repeats=repeats):
+            return super().__call__(
+                prompt,
+                height=condition.shape[2],
+                width=condition.shape[3],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                num_images_per_prompt=num_images_per_prompt,
+                generator=generator,
+                latents=latents,
+                output_type=output_type,
+                return_dict=return_dict,
+                **kwargs,
+            )
+
+    def _condition(self, image: Any, *, height: int | None, width: int | None) -> Tensor:
+        if image is None:
+            raise ValueError("image is missing: a PIL image, an array, a tensor or a list of them.")
+        condition = condition_to_tensor(image, channels=self.adapter.channels)
+        self.adapter.check_condition(condition)
+        size = tuple(condition.shape[2:])
+        if (height or size[0], width or size[1]) != size:
+            raise ValueError(
+                f"height {height}, width {width} with a condition of {size[0]} x {size[1]} pixels; "
+                "allowed: the condition's size. Resize the condition first."
+            )
+        return condition.to(self._execution_device)
+
+
+def condition_to_tensor(image: Any, *, channels: int) -> Tensor:
+    """Turn a condition image, or a list of them, into [B,C,H,W] float32 in [0, 1].
+
+    image: PIL (modes 1, L, RGB, RGBA); array [H,W], [H,W,C] or [B,H,W,C]; tensor [H,W], [C,H,W] or
+    [B,C,H,W]. 8-bit values are divided by 255, booleans become 0 and 1, floats must lie in [0, 1].
+    Raises ValueError for other modes, channel counts, value ranges and for lists of mixed sizes.
+    """
+    items = list(image) if isinstance(image, (list, tuple)) else [image]
+    batches = [_scaled(_layout(item)) for item in items]
+    shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
+    if len(shapes) != 1:
+        raise ValueError(f"condition images have shapes {shapes}; allowed: one [C,H,W] for all.")
+    if shapes[0][0] != channels:
+        raise ValueError(f"the condition has {shapes[0][0]} channels; allowed: {channels}.")
+    return torch.cat(batches)
+
+
+def _layout(image: Any) -> Tensor:
+    """Bring one PIL image, array or tensor to [B,C,H,W] with its values as they are."""
+    if hasattr(image, "getbands"):
+        image = _pil_pixels(image)
+        return image.permute(2, 0, 1)[None]
+    channels_first = isinstance(image, Tensor)
+    pixels = image if channels_first else torch.as_tensor(image)
+    if pixels.ndim not in (2, 3, 4):
+        allowed = "[H,W], [C,H,W] or [B,C,H,W]" if channels_first else "[H,W], [H,W,C] or [B,H,W,C]"
+        raise ValueError(f"the condition has shape {list(pixels.shape)}; allowed: {allowed}.")
+    if pixels.ndim == 2:
+        return pixels[None, None]
+    batched = pixels[None] if pixels.ndim == 3 else pixels
+    return batched if channels_first else batched.permute(0, 3, 1, 2)
+
+
+def _pil_pixels(image: Any) -> Tensor:
+    if image.mode not in _PIL_BANDS:
+        raise ValueError(
+            f"the condition is a PIL image of mode {image.mode}; "
+            f"allowed: {', '.join(_PIL_BANDS)}. Convert it first."
+        )
+    plain = image.convert("L") if image.mode == "1" else image
+    pixels = torch.frombuffer(bytearray(plain.tobytes()), dtype=torch.uint8)
+    return pixels.view(plain.height, plain.width, _PIL_BANDS[image.mode])
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 255
+    if pixels.dtype == torch.bool:
+        return pixels.float()
+    if not pixels.is_floating_point():
+        raise ValueError(f"the condition is {pixels.dtype}; allowed: uint8, bool, floating point.")
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"condition values reach from {low:g} to {high:g}; allowed: 0 to 1.")
+    return pixels.float()
+
+
+def _count_prompts(prompt: Sequence[str] | str | None, embeds: Tensor | None) -> int:
+    if isinstance(prompt, (list, tuple)):
+        return len(prompt)
+    return 1 if embeds is None else len(embeds)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = inspect.signature(StableDiffusionPipeline.__call__).parameters
+    allowed = [name for name in known if name not in ("self", "kwargs")]
+    for name in options:
+        if name not in allowed:
+            raise unknown("option", name, allowed=allowed)

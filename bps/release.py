@@ -1,0 +1,79 @@
+"""Reads parameters under the names of the authors' release (commit 926842c)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bps.sites import MIDDLE_SLOT, SLOTS_BY_SITE
+
+_DEAD_SLOTS = (0, 3, 6, 9)
+_CHANGING_SLOTS = (4, 7, 10)
+_RES_WEIGHTS = 14
+_TIME_BLOCK = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+}
+_DECODER_BLOCK = {"out_layers.0": "norm", "out_layers.3": "conv", "skip_connection": "skip"}
+
+
+def convert_release_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a release state dict to that of a BPSAdapter with all sites and both kinds of modules.
+
+    Works for any width. Dropped: the emitting convolutions of slots 0, 3, 6, 9, which the release
+    never trains, and the five of its 14 res_weights that weigh nothing (conv-in, the downsamplers
+    and the entry before the last). Raises ValueError listing unknown and missing names.
+    """
+    names = _layers(state_dict)
+    renamed = {
+        f"{theirs}.{kind}": ours and f"{ours}.{kind}"
+        for theirs, ours in names.items()
+        for kind in ("weight", "bias")
+    }
+    scalars = [f"res_weights.{index}" for index in range(_RES_WEIGHTS)]
+    _check_names(state_dict, expected={*renamed, *scalars})
+    converted = {ours: state_dict[theirs] for theirs, ours in renamed.items() if ours}
+    live = [*SLOTS_BY_SITE["encoder"], _RES_WEIGHTS - 1]
+    converted["weights"] = torch.stack([state_dict[scalars[index]].reshape(()) for index in live])
+    return converted
+
+
+def _layers(state_dict: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Map each release layer to ours, or to None where it is dropped."""
+    names: dict[str, str | None] = {"input_blocks.0": "encoder.0"}
+    for slot in range(1, MIDDLE_SLOT):
+        if slot in _DEAD_SLOTS:
+            names[f"input_blocks.{slot}.op"] = f"encoder.{slot}"
+            continue
+        names |= _block(f"input_blocks.{slot}", f"encoder.{slot}", _TIME_BLOCK)
+        conv = state_dict.get(f"input_blocks.{slot}.in_layers.2.weight")
+        if slot in _CHANGING_SLOTS and (conv is None or conv.shape[0] != conv.shape[1]):
+            names[f"input_blocks.{slot}.skip_connection"] = f"encoder.{slot}.skip"
+    for index in range(2):
+        names |= _block(f"middle_block.{index}", f"middle.{index}", _TIME_BLOCK)
+    for slot in range(MIDDLE_SLOT + 1):
+        names[f"zero_blocks.{slot}"] = None if slot in _DEAD_SLOTS else f"emit.{slot}"
+    for index in range(12):
+        names |= _block(f"output_blocks.{index}.0", f"decoder.{index}", _DECODER_BLOCK)
+        names[f"output_blocks.{index}.1"] = f"emit.{MIDDLE_SLOT + 1 + index}"
+        if index in (2, 5, 8):
+            names[f"output_blocks.{index}.2.conv"] = f"upsamplers.{index // 3}.conv"
+    return names
+
+
+def _block(theirs: str, ours: str, parts: Mapping[str, str]) -> dict[str, str | None]:
+    return {f"{theirs}.{old}": f"{ours}.{new}" for old, new in parts.items()}
+
+
+def _check_names(state_dict: Mapping[str, Tensor], *, expected: set[str]) -> None:
+    missing, extra = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)
+    if missing or extra:
+        raise ValueError(
+            "this is not a state dict of the release's BPS module. "
+            f"Missing: {', '.join(missing) or 'none'}. Unknown: {', '.join(extra) or 'none'}."
+        )

@@ -1,0 +1,58 @@
+"""Layer-weight schedules: how strongly each place of the encoder and the middle is steered.
+
+A schedule is 13 numbers in encoder order. Entries 0 1 | 3 4 | 6 7 | 9 10 weigh the two residuals of
+levels 0 to 3 (slots 1 2 | 4 5 | 7 8 | 10 11), entry 12 the middle (slot 12). Entries 2, 5, 8 and 11
+stand for places that are never steered and weigh nothing. Decoder residuals always weigh 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bps.errors import unknown
+from bps.sites import MIDDLE_SLOT
+
+ENTRIES = 13
+_HEAD_HEAVY = (16.0, 16.0, 1.0, 8.0, 8.0, 1.0, 4.0, 4.0, 1.0, 2.0, 2.0, 1.0, 16.0)
+_FOOT_HEAVY = (2.0, 2.0, 1.0, 4.0, 4.0, 1.0, 8.0, 8.0, 1.0, 16.0, 16.0, 1.0, 16.0)
+SCHEDULES: dict[str, tuple[float, ...]] = {
+    "head_heavy": _HEAD_HEAVY,
+    "uniform": (1.0,) * ENTRIES,
+    "foot_heavy": _FOOT_HEAVY,
+    "learned": _HEAD_HEAVY,
+}
+"""head_heavy: the paper's (arXiv 2406.03683; sketch and drawing tasks of the release).
+uniform: all 1, as the release's layout task.
+foot_heavy: the mirror image, with the encoder's level weights in reverse order (2, 4, 8, 16 from
+the shallowest level to the deepest) and the middle left at 16: the same numbers in another order.
+learned: starts as head_heavy, then trained along."""
+
+
+def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
+    """Return the 13 starting weights of a schedule given by name or as 13 numbers.
+
+    Raises ValueError for an unknown name, another length or a number that is not finite.
+    """
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            raise unknown("schedule", schedule, allowed=SCHEDULES)
+        return SCHEDULES[schedule]
+    weights = tuple(float(weight) for weight in schedule)
+    if len(weights) != ENTRIES or not all(map(math.isfinite, weights)):
+        raise ValueError(
+            f"schedule {weights} has {len(weights)} entries; "
+            f"allowed: {ENTRIES} finite numbers, or one of {', '.join(SCHEDULES)}."
+        )
+    return weights
+
+
+def slot_weight(schedule: str | Sequence[float], *, slot: int) -> float:
+    """Return the starting weight of an encoder or middle slot (1..12) under a schedule."""
+    assert 1 <= slot <= MIDDLE_SLOT, slot
+    return layer_weights(schedule)[ENTRIES - 1 if slot == MIDDLE_SLOT else slot - 1]
+
+
+def is_learned(schedule: str | Sequence[float]) -> bool:
+    """Tell whether the weights are trained along."""
+    return schedule == "learned"

@@ -1,0 +1,124 @@
+"""Where residuals go: 25 numbered slots of a four-level UNet2DConditionModel.
+
+    0, 3, 6, 9                conv_in and the three downsamplers: never steered
+    1 2 | 4 5 | 7 8 | 10 11   down_blocks[0..3], entry 0 and 1
+    12                        mid_block
+    13..24                    up_blocks[0..3], three entries each
+
+The residual of a slot is added to the output of every resnet and every attention (transformer) of
+that entry, after the module's own skip connection. Source: release commit 926842c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+
+from bps.errors import unknown
+
+LEVELS = 4
+RESNETS_PER_LEVEL = 2
+WIDTH_MULTIPLE = 32
+MIDDLE_SLOT = 12
+SLOTS_BY_SITE = {
+    "encoder": (1, 2, 4, 5, 7, 8, 10, 11),
+    "middle": (MIDDLE_SLOT,),
+    "decoder": tuple(range(13, 25)),
+}
+SITES = tuple(SLOTS_BY_SITE)
+MODULES = ("both", "resnets", "attentions")
+
+
+def live_slots(
+    sites: Iterable[str], *, modules: str, slots_without_attention: Iterable[int]
+) -> tuple[int, ...]:
+    """List the slots that receive a residual, in rising order.
+
+    sites: any of SITES. modules: one of MODULES. With "attentions", slots whose entry has no
+    attention receive nothing. Raises ValueError for unknown names and where no slot is left.
+    """
+    chosen = (sites,) if isinstance(sites, str) else tuple(sites)
+    for site in chosen:
+        if site not in SLOTS_BY_SITE:
+            raise unknown("site", site, allowed=SITES)
+    if modules not in MODULES:
+        raise unknown("modules", modules, allowed=MODULES)
+    bare = frozenset(slots_without_attention) if modules == "attentions" else frozenset()
+    slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]} - bare
+    if not slots:
+        raise ValueError(
+            f"sites {chosen} with modules '{modules}' leave no place for a residual. "
+            f"Give at least one of {SITES} with modules of that kind in the UNet."
+        )
+    return tuple(sorted(slots))
+
+
+def injection_sites(
+    unet: UNet2DConditionModel, *, modules: str = "both"
+) -> dict[int, tuple[nn.Module, ...]]:
+    """Map each slot to the UNet modules behind which its residual is added; may be empty ones."""
+    if modules not in MODULES:
+        raise unknown("modules", modules, allowed=MODULES)
+    sites = {}
+    for level, block in enumerate(unet.down_blocks):
+        for entry in range(RESNETS_PER_LEVEL):
+            sites[3 * level + 1 + entry] = _entry_modules(block, entry, modules)
+    sites[MIDDLE_SLOT] = (
+        *(_module_list(unet.mid_block, "resnets") if modules != "attentions" else ()),
+        *(_module_list(unet.mid_block, "attentions") if modules != "resnets" else ()),
+    )
+    for level, block in enumerate(unet.up_blocks):
+        for entry in range(RESNETS_PER_LEVEL + 1):
+            sites[MIDDLE_SLOT + 1 + 3 * level + entry] = _entry_modules(block, entry, modules)
+    return sites
+
+
+def slots_without_attention(unet: UNet2DConditionModel) -> tuple[int, ...]:
+    """List the steerable slots whose UNet entry has no attention (SD 1.5: 10, 11, 13, 14, 15)."""
+    return tuple(
+        slot
+        for slot, found in sorted(injection_sites(unet, modules="attentions").items())
+        if not found
+    )
+
+
+def check_unet(unet: UNet2DConditionModel) -> None:
+    """Raise ValueError for a UNet that no adapter fits, saying what came and what is allowed."""
+    if not hasattr(unet, "down_blocks") or not hasattr(unet, "time_embedding"):
+        raise ValueError(f"got a {type(unet).__name__}; allowed: a diffusers UNet2DConditionModel.")
+    check_widths(unet.config["block_out_channels"])
+    layers = unet.config["layers_per_block"]
+    per_level = list(layers) if isinstance(layers, (list, tuple)) else [layers] * LEVELS
+    if any(count != RESNETS_PER_LEVEL for count in per_level):
+        raise ValueError(
+            f"the UNet has layers_per_block {layers}; allowed: {RESNETS_PER_LEVEL} at every level."
+        )
+    if unet.mid_block is None:
+        raise ValueError("the UNet has no mid_block; allowed: a UNet with a middle block.")
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise ValueError unless there are four positive widths divisible by 32 (the group norms)."""
+    if len(widths) != LEVELS:
+        raise ValueError(
+            f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {LEVELS}."
+        )
+    if any(width <= 0 or width % WIDTH_MULTIPLE for width in widths):
+        raise ValueError(
+            f"block_out_channels {tuple(widths)}; allowed: positive multiples of {WIDTH_MULTIPLE}."
+        )
+
+
+def _entry_modules(block: nn.Module, entry: int, modules: str) -> tuple[nn.Module, ...]:
+    found: list[nn.Module] = []
+    if modules != "attentions":
+        found += _module_list(block, "resnets")[entry : entry + 1]
+    if modules != "resnets":
+        found += _module_list(block, "attentions")[entry : entry + 1]
+    return tuple(found)
+
+
+def _module_list(block: nn.Module, name: str) -> list[nn.Module]:
+    return [module for module in getattr(block, name, None) or () if module is not None]

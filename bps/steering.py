@@ -1,0 +1,238 @@
+"""Adds residuals inside a UNet2DConditionModel through forward hooks.
+
+Posterior noise = prior noise + steering (arXiv 2406.03683): the residual of a slot is added to the
+output of every resnet and every attention of that slot's entry, after the module's own skip
+connection. Hooks exist only while a call runs; with zero residuals the output is that of the plain
+UNet to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bps.adapter import BPSAdapter, Residuals
+from bps.sites import check_unet, injection_sites
+
+
+class Injection:
+    """Adds residuals inside a UNet while attached; a context manager.
+
+    residuals may be exchanged between calls of the UNet; None adds nothing. modules as in
+    BPSAdapter. A UNet batch of K*B rows (index k*B + b) takes residuals of B rows.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        residuals: Residuals | None = None,
+        *,
+        modules: str = "both",
+    ) -> None:
+        self.residuals = residuals
+        self._sites = injection_sites(unet, modules=modules)
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Register the hooks; RuntimeError where they are already registered."""
+        if self._handles:
+            raise RuntimeError("this injection is already attached; detach it first.")
+        for slot, modules in self._sites.items():
+            for module in modules:
+                self._handles.append(module.register_forward_hook(self._hook(slot)))
+
+    def detach(self) -> None:
+        """Remove every hook of this injection; does nothing where there is none."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> Injection:
+        self.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _hook(self, slot: int) -> Callable[[nn.Module, Any, Any], Any]:
+        def add(module: nn.Module, args: Any, output: Any) -> Any:
+            residual = self.residuals.by_slot.get(slot) if self.residuals is not None else None
+            return output if residual is None else _add_to_output(output, residual, slot)
+
+        return add
+
+
+class SteeredUNet(nn.Module):
+    """A UNet steered by an adapter: the prior and the likelihood together.
+
+    freeze: whether the UNet's parameters are frozen (requires_grad False; the paper's setting);
+    with False they stay as they are. Gradients reach the adapter through the UNet either way.
+    Raises ValueError where adapter and UNet do not fit.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, adapter: BPSAdapter, *, freeze: bool = True
+    ) -> None:
+        super().__init__()
+        check_fit(unet, adapter)
+        self.unet = unet.requires_grad_(False) if freeze else unet
+        self.adapter = adapter
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        condition: Tensor | None = None,
+        *,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """Predict the noise (or what the UNet was trained to predict) under a condition.
+
+        sample [K*B,4,h,w] (row k*B + b), encoder_hidden_states [K*B,L,D], timestep a number, 0-d,
+        [1] or [B]; condition [B,C,H,W] in [0, 1], or the residuals made from one. -> [K*B,4,h,w].
+        Raises ValueError unless exactly one of condition and residuals is given.
+        """
+        if (condition is None) == (residuals is None):
+            raise ValueError("give exactly one of condition and residuals.")
+        if condition is not None:
+            residuals = self.residuals(condition, timestep)
+        assert residuals is not None
+        return self.steer(sample, timestep, encoder_hidden_states, residuals)
+
+    def residuals(self, condition: Tensor, timestep: Tensor | float) -> Residuals:
+        """Compute the residuals of B conditions, for any number of calls at their timesteps.
+
+        condition [B,C,H,W] in [0, 1]; timestep a number, 0-d, [1] or [B].
+        """
+        return self.adapter(condition, time_embedding(self.unet, timestep, batch=len(condition)))
+
+    def steer(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        residuals: Residuals,
+    ) -> Tensor:
+        """Run the UNet with residuals of B conditions added to K*B rows (row k*B + b).
+
+        timestep: a number, 0-d, [1], [B] or [K*B]. Shapes otherwise as in forward.
+        """
+        rows, batch = len(sample), residuals.batch
+        if rows % batch or len(encoder_hidden_states) != rows:
+            raise ValueError(
+                f"sample has {rows} rows, encoder_hidden_states {len(encoder_hidden_states)}, the "
+                f"residuals {batch}; allowed: as many text as sample rows, a multiple of {batch}."
+            )
+        steps = _spread(timestep, rows=rows, batch=batch, device=sample.device)
+        with Injection(self.unet, residuals, modules=self.adapter.injected_modules):
+            return self.unet(sample, steps, encoder_hidden_states, return_dict=False)[0]
+
+
+@contextmanager
+def steered(
+    unet: UNet2DConditionModel, adapter: BPSAdapter, condition: Tensor, *, repeats: int = 1
+) -> Iterator[None]:
+    """Steer every call of a UNet by a condition while the context is open.
+
+    condition [B,C,H,W] in [0, 1]. The residuals are computed once a call from the UNet's own time
+    embedding and serve all rows; rows are ordered (branch, condition, repeat), K*B*repeats of them,
+    and all rows of one condition share one timestep.
+    """
+    check_fit(unet, adapter)
+    injection = Injection(unet, modules=adapter.injected_modules)
+    rows = len(condition) * repeats
+
+    def compute(module: nn.Module, args: Any, emb: Tensor) -> None:
+        if len(emb) % rows:
+            raise ValueError(
+                f"the UNet was called with {len(emb)} rows; allowed: a multiple of {rows} "
+                f"({len(condition)} conditions x {repeats} samples)."
+            )
+        residuals = adapter(condition, emb[:rows:repeats].detach())
+        injection.residuals = residuals.repeat_interleave(repeats)
+
+    handle = unet.time_embedding.register_forward_hook(compute)
+    try:
+        with injection:
+            yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def time_embedding(unet: UNet2DConditionModel, timestep: Tensor | float, *, batch: int) -> Tensor:
+    """Return the UNet's own time embedding [batch,time_embed_dim], without gradients.
+
+    timestep: a number, 0-d, [1] or [batch].
+    """
+    weight = unet.time_embedding.linear_1.weight
+    steps = _spread(timestep, rows=batch, batch=batch, device=weight.device)
+    return unet.time_embedding(unet.time_proj(steps).to(weight.dtype))
+
+
+def check_fit(unet: UNet2DConditionModel, adapter: BPSAdapter) -> None:
+    """Raise ValueError where an adapter was built for another UNet."""
+    check_unet(unet)
+    ours, theirs = adapter.config["block_out_channels"], unet.config["block_out_channels"]
+    width = unet.time_embedding.linear_2.out_features
+    if list(ours) != list(theirs) or adapter.time_channels != width:
+        raise ValueError(
+            f"the adapter was built for widths {list(ours)} and time embedding "
+            f"{adapter.time_channels}; the UNet has {list(theirs)} and {width}. "
+            "Build one with BPSAdapter.from_unet."
+        )
+    places = injection_sites(unet, modules=adapter.injected_modules)
+    empty = [slot for slot in adapter.slots if not places[slot]]
+    if empty:
+        raise ValueError(
+            f"the adapter emits residuals for slots {empty}, where this UNet has no "
+            f"'{adapter.injected_modules}' modules. Build one with BPSAdapter.from_unet."
+        )
+
+
+def _spread(timestep: Tensor | float, *, rows: int, batch: int, device: torch.device) -> Tensor:
+    """Bring a timestep to [rows]; a [batch] one is repeated branch by branch."""
+    steps = torch.as_tensor(timestep, device=device)
+    if steps.numel() == 1:
+        return steps.reshape(1).expand(rows)
+    if steps.ndim == 1 and len(steps) in (batch, rows):
+        return steps.repeat(rows // len(steps))
+    allowed = f"[{batch}]" if rows == batch else f"[{batch}] or [{rows}]"
+    raise ValueError(f"timestep is {list(steps.shape)}; allowed: a number, [1] or {allowed}.")
+
+
+def _add_to_output(output: Any, residual: Tensor, slot: int) -> Any:
+    """Add to a module's output: a tensor, a tuple led by one, or an output with `sample`."""
+    if isinstance(output, Tensor):
+        return _add(output, residual, slot)
+    if isinstance(output, tuple):
+        return (_add(output[0], residual, slot), *output[1:])
+    return dataclasses.replace(output, sample=_add(output.sample, residual, slot))
+
+
+def _add(hidden: Tensor, residual: Tensor, slot: int) -> Tensor:
+    """Add residual [B,C,h,w] to hidden [K*B,C,h,w], shared by the K branches."""
+    batch = len(residual)
+    if len(hidden) % batch or hidden.shape[1:] != residual.shape[1:]:
+        raise ValueError(
+            f"the residual of slot {slot} is {list(residual.shape)}, the UNet's features there "
+            f"{list(hidden.shape)}; allowed: the same sizes (condition pixels = latent cells x "
+            "downscale factor) and a multiple of its rows."
+        )
+    residual = residual.to(hidden.dtype)
+    if len(hidden) == batch:
+        return hidden + residual
+    return (hidden.unflatten(0, (-1, batch)) + residual).flatten(0, 1)
