@@ -1,0 +1,70 @@
+"""Files a run leaves: trained weights, the contact sheet's rows, all samples in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.checkpoint import Trainable
+from bench.content import atomic_path
+from bench.randomness import generator
+from bench.types import BenchError
+
+
+def save_weights(path: Path, trainable: Trainable) -> None:
+    """Write the trainable parameters as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    tensors = {n: t.cpu().contiguous() for n, t in trainable.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_weights(path: Path, trainable: Trainable) -> None:
+    """Load parameters written by `save_weights`; BenchError if they do not fit."""
+    from safetensors.torch import load_file
+
+    try:
+        trainable.load_state_dict(load_file(path))
+    except Exception as error:
+        raise BenchError(
+            f"weights {path} cannot be loaded ({error}). Delete the run folder and train again."
+        ) from error
+
+
+def pick_items(ids: Sequence[str], count: int | None) -> tuple[str, ...]:
+    """Return `count` of the ids by a fixed rule (order of hashed ids), sorted; all for None."""
+    if count is None or count >= len(ids):
+        return tuple(sorted(ids))
+    ranked = sorted(ids, key=lambda i: generator(0, "pick", i).random())
+    return tuple(sorted(ranked[:count]))
+
+
+def show_condition(condition: np.ndarray) -> np.ndarray:
+    """Condition [C,H,W] in [0, 1] -> a picture [H,W,3] uint8: lines dark on white, colours as such.
+
+    One channel: ink. Three: colours. Four: colours with the fourth as ink over them.
+    """
+    ink = condition[-1] if len(condition) in (1, 4) else np.zeros_like(condition[0])
+    colour = condition[:3].transpose(1, 2, 0) if len(condition) >= 3 else np.ones((*ink.shape, 3))
+    return np.asarray((colour * (1 - ink[..., None]) * 255).round().astype(np.uint8))
+
+
+def mosaic(images: np.ndarray, *, columns: int = 24) -> np.ndarray:
+    """Tile images [N,H,W,3] row by row into one [R*H,columns*W,3], the rest white."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    page = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        page[top : top + height, left : left + width] = image
+    return page
+
+
+def from_mosaic(page: np.ndarray, count: int, *, size: int, columns: int = 24) -> np.ndarray:
+    """Cut a `mosaic` back into its images, [N,size,size,3]."""
+    rows = page.shape[0] // size
+    tiles = page.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
+    return tiles.reshape(rows * columns, size, size, 3)[:count]

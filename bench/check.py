@@ -1,0 +1,147 @@
+"""The integration check: is a method wired into the base the way it claims?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.base import Base
+from bench.checkpoint import Trainable
+from bench.prepare import Prepared
+from bench.suites import Training
+from bench.train import training_loss
+from bench.types import Method, Task
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One statement that was checked, whether it holds, and the figures behind it."""
+
+    statement: str
+    holds: bool
+    detail: str
+
+
+def check_method(
+    method: Method,
+    *,
+    base: Base,
+    task: Task,
+    data: Prepared,
+    options: Mapping[str, Any],
+    steps: int = 4,
+    seed: int = 0,
+) -> list[Finding]:
+    """Check a method on a few items: equal to the base at the start, gradients, frozen prior, effect.
+
+    data: at least 2 items. Trains a copy for `steps` optimiser steps of 4 items; nothing is saved.
+    """  # fmt: skip
+    import torch
+
+    torch.manual_seed(seed)
+    denoiser = method.build(base, task, **options)
+    trainable = Trainable(denoiser)
+    if not trainable.parameters:
+        return [_equal_to_base(denoiser, base, data),
+                Finding(statement="nothing is trained", holds=True, detail="0 parameters")]  # fmt: skip
+    frozen = {n: p.detach().clone() for n, p in denoiser.named_parameters() if not p.requires_grad}
+    findings = [_equal_to_base(denoiser, base, data)]
+    touched = _train(denoiser, trainable, base=base, data=data, steps=steps, seed=seed)
+    return [*findings, _gradients(trainable, touched), _unchanged(denoiser, frozen),
+            _condition_matters(denoiser, base, data)]  # fmt: skip
+
+
+def _probe(base: Base, data: Prepared, denoiser: Any, rows: slice) -> torch.Tensor:
+    """eps of two items at two timesteps, with the conditions of `rows`, [2,2,4,h,w]."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    latents = torch.randn(data.latents[0, :2].shape, generator=draw)
+    text = torch.stack([data.empty.expand_as(data.text[:2]), data.text[:2]])
+    with torch.no_grad():
+        features = denoiser.encode(data.conditions[0, rows].to(base.device))
+        eps = denoiser(latents.to(base.device), torch.tensor([17, 801], device=base.device),
+                       text.to(base.device), features)  # fmt: skip
+    return eps.float().cpu()
+
+
+def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
+    class Plain:
+        def encode(self, condition: Any) -> None:
+            return None
+
+        def __call__(self, latents: Any, timesteps: Any, text: Any, features: Any) -> Any:
+            return base.eps(latents, timesteps, text)
+
+    own = _probe(base, data, denoiser, slice(0, 2))
+    gap = float((own - _probe(base, data, Plain(), slice(0, 2))).abs().max())
+    return Finding(
+        statement="untrained, it equals the base bit for bit",
+        holds=gap == 0.0,
+        detail=f"largest difference in eps {gap:.3g}",
+    )
+
+
+def _train(
+    denoiser: Any, trainable: Trainable, *, base: Base, data: Prepared, steps: int, seed: int
+) -> set[str]:
+    """Take a few optimiser steps; return the names of parameters that had a gradient."""
+    import torch
+
+    optimiser = torch.optim.AdamW(trainable.parameters.values(), lr=1e-3)
+    touched: set[str] = set()
+    for step in range(steps):
+        loss = training_loss(
+            denoiser, base=base, data=data, training=Training(batch=4), seed=seed, step=step
+        )
+        loss.backward()
+        touched |= {n for n, p in trainable.parameters.items()
+                    if p.grad is not None and bool(p.grad.abs().max() > 0)}  # fmt: skip
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return touched
+
+
+def _gradients(trainable: Trainable, touched: set[str]) -> Finding:
+    silent = sorted(set(trainable.parameters) - touched)
+    total = len(trainable.parameters)
+    detail = f"{len(touched)} of {total} parameter tensors"
+    if silent:
+        detail += f"; without: {', '.join(silent[:4])}{' ...' if len(silent) > 4 else ''}"
+    return Finding(
+        statement="gradients reach every trainable parameter", holds=not silent, detail=detail
+    )
+
+
+def _unchanged(denoiser: Any, frozen: Mapping[str, torch.Tensor]) -> Finding:
+    import torch
+
+    now = dict(denoiser.named_parameters())
+    changed = [n for n, before in frozen.items() if not torch.equal(before, now[n])]
+    graded = [n for n in frozen if now[n].grad is not None]
+    return Finding(
+        statement="the frozen prior is bit-identical after training and has no gradients",
+        holds=not changed and not graded,
+        detail=f"{len(frozen)} frozen tensors, {len(changed)} changed, {len(graded)} with gradient",
+    )
+
+
+def _condition_matters(denoiser: Any, base: Base, data: Prepared) -> Finding:
+    one = _probe(base, data, denoiser, slice(0, 2))
+    other = _probe(base, data, denoiser, slice(2, 4))
+    gap = float((one - other).abs().max())
+    return Finding(
+        statement="another condition changes the output", holds=gap > 0.0,
+        detail=f"largest difference in eps {gap:.3g}",
+    )  # fmt: skip
+
+
+def check_run(run: Any) -> list[Finding]:
+    """Check the method of a `bench.run.Run` on its evaluation items."""
+    return check_method(
+        run.spec.method, base=run.base, task=run.task, data=run.eval_data, options=run.options
+    )

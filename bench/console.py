@@ -1,0 +1,105 @@
+"""What the command line shows while work goes on: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from bench.run import Hooks
+
+_QUIET_SECONDS = 15.0
+
+
+class ConsoleHooks(Hooks):
+    """Progress on standard error, and a flag that SIGTERM and Ctrl-C raise.
+
+    On a terminal: a rich bar with rate and time left. Elsewhere: a plain line when a stage begins,
+    every 15 seconds and when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._name, self._begun, self._said = "", 0.0, 0.0
+        self._bar: Any = None
+        self._bar_task: Any = None
+
+    def stop(self) -> int | None:
+        """Return 143 after SIGTERM, 130 after Ctrl-C, else None."""
+        return self._code
+
+    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal; a second Ctrl-C interrupts at once."""
+        if self._code is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._code = 128 + number
+        self._say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
+
+    def stage(self, name: str, total: int) -> None:
+        """Announce a stage."""
+        self.close()
+        self._name, self._begun, self._said = name, time.monotonic(), time.monotonic()
+        if sys.stderr.isatty() and total > 1:
+            self._bar = _bar()
+            self._bar.start()
+            self._bar_task = self._bar.add_task(name, total=total, note="")
+        else:
+            self._say(name)
+
+    def tick(self, done: int, total: int, note: str = "") -> None:
+        """Move the bar, or say a line if the last one is old or the stage is over."""
+        if self._bar is not None:
+            self._bar.update(self._bar_task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._said >= _QUIET_SECONDS or done == total:
+            self._said = now
+            rate = done / max(now - self._begun, 1e-9)
+            left = (total - done) / max(rate, 1e-9)
+            self._say(
+                f"{self._name}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip()
+            )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.speed:.1f}/s"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )  # fmt: skip
+
+
+@contextmanager
+def console_hooks() -> Iterator[ConsoleHooks]:
+    """Give hooks that listen to SIGINT and SIGTERM while the block runs."""
+    hooks = ConsoleHooks()
+    before = {s: signal.signal(s, hooks.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield hooks
+    finally:
+        hooks.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

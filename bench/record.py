@@ -1,0 +1,236 @@
+"""The record of a run: one JSON file that says what was done, on what, and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.content import read_json, sha256_file, write_json
+from bench.types import BenchError
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.json"
+ITEMS_FILE = "items.json"
+_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricValue:
+    """One number of a record with its 95% interval over items.
+
+    value is None where it could not be measured (never 0); n: items; judge: the network that read
+    the images, or "none"; scale: unit in words; better: "higher", "lower" or "none".
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    judge: str
+    scale: str
+    better: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """How many items of a side were used, and the digest of their ids and contents."""
+
+    name: str
+    n: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The two sides of a run and how many evaluation items have a (near) twin in training."""
+
+    train: SplitInfo
+    eval: SplitInfo
+    overlap: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run cost, measured. Parameters are numbers of scalars, macs are per denoiser call of
+    one image with one text branch, times are seconds, memory is the process's peak in bytes.
+    None where a stage did not happen (text-only does not train)."""
+
+    parameters: int
+    parameters_trainable: int
+    parameters_dead: int
+    macs: int
+    train_seconds: float | None
+    train_images: int
+    train_images_per_second: float | None
+    sample_seconds_per_image: float | None
+    score_seconds: float | None
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything a table needs, and everything needed to do the run again.
+
+    rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
+    items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
+    metrics is rows["samples"]. artifacts: path inside the run folder -> SHA-256.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    suite: str
+    task: str
+    method: str
+    options: Mapping[str, Any]
+    budget: str
+    seed: int
+    protocol_hash: str
+    protocol: Mapping[str, Any]
+    splits: Splits
+    metrics: Mapping[str, MetricValue]
+    rows: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
+    cost: Cost
+    environment: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    started: str
+    finished: str
+
+
+def write_record(folder: Path, record: RunRecord) -> Path:
+    """Write the record into its run folder atomically and return the file's path."""
+    path = folder / RECORD_FILE
+    write_json(path, dataclasses.asdict(record))
+    return path
+
+
+def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
+    """Read a run folder's record; with `verify`, check every artifact that lies there.
+
+    Artifacts that git does not carry (below work/) may be absent; what is there must match its
+    digest. Raises BenchError for a record of another schema, missing keys or a changed artifact.
+    """
+    path = folder / RECORD_FILE
+    raw = read_json(path)
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BenchError(
+            f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. Run it again."
+        )
+    record = _parse(RunRecord, raw, path)
+    if verify:
+        _check_artifacts(folder, record.artifacts)
+    return record
+
+
+def find_records(folder: Path) -> list[Path]:
+    """Return the run folders below `folder` that hold a record, sorted by name."""
+    return sorted(p.parent for p in folder.glob(f"*/{RECORD_FILE}"))
+
+
+def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
+    for name, digest in artifacts.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise BenchError(f"the record in {folder} names an artifact outside it: '{name}'.")
+        if not path.exists():
+            if name.startswith("work/"):
+                continue
+            raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
+        if sha256_file(path) != digest:
+            raise BenchError(
+                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with "
+                "--again."
+            )
+
+
+def _parse(kind: Any, raw: Any, path: Path) -> Any:
+    """Build a dataclass from JSON strictly: no missing and no unknown keys."""
+    if not isinstance(raw, dict):
+        raise BenchError(
+            f"{path}: expected an object for {kind.__name__}, got {type(raw).__name__}."
+        )
+    names = {f.name for f in dataclasses.fields(kind)}
+    wrong = sorted((names - set(raw)) | (set(raw) - names))
+    if wrong:
+        raise BenchError(
+            f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}."
+        )
+    return kind(**{key: _value(kind, key, value, path) for key, value in raw.items()})
+
+
+def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
+    if kind is Splits and key in {"train", "eval"}:
+        return _parse(SplitInfo, value, path)
+    if kind is RunRecord and key in {"splits", "cost"}:
+        return _parse(Splits if key == "splits" else Cost, value, path)
+    if kind is RunRecord and key == "metrics":
+        return {name: _parse(MetricValue, m, path) for name, m in value.items()}
+    if kind is RunRecord and key == "rows":
+        return {
+            row: {name: _parse(MetricValue, m, path) for name, m in metrics.items()}
+            for row, metrics in value.items()
+        }
+    return value
+
+
+def load_items(folder: Path) -> dict[str, Any]:
+    """Read per-item scores: {"ids": [...], "rows": {row: {metric: [value per id]}}}."""
+    items = read_json(folder / ITEMS_FILE)
+    if not isinstance(items, dict) or {"ids", "rows"} - set(items):
+        raise BenchError(f"{folder / ITEMS_FILE} holds no per-item scores; run again with --again.")
+    return items
+
+
+def environment(*, device: str, threads: int) -> dict[str, Any]:
+    """Say on what the run was made: versions, processor, device, threads, commit of the code."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "device": device,
+        "threads": threads,
+        "packages": dict(_versions(_PACKAGES)),
+        "commit": _commit(),
+    }
+
+
+def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"
+    )
+
+
+def _commit() -> str:
+    """Return the commit of the running code, with "+changes" if the tree differs; else "unknown"."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "bench", "baselines", "bps", "cli.py"],
+            cwd=root, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

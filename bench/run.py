@@ -1,0 +1,358 @@
+"""Train, sample, score, record, in a row: what `bench run` and every grid call."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import record as records
+from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
+from bench.base import Base, load_base
+from bench.checkpoint import Trainable
+from bench.content import Cache, atomic_write, digest_json, read_json, sha256_file, write_json
+from bench.cost import count_macs, count_parameters, peak_memory
+from bench.data.splits import Splits, check_leaks, fingerprint, overlap
+from bench.judges import load_judge
+from bench.prepare import Prepared, prepare
+from bench.randomness import derangement, generator
+from bench.sample import load_images, png, sample_to_folder, to_bytes
+from bench.score import Evaluator, Scores, items_json
+from bench.suites import Budget, Protocol, Suite
+from bench.tasks import find_task
+from bench.train import TrainResult, train
+from bench.types import BenchError, Dataset, Method, Task, unknown
+
+ADAPTER = "work/adapter.safetensors"
+CONTACT_ITEMS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What to run. options: the method's own; learning_rate None: the suite's."""
+
+    suite: Suite
+    task: str
+    method: Method
+    budget: Budget
+    seed: int
+    results: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    device: str = "cpu"
+    batch: int = 32
+    checkpoint_every: int = 100
+
+
+class Hooks:
+    """How a run tells of its progress and learns that it should stop; does nothing by itself."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of `total` steps begins."""
+
+    def tick(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps of the stage are finished."""
+
+    def stop(self) -> int | None:
+        """Return an exit code once somebody asked to stop."""
+        return None
+
+
+class Run:
+    """One run in its folder; each stage reads what earlier ones left on disk."""
+
+    def __init__(self, spec: RunSpec, hooks: Hooks | None = None) -> None:
+        """Load data, splits, base and judges first, so that a wrong path fails at once."""
+        self.spec, self.hooks, self.cache = spec, hooks or Hooks(), Cache()
+        spec.suite.check_task(spec.task)
+        self.task: Task = find_task(spec.task)
+        self.options = check_options(spec.method, spec.options)
+        self.dataset: Dataset = spec.suite.dataset()
+        self.splits: Splits = spec.suite.splits()
+        assert spec.suite.base is not None, "find_suite refuses suites without a base"
+        self.base: Base = load_base(spec.suite.base, device=spec.device)
+        self.feature_judge = load_judge(spec.suite.feature_judge)
+        self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
+        self.train_ids = self.splits.side("train")
+        self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
+        self.protocol = self._protocol()
+        self.id = run_id(spec, self.options, self.protocol)
+        self.folder = spec.results / self.id
+        self.work = self.folder / "work"
+
+    def _protocol(self) -> Protocol:
+        suite = self.spec.suite
+        judges = {"features": self.feature_judge.digest}
+        if self.clip_judge is not None:
+            judges["clip"] = self.clip_judge.digest
+        return Protocol(
+            suite=suite.name, task=self.spec.task, dataset=self.dataset.digest,
+            splits=self.splits.digest, base=self.base.digest, eval_side=suite.eval_side,
+            budget=self.spec.budget, training=suite.training, sampler=suite.sampler, judges=judges,
+        )  # fmt: skip
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate in force."""
+        return self.spec.learning_rate or self.spec.suite.learning_rate
+
+    @cached_property
+    def train_data(self) -> Prepared:
+        """The train side, encoded."""
+        mirror = self.spec.suite.training.mirror
+        return self._prepare(self.train_ids, mirror=mirror)
+
+    @cached_property
+    def eval_data(self) -> Prepared:
+        """The evaluation items, encoded."""
+        return self._prepare(self.eval_ids, mirror=False)
+
+    def _prepare(self, ids: tuple[str, ...], *, mirror: bool) -> Prepared:
+        self.hooks.stage(f"prepare {len(ids)} items", 1)
+        return prepare(self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror,
+                       cache=self.cache)  # fmt: skip
+
+    @cached_property
+    def denoiser(self) -> Any:
+        """The method's denoiser, freshly initialised from the seed."""
+        import torch
+
+        torch.manual_seed(self.spec.seed)
+        try:
+            built = self.spec.method.build(self.base, self.task, **self.options)
+        except ValueError as error:
+            raise BenchError(f"method {self.spec.method.name}: {error}") from error
+        return built.to(self.spec.device)
+
+    def begin(self) -> None:
+        """Claim the run folder: a folder begun under another configuration is refused."""
+        wanted = {
+            "run_id": self.id, "protocol_hash": self.protocol.hash, "method": self.spec.method.name,
+            "options": self.options, "seed": self.spec.seed, "learning_rate": self.learning_rate,
+        }  # fmt: skip
+        path = self.work / "run.json"
+        if path.exists():
+            check_same(read_json(path), wanted, self.folder)
+        else:
+            write_json(path, {**wanted, "started": _now()})
+
+    def train(self) -> TrainResult:
+        """Train (or go on training); the weights lie in work/adapter.safetensors."""
+        self.begin()
+        trainable = Trainable(self.denoiser)
+        spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
+        if trainable.parameters:
+            self.hooks.stage("train", spec.budget.train_images // spec.suite.training.batch)
+        result = train(
+            self.denoiser, base=self.base, data=data, training=spec.suite.training,
+            images=spec.budget.train_images, learning_rate=self.learning_rate, seed=spec.seed,
+            folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
+            stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every,
+        )  # fmt: skip
+        if trainable.parameters and not (self.folder / ADAPTER).exists():
+            save_weights(self.folder / ADAPTER, trainable)
+        write_json(self.work / "train.json", vars(result))
+        return result
+
+    def load_trained(self) -> None:
+        """Put the trained weights into the denoiser; BenchError if training has not finished."""
+        trainable = Trainable(self.denoiser)
+        if not trainable.parameters:
+            return
+        if not (self.folder / ADAPTER).exists():
+            raise BenchError(f"{self.folder} holds no trained weights; run `bench train` first.")
+        load_weights(self.folder / ADAPTER, trainable)
+
+    def sample(self) -> float:
+        """Sample every evaluation item, then under shuffled conditions; return seconds an image."""
+        self.begin()
+        self.load_trained()
+        self.denoiser.eval()
+        data = self.eval_data
+        path = self.work / "sample.json"
+        spent = read_json(path) if path.exists() else {"seconds": 0.0, "images": 0}
+        for name, source in self._sets().items():
+            self.hooks.stage(f"sample {name}", len(self.eval_ids))
+            seconds, done = sample_to_folder(
+                self.denoiser, self.work / name, base=self.base, data=data,
+                sampler=self.spec.suite.sampler, seed=self.spec.seed, batch=self.spec.batch,
+                condition_of=source, tick=self.hooks.tick, stop=self.hooks.stop,
+            )  # fmt: skip
+            if name == "samples" and done:
+                spent = {"seconds": spent["seconds"] + seconds, "images": spent["images"] + done}
+        write_json(path, spent)
+        return float(spent["seconds"]) / max(1, int(spent["images"]))
+
+    def _sets(self) -> dict[str, np.ndarray | None]:
+        """The sample sets of this method: its own and, where it has a condition, the shuffled."""
+        sets: dict[str, np.ndarray | None] = {"samples": None}
+        if Trainable(self.denoiser).parameters:
+            sets["shuffled"] = derangement(self.spec.seed, len(self.eval_ids))
+        return sets
+
+    def score(self) -> records.RunRecord:
+        """Score all sets and the reference rows, write items, contact sheet and record."""
+        started = self._require_finished()
+        self.hooks.stage("score", 1)
+        evaluator = Evaluator(
+            examples=[self.dataset[i] for i in self.eval_ids], task=self.task,
+            features=self.feature_judge, clip=self.clip_judge, cache=self.cache,
+        )  # fmt: skip
+        sets = {name: load_images(self.work / name, self.eval_ids) for name in self._sets()}
+        rows = {name: evaluator.evaluate(images) for name, images in sets.items()}
+        seconds = evaluator.seconds
+        rows["real training images"] = evaluator.evaluate(self._real_images())
+        rows["autoencoder"] = evaluator.evaluate(self._reconstructions())
+        write_json(self.folder / records.ITEMS_FILE, items_json(self.eval_ids, rows))
+        self._contact(sets["samples"])
+        record = self._record(rows, started=started, score_seconds=seconds)
+        records.write_record(self.folder, record)
+        return record
+
+    def _require_finished(self) -> str:
+        for name in ("run.json", "train.json", "sample.json"):
+            if not (self.work / name).exists():
+                raise BenchError(
+                    f"{self.work / name} is missing: train and sample first, or use `bench run`."
+                )
+        return str(read_json(self.work / "run.json")["started"])
+
+    def _real_images(self) -> np.ndarray:
+        """As many real training images as there are evaluation items, the same for every run."""
+        order = generator(0, "reference").permutation(len(self.train_ids))
+        picked = [self.train_ids[i] for i in order[: len(self.eval_ids)]]
+        return np.stack([self.dataset[i].image for i in picked])
+
+    def _reconstructions(self) -> np.ndarray:
+        pixels = self.base.decode(self.eval_data.latents[0])
+        return to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def _contact(self, samples: np.ndarray) -> None:
+        from bench.report.figures import contact_sheet
+
+        shown = pick_items(self.eval_ids, CONTACT_ITEMS)
+        chosen = [self.eval_ids.index(i) for i in shown]
+        conditions = [show_condition(self.eval_data.conditions[0, r].numpy()) for r in chosen]
+        rows = {
+            "condition": np.stack(conditions),
+            "sample": samples[chosen],
+            "target": self.eval_data.images[chosen],
+        }
+        contact_sheet(rows, self.folder / "contact.png", title=self.id)
+        atomic_write(self.folder / "samples.png", png(mosaic(samples)))
+
+    def _record(
+        self, rows: Mapping[str, Scores], *, started: str, score_seconds: float
+    ) -> records.RunRecord:
+        import torch
+
+        spec = self.spec
+        artifacts = {
+            name: sha256_file(self.folder / name)
+            for name in (records.ITEMS_FILE, "contact.png", "samples.png", ADAPTER)
+            if (self.folder / name).exists()
+        }
+        metrics = {name: scores.metrics for name, scores in rows.items()}
+        return records.RunRecord(
+            run_id=self.id, suite=spec.suite.name, task=spec.task, method=spec.method.name,
+            options={**self.options, "learning_rate": self.learning_rate},
+            budget=spec.budget.name, seed=spec.seed, protocol_hash=self.protocol.hash,
+            protocol=self.protocol.as_dict(), splits=self._split_info(), metrics=metrics["samples"],
+            rows=metrics, cost=replace(self._cost(), score_seconds=score_seconds),
+            environment=records.environment(device=spec.device, threads=torch.get_num_threads()),
+            artifacts=artifacts, started=started, finished=_now(),
+        )  # fmt: skip
+
+    def _split_info(self) -> records.Splits:
+        sides = {
+            name: fingerprint([self.dataset[i] for i in ids])
+            for name, ids in (("train", self.train_ids), ("eval", self.eval_ids))
+        }
+        found = check_leaks(sides["train"], sides["eval"])
+        side = self.spec.suite.eval_side
+        return records.Splits(
+            train=records.SplitInfo(
+                name="train", n=len(self.train_ids), digest=digest_json(list(self.train_ids))
+            ),
+            eval=records.SplitInfo(
+                name=side, n=len(self.eval_ids), digest=digest_json(list(self.eval_ids))
+            ),
+            overlap=overlap(found),
+        )
+
+    def _cost(self) -> records.Cost:
+        trained = read_json(self.work / "train.json")
+        sampled = read_json(self.work / "sample.json")
+        total, trainable = count_parameters(self.denoiser)
+        seconds = trained["seconds"] or None
+        return records.Cost(
+            parameters=total, parameters_trainable=trainable, parameters_dead=trained["dead"],
+            macs=count_macs(self.denoiser, base=self.base, data=self.eval_data),
+            train_seconds=seconds, train_images=trained["images"],
+            train_images_per_second=trained["images"] / seconds if seconds else None,
+            sample_seconds_per_image=sampled["seconds"] / sampled["images"] if sampled["images"]
+            else None,
+            score_seconds=None, peak_memory_bytes=peak_memory(self.spec.device),
+        )  # fmt: skip
+
+    def finished(self) -> records.RunRecord | None:
+        """Return the record if this run is already done and whole."""
+        if not (self.folder / records.RECORD_FILE).exists():
+            return None
+        return records.load_record(self.folder)
+
+    def forget(self) -> None:
+        """Delete this run's folder, so that it starts afresh."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def all(self) -> records.RunRecord:
+        """Run every stage that is not done yet."""
+        found = self.finished()
+        if found is not None:
+            return found
+        self.train()
+        self.sample()
+        return self.score()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str:
+    """Name a run by what it is: suite, task, method, budget, seed and a hash of the rest."""
+    rest = {
+        "protocol": protocol.hash,
+        "options": dict(options),
+        "learning_rate": spec.learning_rate or spec.suite.learning_rate,
+    }
+    parts = (spec.suite.name, spec.task, spec.method.name, spec.budget.name, f"s{spec.seed}")
+    return "-".join((*parts, digest_json(rest)[:8]))
+
+
+def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the method's options with defaults filled in; BenchError for one it does not have."""
+    for name in options:
+        if name not in method.options:
+            raise unknown(f"option of {method.name}", name, method.options)
+    return {**method.options, **options}
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Raise BenchError if a run folder was begun under another configuration, saying what differs."""
+    plain = json.loads(json.dumps(wanted))
+    differ = [
+        f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v
+    ]
+    if differ:
+        raise BenchError(
+            f"{folder} was begun under another protocol ({'; '.join(differ)}). Delete the folder or "
+            "choose another with --results."
+        )

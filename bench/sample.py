@@ -1,0 +1,186 @@
+"""The only sampler: every item starts from its own noise and is written to disk at once."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.base import Base
+from bench.content import atomic_write
+from bench.prepare import Prepared
+from bench.randomness import initial_noise
+from bench.suites import Sampler
+from bench.train import Stopped
+from bench.types import BenchError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLERS = ("ddim", "dpm++")
+
+
+def build_scheduler(base: Base, sampler: Sampler) -> Any:
+    """Return a diffusers scheduler over the base's betas that takes eps.
+
+    ddim: eta 0, leading spacing with offset 1, as Stable Diffusion's own. dpm++: DPM-Solver++ 2M
+    (arXiv 2211.01095), deterministic.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    betas = {key: base.scheduler.config[key] for key in keys}
+    if sampler.name == "ddim":
+        scheduler = DDIMScheduler(
+            **betas, prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False,
+            steps_offset=1, timestep_spacing="leading",
+        )  # fmt: skip
+    elif sampler.name == "dpm++":
+        scheduler = DPMSolverMultistepScheduler(
+            **betas, prediction_type="epsilon", algorithm_type="dpmsolver++", solver_order=2
+        )
+    else:
+        raise unknown("sampler", sampler.name, SAMPLERS)
+    scheduler.set_timesteps(sampler.steps)
+    return scheduler
+
+
+def sample_latents(
+    denoiser: Any,
+    *,
+    base: Base,
+    sampler: Sampler,
+    noise: torch.Tensor,
+    conditions: torch.Tensor,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+) -> torch.Tensor:
+    """Sample latents under classifier-free guidance (arXiv 2207.12598), the condition on both sides.
+
+    noise [B,4,h,w], conditions [B,C,H,W] in [0, 1], text [B,L,D], empty [1,L,D] -> [B,4,h,w].
+    """
+    import torch
+
+    scheduler = build_scheduler(base, sampler)
+    guided = sampler.guidance != 1.0
+    branches = torch.stack([empty.expand_as(text), text]) if guided else text[None]
+    latents = noise.to(base.device) * scheduler.init_noise_sigma
+    with torch.inference_mode():
+        features = denoiser.encode(conditions.to(base.device))
+        for time_now in scheduler.timesteps:
+            steps = time_now.to(base.device).long().expand(len(latents))
+            eps = denoiser(latents, steps, branches.to(base.device), features).float()
+            guide = eps[0] + sampler.guidance * (eps[1] - eps[0]) if guided else eps[0]
+            latents = scheduler.step(guide, time_now, latents).prev_sample
+    return latents
+
+
+def sample_images(
+    denoiser: Any,
+    *,
+    base: Base,
+    data: Prepared,
+    sampler: Sampler,
+    seed: int,
+    batch: int = 32,
+    condition_of: Sequence[int] | np.ndarray | None = None,
+    skip: Callable[[Sequence[str]], bool] = lambda ids: False,
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Yield (ids, images [B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order.
+
+    condition_of: row of the item whose condition each item gets (None: its own). skip: tells of a
+    batch's ids whether it is already there. Batches are cut from the whole list, so a resumed run
+    has the same batches.
+    """
+    shape = tuple(data.latents.shape[2:])
+    source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
+    for start in range(0, len(data), batch):
+        ids = data.ids[start : start + batch]
+        if skip(ids):
+            continue
+        rows = slice(start, start + len(ids))
+        latents = sample_latents(
+            denoiser,
+            base=base,
+            sampler=sampler,
+            noise=_noise(seed, ids, shape),
+            conditions=data.conditions[0, source[rows]],
+            text=data.text[rows],
+            empty=data.empty,
+        )
+        yield ids, base.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _noise(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.stack([initial_noise(seed, i, shape) for i in ids]))
+
+
+def sample_to_folder(
+    denoiser: Any,
+    folder: Path,
+    *,
+    base: Base,
+    data: Prepared,
+    sampler: Sampler,
+    seed: int,
+    batch: int = 32,
+    condition_of: Sequence[int] | np.ndarray | None = None,
+    tick: Callable[[int, int], None] | None = None,
+    stop: Callable[[], int | None] = lambda: None,
+) -> tuple[float, int]:
+    """Sample every item that is not in the folder yet, each as `<id>.png`; return (seconds, images).
+
+    Files are written atomically, so a killed run goes on with the first batch that is not whole.
+    Raises Stopped between batches when `stop` returns an exit code.
+    """
+    begun, done = time.perf_counter(), 0
+    images = sample_images(
+        denoiser, base=base, data=data, sampler=sampler, seed=seed, batch=batch,
+        condition_of=condition_of, skip=lambda ids: all((folder / f"{i}.png").exists() for i in ids),
+    )  # fmt: skip
+    for ids, pixels in images:
+        for item, image in zip(ids, to_bytes(pixels), strict=True):
+            atomic_write(folder / f"{item}.png", png(image))
+        done += len(ids)
+        if tick is not None:
+            tick(done, len(data))
+        code = stop()
+        if code is not None:
+            raise Stopped(code)
+    return time.perf_counter() - begun, done
+
+
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """Images in [0, 1] -> uint8, rounded to nearest."""
+    return np.asarray((images.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def png(image: np.ndarray) -> bytes:
+    """Encode one [H,W,3] uint8 image as PNG; equal pixels give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def load_images(folder: Path, ids: Sequence[str]) -> np.ndarray:
+    """Read `<id>.png` of every id (never a glob), [N,H,W,3] uint8; BenchError if one is missing."""
+    from PIL import Image
+
+    images = []
+    for item in ids:
+        path = folder / f"{item}.png"
+        try:
+            images.append(np.asarray(Image.open(path).convert("RGB")))
+        except OSError as error:
+            raise BenchError(
+                f"sample {path} cannot be read ({error}). Delete it and run again to redo its batch."
+            ) from error
+    return np.stack(images)

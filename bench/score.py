@@ -1,0 +1,124 @@
+"""The only evaluator: per-item scores and set distances of images against their targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.content import Cache, digest_arrays
+from bench.metrics.clip import clip_score
+from bench.metrics.frechet import PairedFrechet
+from bench.metrics.kernel import PairedKernel
+from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
+from bench.record import MetricValue
+from bench.stats import Resamples, bootstrap, mean_interval
+from bench.types import Example, MetricSpec, Task
+
+RESAMPLES = 1000
+SET_REPLICATES = 200
+BOOTSTRAP_SEED = 0
+
+SET_METRICS = (
+    MetricSpec(name="fd", scale="squared Fréchet distance", better="lower", judge="features"),
+    MetricSpec(name="kid", scale="MMD^2, cubic kernel", better="lower", judge="features"),
+)
+ITEM_METRICS = (
+    MetricSpec(name="cosine", scale="cosine", better="higher", judge="features"),
+    MetricSpec(name="retrieval", scale="R@1 in [0, 1]", better="higher", judge="features"),
+    MetricSpec(name="mae", scale="[0, 1]", better="lower"),
+)
+CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Metrics with intervals, and the per-item values they are means of ([N] each)."""
+
+    metrics: dict[str, MetricValue]
+    items: dict[str, np.ndarray]
+
+
+class Evaluator:
+    """Scores sets of images against the same targets, with the same judges and resamples.
+
+    targets [N,H,W,3] uint8; examples: the N items, in the same order; clip: a judge or None.
+    Features of images seen before come from the cache, keyed by pixels and judge.
+    """
+
+    def __init__(
+        self, *, examples: Sequence[Example], task: Task, features: Any, clip: Any, cache: Cache
+    ) -> None:
+        self.examples, self.task, self.cache = list(examples), task, cache
+        self.feature_judge, self.clip_judge = features, clip
+        self.targets = np.stack([e.image for e in examples])
+        self.resamples = Resamples(
+            n_items=len(self.examples), n_replicates=RESAMPLES, seed=BOOTSTRAP_SEED
+        )
+        self.target_features = self.features_of(self.targets, features)
+        self.text = clip.text([e.caption for e in examples]) if clip is not None else None
+        self.seconds = 0.0
+
+    def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
+        """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
+        key = {"kind": "features", "judge": judge.digest, "images": digest_arrays(images=images)}
+        return self.cache.load_or_make(key, lambda: {"features": judge.features(images)})[
+            "features"
+        ]
+
+    def evaluate(self, images: np.ndarray) -> Scores:
+        """Score images [N,H,W,3] uint8, image i belonging to item i."""
+        begun = time.perf_counter()
+        features = self.features_of(images, self.feature_judge)
+        items = self._items(images, features)
+        specs = {s.name: s for s in (*ITEM_METRICS, CLIP_METRIC, *self.task.metrics)}
+        metrics = {s.name: self._set_metric(s, features) for s in SET_METRICS}
+        for name, values in items.items():
+            interval = mean_interval(values, resamples=self.resamples)
+            metrics[name] = self._value(specs[name], interval)
+        self.seconds += time.perf_counter() - begun
+        return Scores(metrics=metrics, items=items)
+
+    def _items(self, images: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+        items = {
+            "cosine": cosine_to_target(features, self.target_features),
+            "retrieval": retrieval_hits(features, self.target_features),
+            "mae": pixel_error(images, self.targets),
+        }
+        obeyed = [self.task.fidelity(i, e) for i, e in zip(images, self.examples, strict=True)]
+        for spec in self.task.metrics:
+            items[spec.name] = np.array([o[spec.name] for o in obeyed])
+        if self.text is not None:
+            items["clip"] = clip_score(self.features_of(images, self.clip_judge), self.text)
+        return items
+
+    def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> MetricValue:
+        kind = PairedFrechet if spec.name == "fd" else PairedKernel
+        interval = bootstrap(
+            kind(features, self.target_features),
+            resamples=self.resamples,
+            replicates=SET_REPLICATES,
+        )
+        return self._value(spec, interval)
+
+    def _value(self, spec: MetricSpec, interval: Any) -> MetricValue:
+        judges = {"features": self.feature_judge, "clip": self.clip_judge}
+        judge = judges.get(spec.judge)
+        return MetricValue(
+            value=interval.value, low=interval.low, high=interval.high, n=len(self.examples),
+            judge=judge.name if judge is not None else "none", scale=spec.scale, better=spec.better,
+        )  # fmt: skip
+
+
+def items_json(ids: Sequence[str], rows: Mapping[str, Scores]) -> dict[str, Any]:
+    """Return per-item scores as JSON values, rounded to 6 digits: {"ids", "rows"}."""
+    return {
+        "ids": list(ids),
+        "rows": {
+            row: {name: [round(float(v), 6) for v in values] for name, values in s.items.items()}
+            for row, s in rows.items()
+        },
+    }

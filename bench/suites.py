@@ -1,0 +1,180 @@
+"""Suites: what is fair. A suite fixes data, base, judges, training, sampler and budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.content import digest_json
+from bench.data.splits import Splits
+from bench.types import BenchError, Dataset, unknown
+
+ASSETS = Path(__file__).parent / "emoji" / "assets"
+METRIC_VERSION = (
+    1  # raise it when a metric changes meaning: old and new numbers never share a table
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything: the same number of training images for every method of a table.
+
+    eval_items: how many evaluation items, in the order of their hashed ids; None for all.
+    """
+
+    name: str
+    train_images: int
+    eval_items: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The fair loop's settings, equal for all methods of a suite.
+
+    loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
+    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in.
+    """
+
+    batch: int = 64
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    drop_caption: float = 0.1
+    mirror: bool = True
+    loss: str = "v"
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """name: "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M); guidance 1 asks for the prompt alone."""
+
+    name: str = "dpm++"
+    steps: int = 20
+    guidance: float = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A benchmark: data, base and protocol.
+
+    dataset, splits: loaders. base: folder of the frozen base; None where the user brings it.
+    learning_rate: default, before a method's own. feature_judge, clip_judge: names in bench.judges.
+    """
+
+    name: str
+    about: str
+    dataset: Callable[[], Dataset]
+    splits: Callable[[], Splits]
+    base: Path | None
+    tasks: tuple[str, ...]
+    feature_judge: str
+    clip_judge: str | None
+    learning_rate: float
+    budgets: Mapping[str, Budget]
+    training: Training = field(default_factory=Training)
+    sampler: Sampler = field(default_factory=Sampler)
+    default_budget: str = "standard"
+    eval_side: str = "test"
+
+    def budget(self, name: str | None) -> Budget:
+        """Return a budget by name (default: the suite's); BenchError for an unknown one."""
+        chosen = name or self.default_budget
+        if chosen not in self.budgets:
+            raise unknown("budget", chosen, self.budgets)
+        return self.budgets[chosen]
+
+    def check_task(self, task: str) -> None:
+        """Raise BenchError if the suite does not have the task."""
+        if task not in self.tasks:
+            raise unknown(f"task of suite {self.name}", task, self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that can move a number, as one value; equal hashes may share a table."""
+
+    suite: str
+    task: str
+    dataset: str
+    splits: str
+    base: str
+    eval_side: str
+    budget: Budget
+    training: Training
+    sampler: Sampler
+    judges: Mapping[str, str]
+    metric_version: int = METRIC_VERSION
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the protocol as plain JSON values."""
+        return asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the protocol, 64 hexadecimal digits; tables show the first 12."""
+        return digest_json(self.as_dict())
+
+
+def _openmoji() -> Dataset:
+    from bench.data.openmoji import OpenMoji64
+
+    return OpenMoji64()
+
+
+def _openmoji_splits() -> Splits:
+    from bench.data.openmoji import openmoji64_splits
+
+    return openmoji64_splits()
+
+
+EMOJI = Suite(
+    name="emoji",
+    about="OpenMoji at 64 px on the shipped miniature Stable Diffusion; a laptop CPU, offline",
+    dataset=_openmoji,
+    splits=_openmoji_splits,
+    base=ASSETS / "emoji-sd-v1",
+    tasks=("sketch",),
+    feature_judge="efficientnet-lite0",
+    clip_judge="emoji-clip",
+    learning_rate=1e-3,
+    budgets={
+        "quick": Budget(name="quick", train_images=3_200, eval_items=96),
+        "standard": Budget(name="standard", train_images=25_600, eval_items=None),
+        "full": Budget(name="full", train_images=256_000, eval_items=None),
+    },
+)
+
+MICRO = replace(
+    EMOJI,
+    name="micro",
+    about="a few items on a base of your own, for tests and for trying a new method",
+    base=None,
+    clip_judge=None,
+    default_budget="quick",
+    budgets={
+        "quick": Budget(name="quick", train_images=48, eval_items=12),
+        "standard": Budget(name="standard", train_images=240, eval_items=12),
+    },
+    training=Training(batch=8),
+    sampler=Sampler(name="dpm++", steps=3),
+)
+
+SUITES: Mapping[str, Suite] = {"emoji": EMOJI, "micro": MICRO}
+
+
+def find_suite(name: str, *, base: Path | None = None) -> Suite:
+    """Return a suite by name, with the user's base where one is given.
+
+    Raises BenchError for an unknown suite and where the suite needs a base and none came.
+    """
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    suite = SUITES[name] if base is None else replace(SUITES[name], base=base)
+    if suite.base is None:
+        raise BenchError(
+            f"suite '{name}' brings no base model. Give the folder of a Stable Diffusion in "
+            "diffusers' format with --base FOLDER."
+        )
+    return suite

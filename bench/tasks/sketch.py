@@ -1,0 +1,38 @@
+"""Sketch -> image: the condition is one channel of lines."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.metrics.control import chamfer, extract_lines, line_f1, sketch_lines
+from bench.types import BenchError, Example, MetricSpec
+
+
+class Sketch:
+    """The designers' line layer as condition; judged by whether the sample has the same lines."""
+
+    name = "sketch"
+    channels = 1
+    metrics: tuple[MetricSpec, ...] = (
+        MetricSpec(name="sketch_f1", scale="F1 in [0, 1], tolerance 1 px", better="higher"),
+        MetricSpec(name="chamfer", scale="pixels", better="lower"),
+    )
+
+    def condition(self, example: Example) -> np.ndarray:
+        """Return the lines, [1,H,W] float32 in [0, 1] (1 = line); BenchError without a sketch."""
+        return _sketch(example)[None].astype(np.float32) / 255.0
+
+    def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
+        """Compare the lines found in an image ([H,W,3] uint8) with the item's sketch."""
+        wanted = sketch_lines(_sketch(example))
+        found = extract_lines(image)
+        return {"sketch_f1": line_f1(found, wanted).f1, "chamfer": chamfer(found, wanted)}
+
+
+def _sketch(example: Example) -> np.ndarray:
+    if "sketch" not in example.layers:
+        raise BenchError(
+            f"item {example.id} has no layer 'sketch'; it has {', '.join(sorted(example.layers))}. "
+            "Choose another task or data set."
+        )
+    return np.asarray(example.layers["sketch"])

@@ -1,0 +1,53 @@
+"""A tiny base with random weights, made once a session: real classes, no mocks, seconds on a CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests' cache apart from the user's."""
+    os.environ["BPS_BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder: 4-level UNet of width 32, factor-4 autoencoder, one-layer text encoder."""
+    import torch
+
+    from bench.emoji.autoencoder import AutoencoderRecipe, build_autoencoder
+    from bench.emoji.export import export_base
+    from bench.emoji.prior import PriorRecipe, build_scheduler, build_text_encoder, build_unet
+    from bench.emoji.tokenizer import train_tokenizer
+
+    torch.manual_seed(0)
+    recipe = PriorRecipe(
+        widths=(32, 32, 32, 32), text_width=32, text_layers=1, vocabulary=200, text_length=16
+    )
+    tokenizer = train_tokenizer(["red heart", "grinning face"], size=200, length=16)
+    folder = tmp_path_factory.mktemp("micro") / "base"
+    export_base(
+        folder,
+        unet=build_unet(recipe),
+        vae=build_autoencoder(AutoencoderRecipe(channels=16)),
+        text_encoder=build_text_encoder(recipe, tokenizer),
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
+        facts={"name": "micro"},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_base(micro_folder: Path) -> Any:
+    """The loaded tiny base; treat it as read-only."""
+    from bench.base import load_base
+
+    return load_base(micro_folder)

@@ -1,0 +1,116 @@
+"""Who may import whom: read from the source, so that a shortcut cannot slip in."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("bench", "baselines", "bps")
+
+# Rooms from the bottom up: a module imports its own level's earlier rows and lower levels only.
+LEVELS = [
+    {"bench.types"},
+    {"bench.content", "bench.stats", "bench.metrics", "bench.randomness"},
+    {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
+    {"bench.tasks", "bench.artifacts"},
+    {"bench.report", "bench.suites", "bench.prepare"},
+    {"bench.cost", "bench.train", "bench.emoji", "bench.score"},
+    {"bench.sample"},
+    {"bench.check", "bench.run"},
+    {"bench.console"},
+]
+
+
+def modules() -> dict[str, Path]:
+    paths = [p for package in PACKAGES for p in (ROOT / package).rglob("*.py")]
+    return {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in (*paths, ROOT / "cli.py")
+    }
+
+
+def imports(path: Path, *, runtime_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    if runtime_only:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped |= {id(n) for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def level(module: str) -> int | None:
+    for number, rooms in enumerate(LEVELS):
+        if any(module == r or module.startswith(r + ".") for r in rooms):
+            return number
+    return None
+
+
+def test_every_module_of_bench_has_a_level() -> None:
+    assert [m for m in modules() if m.startswith("bench.") and level(m) is None] == []
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.startswith("bench.")])
+def test_bench_imports_run_one_way(module: str) -> None:
+    own = level(module)
+    assert own is not None
+    for name in imports(modules()[module]):
+        other = level(name)
+        assert other is None or other <= own, f"{module} imports {name} from a higher room"
+        assert not name.startswith(("cli", "baselines")), f"{module} imports {name}"
+        assert not name.startswith("bps"), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.startswith(("bps", "baselines"))])
+def test_methods_import_base_and_types_alone(module: str) -> None:
+    ours = {n for n in imports(modules()[module]) if n.startswith(("bench", "cli"))}
+    allowed = {"bench.base", "bench.types"} if module.startswith("baselines") else set()
+    if module == "bps.method":
+        allowed = {"bench.base", "bench.types"}
+    assert ours <= allowed
+
+
+def test_there_is_no_cycle() -> None:
+    known = modules()
+    graph = {
+        m: {n for n in imports(p, runtime_only=True) if n in known and n != m}
+        for m, p in known.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for name in graph[module]:
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+    assert done == set(known)
+
+
+def test_files_and_functions_stay_small() -> None:
+    for module, path in modules().items():
+        source = path.read_text()
+        assert source.count("\n") < 400, module
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{module}.{node.name}"
+
+
+def test_nothing_prints_outside_the_command_line() -> None:
+    for module, path in modules().items():
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+        assert not prints, module

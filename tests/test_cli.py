@@ -1,0 +1,318 @@
+"""The command line: results, bad input, and what is left after somebody pulls the plug."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.content import sha256_file
+from bench.record import RunRecord, load_record
+from cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNNER = CliRunner()
+
+
+def bench(*args: object) -> Any:
+    return RUNNER.invoke(app, [str(a) for a in args])
+
+
+def micro(base: Path, results: Path, *more: object) -> list[object]:
+    return ["run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
+            "--batch", 4, *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a finished run of BPS and its floor, never interrupted."""
+    results = tmp_path_factory.mktemp("finished")
+    answer = bench(*micro(micro_folder, results, "--budget", "standard"))
+    assert answer.exit_code == 0, answer.output
+    return results
+
+
+def folder_of(results: Path, method: str) -> Path:
+    (folder,) = results.glob(f"micro-sketch-{method}-*")
+    return folder
+
+
+def record_of(results: Path, method: str) -> RunRecord:
+    return load_record(folder_of(results, method))
+
+
+def test_help_is_instant() -> None:
+    """In processor time, so that a busy machine does not fail it."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, ROOT / "cli.py", "--help"], capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0 and b"run" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Path) -> None:
+    shown = bench("show", folder_of(finished, "bps")).output
+    record = record_of(finished, "bps")
+    for row in ("samples", "shuffled", "autoencoder", "real training images"):
+        assert row in shown and row in record.rows
+    assert set(record_of(finished, "text-only").rows) == set(record.rows) - {"shuffled"}
+    assert record.protocol_hash == record_of(finished, "text-only").protocol_hash
+    assert record.metrics["fd"].judge == "EfficientNet-Lite0"
+    assert record.cost.parameters_trainable > 0 and record.cost.parameters_dead == 0
+    assert record.splits.overlap == 0
+
+
+def test_json_is_the_record_and_nothing_else(micro_folder: Path, finished: Path) -> None:
+    answer = bench(*micro(micro_folder, finished, "--budget", "standard", "--json"))
+    assert json.loads(answer.stdout)["run_id"] == record_of(finished, "bps").run_id
+
+
+def test_a_finished_run_is_not_redone(micro_folder: Path, finished: Path) -> None:
+    before = record_of(finished, "bps").finished
+    assert bench(*micro(micro_folder, finished, "--budget", "standard")).exit_code == 0
+    assert record_of(finished, "bps").finished == before
+
+
+def digests(results: Path) -> dict[str, str]:
+    kept = {}
+    for method in ("bps", "text-only"):
+        for name, digest in record_of(results, method).artifacts.items():
+            kept[f"{method}/{name}"] = digest
+    return kept
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    assert bench(*micro(micro_folder, tmp_path / "a", "--budget", "standard")).exit_code == 0
+    assert digests(tmp_path / "a") == digests(finished)
+    other = bench(*micro(micro_folder, tmp_path / "b", "--budget", "standard", "--seed", 1))
+    assert other.exit_code == 0
+    assert digests(tmp_path / "b")["bps/samples.png"] != digests(finished)["bps/samples.png"]
+
+
+def in_training(run: Path) -> bool:
+    return (run / "work/train.ckpt").exists()
+
+
+def in_sampling(run: Path) -> bool:
+    return len(list((run / "work/samples").glob("*.png"))) >= 5
+
+
+def in_scoring(run: Path) -> bool:
+    return (run / "work/sample.json").exists()
+
+
+STAGES = {"training": in_training, "sampling": in_sampling, "scoring": in_scoring}
+
+
+def interrupt(
+    command: list[object], results: Path, *, when: Callable[[Path], bool], number: int
+) -> tuple[int, str]:
+    """Start the command, send a signal once `when` holds of its BPS run folder."""
+    words = [sys.executable, str(ROOT / "cli.py"), *map(str, command)]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(when(run) for run in results.glob("micro-sketch-bps-*")):
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_at_any_stage_resumes_to_the_same_bits(
+    micro_folder: Path, finished: Path, tmp_path: Path, stage: str
+) -> None:
+    command = micro(
+        micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 5, "--no-floor"
+    )
+    code, _ = interrupt(command, tmp_path, when=STAGES[stage], number=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    run = folder_of(tmp_path, "bps")
+    assert not (run / "record.json").exists()
+    assert (run / "work/train.json").exists() == (stage != "training")
+    assert bench(*command).exit_code == 0
+    assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_polite_stop_saves_and_says_so(
+    micro_folder: Path, finished: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    command = micro(
+        micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 3, "--no-floor"
+    )
+    got, errors = interrupt(command, tmp_path, when=in_training, number=number)
+    assert got == code and "Traceback" not in errors and "work is saved" in errors
+    assert bench(*command).exit_code == 0
+    assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
+
+
+BAD = [
+    (["run", "--method", "bsp"], "unknown method 'bsp'. Did you mean 'bps'?"),
+    (["run", "--task", "sketches"], "Did you mean 'sketch'?"),
+    (["run", "--suite", "emojis"], "Did you mean 'emoji'?"),
+    (["run", "--suite", "micro"], "brings no base model"),
+    (["run", "--budget", "quik"], "Did you mean 'quick'?"),
+    (["run", "--device", "gpu"], "unknown device 'gpu'"),
+    (["run", "--option", "schedule"], "is not name=value"),
+    (["run", "--base", "/nowhere"], "no base model in"),
+    (["report", "--results", "/nowhere"], "/nowhere"),
+    (["show", "/nowhere"], "/nowhere"),
+    (["data", "verify", "--suite", "emojy"], "Did you mean 'emoji'?"),
+    (["pretrain", "--families", "/nowhere", "--out", "o", "--work", "w", "--until", "end"],
+     "unknown stage 'end'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
+def test_bad_input_gets_a_message_and_exit_code_2(words: list[str], message: str) -> None:
+    answer = bench(*words)
+    assert answer.exit_code == 2
+    assert message in answer.stderr and "Traceback" not in answer.output
+
+
+MICRO_BAD = [
+    (["--option", "schedul=uniform"], "Did you mean 'schedule'?"),
+    (["--option", "schedule=head_havy"], "head_heavy"),
+    (["--option", "prior=fozen"], "prior"),
+    (["--learning-rate", "1e30"], "Lower it with --learning-rate"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MICRO_BAD, ids=[w[1] for w, _ in MICRO_BAD])
+def test_bad_options_get_a_message(
+    micro_folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    answer = bench(*micro(micro_folder, tmp_path, "--no-floor", *words))
+    assert answer.exit_code == 2
+    assert message in answer.stderr and "Traceback" not in answer.output
+
+
+def test_a_damaged_base_is_refused_by_digest(micro_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(micro_folder, tmp_path / "base"))
+    weights = copy / "unet/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    answer = bench(*micro(copy, tmp_path / "results"))
+    assert answer.exit_code == 2 and "does not match its SHA-256" in answer.stderr
+    weights.unlink()
+    answer = bench(*micro(copy, tmp_path / "results"))
+    assert answer.exit_code == 2 and "is missing" in answer.stderr
+
+
+def test_a_results_folder_that_cannot_be_written(micro_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    answer = bench(*micro(micro_folder, tmp_path / "file"))
+    assert answer.exit_code == 2 and "cannot write" in answer.stderr
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let the system refuse files above 200 kB, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_nothing_half_is_left(
+    micro_folder: Path, tmp_path: Path, finished: Path, small_files: None
+) -> None:
+    answer = bench(*micro(micro_folder, tmp_path, "--no-floor"))
+    assert answer.exit_code == 2 and "cannot write" in answer.stderr
+    assert "Traceback" not in answer.output
+    work = folder_of(tmp_path, "bps") / "work"
+    assert (work / "run.json").exists()
+    assert not (work / "train.ckpt").exists() and not list(work.glob(".*"))
+
+
+def test_a_run_folder_of_another_protocol_is_refused(micro_folder: Path, tmp_path: Path) -> None:
+    command = micro(micro_folder, tmp_path, "--no-floor")
+    assert bench(*command).exit_code == 0
+    run = folder_of(tmp_path, "bps")
+    (run / "record.json").unlink()
+    begun = json.loads((run / "work/run.json").read_text())
+    (run / "work/run.json").write_text(json.dumps({**begun, "protocol_hash": "0" * 64}))
+    answer = bench(*command)
+    assert answer.exit_code == 2
+    assert "another protocol" in answer.stderr and "protocol_hash" in answer.stderr
+
+
+def test_a_changed_artifact_is_noticed(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder_of(finished, "bps"), tmp_path / "run"))
+    (copy / "items.json").write_text("{}")
+    answer = bench("show", copy)
+    assert answer.exit_code == 2 and "SHA-256 differs" in answer.stderr
+
+
+def test_a_stage_before_its_time_says_what_is_missing(micro_folder: Path, tmp_path: Path) -> None:
+    options = ["--suite", "micro", "--base", micro_folder, "--results", tmp_path]
+    early = bench("score", *options)
+    assert early.exit_code == 2 and "train and sample first" in early.stderr
+    early = bench("sample", *options)
+    assert early.exit_code == 2 and "no trained weights" in early.stderr
+
+
+def test_the_stages_one_by_one_equal_the_run(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    options = ["--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--batch", 4,
+               "--budget", "standard"]  # fmt: skip
+    for stage in ("train", "sample", "score"):
+        answer = bench(stage, *options)
+        assert answer.exit_code == 0, answer.output
+    assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
+
+
+def test_report_is_made_from_records_alone_and_twice_the_same(
+    finished: Path, tmp_path: Path
+) -> None:
+    outputs = []
+    for name in ("one", "two"):
+        answer = bench("report", "--results", finished, "--out", tmp_path / name)
+        assert answer.exit_code == 0, answer.output
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        outputs.append({p.name: sha256_file(p) for p in files})
+    assert outputs[0] == outputs[1]
+    kinds = {Path(name).suffix for name in outputs[0]}
+    assert {".md", ".tex", ".png"} <= kinds
+
+
+def test_check_passes_for_bps_and_text_only(micro_folder: Path) -> None:
+    for method in ("bps", "text-only"):
+        answer = bench("check", "--method", method, "--suite", "micro", "--base", micro_folder)
+        assert answer.exit_code == 0, answer.output
+        assert "FAIL" not in answer.output and "ok" in answer.output
+
+
+def test_data_verify_passes_on_the_shipped_set() -> None:
+    answer = bench("data", "verify")
+    assert answer.exit_code == 0 and "no leaks" in answer.output
+
+
+def test_list_names_every_row() -> None:
+    table = json.loads(bench("list", "--json").stdout)
+    assert {"bps", "text-only"} <= set(table["methods"])
+    assert "sketch" in table["tasks"] and {"emoji", "micro"} <= set(table["suites"])

@@ -1,0 +1,222 @@
+"""The fair loop: what every method sees, bits after a resume, samples free of their batch-mates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.base import Base
+from bench.checkpoint import Trainable
+from bench.content import Cache
+from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.prepare import Prepared, mirrored, prepare
+from bench.randomness import derangement, generator, initial_noise
+from bench.sample import build_scheduler, sample_images, sample_latents
+from bench.suites import Sampler, Training
+from bench.tasks import find_task
+from bench.train import Stopped, draw_batch, learning_rate_factor, train, training_loss
+from bench.types import BenchError
+from bps.method import BPS
+
+TRAINING = Training(batch=4)
+
+
+@pytest.fixture(scope="module")
+def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    ids = openmoji64_splits().val[:10]
+    return prepare(
+        micro_base, dataset=OpenMoji64(), ids=ids, task=find_task("sketch"), mirror=True,
+        cache=Cache(tmp_path_factory.mktemp("prepared")),
+    )  # fmt: skip
+
+
+def steered(base: Base) -> Any:
+    torch.manual_seed(3)
+    return BPS().build(base, find_task("sketch"))
+
+
+def run_training(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
+    denoiser = steered(base)
+    settings = {"training": TRAINING, "images": 40, "learning_rate": 1e-3, "seed": 5,
+                "checkpoint_every": 3, **options}  # fmt: skip
+    result = train(denoiser, base=base, data=data, folder=folder, **settings)
+    return denoiser, result
+
+
+def test_batches_depend_on_seed_and_step_alone(data: Prepared) -> None:
+    one, same = (draw_batch(data, training=TRAINING, seed=1, step=2) for _ in range(2))
+    other = draw_batch(data, training=TRAINING, seed=1, step=3)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[4], other[4])
+
+
+def test_an_epoch_shows_every_item_once(data: Prepared) -> None:
+    whole = Training(batch=10, drop_caption=0.0)
+    text = draw_batch(data, training=whole, seed=0, step=0)[2]
+    assert {t.numpy().tobytes() for t in text} == {t.numpy().tobytes() for t in data.text}
+
+
+def test_examples_do_not_depend_on_the_batch_size(data: Prepared) -> None:
+    small = [draw_batch(data, training=Training(batch=2), seed=4, step=s)[4] for s in range(2)]
+    large = draw_batch(data, training=Training(batch=4), seed=4, step=0)[4]
+    assert torch.equal(torch.cat(small), large)
+
+
+def test_captions_are_dropped_at_the_stated_rate(data: Prepared) -> None:
+    often = Training(batch=400, drop_caption=0.25)
+    text = draw_batch(data, training=often, seed=0, step=0)[2]
+    share = float((text == data.empty).all(dim=2).all(dim=1).float().mean())
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / 400) ** 0.5
+
+
+def test_the_mirrored_view_is_the_mirror(data: Prepared) -> None:
+    assert torch.equal(data.conditions[1], data.conditions[0].flip(-1))
+    example = OpenMoji64()[data.ids[0]]
+    twice = mirrored(mirrored(example))
+    assert np.array_equal(twice.image, example.image)
+    assert np.array_equal(twice.layers["boxes"], example.layers["boxes"])
+
+
+def test_v_loss_is_the_error_of_v(micro_base: Base, data: Prepared) -> None:
+    """With v = (eps - sigma z) / alpha at fixed z, (v - v*)^2 = (eps - eps*)^2 / alpha^2."""
+    denoiser = steered(micro_base)
+    latents, conditions, text, times, noise = draw_batch(data, training=TRAINING, seed=0, step=0)
+    alpha = micro_base.alphas.float()[times].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    with torch.no_grad():
+        eps = denoiser(noisy, times, text[None], conditions)[0]
+        loss = training_loss(
+            denoiser, base=micro_base, data=data, training=TRAINING, seed=0, step=0
+        )
+    predicted = (eps - (1 - alpha).sqrt() * noisy) / alpha.sqrt()
+    wanted = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    assert float(loss) == pytest.approx(float((predicted - wanted).square().mean()), rel=1e-3)
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(s, 100, 0.05) for s in range(101)]
+    assert factors[4] == 1.0 and factors[0] == pytest.approx(0.2)
+    assert factors[100] == pytest.approx(0.0, abs=1e-12)
+    assert all(a >= b for a, b in zip(factors[5:], factors[6:], strict=False))
+
+
+def test_a_stopped_training_resumes_to_the_same_bits(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    whole, result = run_training(micro_base, data, tmp_path / "whole")
+    calls = iter([None] * 4 + [143])
+    with pytest.raises(Stopped) as stopped:
+        run_training(micro_base, data, tmp_path / "cut", stop=lambda: next(calls))
+    assert stopped.value.code == 143
+    resumed, again = run_training(micro_base, data, tmp_path / "cut")
+    assert again.steps == result.steps == 10 and again.curve == result.curve
+    for name, tensor in Trainable(whole).state_dict().items():
+        assert torch.equal(tensor, Trainable(resumed).state_dict()[name]), name
+
+
+def test_the_frozen_prior_keeps_its_bits_and_has_no_gradients(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    before = {n: p.clone() for n, p in micro_base.unet.named_parameters()}
+    _, result = run_training(micro_base, data, tmp_path)
+    assert result.dead == 0
+    for name, parameter in micro_base.unet.named_parameters():
+        assert torch.equal(parameter, before[name]) and parameter.grad is None, name
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError, match=r"the loss is (nan|inf) at step \d+ of 10"):
+        run_training(micro_base, data, tmp_path, learning_rate=1e30)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++"])
+def test_samples_do_not_depend_on_the_batch_size(
+    micro_base: Base, data: Prepared, name: str
+) -> None:
+    sampler = Sampler(name=name, steps=4)
+
+    def images(batch: int) -> np.ndarray:
+        parts = sample_images(
+            steered(micro_base), base=micro_base, data=data, sampler=sampler, seed=0, batch=batch
+        )
+        return np.concatenate([pixels for _, pixels in parts])
+
+    assert np.abs(images(10) - images(3)).max() < 1e-4
+
+
+def test_guidance_one_is_the_prompt_alone(micro_base: Base, data: Prepared) -> None:
+    denoiser = steered(micro_base)
+    noise = torch.from_numpy(np.stack([initial_noise(0, i, (4, 16, 16)) for i in data.ids[:2]]))
+    shared = {"base": micro_base, "noise": noise, "conditions": data.conditions[0, :2],
+              "text": data.text[:2]}  # fmt: skip
+    alone = sample_latents(
+        denoiser, sampler=Sampler(steps=3, guidance=1.0), empty=data.empty, **shared
+    )
+    nothing = sample_latents(
+        denoiser, sampler=Sampler(steps=3, guidance=0.0), empty=data.text[:1], **shared
+    )
+    assert torch.allclose(alone[0], nothing[0], atol=1e-4)
+    assert not torch.allclose(alone[1], nothing[1], atol=1e-4)
+
+
+def test_ddim_is_stable_diffusions(micro_base: Base) -> None:
+    """Leading timesteps with offset 1 and the final alpha of step 0 (facts of the release)."""
+    scheduler = build_scheduler(micro_base, Sampler(name="ddim", steps=50))
+    assert scheduler.timesteps[0] == 981 and scheduler.timesteps[-1] == 1
+    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
+    assert not scheduler.config["clip_sample"]
+
+
+def test_samplers_follow_a_known_noise_exactly(micro_base: Base, data: Prepared) -> None:
+    """Where eps points at one image, the path is a straight line with a closed form.
+
+    DPM-Solver++ ends at noise 0: the image itself. DDIM ends at the alpha of step 0, as Stable
+    Diffusion's does: the image with that little of the first eps left in it.
+    """
+    target, noise = data.latents[0, :2], torch.randn(2, 4, 16, 16)
+    alphas = micro_base.alphas.float()
+
+    class Oracle:
+        def encode(self, condition: torch.Tensor) -> None:
+            return None
+
+        def __call__(self, z: torch.Tensor, t: torch.Tensor, text: Any, features: Any) -> Any:
+            alpha = alphas[t].view(-1, 1, 1, 1)
+            return ((z - alpha.sqrt() * target) / (1 - alpha).sqrt())[None]
+
+    def end(name: str) -> torch.Tensor:
+        return sample_latents(
+            Oracle(), base=micro_base, sampler=Sampler(name=name, steps=10, guidance=1.0),
+            noise=noise, conditions=data.conditions[0, :2], text=data.text[:2], empty=data.empty,
+        )  # fmt: skip
+
+    assert torch.allclose(end("dpm++"), target, atol=2e-4)
+    first, last = alphas[901], alphas[0]
+    eps = (noise - first.sqrt() * target) / (1 - first).sqrt()
+    assert torch.allclose(end("ddim"), last.sqrt() * target + (1 - last).sqrt() * eps, atol=2e-4)
+
+
+def test_generators_are_apart_and_repeat() -> None:
+    draws = {
+        generator(s, p, i, n).integers(2**62)
+        for s in (0, 1)
+        for p in ("train", "sample")
+        for i in ("a", "b")
+        for n in (0, 1)
+    }
+    assert len(draws) == 16
+    assert generator(0, "x").integers(2**62) == generator(0, "x").integers(2**62)
+
+
+def test_a_derangement_uses_all_and_keeps_none() -> None:
+    for count in (2, 3, 12, 363):
+        order = derangement(0, count)
+        assert sorted(order) == list(range(count)) and (order != np.arange(count)).all()
+    with pytest.raises(ValueError, match="at least 2"):
+        derangement(0, 1)
