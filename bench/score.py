@@ -15,11 +15,10 @@ from bench.metrics.frechet import PairedFrechet
 from bench.metrics.kernel import PairedKernel
 from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
 from bench.record import MetricValue
-from bench.stats import Resamples, bootstrap, mean_interval
+from bench.stats import Resamples, jackknife, mean_interval
 from bench.types import Example, MetricSpec, Task
 
 RESAMPLES = 1000
-SET_REPLICATES = 200
 BOOTSTRAP_SEED = 0
 
 SET_METRICS = (
@@ -97,11 +96,7 @@ class Evaluator:
 
     def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> MetricValue:
         kind = PairedFrechet if spec.name == "fd" else PairedKernel
-        interval = bootstrap(
-            kind(features, self.target_features),
-            resamples=self.resamples,
-            replicates=SET_REPLICATES,
-        )
+        interval = jackknife(kind(features, self.target_features), resamples=self.resamples)
         return self._value(spec, interval)
 
     def _value(self, spec: MetricSpec, interval: Any) -> MetricValue:

@@ -18,9 +18,9 @@ LEVELS = [
     {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
     {"bench.tasks", "bench.artifacts"},
     {"bench.report", "bench.suites", "bench.prepare"},
-    {"bench.cost", "bench.train", "bench.emoji", "bench.score"},
+    {"bench.cost", "bench.train", "bench.score"},
     {"bench.sample"},
-    {"bench.check", "bench.run"},
+    {"bench.check", "bench.emoji", "bench.run"},
     {"bench.console"},
 ]
 

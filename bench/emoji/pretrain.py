@@ -170,7 +170,7 @@ def _prior(
 ) -> tuple[Prior, Any, float, int]:  # fmt: skip
     recipe = PriorRecipe()
     full = [f"{c}, {s} style" for c, s in zip(captions, styles, strict=True)]
-    tokenizer = train_tokenizer(full, size=recipe.vocabulary, length=recipe.text_length)
+    tokenizer = _tokenizer(full, recipe, work)
     latents, scale = _latents(views, vae, work)
     prior = Prior(recipe, tokenizer)
     hooks.stage("train the prior", steps or recipe.steps)
@@ -181,6 +181,17 @@ def _prior(
         tick=lambda step, loss: hooks.tick(step + 1, steps or recipe.steps, f"loss {loss:.4f}"),
     )  # fmt: skip
     return prior, tokenizer, scale, reached
+
+
+def _tokenizer(captions: list[str], recipe: PriorRecipe, work: Path) -> Any:
+    """Learn the tokenizer once: the ids of a resumed training must be those it began with."""
+    from transformers import CLIPTokenizer
+
+    folder = work / "tokenizer"
+    if not folder.exists():
+        made = train_tokenizer(captions, size=recipe.vocabulary, length=recipe.text_length)
+        made.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _export(

@@ -22,12 +22,16 @@ def train_tokenizer(captions: Iterable[str], *, size: int, length: int) -> Any:
     blank = CLIPTokenizer().backend_tokenizer
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence([blank.pre_tokenizer])
+    letters = [c for c in string.printable if not c.isspace() and not c.isupper()]
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=size,
+        min_frequency=2,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=[c + "</w>" for c in letters],  # fixes the order in which ties are broken
     )
     learner.train_from_iterator(sorted(captions), trainer)
     merges = _merges(learner.to_str())
-    letters = [c for c in string.printable if not c.isspace() and not c.isupper()]
     alphabet = letters + [c + "</w>" for c in letters]
     merges = _closed(merges, set(alphabet))[: size - len(alphabet) - 2]
     tokens = alphabet + ["".join(m) for m in merges]

