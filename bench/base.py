@@ -71,7 +71,7 @@ class Base:
         """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1] on the base's device."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
         return (pixels.to(self.device).float() / 127.5 - 1).contiguous()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ def to_unit(images: np.ndarray) -> torch.Tensor:
     """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1], channels_last."""
     import torch
 
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -83,6 +83,7 @@ def train_autoencoder(
     recipe: AutoencoderRecipe,
     folder: Path,
     tick: Callable[[int, float], None] | None = None,
+    every: int = 200,
 ) -> Any:
     """Train (or go on training) the autoencoder and return it.
 
@@ -109,7 +110,7 @@ def train_autoencoder(
         schedule.step()
         if tick is not None:
             tick(step, float(loss.detach()))
-        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
             save_checkpoint(
                 path, step=step + 1, model=model, optimiser=optimiser, schedule=schedule
             )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.content import atomic_write
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -178,12 +179,12 @@ def train_prior(
     folder: Path,
     stop_at: int | None = None,
     tick: Callable[[int, float], None] | None = None,
-    every: Callable[[int], None] | None = None,
+    every: int = 250,
 ) -> int:
     """Train (or go on training) `prior` and return the step reached.
 
     latents [M,V,4,16,16] float; full, bare [M,L] token ids with and without the style word, empty
-    [L]; held_out: rows kept for the validation loss. A checkpoint is written every 250 steps and a
+    [L]; held_out: rows kept for the validation loss. A checkpoint is written every `every` steps and a
     line of the training curve (step, loss, validation v-loss of the average) to curve.jsonl. Each
     step's draws come from a generator seeded by (seed, step). Raises BenchError when the loss is
     not finite.
@@ -217,12 +218,10 @@ def train_prior(
         total += float(loss.detach())
         if tick is not None:
             tick(step, float(loss.detach()))
-        if (step + 1) % 250 == 0 or step + 1 == end:
-            _curve(prior, folder, step + 1, total / 250, latents[held_out], full[held_out])
+        if (step + 1) % every == 0 or step + 1 == end:
+            _curve(prior, folder, step + 1, total / every, latents[held_out], full[held_out])
             save_checkpoint(folder / "prior.ckpt", step=step + 1, **parts)
             total = 0.0
-            if every is not None:
-                every(step + 1)
     return end
 
 
@@ -260,8 +259,10 @@ def _curve(
         "loss": round(loss, 5),
         "validation": validation_loss(prior, latents, ids),
     }
-    with (folder / "curve.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    path = folder / "curve.jsonl"
+    earlier = path.read_text().splitlines() if path.exists() else []
+    kept = [text for text in earlier if json.loads(text)["step"] < step]
+    atomic_write(path, "".join(f"{text}\n" for text in (*kept, json.dumps(line))).encode())
 
 
 def validation_loss(prior: Prior, latents: torch.Tensor, ids: torch.Tensor) -> float:

@@ -1,0 +1,150 @@
+"""What every method promises, for every row of the tables: a new row is tested at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cli
+from bench.artifacts import load_weights, save_weights
+from bench.base import Base
+from bench.check import check_method
+from bench.checkpoint import Trainable
+from bench.content import Cache
+from bench.cost import count_macs, count_parameters
+from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.prepare import Prepared, prepare
+from bench.run import check_options
+from bench.suites import Training
+from bench.tasks import TASKS, find_task
+from bench.train import training_loss
+from bench.types import BenchError
+
+pytestmark = pytest.mark.parametrize(
+    ("name", "task"), [(m, t) for m in sorted(cli.methods()) for t in sorted(TASKS)]
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prepared]:
+    cache = Cache(tmp_path_factory.mktemp("contracts"))
+    ids = openmoji64_splits().val[:6]
+    return {
+        name: prepare(
+            micro_base,
+            dataset=OpenMoji64(),
+            ids=ids,
+            task=find_task(name),
+            mirror=False,
+            cache=cache,
+        )
+        for name in TASKS
+    }
+
+
+def built(name: str, task: str, base: Base, *, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    method = cli._method(name)
+    return method.build(base, find_task(task), **method.options)
+
+
+def call(denoiser: Any, data: Prepared, rows: slice, *, branches: str = "both") -> torch.Tensor:
+    latents = torch.randn(data.latents[0].shape, generator=torch.Generator().manual_seed(0))[rows]
+    empty = data.empty.expand_as(data.text)
+    text = torch.stack(
+        {"both": [empty, data.text], "prompt": [data.text], "empty": [empty]}[branches]
+    )
+    steps = torch.tensor([3, 250, 500, 700, 900, 999])[rows]
+    with torch.no_grad():
+        return denoiser(latents, steps, text[:, rows], denoiser.encode(data.conditions[0, rows]))
+
+
+def shaken(name: str, task: str, base: Base, data: Prepared) -> Any:
+    """Return the method after a few optimiser steps, so that nothing is zero any more."""
+    denoiser = built(name, task, base)
+    parameters = list(Trainable(denoiser).parameters.values())
+    if parameters:
+        optimiser = torch.optim.AdamW(parameters, lr=1e-3)
+        for step in range(3):
+            training_loss(
+                denoiser, base=base, data=data, training=Training(batch=4), seed=0, step=step
+            ).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    return denoiser.eval()
+
+
+def test_shape_dtype_and_finite(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    eps = call(shaken(name, task, micro_base, prepared[task]), prepared[task], slice(0, 4))
+    assert eps.shape == (2, 4, 4, 16, 16) and eps.dtype == torch.float32
+    assert torch.isfinite(eps).all()
+
+
+def test_branches_are_independent(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    denoiser, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    both = call(denoiser, data, slice(0, 4))
+    for k, branch in enumerate(("empty", "prompt")):
+        alone = call(denoiser, data, slice(0, 4), branches=branch)
+        assert torch.allclose(both[k], alone[0], atol=1e-4)
+
+
+def test_an_item_does_not_depend_on_its_batch_mates(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    denoiser, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    many = call(denoiser, data, slice(0, 6))
+    for row in range(6):
+        one = call(denoiser, data, slice(row, row + 1))
+        assert torch.allclose(many[:, row], one[:, 0], atol=1e-4)
+
+
+def test_saved_and_loaded_weights_are_equal(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared], tmp_path: Path
+) -> None:
+    trained, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    save_weights(tmp_path / "weights.safetensors", Trainable(trained))
+    fresh = built(name, task, micro_base, seed=9).eval()
+    load_weights(tmp_path / "weights.safetensors", Trainable(fresh))
+    assert torch.equal(call(fresh, data, slice(0, 4)), call(trained, data, slice(0, 4)))
+
+
+def test_the_integration_check_holds(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    method = cli._method(name)
+    findings = check_method(
+        method, base=micro_base, task=find_task(task), data=prepared[task], options=method.options
+    )
+    assert len(findings) >= 2
+    assert [f.statement for f in findings if not f.holds] == []
+
+
+def test_cost_is_measured(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    denoiser = built(name, task, micro_base)
+    total, trainable = count_parameters(denoiser)
+    unet = sum(p.numel() for p in micro_base.unet.parameters())
+    assert total >= unet and trainable == sum(
+        p.numel() for p in Trainable(denoiser).parameters.values()
+    )
+    macs = count_macs(denoiser, base=micro_base, data=prepared[task])
+    floor = count_macs(built("text-only", task, micro_base), base=micro_base, data=prepared[task])
+    assert macs >= floor > 0
+    assert (macs > floor) == (total > unet)
+
+
+def test_the_row_is_described_and_unknown_options_are_refused(
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+) -> None:
+    method = cli._method(name)
+    assert method.name == name and method.title and "http" in method.source
+    with pytest.raises(BenchError, match="unknown option"):
+        check_options(method, {"no-such-option": 1})

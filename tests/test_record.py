@@ -1,0 +1,123 @@
+"""Records: strict to read, exact to write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.artifacts import from_mosaic, mosaic, pick_items, show_condition
+from bench.content import sha256_bytes
+from bench.record import (
+    Cost,
+    MetricValue,
+    RunRecord,
+    SplitInfo,
+    Splits,
+    find_records,
+    load_record,
+    write_record,
+)
+from bench.types import BenchError
+
+
+def example(**changes: object) -> RunRecord:
+    value = MetricValue(
+        value=0.5, low=0.4, high=None, n=3, judge="none", scale="F1", better="higher"
+    )
+    side = SplitInfo(name="train", n=3, digest="d")
+    record = RunRecord(
+        run_id="r", suite="emoji", task="sketch", method="bps", options={"schedule": "uniform"},
+        budget="quick", seed=0, protocol_hash="h", protocol={"task": "sketch"},
+        splits=Splits(train=side, eval=side, overlap=0), metrics={"sketch_f1": value},
+        rows={"samples": {"sketch_f1": value}},
+        cost=Cost(parameters=2, parameters_trainable=1, parameters_dead=0, macs=5, train_seconds=None,
+                  train_images=0, train_images_per_second=None, sample_seconds_per_image=0.1,
+                  score_seconds=1.0, peak_memory_bytes=9),
+        environment={"device": "cpu"}, artifacts={}, started="s", finished="f",
+    )  # fmt: skip
+    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+
+
+def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
+    write_record(tmp_path / "run", example())
+    assert load_record(tmp_path / "run") == example()
+    assert find_records(tmp_path) == [tmp_path / "run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema version 99"),
+        ({"surprise": 1}, "surprise"),
+        ({"cost": {"parameters": 1}}, "Cost has missing or unknown keys"),
+        ({"metrics": {"fd": 3}}, "expected an object for MetricValue"),
+    ],
+)
+def test_records_of_another_shape_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = write_record(tmp_path, example())
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BenchError, match=message):
+        load_record(tmp_path)
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    path = write_record(tmp_path, example())
+    raw = json.loads(path.read_text())
+    del raw["seed"]
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BenchError, match="seed"):
+        load_record(tmp_path)
+
+
+def test_artifacts_are_held_to_their_digests(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    write_record(tmp_path, example(artifacts={"a.png": sha256_bytes(b"one"), "work/x": "absent"}))
+    load_record(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"two")
+    with pytest.raises(BenchError, match="SHA-256 differs"):
+        load_record(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(BenchError, match="is missing"):
+        load_record(tmp_path)
+    write_record(tmp_path, example(artifacts={"../outside": "x"}))
+    with pytest.raises(BenchError, match="outside"):
+        load_record(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    value = MetricValue(
+        value=float("nan"), low=None, high=None, n=1, judge="none", scale="", better="none"
+    )
+    with pytest.raises(ValueError, match="(?i)nan|finite"):
+        write_record(tmp_path, example(metrics={"x": value}))
+
+
+def test_a_mosaic_holds_every_image_exactly() -> None:
+    images = np.random.default_rng(0).integers(256, size=(29, 8, 8, 3)).astype(np.uint8)
+    page = mosaic(images, columns=5)
+    assert page.shape == (6 * 8, 5 * 8, 3)
+    assert np.array_equal(from_mosaic(page, 29, size=8, columns=5), images)
+
+
+def test_items_are_picked_by_a_fixed_rule() -> None:
+    ids = [f"{i:03}" for i in range(50)]
+    assert pick_items(ids, 8) == pick_items(list(reversed(ids)), 8)
+    assert set(pick_items(ids, 8)) <= set(pick_items(ids, 20))
+    assert pick_items(ids, None) == pick_items(ids, 50) == tuple(ids)
+
+
+def test_conditions_are_shown_as_ink_on_paper() -> None:
+    line = np.zeros((1, 2, 2))
+    line[0, 0, 0] = 1
+    shown = show_condition(line)
+    assert shown[0, 0].tolist() == [0, 0, 0] and shown[1, 1].tolist() == [255, 255, 255]
+    colour = np.ones((4, 2, 2))
+    colour[1:3], colour[3] = 0, line[0]
+    shown = show_condition(colour)
+    assert shown[0, 0].tolist() == [0, 0, 0] and shown[1, 1].tolist() == [255, 0, 0]

@@ -1,0 +1,106 @@
+"""The evaluator on real drawings: identity, corruption, and rows that mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bench.content import Cache
+from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.judges import load_judge
+from bench.score import Evaluator, Scores, items_json
+from bench.tasks import find_task
+
+COUNT = 16
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    data, ids = OpenMoji64(), openmoji64_splits().val[:COUNT]
+    return Evaluator(
+        examples=[data[i] for i in ids], task=find_task("sketch"), clip=None,
+        features=load_judge("efficientnet-lite0"), cache=Cache(tmp_path_factory.mktemp("score")),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def perfect(evaluator: Evaluator) -> Scores:
+    return evaluator.evaluate(evaluator.targets)
+
+
+def test_targets_against_themselves_are_perfect(perfect: Scores) -> None:
+    values = {name: metric.value for name, metric in perfect.metrics.items()}
+    assert values["fd"] == pytest.approx(0.0, abs=1e-3)
+    assert values["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert values["retrieval"] == 1.0 and values["mae"] == 0.0
+    assert values["sketch_f1"] is not None and values["sketch_f1"] >= 0.95
+
+
+def test_every_metric_falls_as_images_get_worse(evaluator: Evaluator, perfect: Scores) -> None:
+    worse = [perfect]
+    for sigma in (1.0, 2.5):
+        blurred = ndimage.gaussian_filter(evaluator.targets, sigma=(0, sigma, sigma, 0))
+        worse.append(evaluator.evaluate(blurred))
+    for name, first in perfect.metrics.items():
+        values = [scores.metrics[name].value for scores in worse]
+        assert None not in values
+        sign = 1 if first.better == "higher" else -1
+        steps = np.diff([sign * float(v) for v in values if v is not None])
+        assert (steps <= 1e-9).all() and steps.sum() < 0, name
+
+
+def test_wrong_items_are_seen_by_paired_metrics_and_not_by_the_distance(
+    evaluator: Evaluator, perfect: Scores
+) -> None:
+    shuffled = evaluator.evaluate(np.roll(evaluator.targets, 1, axis=0))
+    assert shuffled.metrics["fd"].value == pytest.approx(perfect.metrics["fd"].value, abs=1e-3)
+    for name in ("cosine", "retrieval", "sketch_f1"):
+        before, after = perfect.metrics[name].value, shuffled.metrics[name].value
+        assert before is not None and after is not None and after < before - 0.3, name
+
+
+def test_values_are_means_of_the_items_and_intervals_hold_them(perfect: Scores) -> None:
+    for name, items in perfect.items.items():
+        metric = perfect.metrics[name]
+        assert items.shape == (COUNT,) and metric.n == COUNT
+        assert metric.value == pytest.approx(items.mean())
+        assert metric.low is not None and metric.high is not None
+        assert metric.low <= metric.value <= metric.high  # type: ignore[operator]
+
+
+def test_headers_name_the_judge(perfect: Scores) -> None:
+    judges = {name: metric.judge for name, metric in perfect.metrics.items()}
+    assert judges["fd"] == judges["kid"] == judges["cosine"] == "EfficientNet-Lite0"
+    assert judges["mae"] == judges["sketch_f1"] == "none"
+
+
+def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
+    data, ids = OpenMoji64(), openmoji64_splits().val[:2]
+
+    class Counting:
+        name = digest = "counting"
+        calls = 0
+
+        def features(self, images: np.ndarray) -> np.ndarray:
+            Counting.calls += 1
+            return images.reshape(len(images), -1)[:, :7].astype(np.float32) + 1
+
+    made = Evaluator(
+        examples=[data[i] for i in ids], task=find_task("sketch"), clip=None,
+        features=Counting(), cache=Cache(tmp_path),
+    )  # fmt: skip
+    made.features_of(made.targets, made.feature_judge)
+    assert Counting.calls == 1
+    changed = made.targets.copy()
+    changed[0, 0, 0, 0] ^= 1
+    made.features_of(changed, made.feature_judge)
+    assert Counting.calls == 2
+
+
+def test_items_are_written_by_row(perfect: Scores) -> None:
+    written = items_json([str(i) for i in range(COUNT)], {"samples": perfect})
+    assert written["ids"] == [str(i) for i in range(COUNT)]
+    assert len(written["rows"]["samples"]["cosine"]) == COUNT
