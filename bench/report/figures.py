@@ -1,0 +1,229 @@
+"""Figures of a report: drawn without a screen, safe for common colour vision, of fixed bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.content import atomic_path
+from bench.report.names import MISSING, Column, decimals, header, number
+from bench.report.rows import Cell, Row, Table
+from bench.report.sheet import SheetLayout, contact_sheet, sheet_layout
+from bench.types import BenchError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["SheetLayout", "contact_sheet", "curve_figure", "overview", "sheet_layout"]
+
+# Okabe and Ito 2008: told apart by readers with any common colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_INK, _SOFT, _GRID = "#222222", "#666666", "#e3e3e3"
+_STYLE: Mapping[str, tuple[str, str, bool]] = {
+    "reference": ("#009E73", "D", False),
+    "ceiling": ("#009E73", "D", True),
+    "method": ("#0072B2", "o", True),
+    "shuffled": ("#D55E00", "o", False),
+    "other": ("#CC79A7", "s", False),
+    "floor": ("#555555", "s", True),
+}
+_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
+_NOT_IN_OVERVIEW = ("kid",)
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "xtick.color": _SOFT,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150.0,
+}
+
+
+def overview(table: Table, path: Path, *, across: int = 4) -> Path:
+    """Draw each metric as a panel of dots with 95% intervals, one line a row of the table, as PNG.
+
+    The dotted line is the floor. across: panels side by side. The same table gives the same bytes.
+    BenchError where the table holds no number.
+    """
+    columns = [c for c in table.columns if _numbers(table, c) and c.metric not in _NOT_IN_OVERVIEW]
+    if not columns:
+        raise BenchError(f"no numbers to draw for {table.suite} / {table.task}")
+    across = min(across, len(columns))
+    down = -(-len(columns) // across)
+    longest = max(len(row.label) for row in table.rows)
+    size = (0.3 + 0.075 * longest + 2.35 * across, 0.5 + down * (0.75 + 0.3 * len(table.rows)))
+    with _figure(path, size=size) as figure:
+        figure.suptitle(
+            f"{table.suite} / {table.task}: values with 95% intervals over items",
+            x=0.01, ha="left", fontsize=11, color=_INK,
+        )  # fmt: skip
+        axes = figure.subplots(down, across, squeeze=False, sharey=True)
+        for axis in axes.flat[len(columns) :]:
+            axis.set_visible(False)
+        for axis, column in zip(axes.flat, columns, strict=False):
+            _panel(axis, table, column)
+    return Path(path)
+
+
+def curve_figure(
+    curves: Mapping[str, Sequence[tuple[int, float]]], path: Path, *, x: str, y: str
+) -> Path:
+    """Draw curves of (step, number) by name, each labelled at its end, as PNG; return its path.
+
+    x, y: what the axes show. A curve of over 100 points is drawn faint with its running mean.
+    BenchError for no curve, an empty one or a number that is not finite.
+    """
+    _check_curves(curves)
+    windows = {name: _window(len(points)) for name, points in curves.items()}
+    with _figure(path, size=(7.2, 3.8)) as figure:
+        axis = figure.subplots()
+        ends = []
+        for i, (name, points) in enumerate(curves.items()):
+            colour, dash = _COLOURS[i % 7], _DASHES[i // 7 % len(_DASHES)]
+            steps, values = _sorted(points)
+            smooth = _running_mean(values, windows[name])
+            if windows[name] > 1:
+                axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.7)
+            mark = "o" if len(points) <= 30 else "none"
+            line = axis.plot(steps, smooth, color=colour, linestyle=dash, linewidth=1.8)[0]
+            line.set(marker=mark, markersize=4)
+            ends.append((name, colour, float(steps[-1]), float(smooth[-1])))
+        widest = max(windows.values())
+        note = f" (line: mean over up to {widest} points)" if widest > 1 else ""
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=_INK)
+        axis.grid(axis="y", color=_GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        _label_ends(axis, ends)
+    return Path(path)
+
+
+@contextmanager
+def _figure(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
+    """Give an empty figure and write it when the block ends; no state is shared with others."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.style import context
+
+    with context(["default", _SETTINGS]):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _panel(axis: Axes, table: Table, column: Column) -> None:
+    numbers = _numbers(table, column)
+    digits = _panel_digits([cell for _, _, cell in numbers])
+    for place in set(range(len(table.rows))) - {place for place, _, _ in numbers}:
+        where, align = (0.02, place), axis.get_yaxis_transform()
+        axis.text(*where, MISSING, transform=align, va="center", fontsize=9, color=_SOFT, bbox=_BOX)
+    for place, row, cell in numbers:
+        _dot(axis, place, row, cell, digits)
+        if row.kind == "floor":
+            axis.axvline(cell.value or 0.0, color=_SOFT, linestyle=":", linewidth=1, zorder=0)
+    axis.set_title(_wrapped(header(column)), loc="left", fontsize=9, color=_INK)
+    axis.set_ylim(len(table.rows) - 0.5, -0.75)
+    axis.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", color=_GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines["left"].set_visible(False)
+    axis.locator_params(axis="x", nbins=4)
+    axis.margins(x=0.14)
+
+
+def _dot(axis: Axes, place: int, row: Row, cell: Cell, digits: int) -> None:
+    colour, marker, filled = _STYLE[row.kind]
+    value = cell.value if cell.value is not None else math.nan
+    if cell.low is not None and cell.high is not None:
+        axis.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.55)
+    face = colour if filled else "white"
+    axis.plot(
+        [value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3
+    )
+    axis.annotate(
+        number(value, digits), (value, place), xytext=(0, 4.5), textcoords="offset points",
+        ha="center", va="bottom", fontsize=7, color=_SOFT,
+        bbox=_BOX,
+    )  # fmt: skip
+
+
+def _numbers(table: Table, column: Column) -> list[tuple[int, Row, Cell]]:
+    found = [(i, row, row.cells.get(column)) for i, row in enumerate(table.rows)]
+    return [(i, row, cell) for i, row, cell in found if cell and cell.value is not None]
+
+
+def _panel_digits(cells: Sequence[Cell]) -> int:
+    widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
+    return decimals([cell.value for cell in cells], widths=widths)
+
+
+def _wrapped(text: str) -> str:
+    return text.replace(" (", "\n(", 1)
+
+
+def _label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
+    """Write each curve's name beside its end, pushed apart where names would overlap."""
+    low, high = axis.get_ylim()
+    heights = _apart([end[3] for end in ends], least=(high - low) * 0.055)
+    right = max(end[2] for end in ends)
+    for (name, colour, _, _), height in zip(ends, heights, strict=True):
+        axis.annotate(
+            name, (right, height), xytext=(6, 0), textcoords="offset points",
+            color=colour, va="center", ha="left", fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _apart(values: Sequence[float], *, least: float) -> list[float]:
+    """Return values moved up and down, their order kept, until neighbours are `least` apart."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    moved = list(values)
+    for _ in range(200):
+        for below, above in zip(order, order[1:], strict=False):
+            lack = least - (moved[above] - moved[below])
+            if lack > 0:
+                moved[below] -= lack / 2
+                moved[above] += lack / 2
+    return moved
+
+
+def _check_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    if not curves or not all(curves.values()):
+        lengths = {name: len(points) for name, points in curves.items()}
+        raise BenchError(f"a figure of curves needs a point in each, got {lengths or 'no curve'}")
+    for name, points in curves.items():
+        for step, value in points:
+            if not math.isfinite(value):
+                raise BenchError(f"the curve '{name}' is {value} at step {step}; it must be finite")
+
+
+def _sorted(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    ordered = np.asarray(sorted(points), dtype=np.float64)
+    return ordered[:, 0], ordered[:, 1]
+
+
+def _window(n: int) -> int:
+    return max(3, n // 25) | 1 if n > 100 else 1
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean over `window` (odd) points about each, fewer at the ends, [N] float64."""
+    half = window // 2
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(np.arange(len(values)) - half, 0)
+    last = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return np.asarray((total[last] - total[first]) / (last - first))

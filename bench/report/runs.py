@@ -1,0 +1,142 @@
+"""Runs as the report reads them: a record, its folder and its per-item scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.record import (
+    ITEMS_FILE,
+    RECORD_FILE,
+    MetricValue,
+    RunRecord,
+    find_records,
+    load_items,
+    load_record,
+)
+from bench.types import BenchError
+
+SAMPLES = "samples"
+SHUFFLED = "shuffled"
+REAL = "real training images"
+AUTOENCODER = "autoencoder"
+FLOOR_METHOD = "text-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemScores:
+    """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing."""
+
+    ids: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A record with the folder it lies in and its per-item scores, None where there are none."""
+
+    record: RunRecord
+    folder: Path | None = None
+    items: ItemScores | None = None
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items."""
+    record = load_record(folder)
+    items = _items(folder) if (folder / ITEMS_FILE).exists() else None
+    return Run(record=record, folder=folder, items=items)
+
+
+def load_runs(results: Path) -> list[Run]:
+    """Read every run folder below `results`, sorted by name; BenchError where there is none."""
+    folders = find_records(results)
+    if not folders:
+        raise BenchError(
+            f"no records in {results}: looked for {results / '*' / RECORD_FILE}. Make one with "
+            "'bench run --method bps --task sketch', or name the folder that holds the runs."
+        )
+    return [load_run(folder) for folder in folders]
+
+
+def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:
+    """Return the metrics of a record by row name, the method's own samples first."""
+    others = {name: row for name, row in record.rows.items() if name != SAMPLES}
+    return {SAMPLES: record.metrics, **others}
+
+
+def item_matrix(
+    runs: Sequence[Run], *, source: str, metric: str
+) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """Return ids and per-item scores [S,N] of a record row, one line a run, in the first's order.
+
+    None unless every run has them, on the same items, and they average to the recorded value (a
+    metric of a whole set, such as mIoU, need not: its items say nothing about its differences).
+    """
+    found = [_line(run, source, metric) for run in runs]
+    lines = [line for line in found if line is not None]
+    if not lines or len(lines) < len(found):
+        return None
+    ids = tuple(lines[0])
+    if any(set(line) != set(ids) for line in lines):
+        return None
+    return ids, np.asarray([[line[i] for i in ids] for line in lines], dtype=np.float64)
+
+
+def items_disagree(run: Run, *, source: str, metric: str) -> bool:
+    """Tell whether a run has per-item scores that do not average to the recorded value."""
+    scores = _scores(run, source, metric)
+    return scores is not None and not _averages_to(scores, _recorded(run, source, metric))
+
+
+def _line(run: Run, source: str, metric: str) -> dict[str, float] | None:
+    scores = _scores(run, source, metric)
+    if run.items is None or scores is None:
+        return None
+    if not _averages_to(scores, _recorded(run, source, metric)):
+        return None
+    return dict(zip(run.items.ids, scores.tolist(), strict=True))
+
+
+def _scores(run: Run, source: str, metric: str) -> np.ndarray | None:
+    return None if run.items is None else run.items.rows.get(source, {}).get(metric)
+
+
+def _recorded(run: Run, source: str, metric: str) -> float | None:
+    found = metric_rows(run.record).get(source, {}).get(metric)
+    return None if found is None else found.value
+
+
+def _averages_to(scores: np.ndarray, value: float | None) -> bool:
+    known = scores[np.isfinite(scores)]
+    if value is None or not len(known):
+        return False
+    return math.isclose(float(known.mean()), value, rel_tol=1e-4, abs_tol=1e-6)
+
+
+def _items(folder: Path) -> ItemScores:
+    raw = load_items(folder)
+    path, ids = folder / ITEMS_FILE, tuple(str(i) for i in raw["ids"])
+    if len(set(ids)) != len(ids):
+        raise BenchError(f"{path} names an item twice. Run again with --again.")
+    rows = {
+        row: {metric: _array(path, metric, values, len(ids)) for metric, values in metrics.items()}
+        for row, metrics in raw["rows"].items()
+    }
+    return ItemScores(ids=ids, rows=rows)
+
+
+def _array(path: Path, metric: str, values: Any, n: int) -> np.ndarray:
+    try:
+        scores = np.asarray([np.nan if v is None else v for v in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"{path}: '{metric}' holds something not a number ({error}).") from error
+    if scores.shape != (n,):
+        raise BenchError(
+            f"{path}: '{metric}' has {len(scores)} scores for {n} items. Run again with --again."
+        )
+    return scores

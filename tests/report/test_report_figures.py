@@ -1,0 +1,102 @@
+"""Pictures hold what they were given, where they say, in the same bytes each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.report import build_table, contact_sheet, curve_figure, load_runs, overview
+from bench.report.figures import _apart, _running_mean
+from bench.report.sheet import sheet_layout
+from bench.types import BenchError
+
+
+@pytest.mark.parametrize("notes", [False, True])
+def test_sheet_holds_the_images_where_the_layout_says(
+    build: Any, tmp_path: Path, notes: bool
+) -> None:
+    rows = build.sheet_rows(n=11)
+    items = [f"item {i}" for i in range(11)] if notes else ()
+    path = contact_sheet(rows, tmp_path / "sheet.png", title="run", items=items, per_band=4)
+    layout = sheet_layout(rows, per_band=4, notes=notes)
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+        assert not opened.info
+    assert pixels.shape[:2] == layout.size[::-1]
+    covered = np.zeros(pixels.shape[:2], dtype=int)
+    for r, images in enumerate(rows.values()):
+        for i, image in enumerate(images):
+            x, y = layout.origin(row=r, item=i)
+            got = pixels[y : y + 128, x : x + 128]
+            np.testing.assert_array_equal(got, image.repeat(2, axis=0).repeat(2, axis=1))
+            covered[y : y + 128, x : x + 128] += 1
+    assert covered.max() == 1
+    words = pixels[:, : layout.margin + layout.label_width - 2]
+    assert (words < 128).any()
+
+
+def test_sheet_has_the_same_bytes_each_time(build: Any, tmp_path: Path) -> None:
+    one = contact_sheet(build.sheet_rows(), tmp_path / "a.png", title="run").read_bytes()
+    assert contact_sheet(build.sheet_rows(), tmp_path / "b.png", title="run").read_bytes() == one
+    assert contact_sheet(build.sheet_rows(1), tmp_path / "c.png", title="run").read_bytes() != one
+
+
+def test_sheet_refuses_what_is_not_images(tmp_path: Path) -> None:
+    good = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    for rows in (
+        {},
+        {"sample": good.astype(np.float32)},
+        {"sample": good[0]},
+        {"sample": good, "target": good[:1]},
+        {"sample": good[:0]},
+    ):
+        with pytest.raises(BenchError, match="contact sheet"):
+            contact_sheet(rows, tmp_path / "x.png", title="run")
+    with pytest.raises(BenchError, match="1 item texts for 2 items"):
+        contact_sheet({"sample": good}, tmp_path / "x.png", title="run", items=["a"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_overview_has_the_same_bytes_each_time(full: Path, tmp_path: Path) -> None:
+    table = build_table(load_runs(full))
+    one = overview(table, tmp_path / "a.png").read_bytes()
+    assert overview(table, tmp_path / "b.png").read_bytes() == one
+    with Image.open(tmp_path / "a.png") as opened:
+        assert "Software" not in opened.info
+        assert np.asarray(opened.convert("L")).std() > 5
+
+
+def test_curves_have_the_same_bytes_each_time(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    noisy = [(step, float(x)) for step, x in enumerate(draw.random(200))]
+    curves = {"bps": noisy, "t2i-adapter": [(0, 0.5), (100, 0.2)]}
+    one = curve_figure(curves, tmp_path / "a.png", x="step", y="loss").read_bytes()
+    assert curve_figure(curves, tmp_path / "b.png", x="step", y="loss").read_bytes() == one
+
+
+@pytest.mark.parametrize(
+    ("curves", "words"),
+    [({}, "no curve"), ({"bps": []}, "'bps': 0"), ({"bps": [(3, float("nan"))]}, "nan at step 3")],
+)
+def test_curves_refuse_what_cannot_be_drawn(
+    curves: dict[str, list[tuple[int, float]]], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError, match=words):
+        curve_figure(curves, tmp_path / "x.png", x="step", y="loss")
+    assert not list(tmp_path.iterdir())
+
+
+def test_running_mean_by_hand() -> None:
+    got = _running_mean(np.asarray([0.0, 3.0, 6.0, 0.0]), 3)
+    np.testing.assert_allclose(got, [1.5, 3.0, 3.0, 3.0])
+
+
+def test_names_are_pushed_apart_in_order() -> None:
+    moved = _apart([1.0, 1.0, 5.0, 1.1], least=0.5)
+    assert np.diff(sorted(moved)).min() > 0.49
+    assert np.argsort(moved, kind="stable").tolist() == [0, 1, 3, 2]
+    assert _apart([1.0, 3.0], least=0.5) == [1.0, 3.0]
