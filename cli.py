@@ -36,6 +36,7 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at on
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 RESULTS = Path("results/runs")
+PRETRAINING = Path("results/pretraining")
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -324,9 +325,8 @@ def pretrain_command(
     families: Annotated[Path, typer.Option(help="Folder of the unpacked icon families.")],
     out: Annotated[Path, typer.Option(help="Folder for the finished emoji-sd.")],
     work: Annotated[Path, typer.Option(help="Folder for checkpoints; resumes what is there.")],
-    until: Annotated[
-        str, typer.Option(help="collection, autoencoder, prior or export.")
-    ] = "export",
+    until: Annotated[str, typer.Option(help="A stage: collection to report.")] = "report",
+    report: Annotated[Path, typer.Option(help="Folder for curve, grid and figures.")] = PRETRAINING,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the prior at this step.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
@@ -335,8 +335,9 @@ def pretrain_command(
     from bench.emoji.pretrain import pretrain
 
     with console_hooks() as hooks:
-        for line in pretrain(families, out=out, work=work, until=until, steps=steps, threads=threads,
-                             hooks=hooks):  # fmt: skip
+        lines = pretrain(families, out=out, work=work, until=until, steps=steps, threads=threads,
+                         report=report, hooks=hooks)  # fmt: skip
+        for line in lines:
             typer.echo(line)
 
 

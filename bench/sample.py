@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base import Base
+from bench.checkpoint import Stopped
 from bench.content import atomic_write
 from bench.prepare import Prepared
 from bench.randomness import initial_noise
 from bench.suites import Sampler
-from bench.train import Stopped
 from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base import Base
-from bench.checkpoint import Trainable, load_checkpoint, save_checkpoint
+from bench.checkpoint import Stopped, Trainable, load_checkpoint, save_checkpoint
 from bench.prepare import Prepared
 from bench.randomness import generator
 from bench.suites import Training
@@ -37,14 +37,6 @@ class TrainResult:
     seconds: float
     dead: int
     curve: list[tuple[int, float]]
-
-
-class Stopped(Exception):
-    """Somebody asked the process to stop; the work so far is on disk. code: the exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"stopped with exit code {code}")
-        self.code = code
 
 
 class _Progress:

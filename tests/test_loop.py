@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.base import Base
-from bench.checkpoint import Trainable
+from bench.checkpoint import Stopped, Trainable
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, mirrored, prepare
@@ -18,7 +18,7 @@ from bench.randomness import derangement, generator, initial_noise
 from bench.sample import build_scheduler, sample_images, sample_latents
 from bench.suites import Sampler, Training
 from bench.tasks import find_task
-from bench.train import Stopped, draw_batch, learning_rate_factor, train, training_loss
+from bench.train import draw_batch, learning_rate_factor, train, training_loss
 from bench.types import BenchError
 from bps.method import BPS
 

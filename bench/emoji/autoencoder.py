@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint import Stopped, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +84,7 @@ def train_autoencoder(
     folder: Path,
     tick: Callable[[int, float], None] | None = None,
     every: int = 200,
+    stop: Callable[[], int | None] = lambda: None,
 ) -> Any:
     """Train (or go on training) the autoencoder and return it.
 
@@ -110,10 +111,13 @@ def train_autoencoder(
         schedule.step()
         if tick is not None:
             tick(step, float(loss.detach()))
-        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+        code = stop()
+        if (step + 1) % every == 0 or step + 1 == recipe.steps or code is not None:
             save_checkpoint(
                 path, step=step + 1, model=model, optimiser=optimiser, schedule=schedule
             )
+        if code is not None:
+            raise Stopped(code)
     return model.eval()
 
 

@@ -23,8 +23,10 @@ from bench.emoji.autoencoder import (
 )
 from bench.emoji.collection import FAMILIES, load_icons, render_all
 from bench.emoji.export import export_base
+from bench.emoji.pretrain_report import report_pretraining
 from bench.emoji.prior import Prior, PriorRecipe, build_scheduler, train_prior
 from bench.emoji.tokenizer import encode, train_tokenizer
+from bench.judges import load_judge
 from bench.types import unknown
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 VIEWS = 4
 VIEW_SEED = 17
 HELD_OUT = 300
-STAGES = ("collection", "autoencoder", "prior", "export")
+STAGES = ("collection", "autoencoder", "prior", "export", "report")
 
 
 def held_out_rows(count: int) -> np.ndarray:
@@ -49,12 +51,14 @@ def pretrain(
     until: str,
     steps: int | None,
     threads: int,
+    report: Path,
     hooks: Any,
 ) -> Iterator[str]:
     """Run the recipe up to a stage, yielding a line about each stage when it is done.
 
     families: the unpacked icon packages; work: checkpoints and drawings; steps: stop the prior
-    early at this step (its schedule stays that of the recipe). Raises BenchError for bad input.
+    early at this step (its schedule stays that of the recipe); report: folder for the
+    figures. Raises BenchError for bad input, Stopped when somebody asked to stop.
     """
     import torch
 
@@ -88,6 +92,13 @@ def pretrain(
         },
     )
     yield f"exported to {out}"
+    if until == "export":
+        return
+    found = report_pretraining(
+        out, out=report, work=work, held_out=held_out_rows(len(views)),
+        judge=load_judge("efficientnet-lite0"), hooks=hooks,
+    )  # fmt: skip
+    yield f"FD ({found['judge']}) on held-out drawings {found['fd_samples']}, shown in {report}"
 
 
 def _collection(families: Path, work: Path, hooks: Any) -> tuple[np.ndarray, list[str], list[str]]:
@@ -132,6 +143,7 @@ def _autoencoder(views: np.ndarray, work: Path, hooks: Any) -> Any:
     return train_autoencoder(
         np.asarray(views[keep]), openmoji=data.images[data.rows(splits.train)], recipe=recipe,
         folder=work, tick=lambda step, loss: hooks.tick(step + 1, recipe.steps, f"loss {loss:.4f}"),
+        stop=hooks.stop,
     )  # fmt: skip
 
 
@@ -179,6 +191,7 @@ def _prior(
         empty=encode(tokenizer, [""])[0], held_out=held_out_rows(len(views)), folder=work,
         stop_at=steps,
         tick=lambda step, loss: hooks.tick(step + 1, steps or recipe.steps, f"loss {loss:.4f}"),
+        stop=hooks.stop,
     )  # fmt: skip
     return prior, tokenizer, scale, reached
 

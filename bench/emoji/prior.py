@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint import Stopped, load_checkpoint, save_checkpoint
 from bench.content import atomic_write
 from bench.types import BenchError
 
@@ -31,7 +31,7 @@ class PriorRecipe:
     text_layers: int = 3
     text_length: int = 24
     vocabulary: int = 3072
-    steps: int = 14_000
+    steps: int = 11_000
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 300
@@ -180,6 +180,7 @@ def train_prior(
     stop_at: int | None = None,
     tick: Callable[[int, float], None] | None = None,
     every: int = 250,
+    stop: Callable[[], int | None] = lambda: None,
 ) -> int:
     """Train (or go on training) `prior` and return the step reached.
 
@@ -203,7 +204,7 @@ def train_prior(
              "schedule": schedule}  # fmt: skip
     start = load_checkpoint(folder / "prior.ckpt", **parts)
     rows = np.setdiff1d(np.arange(len(latents)), held_out)
-    total, end = 0.0, min(recipe.steps, stop_at or recipe.steps)
+    total, seen, end = 0.0, 0, min(recipe.steps, stop_at or recipe.steps)
     for step in range(start, end):
         batch = draw_batch(recipe, step, rows, latents=latents, full=full, bare=bare, empty=empty)
         loss = prior.loss(prior.modules, *batch)
@@ -215,13 +216,17 @@ def train_prior(
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
         prior.average.update_parameters(prior.modules)
-        total += float(loss.detach())
+        total, seen = total + float(loss.detach()), seen + 1
         if tick is not None:
             tick(step, float(loss.detach()))
+        code = stop()
         if (step + 1) % every == 0 or step + 1 == end:
-            _curve(prior, folder, step + 1, total / every, latents[held_out], full[held_out])
+            _curve(prior, folder, step + 1, total / seen, latents[held_out], full[held_out])
+            total, seen = 0.0, 0
+        if (step + 1) % every == 0 or step + 1 == end or code is not None:
             save_checkpoint(folder / "prior.ckpt", step=step + 1, **parts)
-            total = 0.0
+        if code is not None:
+            raise Stopped(code)
     return end
 
 
