@@ -25,6 +25,7 @@ class ConsoleHooks(Hooks):
     def __init__(self) -> None:
         self._code: int | None = None
         self._name, self._begun, self._said = "", 0.0, 0.0
+        self._before = -1
         self._bar: Any = None
         self._bar_task: Any = None
 
@@ -43,6 +44,7 @@ class ConsoleHooks(Hooks):
         """Announce a stage."""
         self.close()
         self._name, self._begun, self._said = name, time.monotonic(), time.monotonic()
+        self._before = -1
         if sys.stderr.isatty() and total > 1:
             self._bar = _bar()
             self._bar.start()
@@ -56,9 +58,11 @@ class ConsoleHooks(Hooks):
             self._bar.update(self._bar_task, completed=done, note=note)
             return
         now = time.monotonic()
+        if self._before < 0:  # resumed work does not count into the rate
+            self._before, self._begun = done, now
         if now - self._said >= _QUIET_SECONDS or done == total:
             self._said = now
-            rate = done / max(now - self._begun, 1e-9)
+            rate = (done - self._before) / max(now - self._begun, 1e-9)
             left = (total - done) / max(rate, 1e-9)
             self._say(
                 f"{self._name}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip()

@@ -86,6 +86,7 @@ def to_latex(grid: Grid, *, key: str) -> str:
         r"\centering",
         rf"\caption{{{escape_latex(grid.caption)}}}",
         rf"\label{{tab:{key}}}",
+        r"\smallskip",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{sides}}}",
         r"\toprule",
@@ -145,7 +146,11 @@ def _latex_header(cell: str, is_left: bool) -> str:
 
 def _latex_cell(cell: Text) -> str:
     main, beside = (escape_latex(_MINUS.sub("−", text)) for text in (cell.main, cell.beside))
-    return rf"\shortstack[r]{{{main}\\{{\scriptsize {beside}}}}}" if beside else main
+    if not beside:
+        return main
+    return (
+        rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{main}\\[-2pt]{{\scriptsize {beside}}}\end{{tabular}}"
+    )
 
 
 def _latex_line(cells: Sequence[str]) -> str:
