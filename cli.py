@@ -31,7 +31,7 @@ BaseFolder = Annotated[
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="A method's option, name=value (JSON).")
 ]
-Rate = Annotated[float | None, typer.Option("--learning-rate", min=0.0, help="Else the suite's.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", min=1e-12, help="Else the suite's.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at once.")]
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -49,20 +49,16 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             _fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:
-            code = getattr(error, "code", None)
-            if isinstance(code, int) and type(error).__name__ == "Stopped":
-                _fail("stopped; work is saved, the same command goes on where it was.", code)
-            if isinstance(error, (ValueError, OSError)) and _is_users(error):
+            from bench.checkpoint import Stopped
+            from bench.types import BenchError
+
+            if isinstance(error, Stopped):
+                _fail("stopped; work is saved, the same command goes on where it was.", error.code)
+            if isinstance(error, (BenchError, OSError)):
                 _fail(f"error: {error}", 2)
             raise
 
     return wrapper
-
-
-def _is_users(error: Exception) -> bool:
-    from bench.types import BenchError
-
-    return isinstance(error, (BenchError, OSError))
 
 
 def _fail(message: str, code: int) -> None:
@@ -134,18 +130,15 @@ def _device(name: str) -> str:
     return name
 
 
-def _finish(run: Any, hooks: Any, *, floor: Any, as_json: bool) -> None:
-    """Run every stage, then show the table with the floor's row, or the record as JSON."""
+def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
+    """Print the table with the floor's row, or the record as JSON."""
     from bench.report.tables import record_text
 
-    record = run.all()
-    lowest = floor.all() if floor is not None else None
-    hooks.close()
     if as_json:
         typer.echo((run.folder / "record.json").read_text().rstrip())
         return
-    typer.echo(record_text(record, floor=lowest))
-    typer.echo(f"\nrecord   {run.folder / 'record.json'}")
+    typer.echo(record_text(record, floor=floor))
+    typer.echo(f"record   {run.folder / 'record.json'}")
     typer.echo(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
     typer.echo(f"         {run.folder / 'samples.png'}  (all samples)")
 
@@ -168,14 +161,22 @@ def run_command(
         "device": device, "base": base, "batch": batch,
     }  # fmt: skip
     with console_hooks() as hooks:
-        chosen = _run(hooks, method=method, option=option, learning_rate=learning_rate,
-                      checkpoint_every=checkpoint_every, **shared)  # fmt: skip
+        own = functools.partial(
+            _run, hooks, method=method, option=option, learning_rate=learning_rate,
+            checkpoint_every=checkpoint_every, **shared,
+        )  # fmt: skip
+        chosen, lowest = own(), None
         if again:
             chosen.forget()
-        lowest = None
         if floor and method != "text-only":
-            lowest = _run(hooks, method="text-only", option=None, learning_rate=None, **shared)
-        _finish(chosen, hooks, floor=lowest, as_json=as_json)
+            chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
+            del chosen  # the floor goes first and alone, so that its peak memory is its own
+            floor_run = _run(hooks, method="text-only", option=None, learning_rate=None, **shared)
+            lowest = floor_run.all()
+            del floor_run
+            chosen = own()
+        record = chosen.all()
+    _show(chosen, record, floor=lowest, as_json=as_json)
 
 
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
@@ -290,7 +291,7 @@ def check_command(
     from bench.check import check_run
     from bench.run import Hooks
 
-    run = _run(Hooks(), method=method, task=task, suite=suite, budget="quick", seed=0, results=RESULTS,
+    run = _run(Hooks(), method=method, task=task, suite=suite, budget=None, seed=0, results=RESULTS,
                device="cpu", base=base, option=option, learning_rate=None, batch=4)  # fmt: skip
     findings = check_run(run)
     for finding in findings:

@@ -35,6 +35,7 @@ class TextOnly:
 
     name = "text-only"
     title = "text-only SD"
+    conditioned = False
     source = "Rombach et al., CVPR 2022, https://arxiv.org/abs/2112.10752"
     options: dict[str, object] = {}
 

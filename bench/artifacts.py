@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from bench.checkpoint import Trainable
-from bench.content import atomic_path
+from bench.content import atomic_write
 from bench.randomness import generator
 from bench.types import BenchError
 
 
 def save_weights(path: Path, trainable: Trainable) -> None:
     """Write the trainable parameters as safetensors, atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {n: t.cpu().contiguous() for n, t in trainable.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+    atomic_write(path, save(tensors))
 
 
 def load_weights(path: Path, trainable: Trainable) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+_READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PRIORS = ("frozen", "free", "none")
 
@@ -79,7 +80,8 @@ class Base:
         import torch
 
         with torch.inference_mode():
-            pixels = self.vae.decode(latents.to(self.device) / self.scale).sample.float()
+            blocks = (latents.to(self.device) / self.scale).split(64)
+            pixels = torch.cat([self.vae.decode(block).sample.float() for block in blocks])
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def to_eps(
@@ -126,7 +128,23 @@ class Base:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = type(self.unet).from_config(self.unet.config)
-        return fresh.to(self.device).eval()
+        return _channels_last(fresh).to(self.device).eval()
+
+
+class PlainDenoiser:
+    """The base without any condition, as a denoiser."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+
+    def encode(self, condition: Any) -> None:
+        """Ignore the condition."""
+
+    def __call__(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any
+    ) -> torch.Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
+        return self.base.eps(latents, timesteps, text)
 
 
 def load_base(folder: Path, *, device: str = "cpu") -> Base:
@@ -138,6 +156,8 @@ def load_base(folder: Path, *, device: str = "cpu") -> Base:
     """
     digest = _check_folder(folder)
     unet, vae, text_encoder, tokenizer, scheduler = _load_parts(folder)
+    if len(tokenizer) < 3:
+        raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
     for module in (unet, vae, text_encoder):
         module.requires_grad_(False).eval().to(device)
     prediction = str(scheduler.config["prediction_type"])
@@ -183,7 +203,7 @@ def _load_parts(folder: Path) -> tuple[Any, ...]:
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
-    except (OSError, KeyError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:  # the libraries raise many kinds for a damaged folder
         raise BenchError(
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
             "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
@@ -197,15 +217,26 @@ def _check_folder(folder: Path) -> str:
             f"there is no base model in {folder} (no model_index.json). Give the folder of a "
             "Stable Diffusion in diffusers' format with --base."
         )
+    absent = [part for part in _PARTS if not (folder / part).is_dir()]
+    if absent:
+        raise BenchError(
+            f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. It needs "
+            f"{', '.join(f'{part}/' for part in _PARTS)}."
+        )
     files = {
         str(p.relative_to(folder)): sha256_file(p)
         for part in _PARTS
         for p in sorted((folder / part).glob("**/*"))
-        if p.is_file()
+        if p.is_file() and p.suffix in _READ
     }
     files["model_index.json"] = sha256_file(folder / "model_index.json")
     if (folder / MANIFEST).exists():
-        promised = read_json(folder / MANIFEST).get("files", {})
+        manifest = read_json(folder / MANIFEST)
+        promised = manifest.get("files") if isinstance(manifest, dict) else None
+        if not isinstance(promised, dict):
+            raise BenchError(
+                f"{folder / MANIFEST} lists no files: the base is damaged. Restore it."
+            )
         for name, digest in promised.items():
             if files.get(name) != digest:
                 state = "is missing" if name not in files else "does not match its SHA-256"

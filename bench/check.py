@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.base import Base
+from bench.base import Base, PlainDenoiser
 from bench.checkpoint import Trainable
 from bench.prepare import Prepared
 from bench.suites import Training
@@ -38,7 +38,7 @@ def check_method(
 ) -> list[Finding]:
     """Check a method on a few items: equal to the base at the start, gradients, frozen prior, effect.
 
-    data: at least 2 items. Trains a copy for `steps` optimiser steps of 4 items; nothing is saved.
+    data: at least 4 items. Trains a copy for `steps` optimiser steps of 4 items; nothing is saved.
     """  # fmt: skip
     import torch
 
@@ -70,15 +70,14 @@ def _probe(base: Base, data: Prepared, denoiser: Any, rows: slice) -> torch.Tens
 
 
 def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    class Plain:
-        def encode(self, condition: Any) -> None:
-            return None
-
-        def __call__(self, latents: Any, timesteps: Any, text: Any, features: Any) -> Any:
-            return base.eps(latents, timesteps, text)
-
     own = _probe(base, data, denoiser, slice(0, 2))
-    gap = float((own - _probe(base, data, Plain(), slice(0, 2))).abs().max())
+    gap = float((own - _probe(base, data, PlainDenoiser(base), slice(0, 2))).abs().max())
+    if not getattr(denoiser, "starts_as_base", True):
+        return Finding(
+            statement="untrained, it differs from the base as it says",
+            holds=gap > 0.0,
+            detail=f"largest difference in eps {gap:.3g}",
+        )
     return Finding(
         statement="untrained, it equals the base bit for bit",
         holds=gap == 0.0,

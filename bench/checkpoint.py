@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.content import atomic_path
 from bench.types import BenchError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save_checkpoint(path: Path, *, step: int, **parts: Any) -> None:
@@ -44,6 +48,16 @@ def load_checkpoint(path: Path, **parts: Any) -> int:
             f"checkpoint {path} cannot be resumed ({error}). Delete it to start again."
         ) from error
     return int(state["step"])
+
+
+def check_finite(value: torch.Tensor, step: int) -> None:
+    """Raise BenchError if a loss or gradient norm is not finite."""
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise BenchError(
+            f"the training diverged at step {step} (a loss or gradient norm of {number}). Go on from "
+            "the last checkpoint with a lower learning rate."
+        )
 
 
 class Stopped(Exception):

@@ -79,21 +79,24 @@ class ConsoleHooks(Hooks):
         sys.stderr.flush()
 
 
-def _bar() -> Any:
+def _bar(*, terminal: Any = None) -> Any:
+    """Return a progress display on `terminal` (a rich Console; by default standard error)."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.text import Text
 
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.speed:.1f}/s"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+    class Rate(progress.ProgressColumn):
+        """Steps a second; rich knows none before the second update."""
+
+        def render(self, task: progress.Task) -> Text:
+            return Text("-/s" if task.speed is None else f"{task.speed:.1f}/s")
+
+    columns = (
+        progress.TextColumn("{task.description}"), progress.BarColumn(),
+        progress.MofNCompleteColumn(), Rate(), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
     )  # fmt: skip
+    return progress.Progress(*columns, console=terminal or Console(stderr=True))
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.base import Base
+from bench.content import read_json, write_json
 from bench.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -19,23 +22,74 @@ def count_parameters(denoiser: torch.nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
 
 
-def count_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
-    """Return the multiply-accumulates of one image's denoiser call with one text branch.
+def count_macs(denoiser: Any, *, base: Base, data: Prepared, branches: int = 1) -> int:
+    """Return the multiply-accumulates of one image's denoiser call with K = `branches` texts.
 
     Matrix products, convolutions and attention are counted (torch's FlopCounterMode, two operations
-    each); `encode` is not, since it happens once an image.
+    each). With two branches (guidance) a method that ignores the text does its own part once.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     latents = data.latents[0, :1].to(base.device)
-    text = data.text[:1].to(base.device)
+    text = data.text[:1].to(base.device).expand(branches, 1, -1, -1)
     steps = torch.zeros(1, dtype=torch.long, device=base.device)
     with torch.no_grad():
         features = denoiser.encode(data.conditions[0, :1].to(base.device))
         with FlopCounterMode(display=False) as counter:
-            denoiser(latents, steps, text[None], features)
+            denoiser(latents, steps, text, features)
     return int(counter.get_total_flops()) // 2
+
+
+def count_encode_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
+    """Return the multiply-accumulates of `encode`, which happens once an image."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser.encode(data.conditions[0, :1].to(base.device))
+    return int(counter.get_total_flops()) // 2
+
+
+class Ledger:
+    """Costs of a run as they arise, in one JSON file that survives interruptions.
+
+    Use as a context around a stage: the peak memory of the stage is kept, the largest over stages
+    and resumptions.
+    """
+
+    def __init__(self, path: Path, *, device: str) -> None:
+        self.path, self.device = path, device
+        self.values: dict[str, float] = read_json(path) if path.exists() else {}
+
+    def add(self, **amounts: float) -> None:
+        """Add to the named sums and write the file."""
+        for name, amount in amounts.items():
+            self.values[name] = self.values.get(name, 0) + amount
+        write_json(self.path, self.values)
+
+    def __enter__(self) -> Ledger:
+        """Begin a stage."""
+        reset_peak_memory(self.device)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """End a stage, whole or not."""
+        peak = max(self.values.get("peak_memory_bytes", 0), peak_memory(self.device))
+        self.values["peak_memory_bytes"] = peak
+        if self.path.parent.exists():
+            write_json(self.path, self.values)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Forget earlier peaks, where the system allows it (CUDA, Linux)."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: str) -> int:
@@ -44,5 +98,22 @@ def peak_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def be_deterministic(device: str) -> None:
+    """Make a GPU repeat itself: no TF32, no autotuning, deterministic kernels where they exist."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

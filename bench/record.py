@@ -57,14 +57,20 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run cost, measured. Parameters are numbers of scalars, macs are per denoiser call of
-    one image with one text branch, times are seconds, memory is the process's peak in bytes.
-    None where a stage did not happen (text-only does not train)."""
+    """What a run cost, measured.
+
+    Parameters are numbers of scalars. macs: a denoiser call of one image with one text branch;
+    macs_guided: with two, as under guidance; macs_encode: once an image. Times are seconds
+    (score_seconds: of the method's own samples, features included); memory is the process's peak in
+    bytes while training and sampling. None where a stage did not happen (text-only does not train).
+    """
 
     parameters: int
     parameters_trainable: int
     parameters_dead: int
     macs: int
+    macs_guided: int
+    macs_encode: int
     train_seconds: float | None
     train_images: int
     train_images_per_second: float | None
@@ -169,14 +175,24 @@ def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
         return _parse(SplitInfo, value, path)
     if kind is RunRecord and key in {"splits", "cost"}:
         return _parse(Splits if key == "splits" else Cost, value, path)
+    nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment"}
+    if kind is RunRecord and key in nested and not isinstance(value, dict):
+        raise BenchError(f"{path}: '{key}' must be an object, got {type(value).__name__}.")
     if kind is RunRecord and key == "metrics":
         return {name: _parse(MetricValue, m, path) for name, m in value.items()}
     if kind is RunRecord and key == "rows":
+        _check_rows(value, path)
         return {
             row: {name: _parse(MetricValue, m, path) for name, m in metrics.items()}
             for row, metrics in value.items()
         }
     return value
+
+
+def _check_rows(rows: Mapping[str, Any], path: Path) -> None:
+    for name, metrics in rows.items():
+        if not isinstance(metrics, dict):
+            raise BenchError(f"{path}: row '{name}' must be an object of metrics.")
 
 
 def load_items(folder: Path) -> dict[str, Any]:

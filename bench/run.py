@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ import numpy as np
 from bench import record as records
 from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
 from bench.base import Base, load_base
-from bench.checkpoint import Trainable
-from bench.content import Cache, atomic_write, digest_json, read_json, sha256_file, write_json
-from bench.cost import count_macs, count_parameters, peak_memory
-from bench.data.splits import Splits, check_leaks, fingerprint, overlap
+from bench.checkpoint import Stopped, Trainable
+from bench.content import Cache, atomic_write, digest_json, read_json, write_json
+from bench.cost import Ledger, be_deterministic
+from bench.data.splits import Splits
 from bench.judges import load_judge
 from bench.prepare import Prepared, prepare
+from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
 from bench.sample import load_images, png, sample_to_folder, to_bytes
 from bench.score import Evaluator, Scores, items_json
@@ -82,26 +82,32 @@ class Run:
         self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
         self.train_ids = self.splits.side("train")
         self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
+        self.split_info = check_sides(
+            self.dataset, self.splits, train=self.train_ids, evaluation=self.eval_ids,
+            side=spec.suite.eval_side,
+        )  # fmt: skip
         self.protocol = self._protocol()
         self.id = run_id(spec, self.options, self.protocol)
         self.folder = spec.results / self.id
         self.work = self.folder / "work"
+        be_deterministic(spec.device)
 
     def _protocol(self) -> Protocol:
         suite = self.spec.suite
-        judges = {"features": self.feature_judge.digest}
-        if self.clip_judge is not None:
-            judges["clip"] = self.clip_judge.digest
+        judges = {"features": self.feature_judge, "clip": self.clip_judge}
         return Protocol(
             suite=suite.name, task=self.spec.task, dataset=self.dataset.digest,
             splits=self.splits.digest, base=self.base.digest, eval_side=suite.eval_side,
-            budget=self.spec.budget, training=suite.training, sampler=suite.sampler, judges=judges,
+            budget=self.spec.budget, training=suite.training, sampler=suite.sampler,
+            judges={role: {"name": judge.name, "digest": judge.digest, "resize": judge.resize}
+                    for role, judge in judges.items() if judge is not None},
+            task_version=self.task.version,
         )  # fmt: skip
 
     @property
     def learning_rate(self) -> float:
         """The learning rate in force."""
-        return self.spec.learning_rate or self.spec.suite.learning_rate
+        return learning_rate(self.spec)
 
     @cached_property
     def train_data(self) -> Prepared:
@@ -127,7 +133,7 @@ class Run:
         torch.manual_seed(self.spec.seed)
         try:
             built = self.spec.method.build(self.base, self.task, **self.options)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise BenchError(f"method {self.spec.method.name}: {error}") from error
         return built.to(self.spec.device)
 
@@ -136,12 +142,13 @@ class Run:
         wanted = {
             "run_id": self.id, "protocol_hash": self.protocol.hash, "method": self.spec.method.name,
             "options": self.options, "seed": self.spec.seed, "learning_rate": self.learning_rate,
+            "device": self.spec.device,
         }  # fmt: skip
         path = self.work / "run.json"
         if path.exists():
             check_same(read_json(path), wanted, self.folder)
         else:
-            write_json(path, {**wanted, "started": _now()})
+            write_json(path, {**wanted, "started": now()})
 
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors."""
@@ -150,12 +157,13 @@ class Run:
         spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
         if trainable.parameters:
             self.hooks.stage("train", spec.budget.train_images // spec.suite.training.batch)
-        result = train(
-            self.denoiser, base=self.base, data=data, training=spec.suite.training,
-            images=spec.budget.train_images, learning_rate=self.learning_rate, seed=spec.seed,
-            folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
-            stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every,
-        )  # fmt: skip
+        with self._ledger():
+            result = train(
+                self.denoiser, base=self.base, data=data, training=spec.suite.training,
+                images=spec.budget.train_images, learning_rate=self.learning_rate, seed=spec.seed,
+                folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
+                stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every,
+            )  # fmt: skip
         if trainable.parameters and not (self.folder / ADAPTER).exists():
             save_weights(self.folder / ADAPTER, trainable)
         write_json(self.work / "train.json", vars(result))
@@ -176,24 +184,28 @@ class Run:
         self.load_trained()
         self.denoiser.eval()
         data = self.eval_data
-        path = self.work / "sample.json"
-        spent = read_json(path) if path.exists() else {"seconds": 0.0, "images": 0}
-        for name, source in self._sets().items():
-            self.hooks.stage(f"sample {name}", len(self.eval_ids))
-            seconds, done = sample_to_folder(
-                self.denoiser, self.work / name, base=self.base, data=data,
-                sampler=self.spec.suite.sampler, seed=self.spec.seed, batch=self.spec.batch,
-                condition_of=source, tick=self.hooks.tick, stop=self.hooks.stop,
-            )  # fmt: skip
-            if name == "samples" and done:
-                spent = {"seconds": spent["seconds"] + seconds, "images": spent["images"] + done}
-        write_json(path, spent)
-        return float(spent["seconds"]) / max(1, int(spent["images"]))
+        with self._ledger() as ledger:
+            for name, source in self._sets().items():
+                self.hooks.stage(f"sample {name}", len(self.eval_ids))
+                sample_to_folder(
+                    self.denoiser, self.work / name, base=self.base, data=data,
+                    sampler=self.spec.suite.sampler, seed=self.spec.seed, batch=self.spec.batch,
+                    condition_of=source, tick=self.hooks.tick, stop=self.hooks.stop,
+                    spent=lambda seconds, images: ledger.add(
+                        sample_seconds=seconds, sample_images=images
+                    ),
+                )  # fmt: skip
+        seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
+        write_json(self.work / "sample.json", {"seconds_per_image": seconds})
+        return seconds
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self.work / "cost.json", device=self.spec.device)
 
     def _sets(self) -> dict[str, np.ndarray | None]:
         """The sample sets of this method: its own and, where it has a condition, the shuffled."""
         sets: dict[str, np.ndarray | None] = {"samples": None}
-        if Trainable(self.denoiser).parameters:
+        if self.spec.method.conditioned:
             sets["shuffled"] = derangement(self.spec.seed, len(self.eval_ids))
         return sets
 
@@ -205,16 +217,29 @@ class Run:
             examples=[self.dataset[i] for i in self.eval_ids], task=self.task,
             features=self.feature_judge, clip=self.clip_judge, cache=self.cache,
         )  # fmt: skip
-        sets = {name: load_images(self.work / name, self.eval_ids) for name in self._sets()}
-        rows = {name: evaluator.evaluate(images) for name, images in sets.items()}
-        seconds = evaluator.seconds
-        rows["real training images"] = evaluator.evaluate(self._real_images())
-        rows["autoencoder"] = evaluator.evaluate(self._reconstructions())
+        rows: dict[str, Scores] = {}
+        for name, images in self._image_sets().items():
+            self._stop_if_asked()
+            rows[name] = evaluator.evaluate(images())
         write_json(self.folder / records.ITEMS_FILE, items_json(self.eval_ids, rows))
-        self._contact(sets["samples"])
-        record = self._record(rows, started=started, score_seconds=seconds)
+        self._contact(load_images(self.work / "samples", self.eval_ids))
+        record = build_record(self, rows, started=started)
         records.write_record(self.folder, record)
         return record
+
+    def _stop_if_asked(self) -> None:
+        code = self.hooks.stop()
+        if code is not None:
+            raise Stopped(code)
+
+    def _image_sets(self) -> dict[str, Callable[[], np.ndarray]]:
+        """What is scored, by row name: own sets, then the reference rows."""
+        own = {n: partial(load_images, self.work / n, self.eval_ids) for n in self._sets()}
+        return {
+            **own,
+            "real training images": self._real_images,
+            "autoencoder": self._reconstructions,
+        }
 
     def _require_finished(self) -> str:
         for name in ("run.json", "train.json", "sample.json"):
@@ -248,60 +273,6 @@ class Run:
         contact_sheet(rows, self.folder / "contact.png", title=self.id)
         atomic_write(self.folder / "samples.png", png(mosaic(samples)))
 
-    def _record(
-        self, rows: Mapping[str, Scores], *, started: str, score_seconds: float
-    ) -> records.RunRecord:
-        import torch
-
-        spec = self.spec
-        artifacts = {
-            name: sha256_file(self.folder / name)
-            for name in (records.ITEMS_FILE, "contact.png", "samples.png", ADAPTER)
-            if (self.folder / name).exists()
-        }
-        metrics = {name: scores.metrics for name, scores in rows.items()}
-        return records.RunRecord(
-            run_id=self.id, suite=spec.suite.name, task=spec.task, method=spec.method.name,
-            options={**self.options, "learning_rate": self.learning_rate},
-            budget=spec.budget.name, seed=spec.seed, protocol_hash=self.protocol.hash,
-            protocol=self.protocol.as_dict(), splits=self._split_info(), metrics=metrics["samples"],
-            rows=metrics, cost=replace(self._cost(), score_seconds=score_seconds),
-            environment=records.environment(device=spec.device, threads=torch.get_num_threads()),
-            artifacts=artifacts, started=started, finished=_now(),
-        )  # fmt: skip
-
-    def _split_info(self) -> records.Splits:
-        sides = {
-            name: fingerprint([self.dataset[i] for i in ids])
-            for name, ids in (("train", self.train_ids), ("eval", self.eval_ids))
-        }
-        found = check_leaks(sides["train"], sides["eval"])
-        side = self.spec.suite.eval_side
-        return records.Splits(
-            train=records.SplitInfo(
-                name="train", n=len(self.train_ids), digest=digest_json(list(self.train_ids))
-            ),
-            eval=records.SplitInfo(
-                name=side, n=len(self.eval_ids), digest=digest_json(list(self.eval_ids))
-            ),
-            overlap=overlap(found),
-        )
-
-    def _cost(self) -> records.Cost:
-        trained = read_json(self.work / "train.json")
-        sampled = read_json(self.work / "sample.json")
-        total, trainable = count_parameters(self.denoiser)
-        seconds = trained["seconds"] or None
-        return records.Cost(
-            parameters=total, parameters_trainable=trainable, parameters_dead=trained["dead"],
-            macs=count_macs(self.denoiser, base=self.base, data=self.eval_data),
-            train_seconds=seconds, train_images=trained["images"],
-            train_images_per_second=trained["images"] / seconds if seconds else None,
-            sample_seconds_per_image=sampled["seconds"] / sampled["images"] if sampled["images"]
-            else None,
-            score_seconds=None, peak_memory_bytes=peak_memory(self.spec.device),
-        )  # fmt: skip
-
     def finished(self) -> records.RunRecord | None:
         """Return the record if this run is already done and whole."""
         if not (self.folder / records.RECORD_FILE).exists():
@@ -318,12 +289,15 @@ class Run:
         if found is not None:
             return found
         self.train()
+        self._stop_if_asked()
         self.sample()
+        self._stop_if_asked()
         return self.score()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def learning_rate(spec: RunSpec) -> float:
+    """Return the run's learning rate: its own, else the suite's."""
+    return spec.suite.learning_rate if spec.learning_rate is None else spec.learning_rate
 
 
 def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str:
@@ -331,7 +305,7 @@ def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str
     rest = {
         "protocol": protocol.hash,
         "options": dict(options),
-        "learning_rate": spec.learning_rate or spec.suite.learning_rate,
+        "learning_rate": learning_rate(spec),
     }
     parts = (spec.suite.name, spec.task, spec.method.name, spec.budget.name, f"s{spec.seed}")
     return "-".join((*parts, digest_json(rest)[:8]))
@@ -348,6 +322,8 @@ def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     """Raise BenchError if a run folder was begun under another configuration, saying what differs."""
     plain = json.loads(json.dumps(wanted))
+    if not isinstance(found, dict):
+        raise BenchError(f"{folder}/work/run.json is damaged. Delete the folder to start again.")
     differ = [
         f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v
     ]

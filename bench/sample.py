@@ -132,12 +132,14 @@ def sample_to_folder(
     batch: int = 32,
     condition_of: Sequence[int] | np.ndarray | None = None,
     tick: Callable[[int, int], None] | None = None,
+    spent: Callable[[float, int], None] = lambda seconds, images: None,
     stop: Callable[[], int | None] = lambda: None,
-) -> tuple[float, int]:
-    """Sample every item that is not in the folder yet, each as `<id>.png`; return (seconds, images).
+) -> None:
+    """Sample every item that is not in the folder yet, each as `<id>.png`.
 
     Files are written atomically, so a killed run goes on with the first batch that is not whole.
-    Raises Stopped between batches when `stop` returns an exit code.
+    `spent` gets the seconds and images of each batch. Raises Stopped between
+    batches when `stop` returns an exit code.
     """
     begun, done = time.perf_counter(), 0
     images = sample_images(
@@ -147,13 +149,13 @@ def sample_to_folder(
     for ids, pixels in images:
         for item, image in zip(ids, to_bytes(pixels), strict=True):
             atomic_write(folder / f"{item}.png", png(image))
-        done += len(ids)
+        spent(time.perf_counter() - begun, len(ids))
+        begun, done = time.perf_counter(), done + len(ids)
         if tick is not None:
             tick(done, len(data))
         code = stop()
         if code is not None:
             raise Stopped(code)
-    return time.perf_counter() - begun, done
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:

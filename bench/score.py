@@ -35,10 +35,14 @@ CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="cl
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Metrics with intervals, and the per-item values they are means of ([N] each)."""
+    """Metrics with intervals, and the per-item values they are means of ([N] each).
+
+    seconds: what scoring these images takes, whether or not features came from the cache.
+    """
 
     metrics: dict[str, MetricValue]
     items: dict[str, np.ndarray]
+    seconds: float
 
 
 class Evaluator:
@@ -59,29 +63,43 @@ class Evaluator:
         )
         self.target_features = self.features_of(self.targets, features)
         self.text = clip.text([e.caption for e in examples]) if clip is not None else None
-        self.seconds = 0.0
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
+        return self._timed_features(images, judge)[0]
+
+    def _timed_features(self, images: np.ndarray, judge: Any) -> tuple[np.ndarray, float]:
+        """Return features and the seconds they took when they were made."""
         key = {"kind": "features", "judge": judge.digest, "images": digest_arrays(images=images)}
-        return self.cache.load_or_make(key, lambda: {"features": judge.features(images)})[
-            "features"
-        ]
+
+        def make() -> dict[str, np.ndarray]:
+            begun = time.perf_counter()
+            features = judge.features(images)
+            return {"features": features, "seconds": np.array(time.perf_counter() - begun)}
+
+        arrays = self.cache.load_or_make({**key, "version": 2}, make)
+        return arrays["features"], float(arrays["seconds"])
 
     def evaluate(self, images: np.ndarray) -> Scores:
         """Score images [N,H,W,3] uint8, image i belonging to item i."""
+        features, seconds = self._timed_features(images, self.feature_judge)
+        read = None
+        if self.clip_judge is not None:
+            read, more = self._timed_features(images, self.clip_judge)
+            seconds += more
         begun = time.perf_counter()
-        features = self.features_of(images, self.feature_judge)
-        items = self._items(images, features)
+        items = self._items(images, features, read)
         specs = {s.name: s for s in (*ITEM_METRICS, CLIP_METRIC, *self.task.metrics)}
         metrics = {s.name: self._set_metric(s, features) for s in SET_METRICS}
         for name, values in items.items():
             interval = mean_interval(values, resamples=self.resamples)
             metrics[name] = self._value(specs[name], interval)
-        self.seconds += time.perf_counter() - begun
-        return Scores(metrics=metrics, items=items)
+        seconds += time.perf_counter() - begun
+        return Scores(metrics=metrics, items=items, seconds=seconds)
 
-    def _items(self, images: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+    def _items(
+        self, images: np.ndarray, features: np.ndarray, read: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
         items = {
             "cosine": cosine_to_target(features, self.target_features),
             "retrieval": retrieval_hits(features, self.target_features),
@@ -90,8 +108,8 @@ class Evaluator:
         obeyed = [self.task.fidelity(i, e) for i, e in zip(images, self.examples, strict=True)]
         for spec in self.task.metrics:
             items[spec.name] = np.array([o[spec.name] for o in obeyed])
-        if self.text is not None:
-            items["clip"] = clip_score(self.features_of(images, self.clip_judge), self.text)
+        if read is not None and self.text is not None:
+            items["clip"] = clip_score(read, self.text)
         return items
 
     def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> MetricValue:

@@ -104,7 +104,8 @@ class Protocol:
     budget: Budget
     training: Training
     sampler: Sampler
-    judges: Mapping[str, str]
+    judges: Mapping[str, Mapping[str, str]]
+    task_version: int
     metric_version: int = METRIC_VERSION
 
     def as_dict(self) -> dict[str, Any]:

@@ -142,18 +142,23 @@ class _Loop:
     def save(self, path: Path, step: int) -> None:
         save_checkpoint(path, step=step, **self.parts)
 
+    def _diverged(self, what: str, value: float, step: int) -> BenchError:
+        return BenchError(
+            f"the {what} is {value} at step {step} of {self.steps} (learning rate "
+            f"{self.learning_rate:g}). Lower it with --learning-rate and start with --again."
+        )
+
     def descend(self, loss: torch.Tensor, step: int) -> float:
         """One optimiser step; returns the loss. BenchError if it is not finite."""
         import torch
 
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise BenchError(
-                f"the loss is {value} at step {step} of {self.steps} (learning rate "
-                f"{self.learning_rate:g}). Lower it with --learning-rate and start with --again."
-            )
+            raise self._diverged("loss", value, step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        if not math.isfinite(norm):
+            raise self._diverged("gradient", norm, step)
         self.progress.dead = sum(p.numel() for p in self.parameters if p.grad is None)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -174,7 +179,7 @@ def training_loss(
 ) -> torch.Tensor:
     """Return the weighted eps error of one step's batch, a scalar (paper, eq. of the eps loss)."""
     latents, conditions, text, timesteps, noise = draw_batch(
-        data, training=training, seed=seed, step=step, device=base.device
+        data, training=training, seed=seed, step=step, steps=len(base.alphas), device=base.device
     )
     alpha = base.alphas.to(latents.device).float()[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -186,12 +191,19 @@ def training_loss(
 
 
 def draw_batch(
-    data: Prepared, *, training: Training, seed: int, step: int, device: str = "cpu"
+    data: Prepared,
+    *,
+    training: Training,
+    seed: int,
+    step: int,
+    steps: int = 1000,
+    device: str = "cpu",
 ) -> tuple[torch.Tensor, ...]:
     """Return latents, conditions, text [B,L,D], timesteps and noise of one step.
 
-    Each example draws from a generator of its own (seed, item, place in the run); the order of the
-    items is a fresh permutation an epoch. So a resumed or distributed run sees the same examples.
+    steps: timesteps of the diffusion. Each example draws from a generator of its own (seed, item,
+    place in the run); the order of the items is a fresh permutation an epoch.
+    So a resumed or distributed run sees the same examples.
     """
     import torch
 
@@ -203,7 +215,7 @@ def draw_batch(
         rows.append(int(row))
         view.append(int(rng.integers(views)))
         dropped.append(bool(rng.random() < training.drop_caption))
-        times.append(int(rng.integers(1000)))
+        times.append(int(rng.integers(steps)))
         noise.append(rng.standard_normal(data.latents.shape[2:], dtype=np.float32))
     text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, data.text[rows])
     batch = (data.latents[view, rows], data.conditions[view, rows], text, torch.tensor(times),

@@ -71,10 +71,14 @@ class MetricSpec:
 
 
 class Task(Protocol):
-    """Image -> condition, and how well a sample obeys it."""
+    """Image -> condition, and how well a sample obeys it.
+
+    version: raise it when condition or fidelity change meaning; it is part of the protocol.
+    """
 
     name: str
     channels: int
+    version: int
     metrics: tuple[MetricSpec, ...]
 
     def condition(self, example: Example) -> np.ndarray:
@@ -99,12 +103,15 @@ class Denoiser(Protocol):
 class Method(Protocol):
     """A way of adding an image condition to a frozen base.
 
-    title: its name in tables. options: what `build` takes, with the defaults.
+    title: its name in tables. conditioned: whether it uses the condition at all. options: what
+    `build` takes, with the defaults. A denoiser that differs from the base before training says so
+    with an attribute `starts_as_base = False`.
     """
 
     name: str
     title: str
     source: str
+    conditioned: bool
     options: Mapping[str, Any]
 
     def build(self, base: Any, task: Task, **options: Any) -> torch.nn.Module:

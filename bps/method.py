@@ -23,7 +23,8 @@ class BPSDenoiser(torch.nn.Module):
 
     def __init__(self, base: Base, adapter: BPSAdapter, *, prior: str = "frozen") -> None:
         super().__init__()
-        unet = base.prior_unet(prior)
+        unet = base.prior_unet(prior, seed=torch.initial_seed())
+        self.starts_as_base = prior != "none"
         self.steered = SteeredUNet(unet, adapter, freeze=prior == "frozen")
         self._to_eps = base.to_eps
 
@@ -55,6 +56,7 @@ class BPS:
 
     name = "bps"
     title = "BPS"
+    conditioned = True
     source = "Huang, Li, Huang, ICML 2024, https://arxiv.org/abs/2406.03683"
     options = {
         "schedule": "head_heavy",
@@ -70,7 +72,7 @@ class BPS:
         *,
         schedule: str | Sequence[float] = "head_heavy",
         prior: str = "frozen",
-        sites: Sequence[str] = ("encoder", "middle", "decoder"),
+        sites: Sequence[str] | str = ("encoder", "middle", "decoder"),
         modules: str = "both",
     ) -> BPSDenoiser:
         """Return the steered base; only the adapter trains while the prior is frozen.
@@ -82,7 +84,7 @@ class BPS:
             task.channels,
             downscale_factor=base.downscale,
             schedule=schedule,
-            sites=tuple(sites),
+            sites=sites,
             modules=modules,
         )
         return BPSDenoiser(base, adapter.to(base.device), prior=prior)

@@ -88,6 +88,20 @@ def test_folders_that_are_no_base_are_refused(micro_folder: Path, tmp_path: Path
     copy = Path(shutil.copytree(micro_folder, tmp_path / "copy"))
     (copy / "manifest.json").unlink()
     shutil.rmtree(copy / "unet")
+    with pytest.raises(BenchError, match="not a Stable Diffusion folder: unet missing"):
+        load_base(copy)
+    copy = Path(shutil.copytree(micro_folder, tmp_path / "emptied"))
+    (copy / "manifest.json").write_text("[]")
+    with pytest.raises(BenchError, match="lists no files"):
+        load_base(copy)
+    (copy / "manifest.json").unlink()
+    (copy / "tokenizer/tokenizer.json").unlink()
+    with pytest.raises(BenchError, match="no vocabulary|cannot|not a Stable"):
+        load_base(copy)
+    copy = Path(shutil.copytree(micro_folder, tmp_path / "truncated"))
+    (copy / "manifest.json").unlink()
+    weights = copy / "text_encoder/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(BenchError, match="not a Stable Diffusion folder"):
         load_base(copy)
     copy = Path(shutil.copytree(micro_folder, tmp_path / "other"))

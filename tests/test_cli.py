@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import resource
@@ -152,7 +154,10 @@ def test_a_run_killed_at_any_stage_resumes_to_the_same_bits(
     assert not (run / "record.json").exists()
     assert (run / "work/train.json").exists() == (stage != "training")
     assert bench(*command).exit_code == 0
-    assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
+    record = record_of(tmp_path, "bps")
+    assert record.artifacts == record_of(finished, "bps").artifacts
+    assert record.cost.sample_seconds_per_image and record.cost.train_seconds
+    assert record.cost.peak_memory_bytes > 2e8
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -196,6 +201,9 @@ MICRO_BAD = [
     (["--option", "schedul=uniform"], "Did you mean 'schedule'?"),
     (["--option", "schedule=head_havy"], "head_heavy"),
     (["--option", "prior=fozen"], "prior"),
+    (["--option", "sites=encode"], "encoder"),
+    (["--option", "sites=3"], "method bps"),
+    (["--option", "schedule=null"], "method bps"),
     (["--learning-rate", "1e30"], "Lower it with --learning-rate"),
 ]
 
@@ -310,6 +318,47 @@ def test_check_passes_for_bps_and_text_only(micro_folder: Path) -> None:
 def test_data_verify_passes_on_the_shipped_set() -> None:
     answer = bench("data", "verify")
     assert answer.exit_code == 0 and "no leaks" in answer.output
+
+
+def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
+    from rich.console import Console
+
+    from bench.console import _bar
+
+    screen = io.StringIO()
+    bar = _bar(terminal=Console(file=screen, force_terminal=True, width=100))
+    with bar:
+        task = bar.add_task("train", total=3, note="")
+        for done in (1, 2, 3):
+            bar.update(task, completed=done, note="loss 0.5")
+            bar.refresh()
+    assert "train" in screen.getvalue() and "3/3" in screen.getvalue()
+    assert "loss 0.5" in screen.getvalue()
+
+
+def test_a_prior_without_pretrained_weights_says_so_and_passes(micro_folder: Path) -> None:
+    answer = bench("check", "--suite", "micro", "--base", micro_folder, "--option", "prior=none")
+    assert answer.exit_code == 0, answer.output
+    assert "differs from the base as it says" in answer.output
+
+
+def test_content_that_is_not_the_committed_one_stops_the_run(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from bench.data.openmoji import OpenMoji64
+
+    genuine = OpenMoji64.__getitem__
+
+    def altered(self: OpenMoji64, item_id: str) -> Any:
+        example = genuine(self, item_id)
+        return dataclasses.replace(example, image=np.zeros_like(example.image))
+
+    monkeypatch.setattr(OpenMoji64, "__getitem__", altered)
+    answer = bench(*micro(micro_folder, tmp_path))
+    assert answer.exit_code == 2 and "not those of the committed splits" in answer.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_list_names_every_row() -> None:

@@ -73,8 +73,11 @@ def test_captions_are_dropped_at_the_stated_rate(data: Prepared) -> None:
     assert abs(share - 0.25) < 4 * (0.25 * 0.75 / 400) ** 0.5
 
 
-def test_the_mirrored_view_is_the_mirror(data: Prepared) -> None:
+def test_the_mirrored_view_is_the_mirror(micro_base: Base, data: Prepared) -> None:
     assert torch.equal(data.conditions[1], data.conditions[0].flip(-1))
+    flipped = micro_base.encode_images(data.images[:, :, ::-1])
+    assert torch.allclose(data.latents[1], flipped, atol=1e-5)
+    assert not torch.allclose(data.latents[0], data.latents[1], atol=1e-2)
     example = OpenMoji64()[data.ids[0]]
     twice = mirrored(mirrored(example))
     assert np.array_equal(twice.image, example.image)
@@ -139,15 +142,82 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
 def test_samples_do_not_depend_on_the_batch_size(
     micro_base: Base, data: Prepared, name: str
 ) -> None:
-    sampler = Sampler(name=name, steps=4)
+    sampler, trained = Sampler(name=name, steps=4), steered(micro_base)
+    with torch.no_grad():  # untrained residuals are exactly 0: shake them
+        for parameter in Trainable(trained).parameters.values():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
 
     def images(batch: int) -> np.ndarray:
         parts = sample_images(
-            steered(micro_base), base=micro_base, data=data, sampler=sampler, seed=0, batch=batch
+            trained, base=micro_base, data=data, sampler=sampler, seed=0, batch=batch
         )
         return np.concatenate([pixels for _, pixels in parts])
 
     assert np.abs(images(10) - images(3)).max() < 1e-4
+
+
+def test_every_example_keeps_its_own_condition_and_text(data: Prepared) -> None:
+    training = Training(batch=20, drop_caption=0.0)
+    latents, conditions, text, _, _ = draw_batch(data, training=training, seed=2, step=0)
+    views = set()
+    for z, condition, words in zip(latents, conditions, text, strict=True):
+        rows = [r for r in range(len(data)) if torch.equal(words, data.text[r])]
+        view = next(v for v in (0, 1) if torch.equal(z, data.latents[v, rows[0]]))
+        assert torch.equal(condition, data.conditions[view, rows[0]])
+        views.add(view)
+    assert views == {0, 1}
+
+
+def test_shuffled_samples_get_the_condition_they_are_said_to(
+    micro_base: Base, data: Prepared
+) -> None:
+    """A denoiser that paints its condition's mean shows whose condition each item got."""
+
+    class Painter:
+        def encode(self, condition: torch.Tensor) -> torch.Tensor:
+            return condition.mean(dim=(1, 2, 3))
+
+        def __call__(self, z: torch.Tensor, t: torch.Tensor, text: Any, mean: torch.Tensor) -> Any:
+            alpha = micro_base.alphas.float()[t].view(-1, 1, 1, 1)
+            target = mean.view(-1, 1, 1, 1).expand_as(z)
+            eps = (z - alpha.sqrt() * target) / (1 - alpha).sqrt()
+            return eps.expand(len(text), *eps.shape)
+
+    order = derangement(3, len(data))
+    means = data.conditions[0].mean(dim=(1, 2, 3))
+    wanted = micro_base.decode(means[order].view(-1, 1, 1, 1).expand(-1, 4, 16, 16))
+    parts = sample_images(
+        Painter(), base=micro_base, data=data, sampler=Sampler(steps=4), seed=0, batch=4,
+        condition_of=order,
+    )  # fmt: skip
+    got = np.concatenate([pixels for _, pixels in parts])
+    assert np.abs(got - wanted.permute(0, 2, 3, 1).numpy()).max() < 2e-3
+    assert len(set(means.tolist())) == len(data)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    class Root(torch.nn.Module):
+        """Loss 1 and gradient infinity: the square root at 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def encode(self, condition: torch.Tensor) -> None:
+            return None
+
+        def forward(self, z: torch.Tensor, t: Any, text: Any, features: Any) -> torch.Tensor:
+            return (z * 0 + self.weight.abs().sqrt())[None]
+
+    module = Root()
+    with pytest.raises(BenchError, match="the gradient is (nan|inf)"):
+        train(
+            module, base=micro_base, data=data, folder=tmp_path, training=TRAINING, images=8,
+            learning_rate=1e-3, seed=0,
+        )  # fmt: skip
+    assert float(module.weight.detach()) == 0.0 and not (tmp_path / "train.ckpt").exists()
 
 
 def test_guidance_one_is_the_prompt_alone(micro_base: Base, data: Prepared) -> None:

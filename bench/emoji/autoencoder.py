@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import Stopped, load_checkpoint, save_checkpoint
+from bench.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,7 @@ def train_autoencoder(
         images, noise = _batch(collection, openmoji, recipe, step)
         with torch.autocast("cpu", torch.bfloat16):
             loss = autoencoder_loss(model, images, noise, recipe)
+        check_finite(loss, step)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

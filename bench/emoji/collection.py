@@ -1,4 +1,4 @@
-"""The pretraining collection: fifteen open icon families, none of them OpenMoji.
+"""The pretraining collection: fourteen open icon families, none of them OpenMoji.
 
 Each family is one npm package in the Iconify JSON format (``icons.json``: SVG bodies by name). A user
 of the benchmark never needs it; `bench pretrain` does.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.content import digest_arrays, write_npz
+from bench.content import atomic_path, digest_arrays, write_npz
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.emoji.autoencoder import (
     AutoencoderRecipe,
@@ -112,9 +112,9 @@ def _collection(families: Path, work: Path, hooks: Any) -> tuple[np.ndarray, lis
             kept.append(icons[index])
             drawn.append(images)
             hooks.tick(index + 1, len(icons))
-        work.mkdir(parents=True, exist_ok=True)
         views = np.stack(drawn)
-        np.save(path, views)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, views)
         write_npz(meta, {"images": views[:, 0], "captions": np.array([i.caption for i in kept]),
                          "styles": np.array([i.style for i in kept])})  # fmt: skip
     with np.load(meta) as archive:
@@ -162,18 +162,25 @@ def _latents(views: np.ndarray, vae: Any, work: Path) -> tuple[torch.Tensor, flo
     """Encode every view once: latents [M,V,4,16,16] half, scaled, and the scale 1/deviation."""
     import torch
 
-    path = work / "latents.pt"
-    if not path.exists():
+    path, digest = work / "latents.pt", _digest(vae)
+    saved = torch.load(path, weights_only=True) if path.exists() else {}
+    if saved.get("autoencoder") != digest:
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for start in range(0, len(views), 32):
                 block = np.array(views[start : start + 32])
                 encoded = vae.encoder(to_unit(block.reshape(-1, *block.shape[2:])))
                 parts.append(encoded.reshape(*block.shape[:2], 4, 16, 16).half())
         latents = torch.cat(parts)
-        torch.save({"latents": latents, "scale": 1 / float(latents[:, 0].float().std())}, path)
-    saved = torch.load(path, weights_only=True)
+        scale = 1 / float(latents[:, 0].float().std())
+        saved = {"latents": latents, "scale": scale, "autoencoder": digest}
+        with atomic_path(path) as temporary:
+            torch.save(saved, temporary)
     return (saved["latents"].float() * saved["scale"]).half(), float(saved["scale"])
+
+
+def _digest(module: Any) -> str:
+    return digest_arrays(**{n: t.detach().numpy() for n, t in module.state_dict().items()})
 
 
 def _prior(

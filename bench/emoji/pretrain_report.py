@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.base import Base, load_base
+from bench.base import Base, PlainDenoiser, load_base
 from bench.content import write_json
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
@@ -18,28 +18,13 @@ from bench.sample import png, sample_latents, to_bytes
 from bench.suites import Sampler
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 GRID = (
     "red heart", "grinning face", "cat face", "pizza", "rocket", "house", "green apple", "bicycle",
     "umbrella", "guitar", "tree", "fish", "clock", "airplane", "dog", "sunflower",
 )  # fmt: skip
 STYLES = ("twemoji", "noto", "outlined", "streamline", "thin", "flat")
-
-
-class _Plain:
-    """The base as a denoiser without a condition."""
-
-    def __init__(self, base: Base) -> None:
-        self.base = base
-
-    def encode(self, condition: Any) -> None:
-        return None
-
-    def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: None
-    ) -> torch.Tensor:
-        return self.base.eps(latents, timesteps, text)
 
 
 def draw(
@@ -53,7 +38,7 @@ def draw(
         block = captions[start : start + 32]
         noise = [initial_noise(seed, f"{start + i}", (4, 16, 16)) for i in range(len(block))]
         got = sample_latents(
-            _Plain(base), base=base, sampler=sampler, noise=torch.from_numpy(np.stack(noise)),
+            PlainDenoiser(base), base=base, sampler=sampler, noise=torch.from_numpy(np.stack(noise)),
             conditions=torch.zeros(len(block), 1, 64, 64), text=base.encode_text(block),
             empty=base.encode_text([""]),
         )  # fmt: skip

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import Stopped, load_checkpoint, save_checkpoint
+from bench.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
 from bench.content import atomic_write
-from bench.types import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -208,10 +207,9 @@ def train_prior(
     for step in range(start, end):
         batch = draw_batch(recipe, step, rows, latents=latents, full=full, bare=bare, empty=empty)
         loss = prior.loss(prior.modules, *batch)
-        if not torch.isfinite(loss):
-            raise BenchError(f"the loss is {float(loss)} at step {step}; lower the learning rate.")
+        check_finite(loss, step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(prior.modules.parameters(), 1.0)
+        check_finite(torch.nn.utils.clip_grad_norm_(prior.modules.parameters(), 1.0), step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()

@@ -36,6 +36,8 @@ _COUNTS = {
     "parameters_dead": "dead parameters",
     "parameters": "total parameters",
     "macs": "MACs a call",
+    "macs_guided": "MACs a guided step",
+    "macs_encode": "MACs once an image",
 }
 _AMOUNTS = {
     "train_images_per_second": "train images/s",

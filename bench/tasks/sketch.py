@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.metrics.control import chamfer, extract_lines, line_f1, sketch_lines
+from bench.metrics.control import (
+    LINE_EXTRACTOR_VERSION,
+    chamfer,
+    extract_lines,
+    line_f1,
+    sketch_lines,
+)
 from bench.types import BenchError, Example, MetricSpec
 
 
@@ -13,6 +19,7 @@ class Sketch:
 
     name = "sketch"
     channels = 1
+    version = LINE_EXTRACTOR_VERSION
     metrics: tuple[MetricSpec, ...] = (
         MetricSpec(name="sketch_f1", scale="F1 in [0, 1], tolerance 1 px", better="higher"),
         MetricSpec(name="chamfer", scale="pixels", better="lower"),
