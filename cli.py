@@ -330,6 +330,7 @@ def pretrain_command(
     report: Annotated[Path, typer.Option(help="Folder for curve, grid and figures.")] = PRETRAINING,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the prior at this step.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    start: Annotated[Path | None, typer.Option(help="An exported base to go on from.")] = None,
 ) -> None:
     """Make the embedded base model anew (hours); no user of the benchmark needs this."""
     from bench.console import console_hooks
@@ -337,7 +338,7 @@ def pretrain_command(
 
     with console_hooks() as hooks:
         lines = pretrain(families, out=out, work=work, until=until, steps=steps, threads=threads,
-                         report=report, hooks=hooks)  # fmt: skip
+                         report=report, hooks=hooks, start=start)  # fmt: skip
         for line in lines:
             typer.echo(line)
 

@@ -27,6 +27,7 @@ _NOT_NPZ = (
     OSError,
     EOFError,
     NotImplementedError,
+    RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
 )

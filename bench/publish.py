@@ -71,6 +71,7 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
         environment=records.environment(device=spec.device, threads=torch.get_num_threads()),
         artifacts={name: sha256_file(run.folder / name) for name in kept},
+        attribution=str(getattr(run.dataset, "attribution", "")),
         started=started, finished=now(),
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from bench.content import read_json, sha256_file, write_json
 from bench.types import BenchError
@@ -85,7 +86,8 @@ class RunRecord:
 
     rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
     items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
-    metrics is rows["samples"]. artifacts: path inside the run folder -> SHA-256.
+    metrics is rows["samples"]. attribution: the sentence to print beside pictures.
+    artifacts: path inside the run folder -> SHA-256.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -104,6 +106,7 @@ class RunRecord:
     cost: Cost
     environment: Mapping[str, Any]
     artifacts: Mapping[str, str]
+    attribution: str
     started: str
     finished: str
 
@@ -128,7 +131,11 @@ def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
         raise BenchError(
             f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. Run it again."
         )
-    record = _parse(RunRecord, raw, path)
+    record: RunRecord = _parse(RunRecord, raw, path)
+    if record.metrics != record.rows.get("samples", record.metrics):
+        raise BenchError(
+            f"{path}: 'metrics' differs from the row 'samples'. Run again with --again."
+        )
     if verify:
         _check_artifacts(folder, record.artifacts)
     return record
@@ -167,7 +174,21 @@ def _parse(kind: Any, raw: Any, path: Path) -> Any:
         raise BenchError(
             f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}."
         )
+    hints = get_type_hints(kind)
+    for key, value in raw.items():
+        _check_scalar(hints[key], key, value, path)
     return kind(**{key: _value(kind, key, value, path) for key, value in raw.items()})
+
+
+def _check_scalar(hint: Any, key: str, value: Any, path: Path) -> None:
+    """Refuse a text where a number belongs, and the other way round; mappings are checked later."""
+    allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not set(allowed) <= {str, int, float, type(None)}:
+        return
+    right = isinstance(value, allowed) or (float in allowed and isinstance(value, int))
+    if not right or isinstance(value, bool):
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
+        raise BenchError(f"{path}: '{key}' must be {names}, got {value!r}.")
 
 
 def _value(kind: Any, key: str, value: Any, path: Path) -> Any:

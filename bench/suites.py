@@ -142,7 +142,7 @@ EMOJI = Suite(
     learning_rate=1e-3,
     budgets={
         "quick": Budget(name="quick", train_images=3_200, eval_items=96),
-        "standard": Budget(name="standard", train_images=20_480, eval_items=None),
+        "standard": Budget(name="standard", train_images=16_384, eval_items=None),
         "full": Budget(name="full", train_images=256_000, eval_items=None),
     },
 )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bps.steering import Injection, SteeredUNet, steered
 
 __all__ = [
-    "METHODS",
     "BPSAdapter",
     "Injection",
     "Residuals",

@@ -38,7 +38,13 @@ def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, allowed=SCHEDULES)
         return SCHEDULES[schedule]
-    weights = tuple(float(weight) for weight in schedule)
+    try:
+        weights = tuple(float(weight) for weight in schedule)
+    except TypeError:
+        raise ValueError(
+            f"schedule {schedule!r} is neither a name nor a list of numbers; "
+            f"allowed: {ENTRIES} finite numbers, or one of {', '.join(SCHEDULES)}."
+        ) from None
     if len(weights) != ENTRIES or not all(map(math.isfinite, weights)):
         raise ValueError(
             f"schedule {weights} has {len(weights)} entries; "

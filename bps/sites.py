@@ -39,9 +39,11 @@ def live_slots(
     sites: any of SITES. modules: one of MODULES. With "attentions", slots whose entry has no
     attention receive nothing. Raises ValueError for unknown names and where no slot is left.
     """
+    if not isinstance(sites, (str, Sequence)):
+        raise ValueError(f"sites {sites!r} is no name or list; allowed: {', '.join(SITES)}.")
     chosen = (sites,) if isinstance(sites, str) else tuple(sites)
     for site in chosen:
-        if site not in SLOTS_BY_SITE:
+        if not isinstance(site, str) or site not in SLOTS_BY_SITE:
             raise unknown("site", site, allowed=SITES)
     if modules not in MODULES:
         raise unknown("modules", modules, allowed=MODULES)

@@ -38,7 +38,7 @@ def example(**changes: object) -> RunRecord:
                   macs_encode=0, train_seconds=None,
                   train_images=0, train_images_per_second=None, sample_seconds_per_image=0.1,
                   score_seconds=1.0, peak_memory_bytes=9),
-        environment={"device": "cpu"}, artifacts={}, started="s", finished="f",
+        environment={"device": "cpu"}, artifacts={}, attribution="by nobody", started="s", finished="f",
     )  # fmt: skip
     return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
 
@@ -56,6 +56,13 @@ def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
         ({"surprise": 1}, "surprise"),
         ({"cost": {"parameters": 1}}, "Cost has missing or unknown keys"),
         ({"metrics": {"fd": 3}}, "expected an object for MetricValue"),
+        ({"metrics": {}}, "differs from the row"),
+        ({"rows": 3}, "'rows' must be an object"),
+        ({"rows": {"samples": 3}}, "row 'samples'"),
+        ({"seed": "zero"}, "'seed' must be int"),
+        ({"seed": True}, "'seed' must be int"),
+        ({"method": ["bps"]}, "'method' must be str"),
+        ({"artifacts": []}, "'artifacts' must be an object"),
     ],
 )
 def test_records_of_another_shape_are_refused(
@@ -96,7 +103,7 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         value=float("nan"), low=None, high=None, n=1, judge="none", scale="", better="none"
     )
     with pytest.raises(ValueError, match="(?i)nan|finite"):
-        write_record(tmp_path, example(metrics={"x": value}))
+        write_record(tmp_path, example(metrics={"x": value}, rows={"samples": {"x": value}}))
 
 
 def test_a_mosaic_holds_every_image_exactly() -> None:

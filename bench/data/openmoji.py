@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.content import read_json, read_npz
+from bench.content import digest_arrays, read_json, read_npz
 from bench.data.splits import Splits, load_splits
 from bench.types import BenchError, Example
 
@@ -46,14 +46,16 @@ class OpenMoji64:
             self.class_names = tuple(str(entry["name"]) for entry in manifest["classes"])
             colours = [bytes.fromhex(entry["rgb"].lstrip("#")) for entry in manifest["classes"]]
             self.palette = np.array([tuple(colour) for colour in colours], dtype=np.uint8)
-            self.digest = str(manifest["content_digest"])
+            self.digest = digest_arrays(**arrays)
+            if self.digest != manifest["content_digest"]:
+                raise BenchError("the manifest's content digest is not that of the arrays.")
             self.attribution = str(manifest["attribution"])
             self.images, self.sketches, self.classes, self._boxes, self._offsets = (
                 arrays[name] for name in _ARRAYS[2:]
             )
         except BenchError as error:
             raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BenchError(f"the manifest in {root} is incomplete ({error!r}). {_REMEDY}") from (
                 error
             )

@@ -2,8 +2,9 @@
 
 The check works on fingerprints of items, so any data set can use it: exact digests of image and
 sketch, and two measures of likeness that see mirrored twins too (training may flip images).
-    sketch  cosine of the sketches, resized to 64x64 and blurred 3x3: a line moved by a pixel
-            still counts as the same line. Above 0.98 a person calls the drawings the same.
+    sketch  cosine of the sketches, resized to 64x64 and blurred 3x3: the same drawing with
+            another line weight is still found, one moved by a pixel mostly is not. Above 0.98 a
+            person calls the drawings the same.
     image   correlation of 16x16 RGB thumbnails, each less its own mean: blind to sharpness,
             compression, brightness and contrast. 0.99, because below it different faces in
             one round frame begin.

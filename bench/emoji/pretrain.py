@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.base import load_base
 from bench.content import atomic_path, digest_arrays, write_npz
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.emoji.autoencoder import (
@@ -53,12 +54,14 @@ def pretrain(
     threads: int,
     report: Path,
     hooks: Any,
+    start: Path | None = None,
 ) -> Iterator[str]:
     """Run the recipe up to a stage, yielding a line about each stage when it is done.
 
     families: the unpacked icon packages; work: checkpoints and drawings; steps: stop the prior
-    early at this step (its schedule stays that of the recipe); report: folder for the
-    figures. Raises BenchError for bad input, Stopped when somebody asked to stop.
+    early at this step (its schedule stays that of the recipe); report: folder for the figures;
+    start: an exported base to go on from (its autoencoder stays as it is). Raises BenchError for bad
+    input, Stopped when somebody asked to stop.
     """
     import torch
 
@@ -69,12 +72,14 @@ def pretrain(
     yield f"collection: {len(views)} drawings, {len(set(styles))} styles"
     if until == "collection":
         return
-    vae = _autoencoder(views, work, hooks)
+    vae = _autoencoder(views, work, hooks) if start is None else load_base(start).vae
     facts = autoencoder_facts(vae, views)
     yield f"autoencoder: {facts['psnr_openmoji_val']} dB on OpenMoji val"
     if until == "autoencoder":
         return
-    prior, tokenizer, scale, reached = _prior(views, captions, styles, vae, work, hooks, steps)
+    prior, tokenizer, scale, reached = _prior(
+        views, captions, styles, vae, work, hooks, steps, start
+    )
     yield f"prior: step {reached} of {prior.recipe.steps}"
     if until == "prior":
         return
@@ -88,6 +93,7 @@ def pretrain(
             "autoencoder": facts,
             "prior_steps": reached,
             "prior_samples": reached * prior.recipe.batch,
+            "started_from": load_base(start).digest if start is not None else None,
             "collection": collection_facts(views),
         },
     )
@@ -185,13 +191,15 @@ def _digest(module: Any) -> str:
 
 def _prior(
     views: np.ndarray, captions: list[str], styles: list[str], vae: Any, work: Path, hooks: Any,
-    steps: int | None,
+    steps: int | None, start: Path | None,
 ) -> tuple[Prior, Any, float, int]:  # fmt: skip
     recipe = PriorRecipe()
     full = [f"{c}, {s} style" for c, s in zip(captions, styles, strict=True)]
-    tokenizer = _tokenizer(full, recipe, work)
+    tokenizer = _tokenizer(full, recipe, work) if start is None else load_base(start).tokenizer
     latents, scale = _latents(views, vae, work)
     prior = Prior(recipe, tokenizer)
+    if start is not None:
+        prior.take(load_base(start))
     hooks.stage("train the prior", steps or recipe.steps)
     reached = train_prior(
         prior, latents=latents, full=encode(tokenizer, full), bare=encode(tokenizer, captions),

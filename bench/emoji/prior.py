@@ -19,6 +19,8 @@ from bench.content import atomic_write
 if TYPE_CHECKING:
     import torch
 
+    from bench.base import Base
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRecipe:
@@ -116,6 +118,13 @@ class Prior:
             self.modules, multi_avg_fn=_ema(recipe.ema), use_buffers=False
         )
         self.alphas = build_scheduler().alphas_cumprod
+
+    def take(self, base: Base) -> None:
+        """Begin with the weights of an exported base instead of random ones."""
+        modules: Any
+        for modules in (self.modules, self.average.module):
+            modules["unet"].load_state_dict(base.unet.state_dict())
+            modules["text_encoder"].load_state_dict(base.text_encoder.state_dict())
 
     def loss(
         self,

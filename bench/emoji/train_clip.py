@@ -314,7 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ClipRecipe(), steps=given.steps, views=given.views, image_size=given.image_size,
         seed=given.seed,
     )  # fmt: skip
-    found = run(given.collection, given.out, recipe, work=work, resume=given.resume)
+    try:
+        found = run(given.collection, given.out, recipe, work=work, resume=given.resume)
+    except BenchError as error:
+        parser.exit(2, f"error: {error}\n")
     log.info("recall on OpenMoji val: %s", found)
 
 

@@ -44,6 +44,8 @@ def report_page(sections: Sequence[Section]) -> str:
     parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}.\n\n{_HOW_TO_READ}"]
     parts += [_section(section) for section in sections]
     records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
+    credits = sorted({r.attribution for r in records.values() if r.attribution})
+    parts += [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in credits]
     parts.append(_environments(list(records.values())))
     return "\n".join(parts)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.base import Base
 from bench.emoji.autoencoder import AutoencoderRecipe, psnr, reconstruct, train_autoencoder
 from bench.emoji.collection import FAMILIES, Icon, load_icons, may_mirror, render, render_all
 from bench.emoji.prior import Prior, PriorRecipe, draw_batch, learning_rate_factor, train_prior
@@ -105,7 +106,7 @@ def test_psnr_is_the_textbook_value() -> None:
 
 
 TINY = PriorRecipe(
-    widths=(32, 32, 32, 32), text_width=32, text_layers=1, text_length=16, vocabulary=220,
+    widths=(32, 32, 32, 32), text_width=32, text_layers=1, text_length=16, vocabulary=200,
     steps=6, batch=4, warmup=2,
 )  # fmt: skip
 
@@ -132,6 +133,16 @@ def test_the_prior_resumes_to_the_same_bits(tmp_path: Path) -> None:
     lines = (tmp_path / "b" / "curve.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
     assert lines == (tmp_path / "a" / "curve.jsonl").read_text().splitlines()
+
+
+def test_a_prior_can_begin_from_an_exported_base(micro_base: Base) -> None:
+    prior = Prior(TINY, micro_base.tokenizer)
+    weights = dict(micro_base.unet.named_parameters())
+    assert any(not torch.equal(p, weights[n]) for n, p in prior.modules["unet"].named_parameters())
+    prior.take(micro_base)
+    for modules in (prior.modules, prior.average.module):
+        for name, parameter in modules["unet"].named_parameters():
+            assert torch.equal(parameter, weights[name]) and parameter.requires_grad
 
 
 def test_held_out_drawings_are_never_drawn() -> None:

@@ -94,6 +94,7 @@ def record(method: str, **changes: Any) -> RunRecord:
         "cost": COST,
         "environment": {"python": "3.11", "processor": "a_cpu", "device": "cpu", "threads": 2},
         "artifacts": {},
+        "attribution": "All drawings by the test.",
         "started": "2024-01-01T00:00:00+00:00",
         "finished": "2024-01-01T00:20:00+00:00",
     }
