@@ -323,9 +323,13 @@ def verify_command(suite: SuiteName = "emoji") -> None:
 @app.command("pretrain")
 @guarded
 def pretrain_command(
-    families: Annotated[Path, typer.Option(help="Folder of the unpacked icon families.")],
     out: Annotated[Path, typer.Option(help="Folder for the finished emoji-sd.")],
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints; resumes what is there.")],
+    families: Annotated[
+        Path | None, typer.Option(help="The unpacked icon families; else <cache>/families.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoints to resume from; else <cache>/pretrain.")
+    ] = None,
     until: Annotated[str, typer.Option(help="A stage: collection to report.")] = "report",
     report: Annotated[Path, typer.Option(help="Folder for curve, grid and figures.")] = PRETRAINING,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the prior at this step.")] = None,
@@ -334,11 +338,15 @@ def pretrain_command(
 ) -> None:
     """Make the embedded base model anew (hours); no user of the benchmark needs this."""
     from bench.console import console_hooks
+    from bench.content import Cache
     from bench.emoji.pretrain import pretrain
 
+    cache = Cache().folder
     with console_hooks() as hooks:
-        lines = pretrain(families, out=out, work=work, until=until, steps=steps, threads=threads,
-                         report=report, hooks=hooks, start=start)  # fmt: skip
+        lines = pretrain(
+            families or cache / "families", out=out, work=work or cache / "pretrain",
+            until=until, steps=steps, threads=threads, report=report, hooks=hooks, start=start,
+        )  # fmt: skip
         for line in lines:
             typer.echo(line)
 

@@ -83,20 +83,12 @@ def pretrain(
     yield f"prior: step {reached} of {prior.recipe.steps}"
     if until == "prior":
         return
-    _export(
-        out,
-        prior,
-        tokenizer,
-        vae,
-        scale,
-        {
-            "autoencoder": facts,
-            "prior_steps": reached,
-            "prior_samples": reached * prior.recipe.batch,
-            "started_from": load_base(start).digest if start is not None else None,
-            "collection": collection_facts(views),
-        },
-    )
+    figures = {
+        "autoencoder": facts, "prior_steps": reached, "collection": collection_facts(views),
+        "prior_samples": reached * prior.recipe.batch,
+        "started_from": load_base(start).digest if start is not None else None,
+    }  # fmt: skip
+    _export(out, prior, tokenizer, vae, scale, figures)
     yield f"exported to {out}"
     if until == "export":
         return
