@@ -323,7 +323,7 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
     """Raise BenchError if a run folder was begun under another configuration, saying what differs."""
     plain = json.loads(json.dumps(wanted))
     if not isinstance(found, dict):
-        raise BenchError(f"{folder}/work/run.json is damaged. Delete the folder to start again.")
+        raise BenchError(f"run.json in {folder} is damaged. Delete the folder to start again.")
     differ = [
         f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v
     ]

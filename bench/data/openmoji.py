@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.content import digest_arrays, read_json, read_npz
+from bench.content import digest_arrays, digest_json, read_json, read_npz
 from bench.data.splits import Splits, load_splits
 from bench.types import BenchError, Example
 
@@ -28,7 +28,8 @@ class OpenMoji64:
 
     images [N,64,64,3] uint8 RGB; sketches [N,64,64] uint8 (255 = line, 0 = paper); classes
     [N,64,64] uint8, index into palette [K,3] uint8 and class_names (0 is background); captions:
-    N texts; all in the order of `ids` (hexcodes, sorted). digest: SHA-256 of all arrays.
+    N texts; all in the order of `ids` (hexcodes, sorted). digest: SHA-256 of all arrays and of the
+    palette with its names.
     attribution: the sentence to print beside published samples.
     Source: OpenMoji 17.0.0, https://openmoji.org, CC BY-SA 4.0.
     """
@@ -46,9 +47,11 @@ class OpenMoji64:
             self.class_names = tuple(str(entry["name"]) for entry in manifest["classes"])
             colours = [bytes.fromhex(entry["rgb"].lstrip("#")) for entry in manifest["classes"]]
             self.palette = np.array([tuple(colour) for colour in colours], dtype=np.uint8)
-            self.digest = digest_arrays(**arrays)
-            if self.digest != manifest["content_digest"]:
+            if digest_arrays(**arrays) != manifest["content_digest"]:
                 raise BenchError("the manifest's content digest is not that of the arrays.")
+            self.digest = digest_json(
+                {"arrays": manifest["content_digest"], "classes": manifest["classes"]}
+            )
             self.attribution = str(manifest["attribution"])
             self.images, self.sketches, self.classes, self._boxes, self._offsets = (
                 arrays[name] for name in _ARRAYS[2:]
