@@ -32,7 +32,7 @@ class PriorRecipe:
     text_layers: int = 3
     text_length: int = 24
     vocabulary: int = 3072
-    steps: int = 9_000
+    steps: int = 7_500
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 300
