@@ -31,19 +31,25 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> BenchError:
     return BenchError(f"unknown {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
 
 
+class Refused(BenchError):
+    """A method said that it cannot do a task."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One item of a data set.
 
     image: [H,W,3] uint8 RGB. layers: what the data set knows beside the image, by name, for example
     "sketch" [H,W] uint8 (255 = line, 0 = paper), "classes" [H,W] uint8 (index into the data set's
-    palette), "boxes" [M,5] uint8 (class, x0, y0, x1, y1; x1 and y1 exclusive).
+    palette), "boxes" [M,5] uint8 (class, x0, y0, x1, y1; x1 and y1 exclusive). palette: the data
+    set's class colours, [K,3] uint8 RGB, class 0 being the background; None where it has no classes.
     """
 
     id: str
     caption: str
     image: np.ndarray
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    palette: np.ndarray | None = None
 
 
 class Dataset(Protocol):
@@ -105,7 +111,9 @@ class Method(Protocol):
 
     title: its name in tables. conditioned: whether it uses the condition at all. options: what
     `build` takes, with the defaults. A denoiser that differs from the base before training says so
-    with an attribute `starts_as_base = False`.
+    with an attribute `starts_as_base = False`. One that trains at timesteps that are not uniform has a
+    method `warp_timesteps`: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to
+    train at, [B] int64 in 0..T-1, each from its own row alone.
     """
 
     name: str
@@ -116,3 +124,12 @@ class Method(Protocol):
 
     def build(self, base: Any, task: Task, **options: Any) -> torch.nn.Module:
         """Return a Denoiser (an nn.Module); its trainable parameters have requires_grad."""
+
+
+def refusal(method: Method, task: Task) -> str | None:
+    """Return why a method cannot do a task, None where it can.
+
+    A method that cannot do every task has a method `refuses(task) -> str | None`.
+    """
+    refuses = getattr(method, "refuses", None)
+    return refuses(task) if refuses is not None else None

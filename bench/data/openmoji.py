@@ -84,7 +84,7 @@ class OpenMoji64:
         return self._boxes[self._offsets[row] : self._offsets[row + 1]]
 
     def __getitem__(self, item_id: str) -> Example:
-        """Return one item with layers sketch, classes, boxes; KeyError for an unknown id."""
+        """Return one item with layers sketch, classes, boxes, and the palette; KeyError if unknown."""
         row = self._row[item_id]
         layers = {
             "sketch": self.sketches[row],
@@ -92,7 +92,11 @@ class OpenMoji64:
             "boxes": self.boxes(item_id),
         }
         return Example(
-            id=item_id, caption=self.captions[row], image=self.images[row], layers=layers
+            id=item_id,
+            caption=self.captions[row],
+            image=self.images[row],
+            layers=layers,
+            palette=self.palette,
         )
 
 

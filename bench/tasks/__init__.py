@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from bench.tasks.drawing import Drawing
+from bench.tasks.layout import Layout
+from bench.tasks.segmentation import Segmentation
 from bench.tasks.sketch import Sketch
 from bench.types import Task, unknown
 
-TASKS: Mapping[str, Callable[[], Task]] = {"sketch": Sketch}
+TASKS: Mapping[str, Callable[[], Task]] = {
+    "sketch": Sketch,
+    "segmentation": Segmentation,
+    "layout": Layout,
+    "drawing": Drawing,
+}
 
 
 def find_task(name: str) -> Task:

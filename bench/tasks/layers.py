@@ -1,0 +1,64 @@
+"""What a task asks of an example, and the errors where it is not there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.types import BenchError, Example
+
+# The colour of "nothing here" in class maps and layouts: apart from all palette colours (95 in RGB
+# distance from the nearest of OpenMoji's), since white things stand on white paper.
+NOTHING = (0, 0, 96)
+
+
+def need_layer(example: Example, name: str) -> np.ndarray:
+    """Return a layer of an item; BenchError that names the layers it has, where it is missing."""
+    if name not in example.layers:
+        has = ", ".join(sorted(example.layers)) or "none"
+        raise BenchError(
+            f"item {example.id} has no layer '{name}'; it has {has}. "
+            "Choose another task or data set."
+        )
+    return np.asarray(example.layers[name])
+
+
+def need_map(example: Example, name: str) -> np.ndarray:
+    """Return a layer of one number a pixel, [H,W] uint8 of the image's size; BenchError if not."""
+    layer = need_layer(example, name)
+    if layer.shape != example.image.shape[:2] or layer.dtype != np.uint8:
+        raise BenchError(
+            f"layer '{name}' of item {example.id} must be {example.image.shape[:2]} uint8 like its "
+            f"image, got {layer.shape} {layer.dtype}"
+        )
+    return layer
+
+
+def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
+    """Return the class colours, [K,3] uint8; BenchError without them or for a class beyond them."""
+    palette = example.palette
+    if palette is None:
+        raise BenchError(
+            f"item {example.id} comes without a palette. Choose another task or data set."
+        )
+    if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype != np.uint8:
+        raise BenchError(f"a palette must be [K,3] uint8, got {palette.shape} {palette.dtype}")
+    if labels.size and int(labels.max()) >= len(palette):
+        raise BenchError(
+            f"item {example.id} has class {int(labels.max())}, "
+            f"but the palette ends at {len(palette) - 1}"
+        )
+    return palette
+
+
+def check_sample(image: np.ndarray, example: Example) -> None:
+    """Raise BenchError if an image is not [H,W,3] uint8 of the size of the item's own."""
+    if image.shape != example.image.shape or image.dtype != np.uint8:
+        raise BenchError(
+            f"an image for item {example.id} must be {example.image.shape} uint8, "
+            f"got {image.shape} {image.dtype}"
+        )
+
+
+def as_condition(picture: np.ndarray) -> np.ndarray:
+    """Turn a picture [H,W,3] uint8 into a condition [3,H,W] float32 in [0, 1]."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255.0

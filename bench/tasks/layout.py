@@ -1,0 +1,70 @@
+"""Layout -> image: the condition is the boxes of the item's regions, filled with their colours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.metrics.regions import REGIONS_VERSION, box_iou, find_boxes
+from bench.tasks.layers import NOTHING, as_condition, check_sample, need_layer, need_palette
+from bench.types import BenchError, Example, MetricSpec
+
+_ENOUGH = 0.5  # the classic threshold of PASCAL VOC
+
+
+class Layout:
+    """Boxes as condition; judged by whether the sample has a region of the colour in each box.
+
+    A larger box lies below a smaller one; of equal ones the later lies on top. An item without
+    boxes is refused when its condition is made, before any training: it has no layout to obey.
+    """
+
+    name = "layout"
+    channels = 3
+    version = REGIONS_VERSION
+    metrics: tuple[MetricSpec, ...] = (
+        MetricSpec(name="box_recall", scale="share of boxes at IoU 0.5", better="higher"),
+        MetricSpec(name="box_iou", scale="IoU in [0, 1]", better="higher"),
+    )
+
+    def condition(self, example: Example) -> np.ndarray:
+        """Return the boxes in colours, [3,H,W] float32 in [0, 1], dark blue where none is.
+
+        BenchError without boxes or palette.
+        """
+        boxes = _boxes(example)
+        palette = need_palette(example, boxes[:, 0])
+        picture = np.full(example.image.shape, NOTHING, dtype=np.uint8)
+        areas = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
+        for label, x0, y0, x1, y1 in boxes[np.argsort(-areas, kind="stable")]:
+            picture[y0:y1, x0:x1] = palette[label]
+        return as_condition(picture)
+
+    def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
+        """Look in an image ([H,W,3] uint8) for a region of the right colour at each box."""
+        check_sample(image, example)
+        boxes = _boxes(example)
+        palette = need_palette(example, boxes[:, 0])
+        best = np.zeros(len(boxes))
+        for label in np.unique(boxes[:, 0]):
+            found = find_boxes(image, colour=palette[label])
+            mine = boxes[:, 0] == label
+            if len(found):
+                best[mine] = box_iou(boxes[mine, 1:], found).max(1)
+        return {"box_recall": float((best >= _ENOUGH).mean()), "box_iou": float(best.mean())}
+
+
+def _boxes(example: Example) -> np.ndarray:
+    boxes = need_layer(example, "boxes").astype(np.int64)
+    height, width = example.image.shape[:2]
+    if boxes.ndim != 2 or boxes.shape[1] != 5:
+        raise BenchError(f"boxes of item {example.id} must be [M,5], got {boxes.shape}")
+    if not len(boxes):
+        raise BenchError(
+            f"item {example.id} has no boxes, so no layout: leave it out of the split."
+        )
+    low, high = boxes[:, 1:3], boxes[:, 3:5]
+    if (low < 0).any() or (low >= high).any() or (high > (width, height)).any():
+        raise BenchError(
+            f"boxes of item {example.id} are empty or leave its {width}x{height} image"
+        )
+    return boxes

@@ -1,0 +1,47 @@
+"""Segmentation -> image: the condition is the class map in the palette's colours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.metrics.regions import (
+    REGIONS_VERSION,
+    line_void,
+    mean_iou,
+    merged_classes,
+    nearest_classes,
+)
+from bench.tasks.layers import NOTHING, as_condition, check_sample, need_map, need_palette
+from bench.types import Example, MetricSpec
+
+
+class Segmentation:
+    """The class map as condition; judged by whether the sample has the same classes.
+
+    Class 0 is drawn dark blue, so that the condition tells white things from white paper. The judge
+    cannot and does not: classes of one colour are one. What the item's own lines cover is not judged.
+    Pixel accuracy is left out: on validation items bare paper has 0.83.
+    """
+
+    name = "segmentation"
+    channels = 3
+    version = REGIONS_VERSION
+    metrics: tuple[MetricSpec, ...] = (
+        MetricSpec(name="miou", scale="IoU in [0, 1]", better="higher"),
+    )
+
+    def condition(self, example: Example) -> np.ndarray:
+        """Return the map in colours, [3,H,W] float32 in [0, 1]; BenchError without map or palette."""
+        classes = need_map(example, "classes")
+        palette = need_palette(example, classes).copy()
+        palette[0] = NOTHING
+        return as_condition(palette[classes])
+
+    def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
+        """Compare the classes found in an image ([H,W,3] uint8) with the item's map."""
+        check_sample(image, example)
+        classes = need_map(example, "classes")
+        palette = need_palette(example, classes)
+        wanted = merged_classes(palette)[classes]
+        void = line_void(need_map(example, "sketch"))
+        return {"miou": mean_iou(nearest_classes(image, palette=palette), wanted, void=void)}
