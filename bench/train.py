@@ -177,10 +177,15 @@ def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
 def training_loss(
     denoiser: Any, *, base: Base, data: Prepared, training: Training, seed: int, step: int
 ) -> torch.Tensor:
-    """Return the weighted eps error of one step's batch, a scalar (paper, eq. of the eps loss)."""
+    """Return the weighted eps error of one step's batch, a scalar (paper, eq. of the eps loss).
+
+    A denoiser with `warp_timesteps` trains at other timesteps than those drawn (see Method).
+    """
     latents, conditions, text, timesteps, noise = draw_batch(
         data, training=training, seed=seed, step=step, steps=len(base.alphas), device=base.device
     )
+    warp = getattr(denoiser, "warp_timesteps", None)
+    timesteps = timesteps if warp is None else warp(timesteps)
     alpha = base.alphas.to(latents.device).float()[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     eps = denoiser(noisy, timesteps, text[None], denoiser.encode(conditions))[0]

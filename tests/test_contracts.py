@@ -14,7 +14,7 @@ from bench.base import Base
 from bench.check import check_method
 from bench.checkpoint import Trainable
 from bench.content import Cache
-from bench.cost import count_macs, count_parameters
+from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, prepare
 from bench.run import check_options
@@ -138,6 +138,7 @@ def test_cost_is_measured(
     macs = count_macs(denoiser, base=micro_base, data=prepared[task])
     floor = count_macs(built("text-only", task, micro_base), base=micro_base, data=prepared[task])
     assert macs >= floor > 0
+    macs += count_encode_macs(denoiser, base=micro_base, data=prepared[task])  # once an image
     assert (macs > floor) == (total > unet)
 
 

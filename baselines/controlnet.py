@@ -1,0 +1,110 @@
+"""ControlNet: a trainable copy of the UNet's encoder, joined to the frozen UNet by zero convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import ControlNetModel
+
+from baselines.inputs import (
+    check_condition,
+    check_match,
+    embedding_widths,
+    expand,
+    like_base,
+)
+
+if TYPE_CHECKING:
+    from bench.base import Base
+    from bench.types import Task
+
+
+def build_controlnet(unet: Any, *, channels: int, downscale: int) -> ControlNetModel:
+    """Return diffusers' ControlNetModel for a UNet, with the UNet's weights, all of it trainable.
+
+    channels: C of the condition. downscale: image pixels per latent cell, a power of two.
+    """
+    net = ControlNetModel.from_unet(
+        unet,
+        conditioning_channels=channels,
+        conditioning_embedding_out_channels=embedding_widths(downscale),
+    )
+    return net.requires_grad_(True)
+
+
+class ControlNetDenoiser(torch.nn.Module):
+    """The frozen UNet with a ControlNet's residuals on its skips and its middle.
+
+    The ControlNet reads latents, timestep and text, so it runs on all K*B rows at every step.
+    """
+
+    def __init__(
+        self, base: Base, controlnet: ControlNetModel, *, task: Task, scale: float
+    ) -> None:
+        super().__init__()
+        self.unet = base.unet
+        self.controlnet = controlnet
+        self.scale, self.downscale = scale, base.downscale
+        self.channels, self.task_name = task.channels, task.name
+        self._to_eps = base.to_eps
+
+    def encode(self, condition: torch.Tensor) -> torch.Tensor:
+        """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
+        check_condition(
+            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
+        )
+        return condition
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        features: torch.Tensor,
+    ) -> torch.Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
+        check_match(features, latents, downscale=self.downscale)
+        rows = expand(latents, timesteps, text)
+        down, middle = self.controlnet(
+            *rows,
+            controlnet_cond=features.repeat(len(text), 1, 1, 1),
+            conditioning_scale=self.scale,
+            return_dict=False,
+        )
+        output = self.unet(
+            *rows,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+
+class ControlNet:
+    """ControlNet as in diffusers, the condition on both guidance branches."""
+
+    name = "controlnet"
+    title = "ControlNet"
+    conditioned = True
+    source = "Zhang, Rao, Agrawala, ICCV 2023, https://arxiv.org/abs/2302.05543"
+    options: dict[str, object] = {"conditioning_scale": 1.0}
+
+    def build(
+        self, base: Base, task: Task, *, conditioning_scale: float = 1.0
+    ) -> ControlNetDenoiser:
+        """Return the controlled base; only the ControlNet trains.
+
+        conditioning_scale: a factor on its residuals, in training and in sampling. Raises
+        ValueError for a scale that is not positive and for a downscale factor that is not a power
+        of two.
+        """
+        if not (math.isfinite(conditioning_scale) and conditioning_scale > 0):
+            raise ValueError(
+                f"conditioning_scale is {conditioning_scale}; allowed: a number above 0."
+            )
+        net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
+        return ControlNetDenoiser(
+            base, like_base(net, base.device), task=task, scale=conditioning_scale
+        )

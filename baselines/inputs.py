@@ -1,0 +1,71 @@
+"""What the baselines share: checks of what comes in, and rows for K guidance branches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EMBEDDING_WIDTHS = (16, 32, 96, 256)  # ControlNet's conditioning embedding for downscale factor 8
+
+
+def check_condition(condition: Tensor, *, channels: int, downscale: int, task: str) -> None:
+    """Raise ValueError unless a condition is [B,channels,H,W] floating point of an allowed size.
+
+    H and W in pixels, divisible by `downscale`; task: the name for the message.
+    """
+    shape = list(condition.shape)
+    if len(shape) != 4:
+        raise ValueError(f"condition is {shape}; allowed: [B,{channels},H,W].")
+    if shape[1] != channels:
+        raise ValueError(f"condition has {shape[1]} channels; {task} needs {channels}.")
+    if min(shape[2:]) < downscale or shape[2] % downscale or shape[3] % downscale:
+        raise ValueError(
+            f"condition is {shape[2]} x {shape[3]} pixels; allowed: height and width divisible by "
+            f"{downscale}, the base's downscale factor."
+        )
+    if not condition.is_floating_point():
+        raise ValueError(
+            f"condition is {condition.dtype}; allowed: floating point in [0, 1] (divide 8-bit "
+            "images by 255)."
+        )
+
+
+def check_match(features: Tensor, latents: Tensor, *, downscale: int = 1) -> None:
+    """Raise ValueError unless features [B,·,h*downscale,w*downscale] belong to latents [B,4,h,w].
+
+    Without it a condition of one row, or of one cell, would be broadcast silently.
+    """
+    rows, height, width = len(latents), *(side * downscale for side in latents.shape[2:])
+    if (len(features), *features.shape[2:]) != (rows, height, width):
+        raise ValueError(
+            f"the condition has {len(features)} rows of {features.shape[2]} x {features.shape[3]}; "
+            f"latents {list(latents.shape)} need {rows} of {height} x {width}."
+        )
+
+
+def expand(latents: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Repeat latents [B,4,h,w] and timesteps [B] for text [K,B,L,D]; row k*B + b of K*B each."""
+    branches = len(text)
+    return latents.repeat(branches, 1, 1, 1), timesteps.repeat(branches), text.flatten(0, 1)
+
+
+def add_to_branches(hidden: Tensor, feature: Tensor) -> Tensor:
+    """Add a feature [B,C,h,w] to hidden [K*B,C,h,w], the same in each of the K branches."""
+    return (hidden.unflatten(0, (-1, len(feature))) + feature).flatten(0, 1)
+
+
+def embedding_widths(downscale: int) -> tuple[int, ...]:
+    """Return the widths of diffusers' ControlNetConditioningEmbedding that shrinks by `downscale`.
+
+    It halves the size once between two widths: log2(downscale) + 1 of them; 8 gives ControlNet's
+    own (16, 32, 96, 256), and each level beyond repeats the last. ValueError unless a power of two.
+    """
+    if downscale < 1 or downscale & (downscale - 1):
+        raise ValueError(f"the base's downscale factor is {downscale}; allowed: 1, 2, 4, 8, ...")
+    count = downscale.bit_length()
+    return (EMBEDDING_WIDTHS + EMBEDDING_WIDTHS[-1:] * count)[:count]
+
+
+def like_base(module: torch.nn.Module, device: str) -> torch.nn.Module:
+    """Bring a module to the base's device and memory layout (channels last)."""
+    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

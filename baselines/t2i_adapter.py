@@ -1,0 +1,131 @@
+"""T2I-Adapter: features of the condition alone, added once a level to the frozen UNet's encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import T2IAdapter as AdapterModel
+from torch import Tensor
+
+from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
+
+if TYPE_CHECKING:
+    from bench.base import Base
+    from bench.types import Task
+
+TIMESTEPS = ("uniform", "cubic")
+
+
+def build_adapter(unet: Any, *, channels: int, downscale: int) -> AdapterModel:
+    """Return diffusers' full T2IAdapter with one feature map for each level of a UNet."""
+    return AdapterModel(
+        in_channels=channels,
+        channels=list(unet.config["block_out_channels"]),
+        num_res_blocks=2,
+        downscale_factor=downscale,
+        adapter_type="full_adapter",
+    )
+
+
+def cubic_timesteps(timesteps: Tensor, *, steps: int) -> Tensor:
+    """Map uniform timesteps 0..steps-1 to (1 - u^3) * steps with u = (t + 1/2) / steps.
+
+    Noisy timesteps come more often: P(t' < s) = 1 - (1 - s / steps)^(1/3), mean 3/4 steps. One
+    integer goes to one integer, so near 0, where the density is a third of the uniform one, every
+    third timestep occurs. Source: arXiv 2302.08453, its cubic sampling of timesteps.
+    """
+    share = (timesteps.double() + 0.5) / steps
+    return ((1 - share**3) * steps).long().clamp(0, steps - 1)
+
+
+@contextmanager
+def adapted(unet: Any, features: Sequence[Tensor]) -> Iterator[None]:
+    """Add feature i [B,C,h,w] behind the last resnet or attention of down block i while open.
+
+    That is before the downsampler, as in the paper, and bit for bit what diffusers does with
+    `down_intrablock_additional_residuals` where it can: in its blocks without attention that
+    argument comes after the downsampler, where the sizes differ unless the block is the last.
+    """
+    handles = []
+    try:
+        for block, feature in zip(unet.down_blocks, features, strict=True):
+            last = (getattr(block, "attentions", None) or block.resnets)[-1]
+            handles.append(last.register_forward_hook(_adding(feature)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adding(feature: Tensor) -> Any:
+    def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):  # a transformer asked for return_dict=False
+            return (add_to_branches(output[0], feature), *output[1:])
+        return add_to_branches(output, feature)
+
+    return hook
+
+
+class T2IAdapterDenoiser(torch.nn.Module):
+    """The frozen UNet with a T2I-Adapter's features, made once an image.
+
+    The adapter is not zero-initialised, so the untrained method differs from the base.
+    """
+
+    starts_as_base = False
+
+    def __init__(self, base: Base, adapter: AdapterModel, *, task: Task, timesteps: str) -> None:
+        super().__init__()
+        self.unet = base.unet
+        self.adapter = adapter
+        self.downscale, self.steps, self.timesteps = base.downscale, len(base.alphas), timesteps
+        self.channels, self.task_name = task.channels, task.name
+        self._to_eps = base.to_eps
+
+    def encode(self, condition: Tensor) -> list[Tensor]:
+        """Condition [B,C,H,W] in [0, 1] -> one feature map a UNet level, from [B,w0,h,w] down."""
+        check_condition(
+            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
+        )
+        return list(self.adapter(condition))
+
+    def warp_timesteps(self, timesteps: Tensor) -> Tensor:
+        """Map the training loop's uniform timesteps [B] to those this method trains at, [B]."""
+        if self.timesteps == "cubic":
+            return cubic_timesteps(timesteps, steps=self.steps)
+        return timesteps
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]
+    ) -> Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
+        check_match(features[0], latents)
+        with adapted(self.unet, features):
+            output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
+        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+
+class T2IAdapter:
+    """T2I-Adapter, diffusers' full adapter."""
+
+    name = "t2i-adapter"
+    title = "T2I-Adapter"
+    conditioned = True
+    source = "Mou et al., AAAI 2024, https://arxiv.org/abs/2302.08453"
+    options: dict[str, object] = {"timesteps": "uniform"}
+
+    def build(self, base: Base, task: Task, *, timesteps: str = "uniform") -> T2IAdapterDenoiser:
+        """Return the adapted base; only the adapter trains.
+
+        timesteps: how training draws them, "uniform" as every other method or "cubic" as in the
+        paper (cubic_timesteps). Raises ValueError for another name.
+        """
+        if timesteps not in TIMESTEPS:
+            raise ValueError(f"timesteps is '{timesteps}'; allowed: {', '.join(TIMESTEPS)}.")
+        adapter = build_adapter(base.unet, channels=task.channels, downscale=base.downscale)
+        return T2IAdapterDenoiser(
+            base, like_base(adapter, base.device), task=task, timesteps=timesteps
+        )
