@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,13 @@ app.add_typer(data_app, name="data")
 
 MethodName = Annotated[str, typer.Option("--method", help="A method; see `bench list`.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task; see `bench list`.")]
+Methods = Annotated[
+    str, typer.Option("--method", help="Methods: a name, a,b,c, or paper, all, variants.")
+]
+Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
+Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
 SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded) or another suite.")]
-BudgetName = Annotated[str | None, typer.Option("--budget", help="quick, standard or full.")]
+BudgetName = Annotated[str | None, typer.Option("--budget", help="quick, short, standard or full.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling seed.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -36,6 +42,7 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at on
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 RESULTS = Path("results/runs")
+RATES = "1e-4,3e-4,1e-3,3e-3"
 PRETRAINING = Path("results/pretraining")
 
 
@@ -74,60 +81,18 @@ def methods() -> dict[str, str]:
     return {**bps.METHODS, **baselines.METHODS}
 
 
+def catalogue() -> Any:
+    """Join the tables of methods and of variants, the short names of methods with options set."""
+    import baselines
+    import bps
+    from bench.commands import Catalogue
+
+    variants = {**bps.VARIANTS, **baselines.VARIANTS}
+    return Catalogue(methods=methods(), variants=variants, load=baselines.load)
+
+
 def _method(name: str) -> Any:
-    from baselines import load
-    from bench.types import unknown
-
-    if name not in methods():
-        raise unknown("method", name, methods())
-    return load(methods()[name])()
-
-
-def _run(hooks: Any, *, method: str, task: str, suite: str, budget: str | None, seed: int,
-         results: Path, device: str, base: Path | None, option: list[str] | None,
-         learning_rate: float | None, batch: int, checkpoint_every: int = 100) -> Any:  # fmt: skip
-    from bench.run import Run, RunSpec
-    from bench.suites import find_suite
-    from bench.tasks import find_task
-
-    chosen = _method(method)
-    find_task(task)
-    found = find_suite(suite, base=base)
-    spec = RunSpec(
-        suite=found, task=task, method=chosen, budget=found.budget(budget), seed=seed,
-        results=results, options=_options(option), learning_rate=learning_rate,
-        device=_device(device), batch=batch, checkpoint_every=checkpoint_every,
-    )  # fmt: skip
-    return Run(spec, hooks)
-
-
-def _options(pairs: list[str] | None) -> dict[str, Any]:
-    from bench.types import BenchError
-
-    options: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, mark, value = pair.partition("=")
-        if not mark:
-            raise BenchError(f"--option '{pair}' is not name=value. Write for example prior=free.")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from bench.types import BenchError, unknown
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in {"cpu", "cuda"}:
-        raise unknown("device", name, ["auto", "cpu", "cuda"])
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BenchError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
-    return name
+    return catalogue().find(name)[0]
 
 
 def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
@@ -140,43 +105,88 @@ def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
     typer.echo(record_text(record, floor=floor))
     typer.echo(f"record   {run.folder / 'record.json'}")
     typer.echo(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
-    typer.echo(f"         {run.folder / 'samples.png'}  (all samples)")
+    typer.echo(f"         {run.folder / 'work' / 'samples.png'}  (all samples)")
 
 
 @app.command("run")
 @guarded
 def run_command(
-    method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
+    method: Methods = "bps", task: Tasks = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
-    checkpoint_every: Every = 100, as_json: AsJson = False,
+    checkpoint_every: Every = 100, side: Side = None, as_json: AsJson = False,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
 ) -> None:  # fmt: skip
-    """Train, sample, score and record one method on one task; a killed run goes on."""
+    """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    from bench.commands import Request, cells_of, run_cells, run_one
+    from bench.console import console_hooks
+    from bench.types import BenchError
+
+    request = Request(
+        suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
+        option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
+    )  # fmt: skip
+    cells = cells_of(catalogue(), method=method, task=task, seeds=seeds or str(seed))
+    if again and len(cells) > 1:
+        raise BenchError("--again redoes one run at a time. Name one method, task and seed.")
+    with console_hooks() as hooks:
+        if len(cells) > 1:
+            grid = [(request, *cell) for cell in cells]
+            outcomes = run_cells(catalogue(), grid, hooks=hooks, say=_aside)
+        else:
+            name, on, number = cells[0]
+            done = run_one(catalogue(), request, method=name, task=on, seed=number, hooks=hooks,
+                           again=again, floor=floor)  # fmt: skip
+    if len(cells) > 1:
+        _end(outcomes, as_json=as_json)
+    else:
+        _show(done[0], done[1], floor=done[2], as_json=as_json)
+
+
+def _aside(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _end(outcomes: list[Any], *, as_json: bool = False) -> None:
+    """Say which runs of a grid failed and how to do them again; exit code 1 if any did."""
+    failed = [o for o in outcomes if o.error]
+    if as_json:
+        said = {o.cell.name: o.error or o.refused or str(o.folder) for o in outcomes}
+        typer.echo(json.dumps(said, indent=1))
+    _aside(f"{sum(o.record is not None for o in outcomes)} of {len(outcomes)} runs have a record")
+    for outcome in failed:
+        words = shlex.join(["bench", *outcome.cell.arguments])
+        _aside(f"FAILED {outcome.cell.name}: {outcome.error}\n  again: {words}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("tune")
+@guarded
+def tune_command(
+    method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
+    budget: BudgetName = "short", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
+    batch: Batch = 32, side: Side = "val",
+    rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
+    results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
+    out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
+) -> None:  # fmt: skip
+    """Choose each method's learning rate on the validation side, by one grid for all."""
+    from bench.commands import Request, tune_rates
     from bench.console import console_hooks
 
-    shared: dict[str, Any] = {
-        "task": task, "suite": suite, "budget": budget, "seed": seed, "results": results,
-        "device": device, "base": base, "batch": batch,
-    }  # fmt: skip
+    request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
+                      batch=batch, side=side)  # fmt: skip
     with console_hooks() as hooks:
-        own = functools.partial(
-            _run, hooks, method=method, option=option, learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every, **shared,
+        files, outcomes = tune_rates(
+            catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
+            hooks=hooks, say=_aside,
         )  # fmt: skip
-        chosen, lowest = own(), None
-        if again:
-            chosen.forget()
-        if floor and method != "text-only":
-            chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
-            del chosen  # the floor goes first and alone, so that its peak memory is its own
-            floor_run = _run(hooks, method="text-only", option=None, learning_rate=None, **shared)
-            lowest = floor_run.all()
-            del floor_run
-            chosen = own()
-        record = chosen.all()
-    _show(chosen, record, floor=lowest, as_json=as_json)
+    for path in files:
+        typer.echo(path)
+    _end(outcomes)
 
 
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
@@ -189,16 +199,20 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
+        side: Side = None,
     ) -> None:  # fmt: skip
+        from bench.commands import Request, make_run
         from bench.console import console_hooks
 
+        request = Request(
+            suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
+            option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every,
+            side=side,
+        )  # fmt: skip
         with console_hooks() as hooks:
-            chosen = _run(
-                hooks, method=method, task=task, suite=suite, budget=budget, seed=seed,
-                results=results, device=device, base=base, option=option,
-                learning_rate=learning_rate, batch=batch, checkpoint_every=checkpoint_every,
-            )  # fmt: skip
-            said = act(chosen)
+            said = act(
+                make_run(catalogue(), request, method=method, task=task, seed=seed, hooks=hooks)
+            )
             hooks.close()
         typer.echo(said)
 
@@ -241,29 +255,20 @@ def report_command(
 @guarded
 def list_command(as_json: AsJson = False) -> None:
     """List methods, tasks, suites and budgets."""
+    from bench.arguments import outline
+    from bench.commands import described
     from bench.suites import SUITES
     from bench.tasks import TASKS
 
     table = {
-        "methods": {n: {"source": _method(n).source, "options": _method(n).options} for n in methods()},
+        "methods": {n: described(_method(n)) for n in methods()},
+        "variants": {n: {"of": m, **o} for n, (m, o) in catalogue().variants.items()},
         "tasks": {n: f"{t().channels} condition channel(s)" for n, t in TASKS.items()},
         "suites": {s.name: {"about": s.about, "tasks": list(s.tasks), "budgets": {
             b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
             for b in s.budgets.values()}} for s in SUITES.values()},
     }  # fmt: skip
-    typer.echo(json.dumps(table, indent=1) if as_json else _outline(table))
-
-
-def _outline(value: Any, depth: int = 0) -> str:
-    """Show nested tables as indented lines."""
-    pad, lines = "  " * depth, []
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            lines += [f"{pad}{key}", _outline(entry, depth + 1)] if entry else [f"{pad}{key}: none"]
-        else:
-            shown = ", ".join(map(str, entry)) if isinstance(entry, (list, tuple)) else entry
-            lines.append(f"{pad}{key}: {shown}")
-    return "\n".join(lines)
+    typer.echo(json.dumps(table, indent=1) if as_json else outline(table))
 
 
 @app.command("show")
@@ -289,10 +294,10 @@ def check_command(
 ) -> None:  # fmt: skip
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
     from bench.check import check_run
-    from bench.run import Hooks
+    from bench.commands import Request, make_run
 
-    run = _run(Hooks(), method=method, task=task, suite=suite, budget=None, seed=0, results=RESULTS,
-               device="cpu", base=base, option=option, learning_rate=None, batch=4)  # fmt: skip
+    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, option=option or ())
+    run = make_run(catalogue(), request, method=method, task=task, seed=0)
     findings = check_run(run)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")

@@ -16,7 +16,7 @@ from bench.types import BenchError, Dataset
 if TYPE_CHECKING:
     from bench.run import Run
 
-ARTIFACTS = (records.ITEMS_FILE, "contact.png", "samples.png", "work/adapter.safetensors")
+ARTIFACTS = (records.ITEMS_FILE, "contact.png", "work/samples.png", "work/adapter.safetensors")
 
 
 def now() -> str:

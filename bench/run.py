@@ -28,7 +28,7 @@ from bench.score import Evaluator, Scores, items_json
 from bench.suites import Budget, Protocol, Suite
 from bench.tasks import find_task
 from bench.train import TrainResult, train
-from bench.types import BenchError, Dataset, Method, Task, unknown
+from bench.types import BenchError, Dataset, Method, Refused, Task, refusal, unknown
 
 ADAPTER = "work/adapter.safetensors"
 CONTACT_ITEMS = 24
@@ -73,6 +73,9 @@ class Run:
         self.spec, self.hooks, self.cache = spec, hooks or Hooks(), Cache()
         spec.suite.check_task(spec.task)
         self.task: Task = find_task(spec.task)
+        reason = refusal(spec.method, self.task)
+        if reason:
+            raise Refused(f"{spec.method.name} cannot do {spec.task}: {reason}")
         self.options = check_options(spec.method, spec.options)
         self.dataset: Dataset = spec.suite.dataset()
         self.splits: Splits = spec.suite.splits()
@@ -221,7 +224,8 @@ class Run:
         for name, images in self._image_sets().items():
             self._stop_if_asked()
             rows[name] = evaluator.evaluate(images())
-        write_json(self.folder / records.ITEMS_FILE, items_json(self.eval_ids, rows))
+        curve = read_json(self.work / "train.json")["curve"]
+        write_json(self.folder / records.ITEMS_FILE, items_json(self.eval_ids, rows, curve=curve))
         self._contact(load_images(self.work / "samples", self.eval_ids))
         record = build_record(self, rows, started=started)
         records.write_record(self.folder, record)
@@ -271,7 +275,7 @@ class Run:
             "target": self.eval_data.images[chosen],
         }
         contact_sheet(rows, self.folder / "contact.png", title=self.id)
-        atomic_write(self.folder / "samples.png", png(mosaic(samples)))
+        atomic_write(self.work / "samples.png", png(mosaic(samples)))
 
     def finished(self) -> records.RunRecord | None:
         """Return the record if this run is already done and whole."""
@@ -296,8 +300,10 @@ class Run:
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """Return the run's learning rate: its own, else the suite's."""
-    return spec.suite.learning_rate if spec.learning_rate is None else spec.learning_rate
+    """Return the run's learning rate: its own, else the method's in the suite, else the suite's."""
+    if spec.learning_rate is not None:
+        return spec.learning_rate
+    return spec.suite.learning_rates.get(spec.method.name, spec.suite.learning_rate)
 
 
 def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from bench.metrics.frechet import PairedFrechet
 from bench.metrics.kernel import PairedKernel
 from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
 from bench.record import MetricValue
-from bench.stats import Resamples, Statistic, jackknife, mean_interval
+from bench.stats import (
+    Interval,
+    Resamples,
+    Statistic,
+    jackknife_interval,
+    jackknife_replicates,
+    mean_interval,
+)
 from bench.types import Example, MetricSpec, Task
 
 RESAMPLES = 1000
@@ -42,11 +50,14 @@ CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="cl
 class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
-    seconds: what scoring these images takes, whether or not features came from the cache.
+    replicates: jackknife replicates of the metrics of the whole set, [G] each; see
+    `bench.stats.jackknife_replicates`. seconds: what scoring these images takes, whether or not
+    features came from the cache.
     """
 
     metrics: dict[str, MetricValue]
     items: dict[str, np.ndarray]
+    replicates: dict[str, np.ndarray]
     seconds: float
 
 
@@ -95,12 +106,13 @@ class Evaluator:
         begun = time.perf_counter()
         items = self._items(images, features, read)
         specs = {s.name: s for s in (*ITEM_METRICS, CLIP_METRIC, *self.task.metrics)}
-        metrics = {s.name: self._set_metric(s, features) for s in SET_METRICS}
+        sets = {s.name: self._set_metric(s, features) for s in SET_METRICS}
+        metrics = {name: value for name, (value, _) in sets.items()}
         for name, values in items.items():
-            interval = mean_interval(values, resamples=self.resamples)
-            metrics[name] = self._value(specs[name], interval)
+            metrics[name] = self._item_metric(specs[name], values)
         seconds += time.perf_counter() - begun
-        return Scores(metrics=metrics, items=items, seconds=seconds)
+        replicates = {name: values for name, (_, values) in sets.items()}
+        return Scores(metrics=metrics, items=items, replicates=replicates, seconds=seconds)
 
     def _items(
         self, images: np.ndarray, features: np.ndarray, read: np.ndarray | None
@@ -117,30 +129,59 @@ class Evaluator:
             items["clip"] = clip_score(read, self.text)
         return items
 
-    def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> MetricValue:
+    def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> tuple[MetricValue, np.ndarray]:
         statistic: Statistic = PairedFrechet(features, self.target_features)
         if (
             spec.name == "kid"
         ):  # a sample resembles its own target, which biases the plain estimator
             statistic = PairedKernel(features, self.target_features, own_pairs=False)
-        interval = jackknife(statistic, resamples=self.resamples)
-        return self._value(spec, interval)
+        replicates = jackknife_replicates(statistic, resamples=self.resamples)
+        value = statistic(np.ones(len(self.examples), dtype=np.uint16))
+        return self._value(
+            spec, jackknife_interval(value, replicates), n=len(self.examples)
+        ), replicates
 
-    def _value(self, spec: MetricSpec, interval: Any) -> MetricValue:
+    def _item_metric(self, spec: MetricSpec, values: np.ndarray) -> MetricValue:
+        """Average over the items that have a value: which do is a property of the item, not of a method."""
+        known = values[np.isfinite(values)]
+        if len(known) < 2:
+            return self._value(spec, None, n=len(known))
+        whole = len(known) == len(values)
+        drawn = self.resamples if whole else Resamples(n_items=len(known), seed=BOOTSTRAP_SEED)
+        return self._value(spec, mean_interval(known, resamples=drawn), n=len(known))
+
+    def _value(self, spec: MetricSpec, interval: Interval | None, *, n: int) -> MetricValue:
         judges = {"features": self.feature_judge, "clip": self.clip_judge}
         judge = judges.get(spec.judge)
         return MetricValue(
-            value=interval.value, low=interval.low, high=interval.high, n=len(self.examples),
+            value=interval.value if interval else None, low=interval.low if interval else None,
+            high=interval.high if interval else None, n=n,
             judge=judge.name if judge is not None else "none", scale=spec.scale, better=spec.better,
         )  # fmt: skip
 
 
-def items_json(ids: Sequence[str], rows: Mapping[str, Scores]) -> dict[str, Any]:
-    """Return per-item scores as JSON values, rounded to 6 digits: {"ids", "rows"}."""
+def items_json(
+    ids: Sequence[str], rows: Mapping[str, Scores], *, curve: Sequence[Sequence[float]] = ()
+) -> dict[str, Any]:
+    """Return what a report needs beyond the record, as JSON values.
+
+    "ids"; "rows": per-item scores, 6 decimals; "replicates": jackknife replicates of set metrics, 9
+    significant digits; "curve": the training curve, [step, loss].
+    """
     return {
         "ids": list(ids),
         "rows": {
-            row: {name: [round(float(v), 6) for v in values] for name, values in s.items.items()}
+            row: {name: [_six(v) for v in values] for name, values in s.items.items()}
             for row, s in rows.items()
         },
+        "replicates": {
+            row: {n: [float(f"{v:.9g}") for v in values] for n, values in s.replicates.items()}
+            for row, s in rows.items()
+        },
+        "curve": [list(point) for point in curve],
     }
+
+
+def _six(value: float) -> float | None:
+    """Round to 6 decimals; a missing value is null, never 0."""
+    return round(float(value), 6) if math.isfinite(value) else None

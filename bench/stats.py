@@ -169,6 +169,21 @@ def jackknife(
     statistic: `bench.metrics.frechet.PairedFrechet(sample, target)`,
     `bench.metrics.kernel.PairedKernel(sample, target)`, or any function of item counts.
     """
+    return jackknife_interval(
+        statistic(np.ones(resamples.n_items, dtype=np.uint16)),
+        jackknife_replicates(statistic, resamples=resamples, groups=groups),
+        level=level,
+    )
+
+
+def jackknife_replicates(
+    statistic: Statistic, *, resamples: Resamples, groups: int = 100
+) -> np.ndarray:
+    """Return the statistic without each group of items in turn, [G] float64; see `jackknife`.
+
+    Differences and means of such arrays, made from one `Resamples`, are the replicates of differences
+    and means: stored, they pair two methods long after their samples are gone.
+    """
     n = resamples.n_items
     groups = min(groups, n)
     if groups < 10:
@@ -180,9 +195,15 @@ def jackknife(
         counts = whole.copy()
         counts[group] = 0
         values[index] = statistic(counts)
+    return values
+
+
+def jackknife_interval(value: float, replicates: np.ndarray, *, level: float = 0.95) -> Interval:
+    """Return the normal interval about a value from its jackknife replicates [G]."""
+    values = np.asarray(replicates, dtype=np.float64)
+    groups = len(values)
     error = float(np.sqrt((groups - 1) / groups * ((values - values.mean()) ** 2).sum()))
     reach = NormalDist().inv_cdf(_tails(level)[1]) * error
-    value = statistic(whole)
     return Interval(value=value, low=value - reach, high=value + reach)
 
 

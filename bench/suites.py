@@ -60,7 +60,8 @@ class Suite:
     """A benchmark: data, base and protocol.
 
     dataset, splits: loaders. base: folder of the frozen base; None where the user brings it.
-    learning_rate: default, before a method's own. feature_judge, clip_judge: names in bench.judges.
+    learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
+    side by method. feature_judge, clip_judge: names in bench.judges.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Suite:
     budgets: Mapping[str, Budget]
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
     default_budget: str = "standard"
     eval_side: str = "test"
 
@@ -136,12 +138,13 @@ EMOJI = Suite(
     dataset=_openmoji,
     splits=_openmoji_splits,
     base=ASSETS / "emoji-sd-v1",
-    tasks=("sketch",),
+    tasks=("sketch", "segmentation", "layout", "drawing"),
     feature_judge="efficientnet-lite0",
     clip_judge="emoji-clip",
     learning_rate=1e-3,
     budgets={
         "quick": Budget(name="quick", train_images=3_200, eval_items=96),
+        "short": Budget(name="short", train_images=6_400, eval_items=None),
         "standard": Budget(name="standard", train_images=16_384, eval_items=None),
         "full": Budget(name="full", train_images=256_000, eval_items=None),
     },
@@ -165,14 +168,21 @@ MICRO = replace(
 SUITES: Mapping[str, Suite] = {"emoji": EMOJI, "micro": MICRO}
 
 
-def find_suite(name: str, *, base: Path | None = None) -> Suite:
-    """Return a suite by name, with the user's base where one is given.
+SIDES = ("val", "test")
+
+
+def find_suite(name: str, *, base: Path | None = None, side: str | None = None) -> Suite:
+    """Return a suite by name, with the user's base and evaluation side where they are given.
 
     Raises BenchError for an unknown suite and where the suite needs a base and none came.
     """
     if name not in SUITES:
         raise unknown("suite", name, SUITES)
     suite = SUITES[name] if base is None else replace(SUITES[name], base=base)
+    if side is not None:
+        if side not in SIDES:
+            raise unknown("side", side, SIDES)
+        suite = replace(suite, eval_side=side)
     if suite.base is None:
         raise BenchError(
             f"suite '{name}' brings no base model. Give the folder of a Stable Diffusion in "

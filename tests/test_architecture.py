@@ -21,7 +21,9 @@ LEVELS = [
     {"bench.cost", "bench.train", "bench.score"},
     {"bench.sample"},
     {"bench.check", "bench.emoji", "bench.publish", "bench.run"},
-    {"bench.console"},
+    {"bench.grid"},
+    {"bench.arguments", "bench.console", "bench.tune"},
+    {"bench.commands"},
 ]
 
 

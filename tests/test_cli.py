@@ -104,7 +104,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     assert digests(tmp_path / "a") == digests(finished)
     other = bench(*micro(micro_folder, tmp_path / "b", "--budget", "standard", "--seed", 1))
     assert other.exit_code == 0
-    assert digests(tmp_path / "b")["bps/samples.png"] != digests(finished)["bps/samples.png"]
+    assert (
+        digests(tmp_path / "b")["bps/work/samples.png"] != digests(finished)["bps/work/samples.png"]
+    )
 
 
 def in_training(run: Path) -> bool:

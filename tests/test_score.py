@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from scipy import ndimage
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
+from bench.metrics.frechet import PairedFrechet
+from bench.metrics.kernel import PairedKernel
 from bench.score import Evaluator, Scores, items_json
+from bench.stats import jackknife_difference, jackknife_interval
 from bench.tasks import find_task
 
 COUNT = 16
@@ -104,3 +108,48 @@ def test_items_are_written_by_row(perfect: Scores) -> None:
     written = items_json([str(i) for i in range(COUNT)], {"samples": perfect})
     assert written["ids"] == [str(i) for i in range(COUNT)]
     assert len(written["rows"]["samples"]["cosine"]) == COUNT
+
+
+def test_replicates_give_the_interval_and_pair_two_methods(
+    evaluator: Evaluator, perfect: Scores
+) -> None:
+    blurred = evaluator.evaluate(ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)))
+    for name in ("fd", "kid"):
+        found, stored = blurred.metrics[name], blurred.replicates[name]
+        assert found.value is not None and found.low is not None
+        again = jackknife_interval(found.value, stored)
+        assert again.low == pytest.approx(found.low, rel=1e-12)
+        statistics = [
+            PairedFrechet(evaluator.features_of(images, evaluator.feature_judge), targets)
+            if name == "fd"
+            else PairedKernel(
+                evaluator.features_of(images, evaluator.feature_judge), targets, own_pairs=False
+            )
+            for images, targets in (
+                (ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)),
+                 evaluator.target_features),
+                (evaluator.targets, evaluator.target_features),
+            )
+        ]  # fmt: skip
+        direct = jackknife_difference(*statistics, resamples=evaluator.resamples)
+        first = perfect.metrics[name].value
+        assert first is not None
+        paired = jackknife_interval(found.value - first, stored - perfect.replicates[name])
+        assert (paired.low, paired.high) == pytest.approx((direct.low, direct.high), rel=1e-6)
+
+
+def test_an_item_without_a_value_is_left_out_and_never_counts_as_zero(
+    evaluator: Evaluator, perfect: Scores
+) -> None:
+    spec = evaluator.task.metrics[0]
+    values = np.linspace(0.2, 0.8, COUNT)
+    values[3] = np.nan
+    found = evaluator._item_metric(spec, values)
+    assert found.n == COUNT - 1
+    assert found.value == pytest.approx(np.delete(values, 3).mean())
+    empty = evaluator._item_metric(spec, np.full(COUNT, np.nan))
+    assert (empty.value, empty.low, empty.n) == (None, None, 0)
+    holes = replace(perfect, items={"x": values})
+    stored = items_json([str(i) for i in range(COUNT)], {"samples": holes}, curve=[(1, 0.5)])
+    assert stored["rows"]["samples"]["x"][3] is None
+    assert stored["curve"] == [[1, 0.5]] and len(stored["replicates"]["samples"]["fd"]) == COUNT

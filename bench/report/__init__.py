@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.content import atomic_write
+from bench.report.compare import Comparison, build_comparison
+from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_comparison
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
 from bench.report.figures import contact_sheet, curve_figure, overview
 from bench.report.grid import to_latex, to_markdown
-from bench.report.page import Section, report_page
-from bench.report.rows import BOOTSTRAP_SEED, Table, build_table
+from bench.report.names import task_place
+from bench.report.page import Section, Suite, report_page
+from bench.report.pictures import draw_pictures, file_name
+from bench.report.rows import BOOTSTRAP_SEED, Row, Table, build_table
 from bench.report.runs import Run, load_run, load_runs
+from bench.report.sheet import sheet_tiles
 from bench.report.tables import (
     cost_grid,
     difference_grid,
@@ -25,9 +29,11 @@ from bench.report.tables import (
 
 __all__ = [
     "BOOTSTRAP_SEED",
+    "Comparison",
     "Difference",
     "Run",
     "Table",
+    "build_comparison",
     "build_table",
     "contact_sheet",
     "curve_figure",
@@ -37,31 +43,36 @@ __all__ = [
     "overview",
     "paired_differences",
     "record_text",
+    "sheet_tiles",
     "tidy",
     "verdict",
     "verdicts",
 ]
-CONTACT_SHEET = "contact.png"
 
 
 def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
     """Write the report of all records below `results` into `out`; return the files, sorted.
 
-    One table a suite, task and protocol; with `mixed`, one a suite and task whose rows are marked.
-    Files are named by suite and task, and by protocol too where there are several; other files in
-    `out` are left alone. Nothing but the records moves a byte. BenchError, with nothing written,
-    where there is no record, one does not verify or one table cannot hold them.
+    A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
+    a suite and task whose rows are marked. A suite with several protocols for one task has no
+    comparison. Files are named by suite and task, and by protocol too where there are several;
+    other files in `out` are left alone. Nothing but the records moves a byte. BenchError, with
+    nothing written, where there is no record, one does not verify or one table cannot hold them.
     """
     runs = load_runs(results)
-    written: list[Path] = []
     groups = _tables(runs, mixed=mixed)
-    tables = [(name, build_table(members, mixed=mixed)) for name, members in groups]
-    sections = [_section(out, name, table) for name, table in tables]
+    tables = {name: build_table(members, mixed=mixed) for name, members in groups}
+    suites = [_suite(suite, tables) for suite in sorted({t.suite for t in tables.values()})]
+    by_suite = {suite.name: suite.comparison for suite in suites}
+    sections = [_section(out, name, table, by_suite[table.suite]) for name, table in tables.items()]
+    written: list[Path] = []
     for section in sections:
-        written += _write_tables(out, section)
-        written += [out / file for file in section.sheets.values()]
-        written += [out / section.overview] if section.overview else []
-    written.append(_write(out / "report.md", report_page(sections)))
+        written += _write(out, _table_files(section))
+        written += [out / file for file in section.pictures.files]
+    for suite in suites:
+        if suite.comparison is not None:
+            written += _write(out, _comparison_files(suite.comparison))
+    written += _write(out, {"report.md": report_page(sections, suites)})
     return sorted(written)
 
 
@@ -73,61 +84,86 @@ def _tables(runs: Sequence[Run], *, mixed: bool) -> list[tuple[str, list[Run]]]:
         protocols = places.setdefault((record.suite, record.task), {})
         protocols.setdefault("" if mixed else record.protocol_hash, []).append(run)
     tables = []
-    for (suite, task), protocols in sorted(places.items()):
+    for (suite, task), protocols in sorted(
+        places.items(), key=lambda p: (p[0][0], task_place(p[0][1]))
+    ):
         for digest, members in sorted(protocols.items()):
             parts = [suite, task, *([digest[:12]] if len(protocols) > 1 else [])]
-            tables.append(("-".join(_file_name(part) for part in parts), members))
+            tables.append(("-".join(file_name(part) for part in parts), members))
     return tables
 
 
-def _section(out: Path, name: str, table: Table) -> Section:
-    numbers = any(cell.value is not None for row in table.rows for cell in row.cells.values())
-    figure = f"overview-{name}.png" if numbers else None
-    if figure:
-        overview(table, out / figure)
+def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
+    """Compare the tasks of a suite, or say why they cannot be compared."""
+    own = [table for table in tables.values() if table.suite == name]
+    hashes: dict[str, set[str]] = {}
+    for table in own:
+        hashes.setdefault(table.task, set()).update(table.hashes)
+    several = {task: sorted(found) for task, found in sorted(hashes.items()) if len(found) > 1}
+    if several:
+        words = "; ".join(
+            f"{t}: {', '.join(h[:12] for h in found)}" for t, found in several.items()
+        )
+        note = f"No comparison over tasks: several protocols for one task ({words})."
+        return Suite(name=name, comparison=None, note=note)
+    comparison = build_comparison(own)
+    if not comparison.own("method") or not comparison.columns:
+        return Suite(
+            name=name, comparison=None, note="No comparison over tasks: no method is scored."
+        )
+    return Suite(name=name, comparison=comparison, note="")
+
+
+def _section(out: Path, name: str, table: Table, comparison: Comparison | None) -> Section:
     return Section(
         name=name,
         table=table,
         differences=paired_differences(table),
-        overview=figure,
-        sheets=_copy_sheets(table, out),
+        pictures=draw_pictures(table, _shown_rows(table, comparison), out, name=name),
     )
 
 
-def _copy_sheets(table: Table, out: Path) -> dict[str, str]:
-    """Copy contact sheets beside the report and return their names by run id."""
-    sheets = {}
-    for run in table.runs:
-        source = run.folder / CONTACT_SHEET if run.folder is not None else None
-        if source is not None and source.is_file():
-            name = f"contact-{_file_name(source.parent.name)}.png"
-            atomic_write(out / name, source.read_bytes())
-            sheets[run.record.run_id] = name
-    return sheets
+def _shown_rows(table: Table, comparison: Comparison | None) -> list[Row]:
+    """Return methods and floors as the comparison orders and names them, else as the table does."""
+    if comparison is None:
+        return [row for row in table.rows if row.kind in {"method", "floor"}]
+    entries = [*comparison.own("method"), *comparison.own("floor")]
+    return [entry.rows[table.task] for entry in entries if table.task in entry.rows]
 
 
-def _write_tables(out: Path, section: Section) -> list[Path]:
+def _table_files(section: Section) -> dict[str, str]:
     name, table = section.name, section.table
-    main, cost = main_grid(table), cost_grid(table)
     pairs = difference_grid(table, section.differences)
-    texts = {
-        f"table-{name}.md": to_markdown(main),
-        f"table-{name}.tex": to_latex(main, key=name),
+    return {
+        f"table-{name}.md": to_markdown(main_grid(table)),
+        f"table-{name}.tex": to_latex(main_grid(table), key=name),
         f"table-{name}.csv": tidy(table).to_csv(index=False, lineterminator="\n"),
-        f"cost-{name}.tex": to_latex(cost, key=f"cost-{name}"),
+        f"cost-{name}.tex": to_latex(cost_grid(table), key=f"cost-{name}"),
         f"cost-{name}.csv": tidy_costs(table).to_csv(index=False, lineterminator="\n"),
         f"differences-{name}.tex": to_latex(pairs, key=f"differences-{name}"),
         f"differences-{name}.csv": tidy_differences(section.differences).to_csv(
             index=False, lineterminator="\n"
         ),
     }
-    return [_write(out / file, text) for file, text in texts.items()]
 
 
-def _write(path: Path, text: str) -> Path:
-    atomic_write(path, text.encode())
-    return path
+def _comparison_files(comparison: Comparison) -> dict[str, str]:
+    name = file_name(comparison.suite)
+    main, (task, cost) = comparison_grid(comparison), comparison_costs(comparison)
+    lines = tidy_costs(comparison.tables[task])
+    return {
+        f"comparison-{name}.md": to_markdown(main),
+        f"comparison-{name}.tex": to_latex(main, key=f"comparison-{name}"),
+        f"comparison-{name}.csv": tidy_comparison(comparison).to_csv(
+            index=False, lineterminator="\n"
+        ),
+        f"cost-{name}.md": to_markdown(cost),
+        f"cost-{name}.tex": to_latex(cost, key=f"cost-{name}"),
+        f"cost-{name}.csv": lines.to_csv(index=False, lineterminator="\n"),
+    }
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+def _write(out: Path, texts: Mapping[str, str]) -> list[Path]:
+    for name, text in texts.items():
+        atomic_write(out / name, text.encode())
+    return [out / name for name in texts]

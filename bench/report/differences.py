@@ -10,18 +10,21 @@ from itertools import combinations
 import numpy as np
 
 from bench.report.names import Column, brackets, decimals, named, number
-from bench.report.rows import BOOTSTRAP_SEED, Row, Table
-from bench.report.runs import item_matrix
-from bench.stats import Interval, Resamples, difference_interval
+from bench.report.rows import BOOTSTRAP_SEED, Row, Table, measured
+from bench.report.runs import item_matrix, replicate_matrix
+from bench.stats import Interval, Resamples, difference_interval, jackknife_interval
+
+_Found = tuple[Interval, int, int, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Mean of `first` minus mean of `second` over the same items, with its paired 95% interval.
+    """`first` minus `second`, means over seeds on the same items, with its paired 95% interval.
 
-    items: paired items; left_out: items without a score in one of the two; first_seeds and
-    second_seeds: training seeds averaged on each side; agree: whether every seed of one side lies
-    on the same side of every seed of the other, None where both have a single seed.
+    The interval is a bootstrap where each item has a score, and the jackknife over groups of items
+    for a metric of the whole set. items: paired items; left_out: items without a score in one of
+    the two; first_seeds, second_seeds: training seeds averaged on each side; agree: whether every
+    seed of one side lies on the same side of every seed of the other, None where both have one.
     """
 
     first: str
@@ -39,17 +42,57 @@ def paired_differences(table: Table, *, seed: int = BOOTSTRAP_SEED) -> tuple[Dif
     """Return method minus floor, method minus shuffled and method minus method, where paired.
 
     seed: of the bootstrap over items; all differences on equally many items share its resamples.
-    Only rows of one protocol are compared, and only metrics with per-item scores: a Fréchet
-    distance belongs to a whole set and appears here never.
+    Only rows of one protocol are compared, and only metrics with per-item scores or, for a whole
+    set (FD, KID), with jackknife replicates that left out the same items.
     """
-    resamples: dict[int, Resamples] = {}
-    found = []
-    for first, second in _pairs(table):
-        for column in table.columns:
-            if column in first.cells and column in second.cells:
-                difference = _difference(first, second, column, resamples, seed)
-                found += [difference] if difference is not None else []
-    return tuple(found)
+    pairing = Pairing(seed=seed)
+    found = [
+        pairing.difference(first, second, column=column)
+        for first, second in _pairs(table)
+        for column in table.columns
+    ]
+    return tuple(difference for difference in found if difference is not None)
+
+
+class Pairing:
+    """Makes paired differences of rows that all share the resamples of one seed."""
+
+    def __init__(self, *, seed: int = BOOTSTRAP_SEED) -> None:
+        """Draw nothing yet: resamples are made for each number of items once."""
+        self.seed = seed
+        self._resamples: dict[int, Resamples] = {}
+
+    def difference(self, first: Row, second: Row, *, column: Column) -> Difference | None:
+        """Return first minus second in a column, None where it is missing or cannot be paired."""
+        sides = [row.cells.get(column) for row in (first, second)]
+        if any(cell is None or cell.value is None for cell in sides):
+            return None
+        found = self._by_items(first, second, column) or _by_replicates(first, second, column)
+        if found is None:
+            return None
+        interval, items, left_out, values = found
+        return Difference(
+            first=first.name,
+            second=second.name,
+            column=column,
+            interval=interval,
+            items=items,
+            left_out=left_out,
+            first_seeds=len(first.runs),
+            second_seeds=len(second.runs),
+            agree=_agree(*values),
+        )
+
+    def _by_items(self, first: Row, second: Row, column: Column) -> _Found | None:
+        paired = _aligned(first, second, column)
+        if paired is None or paired[0].shape[1] < 2:
+            return None
+        a, b, left_out = paired
+        n = a.shape[1]
+        if n not in self._resamples:
+            self._resamples[n] = Resamples(n_items=n, seed=self.seed)
+        interval = difference_interval(a.mean(axis=0), b.mean(axis=0), resamples=self._resamples[n])
+        return interval, n, left_out, (a.mean(axis=1), b.mean(axis=1))
 
 
 def difference_digits(difference: Difference) -> int:
@@ -68,14 +111,45 @@ def verdict(difference: Difference) -> str:
     otherwise the two cannot be told apart, or it is said that single seeds do not agree.
     """
     low, high = difference.interval.low, difference.interval.high
-    names = difference.first, difference.second
+    first, second, basis = difference.first, difference.second, _basis(difference)
     on = f"on {named(difference.column)}"
     if not (low > 0 or high < 0):
-        return f"{names[0]} and {names[1]} cannot be told apart {on}: {_signed(difference)}."
+        return f"{first} and {second} cannot be told apart {on}: {_signed(difference)}{basis}."
+    text = f"{first} {_verb(difference)} {second} {on} by {_unsigned(difference)}{basis}"
     if difference.agree is False:
-        text = f"{names[0]} {_verb(difference)} {names[1]} {on} by {_unsigned(difference)}"
         return f"On the mean over seeds {text}, but single seeds do not agree."
-    return f"{names[0]} {_verb(difference)} {names[1]} {on} by {_unsigned(difference)}."
+    return f"{text}."
+
+
+def told_apart(difference: Difference) -> bool:
+    """Tell whether the interval leaves 0 out and no training seed speaks against it."""
+    low, high = difference.interval.low, difference.interval.high
+    return (low > 0 or high < 0) and difference.agree is not False
+
+
+def against(differences: Sequence[Difference]) -> str:
+    """Return differences of one first row in one column as a line, gathered by what may be said.
+
+    "bps on line F1 (40 items, one seed): beats a by 0.20 [0.10, 0.30], b by ...; cannot be told apart
+    from c: ...". Items and seeds are said once where most share them. Claims follow `verdict`.
+    """
+    bases = [_basis(d) for d in differences]
+    usual = max(bases, key=bases.count)
+    said: dict[str, list[str]] = {}
+    for d, basis in zip(differences, bases, strict=True):
+        own = "" if basis == usual else basis
+        if not (d.interval.low > 0 or d.interval.high < 0):
+            said.setdefault("cannot be told apart from", []).append(
+                f"{d.second}: {_signed(d)}{own}"
+            )
+        else:
+            doubt = "on the mean over seeds, with single seeds that do not agree, "
+            verb = f"{doubt if d.agree is False else ''}{_verb(d)}"
+            said.setdefault(verb, []).append(f"{d.second} by {_unsigned(d)}{own}")
+    words = "; ".join(f"{verb} {', '.join(others)}" for verb, others in said.items())
+    otherwise = "where not said, " if len(set(bases)) > 1 else ""
+    usual = f"{otherwise}{usual.strip(' ()')}"
+    return f"{differences[0].first} on {named(differences[0].column)} ({usual}): {words}."
 
 
 def verdicts(differences: Sequence[Difference]) -> list[str]:
@@ -94,14 +168,14 @@ def _verb(difference: Difference) -> str:
 def _signed(difference: Difference) -> str:
     digits, interval = difference_digits(difference), difference.interval
     ends = brackets(interval.low, interval.high, digits)
-    return f"difference {number(interval.value, digits)} {ends}{_basis(difference)}"
+    return f"difference {number(interval.value, digits)} {ends}"
 
 
 def _unsigned(difference: Difference) -> str:
     digits, interval = difference_digits(difference), difference.interval
     low, high = sorted((abs(interval.low), abs(interval.high)))
     value = number(abs(interval.value), digits)
-    return f"{value} {brackets(low, high, digits)}{_basis(difference)}"
+    return f"{value} {brackets(low, high, digits)}"
 
 
 def _basis(difference: Difference) -> str:
@@ -127,28 +201,23 @@ def _pairs(table: Table) -> Iterator[tuple[Row, Row]]:
             yield row, other
 
 
-def _difference(
-    first: Row, second: Row, column: Column, resamples: dict[int, Resamples], seed: int
-) -> Difference | None:
-    paired = _aligned(first, second, column)
-    if paired is None:
+def _by_replicates(first: Row, second: Row, column: Column) -> _Found | None:
+    """Subtract the replicates of two sets that left out the same items in turn."""
+    one = replicate_matrix(first.runs, source=first.source, metric=column.metric)
+    other = replicate_matrix(second.runs, source=second.source, metric=column.metric)
+    if one is None or other is None or one[0] != other[0] or one[1].shape[1] != other[1].shape[1]:
         return None
-    a, b, left_out = paired
-    if a.shape[1] < 2:
-        return None
-    n = a.shape[1]
-    drawn = resamples.setdefault(n, Resamples(n_items=n, seed=seed))
-    return Difference(
-        first=first.name,
-        second=second.name,
-        column=column,
-        interval=difference_interval(a.mean(axis=0), b.mean(axis=0), resamples=drawn),
-        items=n,
-        left_out=left_out,
-        first_seeds=len(a),
-        second_seeds=len(b),
-        agree=_agree(a.mean(axis=1), b.mean(axis=1)),
+    a, b = _seed_values(first, column), _seed_values(second, column)
+    interval = jackknife_interval(
+        float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0)
     )
+    return interval, len(one[0]), 0, (a, b)
+
+
+def _seed_values(row: Row, column: Column) -> np.ndarray:
+    """Return the recorded value of each seed, [S]; NaN where one is missing."""
+    found = [measured(run, row.source, column) for run in row.runs]
+    return np.asarray([np.nan if m is None or m.value is None else m.value for m in found])
 
 
 def _aligned(first: Row, second: Row, column: Column) -> tuple[np.ndarray, np.ndarray, int] | None:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["SheetLayout", "contact_sheet", "curve_figure", "overview", "sheet_layout"]
 
 # Okabe and Ito 2008: told apart by readers with any common colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-_INK, _SOFT, _GRID = "#222222", "#666666", "#e3e3e3"
+INK, SOFT, GRID = "#222222", "#666666", "#e3e3e3"
 _STYLE: Mapping[str, tuple[str, str, bool]] = {
     "reference": ("#009E73", "D", False),
     "ceiling": ("#009E73", "D", True),
@@ -34,15 +34,15 @@ _STYLE: Mapping[str, tuple[str, str, bool]] = {
     "other": ("#CC79A7", "s", False),
     "floor": ("#555555", "s", True),
 }
-_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
 _NOT_IN_OVERVIEW = ("kid",)
 _SETTINGS = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
-    "xtick.color": _SOFT,
-    "ytick.color": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": "white",
@@ -63,10 +63,10 @@ def overview(table: Table, path: Path, *, across: int = 4) -> Path:
     down = -(-len(columns) // across)
     longest = max(len(row.label) for row in table.rows)
     size = (0.3 + 0.075 * longest + 2.35 * across, 0.5 + down * (0.75 + 0.3 * len(table.rows)))
-    with _figure(path, size=size) as figure:
+    with figure_file(path, size=size) as figure:
         figure.suptitle(
             f"{table.suite} / {table.task}: values with 95% intervals over items",
-            x=0.01, ha="left", fontsize=11, color=_INK,
+            x=0.01, ha="left", fontsize=11, color=INK,
         )  # fmt: skip
         axes = figure.subplots(down, across, squeeze=False, sharey=True)
         for axis in axes.flat[len(columns) :]:
@@ -86,11 +86,11 @@ def curve_figure(
     """
     _check_curves(curves)
     windows = {name: _window(len(points)) for name, points in curves.items()}
-    with _figure(path, size=(7.2, 3.8)) as figure:
+    with figure_file(path, size=(7.2, 3.8)) as figure:
         axis = figure.subplots()
         ends = []
         for i, (name, points) in enumerate(curves.items()):
-            colour, dash = _COLOURS[i % 7], _DASHES[i // 7 % len(_DASHES)]
+            colour, dash = COLOURS[i % 7], _DASHES[i // 7 % len(_DASHES)]
             steps, values = _sorted(points)
             smooth = _running_mean(values, windows[name])
             if windows[name] > 1:
@@ -103,15 +103,15 @@ def curve_figure(
         note = f" (line: mean over up to {widest} points)" if widest > 1 else ""
         axis.set_xlabel(x)
         axis.set_ylabel(y)
-        axis.set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=_INK)
-        axis.grid(axis="y", color=_GRID, linewidth=0.8)
+        axis.set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=INK)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         _label_ends(axis, ends)
     return Path(path)
 
 
 @contextmanager
-def _figure(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
+def figure_file(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
     """Give an empty figure and write it when the block ends; no state is shared with others."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -130,16 +130,16 @@ def _panel(axis: Axes, table: Table, column: Column) -> None:
     digits = _panel_digits([cell for _, _, cell in numbers])
     for place in set(range(len(table.rows))) - {place for place, _, _ in numbers}:
         where, align = (0.02, place), axis.get_yaxis_transform()
-        axis.text(*where, MISSING, transform=align, va="center", fontsize=9, color=_SOFT, bbox=_BOX)
+        axis.text(*where, MISSING, transform=align, va="center", fontsize=9, color=SOFT, bbox=BOX)
     for place, row, cell in numbers:
         _dot(axis, place, row, cell, digits)
         if row.kind == "floor":
-            axis.axvline(cell.value or 0.0, color=_SOFT, linestyle=":", linewidth=1, zorder=0)
-    axis.set_title(_wrapped(header(column)), loc="left", fontsize=9, color=_INK)
+            axis.axvline(cell.value or 0.0, color=SOFT, linestyle=":", linewidth=1, zorder=0)
+    axis.set_title(_wrapped(header(column)), loc="left", fontsize=9, color=INK)
     axis.set_ylim(len(table.rows) - 0.5, -0.75)
     axis.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
     axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", color=_GRID, linewidth=0.8)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=4)
@@ -157,8 +157,8 @@ def _dot(axis: Axes, place: int, row: Row, cell: Cell, digits: int) -> None:
     )
     axis.annotate(
         number(value, digits), (value, place), xytext=(0, 4.5), textcoords="offset points",
-        ha="center", va="bottom", fontsize=7, color=_SOFT,
-        bbox=_BOX,
+        ha="center", va="bottom", fontsize=7, color=SOFT,
+        bbox=BOX,
     )  # fmt: skip
 
 

@@ -22,16 +22,29 @@ _NAMES = {
     "retrieval": "R@1",
     "sketch_f1": "line F1",
     "chamfer": "chamfer distance",
+    "miou": "mIoU",
+    "box_recall": "box recall",
+    "box_iou": "box IoU",
+    "colour_error": "colour error ΔE76",
     "mae": "MAE",
     "clip": "CLIP score",
 }
-_FIRST = ("fd", "kid", "cosine", "retrieval", "sketch_f1", "chamfer")
+_PRIMARY: Mapping[str, tuple[str, ...]] = {
+    "sketch": ("sketch_f1",),
+    "segmentation": ("miou",),
+    "layout": ("box_recall",),
+    "drawing": ("sketch_f1", "colour_error"),
+}
+_FIRST = (
+    *("fd", "kid", "cosine", "retrieval"),
+    *("miou", "box_recall", "box_iou", "colour_error", "sketch_f1", "chamfer"),
+)
 _LAST = ("mae", "clip")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _SCALE_IS_PART_OF_THE_NAME = ("clip", "chamfer")
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _FLAGS = ("suite", "task", "method", "budget", "seed")
-_RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
+RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 _DEVICES = ("cpu", "cuda")
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -91,6 +104,17 @@ def order_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
     return tuple(sorted(set(columns), key=place))
 
 
+def task_place(task: str) -> tuple[int, str]:
+    """Return a key that sorts tasks as reports show them; tasks unknown here last, by name."""
+    known = list(_PRIMARY)
+    return (known.index(task) if task in known else len(known), task)
+
+
+def primary_metrics(task: str) -> tuple[str, ...]:
+    """Return the metrics that say first how well a task's condition is obeyed; none if unknown."""
+    return _PRIMARY.get(task, ())
+
+
 def label(name: str, *details: str) -> str:
     """Return a name with its details in brackets: "bps (prior=none, shuffled conditions)"."""
     return f"{name} ({', '.join(details)})" if details else name
@@ -146,8 +170,8 @@ def command_line(record: RunRecord) -> str:
     """Return the command that does a run again, quoted for a POSIX shell."""
     given: dict[str, Any] = {key: getattr(record, key) for key in _FLAGS}
     options = dict(record.options)
-    if _RATE in options:
-        given["learning-rate"] = options.pop(_RATE)
+    if RATE in options:
+        given["learning-rate"] = options.pop(RATE)
     if record.environment.get("device") in _DEVICES:
         given["device"] = record.environment["device"]
     words = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]

@@ -7,65 +7,135 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.record import RunRecord
+from bench.report.compare import Comparison, findings
+from bench.report.compare_tables import comparison_costs, comparison_grid
 from bench.report.differences import Difference, verdicts
 from bench.report.grid import escape_markdown, to_markdown
 from bench.report.names import command_line, header
+from bench.report.pictures import Pictures, file_name
+from bench.report.qualitative import sheet_of
 from bench.report.rows import Row, Table
 from bench.report.tables import cost_grid, difference_grid, main_grid
 
 _HOW_TO_READ = """\
 Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
-one seed, they say nothing of another. Several seeds: the mean, its interval (a bootstrap over items
-where per-item scores exist, else the mean of the seeds' bounds), and the standard deviation over
-seeds beneath. "–" is missing, never 0. A Fréchet or kernel distance belongs to a whole set: compare
-its rows only at equal numbers of items. Real training images are no answers to the evaluation
-items: their paired metrics, where given, are what chance gives.
+one seed, they say nothing of another. Several seeds: the mean, its interval, and the standard
+deviation over seeds beneath. Intervals are a bootstrap over items where per-item scores exist, the
+jackknife over groups of items for a Fréchet or kernel distance, which belongs to a whole set
+(compare its rows only at equal numbers of items), else the mean of the seeds' bounds. Differences
+are paired: the same items, and the same groups left out, on both sides. "–" is missing, never 0.
+Real training images are no answers to the evaluation items: their paired metrics, where given, are
+what chance gives.
+"""
+_SAME_ITEMS = "the same items by every method"
+_GALLERY = """\
+The first items of the contact sheets, which a fixed rule chose before any sample was seen. Every
+column starts from the same initial noise.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One table of the page and what lies beside it.
-
-    name: of its files ("table-<name>.tex"); overview: file of its figure, None where it has no
-    numbers; sheets: run id -> file of its contact sheet. Files are relative to the page.
-    """
+    """One table of the page and what lies beside it; name: of its files ("table-<name>.tex")."""
 
     name: str
     table: Table
     differences: tuple[Difference, ...]
-    overview: str | None
-    sheets: Mapping[str, str]
+    pictures: Pictures
 
 
-def report_page(sections: Sequence[Section]) -> str:
-    """Return the whole page as Markdown; a pure function of its sections."""
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A suite and its comparison over tasks; note: why there is none, where there is none."""
+
+    name: str
+    comparison: Comparison | None
+    note: str
+
+
+def report_page(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
+    """Return the whole page as Markdown; a pure function of its sections and suites."""
     runs = sum(len(section.table.runs) for section in sections)
-    parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}.\n\n{_HOW_TO_READ}"]
+    parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}.\n"]
+    for suite in suites:
+        own = [section for section in sections if section.table.suite == suite.name]
+        parts += [_suite(suite), _galleries(own)]
+    parts.append(f"## How to read the tables\n\n{_HOW_TO_READ}")
     parts += [_section(section) for section in sections]
     records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
     credits = sorted({r.attribution for r in records.values() if r.attribution})
     parts += [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in credits]
     parts.append(_environments(list(records.values())))
+    return "\n".join(part for part in parts if part)
+
+
+def _suite(suite: Suite) -> str:
+    """Return the comparison: its tables and what they say in words."""
+    title = f"## Comparison: {suite.name}\n"
+    if suite.comparison is None:
+        return f"{title}\n{escape_markdown(suite.note)}\n"
+    name, comparison = file_name(suite.name), suite.comparison
+    notes = [
+        f"> **{task}: {escape_markdown(note)}**\n"
+        for task, table in comparison.tables.items()
+        for note in table.notes
+    ]
+    parts = [title, *notes, to_markdown(comparison_grid(comparison))]
+    parts.append(f"### What it says\n\n{_findings(comparison)}")
+    parts.append(f"### What it costs\n\n{to_markdown(comparison_costs(comparison)[1])}")
+    files = [
+        f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("md", "tex", "csv")
+    ]
+    parts.append(f"Files: {_links(files)}.\n")
     return "\n".join(parts)
 
 
+def _findings(comparison: Comparison) -> str:
+    words = ""
+    for task, lines in findings(comparison).items():
+        said = "".join(f"- {escape_markdown(line)}\n" for line in lines)
+        words += f"**{task}**\n\n{said}\n" if lines else ""
+    return words or "No two methods have paired scores, so no difference is stated.\n"
+
+
+def _galleries(sections: Sequence[Section]) -> str:
+    """Show the qualitative figure of each task and say which rows are not in it."""
+    parts = []
+    for section in sections:
+        shown, file = section.pictures.shown, section.pictures.qualitative
+        if shown is None or file is None:
+            continue
+        text = f"**{section.table.task}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
+        left_out = "".join(f"- {escape_markdown(line)}\n" for line in shown.left_out)
+        parts.append(f"{text}\n{left_out}" if left_out else text)
+    return f"### What it looks like\n\n{_GALLERY}\n" + "\n".join(parts) if parts else ""
+
+
 def _section(section: Section) -> str:
-    table = section.table
+    table, pictures = section.table, section.pictures
     title = f"## {table.suite} / {table.task}"
     several = len(table.hashes) > 1
     title += ", mixed protocols" if several else f", protocol {table.hashes[0][:12]}"
     parts = [f"{title}\n", *(f"> **{escape_markdown(note)}**\n" for note in table.notes)]
     parts.append(to_markdown(main_grid(table)))
     parts.append(f"{_scales(table)}\n\nFiles: {_files(section.name)}.\n")
-    if section.overview:
-        parts.append(f"![values with intervals]({section.overview})\n")
+    if pictures.overview:
+        parts.append(f"![values with intervals]({pictures.overview})\n")
     parts.append(f"### Differences\n\n{_differences(section)}")
     parts.append(f"### Cost\n\n{to_markdown(cost_grid(table))}")
+    if pictures.cost:
+        parts.append(f"![quality against cost]({pictures.cost})\n")
+    if pictures.curves:
+        words = "Training curves, first seed of each method"
+        parts.append(f"### Training\n\n{words}.\n\n![{words}]({pictures.curves})\n")
     parts.append(f"### Contact sheets\n\n{_sheets(section)}")
-    parts.append(f"### Commands\n\n{_commands(table)}")
+    parts.append(f"### Commands\n\n{_folded(f'{len(table.runs)} commands', _commands(table))}")
     parts.append(f"### Protocol\n\n{_protocols(table)}")
     return "\n".join(parts)
+
+
+def _folded(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{text}\n</details>\n"
 
 
 def _scales(table: Table) -> str:
@@ -76,38 +146,48 @@ def _scales(table: Table) -> str:
 def _files(name: str) -> str:
     files = [f"table-{name}.{suffix}" for suffix in ("tex", "csv", "md")]
     files += [f"{kind}-{name}.{end}" for kind in ("differences", "cost") for end in ("tex", "csv")]
+    return _links(files)
+
+
+def _links(files: Sequence[str]) -> str:
     return ", ".join(f"[{file}]({file})" for file in files)
 
 
 def _differences(section: Section) -> str:
     if not section.differences:
-        return "No two rows have per-item scores of one metric, so no difference is stated.\n"
+        return "No two rows have paired scores of one metric, so no difference is stated.\n"
     words = "".join(f"- {escape_markdown(line)}\n" for line in verdicts(section.differences))
     grid = to_markdown(difference_grid(section.table, section.differences))
-    return f"{words}\n<details><summary>As a table</summary>\n\n{grid}\n</details>\n"
+    return (
+        f"{_folded(f'{len(section.differences)} differences in words', words)}\n"
+        f"{_folded('As a table', grid)}"
+    )
 
 
 def _sheets(section: Section) -> str:
+    """Show the first contact sheet of each row, folded: condition, sample and target of 24 items."""
     lines = []
     for row in section.table.rows:
         if row.kind in {"method", "floor"}:
-            lines.append(_row_sheets(row, section.sheets))
+            lines.append(_row_sheets(row, section.pictures.sheets))
     return "\n".join(lines)
 
 
 def _row_sheets(row: Row, sheets: Mapping[str, str]) -> str:
-    """Show the first seed's sheet and link the others; say which runs have none."""
-    found = [run.record for run in row.runs if run.record.run_id in sheets]
-    absent = [run.record.run_id for run in row.runs if run.record.run_id not in sheets]
-    text = f"**{escape_markdown(row.label)}**"
-    if found:
-        first = found[0]
-        text += f", seed {first.seed}\n\n![contact sheet of {first.run_id}]({sheets[first.run_id]})"
-        links = [f"[seed {record.seed}]({sheets[record.run_id]})" for record in found[1:]]
-        text += f"\n\nOther seeds: {', '.join(links)}." if links else ""
+    """Fold the one sheet that was copied; say which runs have none at all."""
+    shown = [run.record for run in row.runs if run.record.run_id in sheets]
+    absent = [run.record.run_id for run in row.runs if sheet_of(run) is None]
+    name = escape_markdown(row.label)
+    text = f"**{name}**\n"
+    if shown:
+        picture = f"![contact sheet of {shown[0].run_id}]({sheets[shown[0].run_id]})\n"
+        others = len(row.runs) - len(absent) - 1
+        if others:
+            picture += f"\nSheets of {others} other seeds lie in the folders of their runs.\n"
+        text = _folded(f"{name}, seed {shown[0].seed}", picture)
     if absent:
-        text += f"\n\nNo contact sheet: {', '.join(f'`{name}`' for name in absent)}."
-    return f"{text}\n"
+        text += f"\nNo contact sheet: {', '.join(f'`{run}`' for run in absent)}.\n"
+    return text
 
 
 def _commands(table: Table) -> str:

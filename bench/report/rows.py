@@ -28,8 +28,9 @@ from bench.report.runs import (
     item_matrix,
     items_disagree,
     metric_rows,
+    replicate_matrix,
 )
-from bench.stats import Resamples, mean_interval, seed_spread
+from bench.stats import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
 from bench.types import BenchError
 
 BOOTSTRAP_SEED = 0
@@ -128,10 +129,11 @@ def aggregate(runs: Sequence[Run], *, source: str, column: Column, seed: int) ->
     """Return one cell over the training seeds of a method.
 
     A number missing in any seed is missing in the mean: leaving out a failed seed would flatter.
-    One seed keeps its recorded interval. Several: the paired bootstrap over items on scores
-    averaged over seeds where they exist, else the mean of the seeds' bounds.
+    One seed keeps its recorded interval. Several: the bootstrap over items on scores averaged over
+    seeds where they exist, the jackknife on averaged replicates for a metric of the whole set, else
+    the mean of the seeds' bounds.
     """
-    found = [_measured(run, source, column) for run in runs]
+    found = [measured(run, source, column) for run in runs]
     values = [m.value for m in found if m is not None and m.value is not None]
     items = min((m.n for m in found if m is not None), default=0)
     if len(values) < len(runs):
@@ -145,10 +147,10 @@ def _bounds(
     runs: Sequence[Run], found: Sequence[MetricValue], source: str, column: Column, seed: int
 ) -> tuple[float | None, float | None]:
     if len(runs) > 1:
-        scores = item_matrix(runs, source=source, metric=column.metric)
-        if scores is not None and len(scores[0]) > 1 and np.isfinite(scores[1]).all():
-            resamples = Resamples(n_items=len(scores[0]), seed=seed)
-            interval = mean_interval(scores[1].mean(axis=0), resamples=resamples)
+        interval = _item_interval(runs, source, column, seed) or _set_interval(
+            runs, found, source, column
+        )
+        if interval is not None:
             return interval.low, interval.high
     lows = [m.low for m in found if m.low is not None]
     highs = [m.high for m in found if m.high is not None]
@@ -157,7 +159,30 @@ def _bounds(
     return float(np.mean(lows)), float(np.mean(highs))
 
 
-def _measured(run: Run, source: str, column: Column) -> MetricValue | None:
+def _item_interval(runs: Sequence[Run], source: str, column: Column, seed: int) -> Interval | None:
+    """Bootstrap the mean over seeds; items without a score must be the same in every seed."""
+    scores = item_matrix(runs, source=source, metric=column.metric)
+    if scores is None:
+        return None
+    known = np.isfinite(scores[1])
+    if known.sum(axis=1).min() < 2 or (known != known[0]).any():
+        return None
+    values = scores[1][:, known[0]].mean(axis=0)
+    return mean_interval(values, resamples=Resamples(n_items=len(values), seed=seed))
+
+
+def _set_interval(
+    runs: Sequence[Run], found: Sequence[MetricValue], source: str, column: Column
+) -> Interval | None:
+    replicates = replicate_matrix(runs, source=source, metric=column.metric)
+    values = [m.value for m in found if m.value is not None]
+    if replicates is None or len(values) < len(runs):
+        return None
+    return jackknife_interval(float(np.mean(values)), replicates[1].mean(axis=0))
+
+
+def measured(run: Run, source: str, column: Column) -> MetricValue | None:
+    """Return what a run's record says in a row and column, None where it says nothing."""
     found = metric_rows(run.record).get(source, {}).get(column.metric)
     return found if found is not None and Column.of(column.metric, found) == column else None
 
@@ -327,7 +352,7 @@ def _missing_notes(rows: Sequence[Row]) -> list[str]:
     notes = []
     for row in rows:
         for column in order_columns(row.cells):
-            known = [_measured(run, row.source, column) for run in row.runs]
+            known = [measured(run, row.source, column) for run in row.runs]
             absent = [
                 str(run.record.seed)
                 for run, m in zip(row.runs, known, strict=True)

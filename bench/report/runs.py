@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,22 @@ SHUFFLED = "shuffled"
 REAL = "real training images"
 AUTOENCODER = "autoencoder"
 FLOOR_METHOD = "text-only"
+OWN_METHOD = "bps"
+_LEAST_GROUPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemScores:
-    """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing."""
+    """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing.
+
+    replicates[row][metric] is [G] float64, the jackknife replicates of a metric of the whole set;
+    curve: the training curve, (step, loss). Both empty in files that hold none.
+    """
 
     ids: tuple[str, ...]
     rows: Mapping[str, Mapping[str, np.ndarray]]
+    replicates: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,27 @@ def item_matrix(
     return ids, np.asarray([[line[i] for i in ids] for line in lines], dtype=np.float64)
 
 
+def replicate_matrix(
+    runs: Sequence[Run], *, source: str, metric: str
+) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """Return ids and jackknife replicates [S,G] of a metric of the whole set, one line a run.
+
+    None unless every run has equally many of them on the same ids in the same order: the groups of
+    items that are left out are dealt by place, so another order would leave out other items.
+    """
+    found = [
+        (run.items.ids, run.items.replicates.get(source, {}).get(metric))
+        for run in runs
+        if run.items is not None
+    ]
+    lines = [values for _, values in found if values is not None]
+    if not lines or len(lines) < len(runs):
+        return None
+    if len({ids for ids, _ in found}) > 1 or len({len(line) for line in lines}) > 1:
+        return None
+    return found[0][0], np.stack(lines)
+
+
 def items_disagree(run: Run, *, source: str, metric: str) -> bool:
     """Tell whether a run has per-item scores that do not average to the recorded value."""
     scores = _scores(run, source, metric)
@@ -127,7 +156,33 @@ def _items(folder: Path) -> ItemScores:
         row: {metric: _array(path, metric, values, len(ids)) for metric, values in metrics.items()}
         for row, metrics in raw["rows"].items()
     }
-    return ItemScores(ids=ids, rows=rows)
+    replicates = {
+        row: {metric: _replicates(path, metric, values) for metric, values in metrics.items()}
+        for row, metrics in raw.get("replicates", {}).items()
+    }
+    return ItemScores(
+        ids=ids, rows=rows, replicates=replicates, curve=_curve(path, raw.get("curve", ()))
+    )
+
+
+def _replicates(path: Path, metric: str, values: Any) -> np.ndarray:
+    found = _array(path, metric, values, len(values))
+    if len(found) < _LEAST_GROUPS or not np.isfinite(found).all():
+        raise BenchError(
+            f"{path}: '{metric}' has {len(found)} replicates, not all finite or fewer than "
+            f"{_LEAST_GROUPS}. Run again with --again."
+        )
+    return found
+
+
+def _curve(path: Path, points: Any) -> tuple[tuple[int, float], ...]:
+    try:
+        curve = tuple((int(step), float(loss)) for step, loss in points)
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"{path}: 'curve' is not a list of [step, loss] ({error}).") from error
+    if not all(math.isfinite(loss) for _, loss in curve):
+        raise BenchError(f"{path}: 'curve' holds a loss that is not finite.")
+    return curve
 
 
 def _array(path: Path, metric: str, values: Any, n: int) -> np.ndarray:

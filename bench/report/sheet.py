@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from bench.types import BenchError
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-_INK, _SOFT, _FRAME, _PAPER = (20, 20, 20), (95, 95, 95), (205, 205, 205), (255, 255, 255)
-_TITLE, _LABEL, _NOTE = 18, 15, 11
+INK, SOFT, FRAME, PAPER = (20, 20, 20), (95, 95, 95), (205, 205, 205), (255, 255, 255)
+TITLE, LABEL, NOTE = 18, 15, 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def sheet_layout(
         width=shape[2] * scale,
         height=shape[1] * scale,
         per_band=per_band,
-        label_width=max(int(_font(_LABEL).getlength(name)) for name in rows) + 12,
+        label_width=max(int(sheet_font(LABEL).getlength(name)) for name in rows) + 12,
         notes=notes,
     )
 
@@ -114,19 +114,98 @@ def contact_sheet(
     layout = sheet_layout(rows, scale=scale, per_band=per_band, notes=bool(items))
     if items and len(items) != layout.items:
         raise BenchError(f"{len(items)} item texts for {layout.items} items of a contact sheet")
-    least = 2 * layout.margin + int(_font(_TITLE).getlength(title))
-    sheet = Image.new("RGB", (max(layout.size[0], least), layout.size[1]), _PAPER)
+    least = 2 * layout.margin + int(sheet_font(TITLE).getlength(title))
+    sheet = Image.new("RGB", (max(layout.size[0], least), layout.size[1]), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((layout.margin, layout.margin), title, fill=_INK, font=_font(_TITLE))
+    draw.text((layout.margin, layout.margin), title, fill=INK, font=sheet_font(TITLE))
     _draw_words(draw, layout, list(rows), items)
     for row, images in enumerate(rows.values()):
         for item, image in enumerate(images):
             x, y = layout.origin(row=row, item=item)
-            draw.rectangle((x - 1, y - 1, x + layout.width, y + layout.height), outline=_FRAME)
+            draw.rectangle((x - 1, y - 1, x + layout.width, y + layout.height), outline=FRAME)
             sheet.paste(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), (x, y))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG", compress_level=6)
     return Path(path)
+
+
+def sheet_tiles(
+    path: Path,
+    *,
+    names: Sequence[str],
+    items: int,
+    scale: int = 2,
+    per_band: int = 8,
+    notes: bool = False,
+) -> dict[str, np.ndarray]:
+    """Return the images of a contact sheet by row name, [N,H,W,3] uint8 each: its exact inverse.
+
+    names, items, scale, per_band, notes: as the sheet was made. Sizes come from the sheet itself,
+    so it does not matter with which font it was drawn. BenchError where the file is no such sheet:
+    every frame must stand where it belongs and every pixel must be repeated `scale` times.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            sheet = np.asarray(opened.convert("RGB"))
+    except OSError as error:
+        raise BenchError(f"{path} is no picture that can be read ({error}).") from error
+    for layout in _layouts(sheet, len(names), items, per_band=per_band, notes=notes):
+        if layout.width % scale == 0 and layout.height % scale == 0:
+            tiles = _tiles(sheet, layout, scale)
+            if tiles is not None:
+                return dict(zip(names, tiles, strict=True))
+    raise BenchError(
+        f"{path} is no contact sheet of {items} items in {len(names)} rows ({', '.join(names)}) at "
+        f"scale {scale}. Run again with --again."
+    )
+
+
+def _layouts(
+    sheet: np.ndarray, rows: int, items: int, *, per_band: int, notes: bool
+) -> Iterator[SheetLayout]:
+    """Yield the layouts that a sheet [Y,X,3] may have: height from its own, width from frames."""
+    layout = SheetLayout(
+        items=items, rows=rows, width=1, height=1, per_band=per_band, label_width=0, notes=notes
+    )
+    height, rest = divmod(sheet.shape[0] - layout.size[1], layout.bands * rows)
+    height += 1
+    if rest or height < 1:
+        return
+    _, y = layout.origin(row=0, item=0)
+    side = (sheet[y - 1 : y + height + 1] == FRAME).all(axis=(0, 2))
+    left, *others = np.flatnonzero(side).tolist() or [0]
+    for right in others:
+        yield replace(
+            layout,
+            width=right - left - 1,
+            height=height,
+            label_width=left + 1 - layout.margin,
+        )
+
+
+def _tiles(sheet: np.ndarray, layout: SheetLayout, scale: int) -> np.ndarray | None:
+    """Return the images [R,N,H,W,3] of a sheet, None where it does not follow the layout."""
+    width, height = layout.width, layout.height
+    tiles = np.empty((layout.rows, layout.items, height, width, 3), dtype=np.uint8)
+    for row in range(layout.rows):
+        for item in range(layout.items):
+            x, y = layout.origin(row=row, item=item)
+            framed = sheet[y - 1 : y + height + 1, x - 1 : x + width + 1]
+            if framed.shape[:2] != (height + 2, width + 2):
+                return None
+            edge = [framed[0], framed[-1], framed[:, 0], framed[:, -1]]
+            if not all((line == FRAME).all() for line in edge):
+                return None
+            tiles[row, item] = framed[1:-1, 1:-1]
+    if layout.items % layout.per_band and layout.items > layout.per_band:
+        x, y = layout.origin(row=0, item=layout.items)
+        if (sheet[y - 1, x - 1 : x + width + 1] == FRAME).all():
+            return None  # one more item than asked for
+    small = tiles[:, :, ::scale, ::scale]
+    whole = small.repeat(scale, axis=2).repeat(scale, axis=3)
+    return small if np.array_equal(whole, tiles) else None
 
 
 def _draw_words(
@@ -136,15 +215,15 @@ def _draw_words(
         for row, name in enumerate(names):
             x, y = layout.origin(row=row, item=band * layout.per_band)
             at = (x - 12, y + layout.height // 2)
-            draw.text(at, name, fill=_INK, font=_font(_LABEL), anchor="rm")
+            draw.text(at, name, fill=INK, font=sheet_font(LABEL), anchor="rm")
     for item, text in enumerate(items):
         x, y = layout.origin(row=0, item=item)
         text = _fitted(text, layout.width)
-        draw.text((x, y - 5), text, fill=_SOFT, font=_font(_NOTE), anchor="ls")
+        draw.text((x, y - 5), text, fill=SOFT, font=sheet_font(NOTE), anchor="ls")
 
 
 def _fitted(text: str, width: int) -> str:
-    font = _font(_NOTE)
+    font = sheet_font(NOTE)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -152,7 +231,8 @@ def _fitted(text: str, width: int) -> str:
     return text.rstrip() + "..."
 
 
-def _font(size: int) -> Any:
+def sheet_font(size: int) -> Any:
+    """Return the font of sheets at a size in pixels; it comes with Pillow, so no machine differs."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size=size)

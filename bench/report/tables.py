@@ -115,15 +115,7 @@ def main_grid(table: Table) -> Grid:
 
 def cost_grid(table: Table) -> Grid:
     """Return what each method cost as text, times averaged over its seeds."""
-    rows = _costly(table)
-    body = [
-        (
-            Text(main=row.label),
-            *(Text(main=count(_mean_cost(row, key))) for key in _COUNTS),
-            *(Text(main=amount(_amount(row, key))) for key in _AMOUNTS),
-        )
-        for row in rows
-    ]
+    body = [(Text(main=row.label), *cost_cells(row)) for row in _costly(table)]
     words = (
         f"Cost of {table.suite} / {table.task}, measured: parameters in numbers of scalars (total: "
         "with the frozen base; dead: no gradient reached them in training), MACs of one denoiser "
@@ -132,10 +124,29 @@ def cost_grid(table: Table) -> Grid:
     if several_machines(table):
         words += " Times and memory come from different machines and do not compare."
     return Grid(
-        header=("", *_COUNTS.values(), *_AMOUNTS.values()),
+        header=("", *cost_headers()),
         body=tuple(body),
         caption=words,
     )
+
+
+def cost_headers(*, leave_out: Sequence[str] = ()) -> list[str]:
+    """Return the headers of `cost_cells`."""
+    names = {**_COUNTS, **_AMOUNTS}
+    return [names[key] for key in names if key not in leave_out]
+
+
+def cost_cells(row: Row, *, leave_out: Sequence[str] = ()) -> list[Text]:
+    """Return a row's costs as text, means over its seeds; leave_out: fields of a record's cost."""
+    counts = [count(mean_cost(row, key)) for key in _COUNTS if key not in leave_out]
+    amounts = [amount(_amount(row, key)) for key in _AMOUNTS if key not in leave_out]
+    return [Text(main=text) for text in (*counts, *amounts)]
+
+
+def mean_cost(row: Row, key: str) -> float | None:
+    """Return a field of a record's cost, averaged over a row's seeds; None where one has none."""
+    values = [getattr(run.record.cost, key) for run in row.runs]
+    return None if None in values else float(np.mean(values))
 
 
 def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
@@ -152,8 +163,8 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
         body=tuple(body),
         caption=(
             f"Paired differences on {table.suite} / {table.task}: first minus second on the same "
-            f"items, with 95% intervals over items, not widened for their number ({len(body)}). "
-            "Metrics of a whole set have no per-item scores and are not here."
+            f"items, with 95% intervals over items, not widened for their number ({len(body)}): a "
+            "bootstrap of per-item scores, and the jackknife for FD and KID, which belong to a set."
         ),
         left=3,
     )
@@ -312,13 +323,8 @@ def _costly(table: Table) -> list[Row]:
     return [row for row in table.rows if row.kind in {"method", "floor"}]
 
 
-def _mean_cost(row: Row, key: str) -> float | None:
-    values = [getattr(run.record.cost, key) for run in row.runs]
-    return None if None in values else float(np.mean(values))
-
-
 def _amount(row: Row, key: str) -> float | None:
-    mean = _mean_cost(row, key)
+    mean = mean_cost(row, key)
     return mean / 2**20 if mean is not None and key == "peak_memory_bytes" else mean
 
 

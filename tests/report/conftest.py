@@ -37,6 +37,9 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "sketch_f1": ("none", "fraction", "higher"),
     "mae": ("none", "fraction", "lower"),
     "clip": ("emoji-clip", "cosine", "higher"),
+    "miou": ("none", "mean IoU in [0, 1]", "higher"),
+    "box_recall": ("none", "fraction", "higher"),
+    "colour_error": ("none", "fraction", "lower"),
 }
 COST = Cost(
     parameters=5_600_000,
@@ -113,13 +116,19 @@ def references() -> dict[str, dict[str, MetricValue]]:
     }
 
 
-def sheet_rows(seed: int = 0, n: int = 12) -> dict[str, np.ndarray]:
-    """Images of a contact sheet, [12,64,64,3] uint8 a row."""
-    draw = np.random.default_rng(seed)
-    return {
-        name: draw.integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
-        for name in ("condition", "sample", "target")
-    }
+def sheet_rows(seed: int = 0, n: int = 12, *, size: int = 64) -> dict[str, np.ndarray]:
+    """Images of a contact sheet, [N,H,W,3] uint8 a row; only the sample depends on the seed."""
+    fixed, draw = np.random.default_rng(0), np.random.default_rng(seed)
+    condition, target = fixed.integers(0, 256, (2, n, size, size, 3), dtype=np.uint8)
+    sample = draw.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    return {"condition": condition, "sample": sample, "target": target}
+
+
+def replicates(value: float, *, width: float, seed: int, groups: int = 40) -> list[float]:
+    """Jackknife replicates [G] about a value: what all methods share, and a little of their own."""
+    shared = np.random.default_rng(0).normal(0.0, width, groups)
+    own = np.random.default_rng(seed).normal(0.0, width / 4, groups)
+    return [float(x) for x in value + shared + own]
 
 
 Writer = Callable[..., Run]
@@ -128,7 +137,7 @@ Writer = Callable[..., Run]
 @pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
     """The builders of this file, for tests to call."""
-    makers = (value, spread, record, references, sheet_rows)
+    makers = (value, spread, record, references, sheet_rows, replicates)
     return SimpleNamespace(cost=COST, **{maker.__name__: maker for maker in makers})
 
 
@@ -154,6 +163,9 @@ def write_run(
     shuffled: Mapping[str, float | None] | None = None,
     items: bool = True,
     sheet: bool = False,
+    sets: bool = False,
+    size: int = 64,
+    curve: Sequence[tuple[int, float]] = (),
     item_ids: Sequence[str] = IDS,
     item_rows: Mapping[str, Mapping[str, Sequence[float | None]]] | None = None,
     **changes: Any,
@@ -161,7 +173,9 @@ def write_run(
     """Write a run and load it again.
 
     levels: mean per metric of the samples; shuffled: the same for the shuffled row; items: whether
-    to write per-item scores; sheet: whether to write a contact sheet; changes: of record fields.
+    to write per-item scores; sheet: whether to write a contact sheet; sets: whether to write the
+    replicates of FD and KID and the curve, which older runs lack; size: of pictures; changes: of
+    record fields.
     """
     rows: dict[str, Mapping[str, MetricValue]] = dict(references())
     rows["samples"] = {m: _measured(m, x) for m, x in levels.items()}
@@ -172,10 +186,25 @@ def write_run(
     write_record(folder, made)
     if items:
         scores = item_rows or _scores(made, levels, shuffled)
-        write_json(folder / ITEMS_FILE, {"ids": list(item_ids), "rows": scores})
+        found = {"ids": list(item_ids), "rows": scores}
+        extra = {"replicates": _replicates(made, levels), "curve": [list(p) for p in curve]}
+        write_json(folder / ITEMS_FILE, found | (extra if sets else {}))
     if sheet:
-        contact_sheet(sheet_rows(made.seed, n=2), folder / "contact.png", title=made.run_id)
+        pictures = sheet_rows(_seed(made.method, made.seed), n=24, size=size)
+        contact_sheet(pictures, folder / "contact.png", title=made.run_id)
     return load_run(folder)
+
+
+def _replicates(
+    made: RunRecord, levels: Mapping[str, float | None]
+) -> dict[str, dict[str, list[float]]]:
+    widths = {"fd": 0.08, "kid": 0.0001}
+    own = {
+        metric: replicates(number, width=widths[metric], seed=_seed(made.run_id, metric))
+        for metric, number in levels.items()
+        if metric in widths and number is not None
+    }
+    return {"samples": own}
 
 
 def _measured(metric: str, number: float | None) -> MetricValue:
@@ -207,9 +236,15 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("full")
     for seed, shift in enumerate((0.0, 0.01, -0.013)):
         own = _levels(38.0 + 90 * shift, 0.52 + shift)
-        write_run(results, "bps", own, shuffled=_levels(44.0, 0.11), seed=seed, sheet=True)
+        write_run(
+            results, "bps", own, shuffled=_levels(44.0, 0.11), seed=seed, sheet=True, sets=True,
+            curve=_curve(0.52, seed),
+        )  # fmt: skip
     other = _levels(40.5, 0.505)
-    write_run(results, "t2i-adapter", other, shuffled=_levels(45.0, 0.12), sheet=True)
+    write_run(
+        results, "t2i-adapter", other, shuffled=_levels(45.0, 0.12), sheet=True, sets=True,
+        curve=_curve(0.5, 0),
+    )  # fmt: skip
     untrained = replace(
         COST,
         parameters_trainable=0,
@@ -218,7 +253,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_images=0,
         train_images_per_second=None,
     )
-    write_run(results, "text-only", _levels(47.3, 0.10), cost=untrained, sheet=True)
+    write_run(results, "text-only", _levels(47.3, 0.10), cost=untrained, sheet=True, sets=True)
     return results
 
 
@@ -240,3 +275,97 @@ def _levels(fd: float, f1: float) -> dict[str, float | None]:
         "mae": 0.3 - 0.2 * f1,
         "clip": 0.31,
     }
+
+
+# Method -> FD and share of the ceiling's fidelity, trainable parameters and training seconds.
+METHODS: Mapping[str, tuple[float, float, float, float]] = {
+    "bps": (33.9, 0.62, 8.4e6, 512.0),
+    "controlnet": (34.9, 0.60, 8.1e6, 640.0),
+    "lora-concat": (38.2, 0.45, 0.3e6, 505.0),
+    "sd-finetune": (35.0, 0.615, 10.8e6, 590.0),
+    "t2i-adapter": (36.5, 0.51, 2.1e6, 470.0),
+}
+FIDELITY: Mapping[str, tuple[str, ...]] = {
+    "drawing": ("sketch_f1", "colour_error"),
+    "layout": ("box_recall",),
+    "segmentation": ("miou",),
+    "sketch": ("sketch_f1",),
+}
+SEEDS = (0, 1, 2)
+
+
+def write_suite(results: Path) -> None:
+    """Write five methods by four tasks by three seeds, a variant on sketch, one row of one seed.
+
+    layout has no controlnet, so that a number is missing; text-only has one seed.
+    """
+    for task in FIDELITY:
+        _write_task(results, task, "text-only", (47.3, 0.12, 0.0, 0.0), seeds=SEEDS[:1])
+        for method, numbers in METHODS.items():
+            if (task, method) != ("layout", "controlnet"):
+                seeds = SEEDS[:1] if (task, method) == ("drawing", "sd-finetune") else SEEDS
+                _write_task(results, task, method, numbers, seeds=seeds)
+    uniform = (34.4, 0.59, 8.4e6, 515.0)
+    _write_task(results, "sketch", "bps", uniform, seeds=SEEDS, schedule="uniform")
+
+
+def _write_task(
+    results: Path,
+    task: str,
+    method: str,
+    numbers: tuple[float, float, float, float],
+    *,
+    seeds: Sequence[int],
+    schedule: str = "head_heavy",
+) -> None:
+    fd, share, parameters, seconds = numbers
+    options: dict[str, Any] = {"learning_rate": 0.001 if task == "sketch" else 0.0005}
+    options |= {"schedule": schedule} if method == "bps" else {}
+    cost = replace(
+        COST,
+        parameters_trainable=int(parameters),
+        parameters_dead=0,
+        train_seconds=seconds or None,
+        train_images=16_384 if seconds else 0,
+        train_images_per_second=16_384 / seconds if seconds else None,
+    )
+    for seed in seeds:
+        shift = np.random.default_rng(_seed(task, method, schedule, seed)).normal(0.0, 1.0, 2)
+        levels = _task_levels(task, fd + 0.25 * shift[0], share + 0.012 * shift[1])
+        write_run(
+            results, method, levels, task=task, seed=seed, options=options, cost=cost,
+            run_id=f"emoji-{task}-{method}-{schedule}-s{seed}", sheet=seed == 0, sets=True, size=16,
+            curve=_curve(share, seed) if seconds else (),
+            protocol_hash=hashlib.sha256(task.encode()).hexdigest(), budget="standard",
+        )  # fmt: skip
+
+
+def _task_levels(task: str, fd: float, share: float) -> dict[str, float | None]:
+    levels: dict[str, float | None] = {"fd": fd, "kid": fd / 2000, "cosine": 0.4 + 0.5 * share}
+    for metric in FIDELITY[task]:
+        levels[metric] = 0.3 - 0.3 * share if metric == "colour_error" else share
+    return levels | {"mae": 0.3 - 0.2 * share, "clip": 0.31}
+
+
+def _curve(share: float, seed: int) -> list[tuple[int, float]]:
+    noise = np.random.default_rng(seed).normal(0.0, 0.02, 256)
+    return [
+        (step, round(float(0.35 - 0.1 * share + 0.2 * np.exp(-step / 40) + x), 6))
+        for step, x in enumerate(noise, start=1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def suite_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of `write_suite`; read only."""
+    results = tmp_path_factory.mktemp("suite")
+    write_suite(results)
+    return results
+
+
+@pytest.fixture(scope="session")
+def suite_report(suite_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report of `suite_results`; read only."""
+    out = tmp_path_factory.mktemp("suite-report")
+    make_report(suite_results, out)
+    return out

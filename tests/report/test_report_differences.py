@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.content import read_json, write_json
 from bench.report import Difference, Run, build_table, load_runs, paired_differences, verdict
+from bench.report.differences import against, told_apart
 from bench.report.names import Column
-from bench.stats import Interval, Resamples, difference_interval
+from bench.stats import Interval, Resamples, difference_interval, jackknife_interval
+from bench.types import BenchError
 
 Writer = Callable[..., Run]
 IDS = tuple(f"{i:04X}" for i in range(40))
@@ -133,10 +136,80 @@ def test_pairs_and_order(full: Path) -> None:
         ("t2i-adapter", "t2i-adapter (shuffled conditions)"),
         ("bps", "t2i-adapter"),
     ]
-    assert {d.column.metric for d in found} == {"cosine", "retrieval", "sketch_f1", "mae", "clip"}
+    of_items = {"cosine", "retrieval", "sketch_f1", "mae", "clip"}
+    assert {d.column.metric for d in found} == of_items | {"fd", "kid"}
+    shuffled = {d.column.metric for d in found if "shuffled" in d.second}
+    assert shuffled == of_items  # the shuffled rows of these runs have no replicates
     f1 = next(d for d in found if d.second == "text-only" and d.column.metric == "sketch_f1")
     assert f1.interval.value == pytest.approx(np.mean([0.52, 0.53, 0.507]) - 0.10)
     assert (f1.first_seeds, f1.second_seeds, f1.agree) == (3, 1, True)
+
+
+def test_a_set_metric_is_paired_by_its_replicates(
+    build: Any, add_run: Writer, results: Path
+) -> None:
+    """Replicates that move together cancel: the interval is far tighter than either's own."""
+    for seed, fd in enumerate((30.0, 31.0)):
+        add_run("bps", {"fd": fd}, seed=seed, sets=True)
+    add_run("text-only", {"fd": 40.0}, sets=True)
+    runs = load_runs(results)
+    (found,) = paired_differences(build_table(runs))
+    own = [run.items.replicates["samples"]["fd"] for run in runs if run.items is not None]
+    by_hand = (own[0] + own[1]) / 2 - own[2]
+    assert found.interval == jackknife_interval(-9.5, by_hand)
+    alone = jackknife_interval(40.0, own[2])
+    assert found.interval.high - found.interval.low < (alone.high - alone.low) / 2
+    assert (found.items, found.left_out, found.agree) == (40, 0, True)
+    assert verdict(found).startswith("bps beats text-only on FD")
+
+
+@pytest.mark.parametrize("change", ["none", "order", "groups"])
+def test_sets_that_left_out_other_items_make_no_difference(
+    build: Any, add_run: Writer, results: Path, change: str
+) -> None:
+    add_run("bps", {"fd": 30.0}, sets=True)
+    other = add_run(
+        "text-only", {"fd": 40.0}, sets=change != "none",
+        item_ids=IDS[::-1] if change == "order" else IDS,
+    )  # fmt: skip
+    if change == "groups" and other.folder is not None:
+        items = read_json(other.folder / "items.json")
+        items["replicates"]["samples"]["fd"].pop()
+        write_json(other.folder / "items.json", items)
+    assert paired_differences(build_table(load_runs(results))) == ()
+
+
+def test_replicates_and_curves_must_be_numbers(add_run: Writer, results: Path) -> None:
+    run = add_run("bps", {"fd": 30.0}, sets=True, curve=[(1, 0.5), (2, 0.25)])
+    assert run.items is not None and run.items.curve == ((1, 0.5), (2, 0.25))
+    assert run.folder is not None
+    path = run.folder / "items.json"
+    whole = read_json(path)
+    for key, wrong in (
+        ("replicates", {"samples": {"fd": [1.0, None]}}),
+        ("replicates", {"samples": {"fd": [1.0]}}),
+        ("curve", [[1, "x"]]),
+        ("curve", [[1]]),
+    ):
+        write_json(path, whole | {key: wrong})
+        with pytest.raises(BenchError, match="items.json"):
+            load_runs(results)
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_one_line_against_many_claims_no_more(agree: bool) -> None:
+    made = [
+        difference(0.52, 0.50, 0.54, agree=agree, seeds=3),
+        difference(0.1, 0.0, 0.2, seeds=3),
+        difference(-0.1, -0.2, -0.05),
+    ]
+    doubt = "" if agree else "on the mean over seeds, with single seeds that do not agree, "
+    assert against(made) == (
+        f"bps on line F1 (where not said, 240 items, 3 seeds): {doubt}beats text-only by 0.520 "
+        "[0.500, 0.540]; cannot be told apart from text-only: difference 0.10 [0.00, 0.20]; falls "
+        "behind text-only by 0.10 [0.05, 0.20] (240 items, one seed)."
+    )
+    assert [told_apart(d) for d in made] == [agree, False, True]
 
 
 def test_seeds_that_disagree_are_seen(add_run: Writer, results: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.report import build_table, contact_sheet, curve_figure, load_runs, overview
 from bench.report.figures import _apart, _running_mean
-from bench.report.sheet import sheet_layout
+from bench.report.sheet import FRAME, sheet_layout, sheet_tiles
 from bench.types import BenchError
 
 
@@ -37,6 +37,47 @@ def test_sheet_holds_the_images_where_the_layout_says(
     assert covered.max() == 1
     words = pixels[:, : layout.margin + layout.label_width - 2]
     assert (words < 128).any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 12, 24])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 48), (7, 5)])
+@pytest.mark.parametrize("notes", [False, True])
+def test_tiles_are_the_exact_images_of_a_sheet(
+    tmp_path: Path, n: int, shape: tuple[int, int], notes: bool
+) -> None:
+    draw = np.random.default_rng(n)
+    names = ("condition", "sample", "target")
+    rows = {k: draw.integers(0, 256, (n, *shape, 3), dtype=np.uint8) for k in names}
+    rows["condition"][:] = FRAME  # as if every picture were part of its frame
+    items = ["text"] * n if notes else ()
+    path = contact_sheet(rows, tmp_path / "sheet.png", title="a long title " * n, items=items)
+    tiles = sheet_tiles(path, names=names, items=n, notes=notes)
+    assert list(tiles) == list(names)
+    for name in names:
+        np.testing.assert_array_equal(tiles[name], rows[name])
+
+
+def test_tiles_refuse_what_is_no_such_sheet(build: Any, tmp_path: Path) -> None:
+    path = contact_sheet(build.sheet_rows(), tmp_path / "sheet.png", title="run")
+    names = ("condition", "sample", "target")
+    changes: tuple[dict[str, Any], ...] = (
+        {"items": 11},
+        {"items": 24},
+        {"names": names[:2]},
+        {"scale": 3},
+        {"notes": True},
+    )
+    for wrong in changes:
+        with pytest.raises(BenchError, match="is no contact sheet of"):
+            given: dict[str, Any] = {"names": names, "items": 12, **wrong}
+            sheet_tiles(path, **given)
+    with Image.open(path) as opened:
+        opened.crop((0, 0, 600, opened.height)).save(tmp_path / "cut.png")
+    with pytest.raises(BenchError, match="no contact sheet"):
+        sheet_tiles(tmp_path / "cut.png", names=names, items=12)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(BenchError, match="no picture"):
+        sheet_tiles(tmp_path / "text.png", names=names, items=12)
 
 
 def test_sheet_has_the_same_bytes_each_time(build: Any, tmp_path: Path) -> None:

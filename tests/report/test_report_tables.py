@@ -16,6 +16,7 @@ from bench.report.names import Column, command_line, decimals, header, label, nu
 from bench.report.rows import Row, Table
 from bench.report.runs import item_matrix
 from bench.report.tables import caption, cost_grid, main_grid, tidy_costs
+from bench.stats import Resamples, jackknife_interval, mean_interval
 from bench.types import BenchError
 
 Writer = Callable[..., Run]
@@ -90,6 +91,37 @@ def test_seeds_with_items_are_resampled_together(
     cell = row_of(table, "bps").cells[column_of(table, "sketch_f1")]
     assert (cell.low, cell.high) == (pytest.approx(0.5), pytest.approx(0.5))
     assert cell.deviation == pytest.approx(0.0, abs=1e-12)
+
+
+def test_set_metrics_of_several_seeds_average_their_replicates(
+    add_run: Writer, results: Path
+) -> None:
+    for seed, fd in enumerate((30.0, 32.0)):
+        add_run("bps", {"fd": fd}, seed=seed, sets=True)
+    runs = load_runs(results)
+    cell = next(iter(row_of(build_table(runs), "bps").cells.values()))
+    own = [run.items.replicates["samples"]["fd"] for run in runs if run.items is not None]
+    expected = jackknife_interval(31.0, (own[0] + own[1]) / 2)
+    assert (cell.value, cell.low, cell.high) == (31.0, expected.low, expected.high)
+
+
+def test_items_without_a_score_are_left_out_of_every_seed(
+    build: Any, add_run: Writer, results: Path
+) -> None:
+    """A task may have nothing to judge in an item: then no seed has a score there."""
+    known = build.spread(0.5, seed=1)[:20]
+    scores = [*known, *[None] * 20]
+    mean = float(np.mean(known))
+    for seed in (0, 1):
+        items = {"samples": {"box_recall": scores}}
+        add_run("bps", {"box_recall": mean}, item_rows=items, seed=seed)
+    table = build_table(load_runs(results))
+    cell = row_of(table, "bps").cells[column_of(table, "box_recall")]
+    expected = mean_interval(np.asarray(known), resamples=Resamples(n_items=20, seed=0))
+    assert (cell.low, cell.high) == (
+        pytest.approx(expected.low, abs=1e-12),
+        pytest.approx(expected.high, abs=1e-12),
+    )
 
 
 def test_items_are_matched_by_id(build: Any, add_run: Writer, results: Path) -> None:

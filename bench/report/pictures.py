@@ -1,0 +1,110 @@
+"""The picture files of one table: which there are and what they are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.content import atomic_write
+from bench.report.cost_figure import cost_figure, cost_panels
+from bench.report.figures import curve_figure, overview
+from bench.report.qualitative import Gallery, draw_gallery, gallery, sheet_of
+from bench.report.rows import Row, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Files beside the page, relative to it; None where there is nothing to draw.
+
+    sheets: run id -> contact sheet of the first seed of each row that has one; shown: what the
+    qualitative figure holds.
+    """
+
+    overview: str | None
+    cost: str | None
+    curves: str | None
+    qualitative: str | None
+    shown: Gallery | None
+    sheets: Mapping[str, str]
+
+    @property
+    def files(self) -> list[str]:
+        """Every file, in no particular order."""
+        single = (self.overview, self.cost, self.curves, self.qualitative)
+        return [*(name for name in single if name), *self.sheets.values()]
+
+
+def draw_pictures(table: Table, rows: Sequence[Row], out: Path, *, name: str) -> Pictures:
+    """Draw the pictures of a table into `out`.
+
+    rows: methods and floors in the order and under the names to show; name: of the table's files.
+    Tables of mixed protocols get no picture that would put rows of two protocols side by side.
+    """
+    title = f"{table.suite} / {table.task}"
+    one = not table.marks
+    shown = gallery(rows) if one else None
+    return Pictures(
+        overview=_overview(table, out, name),
+        cost=_cost(table, rows, out, name) if one else None,
+        curves=_curves(rows, out, name, title),
+        qualitative=_qualitative(shown, out, name, title),
+        shown=shown,
+        sheets=_copy_sheets(rows, out),
+    )
+
+
+def file_name(text: str) -> str:
+    """Return text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _overview(table: Table, out: Path, name: str) -> str | None:
+    if not any(cell.value is not None for row in table.rows for cell in row.cells.values()):
+        return None
+    return overview(table, out / f"overview-{name}.png").name
+
+
+def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None:
+    panels = cost_panels(rows, table.columns, task=table.task)
+    if not panels:
+        return None
+    title = f"{table.suite} / {table.task}: quality against cost, at equal training images"
+    return cost_figure(rows, panels, out / f"cost-{name}.png", title=title).name
+
+
+def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None:
+    """Draw the training curve of each method's first seed."""
+    curves = dict(_first_curves(rows))
+    if not curves:
+        return None
+    path = out / f"curves-{name}.png"
+    return curve_figure(curves, path, x="training step", y=f"loss on {title}").name
+
+
+def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
+    for row in rows:
+        items = row.runs[0].items
+        if items is not None and items.curve:
+            yield row.name, items.curve
+
+
+def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str | None:
+    if shown is None:
+        return None
+    title += f", seed {shown.seed}: the same items from the same initial noise"
+    return draw_gallery(shown, out / f"qualitative-{name}.png", title=title).name
+
+
+def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:
+    """Copy each row's first contact sheet beside the report; all of them would swell it."""
+    sheets = {}
+    for row in rows:
+        found = ((run, sheet_of(run)) for run in row.runs)
+        run, source = next(((r, path) for r, path in found if path), (None, None))
+        if run is not None and source is not None:
+            name = f"contact-{file_name(source.parent.name)}.png"
+            atomic_write(out / name, source.read_bytes())
+            sheets[run.record.run_id] = name
+    return sheets

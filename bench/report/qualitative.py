@@ -1,0 +1,148 @@
+"""The same items by every method: condition, one column a method, target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.content import atomic_path
+from bench.report.rows import Row
+from bench.report.runs import Run
+from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font, sheet_tiles
+from bench.types import BenchError
+
+CONTACT_SHEET = "contact.png"
+SHEET_ROWS = ("condition", "sample", "target")
+SHEET_ITEMS = 24
+_SHOWN = 8
+_MOST = 10  # more columns would be too small to see
+_WIDE = 128
+_MARGIN, _GAP = 14, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Pictures of the same items from the same initial noise, by column, [N,H,W,3] uint8 each.
+
+    columns: "condition", methods, floor, "target"; seed: that of every method's run; left_out: why
+    a row is not among the columns, in sentences.
+    """
+
+    seed: int
+    columns: Mapping[str, np.ndarray]
+    left_out: tuple[str, ...]
+
+
+def sheet_of(run: Run) -> Path | None:
+    """Return the contact sheet of a run, None where it has none."""
+    path = run.folder / CONTACT_SHEET if run.folder is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def gallery(rows: Sequence[Row], *, items: int = _SHOWN) -> Gallery | None:
+    """Take the first items of each row's contact sheet, all of one seed; None without a sheet.
+
+    rows: of one protocol, in the order to show. The seed is the first that all rows have, else the
+    first of those that most have. A sheet that shows other items than the first is left out.
+    """
+    rows, crowd = list(rows[:_MOST]), rows[_MOST:]
+    left_out = [f"{row.name} is not shown for want of room." for row in crowd]
+    sheets = {row.name: {r.record.seed: r for r in row.runs if sheet_of(r)} for row in rows}
+    left_out += [f"{name} has no contact sheet." for name, own in sheets.items() if not own]
+    counts: dict[int, int] = {}
+    for own in sheets.values():
+        for seed in own:
+            counts[seed] = counts.get(seed, 0) + 1
+    if not counts:
+        return None
+    seed = min(counts, key=lambda s: (-counts[s], s))
+    left_out += [
+        f"{n} has no contact sheet of seed {seed}."
+        for n, o in sheets.items()
+        if o and seed not in o
+    ]
+    chosen = {name: own[seed] for name, own in sheets.items() if seed in own}
+    columns, refused = _columns(chosen, items)
+    if not columns:
+        return None
+    return Gallery(seed=seed, columns=columns, left_out=(*left_out, *refused))
+
+
+def draw_gallery(shown: Gallery, path: Path, *, title: str) -> Path:
+    """Draw a gallery, one line an item and one column a method, as PNG of fixed bytes."""
+    from PIL import Image, ImageDraw
+
+    first = next(iter(shown.columns.values()))
+    items, tall, wide = first.shape[:3]
+    scale = max(1, _WIDE // wide)
+    width, height = wide * scale, tall * scale
+    heads = {name: _wrapped(name, width) for name in shown.columns}
+    line = int(sheet_font(LABEL).size * 1.25)
+    top = _MARGIN + 2 * TITLE + line * max(len(lines) for lines in heads.values())
+    across = _MARGIN + len(heads) * (width + _GAP) - _GAP + _MARGIN
+    across = max(across, 2 * _MARGIN + int(sheet_font(TITLE).getlength(title)))
+    sheet = Image.new("RGB", (across, top + items * (height + _GAP) + _MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN), title, fill=INK, font=sheet_font(TITLE))
+    for column, (name, images) in enumerate(shown.columns.items()):
+        x = _MARGIN + column * (width + _GAP)
+        for number, words in enumerate(reversed(heads[name])):
+            at = (x + width // 2, top - 8 - number * line)
+            draw.text(at, words, fill=INK, font=sheet_font(LABEL), anchor="ms")
+        for item, image in enumerate(images):
+            y = top + item * (height + _GAP)
+            draw.rectangle((x - 1, y - 1, x + width, y + height), outline=FRAME)
+            sheet.paste(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), (x, y))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG", compress_level=6)
+    return Path(path)
+
+
+def _columns(runs: Mapping[str, Run], items: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the columns of the runs whose sheets can be read and show the same items."""
+    own: dict[str, np.ndarray] = {}
+    ends: dict[str, np.ndarray] = {}
+    refused = []
+    for name, run in runs.items():
+        try:
+            tiles = _tiles(run)
+        except BenchError:
+            refused.append(f"{name}: its contact sheet cannot be read.")
+            continue
+        sides = {side: tiles[side] for side in ("condition", "target")}
+        ends = ends or sides
+        if not all(np.array_equal(sides[side], ends[side]) for side in ends):
+            refused.append(f"{name}: its contact sheet shows other items.")
+            continue
+        own[name] = tiles["sample"]
+    if not own:
+        return {}, refused
+    columns = {"condition": ends["condition"], **own, "target": ends["target"]}
+    return {name: images[:items] for name, images in columns.items()}, refused
+
+
+def _tiles(run: Run) -> dict[str, np.ndarray]:
+    path = sheet_of(run)
+    assert path is not None, run.record.run_id
+    items = min(SHEET_ITEMS, run.record.splits.eval.n)
+    return sheet_tiles(path, names=SHEET_ROWS, items=items)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break a name into lines that fit a column: at blanks, and within words that are too long."""
+    font = sheet_font(LABEL)
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
