@@ -29,8 +29,8 @@ what chance gives.
 """
 _SAME_ITEMS = "the same items by every method"
 _GALLERY = """\
-The first items of the contact sheets, which a fixed rule chose before any sample was seen. Every
-column starts from the same initial noise.
+The first items of the contact sheets, chosen by a fixed rule that looks at no sample. Every method
+starts from the same initial noise.
 """
 
 
@@ -183,7 +183,7 @@ def _row_sheets(row: Row, sheets: Mapping[str, str]) -> str:
         picture = f"![contact sheet of {shown[0].run_id}]({sheets[shown[0].run_id]})\n"
         others = len(row.runs) - len(absent) - 1
         if others:
-            picture += f"\nSheets of {others} other seeds lie in the folders of their runs.\n"
+            picture += f"\nSheets of other seeds ({others}) lie in the folders of their runs.\n"
         text = _folded(f"{name}, seed {shown[0].seed}", picture)
     if absent:
         text += f"\nNo contact sheet: {', '.join(f'`{run}`' for run in absent)}.\n"

@@ -48,7 +48,7 @@ def test_report_holds_everything_it_promises(full: Path, report: Path) -> None:
     copied = (report / "contact-bps-sketch-s0.png").read_bytes()
     assert copied == (full / "bps-sketch-s0" / "contact.png").read_bytes()
     assert not (report / "contact-bps-sketch-s1.png").exists()
-    assert "Sheets of 2 other seeds lie in the folders of their runs" in text
+    assert "Sheets of other seeds (2) lie in the folders of their runs" in text
 
 
 def test_csv_is_the_table_in_full_precision(full: Path, report: Path) -> None:
