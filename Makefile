@@ -1,4 +1,5 @@
 # Everything a fresh machine needs: Python 3.11 or newer, nothing else.
+# Two test processes of one thread each: tiny models gain nothing from threads.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,13 +11,13 @@ run: $(STAMP)
 	$(BIN)/bench run --method bps --task sketch
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 report: $(STAMP)
 	$(BIN)/bench report --results results/emoji
