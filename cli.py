@@ -40,6 +40,10 @@ Options = Annotated[
 Rate = Annotated[float | None, typer.Option("--learning-rate", min=1e-12, help="Else the suite's.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at once.")]
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
+Shuffled = Annotated[
+    bool, typer.Option(help="Sample once more under other items' conditions (grids: first seed).")
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 RESULTS = Path("results/runs")
 RATES = "1e-4,3e-4,1e-3,3e-3"
@@ -114,29 +118,30 @@ def run_command(
     method: Methods = "bps", task: Tasks = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
-    checkpoint_every: Every = 100, side: Side = None, as_json: AsJson = False,
+    checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
+    as_json: AsJson = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
 ) -> None:  # fmt: skip
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
-    from bench.commands import Request, cells_of, run_cells, run_one
+    from bench.commands import Request, grid_of, run_cells, run_one
     from bench.console import console_hooks
     from bench.types import BenchError
 
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
+        shuffled=shuffled,
     )  # fmt: skip
-    cells = cells_of(catalogue(), method=method, task=task, seeds=seeds or str(seed))
+    cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
         raise BenchError("--again redoes one run at a time. Name one method, task and seed.")
     with console_hooks() as hooks:
         if len(cells) > 1:
-            grid = [(request, *cell) for cell in cells]
-            outcomes = run_cells(catalogue(), grid, hooks=hooks, say=_aside)
+            outcomes = run_cells(catalogue(), cells, hooks=hooks, say=_aside, jobs=jobs)
         else:
-            name, on, number = cells[0]
+            request, name, on, number = cells[0]
             done = run_one(catalogue(), request, method=name, task=on, seed=number, hooks=hooks,
                            again=again, floor=floor)  # fmt: skip
     if len(cells) > 1:
@@ -168,7 +173,7 @@ def _end(outcomes: list[Any], *, as_json: bool = False) -> None:
 def tune_command(
     method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = "short", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
-    batch: Batch = 32, side: Side = "val",
+    batch: Batch = 32, side: Side = "val", jobs: Jobs = 1,
     rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
@@ -182,7 +187,7 @@ def tune_command(
     with console_hooks() as hooks:
         files, outcomes = tune_rates(
             catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
-            hooks=hooks, say=_aside,
+            hooks=hooks, say=_aside, jobs=jobs,
         )  # fmt: skip
     for path in files:
         typer.echo(path)

@@ -62,11 +62,15 @@ class Request:
     batch: int = 32
     checkpoint_every: int = 100
     side: str | None = None
+    shuffled: bool = True
 
     def words(self, *, method: str, task: str, seed: int) -> tuple[str, ...]:
         """Return the command line that asks for one run, without its floor."""
         words = ["run", "--no-floor", "--method", method, "--task", task, "--seed", str(seed)]
         for name, value in asdict(self).items():
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{name}")
+                continue
             for one in value if isinstance(value, (list, tuple)) else [value]:
                 words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
         return tuple(words)
@@ -84,7 +88,7 @@ def make_run(
         suite=suite, task=task, method=chosen, budget=suite.budget(request.budget), seed=seed,
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
-        batch=request.batch, checkpoint_every=request.checkpoint_every,
+        batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
     )  # fmt: skip
     return Run(spec, hooks)
 
@@ -117,11 +121,26 @@ def cells_of(
     return [(m, t, s) for s in numbers for t in tasks for m in catalogue.names(method)]
 
 
+def grid_of(
+    catalogue: Catalogue, request: Request, *, method: str, task: str, seeds: str
+) -> list[tuple[Request, str, str, int]]:
+    """Return (request, method, task, seed) of comma lists.
+
+    Shuffled conditions tell what a metric can see, not how good a method is: the first seed alone
+    is sampled under them.
+    """
+    cells = cells_of(catalogue, method=method, task=task, seeds=seeds)
+    first = cells[0][2]
+    return [
+        (replace(request, shuffled=request.shuffled and s == first), m, t, s) for m, t, s in cells
+    ]
+
+
 def run_cells(
     catalogue: Catalogue, cells: Sequence[tuple[Request, str, str, int]], *, hooks: Hooks,
-    say: Callable[[str], None],
+    say: Callable[[str], None], jobs: int = 1,
 ) -> list[Outcome]:  # fmt: skip
-    """Do a grid of (request, method, task, seed), each run in a process of its own."""
+    """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once."""
     table = {
         Cell(name=_name(r, m, t, s), arguments=r.words(method=m, task=t, seed=s)): (r, m, t, s)
         for r, m, t, s in cells
@@ -131,7 +150,7 @@ def run_cells(
         request, method, task, seed = table[cell]
         return make_run(catalogue, request, method=method, task=task, seed=seed)
 
-    return run_grid(list(table), prepare=prepare, hooks=hooks, say=say)
+    return run_grid(list(table), prepare=prepare, hooks=hooks, say=say, jobs=jobs)
 
 
 def _name(request: Request, method: str, task: str, seed: int) -> str:
@@ -141,17 +160,17 @@ def _name(request: Request, method: str, task: str, seed: int) -> str:
 
 def tune_rates(
     catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int, rates: str,
-    out: Path, hooks: Hooks, say: Callable[[str], None],
+    out: Path, hooks: Hooks, say: Callable[[str], None], jobs: int = 1,
 ) -> tuple[list[Path], list[Outcome]]:  # fmt: skip
     """Try every rate with every trained method; write the evidence and return its files."""
     tried = [
-        (name, rate, replace(request, learning_rate=rate))
+        (name, rate, replace(request, learning_rate=rate, shuffled=False))
         for name in catalogue.names(method)
         if name != FLOOR
         for rate in parse_numbers("--rates", rates)
     ]
     cells = [(own, name, task, seed) for name, _, own in tried]
-    outcomes = run_cells(catalogue, cells, hooks=hooks, say=say)
+    outcomes = run_cells(catalogue, cells, hooks=hooks, say=say, jobs=jobs)
     trials = [
         Trial(method=name, rate=rate, outcome=outcome)
         for (name, rate, _), outcome in zip(tried, outcomes, strict=True)

@@ -1,19 +1,23 @@
-"""Many runs in a row, each in a process of its own.
+"""Many runs, each in a process of its own, some at once.
 
 A process a run keeps peak memory honest and lets the grid go on when one run is killed.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from bench.checkpoint import Stopped
 from bench.record import RunRecord, load_record
@@ -21,6 +25,7 @@ from bench.run import Hooks, Run
 from bench.types import BenchError, Refused
 
 STOPPED = (130, 143)
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,71 +47,185 @@ class Outcome:
     refused: str | None = None
 
 
+class Child(Protocol):
+    """A started run."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on."""
+
+    def last_words(self) -> str:
+        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    cell: Cell
+    folder: Path
+    child: Child
+
+
 def run_grid(
     cells: Sequence[Cell],
     *,
     prepare: Callable[[Cell], Run],
     hooks: Hooks | None = None,
     say: Callable[[str], None] = lambda text: None,
-    start: Callable[[Sequence[str]], int] | None = None,
+    start: Callable[[Sequence[str]], Child] | None = None,
+    jobs: int = 1,
 ) -> list[Outcome]:
     """Run every cell that has no valid record yet; a cell that fails does not stop the others.
 
     prepare: makes the cell's Run without starting it, so that finished ones are found and wrong names
-    fail at once. start: runs the command line's arguments and returns an exit code (default: a new
-    process). Raises Stopped where somebody asked to stop.
+    fail at once. start: starts the command line's arguments (default: a new process, with its share
+    of the cores). jobs: how many run at once. Raises Stopped where somebody asked to stop, after the
+    running ones have saved their work.
     """
-    outcomes = []
-    for number, cell in enumerate(cells, start=1):
-        outcome = _one(cell, prepare=prepare, start=start or spawn)
-        state = outcome.error or outcome.refused or "done"
-        say(f"[{number}/{len(cells)}] {cell.name}: {state}")
-        outcomes.append(outcome)
-        code = (hooks or Hooks()).stop()
-        if code is not None:
-            raise Stopped(code)
-    return outcomes
+    grid = _Grid(cells, prepare=prepare, start=start or starter(jobs), say=say)
+    with _passed_on(grid.running):
+        while grid.waiting or grid.running:
+            while grid.waiting and len(grid.running) < jobs:
+                grid.begin()
+            grid.collect()
+            code = (hooks or Hooks()).stop()
+            if code is not None:
+                grid.end(code)
+            if grid.running:
+                time.sleep(_LOOK_SECONDS)
+    return [grid.outcomes[number] for number in range(len(cells))]
 
 
-def _one(
-    cell: Cell, *, prepare: Callable[[Cell], Run], start: Callable[[Sequence[str]], int]
-) -> Outcome:
-    try:
-        run = prepare(cell)
-        record, folder = run.finished(), run.folder
-        del run  # its memory is the child's to use
-        if record is None:
-            code = start(cell.arguments)
+class _Grid:
+    """Cells that wait, run and have ended, by their place."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        prepare: Callable[[Cell], Run],
+        start: Callable[[Sequence[str]], Child],
+        say: Callable[[str], None],
+    ) -> None:
+        self.prepare, self.start, self.say = prepare, start, say
+        self.waiting = list(enumerate(cells))
+        self.running: dict[int, _Running] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.total = len(cells)
+
+    def begin(self) -> None:
+        """Start the next cell, unless it has a record or cannot be."""
+        number, cell = self.waiting.pop(0)
+        try:
+            run = self.prepare(cell)
+            record, folder = run.finished(), run.folder
+            del run  # its memory is the child's to use
+        except Refused as reason:
+            self._ended(number, Outcome(cell=cell, refused=str(reason)))
+            return
+        except (BenchError, OSError) as error:
+            self._ended(number, Outcome(cell=cell, error=str(error)))
+            return
+        if record is not None:
+            self._ended(number, Outcome(cell=cell, record=record, folder=folder))
+            return
+        self.running[number] = _Running(cell=cell, folder=folder, child=self.start(cell.arguments))
+
+    def collect(self) -> None:
+        """Take up every run that has ended; Stopped where one was asked to stop."""
+        codes = {number: running.child.poll() for number, running in self.running.items()}
+        for number, code in codes.items():
+            if code is None:
+                continue
+            running = self.running.pop(number)
             if code in STOPPED:
-                raise Stopped(code)
-            if code:
-                return Outcome(cell=cell, error=f"failed with exit code {code}, see above")
-            record = load_record(folder)
-    except Refused as reason:
-        return Outcome(cell=cell, refused=str(reason))
+                self.end(code)
+            self._ended(number, _outcome(running, code))
+
+    def end(self, code: int) -> None:
+        """Ask every run to save its work, wait for it and raise Stopped."""
+        for running in self.running.values():
+            running.child.send_signal(signal.SIGTERM)
+        while any(running.child.poll() is None for running in self.running.values()):
+            time.sleep(_LOOK_SECONDS)
+        raise Stopped(code)
+
+    def _ended(self, number: int, outcome: Outcome) -> None:
+        self.outcomes[number] = outcome
+        state = outcome.error or outcome.refused or "done"
+        self.say(f"[{len(self.outcomes)}/{self.total}] {outcome.cell.name}: {state}")
+
+
+def _outcome(running: _Running, code: int) -> Outcome:
+    if code:
+        words = running.child.last_words()
+        return Outcome(cell=running.cell, error=f"failed with exit code {code}, {words}")
+    try:
+        return Outcome(cell=running.cell, record=load_record(running.folder), folder=running.folder)
     except (BenchError, OSError) as error:
-        return Outcome(cell=cell, error=str(error))
-    return Outcome(cell=cell, record=record, folder=folder)
+        return Outcome(cell=running.cell, error=str(error))
 
 
-def spawn(arguments: Sequence[str]) -> int:
-    """Run `bench` with arguments in a new process and return its exit code.
+class Process:
+    """`bench` in a new process; its table goes nowhere, its messages where they can be read.
 
-    Its messages go to standard error, its table nowhere. SIGINT and SIGTERM are passed on once, so
-    that it saves and ends.
+    alone: it writes to this program's standard error; else several run at once, and what each says
+    is kept aside, since their progress would be a muddle.
     """
-    command = [sys.executable, "-m", "cli", *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    with _passed_on(child):
-        return child.wait()
+
+    def __init__(
+        self, arguments: Sequence[str], *, alone: bool, environment: Mapping[str, str]
+    ) -> None:
+        """Start it; it hears signals only through `send_signal`."""
+        self._aside = None if alone else tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments], stdout=subprocess.DEVNULL,
+            stderr=self._aside, env=dict(environment), start_new_session=True,
+        )  # fmt: skip
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.poll()
+
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on."""
+        self._process.send_signal(number)
+
+    def last_words(self) -> str:
+        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
+        if self._aside is None:
+            return "see above"
+        self._aside.seek(0)
+        lines = self._aside.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "without a word"
+
+
+def starter(jobs: int) -> Callable[[Sequence[str]], Process]:
+    """Return what starts a run, `jobs` of which share the cores.
+
+    Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.
+    """
+    environment = dict(os.environ)
+    if jobs > 1:
+        share = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(share))
+    return partial(Process, alone=jobs == 1, environment=environment)
 
 
 @contextmanager
-def _passed_on(child: subprocess.Popen[Any]) -> Iterator[None]:
-    def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+def _passed_on(running: Mapping[int, _Running]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the runs, so that they save and end, then to who listened."""
+    before: dict[int, Any] = {}
 
-    before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    def forward(number: int, frame: FrameType | None) -> None:
+        for one in list(running.values()):
+            one.child.send_signal(number)
+        if callable(before[number]):
+            before[number](number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, forward)
     try:
         yield
     finally:

@@ -36,7 +36,10 @@ CONTACT_ITEMS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What to run. options: the method's own; learning_rate None: the suite's."""
+    """What to run. options: the method's own; learning_rate None: the suite's.
+
+    shuffled: whether the items are sampled once more under other items' conditions.
+    """
 
     suite: Suite
     task: str
@@ -49,6 +52,7 @@ class RunSpec:
     device: str = "cpu"
     batch: int = 32
     checkpoint_every: int = 100
+    shuffled: bool = True
 
 
 class Hooks:
@@ -208,7 +212,7 @@ class Run:
     def _sets(self) -> dict[str, np.ndarray | None]:
         """The sample sets of this method: its own and, where it has a condition, the shuffled."""
         sets: dict[str, np.ndarray | None] = {"samples": None}
-        if self.spec.method.conditioned:
+        if self.spec.method.conditioned and self.spec.shuffled:
             sets["shuffled"] = derangement(self.spec.seed, len(self.eval_ids))
         return sets
 

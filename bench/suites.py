@@ -143,11 +143,13 @@ EMOJI = Suite(
     clip_judge="emoji-clip",
     learning_rate=1e-3,
     budgets={
-        "quick": Budget(name="quick", train_images=3_200, eval_items=96),
-        "short": Budget(name="short", train_images=6_400, eval_items=None),
-        "standard": Budget(name="standard", train_images=16_384, eval_items=None),
-        "full": Budget(name="full", train_images=256_000, eval_items=None),
+        "quick": Budget(name="quick", train_images=1_600, eval_items=96),
+        "short": Budget(name="short", train_images=1_600, eval_items=None),
+        "standard": Budget(name="standard", train_images=3_200, eval_items=None),
+        "full": Budget(name="full", train_images=64_000, eval_items=None),
     },
+    training=Training(batch=16),
+    sampler=Sampler(name="dpm++", steps=10),
 )
 
 MICRO = replace(

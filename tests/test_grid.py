@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import cli
 from bench.arguments import parse_names, parse_numbers
 from bench.checkpoint import Stopped
-from bench.commands import Request, cells_of, described, make_run, run_cells
+from bench.commands import Request, cells_of, described, grid_of, make_run, run_cells
 from bench.grid import Cell, Outcome, run_grid
 from bench.record import load_record
 from bench.run import Hooks, RunSpec, learning_rate
@@ -35,12 +35,30 @@ def request_(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Re
     return Request(suite="micro", results=results, base=micro_folder, device="cpu", batch=4)
 
 
-def in_process(words: Sequence[str]) -> int:
+class Ended:
+    """A run of a grid that has ended, or is yet to: `codes` are what `poll` says, the last for good."""
+
+    def __init__(self, *codes: int | None) -> None:
+        self.codes, self.signals = list(codes), []
+
+    def poll(self) -> int | None:
+        return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def last_words(self) -> str:
+        return "see above"
+
+
+def in_process(words: Sequence[str]) -> Ended:
     """Start a run of a grid here: the same command line, without a second interpreter's start."""
-    return int(bench_command(*words).exit_code)
+    return Ended(int(bench_command(*words).exit_code))
 
 
-def grid(request: Request, names: Sequence[str], *, start: Any = in_process) -> list[Outcome]:
+def grid(
+    request: Request, names: Sequence[str], *, start: Any = in_process, jobs: int = 1
+) -> list[Outcome]:
     table = {
         Cell(name=n, arguments=request.words(method=n, task="sketch", seed=0)): n for n in names
     }
@@ -48,7 +66,7 @@ def grid(request: Request, names: Sequence[str], *, start: Any = in_process) -> 
     def prepare(cell: Cell) -> Any:
         return make_run(cli.catalogue(), request, method=table[cell], task="sketch", seed=0)
 
-    return run_grid(list(table), prepare=prepare, start=start)
+    return run_grid(list(table), prepare=prepare, start=start, jobs=jobs)
 
 
 def test_a_failing_cell_does_not_stop_the_others_and_is_done_later(request_: Request) -> None:
@@ -61,7 +79,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_done_later(request_: Req
     broken.forget()
     started: list[Sequence[str]] = []
 
-    def counted(words: Sequence[str]) -> int:
+    def counted(words: Sequence[str]) -> Ended:
         started.append(words)
         return in_process(words)
 
@@ -110,7 +128,42 @@ def test_being_asked_to_stop_ends_the_grid(request_: Request) -> None:
         run_cells(cli.catalogue(), [(request_, *c) for c in cells], hooks=Asked(), say=len)
     with pytest.raises(Stopped):
         fresh = Request(**{**vars(request_), "results": request_.results / "fresh"})
-        grid(fresh, ["text-only"], start=lambda words: 130)
+        grid(fresh, ["text-only"], start=lambda words: Ended(130))
+
+
+def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(request_: Request) -> None:
+    fresh = Request(**{**vars(request_), "results": request_.results / "jobs"})
+    at_once, most = [], []
+
+    def start(words: Sequence[str]) -> Ended:
+        at_once.append(Ended(None, None, 2))
+        most.append(sum(len(child.codes) > 1 for child in at_once))
+        return at_once[-1]
+
+    names = ["bps", "bps-uniform", "text-only"]
+    outcomes = grid(fresh, names, start=start, jobs=2)
+    assert [o.cell.name for o in outcomes] == names and max(most) == 2
+    assert all(o.error == "failed with exit code 2, see above" for o in outcomes)
+    children = [Ended(143), Ended(None, None, 143)]
+    waiting = iter(children)
+    with pytest.raises(Stopped):
+        grid(fresh, names, start=lambda words: next(waiting), jobs=2)
+    assert children[1].signals and children[1].codes == [143], "the other run was awaited"
+
+
+def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(
+    request_: Request,
+) -> None:
+    cells = grid_of(cli.catalogue(), request_, method="bps", task="sketch", seeds="3,1")
+    assert [(s, r.shuffled) for r, _, _, s in cells] == [(3, True), (1, False)]
+    words = cells[1][0].words(method="bps", task="sketch", seed=1)
+    assert "--no-shuffled" in words
+    run = make_run(cli.catalogue(), cells[1][0], method="bps", task="sketch", seed=1)
+    assert (
+        list(run._sets()) == ["samples"]
+        and "shuffled"
+        in make_run(cli.catalogue(), cells[0][0], method="bps", task="sketch", seed=3)._sets()
+    )
 
 
 class LinesOnly:
