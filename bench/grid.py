@@ -229,5 +229,5 @@ def _passed_on(running: Mapping[int, _Running]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)

@@ -223,6 +223,7 @@ class Run:
         evaluator = Evaluator(
             examples=[self.dataset[i] for i in self.eval_ids], task=self.task,
             features=self.feature_judge, clip=self.clip_judge, cache=self.cache,
+            training=self._real_images(),
         )  # fmt: skip
         rows: dict[str, Scores] = {}
         for name, images in self._image_sets().items():

@@ -12,9 +12,13 @@ import numpy as np
 
 from bench.content import Cache, digest_arrays
 from bench.metrics.clip import clip_score
-from bench.metrics.frechet import PairedFrechet
+from bench.metrics.cmmd import PairedCmmd
+from bench.metrics.frechet import ExtrapolatedFrechet, PairedFrechet
 from bench.metrics.kernel import PairedKernel
+from bench.metrics.memorisation import nearer_to_training
 from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
+from bench.metrics.prdc import NAMES as PRDC
+from bench.metrics.prdc import NEAREST, PairedPrdc
 from bench.record import MetricValue
 from bench.stats import (
     Interval,
@@ -29,20 +33,27 @@ from bench.types import Example, MetricSpec, Task
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
 
-SET_METRICS = (
+_SETS = (
     MetricSpec(name="fd", scale="squared Fréchet distance", better="lower", judge="features"),
-    MetricSpec(
-        name="kid",
-        scale="MMD^2, cubic kernel, own pairs left out",
-        better="lower",
-        judge="features",
-    ),
-)
+    MetricSpec(name="kid", scale="MMD^2, cubic kernel, own pairs left out", better="lower",
+               judge="features"),
+    MetricSpec(name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower",
+               judge="features"),
+    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features")
+      for name in PRDC),
+    MetricSpec(name="cmmd", scale="MMD^2 x 1000, Gaussian kernel", better="lower", judge="clip"),
+)  # fmt: skip
+SET_METRICS = {spec.name: spec for spec in _SETS}
+FEWER_GROUPS = {"fd_infinite": 20}  # each replicate of it costs as much as six of the others
 ITEM_METRICS = (
     MetricSpec(name="cosine", scale="cosine", better="higher", judge="features"),
     MetricSpec(name="retrieval", scale="R@1 in [0, 1]", better="higher", judge="features"),
     MetricSpec(name="mae", scale="[0, 1]", better="lower"),
 )
+NEARNESS_METRIC = MetricSpec(
+    name="nearer_training", scale="share nearer to training than to test", better="none",
+    judge="features",
+)  # fmt: skip
 CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="clip")
 
 
@@ -64,13 +75,15 @@ class Scores:
 class Evaluator:
     """Scores sets of images against the same targets, with the same judges and resamples.
 
-    targets [N,H,W,3] uint8; examples: the N items, in the same order; clip: a judge or None.
+    examples: the N items; clip: a judge or None; training: [>= N-1,H,W,3] uint8 real training images
+    for the memorisation check, None to leave it out. targets: the items' images, [N,H,W,3] uint8.
     Features of images seen before come from the cache, keyed by pixels and judge.
     """
 
     def __init__(
-        self, *, examples: Sequence[Example], task: Task, features: Any, clip: Any, cache: Cache
-    ) -> None:
+        self, *, examples: Sequence[Example], task: Task, features: Any, clip: Any, cache: Cache,
+        training: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self.examples, self.task, self.cache = list(examples), task, cache
         self.feature_judge, self.clip_judge = features, clip
         self.targets = np.stack([e.image for e in examples])
@@ -79,6 +92,10 @@ class Evaluator:
         )
         self.target_features = self.features_of(self.targets, features)
         self.text = clip.text([e.caption for e in examples]) if clip is not None else None
+        self.read_targets = self.features_of(self.targets, clip) if clip is not None else None
+        self.training_features = None
+        if training is not None:
+            self.training_features = self.features_of(training, features)[: len(self.examples) - 1]
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
@@ -105,13 +122,13 @@ class Evaluator:
             seconds += more
         begun = time.perf_counter()
         items = self._items(images, features, read)
-        specs = {s.name: s for s in (*ITEM_METRICS, CLIP_METRIC, *self.task.metrics)}
-        sets = {s.name: self._set_metric(s, features) for s in SET_METRICS}
-        metrics = {name: value for name, (value, _) in sets.items()}
+        specs = {
+            s.name: s for s in (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC, *self.task.metrics)
+        }
+        metrics, replicates = self._sets(features, read)
         for name, values in items.items():
             metrics[name] = self._item_metric(specs[name], values)
         seconds += time.perf_counter() - begun
-        replicates = {name: values for name, (_, values) in sets.items()}
         return Scores(metrics=metrics, items=items, replicates=replicates, seconds=seconds)
 
     def _items(
@@ -122,6 +139,10 @@ class Evaluator:
             "retrieval": retrieval_hits(features, self.target_features),
             "mae": pixel_error(images, self.targets),
         }
+        if self.training_features is not None:
+            items["nearer_training"] = nearer_to_training(
+                features, self.target_features, self.training_features
+            )
         obeyed = [self.task.fidelity(i, e) for i, e in zip(images, self.examples, strict=True)]
         for spec in self.task.metrics:
             items[spec.name] = np.array([o[spec.name] for o in obeyed])
@@ -129,17 +150,37 @@ class Evaluator:
             items["clip"] = clip_score(read, self.text)
         return items
 
-    def _set_metric(self, spec: MetricSpec, features: np.ndarray) -> tuple[MetricValue, np.ndarray]:
-        statistic: Statistic = PairedFrechet(features, self.target_features)
-        if (
-            spec.name == "kid"
-        ):  # a sample resembles its own target, which biases the plain estimator
-            statistic = PairedKernel(features, self.target_features, own_pairs=False)
-        replicates = jackknife_replicates(statistic, resamples=self.resamples)
-        value = statistic(np.ones(len(self.examples), dtype=np.uint16))
-        return self._value(
-            spec, jackknife_interval(value, replicates), n=len(self.examples)
-        ), replicates
+    def _sets(
+        self, features: np.ndarray, read: np.ndarray | None
+    ) -> tuple[dict[str, MetricValue], dict[str, np.ndarray]]:
+        """Return the metrics of the whole set and their jackknife replicates."""
+        values, replicates = {}, {}
+        whole = np.ones(len(self.examples), dtype=np.uint16)
+        for name, statistic in self._statistics(features, read).items():
+            groups = FEWER_GROUPS.get(name, 100)
+            drawn = jackknife_replicates(statistic, resamples=self.resamples, groups=groups)
+            interval = jackknife_interval(statistic(whole), drawn)
+            values[name] = self._value(SET_METRICS[name], interval, n=len(self.examples))
+            replicates[name] = drawn
+        return values, replicates
+
+    def _statistics(self, features: np.ndarray, read: np.ndarray | None) -> dict[str, Statistic]:
+        """Return each metric of the whole set as a function of item counts.
+
+        A sample resembles its own target, which biases the plain KID: own pairs are left out.
+        """
+        pair = (features, self.target_features)
+        found: dict[str, Statistic] = {
+            "fd": PairedFrechet(*pair),
+            "kid": PairedKernel(*pair, own_pairs=False),
+            "fd_infinite": ExtrapolatedFrechet(*pair, seed=BOOTSTRAP_SEED),
+        }
+        if len(self.examples) >= 2 * NEAREST:
+            neighbours = PairedPrdc(*pair)
+            found |= {name: neighbours.statistic(name) for name in PRDC}
+        if read is not None and self.read_targets is not None:
+            found["cmmd"] = PairedCmmd(read, self.read_targets)
+        return found
 
     def _item_metric(self, spec: MetricSpec, values: np.ndarray) -> MetricValue:
         """Average over the items that have a value: which do is a property of the item, not of a method."""

@@ -20,6 +20,7 @@ from bench.report.sheet import sheet_tiles
 from bench.report.tables import (
     cost_grid,
     difference_grid,
+    distribution_grid,
     main_grid,
     record_text,
     tidy,
@@ -134,7 +135,16 @@ def _shown_rows(table: Table, comparison: Comparison | None) -> list[Row]:
 def _table_files(section: Section) -> dict[str, str]:
     name, table = section.name, section.table
     pairs = difference_grid(table, section.differences)
-    return {
+    more = distribution_grid(table)
+    files = (
+        {
+            f"distribution-{name}.md": to_markdown(more),
+            f"distribution-{name}.tex": to_latex(more, key=f"distribution-{name}"),
+        }
+        if more is not None
+        else {}
+    )
+    return files | {
         f"table-{name}.md": to_markdown(main_grid(table)),
         f"table-{name}.tex": to_latex(main_grid(table), key=name),
         f"table-{name}.csv": tidy(table).to_csv(index=False, lineterminator="\n"),

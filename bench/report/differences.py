@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -194,8 +194,8 @@ def _pairs(table: Table) -> Iterator[tuple[Row, Row]]:
             if other.kind == "floor" and other.protocol_hash == row.protocol_hash:
                 yield row, other
         for other in table.rows:
-            if other.kind == "shuffled" and other.runs == row.runs:
-                yield row, other
+            if other.kind == "shuffled" and {*map(id, other.runs)} <= {*map(id, row.runs)}:
+                yield replace(row, runs=other.runs), other  # at the seeds that were shuffled
     for row, other in combinations(methods, 2):
         if row.protocol_hash == other.protocol_hash:
             yield row, other

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import atomic_path
-from bench.report.names import MISSING, Column, decimals, header, number
+from bench.report.names import MISSING, Column, decimals, header, number, of_distribution
 from bench.report.rows import Cell, Row, Table
 from bench.report.sheet import SheetLayout, contact_sheet, sheet_layout
 from bench.types import BenchError
@@ -56,7 +56,11 @@ def overview(table: Table, path: Path, *, across: int = 4) -> Path:
     The dotted line is the floor. across: panels side by side. The same table gives the same bytes.
     BenchError where the table holds no number.
     """
-    columns = [c for c in table.columns if _numbers(table, c) and c.metric not in _NOT_IN_OVERVIEW]
+    columns = [
+        c
+        for c in table.columns
+        if _numbers(table, c) and c.metric not in _NOT_IN_OVERVIEW and not of_distribution(c)
+    ]
     if not columns:
         raise BenchError(f"no numbers to draw for {table.suite} / {table.task}")
     across = min(across, len(columns))

@@ -28,6 +28,7 @@ _LATEX = {
     "Δ": r"$\Delta$",
     "†": r"$\dagger$",
     "±": r"$\pm$",
+    "∞": r"$\infty$",
     "µ": r"$\mu$",
     "°": r"$^\circ$",
     "↑": r"$\uparrow$",

@@ -28,7 +28,17 @@ _NAMES = {
     "colour_error": "colour error ΔE76",
     "mae": "MAE",
     "clip": "CLIP score",
+    "fd_infinite": "FD∞",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "cmmd": "CMMD",
+    "nearer_training": "nearer to training",
 }
+_DISTRIBUTION = (
+    *("fd_infinite", "precision", "recall", "density", "coverage", "cmmd", "nearer_training"),
+)
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),
     "segmentation": ("miou",),
@@ -39,7 +49,7 @@ _FIRST = (
     *("fd", "kid", "cosine", "retrieval"),
     *("miou", "box_recall", "box_iou", "colour_error", "sketch_f1", "chamfer"),
 )
-_LAST = ("mae", "clip")
+_LAST = ("mae", "clip", *_DISTRIBUTION)
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _SCALE_IS_PART_OF_THE_NAME = ("clip", "chamfer")
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
@@ -102,6 +112,11 @@ def order_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
         return (*where, name, column.judge, column.scale, column.better)
 
     return tuple(sorted(set(columns), key=place))
+
+
+def of_distribution(column: Column) -> bool:
+    """Tell whether a column says more of the set's distribution than a first table need show."""
+    return column.metric in _DISTRIBUTION
 
 
 def task_place(task: str) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from bench.report.names import command_line, header
 from bench.report.pictures import Pictures, file_name
 from bench.report.qualitative import sheet_of
 from bench.report.rows import Row, Table
-from bench.report.tables import cost_grid, difference_grid, main_grid
+from bench.report.tables import cost_grid, difference_grid, distribution_grid, main_grid
 
 _HOW_TO_READ = """\
 Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
@@ -117,8 +117,10 @@ def _section(section: Section) -> str:
     several = len(table.hashes) > 1
     title += ", mixed protocols" if several else f", protocol {table.hashes[0][:12]}"
     parts = [f"{title}\n", *(f"> **{escape_markdown(note)}**\n" for note in table.notes)]
+    more = distribution_grid(table)
     parts.append(to_markdown(main_grid(table)))
-    parts.append(f"{_scales(table)}\n\nFiles: {_files(section.name)}.\n")
+    parts += [_folded("Distribution", to_markdown(more))] if more is not None else []
+    parts.append(f"{_scales(table)}\n\nFiles: {_files(section)}.\n")
     if pictures.overview:
         parts.append(f"![values with intervals]({pictures.overview})\n")
     parts.append(f"### Differences\n\n{_differences(section)}")
@@ -143,8 +145,11 @@ def _scales(table: Table) -> str:
     return escape_markdown(f"Scales: {'; '.join(words)}." if words else "No scales are recorded.")
 
 
-def _files(name: str) -> str:
+def _files(section: Section) -> str:
+    name = section.name
     files = [f"table-{name}.{suffix}" for suffix in ("tex", "csv", "md")]
+    if distribution_grid(section.table) is not None:
+        files += [f"distribution-{name}.{end}" for end in ("tex", "md")]
     files += [f"{kind}-{name}.{end}" for kind in ("differences", "cost") for end in ("tex", "csv")]
     return _links(files)
 

@@ -242,10 +242,15 @@ def _group_rows(
     sources = sorted({s for run in group for s in metric_rows(run.record)} - set(_REFERENCES))
     sources.sort(key=lambda s: (s != SAMPLES, s != SHUFFLED))
     return [
-        _own_row(group, source, details=details, seed=seed)
+        _own_row(_with_source(group, source), source, details=details, seed=seed)
         for source in sources
         if source == SAMPLES or record.method != FLOOR_METHOD
     ]
+
+
+def _with_source(group: tuple[Run, ...], source: str) -> tuple[Run, ...]:
+    """Return the runs that sampled a source: grids shuffle the conditions of one seed alone."""
+    return tuple(run for run in group if source in metric_rows(run.record))
 
 
 def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], seed: int) -> Row:

@@ -20,6 +20,7 @@ from bench.report.names import (
     header,
     named,
     number,
+    of_distribution,
     order_columns,
     plain_name,
     protocol_differences,
@@ -96,19 +97,38 @@ def tidy_differences(differences: Sequence[Difference]) -> pandas.DataFrame:
 
 def main_grid(table: Table) -> Grid:
     """Return the table as text: value and interval in each cell, deviations over seeds beneath."""
-    digits = {column: _digits(table, column) for column in table.columns}
+    columns = [column for column in table.columns if not of_distribution(column)]
+    return _grid(table, columns, caption=caption(table))
+
+
+def distribution_grid(table: Table) -> Grid | None:
+    """Return what the first table leaves out of the set's distribution; None where nothing is."""
+    columns = [column for column in table.columns if of_distribution(column)]
+    if not columns:
+        return None
+    words = (
+        f"Distribution of the samples. {caption(table)} FD∞ extrapolates in 1/N and stays too high "
+        "with fewer items than feature dimensions. Nearer to training: the share of samples whose "
+        "nearest real image is one of as many training images, not another item's target; 0.5 "
+        "says that nothing is copied."
+    )
+    return _grid(table, columns, caption=words)
+
+
+def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
+    digits = {column: _digits(table, column) for column in columns}
     body: list[tuple[Text, ...]] = []
     rules = []
     for i, row in enumerate(table.rows):
         if i and _block(row) != _block(table.rows[i - 1]):
             rules.append(len(body))
-        body.append(_value_line(row, table.columns, digits))
+        body.append(_value_line(row, columns, digits))
         if len(row.seeds) > 1:
-            body.append(_deviation_line(row, table.columns, digits))
+            body.append(_deviation_line(row, columns, digits))
     return Grid(
-        header=("", "seeds", *(header(column) for column in table.columns)),
+        header=("", "seeds", *(header(column) for column in columns)),
         body=tuple(body),
-        caption=caption(table),
+        caption=caption,
         rules=tuple(rules),
     )
 
