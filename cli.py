@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shlex
 import sys
@@ -12,69 +11,37 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.options import (
+    PRETRAINING,
+    RATES,
+    RESULTS,
+    AsJson,
+    BaseFolder,
+    Batch,
+    BudgetName,
+    Device,
+    Every,
+    Jobs,
+    MethodName,
+    Methods,
+    Options,
+    Rate,
+    Results,
+    Seed,
+    Shuffled,
+    Side,
+    SuiteName,
+    TaskName,
+    Tasks,
+    guarded,
+)
+
 app = typer.Typer(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-MethodName = Annotated[str, typer.Option("--method", help="A method; see `bench list`.")]
-TaskName = Annotated[str, typer.Option("--task", help="A task; see `bench list`.")]
-Methods = Annotated[
-    str, typer.Option("--method", help="Methods: a name, a,b,c, or paper, all, variants.")
-]
-Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
-Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
-SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded) or another suite.")]
-BudgetName = Annotated[str | None, typer.Option("--budget", help="quick, short, standard or full.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling seed.")]
-Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-BaseFolder = Annotated[
-    Path | None, typer.Option("--base", help="Your own Stable Diffusion, a diffusers folder.")
-]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", help="A method's option, name=value (JSON).")
-]
-Rate = Annotated[float | None, typer.Option("--learning-rate", min=1e-12, help="Else the suite's.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at once.")]
-Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
-Shuffled = Annotated[
-    bool, typer.Option(help="Sample once more under other items' conditions (grids: first seed).")
-]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-RESULTS = Path("results/runs")
-RATES = "1e-4,3e-4,1e-3,3e-3"
-PRETRAINING = Path("results/pretraining")
-
-
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors for the user into one message and exit code 2, and stops into 130 or 143."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("stopped; finished work is kept, the same command goes on.", 130)
-        except Exception as error:
-            from bench.checkpoint import Stopped
-            from bench.types import BenchError
-
-            if isinstance(error, Stopped):
-                _fail("stopped; work is saved, the same command goes on where it was.", error.code)
-            if isinstance(error, (BenchError, OSError)):
-                _fail(f"error: {error}", 2)
-            raise
-
-    return wrapper
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
-    raise typer.Exit(code) from None
 
 
 def methods() -> dict[str, str]:

@@ -24,6 +24,7 @@ LEVELS = [
     {"bench.grid"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},
+    {"bench.app"},
 ]
 
 
