@@ -161,6 +161,22 @@ def tune_command(
     _end(outcomes)
 
 
+@app.command("cost")
+@guarded
+def cost_command(
+    method: Methods = "all", task: TaskName = "sketch", suite: SuiteName = "emoji",
+    results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None, batch: Batch = 32,
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps measured.")] = 30,
+    batches: Annotated[int, typer.Option(min=1, help="Sampled batches measured.")] = 2,
+) -> None:  # fmt: skip
+    """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
+    from bench.commands import Request, measure_costs
+
+    request = Request(suite=suite, results=results, device=device, base=base, batch=batch)
+    typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
+                             batches=batches, say=_aside))  # fmt: skip
+
+
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
     """Add the command of one stage; all have the options of `bench run`."""
 

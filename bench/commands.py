@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import parse_device, parse_names, parse_numbers, parse_options
-from bench.grid import Cell, Outcome, run_grid
+from bench.grid import Cell, Outcome, Process, run_grid
+from bench.measure import machine, measure
 from bench.record import RunRecord
 from bench.run import Hooks, Run, RunSpec
 from bench.suites import find_suite
 from bench.tasks import TASKS, find_task
+from bench.timings import TIMINGS_FILE, add_timing
 from bench.tune import Trial, evidence, write_evidence
-from bench.types import refusal, unknown
+from bench.types import BenchError, refusal, unknown
 
 FLOOR = "text-only"
 PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
@@ -176,6 +178,29 @@ def tune_rates(
         for (name, rate, _), outcome in zip(tried, outcomes, strict=True)
     ]
     return write_evidence(out, evidence(trials)), outcomes
+
+
+def measure_costs(
+    catalogue: Catalogue, request: Request, *, method: str, task: str, steps: int, batches: int,
+    say: Callable[[str], None],
+) -> Path:  # fmt: skip
+    """Measure what methods take, each in a process of its own and alone; return the timings' file."""
+    names = catalogue.names(method)
+    if len(names) == 1:
+        run = make_run(catalogue, request, method=names[0], task=task, seed=0)
+        timing = measure(run, steps=steps, batches=batches)
+        return add_timing(request.results, timing, machine=machine(run))
+    given = {
+        "task": task, "suite": request.suite, "results": request.results, "device": request.device,
+        "base": request.base, "batch": request.batch, "steps": steps, "batches": batches,
+    }  # fmt: skip
+    words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
+    for number, name in enumerate(names, start=1):
+        code = Process(["cost", "--method", name, *words], alone=True).wait()
+        say(f"[{number}/{len(names)}] {name}: {'measured' if not code else f'exit code {code}'}")
+        if code:
+            raise BenchError(f"{name} could not be measured, see above.")
+    return request.results / TIMINGS_FILE
 
 
 def described(method: Any) -> dict[str, Any]:

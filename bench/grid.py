@@ -175,18 +175,26 @@ class Process:
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, alone: bool, environment: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        *,
+        alone: bool,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it; it hears signals only through `send_signal`."""
+        """Start it; it hears signals only through `send_signal`. environment None: this program's."""
         self._aside = None if alone else tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments], stdout=subprocess.DEVNULL,
-            stderr=self._aside, env=dict(environment), start_new_session=True,
+            stderr=self._aside, env=environment, start_new_session=True,
         )  # fmt: skip
 
     def poll(self) -> int | None:
         """Return the exit code, None while it runs."""
         return self._process.poll()
+
+    def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+        return self._process.wait()
 
     def send_signal(self, number: int) -> None:
         """Pass a signal on."""

@@ -77,7 +77,7 @@ class Cost:
     train_images_per_second: float | None
     sample_seconds_per_image: float | None
     score_seconds: float | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from bench.report.compare import FEWER, Comparison, Entry
 from bench.report.grid import Grid, Text
 from bench.report.names import Column, brackets, decimals, header, number
 from bench.report.rows import Table
-from bench.report.tables import HASH_DIGITS, cost_cells, cost_headers, several_machines
+from bench.report.tables import HASH_DIGITS, cost_cells, cost_headers, time_words
 
 if TYPE_CHECKING:
     import pandas
@@ -93,8 +93,7 @@ def comparison_costs(comparison: Comparison) -> tuple[str, Grid]:
         "gradient reached them in training); MACs for one image: a guided step has two text "
         "branches, once an image is what the condition alone needs."
     )
-    if several_machines(comparison.tables[task]):
-        words += " Times and memory come from different machines and do not compare."
+    words += time_words(comparison.tables[task])
     return task, Grid(header=("", *cost_headers(leave_out=_NOT_SHOWN)), body=body, caption=words)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench.record import (
     load_items,
     load_record,
 )
+from bench.timings import load_timings, with_timing
 from bench.types import BenchError
 
 SAMPLES = "samples"
@@ -46,11 +47,16 @@ class ItemScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record with the folder it lies in and its per-item scores, None where there are none."""
+    """A record with the folder it lies in and its per-item scores, None where there are none.
+
+    timed: on what machine its costs in time and memory were measured alone, in words; "" where they
+    are those of the run itself.
+    """
 
     record: RunRecord
     folder: Path | None = None
     items: ItemScores | None = None
+    timed: str = ""
 
 
 def load_run(folder: Path) -> Run:
@@ -61,14 +67,23 @@ def load_run(folder: Path) -> Run:
 
 
 def load_runs(results: Path) -> list[Run]:
-    """Read every run folder below `results`, sorted by name; BenchError where there is none."""
+    """Read every run folder below `results`, sorted by name; BenchError where there is none.
+
+    Where `bench cost` left timings beside them, costs in time and memory are those.
+    """
     folders = find_records(results)
     if not folders:
         raise BenchError(
             f"no records in {results}: looked for {results / '*' / RECORD_FILE}. Make one with "
             "'bench run --method bps --task sketch', or name the folder that holds the runs."
         )
-    return [load_run(folder) for folder in folders]
+    runs, timings = [load_run(folder) for folder in folders], load_timings(results)
+    if timings is None:
+        return runs
+    return [
+        replace(run, record=with_timing(run.record, timings), timed=timings.machine_words)
+        for run in runs
+    ]
 
 
 def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:

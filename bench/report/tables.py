@@ -141,8 +141,7 @@ def cost_grid(table: Table) -> Grid:
         "with the frozen base; dead: no gradient reached them in training), MACs of one denoiser "
         "call for one image and one text branch, means over seeds."
     )
-    if several_machines(table):
-        words += " Times and memory come from different machines and do not compare."
+    words += time_words(table)
     return Grid(
         header=("", *cost_headers()),
         body=tuple(body),
@@ -210,10 +209,18 @@ def caption(table: Table) -> str:
     return warning + text
 
 
-def several_machines(table: Table) -> bool:
-    """Tell whether the table's runs were measured on more than one kind of machine."""
+def time_words(table: Table) -> str:
+    """Return a sentence on where times and memory come from, with a space before it."""
+    machines = sorted({run.timed for run in table.runs if run.timed})
+    if machines:
+        return (
+            f" Times and memory: each method measured alone ({'; '.join(machines)}), train seconds for "
+            "the images of the budget."
+        )
     keys = ("processor", "device", "threads", "platform")
-    return len({tuple(str(r.record.environment.get(k)) for k in keys) for r in table.runs}) > 1
+    if len({tuple(str(r.record.environment.get(k)) for k in keys) for r in table.runs}) > 1:
+        return " Times and memory come from different machines and do not compare."
+    return ""
 
 
 def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
@@ -265,7 +272,7 @@ def _cost_text(cost: Cost) -> str:
         f"{count(cost.parameters_trainable)} of {count(cost.parameters)} parameters trainable, "
         f"{count(cost.parameters_dead)} dead; {count(cost.macs)} MACs a call; {trained}; "
         f"{amount(cost.sample_seconds_per_image, 's')} an image; "
-        f"{amount(cost.peak_memory_bytes / 2**20, 'MiB')} at the peak"
+        f"{amount(_mebibytes(cost.peak_memory_bytes), 'MiB')} at the peak"
     )
 
 
@@ -345,7 +352,11 @@ def _costly(table: Table) -> list[Row]:
 
 def _amount(row: Row, key: str) -> float | None:
     mean = mean_cost(row, key)
-    return mean / 2**20 if mean is not None and key == "peak_memory_bytes" else mean
+    return _mebibytes(mean) if key == "peak_memory_bytes" else mean
+
+
+def _mebibytes(size: float | None) -> float | None:
+    return None if size is None else size / 2**20
 
 
 def _protocol_words(table: Table, records: Sequence[RunRecord]) -> str:

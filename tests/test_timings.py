@@ -1,0 +1,69 @@
+"""Costs measured alone: what they hold, where they are kept and how a report uses them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from bench.commands import Request, make_run
+from bench.measure import machine, measure
+from bench.timings import TIMINGS_FILE, Timing, add_timing, load_timings
+from bench.types import BenchError
+
+RUNNER = CliRunner()
+
+
+def timing(method: str, **changes: Any) -> Timing:
+    made = Timing(
+        method=method, options={"schedule": "head_heavy"}, task="sketch", steps=4, items=8,
+        train_images_per_second=20.0, sample_seconds_per_image=0.5, peak_memory_bytes=2**30,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+MACHINE = {"processor": "a", "device": "cpu", "threads": 2, "platform": "Linux"}
+
+
+def test_measuring_finds_positive_costs_and_leaves_no_trace(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    request = Request(suite="micro", results=tmp_path, base=micro_folder, device="cpu", batch=4)
+    run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
+    found = measure(run, steps=3, batches=2)
+    assert found.train_images_per_second is not None and found.train_images_per_second > 0
+    assert found.sample_seconds_per_image > 0 and found.items == 8
+    assert found.peak_memory_bytes > 2**26, "a process with torch has more than 64 MiB"
+    assert list(tmp_path.iterdir()) == []
+    floor = make_run(cli.catalogue(), request, method="text-only", task="sketch", seed=0)
+    assert measure(floor, steps=3, batches=1).train_images_per_second is None
+    assert set(machine(run)) == set(MACHINE)
+
+
+def test_the_command_measures_methods_one_after_another(micro_folder: Path, tmp_path: Path) -> None:
+    words = ["cost", "--method", "bps,text-only", "--suite", "micro",
+             "--base", micro_folder, "--results", tmp_path, "--device", "cpu",
+             "--batch", 4, "--steps", 2, "--batches", 1]  # fmt: skip
+    done = RUNNER.invoke(cli.app, [str(w) for w in words])
+    assert done.exit_code == 0, done.output
+    found = load_timings(tmp_path)
+    assert found is not None and [t.method for t in found.entries] == ["bps", "text-only"]
+    failed = RUNNER.invoke(cli.app, [str(w) for w in words[:5]] + ["--method", "nothing"])
+    assert failed.exit_code == 2 and "unknown method" in failed.output
+
+
+def test_a_method_is_measured_once_and_two_machines_are_kept_apart(tmp_path: Path) -> None:
+    add_timing(tmp_path, timing("bps", sample_seconds_per_image=9.0), machine=MACHINE)
+    add_timing(tmp_path, timing("controlnet"), machine=MACHINE)
+    add_timing(tmp_path, timing("bps"), machine=MACHINE)
+    found = load_timings(tmp_path)
+    assert found is not None and found.entries == (timing("bps"), timing("controlnet"))
+    with pytest.raises(BenchError, match="another machine .a, cpu, 2 threads; this one: b,"):
+        add_timing(tmp_path, timing("bps"), machine={**MACHINE, "processor": "b"})
+    (tmp_path / TIMINGS_FILE).write_text('{"entries": [{}]}')
+    with pytest.raises(BenchError, match="holds no timings"):
+        load_timings(tmp_path)
