@@ -192,6 +192,8 @@ def command_line(record: RunRecord) -> str:
     words = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
     for key, value in sorted(options.items()):
         words += ["--option", f"{key}={option_text(value)}"]
+    if record.rows and "shuffled" not in record.rows and record.method != "text-only":
+        words.append("--no-shuffled")  # a later seed of a grid
     return shlex.join(["bench", "run", *words])
 
 

@@ -243,3 +243,17 @@ def test_protocols_are_not_compared(add_run: Writer, results: Path) -> None:
     add_run("bps", {"sketch_f1": 0.5})
     add_run("text-only", {"sketch_f1": 0.2}, protocol_hash="f" * 64)
     assert paired_differences(build_table(load_runs(results), mixed=True)) == ()
+
+
+def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed(
+    results: Path, add_run: Writer
+) -> None:
+    add_run("bps", {"sketch_f1": 0.5}, shuffled={"sketch_f1": 0.1}, seed=0)
+    add_run("bps", {"sketch_f1": 0.7}, seed=1)
+    table = build_table(load_runs(results))
+    rows = {row.kind: row for row in table.rows if row.kind in {"method", "shuffled"}}
+    assert rows["method"].seeds == (0, 1) and rows["shuffled"].seeds == (0,)
+    assert not any("missing" in note for note in table.notes)
+    (found,) = [d for d in paired_differences(table) if "shuffled" in d.second]
+    assert (found.first_seeds, found.second_seeds) == (1, 1)
+    assert found.interval.value == pytest.approx(0.4), "seed 0 alone, not the mean of both"
