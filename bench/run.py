@@ -162,12 +162,13 @@ class Run:
         self.begin()
         trainable = Trainable(self.denoiser)
         spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
+        images = spec.budget.images(spec.method.name)
         if trainable.parameters:
-            self.hooks.stage("train", spec.budget.train_images // spec.suite.training.batch)
+            self.hooks.stage("train", images // spec.suite.training.batch)
         with self._ledger():
             result = train(
                 self.denoiser, base=self.base, data=data, training=spec.suite.training,
-                images=spec.budget.train_images, learning_rate=self.learning_rate, seed=spec.seed,
+                images=images, learning_rate=self.learning_rate, seed=spec.seed,
                 folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
                 stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every,
             )  # fmt: skip

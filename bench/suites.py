@@ -21,12 +21,18 @@ METRIC_VERSION = (
 class Budget:
     """How much of everything: the same number of training images for every method of a table.
 
-    eval_items: how many evaluation items, in the order of their hashed ids; None for all.
+    eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
+    training images of single methods where time, not images, is to be equal.
     """
 
     name: str
     train_images: int
     eval_items: int | None
+    images_of: Mapping[str, int] = field(default_factory=dict)
+
+    def images(self, method: str) -> int:
+        """Return the training images of a method."""
+        return self.images_of.get(method, self.train_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +117,11 @@ class Protocol:
     metric_version: int = METRIC_VERSION
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain JSON values."""
-        return asdict(self)
+        """Return the protocol as plain JSON values; what a budget does not use is left out."""
+        values = asdict(self)
+        if not values["budget"]["images_of"]:
+            del values["budget"]["images_of"]
+        return values
 
     @property
     def hash(self) -> str:

@@ -183,6 +183,8 @@ def _budget(records: Sequence[RunRecord]) -> str:
     if not images:
         return names
     text = " or ".join(f"{n:,}" for n in images)
+    if any(r.protocol.get("budget", {}).get("images_of") for r in records):
+        return f"{names} (equal training time: {text} training images by method)"
     warning = "" if len(images) == 1 else ", NOT EQUAL"
     return f"{names} ({text} training images for each method{warning})"
 
