@@ -139,7 +139,7 @@ def _end(outcomes: list[Any], *, as_json: bool = False) -> None:
 @guarded
 def tune_command(
     method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
-    budget: BudgetName = "short", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
+    budget: BudgetName = "standard", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
     batch: Batch = 32, side: Side = "val", jobs: Jobs = 1,
     rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",

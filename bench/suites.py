@@ -159,6 +159,14 @@ EMOJI = Suite(
     },
     training=Training(batch=16),
     sampler=Sampler(name="dpm++", steps=10),
+    learning_rates={  # chosen on val, see results/tuning
+        "bps": 1e-3,
+        "controlnet": 3e-3,
+        "controlnet-xs": 1e-2,
+        "lora-concat": 3e-3,
+        "sd-finetune": 3e-3,
+        "t2i-adapter": 1e-2,
+    },
 )
 
 MICRO = replace(
@@ -173,6 +181,7 @@ MICRO = replace(
         "standard": Budget(name="standard", train_images=240, eval_items=12),
     },
     training=Training(batch=8),
+    learning_rates={},
     sampler=Sampler(name="dpm++", steps=3),
 )
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import cli
+from bench.content import read_json
 from bench.record import find_records, load_record
 from bench.report import make_report
+from bench.suites import EMOJI
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
@@ -29,6 +32,19 @@ def test_published_records_were_made_by_committed_code_without_a_leak(folder: Pa
         commit = record.environment["commit"]
         assert len(commit) == 40, f"{record.run_id} was made by {commit}"
         assert record.splits.overlap == 0 and record.protocol["eval_side"] == "test"
+
+
+def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
+    found = read_json(ROOT / "results" / "tuning" / "emoji-sketch.json")
+    chosen = {method: entry["chosen"] for method, entry in found["methods"].items()}
+    assert chosen == dict(EMOJI.learning_rates)
+    assert set(chosen) == set(cli.methods()) - {"text-only"}
+    assert found["side"] == "val" and found["budget"]["name"] == EMOJI.default_budget
+    for method, entry in found["methods"].items():
+        trials = entry["trials"]
+        assert sorted(map(float, trials)) == found["rates"], f"{method}: the same grid for all"
+        values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "error" not in t}
+        assert float(max(values, key=lambda rate: values[rate])) == entry["chosen"]
 
 
 def test_there_are_published_results() -> None:

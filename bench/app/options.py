@@ -36,7 +36,7 @@ Shuffled = Annotated[
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 RESULTS = Path("results/runs")
-RATES = "1e-4,3e-4,1e-3,3e-3"
+RATES = "3e-4,1e-3,3e-3,1e-2"
 PRETRAINING = Path("results/pretraining")
 
 
