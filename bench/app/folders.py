@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from bench.comparison import Comparison
 
 JUDGE = "efficientnet-lite0"
-JudgeName = Annotated[str, typer.Option("--judge", help="efficientnet-lite0, inception-v3, dinov2-vitb14, emoji-clip or open-clip/MODEL.")]
+JudgeName = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        help="efficientnet-lite0, inception-v3, dinov2-vitb14, emoji-clip, open-clip/MODEL.",
+    ),
+]
 Weights = Annotated[Path | None, typer.Option("--weights", help="The judge's weight file.")]
 Clip = Annotated[str | None, typer.Option("--clip", help="A CLIP judge, for CMMD.")]
 ClipWeights = Annotated[Path | None, typer.Option("--clip-weights", help="Its weight file.")]
@@ -169,10 +175,10 @@ def _metric_lines(found: Comparison) -> list[list[str]]:
 
     lines = []
     for name, metric in found.metrics.items():
-        known = metric.low is not None and metric.high is not None
-        width = [metric.high - metric.low] if known else []  # type: ignore[operator]
-        digits = decimals([metric.value], widths=width)
-        ends = brackets(metric.low, metric.high, digits)
+        low, high = metric.low, metric.high
+        widths = [high - low] if low is not None and high is not None else []
+        digits = decimals([metric.value], widths=widths)
+        ends = brackets(low, high, digits)
         title = header(Column.of(name, metric))
         lines.append([title, number(metric.value, digits), ends, found.reasons.get(name, "")])
     return lines

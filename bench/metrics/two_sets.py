@@ -37,7 +37,8 @@ class Deal:
 
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of rows in each block, [blocks] int64 of each set."""
-        return tuple(np.bincount(x, minlength=self.blocks) for x in (self.first, self.second))  # type: ignore[return-value]
+        first, second = (np.bincount(x, minlength=self.blocks) for x in (self.first, self.second))
+        return first, second
 
 
 def deal(n: int, m: int, *, blocks: int, seed: int) -> Deal:
