@@ -105,24 +105,27 @@ class ToolTable:
 
 def three_tools(
     first: Path, second: Path, *, judge: Judge, clip: Judge | None = None, batch: int = 32,
-    rounds: int = 1,
+    rounds: int = 1, say: Callable[[str], None] | None = None,
 ) -> ToolTable:  # fmt: skip
     """Run the three tools on two folders of images of one size, `rounds` times in turn.
 
-    clip: a second network for ours alone (CMMD). BenchError for folders that a tool would read
-    otherwise: images of several sizes.
+    clip: a second network for ours alone (CMMD). say: told what runs. BenchError
+    for folders that the other tools cannot read: images of several sizes.
     """
     import torch
 
     width, height = _one_size(first, second)
     counted = _Counted(judge)
     tools = {OURS: _ours(clip), "torch-fidelity": torch_fidelity, "clean-fid": clean_fid}
+    say = say or (lambda text: None)
+    say(f"warming up on {FLOOR} images a folder")
     with _few(first, second) as few:
         for tool in tools.values():
             _attempt(tool, *few, counted, batch)
     taken: dict[str, list[_Taken]] = {name: [] for name in tools}
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for name, tool in tools.items():
+            say(f"{name}, round {turn} of {rounds}")
             counted.images = 0
             taken[name].append(_timed(tool, first, second, counted, batch))
     rows = tuple(_row(name, rounds_of) for name, rounds_of in taken.items())

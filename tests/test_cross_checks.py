@@ -92,7 +92,9 @@ def test_clip_score_equals_open_clip_called_directly() -> None:
 
 
 def test_the_table_of_three_tools(folders: tuple[Path, Path]) -> None:
-    table = three_tools(*folders, judge=Exact(), batch=16, rounds=2)
+    said: list[str] = []
+    table = three_tools(*folders, judge=Exact(), batch=16, rounds=2, say=said.append)
+    assert len(said) == 1 + 2 * 3 and said[-1] == "clean-fid, round 2 of 2"
     ours, torch_row, clean_row = table.rows
     assert [row.tool for row in table.rows] == [OURS, "torch-fidelity", "clean-fid"]
     for row in table.rows:

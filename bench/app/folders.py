@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -225,7 +226,10 @@ def tools_command(
     from bench.tools import three_tools
 
     features, reader = _judges(judge, weights, clip, clip_weights, device)
-    table = three_tools(first, second, judge=features, clip=reader, batch=batch, rounds=rounds)
+    table = three_tools(
+        first, second, judge=features, clip=reader, batch=batch, rounds=rounds,
+        say=functools.partial(typer.echo, err=True),
+    )  # fmt: skip
     found: Mapping[str, Any] = table.as_json()
     if out is not None:
         atomic_write(out / "tools.md", table.as_markdown().encode())
