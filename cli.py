@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
     RATES,
@@ -189,20 +191,26 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
         side: Side = None,
     ) -> None:  # fmt: skip
-        from bench.commands import Request, make_run
-        from bench.console import console_hooks
-
-        request = Request(
-            suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
-            option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every,
-            side=side,
+        _act(
+            act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
+            device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
+            checkpoint_every=checkpoint_every, side=side,
         )  # fmt: skip
-        with console_hooks() as hooks:
-            said = act(
-                make_run(catalogue(), request, method=method, task=task, seed=seed, hooks=hooks)
-            )
-            hooks.close()
-        typer.echo(said)
+
+
+def _act(
+    act: Callable[[Any], str], *, method: str, task: str, seed: int, option: list[str] | None,
+    **asked: Any,
+) -> None:  # fmt: skip
+    """Do one stage of a run and print what it says."""
+    from bench.commands import Request, make_run
+    from bench.console import console_hooks
+
+    request = Request(option=option or (), **asked)
+    with console_hooks() as hooks:
+        said = act(make_run(catalogue(), request, method=method, task=task, seed=seed, hooks=hooks))
+        hooks.close()
+    typer.echo(said)
 
 
 def _trained(run: Any) -> str:
@@ -222,7 +230,8 @@ def _scored(run: Any) -> str:
 
 _stage("train", _trained, "Train a method (or go on training); nothing else.")
 _stage("sample", _sampled, "Sample the evaluation items of a trained method.")
-_stage("score", _scored, "Score the samples of a run and write its record.")
+app.command("score")(score_or(functools.partial(_act, _scored)))
+app.command("tools")(tools_command)
 
 
 @app.command("report")

