@@ -21,7 +21,7 @@ LEVELS = [
     {"bench.report", "bench.suites", "bench.prepare"},
     {"bench.cost", "bench.train", "bench.score"},
     {"bench.sample"},
-    {"bench.check", "bench.emoji", "bench.publish", "bench.run"},
+    {"bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},
     {"bench.grid", "bench.measure"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},
