@@ -116,7 +116,7 @@
     at("progress").value = state.answers.length;
     at("condition-picture").src = study.pictures[question.condition];
     at("condition-picture").alt = `The ${study.condition}`;
-    at("condition-name").textContent = study.condition;
+    at("condition-name").textContent = "The " + study.condition + (question.caption ? ":" : "");
     at("caption").textContent = question.caption;
     at("caption").hidden = !question.caption;
     at("left-picture").src = study.pictures[left];

@@ -95,12 +95,10 @@ def _aspects(ask: str) -> tuple[str, ...]:
 def _words(aspect: str, task: str) -> dict[str, Any]:
     """Return what the page asks: the question in three parts, the middle one to be stressed."""
     if aspect == QUALITY:
-        parts, hint = ("Which picture ", "looks", " better?"), f"Leave the {task} out of account."
+        parts, hint = ("Which picture ", "looks", " better?"), f"Never mind the {task}."
     else:
         parts = ("Which picture ", f"follows the {task}", " better?")
-        hint = (
-            "Compare shapes, places and colours where it shows them; never mind which is prettier."
-        )
+        hint = "Never mind which is prettier."
     return {"name": aspect, "question": list(parts), "hint": hint}
 
 

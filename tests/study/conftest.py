@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.record import find_records, load_record
+from bench.study.key import Key, KeyQuestion
+from bench.study.page import Study, build_study
 from bench.study.sources import Source
 from bench.tasks import find_task
 
@@ -34,6 +39,54 @@ def source() -> Source:
         conditions=np.stack([task.condition(e) for e in examples]),
         examples=examples,
     )
+
+
+@pytest.fixture(scope="session")
+def study(source: Source) -> Study:
+    """All 36 pairs of three methods on twelve items, and 4 checks, both kinds."""
+    return build_study(source, pairs=36, seed=0, title="A <title> & more", ask="both", checks=0.1)
+
+
+Choose = Callable[[KeyQuestion, str], str | None]
+
+
+def rightly(question: KeyQuestion, asked: str) -> str | None:
+    """Pass every check; prefer the method that comes first by name."""
+    return question.real if question.check else min(question.sides, key=question.sides.__getitem__)
+
+
+@pytest.fixture(scope="session")
+def answers_of() -> Callable[..., dict[str, Any]]:
+    """Return what the page saves for a person who chooses codes (None: no difference)."""
+
+    def build(
+        key: Key, *, rater: int = 0, choose: Choose = rightly, mirrored: bool = False
+    ) -> dict[str, Any]:
+        given = []
+        for code, question in key.questions.items():
+            left, right = list(question.sides)[:: -1 if mirrored else 1]
+            for asked in key.aspects:
+                side = {left: "left", right: "right", None: "same"}[choose(question, asked)]
+                given.append({"question": code, "left": left, "right": right, "asked": asked,
+                              "answer": side, "seconds": 1.5})  # fmt: skip
+        return {"format": "bps-bench study answers", "version": 1, "study": key.study,
+                "rater": f"{rater:016x}", "started": "2025-01-01T00:00:00.000Z", "finished": None,
+                "answers": given}  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Write a JSON value to a file of its own and return the path."""
+    count = iter(range(1000))
+
+    def write(value: Any) -> Path:
+        path = tmp_path / f"answers-{next(count)}.json"
+        path.write_text(json.dumps(value))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
