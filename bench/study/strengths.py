@@ -97,7 +97,9 @@ def resampled_wins(answers: Comparisons, *, replicates: int, seed: int) -> np.nd
 
     An answer weighs how often its rater was drawn times how often its item was, so intervals speak
     of other raters and other items (Owen 2007, "The pigeonhole bootstrap"; rather too wide than too
-    narrow). Of one rater, items alone vary; None where there is one item too.
+    narrow). Of one rater, items alone vary; None where there is one item too. Measured for strengths of
+    three methods with 95% asked, 5 to 20 raters and 40 pairs: 95% to 96% where raters and items differ
+    (standard deviation 0.5 in log strength), 99.8% where they do not.
     """
     draw = np.random.default_rng(seed)
     factors = [np.unique(labels, return_inverse=True) for labels in (answers.rater, answers.item)]
