@@ -37,6 +37,7 @@ from bench.app.options import (
     Tasks,
     guarded,
 )
+from bench.app.study import study_app
 
 app = typer.Typer(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
@@ -44,6 +45,7 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
 
 
 def methods() -> dict[str, str]:

@@ -1,0 +1,189 @@
+"""The page: pictures and codes in it, names of methods out of it; the key says what they are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.study.design import NOISE, OTHER, TARGET
+from bench.study.key import read_key, write_key
+from bench.study.page import Study, build_study, make_study
+from bench.study.sources import Source, load_source
+from bench.types import BenchError
+from cli import app
+
+
+def data_of(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="study">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def pixels(uri: str) -> np.ndarray:
+    head, body = uri.split(",", 1)
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+
+
+def test_codes_resolve_to_the_very_pictures(source: Source, study: Study) -> None:
+    data = data_of(study.page)
+    rows = {item: row for row, item in enumerate(source.ids)}
+    seen = set()
+    for question in data["questions"]:
+        meant = study.key.questions[question["code"]]
+        assert list(meant.sides) == question["sides"]
+        row = rows[meant.item]
+        assert question["caption"] == source.examples[row].caption
+        shown = pixels(data["pictures"][question["condition"]])
+        assert np.array_equal(shown, source.picture(row))
+        for code, name in meant.sides.items():
+            seen.add(name)
+            picture = pixels(data["pictures"][code])
+            target = source.examples[row].image
+            if name in source.samples:
+                assert np.array_equal(picture, source.samples[name][row])
+            elif name == TARGET:
+                assert np.array_equal(picture, target)
+            else:
+                assert picture.shape == target.shape and (picture != target).mean() > 0.01
+    assert seen == {*source.samples, TARGET, OTHER, NOISE}
+
+
+def test_nothing_in_the_page_names_a_method_or_a_check(source: Source, study: Study) -> None:
+    text = re.sub(r"data:image/png;base64,[\w+/=]+", "", study.page)
+    for name in (*source.samples, *(r.run_id for r in source.records.values()), TARGET, "noise"):
+        assert not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), name
+    assert not re.search(r"https?://(?!openmoji\.org)|\bsrc=|@import|url\(", text)
+    assert "A &lt;title&gt; &amp; more" in text and "<title> &" not in text
+    codes = [c for q in study.key.questions.values() for c in q.sides]
+    assert all(re.fullmatch("[0-9a-f]{12}", c) for c in codes)
+
+
+def test_the_same_arguments_give_the_same_bytes(source: Source, study: Study) -> None:
+    options = {"pairs": 36, "title": "A <title> & more", "ask": "both", "checks": 0.1}
+    assert build_study(source, seed=0, **options) == study
+    other = build_study(source, seed=1, **options)
+    assert other.key.study != study.key.study
+    assert not set(other.key.questions) & set(study.key.questions)
+
+
+def test_text_from_the_data_cannot_leave_its_element(source: Source) -> None:
+    title = "</script><script>alert(1)</script>{{data}}"
+    study = build_study(source, pairs=3, seed=0, title=title, ask="quality", checks=0.0)
+    assert data_of(study.page)["title"] == title
+    assert study.page.count("<script") == 2 and len(study.key.questions) == 3
+
+
+def test_quality_alone_is_checked_by_noise_alone(source: Source) -> None:
+    study = build_study(source, pairs=18, seed=0, title="t", ask="quality", checks=0.3)
+    checks = [q for q in study.key.questions.values() if q.check]
+    assert len(checks) == 8
+    assert all(set(q.sides.values()) == {TARGET, NOISE} and q.checks("quality") for q in checks)
+
+
+def test_another_items_picture_checks_fidelity_but_not_quality(study: Study) -> None:
+    checks = [q for q in study.key.questions.values() if q.check]
+    of_other = [q for q in checks if OTHER in q.sides.values()]
+    assert len(checks) == 4 and len(of_other) == 2
+    assert all(q.checks("fidelity") and not q.checks("quality") for q in of_other)
+
+
+def test_bad_titles_and_aspects_are_refused(source: Source) -> None:
+    good: dict[str, Any] = {"pairs": 3, "seed": 0, "title": "t", "ask": "both", "checks": 0.0}
+    for wrong, said in (({"ask": "fidelty"}, "Did you mean 'fidelity'"), ({"title": " "}, "title")):
+        with pytest.raises(BenchError, match=said):
+            build_study(source, **{**good, **wrong})
+
+
+def test_the_key_comes_back_and_is_never_overwritten_by_another(
+    source: Source, study: Study, tmp_path: Path
+) -> None:
+    path = tmp_path / "key.json"
+    write_key(path, study.key)
+    assert read_key(path) == study.key
+    assert list(read_key(path).methods) == list(study.key.methods)
+    write_key(path, study.key)
+    other = build_study(source, pairs=3, seed=1, title="Other", ask="both", checks=0.0)
+    with pytest.raises(BenchError, match="is the key of study"):
+        write_key(path, other.key)
+    assert read_key(path) == study.key
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda k: k.update(version=2), "version 2"),
+        (lambda k: k.update(format="x"), "is not the key"),
+        (lambda k: k.pop("task"), "missing or unknown keys: 'task'"),
+        (lambda k: k.update(aspects=["beauty"]), "'aspects' must be of"),
+        (lambda k: k.update(methods=[["bps", "run"]]), "at least two"),
+        (lambda k: k.update(methods=[["bps"], 3]), "pairs of name and run"),
+        (lambda k: next(iter(k["questions"].values())).update(sides={"ab12cd34": "bps"}), "two"),
+        (lambda k: k["questions"].update(zz={}), "hexadecimal"),
+    ],
+)
+def test_a_damaged_key_is_refused(
+    study: Study, tmp_path: Path, change: Callable[[Any], Any], said: str
+) -> None:
+    path = tmp_path / "key.json"
+    write_key(path, study.key)
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BenchError, match=said):
+        read_key(path)
+
+
+def altered(folder: Path, target: Path, **values: Any) -> Path:
+    shutil.copytree(folder, target)
+    record = json.loads((target / "record.json").read_text())
+    (target / "record.json").write_text(json.dumps({**record, **values}))
+    return target
+
+
+def test_real_runs_make_a_page_and_unlike_runs_are_refused(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = runs
+    source = load_source([first, second / "record.json"])
+    assert list(source.samples) == ["bps", "text-only"] and len(source.ids) == 12
+    kept, key = make_study(runs, out=tmp_path / "page.html", pairs=5)
+    assert kept == tmp_path / "key.json" and read_key(kept) == key
+    assert sum(not q.check for q in key.questions.values()) == 5
+    with pytest.raises(BenchError, match="cannot both be"):
+        make_study(runs, out=tmp_path / "page.html", key=tmp_path / "page.html")
+    with pytest.raises(BenchError, match="at least two runs, got 1"):
+        load_source([first])
+    with pytest.raises(BenchError, match="are the same run"):
+        load_source([first, first])
+    for name, value in {
+        "seed": 7,
+        "task": "layout",
+        "protocol_hash": "0" * 64,
+        "suite": "x",
+    }.items():
+        other = altered(second, tmp_path / name, **{name: value})
+        with pytest.raises(BenchError, match=f"has {name} .* but .* has "):
+            load_source([first, other])
+    swapped = altered(second, tmp_path / "swapped")
+    one, two = sorted((swapped / "work" / "samples").glob("*.png"))[:2]
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(BenchError, match="are not those that were scored"):
+        load_source([first, swapped])
+    one.unlink()
+    answer = CliRunner().invoke(
+        app, ["study", "make", str(first), str(swapped), "--out", str(tmp_path / "p.html")]
+    )
+    assert answer.exit_code == 2 and "cannot be read" in answer.output
+    assert not (tmp_path / "p.html").exists()
