@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.audit import audit_command
 from bench.app.options import (
     PRETRAINING,
     RATES,
     RESULTS,
+    AllowLeak,
     AsJson,
     BaseFolder,
     Batch,
@@ -35,6 +37,7 @@ from bench.app.options import (
     Tasks,
     guarded,
 )
+from bench.app.show import show_command
 
 app = typer.Typer(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
@@ -42,6 +45,8 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command("audit")(audit_command)
+app.command("show")(show_command)
 
 
 def methods() -> dict[str, str]:
@@ -86,7 +91,7 @@ def run_command(
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
-    as_json: AsJson = False,
+    as_json: AsJson = False, allow_leak: AllowLeak = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -99,7 +104,7 @@ def run_command(
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled,
+        shuffled=shuffled, allow_leak=allow_leak,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -171,7 +176,7 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None,
+        side: Side = None, allow_leak: AllowLeak = False,
     ) -> None:  # fmt: skip
         from bench.commands import Request, make_run
         from bench.console import console_hooks
@@ -179,7 +184,7 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         request = Request(
             suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
             option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every,
-            side=side,
+            side=side, allow_leak=allow_leak,
         )  # fmt: skip
         with console_hooks() as hooks:
             said = act(
@@ -241,21 +246,6 @@ def list_command(as_json: AsJson = False) -> None:
             for b in s.budgets.values()}} for s in SUITES.values()},
     }  # fmt: skip
     typer.echo(json.dumps(table, indent=1) if as_json else outline(table))
-
-
-@app.command("show")
-@guarded
-def show_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or its record.json.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show the record of a run, after checking its artifacts."""
-    from bench.record import load_record
-    from bench.report.tables import record_text
-
-    folder = run.parent if run.name == "record.json" else run
-    record = load_record(folder)
-    typer.echo((folder / "record.json").read_text().rstrip() if as_json else record_text(record))
 
 
 @app.command("check")

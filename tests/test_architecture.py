@@ -20,7 +20,7 @@ LEVELS = [
     {"bench.report", "bench.suites", "bench.prepare"},
     {"bench.cost", "bench.train", "bench.score"},
     {"bench.sample"},
-    {"bench.check", "bench.emoji", "bench.publish", "bench.run"},
+    {"bench.audit", "bench.check", "bench.emoji", "bench.publish", "bench.run"},
     {"bench.grid"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing, against, told_apart, verdict
+from bench.report.leaks import leak_by_task, leak_title, marked
 from bench.report.names import (
     RATE,
     Column,
@@ -84,6 +85,12 @@ class Comparison:
     columns: tuple[tuple[str, Column], ...]
     standings: tuple[Standing, ...]
     options: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """The suite, and the mark of a leak where a run of any task has one."""
+        records = [run.record for table in self.tables.values() for run in table.runs]
+        return leak_title(self.suite, records)
 
     def own(self, kind: str) -> list[Entry]:
         """Return the entries of one kind, in order."""
@@ -241,9 +248,10 @@ def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dic
 
 def _entry(name: str, rows: Mapping[str, Row]) -> Entry:
     kind = next(iter(rows.values())).kind
+    name = marked(name, leak_by_task({t: [r.record for r in row.runs] for t, row in rows.items()}))
     return Entry(
         name=name,
-        label=f"{name} (floor)" if kind == "floor" else name,
+        label=marked(name, "floor") if kind == "floor" else name,
         kind=kind,
         rows={task: replace(row, name=name, label=name) for task, row in rows.items()},
     )
