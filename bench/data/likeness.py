@@ -24,6 +24,8 @@ FLOOR = 0.9  # pairs less alike than this are of no interest
 _FINE, _COARSE = 2, 6
 _DIRECTIONS = 128
 _ROWS = 1024
+_BLOCK = 256  # pictures described at once: memory, not speed, would run out
+_PAIRS = 4096  # compared in full at once
 _ROUNDING = 1e-4
 # luminance, red against blue, green against both: orthonormal, so that distances stay those of RGB
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(
@@ -41,7 +43,8 @@ def shrink(picture: np.ndarray) -> np.ndarray:
 
 def middle(pictures: np.ndarray) -> np.ndarray:
     """Describe the middle windows: [N,64,64(,3)] uint8 -> unit vectors [N,D] float32."""
-    return _describe(_window(_prepared(pictures), REACH, REACH))
+    blocks = (pictures[start : start + _BLOCK] for start in range(0, max(len(pictures), 1), _BLOCK))
+    return np.concatenate([_describe(_window(_prepared(b), REACH, REACH)) for b in blocks])
 
 
 def views(pictures: np.ndarray) -> Iterator[np.ndarray]:
@@ -91,12 +94,16 @@ def _shortened(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
 def _above(
     own: np.ndarray, other: np.ndarray, short: np.ndarray, others: np.ndarray
 ) -> Iterator[tuple[int, int, float]]:
+    """Yield (row, row, likeness) above the floor: bounds first, then the pairs that may be."""
     for start in range(0, len(own), _ROWS):
         bounds = short[start : start + _ROWS] @ others.T
-        for i, j in zip(*np.nonzero(bounds > FLOOR - _ROUNDING), strict=True):
-            value = float(own[start + i] @ other[j])
-            if value > FLOOR:
-                yield start + int(i), int(j), value
+        i, j = np.nonzero(bounds > FLOOR - _ROUNDING)
+        for part in range(0, len(i), _PAIRS):
+            rows, columns = start + i[part : part + _PAIRS], j[part : part + _PAIRS]
+            values = np.einsum("pd,pd->p", own[rows], other[columns])
+            kept = values > FLOOR
+            found = (rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist())
+            yield from zip(*found, strict=True)
 
 
 def _prepared(pictures: np.ndarray) -> np.ndarray:

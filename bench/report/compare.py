@@ -163,7 +163,8 @@ def _references(tables: Mapping[str, Table]) -> list[Entry]:
         found = {task: [r for r in t.rows if r.kind == kind] for task, t in tables.items()}
         rows = {task: own[0] for task, own in found.items() if len(own) == 1}
         if rows:
-            name = next(iter(rows.values())).label
+            first = next(iter(rows.values()))
+            name = marked(label(first.source, first.kind), _leak(rows))
             entries.append(Entry(name=name, label=name, kind=kind, rows=rows))
     return entries
 
@@ -248,13 +249,17 @@ def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dic
 
 def _entry(name: str, rows: Mapping[str, Row]) -> Entry:
     kind = next(iter(rows.values())).kind
-    name = marked(name, leak_by_task({t: [r.record for r in row.runs] for t, row in rows.items()}))
+    name = marked(name, _leak(rows))
     return Entry(
         name=name,
         label=marked(name, "floor") if kind == "floor" else name,
         kind=kind,
         rows={task: replace(row, name=name, label=name) for task, row in rows.items()},
     )
+
+
+def _leak(rows: Mapping[str, Row]) -> str:
+    return leak_by_task({task: [run.record for run in row.runs] for task, row in rows.items()})
 
 
 def _standing(

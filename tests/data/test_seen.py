@@ -79,12 +79,12 @@ def test_the_same_name_in_another_style_is_told_and_no_leak(tmp_path: Path) -> N
 def test_codes_measure_the_angle() -> None:
     """Differing bits of 192 are a binomial of the angle over pi: within four deviations of it."""
     data = OpenMoji64()
-    rows, others, values = alike(data.images[:200], data.images[:200])
-    pictures = data.images[:200]
-    codes = Seen(base="", about="", names=(), sha256="", digests=np.zeros((200, 6), np.uint8),
+    rows, others, values = alike(data.images[:60], data.images[:60])
+    pictures = data.images[:60]
+    codes = Seen(base="", about="", names=(), sha256="", digests=np.zeros((60, 6), np.uint8),
                  codes=_codes(pictures))  # fmt: skip
     bits = near_codes(codes, pictures)
-    assert all(bits[i, i] == 0 for i in range(200))
+    assert all(bits[i, i] == 0 for i in range(60))
     assert expected_likeness(0) == 1 and expected_likeness(96) == pytest.approx(0)
     for (i, j), count in bits.items():
         share = np.arccos(min(1.0, expected_likeness(count))) / np.pi
@@ -92,7 +92,7 @@ def test_codes_measure_the_angle() -> None:
         if near and count > 0:
             wanted = np.arccos(min(1.0, near[0])) / np.pi
             assert abs(share - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 192) + 2 / 192
-    assert len(bits) > 200
+    assert len(bits) > 60
 
 
 def _codes(pictures: np.ndarray) -> np.ndarray:

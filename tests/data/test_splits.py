@@ -144,9 +144,11 @@ def test_a_disguised_picture_of_the_shipped_set_is_found(disguise: str) -> None:
         dataclasses.replace(item, id=f"twin {item.id}", image=DISGUISES[disguise](item.image))
         for item in items
     ]
-    (finding,) = check_leaks(fingerprint(items, sketch=None), fingerprint(twins, sketch=None))
-    assert finding.kind == "near-duplicate image" and finding.leak
-    assert finding.pairs == tuple(sorted((item.id, f"twin {item.id}") for item in items))
+    found = check_leaks(fingerprint(items, sketch=None), fingerprint(twins, sketch=None))
+    pairs = sorted(pair for finding in found for pair in finding.pairs)
+    assert pairs == sorted((item.id, f"twin {item.id}") for item in items)
+    assert kinds(found) <= {"near-duplicate image", "same image"}  # some are their own mirror image
+    assert "near-duplicate image" in kinds(found)
 
 
 @pytest.mark.parametrize("disguise", ["moved by two", "mirrored and moved", "JPEG 75"])
