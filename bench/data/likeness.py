@@ -23,6 +23,7 @@ VIEWS = 2 * (2 * REACH + 1) ** 2
 FLOOR = 0.9  # pairs less alike than this are of no interest
 _FINE, _COARSE = 2, 6
 _DIRECTIONS = 128
+_SAMPLE = 384  # vectors that choose the directions
 _ROWS = 1024
 _BLOCK = 256  # pictures described at once: memory, not speed, would run out
 _PAIRS = 4096  # compared in full at once
@@ -43,17 +44,18 @@ def shrink(picture: np.ndarray) -> np.ndarray:
 
 def middle(pictures: np.ndarray) -> np.ndarray:
     """Describe the middle windows: [N,64,64(,3)] uint8 -> unit vectors [N,D] float32."""
-    blocks = (pictures[start : start + _BLOCK] for start in range(0, max(len(pictures), 1), _BLOCK))
-    return np.concatenate([_describe(_window(_prepared(b), REACH, REACH)) for b in blocks])
+    starts = range(0, max(len(pictures), 1), _BLOCK)
+    blocks = [_sums(pictures[start : start + _BLOCK]) for start in starts]
+    return np.concatenate([_describe(block, REACH, REACH) for block in blocks])
 
 
 def views(pictures: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the vectors of every window, then of the mirrored ones: 50 times [N,D] float32."""
-    plain = _prepared(pictures)
-    for side in (plain, plain[:, :, ::-1]):
+    for side in (pictures, pictures[:, :, ::-1]):
+        sums = _sums(side)
         for top in range(2 * REACH + 1):
             for left in range(2 * REACH + 1):
-                yield _describe(_window(side, top, left))
+                yield _describe(sums, top, left)
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,9 +81,9 @@ def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _basis(vectors: np.ndarray) -> np.ndarray:
     """Return the directions in which vectors have most of their length, [D,K] orthonormal."""
-    sample = vectors[:: -(-len(vectors) // _ROWS)].astype(np.float64)
-    _, directions = np.linalg.eigh(sample.T @ sample)
-    return np.ascontiguousarray(directions[:, -_DIRECTIONS:], np.float32)
+    sample = vectors[:: -(-len(vectors) // _SAMPLE)]
+    _, _, directions = np.linalg.svd(sample, full_matrices=False)
+    return np.ascontiguousarray(directions[:_DIRECTIONS].T)
 
 
 def _shortened(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
@@ -106,29 +108,34 @@ def _above(
             yield from zip(*found, strict=True)
 
 
-def _prepared(pictures: np.ndarray) -> np.ndarray:
-    """Return float32 [N,64,64,C]: RGB as luminance and colour differences, lines blurred."""
+def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return (cell size, what every cell of that size holds, at every place): [N,y,x,C] float32.
+
+    RGB is taken apart into luminance and colour differences; lines are blurred.
+    """
     values = np.asarray(pictures, np.float32)
     if values.ndim == 4:
-        return values @ _COLOURS.T
-    return ndimage.uniform_filter(values, (0, 3, 3), mode="constant")[..., None]
+        colours = values @ _COLOURS.T
+        parts = [(_FINE, colours[..., :1]), (_COARSE, colours[..., 1:])]
+    else:
+        blurred = ndimage.uniform_filter(values, (0, 3, 3), mode="constant")
+        parts = [(_FINE, blurred[..., None])]
+    return [(size, _boxes(part, size)) for size, part in parts]
 
 
-def _window(pictures: np.ndarray, top: int, left: int) -> np.ndarray:
-    return pictures[:, top : top + WINDOW, left : left + WINDOW]
+def _boxes(values: np.ndarray, size: int) -> np.ndarray:
+    """Return sums over size x size pixels from every pixel on, over size: [N,65-size,65-size,C]."""
+    wide = GRID - size + 1
+    rows = sum(values[:, k : k + wide] for k in range(size))
+    return np.asarray(sum(rows[:, :, k : k + wide] for k in range(size)) / np.float32(size))
 
 
-def _describe(windows: np.ndarray) -> np.ndarray:
-    """[N,60,60,C] -> [N,D]: the first channel in fine cells, others in coarse ones, weighed by area."""
-    parts = [_FINE * _cells(windows[..., :1], _FINE)]
-    if windows.shape[-1] > 1:
-        parts.append(_COARSE * _cells(windows[..., 1:], _COARSE))
-    parts = [part - part.mean(axis=(1, 2), keepdims=True) for part in parts]
-    flat = np.concatenate([part.reshape(len(windows), -1) for part in parts], axis=1)
+def _describe(sums: list[tuple[int, np.ndarray]], top: int, left: int) -> np.ndarray:
+    """Return the vectors [N,D] of the windows at a place: cells side by side, weighed by area."""
+    parts = []
+    for size, boxes in sums:
+        cells = boxes[:, top : top + WINDOW : size, left : left + WINDOW : size]
+        cells = cells - cells.mean(axis=(1, 2), keepdims=True)
+        parts.append(cells.reshape(len(cells), -1))
+    flat = np.concatenate(parts, axis=1)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-
-
-def _cells(windows: np.ndarray, size: int) -> np.ndarray:
-    n, side, _, channels = windows.shape
-    shape = (n, side // size, size, side // size, size, channels)
-    return np.asarray(windows.reshape(shape).mean(axis=(2, 4)))
