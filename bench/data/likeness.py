@@ -126,8 +126,9 @@ def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def _boxes(values: np.ndarray, size: int) -> np.ndarray:
     """Return sums over size x size pixels from every pixel on, over size: [N,65-size,65-size,C]."""
     wide = GRID - size + 1
-    rows = sum(values[:, k : k + wide] for k in range(size))
-    return np.asarray(sum(rows[:, :, k : k + wide] for k in range(size)) / np.float32(size))
+    rows = np.sum([values[:, k : k + wide] for k in range(size)], axis=0)
+    boxes = np.sum([rows[:, :, k : k + wide] for k in range(size)], axis=0)
+    return np.asarray(boxes / np.float32(size))
 
 
 def _describe(sums: list[tuple[int, np.ndarray]], top: int, left: int) -> np.ndarray:
