@@ -172,8 +172,9 @@ def _look_lines(look: Look) -> list[str]:
         return [f"?    {look.title}: UNKNOWN, {look.about}"]
     leaks = [f for f in look.checked.findings if f.leak]
     limits = ", ".join(f"{measure} {limit:.3f}" for measure, limit in look.limits.items())
+    ids = "ids, " if look.title.endswith(" training") else ""  # pretraining shares no ids
     lines = [
-        f"{'FAIL' if leaks else 'ok  '} {look.title} ({look.about}): ids, exact contents, likeness "
+        f"{'FAIL' if leaks else 'ok  '} {look.title} ({look.about}): {ids}exact contents, likeness "
         f"above {limits}"
     ]
     lines += [
