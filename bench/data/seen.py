@@ -6,10 +6,11 @@ The pictures themselves may be many and elsewhere; of each drawing there is kept
             estimation techniques from rounding algorithms"): the share of differing bits is the angle
             between two vectors over pi, so near twins are found, moved and mirrored ones too
     name    what it shows, and its family
-LIMIT_BITS is what the image limit of bench.data.leaks, 0.97, is expected to give: 192 arccos(0.97) / pi
+LIMIT_BITS is what the image limit, 0.97, is expected to give: 192 arccos(0.97) / pi
 = 15. Measured with the 15,951 drawings of emoji-sd-v1 and the 363 test items of openmoji64: of all
 pairs, over 50 views each, the nearest differ in 19 bits (a radio button and a pool ball; val items: 18,
-exclamation marks); a test item and its disguised copy differ in at most 13 (JPEG 50), 14 (brighter by 20 of 255), 2 (darker by 10%) and
+exclamation marks); a test item and its disguised copy differ in at most 13 (JPEG 50), 14 (brighter by
+20 of 255), 2 (darker by 10%) and
 20 bits (brighter by 15%, whites clipped: 1 in 100 above 15). Moved and mirrored copies: none.
 """
 
