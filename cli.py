@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.audit import audit_command
 from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
     RATES,
     RESULTS,
+    AllowLeak,
     AsJson,
     BaseFolder,
     Batch,
@@ -37,6 +39,7 @@ from bench.app.options import (
     Tasks,
     guarded,
 )
+from bench.app.show import show_command
 from bench.app.study import study_app
 
 app = typer.Typer(
@@ -46,6 +49,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.command("audit")(audit_command)
+app.command("show")(show_command)
 
 
 def methods() -> dict[str, str]:
@@ -90,7 +95,7 @@ def run_command(
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
-    as_json: AsJson = False,
+    as_json: AsJson = False, allow_leak: AllowLeak = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -103,7 +108,7 @@ def run_command(
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled,
+        shuffled=shuffled, allow_leak=allow_leak,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -191,12 +196,12 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None,
+        side: Side = None, allow_leak: AllowLeak = False,
     ) -> None:  # fmt: skip
         _act(
             act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
             device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every, side=side,
+            checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak,
         )  # fmt: skip
 
 
@@ -268,21 +273,6 @@ def list_command(as_json: AsJson = False) -> None:
             for b in s.budgets.values()}} for s in SUITES.values()},
     }  # fmt: skip
     typer.echo(json.dumps(table, indent=1) if as_json else outline(table))
-
-
-@app.command("show")
-@guarded
-def show_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or its record.json.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show the record of a run, after checking its artifacts."""
-    from bench.record import load_record
-    from bench.report.tables import record_text
-
-    folder = run.parent if run.name == "record.json" else run
-    record = load_record(folder)
-    typer.echo((folder / "record.json").read_text().rstrip() if as_json else record_text(record))
 
 
 @app.command("check")

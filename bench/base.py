@@ -154,7 +154,7 @@ def load_base(folder: Path, *, device: str = "cpu") -> Base:
     BenchError for a missing folder or part, a file that does not match its digest, and predictions
     other than epsilon and v.
     """
-    digest = _check_folder(folder)
+    digest = folder_digest(folder)
     unet, vae, text_encoder, tokenizer, scheduler = _load_parts(folder)
     if len(tokenizer) < 3:
         raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
@@ -210,8 +210,11 @@ def _load_parts(folder: Path) -> tuple[Any, ...]:
         ) from error
 
 
-def _check_folder(folder: Path) -> str:
-    """Check the manifest's digests if there is one; return one digest over all files."""
+def folder_digest(folder: Path) -> str:
+    """Check a base's folder and its manifest's digests, if there is one; return one digest over all.
+
+    BenchError for a folder that is no base, a missing part and a file that does not match.
+    """
     if not (folder / "model_index.json").is_file():
         raise BenchError(
             f"there is no base model in {folder} (no model_index.json). Give the folder of a "

@@ -65,13 +65,14 @@ class Request:
     checkpoint_every: int = 100
     side: str | None = None
     shuffled: bool = True
+    allow_leak: bool = False
 
     def words(self, *, method: str, task: str, seed: int) -> tuple[str, ...]:
         """Return the command line that asks for one run, without its floor."""
         words = ["run", "--no-floor", "--method", method, "--task", task, "--seed", str(seed)]
         for name, value in asdict(self).items():
             if isinstance(value, bool):
-                words.append(f"--{'' if value else 'no-'}{name}")
+                words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
                 continue
             for one in value if isinstance(value, (list, tuple)) else [value]:
                 words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
@@ -91,6 +92,7 @@ def make_run(
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
         batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
+        allow_leak=request.allow_leak,
     )  # fmt: skip
     return Run(spec, hooks)
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bench import record as records
-from bench.content import read_json, sha256_file
+from bench.content import Cache, read_json, sha256_file
 from bench.cost import count_encode_macs, count_macs, count_parameters
-from bench.data.splits import Splits, check_leaks, fingerprint, item_digest, overlap, side_digest
+from bench.data.leaks import (
+    LIMITS,
+    Checked,
+    Finding,
+    Fingerprints,
+    compare,
+    fingerprint,
+    how_many,
+    overlap,
+)
+from bench.data.seen import Seen, code_limits, compare_seen
+from bench.data.splits import Splits, item_digest, side_digest
 from bench.score import Scores
 from bench.types import BenchError, Dataset
 
@@ -25,12 +36,14 @@ def now() -> str:
 
 
 def check_sides(
-    dataset: Dataset, splits: Splits, *, train: Sequence[str], evaluation: Sequence[str], side: str
-) -> records.Splits:
-    """Describe the two sides of a run after checking contents and leaks between them.
+    dataset: Dataset, splits: Splits, *, train: Sequence[str], evaluation: Sequence[str], side: str,
+    seen: Seen | str, allow_leak: bool = False, cache: Cache | None = None,
+) -> tuple[records.Splits, records.Leaks]:  # fmt: skip
+    """Describe the two sides of a run after checking contents and leaks, also from pretraining.
 
-    Raises BenchError when an item's content is not what the committed splits promise, or when an
-    evaluation item has a twin in training.
+    seen: fingerprints of the base's pretraining data, or why there are none. allow_leak: go on where
+    evaluation items were seen; the record then says so. cache: where comparisons are kept. Raises
+    BenchError when an item's content is not what the committed splits promise, and for a leak.
     """
     prints, digests = {}, {}
     for name, ids in (("train", train), (side, evaluation)):
@@ -43,17 +56,60 @@ def check_sides(
                 f"({', '.join(changed[:3])} ...). Run `bench data verify`."
             )
         prints[name], digests[name] = fingerprint(examples), side_digest(found)
-    leaks = [f for f in check_leaks(prints["train"], prints[side]) if f.leak]
-    if leaks:
-        raise BenchError(
-            f"training and evaluation share content: {'; '.join(f.message for f in leaks)}. "
-            "Run `bench data verify`."
-        )
-    return records.Splits(
+    leaks, findings = find_leaks(prints["train"], prints[side], seen=seen, cache=cache)
+    if leaks.items and not allow_leak:
+        raise BenchError(leak_message(leaks.items, findings))
+    sides = records.Splits(
         train=records.SplitInfo(name="train", n=len(train), digest=digests["train"]),
         eval=records.SplitInfo(name=side, n=len(evaluation), digest=digests[side]),
-        overlap=overlap(leaks),
+        overlap=leaks.training.items or 0,
     )
+    return sides, leaks
+
+
+def find_leaks(
+    train: Fingerprints, evaluation: Fingerprints, *, seen: Seen | str, cache: Cache | None = None
+) -> tuple[records.Leaks, list[Finding]]:
+    """Compare evaluation items with the train side and with what the base has seen.
+
+    Returns what the record says and all findings.
+    """
+    own = compare(train, evaluation, cache=cache)
+    training = _leak_check(own, about=f"{len(train.ids)} training items", limits=LIMITS)
+    if isinstance(seen, str):
+        unknown = records.LeakCheck(
+            status="unknown", about=seen, items=None, findings=[], limits={}, nearest={}
+        )
+        return _leaks(training, unknown, own.findings), list(own.findings)
+    other = compare_seen(seen, evaluation, cache=cache)
+    pretraining = _leak_check(other, about=seen.about, limits=code_limits())
+    findings = (*own.findings, *other.findings)
+    return _leaks(training, pretraining, findings), list(findings)
+
+
+def leak_message(items: int, findings: Iterable[Finding]) -> str:
+    """Return what a user is told who may not go on: every leak, and what to do."""
+    said = "\n".join(f"  {f.kind}: {f.message}" for f in findings if f.leak)
+    return (
+        f"LEAK: {how_many(items, 'evaluation item')} already seen in training or pretraining; scores "
+        f"on them say nothing of new pictures.\n{said}\nSee `bench audit`. Take these items from one "
+        "of the sides, or go on with --allow-leak: record, tables and figures are then marked."
+    )
+
+
+def _leak_check(checked: Checked, *, about: str, limits: Mapping[str, float]) -> records.LeakCheck:
+    items = overlap(checked.findings)
+    return records.LeakCheck(
+        status="leak" if items else "clean", about=about, items=items,
+        findings=[f.message for f in checked.findings], limits=dict(limits),
+        nearest=checked.closest,
+    )  # fmt: skip
+
+
+def _leaks(
+    training: records.LeakCheck, pretraining: records.LeakCheck, findings: Iterable[Finding]
+) -> records.Leaks:
+    return records.Leaks(items=overlap(findings), training=training, pretraining=pretraining)
 
 
 def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> records.RunRecord:
@@ -68,7 +124,7 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         options={**run.options, "learning_rate": run.learning_rate},
         budget=spec.budget.name, seed=spec.seed, protocol_hash=run.protocol.hash,
         protocol=run.protocol.as_dict(), splits=run.split_info, metrics=metrics["samples"],
-        rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
+        leaks=run.leaks, rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
         environment=records.environment(device=spec.device, threads=torch.get_num_threads()),
         artifacts={name: sha256_file(run.folder / name) for name in kept},
         attribution=str(getattr(run.dataset, "attribution", "")),

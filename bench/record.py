@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
@@ -57,6 +57,36 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeakCheck:
+    """What was looked for between evaluation items and one thing that could have been seen.
+
+    status: "clean", "leak" or "unknown" (nothing to compare with; never to be read as clean). about:
+    what the items were compared with, or why that could not be. items: evaluation items that a leak
+    touches, None where unknown. findings: sentences, of leaks and of what is told but allowed.
+    limits: likeness above which two pictures are one, by measure; nearest: the highest that passed.
+    """
+
+    status: str
+    about: str
+    items: int | None
+    findings: Sequence[str]
+    limits: Mapping[str, float]
+    nearest: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """The checks of a run's evaluation items: against its training side and the base's pretraining.
+
+    items: evaluation items that any leak touches; above 0 only where the run was told to go on.
+    """
+
+    items: int
+    training: LeakCheck
+    pretraining: LeakCheck
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a run cost, measured.
 
@@ -87,7 +117,8 @@ class RunRecord:
     rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
     items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
     metrics is rows["samples"]. attribution: the sentence to print beside pictures.
-    artifacts: path inside the run folder -> SHA-256.
+    artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
+    was looked at.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -109,6 +140,12 @@ class RunRecord:
     attribution: str
     started: str
     finished: str
+    leaks: Leaks | None = None
+
+    @property
+    def leaked(self) -> int:
+        """How many evaluation items have been seen in training or pretraining, as far as is known."""
+        return self.splits.overlap if self.leaks is None else self.leaks.items
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
@@ -163,13 +200,14 @@ def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
 
 
 def _parse(kind: Any, raw: Any, path: Path) -> Any:
-    """Build a dataclass from JSON strictly: no missing and no unknown keys."""
+    """Build a dataclass from JSON strictly: no unknown keys, none missing that has no default."""
     if not isinstance(raw, dict):
         raise BenchError(
             f"{path}: expected an object for {kind.__name__}, got {type(raw).__name__}."
         )
-    names = {f.name for f in dataclasses.fields(kind)}
-    wrong = sorted((names - set(raw)) | (set(raw) - names))
+    known = dataclasses.fields(kind)
+    needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
+    wrong = sorted((needed - set(raw)) | (set(raw) - {f.name for f in known}))
     if wrong:
         raise BenchError(
             f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}."
@@ -196,6 +234,10 @@ def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
         return _parse(SplitInfo, value, path)
     if kind is RunRecord and key in {"splits", "cost"}:
         return _parse(Splits if key == "splits" else Cost, value, path)
+    if kind is RunRecord and key == "leaks":
+        return None if value is None else _parse(Leaks, value, path)
+    if kind is Leaks and key in {"training", "pretraining"}:
+        return _parse(LeakCheck, value, path)
     nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment"}
     if kind is RunRecord and key in nested and not isinstance(value, dict):
         raise BenchError(f"{path}: '{key}' must be an object, got {type(value).__name__}.")

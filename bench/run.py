@@ -18,6 +18,7 @@ from bench.base import Base, load_base
 from bench.checkpoint import Stopped, Trainable
 from bench.content import Cache, atomic_write, digest_json, read_json, write_json
 from bench.cost import Ledger, be_deterministic
+from bench.data.seen import load_seen
 from bench.data.splits import Splits
 from bench.judges import load_judge
 from bench.prepare import Prepared, prepare
@@ -38,7 +39,8 @@ CONTACT_ITEMS = 24
 class RunSpec:
     """What to run. options: the method's own; learning_rate None: the suite's.
 
-    shuffled: whether the items are sampled once more under other items' conditions.
+    shuffled: whether the items are sampled once more under other items' conditions. allow_leak: go
+    on where evaluation items were seen in training or pretraining.
     """
 
     suite: Suite
@@ -53,6 +55,7 @@ class RunSpec:
     batch: int = 32
     checkpoint_every: int = 100
     shuffled: bool = True
+    allow_leak: bool = False
 
 
 class Hooks:
@@ -89,9 +92,10 @@ class Run:
         self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
         self.train_ids = self.splits.side("train")
         self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
-        self.split_info = check_sides(
+        self.split_info, self.leaks = check_sides(
             self.dataset, self.splits, train=self.train_ids, evaluation=self.eval_ids,
-            side=spec.suite.eval_side,
+            side=spec.suite.eval_side, seen=load_seen(spec.suite.base, base=self.base.digest),
+            allow_leak=spec.allow_leak, cache=self.cache,
         )  # fmt: skip
         self.protocol = self._protocol()
         self.id = run_id(spec, self.options, self.protocol)
@@ -280,7 +284,8 @@ class Run:
             "sample": samples[chosen],
             "target": self.eval_data.images[chosen],
         }
-        contact_sheet(rows, self.folder / "contact.png", title=self.id)
+        title = f"{self.id} (LEAK: {self.leaks.items} items)" if self.leaks.items else self.id
+        contact_sheet(rows, self.folder / "contact.png", title=title)
         atomic_write(self.work / "samples.png", png(mosaic(samples)))
 
     def finished(self) -> records.RunRecord | None:

@@ -28,7 +28,7 @@ LEVELS = [
         "bench.tools",
     },
     {"bench.sample"},
-    {"bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},
+    {"bench.audit", "bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},
     {"bench.grid", "bench.measure"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},

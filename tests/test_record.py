@@ -13,6 +13,8 @@ from bench.artifacts import from_mosaic, mosaic, pick_items, show_condition
 from bench.content import sha256_bytes
 from bench.record import (
     Cost,
+    LeakCheck,
+    Leaks,
     MetricValue,
     RunRecord,
     SplitInfo,
@@ -71,6 +73,33 @@ def test_records_of_another_shape_are_refused(
     path = write_record(tmp_path, example())
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(BenchError, match=message):
+        load_record(tmp_path)
+
+
+def leaks() -> Leaks:
+    check = LeakCheck(status="leak", about="3 training items", items=2, findings=["a = b"],
+                      limits={"image": 0.97}, nearest={"image": 0.9})  # fmt: skip
+    unknown = dataclasses.replace(check, status="unknown", items=None, findings=[])
+    return Leaks(items=2, training=check, pretraining=unknown)
+
+
+def test_leaks_survive_the_round_trip_and_old_records_have_none(tmp_path: Path) -> None:
+    path = write_record(tmp_path, example(leaks=leaks()))
+    assert load_record(tmp_path) == example(leaks=leaks()) and load_record(tmp_path).leaked == 2
+    raw = json.loads(path.read_text())
+    assert raw.pop("leaks")["pretraining"]["items"] is None
+    path.write_text(json.dumps(raw))
+    assert load_record(tmp_path) == example() and load_record(tmp_path).leaked == 0
+    write_record(tmp_path, example())
+    assert "leaks" in json.loads(path.read_text())  # every field is written
+
+
+def test_leaks_are_read_strictly(tmp_path: Path) -> None:
+    path = write_record(tmp_path, example(leaks=leaks()))
+    raw = json.loads(path.read_text())
+    del raw["leaks"]["training"]["status"]
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BenchError, match="LeakCheck has missing or unknown keys: status"):
         load_record(tmp_path)
 
 

@@ -33,6 +33,9 @@ Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps bet
 Shuffled = Annotated[
     bool, typer.Option(help="Sample once more under other items' conditions (grids: first seed).")
 ]
+AllowLeak = Annotated[
+    bool, typer.Option(help="Go on although evaluation items were seen in training; marked.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 RESULTS = Path("results/runs")

@@ -10,6 +10,7 @@ from typing import Any
 from bench.content import sha256_file, write_json
 
 LICENCE = "CC BY-SA 4.0"
+_BESIDE = {"manifest.json", "pretraining.json", "pretraining.npz"}  # about the base, not of it
 
 
 def export_base(
@@ -36,7 +37,7 @@ def export_base(
     scheduler.save_pretrained(folder / "scheduler")
     _drop_versions(folder)
     write_json(folder / "model_index.json", _index(vae))
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _BESIDE)
     digests = {str(p.relative_to(folder)): sha256_file(p) for p in files}
     write_json(folder / "manifest.json", {"licence": LICENCE, **facts, "files": digests})
 

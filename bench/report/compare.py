@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing, against, told_apart, verdict
+from bench.report.leaks import leak_by_task, leak_title, marked
 from bench.report.names import (
     RATE,
     Column,
@@ -85,6 +86,12 @@ class Comparison:
     standings: tuple[Standing, ...]
     options: Mapping[str, str]
 
+    @property
+    def title(self) -> str:
+        """The suite, and the mark of a leak where a run of any task has one."""
+        records = [run.record for table in self.tables.values() for run in table.runs]
+        return leak_title(self.suite, records)
+
     def own(self, kind: str) -> list[Entry]:
         """Return the entries of one kind, in order."""
         return [entry for entry in self.entries if entry.kind == kind]
@@ -156,7 +163,8 @@ def _references(tables: Mapping[str, Table]) -> list[Entry]:
         found = {task: [r for r in t.rows if r.kind == kind] for task, t in tables.items()}
         rows = {task: own[0] for task, own in found.items() if len(own) == 1}
         if rows:
-            name = next(iter(rows.values())).label
+            first = next(iter(rows.values()))
+            name = marked(label(first.source, first.kind), _leak(rows))
             entries.append(Entry(name=name, label=name, kind=kind, rows=rows))
     return entries
 
@@ -241,12 +249,17 @@ def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dic
 
 def _entry(name: str, rows: Mapping[str, Row]) -> Entry:
     kind = next(iter(rows.values())).kind
+    name = marked(name, _leak(rows))
     return Entry(
         name=name,
-        label=f"{name} (floor)" if kind == "floor" else name,
+        label=marked(name, "floor") if kind == "floor" else name,
         kind=kind,
         rows={task: replace(row, name=name, label=name) for task, row in rows.items()},
     )
+
+
+def _leak(rows: Mapping[str, Row]) -> str:
+    return leak_by_task({task: [run.record for run in row.runs] for task, row in rows.items()})
 
 
 def _standing(

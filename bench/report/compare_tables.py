@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bench.record import RunRecord
 from bench.report.compare import FEWER, Comparison, Entry
 from bench.report.grid import Grid, Text
-from bench.report.names import Column, brackets, decimals, header, number
+from bench.report.names import HASH_DIGITS, Column, brackets, decimals, header, number
 from bench.report.rows import Table
-from bench.report.tables import HASH_DIGITS, cost_cells, cost_headers, time_words
+from bench.report.tables import cost_cells, cost_headers, time_words
 
 if TYPE_CHECKING:
     import pandas
@@ -54,7 +54,7 @@ def comparison_caption(comparison: Comparison) -> str:
     judges = sorted({c.judge for _, c in comparison.columns} - {"", "none"})
     hashes = {task: t.hashes[0][:HASH_DIGITS] for task, t in tables.items()}
     parts = [
-        f"Comparison on {comparison.suite}: {_by_task(records, _items)} evaluation items",
+        f"Comparison on {comparison.title}: {_by_task(records, _items)} evaluation items",
         f"budget {_by_task(records, _budget)}",
         f"judges {', '.join(judges) if judges else 'none'}",
         f"protocol {', '.join(f'{task} {digest}' for task, digest in hashes.items())}",
@@ -88,7 +88,7 @@ def comparison_costs(comparison: Comparison) -> tuple[str, Grid]:
     )
     images = _budget([run.record for run in comparison.tables[task].runs])
     words = (
-        f"Cost on {comparison.suite}, measured on {task} at equal training images, budget {images}; "
+        f"Cost on {comparison.title}, measured on {task} at equal training images, budget {images}; "
         "means over seeds. Parameters are numbers of scalars (total: with the frozen base; dead: no "
         "gradient reached them in training); MACs for one image: a guided step has two text "
         "branches, once an image is what the condition alone needs."

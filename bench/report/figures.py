@@ -69,7 +69,7 @@ def overview(table: Table, path: Path, *, across: int = 4) -> Path:
     size = (0.3 + 0.075 * longest + 2.35 * across, 0.5 + down * (0.75 + 0.3 * len(table.rows)))
     with figure_file(path, size=size) as figure:
         figure.suptitle(
-            f"{table.suite} / {table.task}: values with 95% intervals over items",
+            f"{table.title}: values with 95% intervals over items",
             x=0.01, ha="left", fontsize=11, color=INK,
         )  # fmt: skip
         axes = figure.subplots(down, across, squeeze=False, sharey=True)

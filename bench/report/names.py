@@ -15,6 +15,7 @@ from bench.record import MetricValue, RunRecord
 from bench.types import unknown
 
 MISSING = "–"
+HASH_DIGITS = 12
 _NAMES = {
     "fd": "FD",
     "kid": "KID",
@@ -172,13 +173,21 @@ def protocol_marks(records: Sequence[RunRecord]) -> dict[str, str]:
 
 def protocol_differences(records: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Return by protocol hash what that protocol says where the protocols differ ("seed=1")."""
-    protocols = {r.protocol_hash: dict(_flat(r.protocol)) for r in records}
+    protocols = {r.protocol_hash: dict(flat(r.protocol)) for r in records}
     keys = sorted({key for flat in protocols.values() for key in flat})
     differing = [k for k in keys if len({flat.get(k, MISSING) for flat in protocols.values()}) > 1]
     return {
         digest: [f"{key}={flat.get(key, MISSING)}" for key in differing]
         for digest, flat in sorted(protocols.items())
     }
+
+
+def protocol_words(records: Sequence[RunRecord]) -> str:
+    """Return what each of several protocols says where they differ: "0123: steps=20; 4567: ..."."""
+    return "; ".join(
+        f"{digest[:HASH_DIGITS]}: {', '.join(says) or 'says the same'}"
+        for digest, says in protocol_differences(records).items()
+    )
 
 
 def command_line(record: RunRecord) -> str:
@@ -252,10 +261,11 @@ def _within(digits: int, most: int) -> int:
     return min(max(digits, 0), most)
 
 
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+def flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield the leaves of nested mappings as ("sampler.steps", "20"), digests cut to 12 digits."""
     if isinstance(value, Mapping):
         for key in value:
-            yield from _flat(value[key], f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(value[key], f"{prefix}.{key}" if prefix else str(key))
     else:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-        yield prefix, _DIGEST.sub(lambda found: found[0][:12], text)
+        yield prefix, _DIGEST.sub(lambda found: found[0][:HASH_DIGITS], text)

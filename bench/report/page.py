@@ -11,6 +11,7 @@ from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs, comparison_grid
 from bench.report.differences import Difference, verdicts
 from bench.report.grid import escape_markdown, to_markdown
+from bench.report.leaks import leak_title
 from bench.report.names import command_line, header
 from bench.report.pictures import Pictures, file_name
 from bench.report.qualitative import sheet_of
@@ -71,7 +72,8 @@ def report_page(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
 
 def _suite(suite: Suite) -> str:
     """Return the comparison: its tables and what they say in words."""
-    title = f"## Comparison: {suite.name}\n"
+    name = suite.name if suite.comparison is None else suite.comparison.title
+    title = f"## Comparison: {name}\n"
     if suite.comparison is None:
         return f"{title}\n{escape_markdown(suite.note)}\n"
     name, comparison = file_name(suite.name), suite.comparison
@@ -103,9 +105,11 @@ def _galleries(sections: Sequence[Section]) -> str:
     parts = []
     for section in sections:
         shown, file = section.pictures.shown, section.pictures.qualitative
+        records = [run.record for run in section.table.runs]
         if shown is None or file is None:
             continue
-        text = f"**{section.table.task}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
+        name = leak_title(section.table.task, records)
+        text = f"**{name}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
         left_out = "".join(f"- {escape_markdown(line)}\n" for line in shown.left_out)
         parts.append(f"{text}\n{left_out}" if left_out else text)
     return f"### What it looks like\n\n{_GALLERY}\n" + "\n".join(parts) if parts else ""
@@ -113,7 +117,7 @@ def _galleries(sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     table, pictures = section.table, section.pictures
-    title = f"## {table.suite} / {table.task}"
+    title = f"## {table.title}"
     several = len(table.hashes) > 1
     title += ", mixed protocols" if several else f", protocol {table.hashes[0][:12]}"
     parts = [f"{title}\n", *(f"> **{escape_markdown(note)}**\n" for note in table.notes)]

@@ -42,7 +42,7 @@ def draw_pictures(table: Table, rows: Sequence[Row], out: Path, *, name: str) ->
     rows: methods and floors in the order and under the names to show; name: of the table's files.
     Tables of mixed protocols get no picture that would put rows of two protocols side by side.
     """
-    title = f"{table.suite} / {table.task}"
+    title = table.title
     one = not table.marks
     shown = gallery(rows) if one else None
     return Pictures(
@@ -70,7 +70,7 @@ def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None
     panels = cost_panels(rows, table.columns, task=table.task)
     if not panels:
         return None
-    title = f"{table.suite} / {table.task}: quality against cost, at equal training images"
+    title = f"{table.title}: quality against cost, at equal training images"
     return cost_figure(rows, panels, out / f"cost-{name}.png", title=title).name
 
 

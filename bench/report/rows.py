@@ -10,12 +10,14 @@ import numpy as np
 
 from bench.content import digest_json
 from bench.record import MetricValue
+from bench.report.leaks import leak_mark, leak_title, split_notes
 from bench.report.names import (
     Column,
     header,
     label,
     order_columns,
     protocol_marks,
+    protocol_words,
     variant_details,
 )
 from bench.report.runs import (
@@ -96,6 +98,11 @@ class Table:
     notes: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """Suite and task, and the mark of a leak where a run of the table has one."""
+        return leak_title(f"{self.suite} / {self.task}", [run.record for run in self.runs])
+
+    @property
     def hashes(self) -> tuple[str, ...]:
         """Protocol hashes in order."""
         return tuple(sorted({run.record.protocol_hash for run in self.runs}))
@@ -121,7 +128,12 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, seed: int = BOOTSTR
         columns=order_columns(column for row in rows for column in row.cells),
         runs=tuple(run for group in groups for run in group),
         marks=marks,
-        notes=(*notes, *_split_notes(runs), *_missing_notes(own), *_item_notes(own)),
+        notes=(
+            *notes,
+            *split_notes([run.record for run in runs]),
+            *_missing_notes(own),
+            *_item_notes(own),
+        ),
     )
 
 
@@ -199,7 +211,7 @@ def _only_one(runs: Sequence[Run], *, mixed: bool) -> tuple[str, str]:
     hashes = sorted({run.record.protocol_hash for run in runs})
     if len(hashes) > 1 and not mixed:
         raise BenchError(
-            f"{len(hashes)} protocols in one table ({', '.join(h[:12] for h in hashes)}): their "
+            f"{len(hashes)} protocols in one table ({protocol_words([r.record for r in runs])}): their "
             "numbers cannot be compared. Make one table a protocol, or allow it with mixed, which "
             "marks the rows."
         )
@@ -256,8 +268,10 @@ def _with_source(group: tuple[Run, ...], source: str) -> tuple[Run, ...]:
 def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], seed: int) -> Row:
     method = group[0].record.method
     floor = method == FLOOR_METHOD
-    own = {SAMPLES: [], SHUFFLED: ["shuffled conditions"]}.get(source, [source])
+    own = list({SAMPLES: [], SHUFFLED: ["shuffled conditions"]}.get(source, [source]))
     kind = {SAMPLES: "method", SHUFFLED: "shuffled"}.get(source, "other")
+    mark = leak_mark([run.record for run in group])
+    own += [mark] if mark else []
     name = label(method, *details, *own)
     columns = {
         Column.of(metric, value)
@@ -266,7 +280,7 @@ def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], see
     }
     return Row(
         name=name,
-        label=label(method, "floor", *details) if floor else name,
+        label=label(method, "floor", *details, *([mark] if mark else [])) if floor else name,
         kind="floor" if floor else kind,
         source=source,
         runs=group,
@@ -288,6 +302,8 @@ def _reference_rows(
                 notes.append(_differ_note(source, versions))
             for version in versions:
                 details = [kind, *([f"protocol {marks[digest]}"] if marks else [])]
+                mark = leak_mark([run.record for run in version])
+                details += [mark] if mark else []
                 if len(versions) > 1:
                     details.append(f"as in {version[0].record.run_id}")
                 rows.append(_reference_row(version, source, kind, label(source, *details)))
@@ -339,18 +355,6 @@ def _differ_note(source: str, versions: Sequence[Sequence[Run]]) -> str:
         f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not "
         f"({names}). Do not compare these rows before the cause is known."
     )
-
-
-def _split_notes(runs: Sequence[Run]) -> list[str]:
-    notes = []
-    overlap = sorted({run.record.splits.overlap for run in runs} - {0})
-    if overlap:
-        items = " and ".join(map(str, overlap))
-        notes.append(f"LEAK: {items} evaluation items have a (near) twin in training.")
-    sides = {(r.record.protocol_hash, r.record.splits.eval, r.record.splits.train) for r in runs}
-    if len(sides) > len({digest for digest, _, _ in sides}):
-        notes.append("SPLITS DIFFER: records of one protocol were made on different items.")
-    return notes
 
 
 def _missing_notes(rows: Sequence[Row]) -> list[str]:

@@ -11,7 +11,9 @@ import numpy as np
 from bench.record import Cost, MetricValue, RunRecord
 from bench.report.differences import Difference, difference_digits
 from bench.report.grid import Grid, Text, to_plain
+from bench.report.leaks import leak_lines
 from bench.report.names import (
+    HASH_DIGITS,
     Column,
     amount,
     brackets,
@@ -31,7 +33,6 @@ from bench.report.runs import FLOOR_METHOD, SAMPLES, SHUFFLED, metric_rows
 if TYPE_CHECKING:
     import pandas
 
-HASH_DIGITS = 12
 _COUNTS = {
     "parameters_trainable": "trainable parameters",
     "parameters_dead": "dead parameters",
@@ -137,7 +138,7 @@ def cost_grid(table: Table) -> Grid:
     """Return what each method cost as text, times averaged over its seeds."""
     body = [(Text(main=row.label), *cost_cells(row)) for row in _costly(table)]
     words = (
-        f"Cost of {table.suite} / {table.task}, measured: parameters in numbers of scalars (total: "
+        f"Cost of {table.title}, measured: parameters in numbers of scalars (total: "
         "with the frozen base; dead: no gradient reached them in training), MACs of one denoiser "
         "call for one image and one text branch, means over seeds."
     )
@@ -181,7 +182,7 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
         header=("first", "minus second", "metric", "difference", "items"),
         body=tuple(body),
         caption=(
-            f"Paired differences on {table.suite} / {table.task}: first minus second on the same "
+            f"Paired differences on {table.title}: first minus second on the same "
             f"items, with 95% intervals over items, not widened for their number ({len(body)}): a "
             "bootstrap of per-item scores, and the jackknife for FD and KID, which belong to a set."
         ),
@@ -196,7 +197,7 @@ def caption(table: Table) -> str:
     judges = sorted({c.judge for c in table.columns} - {"", "none"})
     seeds = sorted({s for row in table.rows for s in row.seeds})
     words = [
-        f"{table.suite} / {table.task}: {_join(items)} evaluation items",
+        f"{table.title}: {_join(items)} evaluation items",
         f"budget {_join(sorted({record.budget for record in records}))}",
         f"training seeds {_join(seeds)}",
         f"judges {_join(judges) if judges else 'none'}",
@@ -242,6 +243,7 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
     if floor is not None and floor.protocol_hash != record.protocol_hash:
         title += f"MIXED PROTOCOLS: the floor has {floor.protocol_hash[:HASH_DIGITS]}\n"
     lines = [["", *sides]]
+    title += "".join(f"{line}\n" for line in leak_lines(record))
     for column in columns:
         lines += _record_lines(column, sides)
     return f"{title}\n{to_plain(lines)}\n{_cost_text(record.cost)}\n"

@@ -242,7 +242,7 @@ def test_base_emoji(hexcode: str, base: str) -> None:
 
 
 def test_groups_join_by_words_and_by_looks(package: Path, tmp_path: Path) -> None:
-    from bench.data.splits import fingerprint
+    from bench.data.leaks import fingerprint
 
     build(package, tmp_path / "out")
     data = OpenMoji64(tmp_path / "out")

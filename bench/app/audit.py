@@ -1,0 +1,35 @@
+"""`bench audit`: what a suite's evaluation items have in common with what was seen in training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.app.options import AsJson, BaseFolder, SuiteName, guarded
+
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="Audit the items and base of this run.")
+]
+
+
+@guarded
+def audit_command(
+    suite: SuiteName = "emoji", run: RunFolder = None, base: BaseFolder = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Check a suite's data, and its evaluation items against training and pretraining."""
+    from bench.audit import audit, audit_run, audit_text, audit_value
+    from bench.content import Cache
+
+    if run is None:
+        found = audit(suite, base=base, cache=Cache())
+    else:
+        found = audit_run(
+            run.parent if run.name == "record.json" else run, base=base, cache=Cache()
+        )
+    typer.echo(json.dumps(audit_value(found), indent=1) if as_json else audit_text(found))
+    if found.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,142 @@
+"""How alike two pictures are, whatever was moved by a pixel or two, mirrored, brightened or packed.
+
+Every picture is brought to 64x64. Of one side the middle window of 60x60 is described, of the other
+all 25 windows and their mirror images; the likeness of a pair is the highest of the 50 correlations.
+So a shift of up to 2 of 64 pixels changes nothing, whatever stands at the border, and each vector
+less its own mean, at unit length, is blind to brightness and contrast (but for clipping).
+    image   luminance in cells of 2x2, two colour differences in cells of 6x6
+    sketch  line density in cells of 2x2 after a 3x3 blur: another line weight stays alike
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+GRID = 64
+REACH = 2
+WINDOW = GRID - 2 * REACH
+VIEWS = 2 * (2 * REACH + 1) ** 2
+FLOOR = 0.9  # pairs less alike than this are of no interest
+_FINE, _COARSE = 2, 6
+_DIRECTIONS = 128
+_SAMPLE = 384  # vectors that choose the directions
+_ROWS = 1024
+_BLOCK = 256  # pictures described at once: memory, not speed, would run out
+_PAIRS = 4096  # compared in full at once
+_ROUNDING = 1e-4
+# luminance, red against blue, green against both: orthonormal, so that distances stay those of RGB
+_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(
+    np.array([[3], [2], [6]], np.float32)
+)
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """Bring [H,W] or [H,W,3] uint8 of any size to [64,64] or [64,64,3] uint8, by area."""
+    if picture.shape[:2] == (GRID, GRID):
+        return np.asarray(picture, np.uint8)
+    small = Image.fromarray(picture).resize((GRID, GRID), Image.Resampling.BOX)
+    return np.asarray(small, np.uint8)
+
+
+def middle(pictures: np.ndarray) -> np.ndarray:
+    """Describe the middle windows: [N,64,64(,3)] uint8 -> unit vectors [N,D] float32."""
+    starts = range(0, max(len(pictures), 1), _BLOCK)
+    blocks = [_sums(pictures[start : start + _BLOCK]) for start in starts]
+    return np.concatenate([_describe(block, REACH, REACH) for block in blocks])
+
+
+def views(pictures: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the vectors of every window, then of the mirrored ones: 50 times [N,D] float32."""
+    for side in (pictures, pictures[:, :, ::-1]):
+        sums = _sums(side)
+        for top in range(2 * REACH + 1):
+            for left in range(2 * REACH + 1):
+                yield _describe(sums, top, left)
+
+
+def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs with a likeness above 0.9: rows of the first, rows of the second, likeness.
+
+    first [N,64,64(,3)], second [M,64,64(,3)] uint8 -> [P] int64, [P] int64, [P] float32, in order of
+    rows. Nothing is overlooked: with P a projection onto K directions and r(a) = |a - Pa|, a pair of
+    unit vectors has <a,b> <= <Pa,Pb> + r(a) r(b) (Cauchy-Schwarz), so that most pairs are dismissed
+    by K + 1 numbers, and only the others are compared in full.
+    """
+    best: dict[tuple[int, int], float] = {}
+    if len(first) and len(second):
+        own = middle(first)
+        basis = _basis(own)
+        short = _shortened(own, basis)
+        for other in views(second):
+            for i, j, value in _above(own, other, short, _shortened(other, basis)):
+                best[i, j] = max(value, best.get((i, j), -1.0))
+    places = sorted(best)
+    rows = np.array(places, np.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1], np.array([best[p] for p in places], np.float32)
+
+
+def _basis(vectors: np.ndarray) -> np.ndarray:
+    """Return the directions in which vectors have most of their length, [D,K] orthonormal."""
+    sample = vectors[:: -(-len(vectors) // _SAMPLE)]
+    _, _, directions = np.linalg.svd(sample, full_matrices=False)
+    return np.ascontiguousarray(directions[:_DIRECTIONS].T)
+
+
+def _shortened(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """[N,D] -> [N,K+1]: the coordinates in the basis, and the length of what they leave out."""
+    inside = vectors @ basis
+    rest = np.maximum(1 - np.sum(inside**2, axis=1, keepdims=True), 0)
+    return np.concatenate([inside, np.sqrt(rest)], axis=1)
+
+
+def _above(
+    own: np.ndarray, other: np.ndarray, short: np.ndarray, others: np.ndarray
+) -> Iterator[tuple[int, int, float]]:
+    """Yield (row, row, likeness) above the floor: bounds first, then the pairs that may be."""
+    for start in range(0, len(own), _ROWS):
+        bounds = short[start : start + _ROWS] @ others.T
+        i, j = np.nonzero(bounds > FLOOR - _ROUNDING)
+        for part in range(0, len(i), _PAIRS):
+            rows, columns = start + i[part : part + _PAIRS], j[part : part + _PAIRS]
+            values = np.einsum("pd,pd->p", own[rows], other[columns])
+            kept = values > FLOOR
+            found = (rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist())
+            yield from zip(*found, strict=True)
+
+
+def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return (cell size, what every cell of that size holds, at every place): [N,y,x,C] float32.
+
+    RGB is taken apart into luminance and colour differences; lines are blurred.
+    """
+    values = np.asarray(pictures, np.float32)
+    if values.ndim == 4:
+        colours = values @ _COLOURS.T
+        parts = [(_FINE, colours[..., :1]), (_COARSE, colours[..., 1:])]
+    else:
+        blurred = ndimage.uniform_filter(values, (0, 3, 3), mode="constant")
+        parts = [(_FINE, blurred[..., None])]
+    return [(size, _boxes(part, size)) for size, part in parts]
+
+
+def _boxes(values: np.ndarray, size: int) -> np.ndarray:
+    """Return sums over size x size pixels from every pixel on, over size: [N,65-size,65-size,C]."""
+    wide = GRID - size + 1
+    rows = np.sum([values[:, k : k + wide] for k in range(size)], axis=0)
+    boxes = np.sum([rows[:, :, k : k + wide] for k in range(size)], axis=0)
+    return np.asarray(boxes / np.float32(size))
+
+
+def _describe(sums: list[tuple[int, np.ndarray]], top: int, left: int) -> np.ndarray:
+    """Return the vectors [N,D] of the windows at a place: cells side by side, weighed by area."""
+    parts = []
+    for size, boxes in sums:
+        cells = boxes[:, top : top + WINDOW : size, left : left + WINDOW : size]
+        cells = cells - cells.mean(axis=(1, 2), keepdims=True)
+        parts.append(cells.reshape(len(cells), -1))
+    flat = np.concatenate(parts, axis=1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
