@@ -119,6 +119,18 @@ def test_bold_is_only_what_the_comparison_tells_apart(full: Path, report: Path) 
     assert bold == clear and bold
 
 
+def test_sentences_and_pictures_call_rows_as_the_table_does(suite_report: Path) -> None:
+    data = read(suite_report)
+    sketch = next(table for table in data["tables"] if table["task"] == "sketch")
+    rows = {row["name"]: row for row in sketch["rows"]}
+    assert {"bps", "bps (schedule=uniform)"} <= set(rows)
+    said = [line for lines in rows["bps"]["said"].values() for line in lines]
+    assert said and not any("head_heavy" in line for line in said)
+    assert all(row["pictures"] for name, row in rows.items() if name.startswith("bps"))
+    assert len(data["runs"]) == 62 and len(data["galleries"]) == 4
+    assert (suite_report / "index.html").stat().st_size < 2_000_000
+
+
 def test_pictures_are_the_tiles_and_ends_are_shared(full: Path, report: Path) -> None:
     data = read(report)
     (shown,), (made,) = data["tables"], data["galleries"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.record import RunRecord
@@ -224,6 +224,7 @@ def _sentences(
 
     All pairs would grow with the square of the methods; they stand in the report's tables.
     """
+    names = {line.of_table.name: line.row.name for line in lines}
     told = {line.of_table.name for line in lines if line.row.kind in {"floor", "shuffled"}}
     own = [line.of_table for line in lines if line.row.kind == "method"]
     told |= {
@@ -232,7 +233,10 @@ def _sentences(
     found: dict[str, dict[str, list[str]]] = {}
     for difference, row in _sides(differences, told):
         column = _column(difference.column)["key"]
-        found.setdefault(row, {}).setdefault(column, []).append(verdict(difference))
+        named_alike = replace(
+            difference, first=names[difference.first], second=names[difference.second]
+        )
+        found.setdefault(row, {}).setdefault(column, []).append(verdict(named_alike))
     return found
 
 
