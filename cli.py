@@ -248,7 +248,7 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
     mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
 ) -> None:
-    """Make the tables (Markdown, LaTeX, CSV) and figures of all records in a folder."""
+    """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
     from bench.report import make_report
 
     for path in make_report(results, out or results / "report", mixed=mixed):

@@ -11,6 +11,7 @@ from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
 from bench.report.figures import contact_sheet, curve_figure, overview
 from bench.report.grid import to_latex, to_markdown
+from bench.report.html import html_page
 from bench.report.names import task_place
 from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import draw_pictures, file_name
@@ -74,6 +75,7 @@ def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
         if suite.comparison is not None:
             written += _write(out, _comparison_files(suite.comparison))
     written += _write(out, {"report.md": report_page(sections, suites)})
+    written += _write(out, {"index.html": html_page(sections, suites)})
     return sorted(written)
 
 

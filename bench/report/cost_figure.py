@@ -44,14 +44,22 @@ def cost_panels(rows: Sequence[Row], columns: Sequence[Column], *, task: str) ->
     return [c for c in found if any(_points(rows, c, key) for key in _COSTS)]
 
 
-def cost_figure(rows: Sequence[Row], columns: Sequence[Column], path: Path, *, title: str) -> Path:
+def cost_figure(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    path: Path,
+    *,
+    title: str,
+    pdf: bool = False,
+) -> Path:
     """Draw each column against training seconds and trainable parameters (log axes), as PNG.
 
     rows: methods and floors of one table; floors, which train nothing, are dotted lines. columns:
-    of `cost_panels`, one line of panels each. The same rows give the same bytes.
+    of `cost_panels`, one line of panels each; pdf: see `figure_file`. The same rows give the same bytes.
     """
     names = list(dict.fromkeys(row.name for row in rows if row.kind == "method"))
-    with figure_file(path, size=(10.0, 0.5 + 3.4 * len(columns))) as figure:
+    size = (10.0, 0.5 + 3.4 * len(columns))
+    with figure_file(path, size=size, pdf=pdf) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         axes = figure.subplots(len(columns), len(_COSTS), squeeze=False, sharey="row")
         panels = list(itertools.product(columns, _COSTS))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,8 @@ _STYLE: Mapping[str, tuple[str, str, bool]] = {
     "floor": ("#555555", "s", True),
 }
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
+# Dates and versions would move the bytes of a figure that did not change.
+_NO_METADATA = {"CreationDate": None, "Creator": None, "Producer": None}
 _NOT_IN_OVERVIEW = ("kid",)
 _SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -47,14 +49,15 @@ _SETTINGS = {
     "axes.spines.right": False,
     "figure.facecolor": "white",
     "savefig.dpi": 150.0,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the default, Type 3
 }
 
 
-def overview(table: Table, path: Path, *, across: int = 4) -> Path:
+def overview(table: Table, path: Path, *, across: int = 4, pdf: bool = False) -> Path:
     """Draw each metric as a panel of dots with 95% intervals, one line a row of the table, as PNG.
 
-    The dotted line is the floor. across: panels side by side. The same table gives the same bytes.
-    BenchError where the table holds no number.
+    The dotted line is the floor. across: panels side by side; pdf: see `figure_file`. The same
+    table gives the same bytes. BenchError where the table holds no number.
     """
     columns = [
         c
@@ -67,7 +70,7 @@ def overview(table: Table, path: Path, *, across: int = 4) -> Path:
     down = -(-len(columns) // across)
     longest = max(len(row.label) for row in table.rows)
     size = (0.3 + 0.075 * longest + 2.35 * across, 0.5 + down * (0.75 + 0.3 * len(table.rows)))
-    with figure_file(path, size=size) as figure:
+    with figure_file(path, size=size, pdf=pdf) as figure:
         figure.suptitle(
             f"{table.title}: values with 95% intervals over items",
             x=0.01, ha="left", fontsize=11, color=INK,
@@ -81,16 +84,22 @@ def overview(table: Table, path: Path, *, across: int = 4) -> Path:
 
 
 def curve_figure(
-    curves: Mapping[str, Sequence[tuple[int, float]]], path: Path, *, x: str, y: str
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    pdf: bool = False,
 ) -> Path:
     """Draw curves of (step, number) by name, each labelled at its end, as PNG; return its path.
 
-    x, y: what the axes show. A curve of over 100 points is drawn faint with its running mean.
+    x, y: what the axes show; pdf: see `figure_file`. A curve of over 100 points is drawn faint with
+    its running mean.
     BenchError for no curve, an empty one or a number that is not finite.
     """
     _check_curves(curves)
     windows = {name: _window(len(points)) for name, points in curves.items()}
-    with figure_file(path, size=(7.2, 3.8)) as figure:
+    with figure_file(path, size=(7.2, 3.8), pdf=pdf) as figure:
         axis = figure.subplots()
         ends = []
         for i, (name, points) in enumerate(curves.items()):
@@ -115,18 +124,49 @@ def curve_figure(
 
 
 @contextmanager
-def figure_file(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
-    """Give an empty figure and write it when the block ends; no state is shared with others."""
+def figure_file(path: Path, *, size: tuple[float, float], pdf: bool = False) -> Iterator[Figure]:
+    """Give an empty figure and write it as PNG when the block ends; no state is shared with others.
+
+    size: inches. pdf: write the same figure beside it as PDF too, for papers, at `pdf_path`.
+    """
+    with _figure(size, layout="constrained") as figure:
+        yield figure
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        if pdf:
+            _save_pdf(figure, pdf_path(path))
+
+
+@contextmanager
+def pdf_file(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
+    """Give an empty figure, whose parts stay where they are put, and write it as PDF alone."""
+    with _figure(size, layout=None) as figure:
+        yield figure
+        _save_pdf(figure, path)
+
+
+@contextmanager
+def _figure(
+    size: tuple[float, float], *, layout: Literal["constrained"] | None
+) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
     with context(["default", _SETTINGS]):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
         yield figure
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _save_pdf(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="pdf", metadata=_NO_METADATA)
+
+
+def pdf_path(path: Path) -> Path:
+    """Return where the PDF of a figure lies: beside its PNG, under the same name."""
+    return Path(path).with_suffix(".pdf")
 
 
 def _panel(axis: Axes, table: Table, column: Column) -> None:

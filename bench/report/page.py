@@ -18,7 +18,7 @@ from bench.report.qualitative import sheet_of
 from bench.report.rows import Row, Table
 from bench.report.tables import cost_grid, difference_grid, distribution_grid, main_grid
 
-_HOW_TO_READ = """\
+HOW_TO_READ = """\
 Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
 one seed, they say nothing of another. Several seeds: the mean, its interval, and the standard
 deviation over seeds beneath. Intervals are a bootstrap over items where per-item scores exist, the
@@ -28,6 +28,7 @@ are paired: the same items, and the same groups left out, on both sides. "–" i
 Real training images are no answers to the evaluation items: their paired metrics, where given, are
 what chance gives.
 """
+_PAGE = "The same to sort, filter and look at, in a browser: [index.html](index.html)."
 _SAME_ITEMS = "the same items by every method"
 _GALLERY = """\
 The first items of the contact sheets, chosen by a fixed rule that looks at no sample. Every method
@@ -57,11 +58,11 @@ class Suite:
 def report_page(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
     """Return the whole page as Markdown; a pure function of its sections and suites."""
     runs = sum(len(section.table.runs) for section in sections)
-    parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}.\n"]
+    parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}. {_PAGE}\n"]
     for suite in suites:
         own = [section for section in sections if section.table.suite == suite.name]
         parts += [_suite(suite), _galleries(own)]
-    parts.append(f"## How to read the tables\n\n{_HOW_TO_READ}")
+    parts.append(f"## How to read the tables\n\n{HOW_TO_READ}")
     parts += [_section(section) for section in sections]
     records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
     credits = sorted({r.attribution for r in records.values() if r.attribution})
@@ -155,7 +156,7 @@ def _files(section: Section) -> str:
     if distribution_grid(section.table) is not None:
         files += [f"distribution-{name}.{end}" for end in ("tex", "md")]
     files += [f"{kind}-{name}.{end}" for kind in ("differences", "cost") for end in ("tex", "csv")]
-    return _links(files)
+    return _links([*files, *section.pictures.pdfs])
 
 
 def _links(files: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.content import atomic_write
 from bench.report.cost_figure import cost_figure, cost_panels
-from bench.report.figures import curve_figure, overview
-from bench.report.qualitative import Gallery, draw_gallery, gallery, sheet_of
+from bench.report.figures import curve_figure, overview, pdf_path
+from bench.report.qualitative import Gallery, draw_gallery, draw_gallery_pdf, gallery, sheet_of
 from bench.report.rows import Row, Table
 
 
@@ -19,7 +19,7 @@ class Pictures:
     """Files beside the page, relative to it; None where there is nothing to draw.
 
     sheets: run id -> contact sheet of the first seed of each row that has one; shown: what the
-    qualitative figure holds.
+    qualitative figure holds. The drawn figures, which all but sheets are, lie there as PDF too.
     """
 
     overview: str | None
@@ -32,8 +32,18 @@ class Pictures:
     @property
     def files(self) -> list[str]:
         """Every file, in no particular order."""
-        single = (self.overview, self.cost, self.curves, self.qualitative)
-        return [*(name for name in single if name), *self.sheets.values()]
+        return [*self.figures, *self.pdfs, *self.sheets.values()]
+
+    @property
+    def figures(self) -> list[str]:
+        """The drawn figures as PNG, in the order of the page."""
+        drawn = (self.overview, self.cost, self.curves, self.qualitative)
+        return [name for name in drawn if name]
+
+    @property
+    def pdfs(self) -> list[str]:
+        """The drawn figures as PDF, in the order of the page."""
+        return [str(pdf_path(Path(name))) for name in self.figures]
 
 
 def draw_pictures(table: Table, rows: Sequence[Row], out: Path, *, name: str) -> Pictures:
@@ -63,7 +73,7 @@ def file_name(text: str) -> str:
 def _overview(table: Table, out: Path, name: str) -> str | None:
     if not any(cell.value is not None for row in table.rows for cell in row.cells.values()):
         return None
-    return overview(table, out / f"overview-{name}.png").name
+    return overview(table, out / f"overview-{name}.png", pdf=True).name
 
 
 def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None:
@@ -71,7 +81,7 @@ def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None
     if not panels:
         return None
     title = f"{table.title}: quality against cost, at equal training images"
-    return cost_figure(rows, panels, out / f"cost-{name}.png", title=title).name
+    return cost_figure(rows, panels, out / f"cost-{name}.png", title=title, pdf=True).name
 
 
 def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None:
@@ -80,7 +90,7 @@ def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None
     if not curves:
         return None
     path = out / f"curves-{name}.png"
-    return curve_figure(curves, path, x="training step", y=f"loss on {title}").name
+    return curve_figure(curves, path, x="training step", y=f"loss on {title}", pdf=True).name
 
 
 def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
@@ -94,7 +104,9 @@ def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str
     if shown is None:
         return None
     title += f", seed {shown.seed}: the same items from the same initial noise"
-    return draw_gallery(shown, out / f"qualitative-{name}.png", title=title).name
+    path = draw_gallery(shown, out / f"qualitative-{name}.png", title=title)
+    draw_gallery_pdf(shown, pdf_path(path), title=title)
+    return path.name
 
 
 def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.content import atomic_path
+from bench.report.figures import pdf_file
 from bench.report.rows import Row
 from bench.report.runs import Run
 from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font, sheet_tiles
@@ -42,13 +44,14 @@ def sheet_of(run: Run) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def gallery(rows: Sequence[Row], *, items: int = _SHOWN) -> Gallery | None:
+def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> Gallery | None:
     """Take the first items of each row's contact sheet, all of one seed; None without a sheet.
 
     rows: of one protocol, in the order to show. The seed is the first that all rows have, else the
-    first of those that most have. A sheet that shows other items than the first is left out.
+    first of those that most have. A sheet that shows other items than the first is left out. most:
+    rows that there is room for.
     """
-    rows, crowd = list(rows[:_MOST]), rows[_MOST:]
+    rows, crowd = list(rows[:most]), rows[most:]
     left_out = [f"{row.name} is not shown for want of room." for row in crowd]
     sheets = {row.name: {r.record.seed: r for r in row.runs if sheet_of(r)} for row in rows}
     left_out += [f"{name} has no contact sheet." for name, own in sheets.items() if not own]
@@ -98,6 +101,34 @@ def draw_gallery(shown: Gallery, path: Path, *, title: str) -> Path:
             sheet.paste(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), (x, y))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG", compress_level=6)
+    return Path(path)
+
+
+def draw_gallery_pdf(shown: Gallery, path: Path, *, title: str) -> Path:
+    """Draw a gallery as PDF of fixed bytes: the exact pixels, with words as text."""
+    items, tall, wide = next(iter(shown.columns.values())).shape[:3]
+    heads = {name: textwrap.wrap(name, 13) for name in shown.columns}
+    width, gap, margin = 0.8, 0.04, 0.1  # inches
+    head = 0.4 + 0.12 * max(map(len, heads.values()))
+    height = width * tall / wide
+    size = (
+        max(2 * margin + len(shown.columns) * (width + gap), 2 * margin + 0.085 * len(title)),
+        2 * margin + head + items * (height + gap),
+    )
+    with pdf_file(path, size=size) as figure:
+        figure.text(margin / size[0], 1 - 0.22 / size[1], title, fontsize=10, color="#141414")
+        for column, (name, images) in enumerate(shown.columns.items()):
+            x = margin + column * (width + gap)
+            at = ((x + width / 2) / size[0], 1 - (margin + head - 0.06) / size[1])
+            figure.text(
+                *at, "\n".join(heads[name]), ha="center", va="bottom", fontsize=7.5, color="#141414"
+            )
+            for item, image in enumerate(images):
+                y = size[1] - margin - head - item * (height + gap) - height
+                place = (x / size[0], y / size[1], width / size[0], height / size[1])
+                axis = figure.add_axes(place, xticks=[], yticks=[])
+                axis.imshow(image, interpolation="none", aspect="auto")
+                axis.spines[:].set(visible=True, color="#cdcdcd", linewidth=0.5)
     return Path(path)
 
 

@@ -117,7 +117,7 @@ def distribution_grid(table: Table) -> Grid | None:
 
 
 def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
-    digits = {column: _digits(table, column) for column in columns}
+    digits = {column: column_digits(table, column) for column in columns}
     body: list[tuple[Text, ...]] = []
     rules = []
     for i, row in enumerate(table.rows):
@@ -303,7 +303,8 @@ def _tidy_cell(row: Row, column: Column) -> dict[str, Any]:
     return what | numbers | {"deviation": cell.deviation}
 
 
-def _digits(table: Table, column: Column) -> int:
+def column_digits(table: Table, column: Column) -> int:
+    """Return how many decimals the numbers of a column are given, the same for every row."""
     cells = [row.cells[column] for row in table.rows if column in row.cells]
     widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
     return decimals([c.value for c in cells], widths=widths)

@@ -137,7 +137,7 @@ Writer = Callable[..., Run]
 @pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
     """The builders of this file, for tests to call."""
-    makers = (value, spread, record, references, sheet_rows, replicates)
+    makers = (value, spread, record, references, sheet_rows, replicates, write_run)
     return SimpleNamespace(cost=COST, **{maker.__name__: maker for maker in makers})
 
 

@@ -119,6 +119,24 @@ def test_curves_have_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert curve_figure(curves, tmp_path / "b.png", x="step", y="loss").read_bytes() == one
 
 
+def test_figures_are_pdf_too_with_the_same_bytes_at_any_time(
+    report: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {path.stem for path in report.glob("*.pdf")}
+    assert made == {
+        f"{kind}-emoji-sketch" for kind in ("overview", "cost", "curves", "qualitative")
+    }
+    for stem in made:
+        data = (report / f"{stem}.pdf").read_bytes()
+        assert data.startswith(b"%PDF-") and (report / f"{stem}.png").exists()
+        assert b"CreationDate" not in data and b"Producer" not in data and b"/Type3" not in data
+    table = build_table(load_runs(full))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    overview(table, tmp_path / "a.png", pdf=True)
+    kept = (report / "overview-emoji-sketch.pdf").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("curves", "words"),
     [({}, "no curve"), ({"bps": []}, "'bps': 0"), ({"bps": [(3, float("nan"))]}, "nan at step 3")],

@@ -1,0 +1,310 @@
+
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const several = new Set(data.tables.map((table) => table.suite)).size > 1;
+  const SHOWN_AT_FIRST = "quality";
+  const views = [];
+  let opener = null;
+
+  // Texts enter the page as text nodes alone, so that no name can become markup.
+  function make(tag, attributes, ...children) {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === true) node.setAttribute(key, "");
+      else if (value !== false && value != null) node.setAttribute(key, value);
+    }
+    node.append(...children.filter((child) => child != null && child !== ""));
+    return node;
+  }
+  const list = (lines) => make("ul", {}, ...lines.map((line) => make("li", {}, line)));
+  const folded = (title, ...children) =>
+    make("details", {}, make("summary", {}, title), ...children);
+  const place = (table) => (several ? `${table.suite} / ${table.task}` : table.task);
+  const mark = (kind) => (kind ? make("span", { class: "mark" }, kind) : null);
+  const pairs = (entries) =>
+    make("dl", {}, ...entries.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)]));
+  const amount = (bytes) =>
+    bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+  // Tables
+
+  function headCell(view, label, judge, column) {
+    const button = make("button", { type: "button" }, make("span", { class: "arrow" }, label));
+    if (judge) button.append(make("small", {}, judge.trim()));
+    button.addEventListener("click", () => sort(view, column));
+    return make("th", { scope: "col", "aria-sort": "none" }, button);
+  }
+
+  function bodyCell(table, row, column, k) {
+    const cell = row.cells[k];
+    if (!cell) return make("td", { class: "none" }, "\u2013");
+    const label = [row.name, row.kind, column.title, cell.text, cell.interval]
+      .filter(Boolean).join(", ");
+    const words = cell.bold ? make("b", {}, cell.text) : cell.text;
+    const button = make(
+      "button", { type: "button", tabindex: "-1", "aria-haspopup": "dialog", "aria-label": label },
+      words, cell.interval ? make("small", {}, cell.interval) : null,
+    );
+    button.addEventListener("click", () => openDetail(table, row, k, button));
+    return make("td", {}, button);
+  }
+
+  function build(table) {
+    const view = { table, sorted: null, rows: [], heads: [] };
+    view.heads = [
+      headCell(view, "method", "", "name"),
+      headCell(view, "seeds", "", "seeds"),
+      ...table.columns.map((column, k) => headCell(view, column.title.replace(column.judge, ""), column.judge, k)),
+    ];
+    view.rows = table.rows.map((row, order) => {
+      const node = make(
+        "tr", { class: row.kind ? "marked" : null },
+        make("th", { scope: "row" }, row.name, " ", mark(row.kind)),
+        make("td", { class: "none" }, row.seeds.length ? String(row.seeds.length) : ""),
+        ...table.columns.map((column, k) => bodyCell(table, row, column, k)),
+      );
+      return { row, node, order };
+    });
+    view.body = make("tbody", {}, ...view.rows.map((line) => line.node));
+    view.empty = make("p", { class: "empty", hidden: true }, "No method has such a name.");
+    view.body.addEventListener("keydown", (event) => walk(view, event));
+    const name = `${place(table)}, methods by metrics`;
+    view.node = make(
+      "section", { "aria-label": place(table) },
+      make("h2", {}, place(table)),
+      ...table.notes.map((note) => make("p", { class: "note" }, note)),
+      make(
+        "div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
+        make("table", { "aria-label": name }, make("thead", {}, make("tr", {}, ...view.heads)), view.body),
+        view.empty,
+      ),
+      table.said.length ? list(table.said) : null,
+      folded("Caption and files", make("p", {}, table.caption), make("p", {}, table.times), files(table)),
+    );
+    return view;
+  }
+
+  function files(table) {
+    const link = (name) => make("a", { href: name }, name);
+    const names = [...table.figures.flat(), ...table.files];
+    return make("p", {}, "Beside this page: ", ...names.flatMap((name, i) => (i ? [", ", link(name)] : [link(name)])));
+  }
+
+  function keyOf(line, column) {
+    if (column === "name") return line.row.name.toLowerCase();
+    if (column === "seeds") return line.row.seeds.length || null;
+    const cell = line.row.cells[column];
+    return cell ? cell.value : null;
+  }
+
+  // First the better end of a column, then the other, then the order of the report again.
+  function sort(view, column) {
+    const better = typeof column === "number" ? view.table.columns[column].better : "lower";
+    const first = better === "higher" ? "descending" : "ascending";
+    const second = first === "ascending" ? "descending" : "ascending";
+    const before = view.sorted && view.sorted.column === column ? view.sorted.direction : null;
+    const direction = before === null ? first : before === first ? second : null;
+    view.sorted = direction ? { column, direction } : null;
+    const sign = direction === "ascending" ? 1 : -1;
+    const lines = [...view.rows].sort((a, b) => {
+      if (!direction) return a.order - b.order;
+      const [x, y] = [keyOf(a, column), keyOf(b, column)];
+      if (x === null || y === null) return (x === null) - (y === null) || a.order - b.order;
+      return x < y ? -sign : x > y ? sign : a.order - b.order;
+    });
+    view.body.append(...lines.map((line) => line.node));
+    const index = column === "name" ? 0 : column === "seeds" ? 1 : column + 2;
+    view.heads.forEach((head, k) => head.setAttribute("aria-sort", direction && k === index ? direction : "none"));
+    rove(view);
+  }
+
+  // One stop of the Tab key a table; arrows, Home and End move between its cells.
+  function buttons(view) {
+    return [...view.body.rows].filter((row) => !row.hidden).map((row) =>
+      [...row.cells].map((cell) => (cell.hidden ? null : cell.querySelector("button"))));
+  }
+
+  function rove(view, wanted) {
+    const all = buttons(view).flat().filter(Boolean);
+    const stop = wanted || all[0];
+    view.body.querySelectorAll("button").forEach((button) => { button.tabIndex = button === stop ? 0 : -1; });
+  }
+
+  function walk(view, event) {
+    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    const grid = buttons(view);
+    let r = grid.findIndex((line) => line.includes(document.activeElement));
+    if (r < 0) return;
+    let k = grid[r].indexOf(document.activeElement);
+    let step = moves[event.key];
+    if (event.key === "Home") [k, step] = [-1, [0, 1]];
+    if (event.key === "End") [k, step] = [grid[r].length, [0, -1]];
+    if (!step) return;
+    event.preventDefault();
+    for (r += step[0], k += step[1]; grid[r] && k >= 0 && k < grid[r].length; r += step[0], k += step[1]) {
+      if (grid[r][k]) {
+        rove(view, grid[r][k]);
+        grid[r][k].focus();
+        grid[r][k].scrollIntoView({ block: "nearest", inline: "center" });
+        return;
+      }
+    }
+  }
+
+  // What to show
+
+  function choices() {
+    const shared = make("input", { type: "radio", name: "task", value: "", checked: true });
+    at("tasks").append(make("label", {}, shared, make("span", {}, "all")));
+    data.tables.forEach((table, i) => {
+      const input = make("input", { type: "radio", name: "task", value: String(i) });
+      const hash = data.tables.filter((other) => place(other) === place(table)).length > 1;
+      const text = place(table) + (hash ? ` ${table.rows[0].protocol.slice(0, 12)}` : "");
+      at("tasks").append(make("label", {}, input, make("span", {}, text)));
+    });
+    const groups = new Map();
+    for (const column of data.tables.flatMap((table) => table.columns)) {
+      if (!groups.has(column.group)) groups.set(column.group, new Map());
+      groups.get(column.group).set(column.key, column);
+    }
+    for (const [group, columns] of groups) {
+      const boxes = [...columns.values()].map((column) => make(
+        "label", {}, make("input", { type: "checkbox", value: column.key, checked: group === SHOWN_AT_FIRST }),
+        ` ${column.title}`,
+      ));
+      at("columns").lastElementChild.append(make("fieldset", {}, make("legend", {}, group), ...boxes));
+    }
+    at("controls").addEventListener("input", show);
+    at("controls").addEventListener("submit", (event) => event.preventDefault());
+  }
+
+  function show() {
+    const task = at("controls").querySelector("[name=task]:checked").value;
+    const words = at("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = new Set([...at("columns").querySelectorAll("input:checked")].map((box) => box.value));
+    let [seen, all] = [0, 0];
+    views.forEach((view, i) => {
+      view.node.hidden = task !== "" && task !== String(i);
+      view.table.columns.forEach((column, k) => {
+        const hidden = !chosen.has(column.key);
+        view.heads[k + 2].hidden = hidden;
+        for (const line of view.rows) line.node.cells[k + 2].hidden = hidden;
+      });
+      for (const line of view.rows) {
+        const text = `${line.row.name} ${line.row.kind}`.toLowerCase();
+        line.node.hidden = !words.every((word) => text.includes(word));
+      }
+      const visible = view.rows.filter((line) => !line.node.hidden).length;
+      view.empty.hidden = visible > 0;
+      if (!view.node.hidden) [seen, all] = [seen + visible, all + view.rows.length];
+      rove(view);
+    });
+    at("status").textContent =
+      `${seen} of ${all} rows. Choose a number (click, or arrow keys and Enter) to see samples, cost and protocol.`;
+  }
+
+  // Detail
+
+  function picture(text, name) {
+    return make("div", {}, make("img", { src: `data:${data.pictures.media};base64,${text}`, alt: "" }), name);
+  }
+
+  function samples(table, row) {
+    const title = make("h3", {}, "Samples");
+    if (!row.pictures) {
+      const own = table.without.filter((line) => line.startsWith(row.name));
+      return [title, make("p", { class: "soft" }, own.join(" ") || "No contact sheet shows samples of this row.")];
+    }
+    const gallery = data.galleries[row.pictures[0]];
+    const others = table.rows.filter((other) => other !== row && other.pictures && other.pictures[0] === row.pictures[0]);
+    const select = make("select", { id: "beside" }, make("option", { value: "" }, "nothing more"),
+      ...others.map((other, i) => make("option", { value: String(i) }, other.name)));
+    const items = make("div", { class: "items" });
+    const draw = () => {
+      const other = select.value === "" ? null : others[Number(select.value)];
+      items.classList.toggle("four", other !== null);
+      items.replaceChildren(...gallery.samples[row.pictures[1]].map((text, i) => make(
+        "figure", { "aria-label": `item ${i + 1}`, role: "group" },
+        picture(gallery.condition[i], "condition"),
+        picture(text, row.name),
+        other ? picture(gallery.samples[other.pictures[1]][i], other.name) : null,
+        picture(gallery.target[i], "target"),
+      )));
+    };
+    select.addEventListener("change", draw);
+    draw();
+    const words = `Seed ${gallery.seed}: the same items from the same initial noise for every method, chosen by a rule that looks at no sample.`;
+    return [title, make("p", { class: "soft" }, words),
+      others.length ? make("p", {}, make("label", {}, "Beside it: ", select)) : null, items];
+  }
+
+  function flat(value, prefix, found) {
+    if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+      for (const [key, inner] of Object.entries(value)) flat(inner, prefix ? `${prefix}.${key}` : key, found);
+    } else found.push([prefix, typeof value === "string" ? value : JSON.stringify(value)]);
+    return found;
+  }
+
+  function headline(column, cell) {
+    const spread = cell.deviation ? `, standard deviation over seeds ${cell.deviation}` : "";
+    const items = cell.items ? `${cell.items} items` : "";
+    const best = cell.bold ? "Best of its column: told apart from the next best by the paired 95% interval." : "";
+    return [
+      make("p", {}, column.title, column.scale ? make("span", { class: "soft" }, `, ${column.scale}`) : null),
+      make("p", { class: "figure" }, cell.text, " ", make("small", {}, cell.interval)),
+      make("p", { class: "soft" }, items + spread),
+      best ? make("p", {}, best) : null,
+    ];
+  }
+
+  function provenance(row) {
+    const runs = row.runs.map((i) => data.runs[i]);
+    const found = [make("h3", {}, "Protocol"), make("p", {}, "Hash ", make("code", {}, row.protocol)),
+      folded("Its values", pairs(flat(data.protocols[row.protocol], "", [])))];
+    if (!runs.length) return found;
+    const machines = [...new Set(runs.map((run) => run.machine))].join("; ");
+    const commits = [...new Set(runs.map((run) => run.commit).filter(Boolean))].join(", ");
+    return [...found, make("h3", {}, "Runs"),
+      pairs([["seeds", row.seeds.join(", ")], ["machine", machines], ...(commits ? [["commit", commits]] : [])]),
+      make("p", {}, "Made again by:"),
+      ...runs.map((run) => make("pre", { tabindex: "0" }, run.command))];
+  }
+
+  function openDetail(table, row, k, button) {
+    const column = table.columns[k];
+    const said = row.said[column.key] || [];
+    const costs = row.costs.length
+      ? [make("h3", {}, "Cost"), pairs(data.costNames.map((name, i) => [name, row.costs[i]])),
+         make("p", { class: "soft" }, table.times)] : [];
+    at("detail-title").replaceChildren(`${row.name} on ${place(table)} `, ...(row.kind ? [mark(row.kind)] : []));
+    at("detail-body").replaceChildren(...[
+      ...headline(column, row.cells[k]), said.length ? list(said) : null,
+      ...samples(table, row), ...costs, ...provenance(row),
+    ].filter(Boolean));
+    opener = button;
+    at("detail").showModal();
+    at("detail").scrollTop = 0;
+  }
+
+  at("close").addEventListener("click", () => at("detail").close());
+  at("detail").addEventListener("click", (event) => { if (event.target === at("detail")) at("detail").close(); });
+  at("detail").addEventListener("close", () => {
+    at("detail-body").replaceChildren();
+    if (opener) opener.focus();
+    opener = null;
+  });
+
+  for (const table of data.tables) views.push(build(table));
+  at("tables").append(...views.map((view) => view.node));
+  at("facts").textContent = `${data.runs.length} runs, ${data.tables.length} ${data.tables.length === 1 ? "table" : "tables"}. Bold: best of its column, where told apart from the next best.`;
+  at("how").textContent = data.how;
+  at("footer").append(
+    ...data.notes.map((note) => make("p", {}, note)),
+    ...data.attribution.map((credit) => make("p", {}, credit)),
+    make("p", { class: "soft" }, `Samples in this page: ${data.pictures.format}, at most ${data.pictures.largest} pixels wide, ${amount(data.pictures.bytes)} of it.`),
+  );
+  choices();
+  show();
+})();

@@ -1,0 +1,157 @@
+"""The HTML page: data that cannot break out, pictures within a budget, the same bytes each time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.report import Run, build_comparison, build_table, load_runs, make_report
+from bench.report.html import data_block, fill
+from bench.report.html.samples import collect_samples
+from bench.report.qualitative import gallery
+
+Writer = Callable[..., Run]
+NASTY = "</script><script>alert(1)</script><!--<b id=x>&amp; \"quoted\" 'one' \u2028 {{script}}"
+
+
+class Blocks(HTMLParser):
+    """What a browser would see: the tags, and the text of each script block by its id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self._open: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._open = dict(attrs).get("id") or "code" if tag == "script" else None
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self.scripts[self._open] = self.scripts.get(self._open, "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = None
+
+
+def read(folder: Path) -> Any:
+    """The data of a page, as a browser would find it."""
+    return json.loads(Blocks((folder / "index.html").read_text()).scripts["data"])
+
+
+def test_data_block_holds_any_text_and_no_markup() -> None:
+    block = data_block({"name": NASTY, NASTY: [1.5, None, True]})
+    assert not set("<>&\u2028\u2029") & set(block)
+    assert json.loads(block) == {"name": NASTY, NASTY: [1.5, None, True]}
+    with pytest.raises(ValueError):
+        data_block({"value": float("nan")})
+
+
+def test_what_is_filled_in_is_not_filled_again() -> None:
+    assert fill("{{a}} {{b}}", {"a": "{{b}}", "b": "{{a}}"}) == "{{b}} {{a}}"
+
+
+def test_hostile_names_stay_text(add_run: Writer, results: Path, tmp_path: Path) -> None:
+    add_run(NASTY, {"fd": 1.0}, run_id="one", attribution=NASTY, options={"text": NASTY})
+    add_run(NASTY, {"fd": 2.0}, run_id="two", suite="s<i>", attribution=NASTY)
+    make_report(results, tmp_path)
+    text = (tmp_path / "index.html").read_text()
+    seen = Blocks(text)
+    assert seen.tags.count("script") == 2 and "alert(1)" not in seen.scripts["code"]
+    assert not {"b", "i", "img"} & set(seen.tags)
+    data = json.loads(seen.scripts["data"])
+    assert data["attribution"] == [NASTY]
+    assert any(NASTY in row["name"] for table in data["tables"] for row in table["rows"])
+
+
+def test_page_asks_for_nothing_outside_itself(report: Path) -> None:
+    text = (report / "index.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert "http://" not in text and "https://" not in text
+    assert "@import" not in text and "url(" not in text and "fetch(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
+    data, table = read(report), build_table(load_runs(full))
+    (shown,) = data["tables"]
+    kinds = {row["name"]: row["kind"] for row in shown["rows"]}
+    assert kinds["text-only"] == "floor" and kinds["autoencoder"] == "ceiling"
+    assert kinds["real training images"] == "reference" and kinds["bps"] == ""
+    rows = {row["name"]: row for row in shown["rows"]}
+    place = next(i for i, c in enumerate(shown["columns"]) if c["name"] == "line F1")
+    own = next(row for row in table.rows if row.name == "bps")
+    column = next(c for c in table.columns if c.metric == "sketch_f1")
+    assert rows["bps"]["cells"][place]["value"] == own.cells[column].value
+    assert rows["real training images"]["cells"][place] is None
+    assert [data["runs"][i]["seed"] for i in rows["bps"]["runs"]] == [0, 1, 2]
+    assert "bps beats text-only" in " ".join(rows["bps"]["said"][shown["columns"][place]["key"]])
+    assert data["protocols"][rows["bps"]["protocol"]]["sampler"]["guidance"] == 3.0
+    for pair in shown["figures"]:
+        assert all((report / name).is_file() for name in pair)
+
+
+def test_bold_is_only_what_the_comparison_tells_apart(full: Path, report: Path) -> None:
+    clear = {
+        (s.best.name, s.column.metric)
+        for s in build_comparison([build_table(load_runs(full))]).standings
+        if s.clear
+    }
+    (shown,) = read(report)["tables"]
+    bold = {
+        (row["name"], column["key"].split("|")[0])
+        for row in shown["rows"]
+        for cell, column in zip(row["cells"], shown["columns"], strict=True)
+        if cell and cell.get("bold")
+    }
+    assert bold == clear and bold
+
+
+def test_sentences_and_pictures_call_rows_as_the_table_does(suite_report: Path) -> None:
+    data = read(suite_report)
+    sketch = next(table for table in data["tables"] if table["task"] == "sketch")
+    rows = {row["name"]: row for row in sketch["rows"]}
+    assert {"bps", "bps (schedule=uniform)"} <= set(rows)
+    said = [line for lines in rows["bps"]["said"].values() for line in lines]
+    assert said and not any("head_heavy" in line for line in said)
+    assert all(row["pictures"] for name, row in rows.items() if name.startswith("bps"))
+    assert len(data["runs"]) == 62 and len(data["galleries"]) == 4
+    assert (suite_report / "index.html").stat().st_size < 2_000_000
+
+
+def test_pictures_are_the_tiles_and_ends_are_shared(full: Path, report: Path) -> None:
+    data = read(report)
+    (shown,), (made,) = data["tables"], data["galleries"]
+    rows = [row for row in build_table(load_runs(full)).rows if row.kind in {"method", "floor"}]
+    tiles = gallery(rows, items=24)
+    assert tiles is not None
+    assert len(made["condition"]) == len(made["target"]) == 24 and len(made["samples"]) == 3
+    for row in shown["rows"]:
+        if row["pictures"] is not None:
+            text = made["samples"][row["pictures"][1]][5]
+            with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
+                np.testing.assert_array_equal(np.asarray(opened), tiles.columns[row["name"]][5])
+    assert {row["name"] for row in shown["rows"] if row["pictures"]} == {
+        "bps", "t2i-adapter", "text-only"
+    }  # fmt: skip
+
+
+def test_pictures_lose_quality_and_items_to_keep_within_a_budget(full: Path) -> None:
+    rows = build_table(load_runs(full)).rows
+    found = {budget: collect_samples([rows], budget=budget) for budget in (10**9, 600_000, 90_000)}
+    assert all(made.about["bytes"] <= budget for budget, made in found.items())
+    items = [{len(texts) for texts in m.galleries[0]["samples"]} for m in found.values()]
+    assert items[:2] == [{24}, {24}] and items[2] < {*range(24)}
+    assert len({made.about["format"] for made in found.values()}) == 3
