@@ -314,6 +314,28 @@ def verify_command(suite: SuiteName = "emoji") -> None:
     typer.echo(f"ok   {dataset.name}: {len(dataset.ids)} items ({counts}); digests hold, no leaks")
 
 
+@data_app.command("export")
+@guarded
+def export_command(
+    out: Annotated[Path, typer.Argument(help="Folder for <id>.png.")],
+    suite: SuiteName = "emoji",
+    side: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    items: Annotated[int | None, typer.Option(min=1, help="How many, by a fixed rule.")] = None,
+) -> None:
+    """Write the images of a side as PNG files, as a reference for `bench score A B`."""
+    from bench.artifacts import pick_items
+    from bench.sample import export_images
+    from bench.suites import SUITES
+    from bench.types import unknown
+
+    if suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
+    dataset, splits = SUITES[suite].dataset(), SUITES[suite].splits()
+    ids = pick_items(splits.side(side), items)
+    export_images(dataset, ids, out)
+    typer.echo(f"{len(ids)} images of {dataset.name}, {side} -> {out}")
+
+
 @app.command("pretrain")
 @guarded
 def pretrain_command(

@@ -16,7 +16,7 @@ from bench.content import atomic_write
 from bench.prepare import Prepared
 from bench.randomness import initial_noise
 from bench.suites import Sampler
-from bench.types import BenchError, unknown
+from bench.types import BenchError, Dataset, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +170,12 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def export_images(dataset: Dataset, ids: Sequence[str], folder: Path) -> None:
+    """Write the images of a data set's items as `<id>.png`, equal bytes for equal pixels."""
+    for item in ids:
+        atomic_write(folder / f"{item}.png", png(dataset[item].image))
 
 
 def load_images(folder: Path, ids: Sequence[str]) -> np.ndarray:

@@ -367,3 +367,17 @@ def test_list_names_every_row() -> None:
     table = json.loads(bench("list", "--json").stdout)
     assert {"bps", "text-only"} <= set(table["methods"])
     assert "sketch" in table["tasks"] and {"emoji", "micro"} <= set(table["suites"])
+
+
+def test_a_side_is_exported_as_it_is(tmp_path: Path) -> None:
+    from bench.data.openmoji import OpenMoji64, openmoji64_splits
+    from bench.sample import load_images
+
+    done = bench("data", "export", tmp_path, "--side", "val", "--items", "3")
+    assert done.exit_code == 0, done.output
+    ids = sorted(path.stem for path in tmp_path.iterdir())
+    data = OpenMoji64()
+    assert len(ids) == 3 and set(ids) <= set(openmoji64_splits().val)
+    assert (load_images(tmp_path, ids) == [data[i].image for i in ids]).all()
+    wrong = bench("data", "export", str(tmp_path), "--side", "all")
+    assert wrong.exit_code == 2 and "train, val, test" in wrong.output
