@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.coverage import coverage_command
 from bench.app.options import (
     PRETRAINING,
     RATES,
@@ -326,6 +327,9 @@ def pretrain_command(
         )  # fmt: skip
         for line in lines:
             typer.echo(line)
+
+
+app.command("coverage")(coverage_command)
 
 
 if __name__ == "__main__":

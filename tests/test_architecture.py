@@ -18,7 +18,7 @@ LEVELS = [
     {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
     {"bench.tasks", "bench.artifacts"},
     {"bench.report", "bench.suites", "bench.prepare"},
-    {"bench.cost", "bench.train", "bench.score"},
+    {"bench.cost", "bench.train", "bench.score", "bench.simulate"},
     {"bench.sample"},
     {"bench.check", "bench.emoji", "bench.publish", "bench.run"},
     {"bench.grid"},
