@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.types import BenchError
 
-LEAST_ITEMS = 30  # below, no table shows a Fréchet distance: its interval was tested down to this many alone
+LEAST_ITEMS = 30  # below, tables show no Fréchet distance: intervals were tested down to it
 FEW_ITEMS = 2048  # below, tables warn: the distance lies far above that of infinitely many items
 
 Statistic = Callable[[np.ndarray], float]
