@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.app.audit import audit_command
+from bench.app.coverage import coverage_command
 from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
@@ -365,6 +366,9 @@ def pretrain_command(
         )  # fmt: skip
         for line in lines:
             typer.echo(line)
+
+
+app.command("coverage")(coverage_command)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from bench.stats import (
     Statistic,
     jackknife_interval,
     jackknife_replicates,
+    linear_replicates,
     mean_interval,
 )
 from bench.types import Example, MetricSpec, Task
@@ -61,9 +62,9 @@ CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="cl
 class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
-    replicates: jackknife replicates of the metrics of the whole set, [G] each; see
-    `bench.stats.jackknife_replicates`. seconds: what scoring these images takes, whether or not
-    features came from the cache.
+    replicates: of the metrics of the whole set, [G] each, as `bench.stats.jackknife_interval` takes
+    them: `linear_replicates` of the Fréchet distance, `jackknife_replicates` of the others.
+    seconds: what scoring these images takes, whether or not features came from the cache.
     """
 
     metrics: dict[str, MetricValue]
@@ -157,9 +158,13 @@ class Evaluator:
         values, replicates = {}, {}
         whole = np.ones(len(self.examples), dtype=np.uint16)
         for name, statistic in self._statistics(features, read).items():
-            groups = FEWER_GROUPS.get(name, 100)
-            drawn = jackknife_replicates(statistic, resamples=self.resamples, groups=groups)
-            interval = jackknife_interval(statistic(whole), drawn)
+            value = statistic(whole)
+            if isinstance(statistic, PairedFrechet):
+                drawn = linear_replicates(value, statistic.influence(), resamples=self.resamples)
+            else:
+                groups = FEWER_GROUPS.get(name, 100)
+                drawn = jackknife_replicates(statistic, resamples=self.resamples, groups=groups)
+            interval = jackknife_interval(value, drawn)
             values[name] = self._value(SET_METRICS[name], interval, n=len(self.examples))
             replicates[name] = drawn
         return values, replicates

@@ -26,6 +26,7 @@ LEVELS = [
         "bench.folders",
         "bench.comparison",
         "bench.tools",
+        "bench.simulate",
     },
     {"bench.sample"},
     {"bench.audit", "bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},

@@ -14,7 +14,7 @@ from bench.checkpoint import Stopped, Trainable
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, mirrored, prepare
-from bench.randomness import derangement, generator, initial_noise
+from bench.randomness import TOLERANCES, derangement, generator, initial_noise
 from bench.sample import build_scheduler, sample_images, sample_latents
 from bench.suites import Sampler, Training
 from bench.tasks import find_task
@@ -153,7 +153,7 @@ def test_samples_do_not_depend_on_the_batch_size(
         )
         return np.concatenate([pixels for _, pixels in parts])
 
-    assert np.abs(images(10) - images(3)).max() < 1e-4
+    assert np.abs(images(10) - images(3)).max() < TOLERANCES.images
 
 
 def test_every_example_keeps_its_own_condition_and_text(data: Prepared) -> None:

@@ -18,6 +18,7 @@ Gram     let A [N,D] and B [M,D] be the centred features divided by sqrt(N-1) an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +153,32 @@ class PairedFrechet:
                 Moments.of(self._sample[repeat]), Moments.of(self._target[repeat])
             )
         return self._gram_distance(held, weights)
+
+    def influence(self) -> np.ndarray:
+        """Return how the distance moves with each item's weight, [N] float64 of mean 0.
+
+        The derivative by the share of item i at equal shares, exact, from one singular value
+        decomposition. With A, B as in the module, A B' = U s V', g = m - n and a_i, b_i their rows:
+
+            d|m - n|^2   2 g.((x_i - m) - (y_i - n))
+            d tr         N (|a_i|^2 + |b_i|^2)
+            d cross      N/2 (sum_k U_ik^2 s_k + sum_k V_ik^2 s_k): a share scales row and column i
+                         of A B' by its root; the means drop out, as U'1 = V'1 = 0
+
+        (first less twice the third plus the second, then centred). A and B are reduced to triangles
+        first, so the decomposition has width min(N, D). Source of the use: Jaeckel 1972; Efron 1982,
+        The Jackknife, chapter 6.
+        """
+        scale = math.sqrt(self.n_items - 1)
+        first, second = self._sample, self._target
+        gap = first.mean(axis=0) - second.mean(axis=0)
+        a, b = ((rows - rows.mean(axis=0)) / scale for rows in (first, second))
+        (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
+        left, values, right = np.linalg.svd(ra @ rb.T)
+        cross = (qa @ left) ** 2 @ values + (qb @ right.T) ** 2 @ values
+        traces = (a**2).sum(axis=1) + (b**2).sum(axis=1) - cross
+        moved = 2.0 * scale * ((a - b) @ gap) + self.n_items * traces
+        return np.asarray(moved - moved.mean())
 
     def _gram_distance(self, held: np.ndarray, weights: np.ndarray) -> float:
         total = weights.sum()

@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from bench.report.names import Column, brackets, decimals, named, number
-from bench.report.rows import BOOTSTRAP_SEED, Row, Table, measured
-from bench.report.runs import item_matrix, replicate_matrix
+from bench.report.rows import BOOTSTRAP_SEED, Row, Table
+from bench.report.runs import item_matrix, measured, replicate_matrix
 from bench.stats import Interval, Resamples, difference_interval, jackknife_interval
 
 _Found = tuple[Interval, int, int, tuple[np.ndarray, np.ndarray]]
@@ -119,6 +119,11 @@ def verdict(difference: Difference) -> str:
     if difference.agree is False:
         return f"On the mean over seeds {text}, but single seeds do not agree."
     return f"{text}."
+
+
+def seed_mark(difference: Difference) -> str:
+    """Return "*" where single training seeds speak against the mean over seeds, else nothing."""
+    return "*" if difference.agree is False else ""
 
 
 def told_apart(difference: Difference) -> bool:

@@ -22,9 +22,10 @@ HOW_TO_READ = """\
 Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
 one seed, they say nothing of another. Several seeds: the mean, its interval, and the standard
 deviation over seeds beneath. Intervals are a bootstrap over items where per-item scores exist, the
-jackknife over groups of items for a Fréchet or kernel distance, which belongs to a whole set
-(compare its rows only at equal numbers of items), else the mean of the seeds' bounds. Differences
-are paired: the same items, and the same groups left out, on both sides. "–" is missing, never 0.
+jackknife for a metric of a whole set: items left out in turn, to first order for the Fréchet distance.
+That distance and its interval are those expected at this number of items, not at infinitely many:
+compare its rows only at equal numbers. Else the interval is the mean of the seeds' bounds. Differences
+are paired: the same items left out on both sides. "–" is missing, never 0.
 Real training images are no answers to the evaluation items: their paired metrics, where given, are
 what chance gives.
 """

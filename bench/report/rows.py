@@ -10,16 +10,16 @@ import numpy as np
 
 from bench.content import digest_json
 from bench.record import MetricValue
-from bench.report.leaks import leak_mark, leak_title, split_notes
+from bench.report.leaks import leak_mark, leak_title
 from bench.report.names import (
     Column,
-    header,
     label,
     order_columns,
     protocol_marks,
     protocol_words,
     variant_details,
 )
+from bench.report.notes import table_notes, too_few
 from bench.report.runs import (
     AUTOENCODER,
     FLOOR_METHOD,
@@ -28,7 +28,7 @@ from bench.report.runs import (
     SHUFFLED,
     Run,
     item_matrix,
-    items_disagree,
+    measured,
     metric_rows,
     replicate_matrix,
 )
@@ -128,12 +128,7 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, seed: int = BOOTSTR
         columns=order_columns(column for row in rows for column in row.cells),
         runs=tuple(run for group in groups for run in group),
         marks=marks,
-        notes=(
-            *notes,
-            *split_notes([run.record for run in runs]),
-            *_missing_notes(own),
-            *_item_notes(own),
-        ),
+        notes=(*notes, *table_notes(runs, rows=rows, own=own)),
     )
 
 
@@ -148,7 +143,7 @@ def aggregate(runs: Sequence[Run], *, source: str, column: Column, seed: int) ->
     found = [measured(run, source, column) for run in runs]
     values = [m.value for m in found if m is not None and m.value is not None]
     items = min((m.n for m in found if m is not None), default=0)
-    if len(values) < len(runs):
+    if len(values) < len(runs) or too_few(column, items):
         return Cell(value=None, low=None, high=None, items=items)
     spread = seed_spread(np.asarray(values))
     low, high = _bounds(runs, [m for m in found if m is not None], source, column, seed)
@@ -191,12 +186,6 @@ def _set_interval(
     if replicates is None or len(values) < len(runs):
         return None
     return jackknife_interval(float(np.mean(values)), replicates[1].mean(axis=0))
-
-
-def measured(run: Run, source: str, column: Column) -> MetricValue | None:
-    """Return what a run's record says in a row and column, None where it says nothing."""
-    found = metric_rows(run.record).get(source, {}).get(column.metric)
-    return found if found is not None and Column.of(column.metric, found) == column else None
 
 
 def _only_one(runs: Sequence[Run], *, mixed: bool) -> tuple[str, str]:
@@ -314,8 +303,11 @@ def _reference_row(version: Sequence[Run], source: str, kind: str, name: str) ->
     cells: dict[Column, Cell] = {}
     for run in version:
         for metric, m in run.record.rows[source].items():
+            column = Column.of(metric, m)
             cell = Cell(value=m.value, low=m.low, high=m.high, items=m.n)
-            cells.setdefault(Column.of(metric, m), cell)
+            if too_few(column, m.n):
+                cell = Cell(value=None, low=None, high=None, items=m.n)
+            cells.setdefault(column, cell)
     return Row(name=name, label=name, kind=kind, source=source, runs=tuple(version), cells=cells)
 
 
@@ -355,36 +347,6 @@ def _differ_note(source: str, versions: Sequence[Sequence[Run]]) -> str:
         f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not "
         f"({names}). Do not compare these rows before the cause is known."
     )
-
-
-def _missing_notes(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    for row in rows:
-        for column in order_columns(row.cells):
-            known = [measured(run, row.source, column) for run in row.runs]
-            absent = [
-                str(run.record.seed)
-                for run, m in zip(row.runs, known, strict=True)
-                if m is None or m.value is None
-            ]
-            if 0 < len(absent) < len(known):
-                notes.append(
-                    f"{row.name}: {header(column)} is missing for seed {', '.join(absent)}, so no "
-                    "mean over seeds is given."
-                )
-    return notes
-
-
-def _item_notes(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    for row in rows:
-        for column in order_columns(row.cells):
-            if any(items_disagree(r, source=row.source, metric=column.metric) for r in row.runs):
-                notes.append(
-                    f"{row.name}: the per-item scores of {header(column)} do not average to its "
-                    "value, so no paired difference is stated."
-                )
-    return notes
 
 
 def _place(kind: str) -> int:

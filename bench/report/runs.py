@@ -19,6 +19,7 @@ from bench.record import (
     load_items,
     load_record,
 )
+from bench.report.names import Column
 from bench.timings import load_timings, with_timing
 from bench.types import BenchError
 
@@ -129,6 +130,12 @@ def replicate_matrix(
     if len({ids for ids, _ in found}) > 1 or len({len(line) for line in lines}) > 1:
         return None
     return found[0][0], np.stack(lines)
+
+
+def measured(run: Run, source: str, column: Column) -> MetricValue | None:
+    """Return what a run's record says in a row and column, None where it says nothing."""
+    found = metric_rows(run.record).get(source, {}).get(column.metric)
+    return found if found is not None and Column.of(column.metric, found) == column else None
 
 
 def items_disagree(run: Run, *, source: str, metric: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.content import read_json, write_json
 from bench.report import Difference, Run, build_table, load_runs, paired_differences, verdict
 from bench.report.differences import against, told_apart
 from bench.report.names import Column
+from bench.report.tables import difference_grid
 from bench.stats import Interval, Resamples, difference_interval, jackknife_interval
 from bench.types import BenchError
 
@@ -257,3 +259,13 @@ def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed(
     (found,) = [d for d in paired_differences(table) if "shuffled" in d.second]
     assert (found.first_seeds, found.second_seeds) == (1, 1)
     assert found.interval.value == pytest.approx(0.4), "seed 0 alone, not the mean of both"
+
+
+def test_a_difference_is_marked_where_seeds_do_not_agree(full: Path) -> None:
+    table = build_table(load_runs(full))
+    found = [
+        replace(d, agree=a) for d in paired_differences(table)[:1] for a in (None, True, False)
+    ]
+    grid = difference_grid(table, found)
+    assert [line[-1].main for line in grid.body] == ["40", "40", "40*"]
+    assert "seeds do not agree" in grid.caption and "No interval adds seed variance" in grid.caption

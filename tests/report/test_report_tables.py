@@ -16,7 +16,13 @@ from bench.report.names import Column, command_line, decimals, header, label, nu
 from bench.report.rows import Row, Table
 from bench.report.runs import item_matrix
 from bench.report.tables import caption, cost_grid, main_grid, tidy_costs
-from bench.stats import Resamples, jackknife_interval, mean_interval
+from bench.stats import (
+    FEW_ITEMS,
+    LEAST_ITEMS,
+    Resamples,
+    jackknife_interval,
+    mean_interval,
+)
 from bench.types import BenchError
 
 Writer = Callable[..., Run]
@@ -229,7 +235,7 @@ def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud(
     add_run("text-only", {"fd": 47.0})
     table = build_table(load_runs(results))
     assert [row.kind for row in table.rows].count("ceiling") == 1
-    assert not table.notes
+    assert [note.split(":")[0] for note in table.notes] == ["FEW ITEMS"]
     moved = build.references()
     moved["autoencoder"]["fd"] = build.value("fd", 4.3)
     add_run("t2i-adapter", {"fd": 40.0}, rows=moved, metrics={"fd": build.value("fd", 40.0)})
@@ -247,9 +253,8 @@ def test_leaks_and_other_splits_are_said_aloud(add_run: Writer, results: Path) -
     run = add_run("bps", {"fd": 38.0})
     splits = replace(run.record.splits, overlap=3)
     add_run("t2i-adapter", {"fd": 38.0}, splits=splits)
-    assert build_table(load_runs(results)).notes == (
-        "LEAK: 3 evaluation items have a (near) twin in training.",
-    )
+    leak = "LEAK: 3 evaluation items have a (near) twin in training."
+    assert build_table(load_runs(results)).notes[0] == leak
     moved = replace(splits, eval=replace(splits.eval, digest="cc"))
     add_run("text-only", {"fd": 38.0}, splits=moved)
     assert any("SPLITS DIFFER" in note for note in build_table(load_runs(results)).notes)
@@ -367,3 +372,21 @@ def test_labels() -> None:
     assert label("bps", "prior=none", "shuffled conditions") == (
         "bps (prior=none, shuffled conditions)"
     )
+
+
+def test_a_frechet_distance_of_few_items_warns_and_of_too_few_is_not_shown(
+    build: Any, add_run: Writer, results: Path
+) -> None:
+    def table(items: int) -> Any:
+        metrics = {"fd": build.value("fd", 38.0, n=items), "kid": build.value("kid", 0.1, n=items)}
+        rows = {"samples": metrics, "autoencoder": metrics}
+        add_run("bps", {}, rows=rows, metrics=metrics)
+        return build_table(load_runs(results))
+
+    for items, note in ((LEAST_ITEMS - 1, "TOO FEW"), (LEAST_ITEMS, "FEW"), (FEW_ITEMS, None)):
+        made = table(items)
+        assert [n.split(" ITEMS")[0] for n in made.notes] == ([note] if note else [])
+        for row in made.rows:
+            shown = {c.metric: cell.value for c, cell in row.cells.items()}
+            assert shown["kid"] == 0.1
+            assert (shown["fd"] is None) == (note == "TOO FEW")

@@ -1,0 +1,123 @@
+"""Equal runs: the same bits on one machine, the stated tolerances over threads, batches, processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import cli
+from bench.commands import Request, make_run, run_cells
+from bench.content import read_json
+from bench.judges import Judge, load_judge
+from bench.randomness import TOLERANCES
+from bench.run import ADAPTER, Hooks
+from bench.sample import load_images
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def finished(folder: Path, base: Path, *, batch: int = 4, number: int = 1) -> Any:
+    request = Request(
+        suite="micro", results=folder, base=base, device="cpu", batch=batch, shuffled=False
+    )
+    with threads(number):
+        run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
+        run.all()
+    return run
+
+
+@pytest.fixture(scope="module")
+def one(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return finished(tmp_path_factory.mktemp("one"), micro_folder)
+
+
+def pixels(run: Any) -> np.ndarray:
+    return load_images(run.work / "samples", run.eval_ids).astype(int)
+
+
+def weights(run: Any) -> dict[str, np.ndarray]:
+    return dict(load_file(run.folder / ADAPTER))
+
+
+def check_near(run: Any, other: Any) -> None:
+    """Everything that a table can show of two runs lies within the stated tolerances."""
+    assert run.id == other.id
+    assert np.abs(pixels(run) - pixels(other)).max() <= TOLERANCES.levels
+    ours, theirs = (weights(r) for r in (run, other))
+    for name, tensor in ours.items():
+        assert np.abs(tensor - theirs[name]).max() <= TOLERANCES.weights, name
+    items, others = (read_json(r.folder / "items.json")["rows"]["samples"] for r in (run, other))
+    for name, values in items.items():
+        pairs = zip(values, others[name], strict=True)
+        gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+        assert max(gaps, default=0.0) <= TOLERANCES.items, name
+    for name in ("fd", "cosine", "mae"):
+        a, b = (r.finished().metrics[name].value for r in (run, other))
+        assert math.isclose(a, b, rel_tol=TOLERANCES.metrics), name
+
+
+def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path) -> None:
+    again = finished(tmp_path, micro_folder)
+    np.testing.assert_array_equal(pixels(again), pixels(one))
+    for name, tensor in weights(one).items():
+        np.testing.assert_array_equal(weights(again)[name], tensor)
+    files = [(r.folder / "items.json").read_bytes() for r in (one, again)]
+    assert files[0] == files[1] and again.finished().rows == one.finished().rows
+
+
+def test_threads_and_batches_move_nothing_beyond_the_tolerances(
+    one: Any, micro_folder: Path, tmp_path: Path
+) -> None:
+    check_near(one, finished(tmp_path / "threads", micro_folder, number=2))
+    check_near(one, finished(tmp_path / "batch", micro_folder, batch=12))
+
+
+def test_judges_move_no_further_with_threads_and_batches(one: Any) -> None:
+    judge: Judge = load_judge("efficientnet-lite0")
+    images = pixels(one).astype(np.uint8)
+    with threads(1):
+        first = judge.features(images)
+        np.testing.assert_array_equal(judge.features(images), first)
+    with threads(2):
+        np.testing.assert_allclose(
+            judge.features(images, batch_size=7), first, rtol=0, atol=TOLERANCES.features
+        )
+
+
+def test_two_jobs_of_a_grid_give_the_bits_of_one_process(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of one thread each, against this process with one thread."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def requests(folder: str) -> Request:
+        return Request(suite="micro", results=tmp_path / folder, base=micro_folder, device="cpu",
+                       batch=4)  # fmt: skip
+
+    cells = [(requests("grid"), "text-only", "sketch", seed) for seed in (0, 1)]
+    outcomes = run_cells(cli.catalogue(), cells, hooks=Hooks(), say=len, jobs=2)
+    for outcome, seed in zip(outcomes, (0, 1), strict=True):
+        assert outcome.record is not None, outcome.error
+        with threads(1):
+            run = make_run(cli.catalogue(), requests("here"), method="text-only", task="sketch",
+                           seed=seed)  # fmt: skip
+            run.all()
+        there, here = (p / run.id for p in (tmp_path / "grid", tmp_path / "here"))
+        assert (there / "items.json").read_bytes() == (here / "items.json").read_bytes()
+        assert run.finished().rows == outcome.record.rows
