@@ -97,10 +97,21 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
             parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
+def settle(module: torch.nn.Module) -> torch.nn.Module:
+    """Copy loaded weights to addresses of torch's own choice, and return the module.
+
+    A weight mapped from a file may lie where some processors' kernels add in another order.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    return module
+
+
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """The helpers above, for test modules."""
     return SimpleNamespace(
+        settle=settle,
         stream=stream,
         stream_tensor=stream_tensor,
         fill_parameter=fill_parameter,

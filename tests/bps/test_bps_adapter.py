@@ -94,7 +94,7 @@ def test_saved_and_loaded_adapters_are_equal(small_unet, tools, tmp_path, option
     tools.randomise(adapter)
     adapter.weights.data += 0.25
     adapter.save_pretrained(tmp_path)
-    loaded = BPSAdapter.from_pretrained(tmp_path)
+    loaded = tools.settle(BPSAdapter.from_pretrained(tmp_path))
     condition, emb = torch.rand(1, 2, 32, 32), torch.randn(1, 128)
     with torch.no_grad():
         first, second = adapter(condition, emb), loaded(condition, emb)
