@@ -113,7 +113,7 @@ def distribution_grid(table: Table) -> Grid | None:
         f"Distribution of the samples. {caption(table)} FD∞ extrapolates in 1/N and stays too high "
         "with fewer items than feature dimensions. Nearer to training: the share of samples whose "
         "nearest real image is one of as many training images, not another item's target; 0.5 "
-        "says that nothing is copied."
+        "or less says that nothing is copied."
     )
     return _grid(table, columns, caption=words)
 
