@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.cmmd import SCALE, SIGMA
-from bench.metrics.frechet import Moments, checked_pair, frechet_from_moments
+from bench.metrics.frechet import ExtrapolatedFrechet, Moments, checked_pair, frechet_from_moments
 from bench.metrics.kernel import polynomial_kernel
 from bench.metrics.paired import unit_rows
 from bench.metrics.prdc import NEAREST, from_distances, squared_distances
 from bench.types import BenchError
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
-SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _ROWS = 1024
 
 
@@ -125,7 +124,7 @@ class TwoSetExtrapolated:
         """Return the intercept of the held blocks."""
         held = np.flatnonzero(counts)
         rates, values = [], []
-        for size in (max(2, round(share * len(held))) for share in SHARES):
+        for size in (max(2, round(share * len(held))) for share in ExtrapolatedFrechet.SIZES):
             part = np.zeros_like(counts)
             part[held[:size]] = 1
             n, m = (float(sizes @ part) for sizes in self._frechet.dealt.sizes())
