@@ -64,7 +64,8 @@ def check_near(run: Any, other: Any) -> None:
         assert np.abs(tensor - theirs[name]).max() <= TOLERANCES.weights, name
     items, others = (read_json(r.folder / "items.json")["rows"]["samples"] for r in (run, other))
     for name, values in items.items():
-        pairs = zip(values, others[name], strict=True)
+        pairs = list(zip(values, others[name], strict=True))
+        assert all((a is None) == (b is None) for a, b in pairs), f"{name}: the same items lack it"
         gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
         assert max(gaps, default=0.0) <= TOLERANCES.items, name
     for name in ("fd", "cosine", "mae"):
