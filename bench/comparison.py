@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bench.judges import Judge, JudgeCard
 from bench.metrics.kernel import kernel_distance_subsets
 from bench.metrics.paired import cosine_to_target, retrieval_hits
 from bench.metrics.prdc import NAMES as PRDC
-from bench.metrics.prdc import NEAREST
+from bench.metrics.prdc import NEAREST, SHARES
 from bench.metrics.two_sets import (
     Deal,
     TwoSetCmmd,
@@ -77,7 +77,6 @@ _SPECS = (
 )  # fmt: skip
 SPECS = {spec.name: spec for spec in _SPECS}
 PAIRED = ("cosine", "retrieval", "mae")
-_SHARES = ("precision", "recall", "coverage")
 
 
 def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
@@ -197,8 +196,10 @@ class _Sets:
         for name, (statistic, blocks) in self._statistics().items():
             resamples = Resamples(n_items=blocks, n_replicates=20, seed=SEED)
             replicates = jackknife_replicates(statistic, resamples=resamples, groups=blocks)
-            interval = jackknife_interval(_whole(statistic, blocks), replicates)
-            found[name] = _within_range(interval) if name in _SHARES else interval
+            fewest = min(len(self.a), len(self.b), MOST_PAIRS)
+            found[name] = jackknife_interval(
+                _whole(statistic, blocks), replicates, share_of=fewest if name in SHARES else None
+            )
         return found | {name: _mean(values) for name, values in self._items().items()}
 
     def _statistics(self) -> dict[str, tuple[Statistic, int]]:
@@ -247,11 +248,6 @@ def _some(n: int, most: int) -> np.ndarray:
 
 def _whole(statistic: Statistic, blocks: int) -> float:
     return statistic(np.ones(blocks, dtype=np.uint16))
-
-
-def _within_range(interval: Interval) -> Interval:
-    """Cut a share's normal interval where it leaves [0, 1]."""
-    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
 def _mean(values: np.ndarray) -> Interval:

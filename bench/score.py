@@ -18,7 +18,7 @@ from bench.metrics.kernel import PairedKernel
 from bench.metrics.memorisation import nearer_to_training
 from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
 from bench.metrics.prdc import NAMES as PRDC
-from bench.metrics.prdc import NEAREST, PairedPrdc
+from bench.metrics.prdc import NEAREST, SHARES, PairedPrdc
 from bench.record import MetricValue
 from bench.stats import (
     Interval,
@@ -164,7 +164,8 @@ class Evaluator:
             else:
                 groups = FEWER_GROUPS.get(name, 100)
                 drawn = jackknife_replicates(statistic, resamples=self.resamples, groups=groups)
-            interval = jackknife_interval(value, drawn)
+            items = len(self.examples)
+            interval = jackknife_interval(value, drawn, share_of=items if name in SHARES else None)
             values[name] = self._value(SET_METRICS[name], interval, n=len(self.examples))
             replicates[name] = drawn
         return values, replicates

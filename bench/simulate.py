@@ -24,7 +24,7 @@ import numpy as np
 from bench.metrics.frechet import PairedFrechet
 from bench.metrics.frechet_replicates import frechet_replicates
 from bench.metrics.kernel import PairedKernel
-from bench.metrics.prdc import PairedPrdc
+from bench.metrics.prdc import SHARES, PairedPrdc
 from bench.stats import (
     Interval,
     Resamples,
@@ -257,7 +257,8 @@ def _by_groups(
         statistic = PairedPrdc(sample, target).statistic(of)
     value = statistic(np.ones(size.items, dtype=np.uint16))
     drawn = jackknife_replicates(statistic, resamples=resamples, groups=groups)
-    return jackknife_interval(value, drawn), limit
+    share_of = size.items if of in SHARES else None
+    return jackknife_interval(value, drawn, share_of=share_of), limit
 
 
 _Make = Callable[[Size, np.random.Generator, Resamples], Trial]

@@ -15,6 +15,7 @@ from bench.judges import load_judge
 from bench.metrics.frechet import PairedFrechet
 from bench.metrics.kernel import PairedKernel
 from bench.metrics.prdc import NAMES as PRDC
+from bench.metrics.prdc import SHARES
 from bench.score import Evaluator, Scores, items_json
 from bench.stats import jackknife_difference, jackknife_interval, linear_replicates
 from bench.tasks import find_task
@@ -107,6 +108,12 @@ def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
     changed[0, 0, 0, 0] ^= 1
     made.features_of(changed, made.feature_judge)
     assert Counting.calls == 2
+
+
+def test_shares_of_neighbours_keep_an_interval_at_their_end(perfect: Scores) -> None:
+    for name in SHARES:
+        found = perfect.metrics[name]
+        assert found.value == found.high == 1 and found.low is not None and found.low < 0.98
 
 
 def test_items_are_written_by_row(perfect: Scores) -> None:

@@ -17,9 +17,11 @@ from bench.stats import (
     difference_interval,
     jackknife,
     jackknife_difference,
+    jackknife_interval,
     mean_interval,
     replicate,
     seed_spread,
+    wilson_interval,
 )
 from bench.types import BenchError
 
@@ -155,6 +157,23 @@ def test_seed_spread_of_one_seed_has_no_deviation() -> None:
     assert seed_spread(np.array([3.0])).deviation is None
     spread = seed_spread(np.array([1.0, 2.0, 3.0]))
     assert (spread.mean, spread.deviation, spread.n) == (2.0, 1.0, 3)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 40), (3, 40), (40, 40), (200, 363)])
+def test_the_interval_of_a_share_is_that_of_scipy(hits: int, n: int) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    found = wilson_interval(hits / n, n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_share_is_never_surer_than_its_items_allow_and_stays_a_share() -> None:
+    no_spread = jackknife_interval(1.0, np.ones(30), share_of=40)
+    assert (no_spread.low, no_spread.high) == (wilson_interval(1.0, 40).low, 1.0)
+    wide = np.linspace(0.0, 0.2, 30)
+    assert jackknife_interval(0.1, wide).low < 0 == jackknife_interval(0.1, wide, share_of=40).low
+    assert jackknife_interval(0.1, wide).high == jackknife_interval(0.1, wide, share_of=40).high
 
 
 def test_refuses_missing_values_and_wrong_sizes() -> None:

@@ -20,8 +20,8 @@ Truth of means: the true mean. Truth of set metrics: the value expected at this 
 which rows of one table share; "at infinity" is how often the same interval holds the closed-form
 Fréchet distance of infinitely many items: never claimed, and 0% where few items bias it upwards.
 width: over that of an interval with the true standard error. Kinds in brackets are not published.
-*: all axes have one variance, else 1/j. A neighbour metric near its end, 1, has few distinct values:
-with few items in many dimensions its interval collapses and must not be trusted."""
+*: all axes have one variance, else 1/j. The interval of a share of neighbours is at least Wilson's:
+near 1, where its values hardly vary, it holds the truth too often rather than too rarely."""
 
 
 @guarded

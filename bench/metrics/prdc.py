@@ -21,6 +21,7 @@ from bench.types import BenchError
 
 NEAREST = 5
 NAMES = ("precision", "recall", "density", "coverage")
+SHARES = ("precision", "recall", "coverage")  # density may be above 1
 
 
 def prdc(sample: np.ndarray, target: np.ndarray, *, k: int = NEAREST) -> dict[str, float]:

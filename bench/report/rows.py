@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.content import digest_json
+from bench.metrics.prdc import SHARES
 from bench.record import MetricValue
 from bench.report.leaks import leak_mark, leak_title
 from bench.report.names import (
@@ -185,7 +186,8 @@ def _set_interval(
     values = [m.value for m in found if m.value is not None]
     if replicates is None or len(values) < len(runs):
         return None
-    return jackknife_interval(float(np.mean(values)), replicates[1].mean(axis=0))
+    items = min(m.n for m in found) if column.metric in SHARES else None
+    return jackknife_interval(float(np.mean(values)), replicates[1].mean(axis=0), share_of=items)
 
 
 def _only_one(runs: Sequence[Run], *, mixed: bool) -> tuple[str, str]:
