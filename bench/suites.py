@@ -156,6 +156,18 @@ EMOJI = Suite(
         "short": Budget(name="short", train_images=1_600, eval_items=None),
         "standard": Budget(name="standard", train_images=3_200, eval_items=None),
         "full": Budget(name="full", train_images=64_000, eval_items=None),
+        "equal-time": Budget(
+            name="equal-time",
+            train_images=3_200,
+            eval_items=None,
+            images_of={  # what each method manages while BPS trains on 3,200, by results/emoji/timings.json
+                "controlnet": 4_992,
+                "controlnet-xs": 4_688,
+                "lora-concat": 5_168,
+                "sd-finetune": 4_064,
+                "t2i-adapter": 5_584,
+            },
+        ),
     },
     training=Training(batch=16),
     sampler=Sampler(name="dpm++", steps=10),
