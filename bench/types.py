@@ -9,7 +9,7 @@ Shape legend, used in every docstring:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,8 +41,11 @@ class Example:
 
     image: [H,W,3] uint8 RGB. layers: what the data set knows beside the image, by name, for example
     "sketch" [H,W] uint8 (255 = line, 0 = paper), "classes" [H,W] uint8 (index into the data set's
-    palette), "boxes" [M,5] uint8 (class, x0, y0, x1, y1; x1 and y1 exclusive). palette: the data
-    set's class colours, [K,3] uint8 RGB, class 0 being the background; None where it has no classes.
+    palette), "boxes" [M,5] integers (class, x0, y0, x1, y1; x1 and y1 exclusive; uint8 or, for images
+    over 255 px, int32), "colours" [H,W,3] uint8 (coarse colour). palette: the data set's class colours,
+    [K,3] uint8 RGB, class 0 being the background; None where it has no classes.
+    photo: a photograph, from whose pixels no rule for flat drawings reads lines, classes or boxes.
+    redraw: what drew the sketch from the image, [H,W,3] uint8 -> [H,W] uint8; None for a hand's lines.
     """
 
     id: str
@@ -50,6 +53,8 @@ class Example:
     image: np.ndarray
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     palette: np.ndarray | None = None
+    photo: bool = False
+    redraw: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Dataset(Protocol):

@@ -13,6 +13,7 @@ from bench.metrics.control import extract_lines
 from bench.types import BenchError
 
 REGIONS_VERSION = 1
+COARSE_CELLS = 8  # along each side, of coarse colours
 SMALLEST = 12  # pixels: the data set's own floor for a region that has a box
 
 _VOID_MARGIN = 1  # soft edges beside the ink; any smear of a decoder's lines lies there too
@@ -124,6 +125,20 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def coarse_colours(image: np.ndarray, *, cells: int = COARSE_CELLS) -> np.ndarray:
+    """Return an image's mean colours in cells x cells fields, [H,W,3] uint8 -> [H,W,3] uint8.
+
+    As the colour condition of T2I-Adapter (arXiv 2302.08453), by area; H and W are multiples of cells.
+    """
+    _check_image(image)
+    height, width = image.shape[:2]
+    if height % cells or width % cells:
+        raise BenchError(f"an image of {width}x{height} has no {cells}x{cells} equal cells")
+    fields = image.reshape(cells, height // cells, cells, width // cells, 3)
+    means = fields.mean(axis=(1, 3), dtype=np.float64).round().astype(np.uint8)
+    return means.repeat(height // cells, 0).repeat(width // cells, 1)
 
 
 def colour_error(image: np.ndarray, reference: np.ndarray) -> float:

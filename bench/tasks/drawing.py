@@ -7,13 +7,20 @@ way a child colours a drawing in. The rest is white paper.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage
 
 from bench.metrics.control import extract_lines, line_f1, sketch_lines
-from bench.metrics.regions import SMALLEST, colour_error, line_void
+from bench.metrics.regions import (
+    SMALLEST,
+    coarse_colours,
+    colour_error,
+    line_void,
+)
 from bench.randomness import generator
-from bench.tasks.layers import as_condition, check_sample, need_map, need_palette
+from bench.tasks.layers import as_condition, check_sample, find_lines, need_map, need_palette
 from bench.types import BenchError, Example, MetricSpec
 
 _THICKNESS = 4.5  # px
@@ -37,11 +44,12 @@ class Drawing:
     )
 
     def condition(self, example: Example) -> np.ndarray:
-        """Return strokes (RGB on white) and lines (1 = line), [4,H,W] float32 in [0, 1].
+        """Return coarse colours (RGB) and lines (1 = line), [4,H,W] float32 in [0, 1].
 
-        BenchError without class map, palette or sketch.
+        BenchError without a sketch, and without coarse colours or class map and palette.
         """
-        picture, _ = _strokes(example)
+        given = "colours" in example.layers
+        picture = example.layers["colours"] if given else _strokes(example)[0]
         lines = need_map(example, "sketch").astype(np.float32) / 255.0
         return np.concatenate([as_condition(picture), lines[None]])
 
@@ -51,8 +59,11 @@ class Drawing:
         Strokes that lie all within a pixel of lines are judged outside the ink itself, and where
         even that leaves nothing, under it (25 of 1,871 items need this). White regions have strokes
         too: white crayon, which the condition shows as bare paper and the image should show white.
+        Coarse colours that a data set brings are compared with the image's own, cell by cell.
         """
         check_sample(image, example)
+        if "colours" in example.layers:
+            return _coarsely(image, example)
         picture, drawn = _strokes(example)
         sketch = need_map(example, "sketch")
         ink = sketch_lines(sketch)
@@ -60,6 +71,15 @@ class Drawing:
         at = next(where for where in seen if where.any())
         lines = line_f1(extract_lines(image), ink)
         return {"colour_error": colour_error(image[at], picture[at]), "sketch_f1": lines.f1}
+
+
+def _coarsely(image: np.ndarray, example: Example) -> dict[str, float]:
+    """Compare an image with an item's coarse colours and lines; NaN where no lines can be found."""
+    colours = coarse_colours(image)
+    found = find_lines(image, example)
+    wanted = sketch_lines(need_map(example, "sketch"))
+    score = math.nan if found is None else line_f1(found, wanted).f1
+    return {"colour_error": colour_error(colours, example.layers["colours"]), "sketch_f1": score}
 
 
 def _strokes(example: Example) -> tuple[np.ndarray, np.ndarray]:

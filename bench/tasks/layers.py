@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bench.metrics.control import extract_lines, sketch_lines
 from bench.types import BenchError, Example
 
 # The colour of "nothing here" in class maps and layouts: apart from all palette colours (95 in RGB
@@ -48,6 +49,24 @@ def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
             f"but the palette ends at {len(palette) - 1}"
         )
     return palette
+
+
+def nothing(palette: np.ndarray) -> np.ndarray:
+    """Return the colour of "nothing here", [3] uint8: the background's own where no class has it."""
+    own = palette[0]
+    shared = bool((palette[1:] == own).all(-1).any())
+    return np.array(NOTHING, np.uint8) if shared else own
+
+
+def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:
+    """Find the lines of a sample ([H,W,3] uint8) as the item's were found, [H,W] bool.
+
+    Lines of a data set that draws its sketches by rule are drawn again by that rule; a designer's
+    are looked for in flat colours; of photographs with learned sketches none can be: None.
+    """
+    if example.redraw is not None:
+        return sketch_lines(example.redraw(image))
+    return None if example.photo else extract_lines(image)
 
 
 def check_sample(image: np.ndarray, example: Example) -> None:

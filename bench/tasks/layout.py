@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bench.metrics.regions import REGIONS_VERSION, box_iou, find_boxes
-from bench.tasks.layers import NOTHING, as_condition, check_sample, need_layer, need_palette
+from bench.tasks.layers import as_condition, check_sample, need_layer, need_palette, nothing
 from bench.types import BenchError, Example, MetricSpec
 
 _ENOUGH = 0.5  # the classic threshold of PASCAL VOC
@@ -15,7 +17,9 @@ class Layout:
     """Boxes as condition; judged by whether the sample has a region of the colour in each box.
 
     A larger box lies below a smaller one; of equal ones the later lies on top. An item without
-    boxes is refused when its condition is made, before any training: it has no layout to obey.
+    boxes is refused when its condition is made, before any training: it has no layout to obey. But a
+    photograph may show nothing that has a class: then its layout is empty. Photographs are not judged:
+    their pixels do not have the classes' colours.
     """
 
     name = "layout"
@@ -27,21 +31,24 @@ class Layout:
     )
 
     def condition(self, example: Example) -> np.ndarray:
-        """Return the boxes in colours, [3,H,W] float32 in [0, 1], dark blue where none is.
+        """Return the boxes in colours, [3,H,W] float32 in [0, 1], on the colour of nothing.
 
-        BenchError without boxes or palette.
+        That is dark blue, or the background's own colour where no class has it. BenchError without
+        boxes or palette.
         """
         boxes = _boxes(example)
         palette = need_palette(example, boxes[:, 0])
-        picture = np.full(example.image.shape, NOTHING, dtype=np.uint8)
+        picture = np.full(example.image.shape, nothing(palette), dtype=np.uint8)
         areas = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
         for label, x0, y0, x1, y1 in boxes[np.argsort(-areas, kind="stable")]:
             picture[y0:y1, x0:x1] = palette[label]
         return as_condition(picture)
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Look in an image ([H,W,3] uint8) for a region of the right colour at each box."""
+        """Look in an image ([H,W,3] uint8) for a region of the right colour at each box; NaN for photos."""
         check_sample(image, example)
+        if example.photo:
+            return {spec.name: math.nan for spec in self.metrics}
         boxes = _boxes(example)
         palette = need_palette(example, boxes[:, 0])
         best = np.zeros(len(boxes))
@@ -58,7 +65,7 @@ def _boxes(example: Example) -> np.ndarray:
     height, width = example.image.shape[:2]
     if boxes.ndim != 2 or boxes.shape[1] != 5:
         raise BenchError(f"boxes of item {example.id} must be [M,5], got {boxes.shape}")
-    if not len(boxes):
+    if not len(boxes) and not example.photo:
         raise BenchError(
             f"item {example.id} has no boxes, so no layout: leave it out of the split."
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bench.metrics.regions import (
@@ -11,16 +13,17 @@ from bench.metrics.regions import (
     merged_classes,
     nearest_classes,
 )
-from bench.tasks.layers import NOTHING, as_condition, check_sample, need_map, need_palette
+from bench.tasks.layers import as_condition, check_sample, need_map, need_palette, nothing
 from bench.types import Example, MetricSpec
 
 
 class Segmentation:
     """The class map as condition; judged by whether the sample has the same classes.
 
-    Class 0 is drawn dark blue, so that the condition tells white things from white paper. The judge
-    cannot and does not: classes of one colour are one. What the item's own lines cover is not judged.
-    Pixel accuracy is left out: on validation items bare paper has 0.83.
+    Class 0 is drawn dark blue where a class has its colour, so that the condition tells white things
+    from white paper. The judge cannot and does not: classes of one colour are one. What the item's own
+    lines cover is not judged. Pixel accuracy is left out: on validation items bare paper has 0.83.
+    Photographs are not judged: their pixels do not have the classes' colours.
     """
 
     name = "segmentation"
@@ -34,12 +37,14 @@ class Segmentation:
         """Return the map in colours, [3,H,W] float32 in [0, 1]; BenchError without map or palette."""
         classes = need_map(example, "classes")
         palette = need_palette(example, classes).copy()
-        palette[0] = NOTHING
+        palette[0] = nothing(palette)
         return as_condition(palette[classes])
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Compare the classes found in an image ([H,W,3] uint8) with the item's map."""
+        """Compare the classes found in an image ([H,W,3] uint8) with its map; NaN for photographs."""
         check_sample(image, example)
+        if example.photo:
+            return {"miou": math.nan}
         classes = need_map(example, "classes")
         palette = need_palette(example, classes)
         wanted = merged_classes(palette)[classes]

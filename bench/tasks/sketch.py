@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bench.metrics.control import (
     LINE_EXTRACTOR_VERSION,
     chamfer,
-    extract_lines,
     line_f1,
     sketch_lines,
 )
+from bench.tasks.layers import find_lines
 from bench.types import BenchError, Example, MetricSpec
 
 
@@ -30,9 +32,14 @@ class Sketch:
         return _sketch(example)[None].astype(np.float32) / 255.0
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Compare the lines found in an image ([H,W,3] uint8) with the item's sketch."""
+        """Compare the lines found in an image ([H,W,3] uint8) with the item's sketch.
+
+        NaN where lines cannot be found: photographs whose sketches a network drew.
+        """
         wanted = sketch_lines(_sketch(example))
-        found = extract_lines(image)
+        found = find_lines(image, example)
+        if found is None:
+            return {spec.name: math.nan for spec in self.metrics}
         return {"sketch_f1": line_f1(found, wanted).f1, "chamfer": chamfer(found, wanted)}
 
 
