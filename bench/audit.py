@@ -9,12 +9,13 @@ from typing import Any
 
 from bench.base import folder_digest
 from bench.content import Cache
-from bench.data.leaks import LIMITS, Checked, Finding, Fingerprints, compare, fingerprint
+from bench.data.leaks import Checked, Finding
 from bench.data.seen import Seen, code_limits, compare_seen, load_seen
 from bench.data.splits import verify
+from bench.data.stored import compare_items, fingerprints_of, limits_of
 from bench.record import RunRecord, load_items, load_record
-from bench.suites import SUITES
-from bench.types import BenchError, unknown
+from bench.suites import find_data
+from bench.types import BenchError, Dataset
 
 _SIDES = ("val", "test")
 _SHOWN = 3
@@ -64,16 +65,20 @@ class Audit:
         return bool(self.data) or any(f.leak for f in found)
 
 
-def audit(suite: str, *, base: Path | None = None, cache: Cache | None = None) -> Audit:
+def audit(
+    suite: str, *, base: Path | None = None, cache: Cache | None = None, data: Path | None = None
+) -> Audit:
     """Audit a suite by name: its data, and both evaluation sides against training and pretraining.
 
-    base: the user's; else the suite's; a suite without one has its pretraining unknown. BenchError
-    for an unknown suite and a damaged base.
+    base: the user's; else the suite's; a suite without one has its pretraining unknown. data: the
+    folder of a suite's data that the user brings. BenchError for an unknown suite and a damaged base.
     """
-    return _audit(suite, base=base, cache=cache)
+    return _audit(suite, base=base, cache=cache, data=data)
 
 
-def audit_run(folder: Path, *, base: Path | None = None, cache: Cache | None = None) -> Audit:
+def audit_run(
+    folder: Path, *, base: Path | None = None, cache: Cache | None = None, data: Path | None = None
+) -> Audit:
     """Audit the suite of a run, and the very items it was evaluated on.
 
     Where the run's base is not the one at hand, its pretraining is unknown. BenchError for a damaged
@@ -81,16 +86,15 @@ def audit_run(folder: Path, *, base: Path | None = None, cache: Cache | None = N
     """
     record = load_record(folder)
     items = [str(item) for item in load_items(folder)["ids"]]
-    return _audit(record.suite, base=base, cache=cache, record=record, items=items)
+    return _audit(record.suite, base=base, cache=cache, data=data, record=record, items=items)
 
 
 def _audit(
-    suite: str, *, base: Path | None, cache: Cache | None, record: RunRecord | None = None,
-    items: Sequence[str] = (),
+    suite: str, *, base: Path | None, cache: Cache | None, data: Path | None = None,
+    record: RunRecord | None = None, items: Sequence[str] = (),
 ) -> Audit:  # fmt: skip
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
-    dataset, splits = SUITES[suite].dataset(), SUITES[suite].splits()
+    found = find_data(suite, data)
+    dataset, splits = found.dataset(), found.splits()
     sides = {side: splits.side(side) for side in _SIDES}
     if record is not None:
         sides = {record.splits.eval.name: tuple(items)}
@@ -100,13 +104,14 @@ def _audit(
         raise BenchError(
             f"the run was evaluated on items that {suite} does not have: {strange[:3]}."
         )
-    prints = {
-        side: fingerprint(dataset[i] for i in ids if i in known)
-        for side, ids in {**sides, "train": splits.side("train")}.items()
-    }
-    train = prints.pop("train")
-    seen = _seen(base or SUITES[suite].base, record)
-    looks = [look for s, own in prints.items() for look in _looks(train, own, s, seen, cache)]
+    train = [i for i in splits.side("train") if i in known]
+    seen = _seen(base or found.base, record)
+    looks = [
+        look
+        for side, ids in sides.items()
+        if ids
+        for look in _looks(dataset, train, [i for i in ids if i in known], side, seen, cache)
+    ]
     return Audit(
         suite=suite,
         dataset=dataset.name,
@@ -127,13 +132,16 @@ def _seen(base: Path | None, record: RunRecord | None) -> Seen | str:
 
 
 def _looks(
-    train: Fingerprints, own: Fingerprints, side: str, seen: Seen | str, cache: Cache | None
-) -> list[Look]:
+    dataset: Dataset, train: Sequence[str], ids: Sequence[str], side: str, seen: Seen | str,
+    cache: Cache | None,
+) -> list[Look]:  # fmt: skip
     """Compare one evaluation side with training and with pretraining."""
-    found = compare(train, own, between=f"train and {side}", cache=cache)
+    found = compare_items(dataset, train, ids, between=f"train and {side}", cache=cache)
+    own = fingerprints_of(dataset, ids)
     words = f"{len(own.ids)} {side} items with"
-    about = f"{len(train.ids)} training items"
-    looks = [Look(title=f"{words} training", about=about, limits=dict(LIMITS), checked=found)]
+    about = f"{len(train)} training items"
+    limits = limits_of(dataset)
+    looks = [Look(title=f"{words} training", about=about, limits=limits, checked=found)]
     title = f"{words} pretraining"
     if isinstance(seen, str):
         return [*looks, Look(title=title, about=seen, limits={}, checked=None)]

@@ -59,6 +59,7 @@ class Request:
     budget: str | None = None
     device: str = "auto"
     base: Path | None = None
+    data: Path | None = None
     option: Sequence[str] = field(default_factory=tuple)
     learning_rate: float | None = None
     batch: int = 32
@@ -86,7 +87,7 @@ def make_run(
     """Return the Run of one method, task and seed, checked and loaded but not started."""
     chosen, preset = catalogue.find(method)
     find_task(task)
-    suite = find_suite(request.suite, base=request.base, side=request.side)
+    suite = find_suite(request.suite, base=request.base, side=request.side, data=request.data)
     spec = RunSpec(
         suite=suite, task=task, method=chosen, budget=suite.budget(request.budget), seed=seed,
         results=request.results, options={**preset, **parse_options(request.option)},
@@ -194,7 +195,8 @@ def measure_costs(
         return add_timing(request.results, timing, machine=machine(run))
     given = {
         "task": task, "suite": request.suite, "results": request.results, "device": request.device,
-        "base": request.base, "batch": request.batch, "steps": steps, "batches": batches,
+        "base": request.base, "data": request.data, "batch": request.batch, "steps": steps,
+        "batches": batches,
     }  # fmt: skip
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
     for number, name in enumerate(names, start=1):

@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING
 from bench import record as records
 from bench.content import Cache, read_json, sha256_file
 from bench.cost import count_encode_macs, count_macs, count_parameters
-from bench.data.leaks import (
-    LIMITS,
-    Checked,
-    Finding,
-    Fingerprints,
-    compare,
-    fingerprint,
-    how_many,
-    overlap,
-)
+from bench.data.leaks import Checked, Finding, Fingerprints, how_many, overlap
 from bench.data.seen import Seen, code_limits, compare_seen
-from bench.data.splits import Splits, item_digest, side_digest
+from bench.data.splits import Splits, digests_of, side_digest
+from bench.data.stored import compare_items, fingerprints_of, limits_of
 from bench.score import Scores
 from bench.types import BenchError, Dataset
 
@@ -45,18 +37,25 @@ def check_sides(
     evaluation items were seen; the record then says so. cache: where comparisons are kept. Raises
     BenchError when an item's content is not what the committed splits promise, and for a leak.
     """
-    prints, digests = {}, {}
+    if not evaluation:
+        raise BenchError(
+            f"{dataset.name} has no items on its side '{side}'. Choose another --side."
+        )
+    digests = {}
     for name, ids in (("train", train), (side, evaluation)):
-        examples = [dataset[i] for i in ids]
-        found = {e.id: item_digest(e) for e in examples}
+        found = digests_of(dataset, ids)
         changed = [i for i, digest in found.items() if splits.items.get(i) != digest]
         if changed:
             raise BenchError(
                 f"{len(changed)} items of {name} are not those of the committed splits "
                 f"({', '.join(changed[:3])} ...). Run `bench data verify`."
             )
-        prints[name], digests[name] = fingerprint(examples), side_digest(found)
-    leaks, findings = find_leaks(prints["train"], prints[side], seen=seen, cache=cache)
+        digests[name] = side_digest(found)
+    own = compare_items(dataset, train, evaluation, cache=cache)
+    leaks, findings = find_leaks(
+        own, fingerprints_of(dataset, evaluation), about=f"{len(train)} training items",
+        limits=limits_of(dataset), seen=seen, cache=cache,
+    )  # fmt: skip
     if leaks.items and not allow_leak:
         raise BenchError(leak_message(leaks.items, findings))
     sides = records.Splits(
@@ -68,14 +67,14 @@ def check_sides(
 
 
 def find_leaks(
-    train: Fingerprints, evaluation: Fingerprints, *, seen: Seen | str, cache: Cache | None = None
-) -> tuple[records.Leaks, list[Finding]]:
-    """Compare evaluation items with the train side and with what the base has seen.
+    own: Checked, evaluation: Fingerprints, *, about: str, limits: Mapping[str, float],
+    seen: Seen | str, cache: Cache | None = None,
+) -> tuple[records.Leaks, list[Finding]]:  # fmt: skip
+    """Join a comparison with the train side (about, limits: of it) with one with what the base saw.
 
     Returns what the record says and all findings.
     """
-    own = compare(train, evaluation, cache=cache)
-    training = _leak_check(own, about=f"{len(train.ids)} training items", limits=LIMITS)
+    training = _leak_check(own, about=about, limits=limits)
     if isinstance(seen, str):
         unknown = records.LeakCheck(
             status="unknown", about=seen, items=None, findings=[], limits={}, nearest={}

@@ -112,7 +112,7 @@ class Run:
             budget=self.spec.budget, training=suite.training, sampler=suite.sampler,
             judges={role: {"name": judge.name, "digest": judge.digest, "resize": judge.resize}
                     for role, judge in judges.items() if judge is not None},
-            task_version=self.task.version,
+            task_version=self.task.version, data=getattr(self.dataset, "protocol", {}),
         )  # fmt: skip
 
     @property

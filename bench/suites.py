@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class Sampler:
 class Suite:
     """A benchmark: data, base and protocol.
 
-    dataset, splits: loaders. base: folder of the frozen base; None where the user brings it.
+    dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
+    environment) -> such loaders. base: folder of the frozen base; None where the user brings it.
     learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
     side by method. feature_judge, clip_judge: names in bench.judges.
     """
@@ -85,6 +87,7 @@ class Suite:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     default_budget: str = "standard"
     eval_side: str = "test"
+    at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
 
     def budget(self, name: str | None) -> Budget:
         """Return a budget by name (default: the suite's); BenchError for an unknown one."""
@@ -101,7 +104,10 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything that can move a number, as one value; equal hashes may share a table."""
+    """Everything that can move a number, as one value; equal hashes may share a table.
+
+    data: how the user's data were prepared, in words (the data set's digest covers it).
+    """
 
     suite: str
     task: str
@@ -115,10 +121,13 @@ class Protocol:
     judges: Mapping[str, Mapping[str, str]]
     task_version: int
     metric_version: int = METRIC_VERSION
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain JSON values; what a budget does not use is left out."""
+        """Return the protocol as plain JSON values; what is not used of it is left out."""
         values = asdict(self)
+        if not values["data"]:
+            del values["data"]
         if not values["budget"]["images_of"]:
             del values["budget"]["images_of"]
         return values
@@ -197,20 +206,77 @@ MICRO = replace(
     sampler=Sampler(name="dpm++", steps=3),
 )
 
-SUITES: Mapping[str, Suite] = {"emoji": EMOJI, "micro": MICRO}
+
+def _coco17_at(folder: Path | None) -> tuple[Callable[[], Dataset], Callable[[], Splits]]:
+    @cache
+    def load() -> Any:
+        from bench.data.coco.dataset import Coco17, find_folder
+
+        return Coco17(find_folder(folder))
+
+    def splits() -> Splits:
+        from bench.data.coco.dataset import splits_of
+
+        return splits_of(load())
+
+    return load, splits
+
+
+_COCO17_TRAIN = 118_287
+
+COCO17 = Suite(
+    name="coco17",
+    about="COCO 2017 at 512 px on your own Stable Diffusion 1.5 (--base, --data): the paper's suite",
+    dataset=lambda: _coco17_at(None)[0](),
+    splits=lambda: _coco17_at(None)[1](),
+    at=_coco17_at,
+    base=None,
+    tasks=("sketch", "segmentation", "layout", "drawing"),
+    feature_judge="inception-v3",
+    clip_judge="open-clip/ViT-B-16",
+    learning_rate=1e-5,
+    budgets={
+        "quick": Budget(name="quick", train_images=3_200, eval_items=1_000),
+        "standard": Budget(name="standard", train_images=_COCO17_TRAIN, eval_items=None),
+        "paper": Budget(name="paper", train_images=16 * _COCO17_TRAIN, eval_items=None),
+    },
+    training=Training(batch=16, mirror=False, loss="eps"),
+    sampler=Sampler(name="ddim", steps=50, guidance=7.5),
+    eval_side="val",
+)
+
+SUITES: Mapping[str, Suite] = {"emoji": EMOJI, "micro": MICRO, "coco17": COCO17}
 
 
 SIDES = ("val", "test")
 
 
-def find_suite(name: str, *, base: Path | None = None, side: str | None = None) -> Suite:
-    """Return a suite by name, with the user's base and evaluation side where they are given.
+def find_data(name: str, folder: Path | None = None) -> Suite:
+    """Return a suite by name, over the user's prepared data where it takes such.
 
-    Raises BenchError for an unknown suite and where the suite needs a base and none came.
+    folder: where they lie; else the environment says. BenchError for an unknown suite and for a folder
+    given to a suite that brings its own data.
     """
     if name not in SUITES:
         raise unknown("suite", name, SUITES)
-    suite = SUITES[name] if base is None else replace(SUITES[name], base=base)
+    suite = SUITES[name]
+    if suite.at is not None:
+        dataset, splits = suite.at(folder)
+        return replace(suite, dataset=dataset, splits=splits)
+    if folder is not None:
+        raise BenchError(f"suite '{name}' brings its own data; leave --data {folder} away.")
+    return suite
+
+
+def find_suite(
+    name: str, *, base: Path | None = None, side: str | None = None, data: Path | None = None
+) -> Suite:
+    """Return a suite by name, with the user's base, data and evaluation side where they are given.
+
+    Raises BenchError for an unknown suite and where the suite needs a base and none came.
+    """
+    suite = find_data(name, data)
+    suite = suite if base is None else replace(suite, base=base)
     if side is not None:
         if side not in SIDES:
             raise unknown("side", side, SIDES)

@@ -79,6 +79,16 @@ def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return rows[:, 0], rows[:, 1], np.array([best[p] for p in places], np.float32)
 
 
+def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the likeness of pictures pair by pair: [P,64,64(,3)] uint8 twice -> [P] float32."""
+    parts = [np.zeros(0, np.float32)]
+    for start in range(0, len(first), _BLOCK):
+        own = middle(first[start : start + _BLOCK])
+        others = views(second[start : start + _BLOCK])
+        parts.append(np.max([np.einsum("pd,pd->p", own, other) for other in others], axis=0))
+    return np.concatenate(parts)
+
+
 def _basis(vectors: np.ndarray) -> np.ndarray:
     """Return the directions in which vectors have most of their length, [D,K] orthonormal."""
     sample = vectors[:: -(-len(vectors) // _SAMPLE)]

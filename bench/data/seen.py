@@ -107,13 +107,20 @@ def write_seen(
     """
     arrays = {
         "digests": np.stack([_digest(picture) for picture in pictures]),
-        "codes": np.packbits(_signs(middle(pictures)) > 0, axis=1),
+        "codes": codes_of(pictures),
         "names": np.frombuffer("\n".join(names).encode(), np.uint8),
     }
     write_npz(folder / ARRAYS, arrays, compress=True)
     value = {**facts, "schema": SCHEMA, "base": base, "drawings": len(names), "bits": BITS}
     write_json(folder / MANIFEST, {**value, "sha256": sha256_file(folder / ARRAYS)})
     return folder / ARRAYS
+
+
+def codes_of(pictures: np.ndarray) -> np.ndarray:
+    """Return the codes of pictures [N,64,64,3] uint8, [N,24] uint8."""
+    if not len(pictures):
+        return np.zeros((0, BITS // 8), np.uint8)
+    return np.packbits(_signs(middle(pictures)) > 0, axis=1)
 
 
 def compare_seen(seen: Seen, evaluation: Fingerprints, *, cache: Cache | None = None) -> Checked:
