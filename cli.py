@@ -14,6 +14,7 @@ import typer
 
 from bench.app.audit import audit_command
 from bench.app.coverage import coverage_command
+from bench.app.data import data_app
 from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
@@ -24,6 +25,7 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    DataFolder,
     Device,
     Every,
     Jobs,
@@ -47,7 +49,6 @@ app = typer.Typer(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.command("audit")(audit_command)
@@ -96,7 +97,7 @@ def run_command(
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
-    as_json: AsJson = False, allow_leak: AllowLeak = False,
+    as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -109,7 +110,7 @@ def run_command(
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled, allow_leak=allow_leak,
+        shuffled=shuffled, allow_leak=allow_leak, data=data,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -150,7 +151,7 @@ def _end(outcomes: list[Any], *, as_json: bool = False) -> None:
 def tune_command(
     method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = "standard", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
-    batch: Batch = 32, side: Side = "val", jobs: Jobs = 1,
+    batch: Batch = 32, side: Side = "val", jobs: Jobs = 1, data: DataFolder = None,
     rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
@@ -160,7 +161,7 @@ def tune_command(
     from bench.console import console_hooks
 
     request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
-                      batch=batch, side=side)  # fmt: skip
+                      batch=batch, side=side, data=data)  # fmt: skip
     with console_hooks() as hooks:
         files, outcomes = tune_rates(
             catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
@@ -176,13 +177,15 @@ def tune_command(
 def cost_command(
     method: Methods = "all", task: TaskName = "sketch", suite: SuiteName = "emoji",
     results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None, batch: Batch = 32,
+    data: DataFolder = None,
     steps: Annotated[int, typer.Option(min=2, help="Optimiser steps measured.")] = 30,
     batches: Annotated[int, typer.Option(min=1, help="Sampled batches measured.")] = 2,
 ) -> None:  # fmt: skip
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
     from bench.commands import Request, measure_costs
 
-    request = Request(suite=suite, results=results, device=device, base=base, batch=batch)
+    request = Request(suite=suite, results=results, device=device, base=base, batch=batch,
+                      data=data)  # fmt: skip
     typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
                              batches=batches, say=_aside))  # fmt: skip
 
@@ -197,12 +200,12 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None, allow_leak: AllowLeak = False,
+        side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
     ) -> None:  # fmt: skip
         _act(
             act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
             device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak,
+            checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
         )  # fmt: skip
 
 
@@ -280,61 +283,20 @@ def list_command(as_json: AsJson = False) -> None:
 @guarded
 def check_command(
     method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
-    base: BaseFolder = None, option: Options = None,
+    base: BaseFolder = None, option: Options = None, data: DataFolder = None,
 ) -> None:  # fmt: skip
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
     from bench.check import check_run
     from bench.commands import Request, make_run
 
-    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, option=option or ())
+    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, data=data,
+                      option=option or ())  # fmt: skip
     run = make_run(catalogue(), request, method=method, task=task, seed=0)
     findings = check_run(run)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")
     if not all(f.holds for f in findings):
         raise typer.Exit(1)
-
-
-@data_app.command("verify")
-@guarded
-def verify_command(suite: SuiteName = "emoji") -> None:
-    """Re-check the digests of a suite's data and look for leaks between its sides."""
-    from bench.data.splits import verify
-    from bench.suites import SUITES
-    from bench.types import unknown
-
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
-    dataset, splits = SUITES[suite].dataset(), SUITES[suite].splits()
-    findings = verify(dataset, splits)
-    for finding in findings:
-        typer.echo(f"FAIL {finding.kind}: {finding.message}", err=True)
-    if findings:
-        raise typer.Exit(1)
-    counts = ", ".join(f"{side} {len(splits.side(side))}" for side in ("train", "val", "test"))
-    typer.echo(f"ok   {dataset.name}: {len(dataset.ids)} items ({counts}); digests hold, no leaks")
-
-
-@data_app.command("export")
-@guarded
-def export_command(
-    out: Annotated[Path, typer.Argument(help="Folder for <id>.png.")],
-    suite: SuiteName = "emoji",
-    side: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    items: Annotated[int | None, typer.Option(min=1, help="How many, by a fixed rule.")] = None,
-) -> None:
-    """Write the images of a side as PNG files, as a reference for `bench score A B`."""
-    from bench.artifacts import pick_items
-    from bench.sample import export_images
-    from bench.suites import SUITES
-    from bench.types import unknown
-
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
-    dataset, splits = SUITES[suite].dataset(), SUITES[suite].splits()
-    ids = pick_items(splits.side(side), items)
-    export_images(dataset, ids, out)
-    typer.echo(f"{len(ids)} images of {dataset.name}, {side} -> {out}")
 
 
 @app.command("pretrain")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.app.options import AsJson, BaseFolder, SuiteName, guarded
+from bench.app.options import AsJson, BaseFolder, DataFolder, SuiteName, guarded
 
 RunFolder = Annotated[
     Path | None, typer.Option("--run", help="Audit the items and base of this run.")
@@ -18,17 +18,17 @@ RunFolder = Annotated[
 @guarded
 def audit_command(
     suite: SuiteName = "emoji", run: RunFolder = None, base: BaseFolder = None,
-    as_json: AsJson = False,
+    data: DataFolder = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Check a suite's data, and its evaluation items against training and pretraining."""
     from bench.audit import audit, audit_run, audit_text, audit_value
     from bench.content import Cache
 
     if run is None:
-        found = audit(suite, base=base, cache=Cache())
+        found = audit(suite, base=base, cache=Cache(), data=data)
     else:
         found = audit_run(
-            run.parent if run.name == "record.json" else run, base=base, cache=Cache()
+            run.parent if run.name == "record.json" else run, base=base, cache=Cache(), data=data
         )
     typer.echo(json.dumps(audit_value(found), indent=1) if as_json else audit_text(found))
     if found.failed:

@@ -17,6 +17,7 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    DataFolder,
     Device,
     Every,
     MethodName,
@@ -61,9 +62,9 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None, allow_leak: AllowLeak = False, judge: JudgeName = JUDGE,
-        weights: Weights = None, clip: Clip = None, clip_weights: ClipWeights = None,
-        as_json: AsJson = False,
+        side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
+        judge: JudgeName = JUDGE, weights: Weights = None, clip: Clip = None,
+        clip_weights: ClipWeights = None, as_json: AsJson = False,
         sensitivity: Annotated[
             bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
         ] = False,
@@ -82,7 +83,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
             stage(
                 method=method, task=task, suite=suite, budget=budget, seed=seed, results=results,
                 device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
-                checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak,
+                checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
             )  # fmt: skip
             return
         found = _compared(

@@ -16,13 +16,16 @@ Methods = Annotated[
 ]
 Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
 Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
-SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded) or another suite.")]
+SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded), coco17 or micro.")]
 BudgetName = Annotated[str | None, typer.Option("--budget", help="quick, short, standard or full.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling seed.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BaseFolder = Annotated[
     Path | None, typer.Option("--base", help="Your own Stable Diffusion, a diffusers folder.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Prepared data of a suite that brings none.")
 ]
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="A method's option, name=value (JSON).")
