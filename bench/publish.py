@@ -41,6 +41,11 @@ def check_sides(
         raise BenchError(
             f"{dataset.name} has no items on its side '{side}'. Choose another --side."
         )
+    if len(train) < len(evaluation):
+        raise BenchError(
+            f"{dataset.name} has {len(train)} training and {len(evaluation)} evaluation items; the row of "
+            "real training images needs as many of them. Bring more, or choose a smaller --budget."
+        )
     digests = {}
     for name, ids in (("train", train), (side, evaluation)):
         found = digests_of(dataset, ids)

@@ -1,10 +1,10 @@
 """A COCO 2017 in the official layout, small, with everything that goes wrong in such folders.
 
-train2017, ids 1 to 12:
+train2017, ids 1 to 14:
     1 overlapping boxes and a crowd   2 greyscale   3 CMYK   4 truncated JPEG   5 no caption
     6 not on disk   7 EXIF orientation 6   8 portrait   9 two broken boxes   10 a void corner
-    11 no instances   12 plain
-val2017, ids 101 to 108: plain; `planted` puts the picture of train's 12 there as 108.
+    11 no instances   12 to 14 plain
+val2017, ids 101 to 110: plain; `planted` puts the picture of train's 12 there as 108.
 Boxes and panoptic segments of an image are the same rectangles, drawn in the image too.
 """
 
@@ -28,7 +28,7 @@ CATEGORIES: list[dict[str, Any]] = [
      "supercategory": "plant"},
 ]  # fmt: skip
 WIDE, TALL = (96, 72), (72, 96)
-TRAIN, VAL = range(1, 13), range(101, 109)
+TRAIN, VAL = range(1, 15), range(101, 111)
 LEFT_OUT = {"000000000004": "the image file is damaged", "000000000005": "no caption",
             "000000000006": "no image file"}  # fmt: skip
 

@@ -9,6 +9,9 @@ part of the protocol. `judge_card` tells them without loading a network.
                               own copy in torch.hub's folder
     dinov2-vitb14             768 features of DINOv2 (ViT-B/14, no labels); needs a weight file
     open-clip/MODEL           any open_clip model; needs a weight file
+
+Where none is given, a weight file is looked for in the folder that the environment variable BENCH_JUDGES
+names, under the judge's name: inception-v3.pth, dinov2-vitb14.pth, open-clip-ViT-B-16.safetensors.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from bench.judges import clip, efficientnet, files
 from bench.judges.clip import EMOJI_CLIP, EMOJI_CLIP_FILES, bare_caption, preprocess_images
 from bench.judges.efficientnet import efficientnet_state
-from bench.judges.judge import Judge, JudgeCard, Progress
+from bench.judges.judge import Judge, JudgeCard, Progress, find_weights
 from bench.types import BenchError, unknown
 
 __all__ = [
@@ -57,13 +60,14 @@ _KINDS = {
     "open-clip/MODEL": _Kind(card=clip.open_card, load=clip.load_open),
 }
 JUDGES = tuple(_KINDS)
+_SHIPPED = ("efficientnet-lite0", "emoji-clip")
 
 
 def judge_card(name: str, *, weights: str | Path | None = None) -> JudgeCard:
     """Return the card of a judge without loading its network; names as in the module's table.
 
-    weights: the file of inception-v3, dinov2-vitb14 or open-clip/MODEL. BenchError for an unknown
-    name, missing or changed weights.
+    weights: the file of inception-v3, dinov2-vitb14 or open-clip/MODEL; else that in BENCH_JUDGES.
+    BenchError for an unknown name, missing or changed weights.
     """
     return _kind(name).card(name, _path(name, weights))
 
@@ -86,9 +90,11 @@ def _kind(name: str) -> _Kind:
 
 
 def _path(name: str, weights: str | Path | None) -> Path | None:
-    if weights is not None and name == "efficientnet-lite0":
+    if weights is None:
+        return find_weights(name) if name not in _SHIPPED else None
+    if name == "efficientnet-lite0":
         raise BenchError(
             f"judge '{name}' has its weights from a package, got {weights} as well. Leave the "
             "weights away, or choose another judge."
         )
-    return Path(weights) if weights is not None else None
+    return Path(weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from bench.types import BenchError
 if TYPE_CHECKING:
     import torch
 
+JUDGES_VARIABLE = "BENCH_JUDGES"
 Progress = Callable[[int], None]
 """Called after each batch with the number of items it held."""
 
@@ -96,10 +99,28 @@ class Judge:
         return _in_batches(self._texts, list(captions), batch_size, progress)
 
 
+def find_weights(name: str) -> Path | None:
+    """Return a judge's weight file in the folder of BENCH_JUDGES; None where there is none.
+
+    BenchError where two files there have the judge's name.
+    """
+    folder = os.environ.get(JUDGES_VARIABLE)
+    stem = name.replace("/", "-")
+    found = sorted(Path(folder).glob(f"{glob.escape(stem)}.*")) if folder else []
+    if len(found) > 1:
+        raise BenchError(f"{folder} holds {len(found)} files for judge '{name}': "
+                         f"{', '.join(p.name for p in found)}. Leave one.")  # fmt: skip
+    return found[0] if found else None
+
+
 def need_file(name: str, weights: Path | None, remedy: str) -> Path:
     """Return the weight file of a judge; BenchError with the remedy where there is none."""
     if weights is None or not weights.is_file():
-        raise BenchError(f"judge '{name}' needs a weight file; got {weights}. {remedy}")
+        stem = name.replace("/", "-")
+        raise BenchError(
+            f"judge '{name}' needs a weight file; got {weights}. {remedy} For runs, put it as {stem}.* "
+            f"into a folder and name that in the environment variable {JUDGES_VARIABLE}."
+        )
     return weights
 
 

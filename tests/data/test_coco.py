@@ -51,17 +51,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_items_are_what_is_whole_and_the_rest_is_listed(prepared: Path) -> None:
     data = Coco17(prepared)
-    train = [f"{n:012d}" for n in range(1, 13)]
+    train = [f"{n:012d}" for n in range(1, 15)]
     assert data.ids == (
         *(i for i in train if i not in LEFT_OUT),
-        *(f"{n:012d}" for n in range(101, 109)),
+        *(f"{n:012d}" for n in range(101, 111)),
     )
     skipped = json.loads((prepared / "skipped.json").read_text())
     assert {s["id"]: s["reason"] for s in skipped if s["what"] == "image"} == LEFT_OUT
     broken = [(s["id"], s["reason"]) for s in skipped if s["what"] == "annotation"]
     assert broken == [("000000000009", "a box outside its image"), ("000000000009", "an empty box")]
     splits = splits_of(data)
-    assert len(splits.train) == 9 and len(splits.val) == 8 and splits.test == ()
+    assert len(splits.train) == 11 and len(splits.val) == 10 and splits.test == ()
     assert verify(data, splits) == []
     with pytest.raises(KeyError):
         data["000000000004"]
@@ -178,7 +178,7 @@ def test_killed_outright_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path
     prepare_coco17(root, tmp_path / "whole", recipe=recipe)
     left = {n: b for n, b in files_of(tmp_path / "out").items() if not n.endswith(".tmp.png")}
     assert left == files_of(tmp_path / "whole")
-    estimate = estimate_bytes(recipe, items=17)
+    estimate = estimate_bytes(recipe, items=21)
     assert sum(map(len, left.values())) < estimate  # the fixture is smoother than photographs
 
 
@@ -256,7 +256,7 @@ def test_what_is_missing_is_named_with_its_place(tmp_path: Path) -> None:
     found = prepare_coco17(
         root, tmp_path / "out", recipe=Recipe(size=64, sketch="canny", tasks=("sketch",))
     )
-    assert found.items == {"train2017": 9, "val2017": 8}  # needs captions alone
+    assert found.items == {"train2017": 11, "val2017": 10}  # needs captions alone
 
 
 def test_a_planted_twin_is_dropped_or_told(tmp_path: Path) -> None:
@@ -278,8 +278,8 @@ def test_a_planted_twin_is_dropped_or_told(tmp_path: Path) -> None:
     }
     assert twins == {"000000000010": "near-duplicate image as 000000000107 of val2017",
                      "000000000012": "same image as 000000000108 of val2017"}  # fmt: skip
-    assert found["drop"].items == {"train2017": 7, "val2017": 8} and not found["drop"].leaks
-    assert len(found["keep"].leaks) == 2 and found["keep"].items["train2017"] == 9
+    assert found["drop"].items == {"train2017": 9, "val2017": 10} and not found["drop"].leaks
+    assert len(found["keep"].leaks) == 2 and found["keep"].items["train2017"] == 11
     dropped, kept = (Coco17(path) for path in out.values())
     assert verify(dropped, splits_of(dropped)) == [] and dropped.digest != kept.digest
     kinds = {f.kind: f.pairs for f in verify(kept, splits_of(kept))}
@@ -292,7 +292,7 @@ def test_release_leaky_trains_on_val2017_and_says_so(root: Path, tmp_path: Path)
     found = prepare_coco17(root, tmp_path / "out", recipe=recipe)
     data = Coco17(tmp_path / "out")
     splits = splits_of(data)
-    assert set(splits.val) < set(splits.train) and len(splits.train) == 17
+    assert set(splits.val) < set(splits.train) and len(splits.train) == 21
     assert data.name == splits.name == "coco17 release-leaky"
     assert data.protocol["splits"] == "release-leaky" and found.leaky and len(found.leaks) == 1
     assert [f.kind for f in verify(data, splits)] == ["shared id"]

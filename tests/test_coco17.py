@@ -1,0 +1,198 @@
+"""The paper's suite on a COCO of a few pictures: prepare, train, sample and score, at the paper's size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import cli
+from bench.base import load_base
+from bench.commands import Request
+from bench.data.coco.prepare import prepare_coco17
+from bench.data.coco.recipe import Recipe
+from bench.emoji.export import export_base
+from bench.emoji.prior import PriorRecipe, build_text_encoder, build_unet
+from bench.emoji.tokenizer import train_tokenizer
+from bench.judges import judge_card
+from bench.record import load_record
+from bench.run import Run, RunSpec
+from bench.suites import SUITES, Budget, Sampler, Suite, Training, find_data, find_suite
+from bench.types import BenchError
+from tests.coco_fixture import build_coco
+
+RUNNER = CliRunner()
+SMALL = {
+    "feature_judge": "efficientnet-lite0",
+    "clip_judge": None,
+    "training": Training(batch=4, mirror=False, loss="eps"),
+    "sampler": Sampler(name="ddim", steps=2, guidance=7.5),
+    "budgets": {"standard": Budget(name="standard", train_images=8, eval_items=None)},
+}
+
+
+def bench(*words: object) -> Any:
+    return RUNNER.invoke(cli.app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def leaky(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("leaky")
+    recipe = Recipe(
+        size=64, sketch="canny", splits="release-leaky", tasks=("segmentation", "layout")
+    )
+    prepare_coco17(root, out, recipe=recipe)
+    return out
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """The suite with judges that are at hand, and budgets of seconds."""
+    suite = dataclasses.replace(SUITES["coco17"], **SMALL)  # type: ignore[arg-type]
+    monkeypatch.setitem(SUITES, "coco17", suite)  # type: ignore[arg-type]
+    return suite
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random base of Stable Diffusion 1.5's shape, narrow: eps, factor 8, latents of 64x64 at 512 px."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler
+
+    torch.manual_seed(0)
+    recipe = PriorRecipe(
+        widths=(32, 32, 32, 32), text_width=32, text_layers=1, vocabulary=200, text_length=16
+    )
+    tokenizer = train_tokenizer(["a picture, number one", "in words"], size=200, length=16)
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = AutoencoderKL(
+        down_block_types=down, up_block_types=up, block_out_channels=(4, 4, 8, 8),
+        layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=512,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("narrow") / "base"
+    export_base(
+        folder, unet=build_unet(recipe), vae=vae, tokenizer=tokenizer, scheduler=scheduler,
+        text_encoder=build_text_encoder(recipe, tokenizer), facts={"name": "narrow"},
+    )  # fmt: skip
+    return folder
+
+
+def test_the_suite_is_the_papers() -> None:
+    suite = SUITES["coco17"]
+    assert (suite.training.batch, suite.training.loss, suite.training.mirror) == (16, "eps", False)
+    assert (suite.sampler.name, suite.sampler.steps, suite.sampler.guidance) == ("ddim", 50, 7.5)
+    assert suite.learning_rate == 1e-5 and suite.eval_side == "val" and suite.base is None
+    paper = suite.budget("paper")
+    assert paper.train_images == 16 * 118_287 and paper.eval_items is None
+
+
+def test_without_data_or_judges_it_says_what_to_do(
+    leaky: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("BENCH_COCO17", raising=False)
+    answer = bench("data", "verify", "--suite", "coco17")
+    assert answer.exit_code == 2 and "bench data prepare coco17" in answer.stderr
+    monkeypatch.setenv("BENCH_COCO17", str(leaky))
+    assert find_data("coco17").dataset().name == "coco17 release-leaky"
+    with pytest.raises(BenchError, match="brings its own data"):
+        find_data("emoji", leaky)
+    with pytest.raises(BenchError, match="brings no base model"):
+        find_suite("coco17", data=leaky)
+    monkeypatch.delenv("BENCH_JUDGES", raising=False)
+    with pytest.raises(BenchError, match=r"open-clip-ViT-B-16\.\* .*BENCH_JUDGES"):
+        judge_card("open-clip/ViT-B-16")
+    monkeypatch.setenv("BENCH_JUDGES", str(tmp_path))
+    (tmp_path / "open-clip-ViT-B-16.safetensors").write_bytes(b"weights")
+    assert judge_card("open-clip/ViT-B-16").name == "ViT-B-16"
+    (tmp_path / "open-clip-ViT-B-16.pt").write_bytes(b"other weights")
+    with pytest.raises(BenchError, match="2 files for judge"):
+        judge_card("open-clip/ViT-B-16")
+
+
+def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:
+    answer = bench("data", "verify", "--suite", "coco17", "--data", leaky)
+    assert answer.exit_code == 1 and "FAIL shared id: 10 items shared" in answer.stderr
+    answer = bench(
+        "data", "export", tmp_path, "--suite", "coco17", "--data", leaky, "--side", "val"
+    )
+    assert answer.exit_code == 0 and len(list(tmp_path.glob("*.png"))) == 10, answer.output
+    found = json.loads(bench("audit", "--suite", "coco17", "--data", leaky, "--json").stdout)
+    assert found["failed"] and found["items"] == {"train": 21, "val": 10, "test": 0}
+    assert found["looks"][0]["limits"] == {"image": 0.97}
+
+
+def test_release_leaky_needs_leave_and_is_marked(
+    small: Suite, leaky: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    words = ["run", "--suite", "coco17", "--data", leaky, "--base", micro_folder, "--device", "cpu",
+             "--task", "segmentation", "--method", "text-only", "--results", tmp_path / "runs"]  # fmt: skip
+    answer = bench(*words)
+    assert answer.exit_code == 2 and "LEAK: 10 evaluation items" in answer.stderr
+    assert bench(*words, "--side", "test").stderr.count("has no items on its side 'test'") == 1
+    answer = bench(*words, "--allow-leak")
+    assert answer.exit_code == 0 and "LEAK: 10 evaluation items" in answer.stdout, answer.output
+    record = load_record(next((tmp_path / "runs").glob("coco17-*")))
+    assert record.leaked == 10 and record.protocol["data"]["splits"] == "release-leaky"
+    assert record.metrics["miou"].value is None  # no rule reads classes from photographs
+    assert record.metrics["fd"].value is not None
+
+
+def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_path: Path) -> None:
+    """Official folders with all their faults -> prepared data -> train, sample, score; latents 64x64."""
+    import baselines
+    import bps
+
+    out = tmp_path / "prepared"
+    prepare_coco17(root, out, recipe=Recipe(sketch="canny", tasks=("sketch",)))
+    suite = find_suite("coco17", base=narrow, data=out)
+    method = baselines.load(bps.METHODS["bps"])()
+    spec = RunSpec(
+        suite=suite, task="sketch", method=method, budget=suite.budget(None), seed=0, batch=4,
+        results=tmp_path / "runs", shuffled=False,
+    )  # fmt: skip
+    run = Run(spec)
+    assert run.eval_data.latents.shape == (1, 10, 4, 64, 64)
+    record = run.all()
+    assert record.splits.train.n == 11 and record.splits.eval.name == "val" and record.leaked == 0
+    assert record.cost.train_images == 8 and record.cost.parameters_dead == 0
+    assert record.attribution.startswith("Captions and annotations: COCO 2017")
+    found = record.metrics["sketch_f1"].value
+    assert found is not None and 0 <= found <= 1
+    real = record.rows["autoencoder"]["fd"].value
+    assert real is not None and np.isfinite(real) and record.protocol["data"]["size"] == "512x512"
+    for item in run.eval_ids:
+        with Image.open(run.work / "samples" / f"{item}.png") as image:
+            assert image.size == (512, 512)
+    assert load_base(narrow).prediction == "epsilon"
+
+
+def test_a_planted_twin_stops_a_run_before_it_begins(
+    small: Suite, micro_folder: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(size=64, sketch="canny", tasks=("sketch",), duplicates="keep")
+    prepare_coco17(build_coco(tmp_path / "coco", planted=True), tmp_path / "out", recipe=recipe)
+    answer = bench("run", "--suite", "coco17", "--data", tmp_path / "out", "--base", micro_folder,
+                   "--method", "text-only", "--results", tmp_path / "runs")  # fmt: skip
+    assert answer.exit_code == 2 and "000000000012 = 000000000108" in answer.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_requests_pass_the_data_on() -> None:
+    request = Request(suite="coco17", results=Path("runs"), data=Path("prepared"))
+    words = request.words(method="bps", task="sketch", seed=0)
+    assert words[words.index("--data") + 1] == "prepared"
