@@ -41,7 +41,7 @@ def prepare_command(
     tasks: TaskNames = "sketch,segmentation,layout,drawing", size: Size = 512,
     resize: Resize = "crop", sketch: Sketch = "pidinet", soft: Soft = True, weights: Weights = None,
     splits: Splits = "clean", duplicates: Duplicates = "drop", limit: Limit = None,
-    jobs: Processes = None, device: Device = "cpu",
+    jobs: Processes = None, device: Device = "auto",
 ) -> None:  # fmt: skip
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
     import functools
@@ -61,7 +61,8 @@ def prepare_command(
     )  # fmt: skip
     with console_hooks() as hooks:
         found = prepare_coco17(
-            root, out, recipe=recipe, weights=weights, device=parse_device(device),
+            root, out, recipe=recipe, weights=weights,
+            device="cpu" if sketch == "canny" else parse_device(device),
             jobs=jobs or os.cpu_count() or 1, say=functools.partial(typer.echo, err=True),
             stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
         )  # fmt: skip

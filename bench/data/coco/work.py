@@ -27,7 +27,7 @@ from bench.data.coco.tables import table_of, write_table
 from bench.types import BenchError, Example
 
 PARTS = "parts"
-PIECE = 64  # pictures a piece
+PIECE = 16  # pictures a piece
 _AHEAD = 2  # pieces a process has waiting
 
 
