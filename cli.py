@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.app.audit import audit_command
+from bench.app.base import base_app
 from bench.app.coverage import coverage_command
 from bench.app.data import data_app
 from bench.app.folders import score_or, tools_command
@@ -40,6 +41,7 @@ from bench.app.options import (
     SuiteName,
     TaskName,
     Tasks,
+    Variant,
     guarded,
 )
 from bench.app.show import show_command
@@ -51,6 +53,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.add_typer(base_app, name="base")
 app.command("audit")(audit_command)
 app.command("show")(show_command)
 
@@ -98,6 +101,7 @@ def run_command(
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
     as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
+    variant: Variant = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -111,6 +115,7 @@ def run_command(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
         shuffled=shuffled, allow_leak=allow_leak, data=data,
+        variant=variant,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -152,6 +157,7 @@ def tune_command(
     method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = "standard", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
     batch: Batch = 32, side: Side = "val", jobs: Jobs = 1, data: DataFolder = None,
+    variant: Variant = None,
     rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
@@ -161,7 +167,7 @@ def tune_command(
     from bench.console import console_hooks
 
     request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
-                      batch=batch, side=side, data=data)  # fmt: skip
+                      batch=batch, side=side, data=data, variant=variant)  # fmt: skip
     with console_hooks() as hooks:
         files, outcomes = tune_rates(
             catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
@@ -180,12 +186,13 @@ def cost_command(
     data: DataFolder = None,
     steps: Annotated[int, typer.Option(min=2, help="Optimiser steps measured.")] = 30,
     batches: Annotated[int, typer.Option(min=1, help="Sampled batches measured.")] = 2,
+    variant: Variant = None,
 ) -> None:  # fmt: skip
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
     from bench.commands import Request, measure_costs
 
     request = Request(suite=suite, results=results, device=device, base=base, batch=batch,
-                      data=data)  # fmt: skip
+                      data=data, variant=variant)  # fmt: skip
     typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
                              batches=batches, say=_aside))  # fmt: skip
 
@@ -201,11 +208,13 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
         side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
+        variant: Variant = None,
     ) -> None:  # fmt: skip
         _act(
             act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
             device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
             checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
+            variant=variant,
         )  # fmt: skip
 
 
@@ -284,12 +293,13 @@ def list_command(as_json: AsJson = False) -> None:
 def check_command(
     method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
     base: BaseFolder = None, option: Options = None, data: DataFolder = None,
+    variant: Variant = None,
 ) -> None:  # fmt: skip
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
     from bench.check import check_run
     from bench.commands import Request, make_run
 
-    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, data=data,
+    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, data=data, variant=variant,
                       option=option or ())  # fmt: skip
     run = make_run(catalogue(), request, method=method, task=task, seed=0)
     findings = check_run(run)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.content import digest_json, read_json, sha256_file
-from bench.types import BenchError
+from bench.content import read_json
+from bench.snapshot import INDEX, WEIGHTED, Snapshot, find_snapshot
+from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
     import torch
 
-MANIFEST = "manifest.json"
-_READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PRIORS = ("frozen", "free", "none")
+DTYPES = ("float32", "float16", "bfloat16")
+_PIXELS_AT_ONCE = 2**21  # through the autoencoder: 8 images of 512 x 512
 
 
 @dataclass(kw_only=True)
@@ -27,7 +28,9 @@ class Base:
     """A frozen text-to-image diffusion model and what one must know to use it.
 
     downscale f: image pixels per latent cell. scale: latents are multiplied by it. digest: SHA-256
-    over all files of the folder. alphas: cumulative products of 1 - beta, [T] float64.
+    over all files that are read; parts: of each part alone; weights: file -> SHA-256; variants: part
+    -> word in its weights' names. alphas: cumulative products of 1 - beta, [T] float64. dtype: of the
+    frozen UNet; text encoder and autoencoder stay in float32.
     """
 
     name: str
@@ -43,6 +46,25 @@ class Base:
     prediction: str
     alphas: torch.Tensor
     device: str = "cpu"
+    dtype: str = "float32"
+    parts: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, str | None] = field(default_factory=dict)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return which weights these are, as records keep it: by hash, and by their files' names."""
+        chosen = {part: word for part, word in self.variants.items() if word}
+        return {"name": self.name, "dtype": self.dtype, "parts": dict(self.parts),
+                "weights": dict(self.weights), "variants": chosen}  # fmt: skip
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Open the context in which float32 inputs may meet a UNet of less precision."""
+        import torch
+
+        if self.dtype == "float32":
+            return contextlib.nullcontext()
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=getattr(torch, self.dtype))
 
     def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
         """Encode captions as the Stable Diffusion pipeline does, [N,L,D] float32."""
@@ -68,6 +90,23 @@ class Base:
             latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
             return (latents.float() * self.scale).clone()
 
+    def encode_posterior(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
+
+        An autoencoder that is not variational has a deviation of 0.
+        """
+        import torch
+
+        with torch.inference_mode():
+            encoded = self.vae.encode(self.to_pixels(images))
+            if hasattr(encoded, "latents"):
+                mean = (encoded.latents.float() * self.scale).clone()
+                return mean, torch.zeros_like(mean)
+            posterior = encoded.latent_dist
+            parts = (posterior.mode(), posterior.std)
+            mean, deviation = ((part.float() * self.scale).clone() for part in parts)
+            return mean, deviation
+
     def to_pixels(self, images: np.ndarray) -> torch.Tensor:
         """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1] on the base's device."""
         import torch
@@ -80,7 +119,9 @@ class Base:
         import torch
 
         with torch.inference_mode():
-            blocks = (latents.to(self.device) / self.scale).split(64)
+            side = self.downscale
+            at_once = images_at_once(latents.shape[-2] * side, latents.shape[-1] * side)
+            blocks = (latents.to(self.device) / self.scale).split(at_once)
             pixels = torch.cat([self.vae.decode(block).sample.float() for block in blocks])
         return (pixels / 2 + 0.5).clamp(0, 1)
 
@@ -104,18 +145,20 @@ class Base:
         -> [K,B,4,h,w].
         """
         branches = len(text)
-        output = self.unet(
-            latents.repeat(branches, 1, 1, 1),
-            timesteps.repeat(branches),
-            text.flatten(0, 1),
-            return_dict=False,
-        )[0]
+        with self.autocast():
+            output = self.unet(
+                latents.repeat(branches, 1, 1, 1),
+                timesteps.repeat(branches),
+                text.flatten(0, 1),
+                return_dict=False,
+            )[0]
         return self.to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
 
     def prior_unet(self, prior: str, *, seed: int = 0) -> Any:
         """Return the UNet of a prior: "frozen" (this one), "free" (a trainable copy), "none".
 
-        "none" has the architecture without the pretrained weights, drawn from `seed`, trainable.
+        "none" has the architecture without the pretrained weights, drawn from `seed`, trainable. What
+        trains is float32, whatever the frozen UNet is.
         """
         import torch
 
@@ -124,7 +167,7 @@ class Base:
         if prior == "frozen":
             return self.unet
         if prior == "free":
-            return copy.deepcopy(self.unet).requires_grad_(True)
+            return copy.deepcopy(self.unet).float().requires_grad_(True)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = type(self.unet).from_config(self.unet.config)
@@ -147,15 +190,26 @@ class PlainDenoiser:
         return self.base.eps(latents, timesteps, text)
 
 
-def load_base(folder: Path, *, device: str = "cpu") -> Base:
-    """Load a diffusers folder and freeze it, float32.
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of so many pixels go through the autoencoder at once: 1 to 64."""
+    return max(1, min(64, _PIXELS_AT_ONCE // (height * width)))
 
-    A manifest.json with digests beside the folders is checked before anything is loaded. Raises
-    BenchError for a missing folder or part, a file that does not match its digest, and predictions
-    other than epsilon and v.
+
+def load_base(
+    place: str | Path, *, device: str = "cpu", dtype: str = "float32", variant: str | None = None
+) -> Base:
+    """Load a diffusers folder, or a hub id org/name[@revision], and freeze it.
+
+    dtype: of the frozen UNet; text encoder and autoencoder are float32. variant: which weights, for
+    example non_ema or fp16, see bench.snapshot. A manifest.json with digests beside the parts is
+    checked before anything is loaded. Raises BenchError for a missing folder or part, a file that
+    does not match its digest, and predictions other than epsilon and v.
     """
-    digest = folder_digest(folder)
-    unet, vae, text_encoder, tokenizer, scheduler = _load_parts(folder)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    snapshot = find_snapshot(place, variant=variant)
+    folder = snapshot.folder
+    unet, vae, text_encoder, tokenizer, scheduler = _load_parts(snapshot, dtype)
     if len(tokenizer) < 3:
         raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
     for module in (unet, vae, text_encoder):
@@ -169,10 +223,11 @@ def load_base(folder: Path, *, device: str = "cpu") -> Base:
         getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
     )
     return Base(
-        name=folder.name, folder=folder, digest=digest, unet=_channels_last(unet), vae=vae,
+        name=snapshot.name, folder=folder, digest=snapshot.digest, unet=_channels_last(unet), vae=vae,
         text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler,
         downscale=2 ** (len(widths) - 1), scale=float(vae.config.scaling_factor),
-        prediction=prediction, alphas=scheduler.alphas_cumprod.double(), device=device,
+        prediction=prediction, alphas=scheduler.alphas_cumprod.double(), device=device, dtype=dtype,
+        parts=snapshot.parts, weights=snapshot.weights, variants=snapshot.variants,
     )  # fmt: skip
 
 
@@ -182,24 +237,20 @@ def _channels_last(unet: Any) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def _load_parts(folder: Path) -> tuple[Any, ...]:
+def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
     import diffusers
-    import torch
     import transformers
     from transformers import CLIPTextModel, CLIPTokenizer
 
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    folder = snapshot.folder
     try:
-        index = read_json(folder / "model_index.json")
-        vae_class = getattr(diffusers, index["vae"][1])
-        load = {"local_files_only": True, "torch_dtype": torch.float32}
+        index = read_json(folder / INDEX)
+        classes = {"unet": diffusers.UNet2DConditionModel, "text_encoder": CLIPTextModel,
+                   "vae": getattr(diffusers, index["vae"][1])}  # fmt: skip
         return (
-            diffusers.UNet2DConditionModel.from_pretrained(
-                folder, subfolder="unet", **load
-            ).float(),
-            vae_class.from_pretrained(folder, subfolder="vae", **load),
-            CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **load),
+            *(_load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED),
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
@@ -210,41 +261,23 @@ def _load_parts(folder: Path) -> tuple[Any, ...]:
         ) from error
 
 
+def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
+    """Load one part; a weight that its file does not have is an error, never a random number."""
+    import torch
+
+    chosen = getattr(torch, dtype) if part == "unet" else torch.float32
+    module, info = kind.from_pretrained(
+        snapshot.folder, subfolder=part, local_files_only=True, torch_dtype=chosen,
+        variant=snapshot.variants[part], output_loading_info=True,
+    )  # fmt: skip
+    if info["missing_keys"]:
+        raise BenchError(f"{part}/ lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}")
+    return module.to(chosen)
+
+
 def folder_digest(folder: Path) -> str:
     """Check a base's folder and its manifest's digests, if there is one; return one digest over all.
 
     BenchError for a folder that is no base, a missing part and a file that does not match.
     """
-    if not (folder / "model_index.json").is_file():
-        raise BenchError(
-            f"there is no base model in {folder} (no model_index.json). Give the folder of a "
-            "Stable Diffusion in diffusers' format with --base."
-        )
-    absent = [part for part in _PARTS if not (folder / part).is_dir()]
-    if absent:
-        raise BenchError(
-            f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. It needs "
-            f"{', '.join(f'{part}/' for part in _PARTS)}."
-        )
-    files = {
-        str(p.relative_to(folder)): sha256_file(p)
-        for part in _PARTS
-        for p in sorted((folder / part).glob("**/*"))
-        if p.is_file() and p.suffix in _READ
-    }
-    files["model_index.json"] = sha256_file(folder / "model_index.json")
-    if (folder / MANIFEST).exists():
-        manifest = read_json(folder / MANIFEST)
-        promised = manifest.get("files") if isinstance(manifest, dict) else None
-        if not isinstance(promised, dict):
-            raise BenchError(
-                f"{folder / MANIFEST} lists no files: the base is damaged. Restore it."
-            )
-        for name, digest in promised.items():
-            if files.get(name) != digest:
-                state = "is missing" if name not in files else "does not match its SHA-256"
-                raise BenchError(
-                    f"{folder / name} {state} in {MANIFEST}: the base is damaged. Restore the file "
-                    "(git checkout) or install again."
-                )
-    return digest_json(files)
+    return find_snapshot(folder).digest

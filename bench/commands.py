@@ -60,6 +60,7 @@ class Request:
     device: str = "auto"
     base: Path | None = None
     data: Path | None = None
+    variant: str | None = None
     option: Sequence[str] = field(default_factory=tuple)
     learning_rate: float | None = None
     batch: int = 32
@@ -87,7 +88,10 @@ def make_run(
     """Return the Run of one method, task and seed, checked and loaded but not started."""
     chosen, preset = catalogue.find(method)
     find_task(task)
-    suite = find_suite(request.suite, base=request.base, side=request.side, data=request.data)
+    suite = find_suite(
+        request.suite, base=request.base, side=request.side, data=request.data,
+        variant=request.variant,
+    )  # fmt: skip
     spec = RunSpec(
         suite=suite, task=task, method=chosen, budget=suite.budget(request.budget), seed=seed,
         results=request.results, options={**preset, **parse_options(request.option)},
@@ -195,7 +199,8 @@ def measure_costs(
         return add_timing(request.results, timing, machine=machine(run))
     given = {
         "task": task, "suite": request.suite, "results": request.results, "device": request.device,
-        "base": request.base, "data": request.data, "batch": request.batch, "steps": steps,
+        "base": request.base, "data": request.data, "variant": request.variant,
+        "batch": request.batch, "steps": steps,
         "batches": batches,
     }  # fmt: skip
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]

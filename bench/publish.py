@@ -129,7 +129,10 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         budget=spec.budget.name, seed=spec.seed, protocol_hash=run.protocol.hash,
         protocol=run.protocol.as_dict(), splits=run.split_info, metrics=metrics["samples"],
         leaks=run.leaks, rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
-        environment=records.environment(device=spec.device, threads=torch.get_num_threads()),
+        environment={
+            **records.environment(device=spec.device, threads=torch.get_num_threads()),
+            "base": run.base.provenance(),
+        },
         artifacts={name: sha256_file(run.folder / name) for name in kept},
         attribution=str(getattr(run.dataset, "attribution", "")),
         started=started, finished=now(),

@@ -87,14 +87,14 @@ class Run:
         self.dataset: Dataset = spec.suite.dataset()
         self.splits: Splits = spec.suite.splits()
         assert spec.suite.base is not None, "find_suite refuses suites without a base"
-        self.base: Base = load_base(spec.suite.base, device=spec.device)
+        self.base: Base = load_base(spec.suite.base, device=spec.device, variant=spec.suite.variant)
         self.feature_judge = load_judge(spec.suite.feature_judge)
         self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
         self.train_ids = self.splits.side("train")
         self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(
             self.dataset, self.splits, train=self.train_ids, evaluation=self.eval_ids,
-            side=spec.suite.eval_side, seen=load_seen(spec.suite.base, base=self.base.digest),
+            side=spec.suite.eval_side, seen=load_seen(self.base.folder, base=self.base.digest),
             allow_leak=spec.allow_leak, cache=self.cache,
         )  # fmt: skip
         self.protocol = self._protocol()

@@ -67,7 +67,8 @@ class Suite:
     """A benchmark: data, base and protocol.
 
     dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
-    environment) -> such loaders. base: folder of the frozen base; None where the user brings it.
+    environment) -> such loaders. base: folder or hub id of the frozen base; None where the user brings
+    it; variant: which of its weights, None for the plain ones.
     learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
     side by method. feature_judge, clip_judge: names in bench.judges.
     """
@@ -88,6 +89,7 @@ class Suite:
     default_budget: str = "standard"
     eval_side: str = "test"
     at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
+    variant: str | None = None
 
     def budget(self, name: str | None) -> Budget:
         """Return a budget by name (default: the suite's); BenchError for an unknown one."""
@@ -269,14 +271,16 @@ def find_data(name: str, folder: Path | None = None) -> Suite:
 
 
 def find_suite(
-    name: str, *, base: Path | None = None, side: str | None = None, data: Path | None = None
-) -> Suite:
-    """Return a suite by name, with the user's base, data and evaluation side where they are given.
+    name: str, *, base: Path | None = None, side: str | None = None, data: Path | None = None,
+    variant: str | None = None,
+) -> Suite:  # fmt: skip
+    """Return a suite by name, with the user's base, its variant, data and evaluation side where given.
 
     Raises BenchError for an unknown suite and where the suite needs a base and none came.
     """
     suite = find_data(name, data)
     suite = suite if base is None else replace(suite, base=base)
+    suite = suite if variant is None else replace(suite, variant=variant)
     if side is not None:
         if side not in SIDES:
             raise unknown("side", side, SIDES)

@@ -14,8 +14,16 @@ PACKAGES = ("bench", "baselines", "bps")
 # Rooms from the bottom up: a module imports its own level's earlier rows and lower levels only.
 LEVELS = [
     {"bench.types"},
-    {"bench.content", "bench.stats", "bench.metrics", "bench.randomness"},
-    {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
+    {"bench.content", "bench.stats", "bench.metrics", "bench.randomness", "bench.emoji.tokenizer"},
+    {"bench.snapshot"},
+    {
+        "bench.checkpoint",
+        "bench.base",
+        "bench.random_base",
+        "bench.data",
+        "bench.judges",
+        "bench.record",
+    },
     {"bench.tasks", "bench.artifacts"},
     {"bench.timings"},
     {"bench.report", "bench.suites", "bench.prepare"},

@@ -28,6 +28,7 @@ from bench.app.options import (
     Side,
     SuiteName,
     TaskName,
+    Variant,
     guarded,
 )
 
@@ -64,7 +65,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
         side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
         judge: JudgeName = JUDGE, weights: Weights = None, clip: Clip = None,
-        clip_weights: ClipWeights = None, as_json: AsJson = False,
+        clip_weights: ClipWeights = None, as_json: AsJson = False, variant: Variant = None,
         sensitivity: Annotated[
             bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
         ] = False,
@@ -84,6 +85,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
                 method=method, task=task, suite=suite, budget=budget, seed=seed, results=results,
                 device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
                 checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
+                variant=variant,
             )  # fmt: skip
             return
         found = _compared(

@@ -22,7 +22,13 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling 
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BaseFolder = Annotated[
-    Path | None, typer.Option("--base", help="Your own Stable Diffusion, a diffusers folder.")
+    Path | None,
+    typer.Option(
+        "--base", help="Your own Stable Diffusion: a diffusers folder or org/name[@revision]."
+    ),
+]
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="Which of the base's weights, e.g. non_ema or fp16.")
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Prepared data of a suite that brings none.")

@@ -1,0 +1,105 @@
+"""Bases with random weights: the real sizes at full width, the same topology when narrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+from typer.testing import CliRunner
+
+import cli
+from bench.base import load_base
+from bench.random_base import (
+    LIKENESSES,
+    text_config,
+    unet_config,
+    vae_config,
+    write_random_base,
+)
+from bench.snapshot import describe, find_snapshot
+from bench.types import BenchError
+
+RUNNER = CliRunner()
+PARAMETERS = {"sd15": (859_520_964, 123_060_480), "sd21": (865_910_724, 340_387_840)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("random")
+    return {n: write_random_base(root / n, like=n, width=32, size=64) for n in LIKENESSES}
+
+
+@pytest.mark.parametrize("name", sorted(LIKENESSES))
+def test_at_full_width_the_parameters_are_those_of_the_real_model(name: str) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(LIKENESSES[name]))
+        vae = AutoencoderKL(**vae_config())
+        text = CLIPTextModel(CLIPTextConfig(**text_config(LIKENESSES[name])))
+    counts = [sum(p.numel() for p in part.parameters()) for part in (unet, text, vae)]
+    assert counts == [*PARAMETERS[name], 83_653_863]
+
+
+@pytest.mark.parametrize("name", sorted(LIKENESSES))
+def test_narrow_and_full_have_the_same_modules(name: str, folders: dict[str, Path]) -> None:
+    with torch.device("meta"):
+        full = UNet2DConditionModel(**unet_config(LIKENESSES[name]))
+    narrow = load_base(folders[name]).unet
+    kinds = [[(n, type(m)) for n, m in unet.named_modules()] for unet in (full, narrow)]
+    assert kinds[0] == kinds[1]
+    heads = [m.heads for m in full.modules() if hasattr(m, "heads")]
+    if name == "sd15":
+        assert heads == [m.heads for m in narrow.modules() if hasattr(m, "heads")]
+    else:
+        assert set(heads) == {5, 10, 20}
+
+
+@pytest.mark.parametrize("name", sorted(LIKENESSES))
+def test_diffusers_loads_the_folder_and_draws(name: str, folders: dict[str, Path]) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(folders[name], torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe("a dog", num_inference_steps=2, output_type="np").images
+    assert drawn.shape == (1, 64, 64, 3)
+    base = load_base(folders[name])
+    assert base.downscale == 8 and base.prediction == LIKENESSES[name].prediction
+    embeds, _ = pipe.encode_prompt("a dog", "cpu", 1, False)
+    assert torch.allclose(base.encode_text(["a dog"]), embeds, atol=1e-6)
+
+
+def test_equal_arguments_give_equal_files_and_others_do_not(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(11)
+    again = write_random_base(tmp_path / "sd15", like="sd15", width=32, size=64)
+    other = write_random_base(tmp_path / "other", like="sd15", width=32, size=64, seed=1)
+    digests = [find_snapshot(f).parts["unet"] for f in (folders["sd15"], again, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_arguments_that_no_base_has_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"like": "sd16"}, "Did you mean"), ({"width": 40}, "multiples of 32"),
+        ({"size": 500}, "multiples of 64"), ({"dtype": "int8"}, "unknown dtype"),
+    ]  # fmt: skip
+    for wrong, said in refused:
+        with pytest.raises(BenchError, match=said):
+            write_random_base(tmp_path / "new", **wrong)
+    with pytest.raises(BenchError, match="not empty"):
+        write_random_base(folders["sd15"])
+
+
+def test_the_commands_write_and_show_a_base(tmp_path: Path) -> None:
+    words = ["base", "random", str(tmp_path / "b"), "--width", "32", "--size", "128", "--dtype", "float16",
+             "--variant", "non_ema"]  # fmt: skip
+    made = RUNNER.invoke(cli.app, words)
+    assert made.exit_code == 0, made.output
+    assert "non-EMA" in made.output and "F16" in made.output and "epsilon" in made.output
+    facts = describe(find_snapshot(tmp_path / "b", variant="non_ema"))
+    assert facts["size"] == 128 and facts["downscale"] == 8
+    base = load_base(tmp_path / "b", variant="non_ema")
+    assert facts["parameters"]["unet"] == sum(p.numel() for p in base.unet.parameters())
+    missing = RUNNER.invoke(cli.app, ["base", "show", str(tmp_path / "b")])
+    assert missing.exit_code == 2 and "non_ema" in missing.output
