@@ -55,23 +55,24 @@ def check_method(
             _condition_matters(denoiser, base, data)]  # fmt: skip
 
 
-def _probe(base: Base, data: Prepared, denoiser: Any, rows: slice) -> torch.Tensor:
+def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tensor:
     """eps of two items at two timesteps, with the conditions of `rows`, [2,2,4,h,w]."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
-    latents = torch.randn(data.latents[0, :2].shape, generator=draw)
-    text = torch.stack([data.empty.expand_as(data.text[:2]), data.text[:2]])
+    latents = torch.randn((2, *data.latent_shape), generator=draw)
+    prompts = data.text_at(range(2))
+    text = torch.stack([data.empty.expand_as(prompts), prompts])
     with torch.no_grad():
-        features = denoiser.encode(data.conditions[0, rows].to(base.device))
+        features = denoiser.encode(data.conditions_at(rows).to(base.device))
         eps = denoiser(latents.to(base.device), torch.tensor([17, 801], device=base.device),
                        text.to(base.device), features)  # fmt: skip
     return eps.float().cpu()
 
 
 def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    own = _probe(base, data, denoiser, slice(0, 2))
-    gap = float((own - _probe(base, data, PlainDenoiser(base), slice(0, 2))).abs().max())
+    own = _probe(base, data, denoiser, range(2))
+    gap = float((own - _probe(base, data, PlainDenoiser(base), range(2))).abs().max())
     if not getattr(denoiser, "starts_as_base", True):
         return Finding(
             statement="untrained, it differs from the base as it says",
@@ -130,8 +131,8 @@ def _unchanged(denoiser: Any, frozen: Mapping[str, torch.Tensor]) -> Finding:
 
 
 def _condition_matters(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    one = _probe(base, data, denoiser, slice(0, 2))
-    other = _probe(base, data, denoiser, slice(2, 4))
+    one = _probe(base, data, denoiser, range(2))
+    other = _probe(base, data, denoiser, range(2, 4))
     gap = float((one - other).abs().max())
     return Finding(
         statement="another condition changes the output", holds=gap > 0.0,

@@ -31,11 +31,11 @@ def count_macs(denoiser: Any, *, base: Base, data: Prepared, branches: int = 1) 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    latents = data.latents[0, :1].to(base.device)
-    text = data.text[:1].to(base.device).expand(branches, 1, -1, -1)
+    latents = data.latents_at([0]).to(base.device)
+    text = data.text_at([0]).to(base.device).expand(branches, 1, -1, -1)
     steps = torch.zeros(1, dtype=torch.long, device=base.device)
     with torch.no_grad():
-        features = denoiser.encode(data.conditions[0, :1].to(base.device))
+        features = denoiser.encode(data.conditions_at([0]).to(base.device))
         with FlopCounterMode(display=False) as counter:
             denoiser(latents, steps, text, features)
     return int(counter.get_total_flops()) // 2
@@ -47,7 +47,7 @@ def count_encode_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser.encode(data.conditions[0, :1].to(base.device))
+        denoiser.encode(data.conditions_at([0]).to(base.device))
     return int(counter.get_total_flops()) // 2
 
 

@@ -33,6 +33,7 @@ from bench.types import BenchError, Dataset, Method, Refused, Task, refusal, unk
 
 ADAPTER = "work/adapter.safetensors"
 CONTACT_ITEMS = 24
+_DECODED = 64  # images held as floats at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +133,13 @@ class Run:
         return self._prepare(self.eval_ids, mirror=False)
 
     def _prepare(self, ids: tuple[str, ...], *, mirror: bool) -> Prepared:
-        self.hooks.stage(f"prepare {len(ids)} items", 1)
-        return prepare(self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror,
-                       cache=self.cache)  # fmt: skip
+        suite, hooks = self.spec.suite, self.hooks
+        hooks.stage(f"prepare {len(ids)} items", 1)
+        return prepare(
+            self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror, cache=self.cache,
+            posterior=suite.training.latents == "sample", storage=suite.storage,
+            stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
+        )  # fmt: skip
 
     @cached_property
     def denoiser(self) -> Any:
@@ -270,19 +275,23 @@ class Run:
         return np.stack([self.dataset[i].image for i in picked])
 
     def _reconstructions(self) -> np.ndarray:
-        pixels = self.base.decode(self.eval_data.latents[0])
-        return to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        data, parts = self.eval_data, []
+        for start in range(0, len(data), _DECODED):
+            rows = range(start, min(start + _DECODED, len(data)))
+            pixels = self.base.decode(data.latents_at(rows))
+            parts.append(to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy()))
+        return np.concatenate(parts)
 
     def _contact(self, samples: np.ndarray) -> None:
         from bench.report.figures import contact_sheet
 
         shown = pick_items(self.eval_ids, CONTACT_ITEMS)
         chosen = [self.eval_ids.index(i) for i in shown]
-        conditions = [show_condition(self.eval_data.conditions[0, r].numpy()) for r in chosen]
+        conditions = [show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
         rows = {
             "condition": np.stack(conditions),
             "sample": samples[chosen],
-            "target": self.eval_data.images[chosen],
+            "target": self.eval_data.images(chosen),
         }
         title = f"{self.id} (LEAK: {self.leaks.items} items)" if self.leaks.items else self.id
         contact_sheet(rows, self.folder / "contact.png", title=title)

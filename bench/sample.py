@@ -96,20 +96,19 @@ def sample_images(
     batch's ids whether it is already there. Batches are cut from the whole list, so a resumed run
     has the same batches.
     """
-    shape = tuple(data.latents.shape[2:])
     source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
     for start in range(0, len(data), batch):
         ids = data.ids[start : start + batch]
         if skip(ids):
             continue
-        rows = slice(start, start + len(ids))
+        rows = range(start, start + len(ids))
         latents = sample_latents(
             denoiser,
             base=base,
             sampler=sampler,
-            noise=_noise(seed, ids, shape),
-            conditions=data.conditions[0, source[rows]],
-            text=data.text[rows],
+            noise=_noise(seed, ids, data.latent_shape),
+            conditions=data.conditions_at(source[start : start + len(ids)]),
+            text=data.text_at(rows),
             empty=data.empty,
         )
         yield ids, base.decode(latents).permute(0, 2, 3, 1).cpu().numpy()

@@ -41,7 +41,8 @@ class Training:
     """The fair loop's settings, equal for all methods of a suite.
 
     loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
-    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in.
+    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
+    of the autoencoder's posterior, or "sample": a draw of it at every visit.
     """
 
     batch: int = 64
@@ -51,6 +52,7 @@ class Training:
     mirror: bool = True
     loss: str = "v"
     clip_norm: float = 1.0
+    latents: str = "mode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,9 @@ class Suite:
 
     dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
     environment) -> such loaders. base: folder or hub id of the frozen base; None where the user brings
-    it; variant: which of its weights, None for the plain ones.
+    it; variant: which of its weights, None for the plain ones. storage: encoded items are
+    held in "memory", or in "shards" on disk (text in float16), for data sets that no memory holds; part
+    of what the suite is, so that equal suites read equal numbers.
     learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
     side by method. feature_judge, clip_judge: names in bench.judges.
     """
@@ -90,6 +94,7 @@ class Suite:
     eval_side: str = "test"
     at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
     variant: str | None = None
+    storage: str = "memory"
 
     def budget(self, name: str | None) -> Budget:
         """Return a budget by name (default: the suite's); BenchError for an unknown one."""
@@ -132,6 +137,8 @@ class Protocol:
             del values["data"]
         if not values["budget"]["images_of"]:
             del values["budget"]["images_of"]
+        if values["training"]["latents"] == "mode":
+            del values["training"]["latents"]
         return values
 
     @property
@@ -244,6 +251,7 @@ COCO17 = Suite(
     },
     training=Training(batch=16, mirror=False, loss="eps"),
     sampler=Sampler(name="ddim", steps=50, guidance=7.5),
+    storage="shards",
     eval_side="val",
 )
 

@@ -212,20 +212,33 @@ def draw_batch(
     """
     import torch
 
-    count, views = len(data), len(data.latents)
-    rows, view, dropped, times, noise = [], [], [], [], []
-    for place in range(step * training.batch, (step + 1) * training.batch):
-        row = _order(seed, place // count, count)[place % count]
-        rng = generator(seed, "train", data.ids[row], place)
-        rows.append(int(row))
-        view.append(int(rng.integers(views)))
+    drawn = training.latents == "sample"
+    rows, view, dropped, times, noise, spread = [], [], [], [], [], []
+    places = range(step * training.batch, (step + 1) * training.batch)
+    for place in places:
+        row, seen, rng = _visit(data, seed, place)
+        rows.append(row)
+        view.append(seen)
         dropped.append(bool(rng.random() < training.drop_caption))
         times.append(int(rng.integers(steps)))
-        noise.append(rng.standard_normal(data.latents.shape[2:], dtype=np.float32))
-    text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, data.text[rows])
-    batch = (data.latents[view, rows], data.conditions[view, rows], text, torch.tensor(times),
-             torch.from_numpy(np.stack(noise)))  # fmt: skip
+        noise.append(rng.standard_normal(data.latent_shape, dtype=np.float32))
+        if drawn:
+            spread.append(rng.standard_normal(data.latent_shape, dtype=np.float32))
+    text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, data.text_at(rows))
+    draw = torch.from_numpy(np.stack(spread)) if drawn else None
+    batch = (data.latents_at(rows, view, noise=draw), data.conditions_at(rows, view), text,
+             torch.tensor(times), torch.from_numpy(np.stack(noise)))  # fmt: skip
+    nexts = [_visit(data, seed, place + training.batch) for place in places]
+    data.expect([row for row, _, _ in nexts], [seen for _, seen, _ in nexts])
     return tuple(t.to(device) for t in batch)
+
+
+def _visit(data: Prepared, seed: int, place: int) -> tuple[int, int, np.random.Generator]:
+    """Return the row and view of a place in the run, and the generator of all else drawn there."""
+    count = len(data)
+    row = int(_order(seed, place // count, count)[place % count])
+    rng = generator(seed, "train", data.ids[row], place)
+    return row, int(rng.integers(data.views)), rng
 
 
 @lru_cache(maxsize=4)

@@ -26,9 +26,10 @@ LEVELS = [
     },
     {"bench.tasks", "bench.artifacts"},
     {"bench.timings"},
-    {"bench.report", "bench.suites", "bench.prepare"},
+    {"bench.report", "bench.suites", "bench.prepared", "bench.prepare", "bench.shards"},
     {
         "bench.cost",
+        "bench.encode",
         "bench.train",
         "bench.score",
         "bench.folders",

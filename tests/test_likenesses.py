@@ -39,7 +39,8 @@ class Doubled:
 
     def __getitem__(self, item_id: str) -> Example:
         item = self.data[item_id]
-        layers = {"sketch": item.layers["sketch"].repeat(2, 0).repeat(2, 1)}
+        names = ("sketch", "classes")
+        layers = {n: item.layers[n].repeat(2, 0).repeat(2, 1) for n in names}
         image = item.image.repeat(2, 0).repeat(2, 1)
         return dataclasses.replace(item, image=image, layers=layers)
 

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from bench.app.encode import encode_command
 from bench.app.options import DataFolder, SuiteName, guarded
 from bench.app.prepare import prepare_command
 
 data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
 data_app.command("prepare")(prepare_command)
+data_app.command("encode")(encode_command)
 
 
 @data_app.command("verify")
