@@ -166,7 +166,7 @@ def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_pat
         results=tmp_path / "runs", shuffled=False,
     )  # fmt: skip
     run = Run(spec)
-    assert run.eval_data.latents.shape == (1, 10, 4, 64, 64)
+    assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, 64, 64)
     record = run.all()
     assert record.splits.train.n == 11 and record.splits.eval.name == "val" and record.leaked == 0
     assert record.cost.train_images == 8 and record.cost.parameters_dead == 0
