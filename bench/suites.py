@@ -41,7 +41,9 @@ class Training:
     """The fair loop's settings, equal for all methods of a suite.
 
     loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
-    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in.
+    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. precision: of
+    the denoiser's products, in training and in sampling: "fp32", "bf16" or "fp16"; weights, optimiser
+    and autoencoder stay fp32. ema: decay of the average of the weights that is sampled, 0 for none.
     """
 
     batch: int = 64
@@ -51,6 +53,11 @@ class Training:
     mirror: bool = True
     loss: str = "v"
     clip_norm: float = 1.0
+    precision: str = "fp32"
+    ema: float = 0.0
+
+
+_LATER = ("precision", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +131,18 @@ class Protocol:
     data: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain JSON values; what is not used of it is left out."""
+        """Return the protocol as plain JSON values; what is not used of it is left out.
+
+        So are settings that came later while they have their default: hashes of old records hold.
+        """
         values = asdict(self)
         if not values["data"]:
             del values["data"]
         if not values["budget"]["images_of"]:
             del values["budget"]["images_of"]
+        for name in _LATER:
+            if values["training"][name] == getattr(Training, name):
+                del values["training"][name]
         return values
 
     @property

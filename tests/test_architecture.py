@@ -15,12 +15,22 @@ PACKAGES = ("bench", "baselines", "bps")
 LEVELS = [
     {"bench.types"},
     {"bench.content", "bench.stats", "bench.metrics", "bench.randomness"},
-    {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
+    {
+        "bench.checkpoint",
+        "bench.hooks",
+        "bench.processes",
+        "bench.trackers",
+        "bench.base",
+        "bench.data",
+        "bench.judges",
+        "bench.record",
+    },
     {"bench.tasks", "bench.artifacts"},
     {"bench.timings"},
     {"bench.report", "bench.suites", "bench.prepare"},
     {
         "bench.cost",
+        "bench.engine",
         "bench.train",
         "bench.score",
         "bench.folders",
