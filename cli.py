@@ -43,6 +43,7 @@ from bench.app.options import (
     Tasks,
     Variant,
     guarded,
+    with_execution,
 )
 from bench.app.show import show_command
 from bench.app.study import study_app
@@ -82,8 +83,11 @@ def _method(name: str) -> Any:
 
 def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
     """Print the table with the floor's row, or the record as JSON."""
+    from bench.processes import speaks
     from bench.report.tables import record_text
 
+    if not speaks():
+        return
     if as_json:
         typer.echo((run.folder / "record.json").read_text().rstrip())
         return
@@ -95,6 +99,7 @@ def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
 
 @app.command("run")
 @guarded
+@with_execution
 def run_command(
     method: Methods = "bps", task: Tasks = "sketch", suite: SuiteName = "emoji",
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
@@ -105,6 +110,7 @@ def run_command(
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
+    *, execution: dict[str, Any],
 ) -> None:  # fmt: skip
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
     from bench.commands import Request, grid_of, run_cells, run_one
@@ -116,6 +122,7 @@ def run_command(
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
         shuffled=shuffled, allow_leak=allow_leak, data=data,
         variant=variant,
+        **execution,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -202,6 +209,7 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
 
     @app.command(name, help=text)
     @guarded
+    @with_execution
     def command(
         method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
@@ -209,12 +217,14 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
         side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
         variant: Variant = None,
+        *, execution: dict[str, Any],
     ) -> None:  # fmt: skip
         _act(
             act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
             device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
             checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
             variant=variant,
+            **execution,
         )  # fmt: skip
 
 
@@ -225,12 +235,14 @@ def _act(
     """Do one stage of a run and print what it says."""
     from bench.commands import Request, make_run
     from bench.console import console_hooks
+    from bench.processes import speaks
 
     request = Request(option=option or (), **asked)
     with console_hooks() as hooks:
         said = act(make_run(catalogue(), request, method=method, task=task, seed=seed, hooks=hooks))
         hooks.close()
-    typer.echo(said)
+    if speaks():
+        typer.echo(said)
 
 
 def _trained(run: Any) -> str:

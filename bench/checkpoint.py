@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def save_checkpoint(path: Path, *, step: int, **parts: Any) -> None:
+def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> None:
     """Write the state_dict of every part and the step to `path`, replacing it atomically.
 
-    Raises BenchError where the folder cannot be written or the disk is full; the earlier
-    checkpoint then stays.
+    keep: how many of the newest stay: `path`, before it `name.1.ckpt` and so on. Raises BenchError
+    where the folder cannot be written or the disk is full; the earlier checkpoint then stays.
     """
     import torch
 
@@ -28,26 +30,82 @@ def save_checkpoint(path: Path, *, step: int, **parts: Any) -> None:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch hides the system's error behind its own
             raise OSError(str(error)) from error
+        _rotate(path, keep)
 
 
-def load_checkpoint(path: Path, **parts: Any) -> int:
-    """Load every part's state_dict from `path` and return its step; 0 if there is no file.
+def load_checkpoint(
+    path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any
+) -> int:
+    """Load every part's state_dict from the newest whole checkpoint; return its step, 0 for none.
 
-    Raises BenchError for a file that cannot be read or does not fit the parts.
+    say: told where a damaged one was passed over. Raises BenchError where none that is there can be
+    read, and for one that does not fit the parts.
     """
+    reason: Exception | None = None
+    for candidate in _generations(path):
+        try:
+            state = _read(candidate)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = reason or error
+            continue
+        if reason is not None:
+            say(f"checkpoint {path} is damaged ({reason}); going on from {candidate.name}")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:
+            raise _unfit(candidate, error) from error
+        return int(state["step"])
+    if reason is not None:
+        raise _unfit(path, reason) from reason
+    return 0
+
+
+def _unfit(path: Path, error: Exception) -> BenchError:
+    return BenchError(f"checkpoint {path} cannot be resumed ({error}). Delete it to start again.")
+
+
+def _earlier(path: Path, age: int) -> Path:
+    """Name the checkpoint `age` saves before the newest."""
+    return path if age == 0 else path.with_name(f"{path.stem}.{age}{path.suffix}")
+
+
+def _generations(path: Path) -> list[Path]:
+    """Return the checkpoints that are there, newest first."""
+    ages = sorted(
+        int(p.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix))
+        for p in path.parent.glob(f"{path.stem}.*{path.suffix}")
+        if p.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix).isdigit()
+    )
+    return [p for p in (path, *(_earlier(path, age) for age in ages)) if p.exists()]
+
+
+def _rotate(path: Path, keep: int) -> None:
+    """Make room for a newer checkpoint: each grows one older, those beyond `keep` go."""
+    for age in range(keep - 1, 0, -1):
+        if _earlier(path, age - 1).exists():
+            os.replace(_earlier(path, age - 1), _earlier(path, age))
+    allowed = {_earlier(path, age) for age in range(keep)}
+    for old in _generations(path):
+        if old not in allowed:
+            old.unlink()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Delete what killed processes left half written of a checkpoint, which can be gigabytes."""
+    for left in path.parent.glob(f".{path.name}.*.tmp{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint after checking every part of the archive: torch does not look at sums."""
     import torch
 
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    except Exception as error:
-        raise BenchError(
-            f"checkpoint {path} cannot be resumed ({error}). Delete it to start again."
-        ) from error
-    return int(state["step"])
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def check_finite(value: torch.Tensor, step: int) -> None:

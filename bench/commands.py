@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import parse_device, parse_names, parse_numbers, parse_options
+from bench.engine import Execution
 from bench.grid import Cell, Outcome, Process, run_grid
+from bench.hooks import Hooks
 from bench.measure import machine, measure
+from bench.processes import launched
 from bench.record import RunRecord
-from bench.run import Hooks, Run, RunSpec
-from bench.suites import find_suite
+from bench.run import Run, RunSpec
+from bench.suites import Suite, find_suite
 from bench.tasks import TASKS, find_task
 from bench.timings import TIMINGS_FILE, add_timing
 from bench.tune import Trial, evidence, write_evidence
@@ -52,7 +55,10 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the options of `bench run` ask for, beside method, task and seed."""
+    """What the options of `bench run` ask for, beside method, task and seed.
+
+    precision, ema: None for the suite's own. micro_batch to track: see bench.engine.Execution.
+    """
 
     suite: str
     results: Path
@@ -68,6 +74,27 @@ class Request:
     side: str | None = None
     shuffled: bool = True
     allow_leak: bool = False
+    precision: str | None = None
+    ema: float | None = None
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    fused: bool = False
+    track: str | None = None
+
+    def execution(self) -> Execution:
+        """Return how training is to be carried out."""
+        names = [name.strip() for name in (self.track or "").split(",")]
+        return Execution(
+            micro_batch=self.micro_batch, gradient_checkpointing=self.gradient_checkpointing,
+            compile=self.compile, fused=self.fused, track=tuple(n for n in names if n),
+        )  # fmt: skip
+
+    def trained_as_asked(self, suite: Suite) -> Suite:
+        """Return the suite with the precision and average asked for, which its protocol then tells."""
+        asked: dict[str, Any] = {"precision": self.precision, "ema": self.ema}
+        changed = {name: value for name, value in asked.items() if value is not None}
+        return replace(suite, training=replace(suite.training, **changed))
 
     def words(self, *, method: str, task: str, seed: int) -> tuple[str, ...]:
         """Return the command line that asks for one run, without its floor."""
@@ -88,16 +115,17 @@ def make_run(
     """Return the Run of one method, task and seed, checked and loaded but not started."""
     chosen, preset = catalogue.find(method)
     find_task(task)
-    suite = find_suite(
+    found = find_suite(
         request.suite, base=request.base, side=request.side, data=request.data,
         variant=request.variant,
     )  # fmt: skip
+    suite = request.trained_as_asked(found)
     spec = RunSpec(
         suite=suite, task=task, method=chosen, budget=suite.budget(request.budget), seed=seed,
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
         batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
-        allow_leak=request.allow_leak,
+        allow_leak=request.allow_leak, execution=request.execution(),
     )  # fmt: skip
     return Run(spec, hooks)
 
@@ -149,7 +177,15 @@ def run_cells(
     catalogue: Catalogue, cells: Sequence[tuple[Request, str, str, int]], *, hooks: Hooks,
     say: Callable[[str], None], jobs: int = 1,
 ) -> list[Outcome]:  # fmt: skip
-    """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once."""
+    """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once.
+
+    Raises BenchError in one of several processes of a launcher: each would start the whole grid.
+    """
+    if launched() > 1:
+        raise BenchError(
+            f"{len(cells)} runs were asked of {launched()} launched processes, which share one run. "
+            "Launch one method, task and seed at a time."
+        )
     table = {
         Cell(name=_name(r, m, t, s), arguments=r.words(method=m, task=t, seed=s)): (r, m, t, s)
         for r, m, t, s in cells

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from bench.run import Hooks
+from bench.hooks import Hooks
+from bench.processes import speaks
 
 _QUIET_SECONDS = 15.0
 
@@ -74,7 +75,16 @@ class ConsoleHooks(Hooks):
             self._bar.stop()
             self._bar = None
 
+    def say(self, text: str) -> None:
+        """Say a line, below the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            self._say(text)
+
     def _say(self, text: str) -> None:
+        if not speaks():
+            return
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

@@ -55,18 +55,18 @@ class Ledger:
     """Costs of a run as they arise, in one JSON file that survives interruptions.
 
     Use as a context around a stage: the peak memory of the stage is kept, the largest over stages
-    and resumptions.
+    and resumptions. path: None keeps no file, for all but the main process.
     """
 
-    def __init__(self, path: Path, *, device: str) -> None:
+    def __init__(self, path: Path | None, *, device: str) -> None:
         self.path, self.device = path, device
-        self.values: dict[str, float] = read_json(path) if path.exists() else {}
+        self.values: dict[str, float] = read_json(path) if path and path.exists() else {}
 
     def add(self, **amounts: float) -> None:
         """Add to the named sums and write the file."""
         for name, amount in amounts.items():
             self.values[name] = self.values.get(name, 0) + amount
-        write_json(self.path, self.values)
+        self._write()
 
     def __enter__(self) -> Ledger:
         """Begin a stage."""
@@ -77,7 +77,11 @@ class Ledger:
         """End a stage, whole or not."""
         peak = max(self.values.get("peak_memory_bytes", 0), peak_memory(self.device))
         self.values["peak_memory_bytes"] = peak
-        if self.path.parent.exists():
+        if self.path is not None and self.path.parent.exists():
+            self._write()
+
+    def _write(self) -> None:
+        if self.path is not None:
             write_json(self.path, self.values)
 
 

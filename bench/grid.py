@@ -20,8 +20,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from bench.checkpoint import Stopped
+from bench.hooks import Hooks
 from bench.record import RunRecord, load_record
-from bench.run import Hooks, Run
+from bench.run import Run
 from bench.types import BenchError, Refused
 
 STOPPED = (130, 143)

@@ -50,7 +50,7 @@ def _train(run: Run, steps: int) -> tuple[float | None, int]:
         result = train(
             run.denoiser, base=run.base, data=data, training=run.spec.suite.training,
             images=(_WARM_UP + steps) * batch, learning_rate=run.learning_rate, seed=run.spec.seed,
-            folder=Path(folder), checkpoint_every=_WARM_UP + steps,
+            folder=Path(folder), execution=run.spec.execution, checkpoint_every=_WARM_UP + steps,
             tick=lambda step, total, loss: times.append(time.perf_counter()),
         )  # fmt: skip
     if not result.steps:

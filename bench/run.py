@@ -20,8 +20,11 @@ from bench.content import Cache, atomic_write, digest_json, read_json, write_jso
 from bench.cost import Ledger, be_deterministic
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
+from bench.engine import Execution, check_execution
+from bench.hooks import Hooks, Quiet
 from bench.judges import load_judge
 from bench.prepare import Prepared, prepare
+from bench.processes import Processes, join
 from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
 from bench.sample import load_images, png, sample_to_folder, to_bytes
@@ -41,7 +44,8 @@ class RunSpec:
     """What to run. options: the method's own; learning_rate None: the suite's.
 
     shuffled: whether the items are sampled once more under other items' conditions. allow_leak: go
-    on where evaluation items were seen in training or pretraining.
+    on where evaluation items were seen in training or pretraining. execution: how training is
+    carried out.
     """
 
     suite: Suite
@@ -57,20 +61,7 @@ class RunSpec:
     checkpoint_every: int = 100
     shuffled: bool = True
     allow_leak: bool = False
-
-
-class Hooks:
-    """How a run tells of its progress and learns that it should stop; does nothing by itself."""
-
-    def stage(self, name: str, total: int) -> None:
-        """A stage of `total` steps begins."""
-
-    def tick(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` steps of the stage are finished."""
-
-    def stop(self) -> int | None:
-        """Return an exit code once somebody asked to stop."""
-        return None
+    execution: Execution = field(default_factory=Execution)
 
 
 class Run:
@@ -78,7 +69,20 @@ class Run:
 
     def __init__(self, spec: RunSpec, hooks: Hooks | None = None) -> None:
         """Load data, splits, base and judges first, so that a wrong path fails at once."""
-        self.spec, self.hooks, self.cache = spec, hooks or Hooks(), Cache()
+        self.spec, self.cache = spec, Cache()
+        self.processes: Processes = join(spec.device)
+        self.hooks = (hooks or Hooks()) if self.processes.main else Quiet(hooks or Hooks())
+        training = spec.suite.training
+        check_execution(
+            spec.execution, precision=training.precision, batch=training.batch, device=spec.device,
+            processes=self.processes,
+        )  # fmt: skip
+        with self.processes.main_first():
+            self._load()
+        be_deterministic(spec.device)
+
+    def _load(self) -> None:
+        spec = self.spec
         spec.suite.check_task(spec.task)
         self.task: Task = find_task(spec.task)
         reason = refusal(spec.method, self.task)
@@ -102,7 +106,6 @@ class Run:
         self.id = run_id(spec, self.options, self.protocol)
         self.folder = spec.results / self.id
         self.work = self.folder / "work"
-        be_deterministic(spec.device)
 
     def _protocol(self) -> Protocol:
         suite = self.spec.suite
@@ -135,11 +138,12 @@ class Run:
     def _prepare(self, ids: tuple[str, ...], *, mirror: bool) -> Prepared:
         suite, hooks = self.spec.suite, self.hooks
         hooks.stage(f"prepare {len(ids)} items", 1)
-        return prepare(
-            self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror, cache=self.cache,
-            posterior=suite.training.latents == "sample", storage=suite.storage,
-            stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
-        )  # fmt: skip
+        with self.processes.main_first():
+            return prepare(
+                self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror,
+                cache=self.cache, posterior=suite.training.latents == "sample", storage=suite.storage,
+                stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
+            )  # fmt: skip
 
     @cached_property
     def denoiser(self) -> Any:
@@ -161,10 +165,16 @@ class Run:
             "device": self.spec.device,
         }  # fmt: skip
         path = self.work / "run.json"
-        if path.exists():
-            check_same(read_json(path), wanted, self.folder)
-        else:
-            write_json(path, {**wanted, "started": now()})
+        with self.processes.main_first():
+            if path.exists():
+                check_same(read_json(path), wanted, self.folder)
+            elif self.processes.main:
+                write_json(path, {**wanted, "started": now()})
+            else:
+                raise BenchError(
+                    f"process {self.processes.index} does not see {path}, which the main process "
+                    "wrote. All nodes need the same --results folder, on shared storage."
+                )
 
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors."""
@@ -179,11 +189,14 @@ class Run:
                 self.denoiser, base=self.base, data=data, training=spec.suite.training,
                 images=images, learning_rate=self.learning_rate, seed=spec.seed,
                 folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
-                stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every,
+                stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every, say=self.hooks.say,
+                execution=spec.execution, processes=self.processes,
             )  # fmt: skip
-        if trainable.parameters and not (self.folder / ADAPTER).exists():
-            save_weights(self.folder / ADAPTER, trainable)
-        write_json(self.work / "train.json", vars(result))
+        if self.processes.main:
+            if trainable.parameters and not (self.folder / ADAPTER).exists():
+                save_weights(self.folder / ADAPTER, trainable)
+            write_json(self.work / "train.json", vars(result))
+        self.processes.wait()
         return result
 
     def load_trained(self) -> None:
@@ -208,16 +221,22 @@ class Run:
                     self.denoiser, self.work / name, base=self.base, data=data,
                     sampler=self.spec.suite.sampler, seed=self.spec.seed, batch=self.spec.batch,
                     condition_of=source, tick=self.hooks.tick, stop=self.hooks.stop,
+                    precision=self.spec.suite.training.precision, processes=self.processes,
                     spent=lambda seconds, images: ledger.add(
                         sample_seconds=seconds, sample_images=images
                     ),
                 )  # fmt: skip
-        seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
-        write_json(self.work / "sample.json", {"seconds_per_image": seconds})
-        return seconds
+                self.processes.wait()
+        if self.processes.main:
+            seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
+            write_json(self.work / "sample.json", {"seconds_per_image": seconds})
+        self.processes.wait()
+        return float(read_json(self.work / "sample.json")["seconds_per_image"])
 
     def _ledger(self) -> Ledger:
-        return Ledger(self.work / "cost.json", device=self.spec.device)
+        """Costs are those of the main process, which every other does likewise."""
+        path = self.work / "cost.json" if self.processes.main else None
+        return Ledger(path, device=self.spec.device)
 
     def _sets(self) -> dict[str, np.ndarray | None]:
         """The sample sets of this method: its own and, where it has a condition, the shuffled."""
@@ -227,7 +246,14 @@ class Run:
         return sets
 
     def score(self) -> records.RunRecord:
-        """Score all sets and the reference rows, write items, contact sheet and record."""
+        """Score all sets and the reference rows, write items, contact sheet and record.
+
+        The main process does; the others wait and read the record.
+        """
+        with self.processes.main_first():
+            return self._score() if self.processes.main else records.load_record(self.folder)
+
+    def _score(self) -> records.RunRecord:
         started = self._require_finished()
         self.hooks.stage("score", 1)
         evaluator = Evaluator(
@@ -305,7 +331,9 @@ class Run:
 
     def forget(self) -> None:
         """Delete this run's folder, so that it starts afresh."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.processes.main:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.processes.wait()
 
     def all(self) -> records.RunRecord:
         """Run every stage that is not done yet."""

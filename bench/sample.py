@@ -13,7 +13,9 @@ import numpy as np
 from bench.base import Base
 from bench.checkpoint import Stopped
 from bench.content import atomic_write
+from bench.engine import autocast
 from bench.prepare import Prepared
+from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
 from bench.suites import Sampler
 from bench.types import BenchError, Dataset, unknown
@@ -58,10 +60,12 @@ def sample_latents(
     conditions: torch.Tensor,
     text: torch.Tensor,
     empty: torch.Tensor,
+    precision: str = "fp32",
 ) -> torch.Tensor:
     """Sample latents under classifier-free guidance (arXiv 2207.12598), the condition on both sides.
 
     noise [B,4,h,w], conditions [B,C,H,W] in [0, 1], text [B,L,D], empty [1,L,D] -> [B,4,h,w].
+    precision: of the denoiser's products; the sampler's own steps are fp32.
     """
     import torch
 
@@ -70,10 +74,12 @@ def sample_latents(
     branches = torch.stack([empty.expand_as(text), text]) if guided else text[None]
     latents = noise.to(base.device) * scheduler.init_noise_sigma
     with torch.inference_mode():
-        features = denoiser.encode(conditions.to(base.device))
+        with autocast(base.device, precision):
+            features = denoiser.encode(conditions.to(base.device))
         for time_now in scheduler.timesteps:
             steps = time_now.to(base.device).long().expand(len(latents))
-            eps = denoiser(latents, steps, branches.to(base.device), features).float()
+            with autocast(base.device, precision):
+                eps = denoiser(latents, steps, branches.to(base.device), features).float()
             guide = eps[0] + sampler.guidance * (eps[1] - eps[0]) if guided else eps[0]
             latents = scheduler.step(guide, time_now, latents).prev_sample
     return latents
@@ -89,15 +95,17 @@ def sample_images(
     batch: int = 32,
     condition_of: Sequence[int] | np.ndarray | None = None,
     skip: Callable[[Sequence[str]], bool] = lambda ids: False,
+    precision: str = "fp32",
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Yield (ids, images [B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order.
 
     condition_of: row of the item whose condition each item gets (None: its own). skip: tells of a
-    batch's ids whether it is already there. Batches are cut from the whole list, so a resumed run
-    has the same batches.
+    batch's ids whether it is already there. Batches are cut from the whole list and dealt out to the
+    processes in turn, so a resumed run, alone or not, has the same batches.
     """
     source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
-    for start in range(0, len(data), batch):
+    for start in range(processes.index * batch, len(data), processes.count * batch):
         ids = data.ids[start : start + batch]
         if skip(ids):
             continue
@@ -110,6 +118,7 @@ def sample_images(
             conditions=data.conditions_at(source[start : start + len(ids)]),
             text=data.text_at(rows),
             empty=data.empty,
+            precision=precision,
         )
         yield ids, base.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -130,20 +139,23 @@ def sample_to_folder(
     seed: int,
     batch: int = 32,
     condition_of: Sequence[int] | np.ndarray | None = None,
+    precision: str = "fp32",
+    processes: Processes = ALONE,
     tick: Callable[[int, int], None] | None = None,
     spent: Callable[[float, int], None] = lambda seconds, images: None,
     stop: Callable[[], int | None] = lambda: None,
 ) -> None:
-    """Sample every item that is not in the folder yet, each as `<id>.png`.
+    """Sample every item of this process that is not in the folder yet, each as `<id>.png`.
 
     Files are written atomically, so a killed run goes on with the first batch that is not whole.
-    `spent` gets the seconds and images of each batch. Raises Stopped between
-    batches when `stop` returns an exit code.
+    `spent` gets the seconds and images of each batch; `tick` counts the images of all processes as
+    if they kept step. Raises Stopped between batches when `stop` returns an exit code.
     """
     begun, done = time.perf_counter(), 0
     images = sample_images(
         denoiser, base=base, data=data, sampler=sampler, seed=seed, batch=batch,
-        condition_of=condition_of, skip=lambda ids: all((folder / f"{i}.png").exists() for i in ids),
+        condition_of=condition_of, precision=precision, processes=processes,
+        skip=lambda ids: all((folder / f"{i}.png").exists() for i in ids),
     )  # fmt: skip
     for ids, pixels in images:
         for item, image in zip(ids, to_bytes(pixels), strict=True):
@@ -151,7 +163,7 @@ def sample_to_folder(
         spent(time.perf_counter() - begun, len(ids))
         begun, done = time.perf_counter(), done + len(ids)
         if tick is not None:
-            tick(done, len(data))
+            tick(min(done * processes.count, len(data)), len(data))
         code = stop()
         if code is not None:
             raise Stopped(code)

@@ -43,6 +43,7 @@ class Training:
     loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
     error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
     of the autoencoder's posterior, or "sample": a draw of it at every visit.
+    precision, ema: see the engine.
     """
 
     batch: int = 64
@@ -53,6 +54,11 @@ class Training:
     loss: str = "v"
     clip_norm: float = 1.0
     latents: str = "mode"
+    precision: str = "fp32"
+    ema: float = 0.0
+
+
+_LATER = ("precision", "ema", "latents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +137,18 @@ class Protocol:
     data: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain JSON values; what is not used of it is left out."""
+        """Return the protocol as plain JSON values; what is not used of it is left out.
+
+        So are settings that came later while they have their default: hashes of old records hold.
+        """
         values = asdict(self)
         if not values["data"]:
             del values["data"]
         if not values["budget"]["images_of"]:
             del values["budget"]["images_of"]
-        if values["training"]["latents"] == "mode":
-            del values["training"]["latents"]
+        for name in _LATER:
+            if values["training"][name] == getattr(Training, name):
+                del values["training"][name]
         return values
 
     @property

@@ -20,6 +20,9 @@ LEVELS = [
         "bench.checkpoint",
         "bench.base",
         "bench.random_base",
+        "bench.hooks",
+        "bench.processes",
+        "bench.trackers",
         "bench.data",
         "bench.judges",
         "bench.record",
@@ -30,6 +33,7 @@ LEVELS = [
     {
         "bench.cost",
         "bench.encode",
+        "bench.engine",
         "bench.train",
         "bench.score",
         "bench.folders",

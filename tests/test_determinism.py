@@ -16,9 +16,10 @@ from safetensors.numpy import load_file
 import cli
 from bench.commands import Request, make_run, run_cells
 from bench.content import read_json
+from bench.hooks import Hooks
 from bench.judges import Judge, load_judge
 from bench.randomness import TOLERANCES
-from bench.run import ADAPTER, Hooks
+from bench.run import ADAPTER
 from bench.sample import load_images
 
 

@@ -30,6 +30,7 @@ from bench.app.options import (
     TaskName,
     Variant,
     guarded,
+    with_execution,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
     """Return `bench score`: two folders are compared, without any it is the stage of a run."""
 
     @guarded
+    @with_execution
     def score(
         context: typer.Context,
         generated: Annotated[Path | None, typer.Argument(help="Generated images (A).")] = None,
@@ -70,6 +72,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
             bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
         ] = False,
         intervals: Annotated[bool, typer.Option(help="95% intervals of the metrics.")] = True,
+        *, execution: dict[str, Any],
     ) -> None:  # fmt: skip
         """Score the samples of a run, or any two folders of images: bench score A B."""
         from bench.types import BenchError
@@ -86,6 +89,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
                 device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
                 checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
                 variant=variant,
+                **execution,
             )  # fmt: skip
             return
         found = _compared(

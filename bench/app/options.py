@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,9 +49,51 @@ AllowLeak = Annotated[
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+EXECUTION: dict[str, tuple[Any, Any]] = {
+    "precision": (
+        Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; else the suite's.")], None
+    ),
+    "ema": (
+        Annotated[
+            float | None, typer.Option(min=0, max=0.999999, help="Decay of averaged weights.")
+        ],
+        None,
+    ),
+    "micro_batch": (
+        Annotated[int | None, typer.Option(min=1, help="Images trained at once in a process.")], None
+    ),
+    "gradient_checkpointing": (
+        Annotated[bool, typer.Option(help="Recompute activations: less memory, more time.")], False
+    ),
+    "compile": (Annotated[bool, typer.Option(help="Compile the transformer blocks.")], False),
+    "fused": (Annotated[bool, typer.Option(help="The fused AdamW.")], False),
+    "track": (
+        Annotated[str | None, typer.Option(help="jsonl, tensorboard, wandb, mlflow (a,b).")], None
+    ),
+}  # fmt: skip
+"""How training is carried out: option -> (type, default). Names are those of commands.Request."""
 RESULTS = Path("results/runs")
 RATES = "3e-4,1e-3,3e-3,1e-2"
 PRETRAINING = Path("results/pretraining")
+
+
+def with_execution(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of EXECUTION; it takes them together as `execution`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        asked = {name: kwargs.pop(name) for name in EXECUTION}
+        return command(*args, execution=asked, **kwargs)
+
+    own = inspect.signature(command, eval_str=True)
+    kept = [p for name, p in own.parameters.items() if name != "execution"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in EXECUTION.items()
+    ]
+    wrapper.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in (*kept, *added)}
+    return wrapper
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +102,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            done = command(*args, **kwargs)
+            if "WORLD_SIZE" in os.environ:
+                from bench.processes import leave
+
+                leave()
+            return done
         except KeyboardInterrupt:
             fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:

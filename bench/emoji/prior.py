@@ -208,7 +208,7 @@ def train_prior(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: learning_rate_factor(step, recipe)
     )
-    parts = {"modules": prior.modules, "average": prior.average, "optimiser": optimiser,
+    parts: dict[str, Any] = {"modules": prior.modules, "average": prior.average, "optimiser": optimiser,
              "schedule": schedule}  # fmt: skip
     start = load_checkpoint(folder / "prior.ckpt", **parts)
     rows = np.setdiff1d(np.arange(len(latents)), held_out)

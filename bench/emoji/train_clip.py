@@ -135,7 +135,7 @@ def train(
     groups, moments, trained = Groups(pairs), _moments(features), Trainable(model)
     optimiser = torch.optim.AdamW(_decay_groups(trained, recipe), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, recipe))
-    parts = {"model": trained, "optimiser": optimiser, "schedule": schedule}
+    parts: dict[str, Any] = {"model": trained, "optimiser": optimiser, "schedule": schedule}
     start, clock = load_checkpoint(checkpoint, **parts), time.perf_counter()
     for step in range(start, recipe.steps):
         model.train()
