@@ -17,7 +17,7 @@ LEVELS = [
     {"bench.content", "bench.stats", "bench.metrics", "bench.randomness"},
     {"bench.checkpoint", "bench.base", "bench.data", "bench.judges", "bench.record"},
     {"bench.tasks", "bench.artifacts"},
-    {"bench.timings"},
+    {"bench.timings", "bench.ablations"},
     {"bench.report", "bench.suites", "bench.prepare"},
     {
         "bench.cost",
@@ -29,10 +29,20 @@ LEVELS = [
         "bench.simulate",
     },
     {"bench.sample"},
-    {"bench.audit", "bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},
+    {
+        "bench.audit",
+        "bench.check",
+        "bench.emoji",
+        "bench.publish",
+        "bench.run",
+        "bench.study",
+        "bench.trained",
+    },
     {"bench.grid", "bench.measure"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},
+    {"bench.ablate"},
+    {"bench.forecast"},
     {"bench.app"},
 ]
 

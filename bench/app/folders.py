@@ -19,14 +19,17 @@ from bench.app.options import (
     BudgetName,
     Device,
     Every,
+    Guidance,
     MethodName,
     Options,
     Rate,
     Results,
     Seed,
     Side,
+    Steps,
     SuiteName,
     TaskName,
+    TrainItems,
     guarded,
 )
 
@@ -61,7 +64,8 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None, allow_leak: AllowLeak = False, judge: JudgeName = JUDGE,
+        side: Side = None, allow_leak: AllowLeak = False, train_items: TrainItems = None,
+        guidance: Guidance = None, steps: Steps = None, judge: JudgeName = JUDGE,
         weights: Weights = None, clip: Clip = None, clip_weights: ClipWeights = None,
         as_json: AsJson = False,
         sensitivity: Annotated[
@@ -83,6 +87,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
                 method=method, task=task, suite=suite, budget=budget, seed=seed, results=results,
                 device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
                 checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak,
+                train_items=train_items, guidance=guidance, steps=steps,
             )  # fmt: skip
             return
         found = _compared(

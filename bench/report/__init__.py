@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.content import atomic_write
+from bench.report.ablation_page import ablation_files, ablation_sections
+from bench.report.ablations import build_ablations
 from bench.report.compare import Comparison, build_comparison
 from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_comparison
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
@@ -16,7 +18,7 @@ from bench.report.names import task_place
 from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import draw_pictures, file_name
 from bench.report.rows import BOOTSTRAP_SEED, Row, Table, build_table
-from bench.report.runs import Run, load_run, load_runs
+from bench.report.runs import Run, load_ablation_runs, load_run, load_runs
 from bench.report.sheet import sheet_tiles
 from bench.report.tables import (
     cost_grid,
@@ -62,6 +64,7 @@ def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
     nothing written, where there is no record, one does not verify or one table cannot hold them.
     """
     runs = load_runs(results)
+    ablations = build_ablations([*runs, *load_ablation_runs(results)])
     groups = _tables(runs, mixed=mixed)
     tables = {name: build_table(members, mixed=mixed) for name, members in groups}
     suites = [_suite(suite, tables) for suite in sorted({t.suite for t in tables.values()})]
@@ -74,7 +77,11 @@ def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
     for suite in suites:
         if suite.comparison is not None:
             written += _write(out, _comparison_files(suite.comparison))
-    written += _write(out, {"report.md": report_page(sections, suites)})
+    varied = ablation_sections(ablations, out)
+    for part in varied:
+        written += _write(out, ablation_files(part))
+        written += [out / file for file in (*part.figures, *part.pdfs)]
+    written += _write(out, {"report.md": report_page(sections, suites, varied)})
     written += _write(out, {"index.html": html_page(sections, suites)})
     return sorted(written)
 
