@@ -128,7 +128,9 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     assert own.metrics != plain.finished().metrics, "another guidance is another result"
     assert "trained_in" not in read_json(plain.folder / "record.json")
     again = run_of(other)
-    assert again.train().steps == record.cost.train_images // 8, "taken over once, not trained again"
+    assert again.train().steps == record.cost.train_images // 8, (
+        "taken over once, not trained again"
+    )
     assert not (again.work / "train.ckpt").exists()
 
 
@@ -138,7 +140,9 @@ def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, tmp_p
     key = plain.training_key
     assert find_trained(tmp_path, key) == plain.folder
     assert find_trained(tmp_path / ABLATIONS_FOLDER, key) == plain.folder
-    assert find_trained(tmp_path, run_of(asked(micro_folder, tmp_path), seed=1).training_key) is None
+    assert (
+        find_trained(tmp_path, run_of(asked(micro_folder, tmp_path), seed=1).training_key) is None
+    )
     begun = read_json(plain.work / "run.json")
     (plain.work / "run.json").write_text("{}")  # older folders do not name their training
     assert find_trained(tmp_path, key) == plain.folder
@@ -161,7 +165,9 @@ def test_learned_layer_weights_are_kept_and_constant_ones_are_not(
     assert [start for _, start, _ in weights] == [16, 16, 8, 8, 4, 4, 2, 2, 16]
     assert all(start != now for _, start, now in weights)
     afresh = run_of(asked(micro_folder, tmp_path), method="bps-learned")
-    assert afresh._learned() == {"layer_weights": weights}, "a stage alone reads them from the weights"
+    assert afresh._learned() == {"layer_weights": weights}, (
+        "a stage alone reads them from the weights"
+    )
     plain = run_of(asked(micro_folder, tmp_path))
     plain.denoiser  # noqa: B018
     (plain.folder / "work").mkdir(parents=True)

@@ -10,7 +10,7 @@ from bench.report.ablation_tables import difference_cell
 from bench.report.ablations import AblationTable, Line
 from bench.report.differences import Difference, told_apart
 from bench.report.figures import BOX, COLOURS, GRID, INK, SOFT, figure_file, label_ends, wrapped
-from bench.report.names import Column, header, primary_metrics
+from bench.report.names import Column, header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     there is no difference. The same table gives the same bytes.
     """
     lines = [line for line in table.lines if line.differences]
-    columns = [c for c in _shown(table) if any(c in line.differences for line in lines)]
+    columns = [c for c in table.columns if any(c in line.differences for line in lines)]
     if not columns:
         return None
     names = [_full_name(table, line) for line in lines]
@@ -61,7 +61,7 @@ def axis_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     """
     axis_name = table.ablation.axis
     lines = [line for line in table.lines if line.row.kind == "method"]
-    columns = [c for c in _shown(table) if any(_known(line, c) for line in lines)]
+    columns = [c for c in table.columns if any(_known(line, c) for line in lines)]
     if not axis_name or not columns or len({line.setting(axis_name) for line in lines}) < 2:
         return None
     across = 2 if len(columns) == 4 else min(len(columns), 3)
@@ -107,13 +107,6 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
         axis.set_axisbelow(True)
         axis.legend(frameon=False, fontsize=8)
     return Path(path)
-
-
-def _shown(table: AblationTable) -> list[Column]:
-    """Return FD, fidelity and, where guidance moves it, the CLIP score."""
-    wanted = ["fd", *primary_metrics(table.task), "cosine"]
-    wanted += ["clip"] if table.ablation.axis == "guidance" else []
-    return [column for column in table.columns if column.metric in wanted]
 
 
 def _full_name(table: AblationTable, line: Line) -> str:

@@ -18,15 +18,18 @@ from bench.report.figures import curve_figure, pdf_path
 from bench.report.grid import escape_markdown, to_latex, to_markdown
 from bench.report.pictures import file_name
 
+CURVES = "training curves, first seed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSection:
-    """An ablation and its files; name: of them ("ablation-prior-emoji-sketch").
+    """An ablation and its files in a folder; name: of them ("ablation-prior-emoji-sketch").
 
     figures: PNG -> what it shows; each lies there as PDF too.
     """
 
     name: str
+    folder: Path
     table: AblationTable
     figures: Mapping[str, str]
 
@@ -51,7 +54,8 @@ def ablation_sections(tables: Sequence[AblationTable], out: Path) -> list[Ablati
     for table, place in zip(tables, places, strict=True):
         parts = [*place, *([table.key[:12]] if places.count(place) > 1 else [])]
         name = "-".join(["ablation", *map(file_name, parts)])
-        sections.append(AblationSection(name=name, table=table, figures=_draw(table, out, name)))
+        drawn = _draw(table, out, name)
+        sections.append(AblationSection(name=name, folder=out, table=table, figures=drawn))
     return sections
 
 
@@ -103,7 +107,7 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
             curves: _curves(table, curves),
         }
         what = dict(zip(paths, ("differences to the paper's setting", "learned layer weights",
-                                "training curves, first seed"), strict=True))  # fmt: skip
+                                CURVES), strict=True))  # fmt: skip
     return {path.name: what[path] for path, drawn in found.items() if drawn is not None}
 
 

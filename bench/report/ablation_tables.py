@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.ablations import SETTINGS
@@ -12,6 +13,7 @@ from bench.report.names import (
     HASH_DIGITS,
     Column,
     brackets,
+    count,
     decimals,
     header,
     named,
@@ -32,14 +34,19 @@ _TIDY = (
 def ablation_grid(table: AblationTable) -> Grid:
     """Return values and paired differences to the reference, two columns a metric."""
     digits = {column: _digits(table, column) for column in table.columns}
-    lead = ("", *(("training items",) if table.by_items else ()), "seeds")
-    body, rules = [], []
+    sizes = {line.record.cost.parameters_trainable for line in table.lines}
+    more = (*(("training items",) if table.by_items else ()),
+            *(("trainable parameters",) if len(sizes) > 1 else ()))  # fmt: skip
+    lead, rules = ("", *more, "seeds"), []
+    body: list[tuple[Text, ...]] = []
     for i, line in enumerate(table.lines):
         if i and line.train_items != table.lines[i - 1].train_items:
             rules.append(i)
         cells = [cell for c in table.columns for cell in _cells(line, c, digits[c])]
-        items = [Text(main=f"{line.train_items:,}")] if table.by_items else []
-        body.append((Text(main=_marked(line)), *items, Text(main=_seeds(line)), *cells))
+        facts = [f"{line.train_items:,}"] if table.by_items else []
+        facts += [count(line.record.cost.parameters_trainable)] if len(sizes) > 1 else []
+        facts.append(str(len(line.row.seeds)))
+        body.append((Text(main=_marked(line)), *(Text(main=fact) for fact in facts), *cells))
     return Grid(
         header=(*lead, *(("value", "minus reference") * len(table.columns))),
         body=tuple(body),
@@ -111,13 +118,47 @@ def ablation_sentence(line: Line, difference: Difference, table: AblationTable) 
             f"No difference between {reference} and {line.row.name} could be shown in {on}{place}: "
             f"{_plus_minus(difference)} {basis}."
         )
-    ahead = (low > 0) == (difference.column.better == "higher")
+    ahead = _is_ahead(difference)
     first, second = (line.row.name, reference) if ahead else (reference, line.row.name)
     verb = "beats" if difference.column.better in {"higher", "lower"} else "differs from"
     text = f"{first} {verb} {second} by {_plus_minus(difference, size=True)} {on}{place} {basis}"
     if difference.agree is False:
         return f"On the mean over seeds {text}, but single seeds do not agree."
     return f"{text}." if first in SETTINGS else f"{text[0].upper()}{text[1:]}."
+
+
+def ablation_summary(table: AblationTable, *, metric: str) -> list[str]:
+    """Return how the reference stands to all variants in a metric, a line a number of training items."""
+    said = []
+    for column in (column for column in table.columns if column.metric == metric):
+        for items in dict.fromkeys(line.train_items for line in table.lines):
+            own = [x for x in table.lines if x.train_items == items and column in x.differences]
+            if own:
+                place = f" at {items:,} training items" if table.by_items else ""
+                reference = own[0].differences[column].second
+                said.append(f"{reference} on {named(column)}{place}: {_standing(own, column)}.")
+    return said
+
+
+def _standing(lines: Sequence[Line], column: Column) -> str:
+    """Say which variants the reference beats, which it falls behind and which are not told apart."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        difference = line.differences[column]
+        interval, ahead = difference.interval, _is_ahead(difference)
+        verb = "falls behind" if ahead else "beats"
+        if not (interval.low > 0 or interval.high < 0):
+            verb = "no difference could be shown to"
+        elif difference.agree is False:
+            verb = f"on the mean over seeds, with single seeds that do not agree, {verb}"
+        found.setdefault(verb, []).append(
+            f"{line.row.name} ({_plus_minus(difference, size=not verb.startswith('no'))})"
+        )
+    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in found.items())
+
+
+def _is_ahead(difference: Difference) -> bool:
+    return (difference.interval.low > 0) == (difference.column.better == "higher")
 
 
 def tidy_ablation(table: AblationTable) -> pandas.DataFrame:
@@ -197,10 +238,6 @@ def _digits(table: AblationTable, column: Column) -> int:
 
 def _marked(line: Line) -> str:
     return f"{line.row.name} (floor)" if line.row.kind == "floor" else line.row.name
-
-
-def _seeds(line: Line) -> str:
-    return str(len(line.row.seeds))
 
 
 def _seed_words(difference: Difference) -> str:

@@ -134,6 +134,20 @@ def build_ablations(
     return [table for table in made if table is not None and _says_something(table)]
 
 
+def in_ablations(tables: Sequence[AblationTable]) -> set[str]:
+    """Return the runs with options that are not the paper's and that some ablation shows.
+
+    They stand there and would swell the tables of methods.
+    """
+    return {
+        run.record.run_id
+        for table in tables
+        for line in table.lines
+        for run in line.row.runs
+        if line.variant.options
+    }
+
+
 def called(variant: Variant) -> str:
     """Return a variant's name with its number of training items, where it has one of its own."""
     return (
@@ -176,7 +190,7 @@ def _table(
     if not found:
         return None
     own = [run for _, runs in found for run in runs]
-    columns = _columns(place[1], own)
+    columns = _columns(ablation, place[1], own)
     rows = [(variant, _row(ablation, variant, runs, columns)) for variant, runs in found]
     return AblationTable(
         ablation=ablation, suite=place[0], task=place[1], base=base, columns=columns,
@@ -208,8 +222,10 @@ def _one_rate(
     return [(variant, runs) for variant, runs in found if runs], notes
 
 
-def _columns(task: str, runs: Iterable[Run]) -> tuple[Column, ...]:
-    wanted = ("fd", *primary_metrics(task), "cosine", "clip")
+def _columns(ablation: Ablation, task: str, runs: Iterable[Run]) -> tuple[Column, ...]:
+    """Return FD, fidelity, cosine and, where guidance moves it, the CLIP score."""
+    wanted = ["fd", *primary_metrics(task), "cosine"]
+    wanted += ["clip"] if ablation.axis == "guidance" else []
     found = {Column.of(m, v) for run in runs for m, v in run.record.metrics.items() if m in wanted}
     return order_columns(found)
 
