@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _Point = tuple[float, float, float | None, float | None]
 _BETTER, _WORSE, _UNTOLD = "#0072B2", "#D55E00", "#9a9a9a"
+_KEY = "blue better, orange worse, grey not told apart"
 _MARKERS = "osD^v"
 _AXES = {
     "train_items": "training items",
@@ -42,8 +43,8 @@ def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
         return None
     names = [_full_name(table, line) for line in lines]
     width = 0.3 + 0.075 * max(map(len, names)) + 2.6 * len(columns)
-    with figure_file(path, size=(width, 1.35 + 0.34 * len(lines)), pdf=pdf) as figure:
-        title = f"{table.title}: minus {table.ablation.reference}, 95% intervals, paired"
+    with figure_file(path, size=(width, 1.5 + 0.34 * len(lines)), pdf=pdf) as figure:
+        title = f"{table.title}: minus {table.ablation.reference}, 95% intervals, paired\n{_KEY}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)
         for axis, column in zip(axes.flat, columns, strict=True):
