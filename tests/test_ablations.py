@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -39,6 +40,20 @@ def asked(base: Path, results: Path, **changes: Any) -> Request:
 
 def run_of(request: Request, *, method: str = "bps", seed: int = 0) -> Any:
     return make_run(cli.catalogue(), request, method=method, task="sketch", seed=seed)
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one finished run of BPS; read only."""
+    results = tmp_path_factory.mktemp("finished")
+    run_of(asked(micro_folder, results)).all()
+    return results
+
+
+@pytest.fixture
+def results(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished`."""
+    return Path(shutil.copytree(finished, tmp_path / "results"))
 
 
 SMALL = Ablation(
@@ -112,11 +127,10 @@ def test_what_is_the_suites_own_is_no_change(micro_folder: Path, tmp_path: Path)
 
 
 def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
-    micro_folder: Path, tmp_path: Path
+    micro_folder: Path, results: Path, tmp_path: Path
 ) -> None:
-    plain = run_of(asked(micro_folder, tmp_path / "one"))
-    plain.all()
-    other = asked(micro_folder, tmp_path / "one", guidance=1.0, steps=2)
+    plain = run_of(asked(micro_folder, results))
+    other = asked(micro_folder, results, guidance=1.0, steps=2)
     taken = run_of(other)
     record = taken.all()
     assert record.trained_in == plain.id and not (taken.work / "train.ckpt").exists()
@@ -134,25 +148,22 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     assert not (again.work / "train.ckpt").exists()
 
 
-def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, tmp_path: Path) -> None:
-    plain = run_of(asked(micro_folder, tmp_path))
-    plain.all()
+def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, results: Path) -> None:
+    plain = run_of(asked(micro_folder, results))
     key = plain.training_key
-    assert find_trained(tmp_path, key) == plain.folder
-    assert find_trained(tmp_path / ABLATIONS_FOLDER, key) == plain.folder
-    assert (
-        find_trained(tmp_path, run_of(asked(micro_folder, tmp_path), seed=1).training_key) is None
-    )
+    assert find_trained(results, key) == plain.folder
+    assert find_trained(results / ABLATIONS_FOLDER, key) == plain.folder
+    assert find_trained(results, run_of(asked(micro_folder, results), seed=1).training_key) is None
     begun = read_json(plain.work / "run.json")
     (plain.work / "run.json").write_text("{}")  # older folders do not name their training
-    assert find_trained(tmp_path, key) == plain.folder
+    assert find_trained(results, key) == plain.folder
     assert begun["training"] == key
     weights = plain.folder / "work" / "adapter.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert find_trained(tmp_path, key) is None, "weights that are not what the record says"
+    assert find_trained(results, key) is None, "weights that are not what the record says"
     weights.unlink()
-    assert find_trained(tmp_path, key) is None
+    assert find_trained(results, key) is None
 
 
 def test_learned_layer_weights_are_kept_and_constant_ones_are_not(
@@ -202,27 +213,26 @@ def plan(base: Path, results: Path, ablation: Ablation = SMALL, **changes: Any) 
 
 
 def test_a_plan_uses_what_exists_and_parts_protocols(
-    micro_folder: Path, tmp_path: Path, in_process: list[Sequence[str]]
+    micro_folder: Path, results: Path, in_process: list[Sequence[str]]
 ) -> None:
-    run_of(asked(micro_folder, tmp_path)).all()
-    planned = plan(micro_folder, tmp_path)
+    planned = plan(micro_folder, results)
     assert [one.state for one in planned] == [EXISTS, MISSING, MISSING]
     few = planned[2].folder
-    assert planned[1].folder.parent == tmp_path and few.parent == tmp_path / ABLATIONS_FOLDER
-    forecast = Forecast(tmp_path)
+    assert planned[1].folder.parent == results and few.parent == results / ABLATIONS_FOLDER
+    forecast = Forecast(results)
     assert forecast.seconds(planned[0]) == 0.0 and (forecast.seconds(planned[1]) or 0.0) > 0.0
     assert "1 of 3 runs exist, 2 missing: about" in forecast.words(planned)
-    unknown = Forecast(tmp_path / "elsewhere")
+    unknown = Forecast(results / "elsewhere")
     assert unknown.seconds(planned[1]) is None and "is unknown" in unknown.words(planned)
 
     done = do_ablation(cli.catalogue(), SMALL, planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)
     assert load_record(few).changes == {"train_items": 5}
     assert "shuffled" not in load_record(few).rows
-    assert [one.state for one in plan(micro_folder, tmp_path)] == [EXISTS] * 3
-    assert [one.folder for one in plan(micro_folder, tmp_path)] == [one.folder for one in planned]
-    lost = plan(micro_folder, tmp_path / ABLATIONS_FOLDER / "..")
-    assert [one.state for one in lost] == [EXISTS] * 3
+    again = plan(micro_folder, results)
+    assert [(one.state, one.folder) for one in again] == [(EXISTS, one.folder) for one in planned]
+    shutil.move(few, results / few.name)  # as if made by hand with `bench run --train-items`
+    assert [one.state for one in plan(micro_folder, results)] == [EXISTS] * 3
 
 
 def test_a_failing_cell_does_not_stop_an_ablation(
@@ -252,17 +262,22 @@ def test_a_failing_cell_does_not_stop_an_ablation(
 
 
 def test_one_training_serves_all_guidances(
-    micro_folder: Path, tmp_path: Path, in_process: list[Sequence[str]]
+    micro_folder: Path, results: Path, in_process: list[Sequence[str]]
 ) -> None:
     variants = (*ABLATIONS["guidance"].variants[:3], Variant(name="own", guidance=2.5))
     few = replace(ABLATIONS["guidance"], variants=variants)
-    planned = plan(micro_folder, tmp_path, few)
+    planned = plan(micro_folder, results, few)
     assert len(planned) == 3, "a number that is the suite's own is its reference"
-    assert [one.trains for one in planned] == [True, False, False]
+    assert [one.state for one in planned] == [EXISTS, MISSING, MISSING]
+    assert not any(one.trains for one in planned), "the reference still holds its weights"
+    (planned[0].folder / "work" / "adapter.safetensors").unlink()
+    planned = plan(micro_folder, results, few)
+    assert [one.trains for one in planned] == [False, True, False]
     outcomes = do_ablation(cli.catalogue(), few, planned, hooks=Hooks(), say=len, jobs=2)
     origins = [o.record.trained_in for o in outcomes if o.record is not None]
-    assert origins == [None, planned[0].folder.name, planned[0].folder.name]
-    weights = {sha256_file(one.folder / "work" / "adapter.safetensors") for one in planned}
+    assert origins == [None, planned[1].folder.name]
+    assert [words[words.index("--guidance") + 1] for words in in_process] == ["1.0", "2.0"]
+    weights = {sha256_file(one.folder / "work" / "adapter.safetensors") for one in planned[1:]}
     assert len(weights) == 1
 
 

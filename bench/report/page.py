@@ -62,7 +62,7 @@ def report_page(
     ablations: Sequence[AblationSection] = (),
 ) -> str:  # fmt: skip
     """Return the whole page as Markdown; a pure function of its sections, suites and ablations."""
-    runs = _records(sections, ablations)
+    runs = page_records(sections, ablations)
     tables = f"Tables: {len(sections)}."
     tables += f" Ablations: {len(ablations)}." if ablations else ""
     parts = [f"# BPS-Bench report\n\nRuns: {len(runs)}. {tables} {_PAGE}\n"]
@@ -78,7 +78,7 @@ def report_page(
     return "\n".join(part for part in parts if part)
 
 
-def _records(
+def page_records(
     sections: Sequence[Section], ablations: Sequence[AblationSection]
 ) -> dict[str, RunRecord]:
     """Return every record of a page by its run's name, those of main tables first."""

@@ -12,9 +12,9 @@ from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs
 from bench.report.grid import escape_markdown, to_markdown
 from bench.report.names import command_line, count
-from bench.report.page import HOW_TO_READ, Section, Suite
+from bench.report.page import HOW_TO_READ, Section, Suite, page_records
 from bench.report.rows import Row
-from bench.report.runs import OWN_METHOD, Run
+from bench.report.runs import OWN_METHOD
 from bench.report.tables import main_grid, mean_cost
 
 _FIGURES = {
@@ -172,8 +172,8 @@ def _commands(
     sections: Sequence[Section], ablations: Sequence[AblationSection], remake: str
 ) -> str:
     """List the commands that make every run and this page again."""
-    runs = {run.record.run_id: run for part in (*sections, *ablations) for run in _runs(part)}
-    lines = [f"{command_line(run.record)}  # {name}" for name, run in runs.items()]
+    records = page_records(sections, ablations)
+    lines = [f"{command_line(record)}  # {name}" for name, record in records.items()]
     body = "\n".join(lines)
     return (
         f"## Commands\n\n`{remake}` remakes tables, figures and this page from the records.\n\n"
@@ -181,11 +181,7 @@ def _commands(
     )
 
 
-def _runs(part: Section | AblationSection) -> Sequence[Run]:
-    return part.table.runs
-
-
 def _credits(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> list[str]:
-    records = [run.record for part in (*sections, *ablations) for run in _runs(part)]
+    records = page_records(sections, ablations).values()
     found = sorted({r.attribution for r in records if r.attribution})
     return [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in found]
