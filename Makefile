@@ -20,7 +20,7 @@ check: $(STAMP)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 report: $(STAMP)
-	$(BIN)/bench report --results results/emoji
+	$(BIN)/bench report --results results/emoji --readme results/README.md
 
 setup: $(STAMP)
 

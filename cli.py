@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.app.ablate import ablate_of
 from bench.app.audit import audit_command
 from bench.app.base import base_app
 from bench.app.coverage import coverage_command
@@ -29,6 +29,7 @@ from bench.app.options import (
     DataFolder,
     Device,
     Every,
+    Guidance,
     Jobs,
     MethodName,
     Methods,
@@ -38,13 +39,16 @@ from bench.app.options import (
     Seed,
     Shuffled,
     Side,
+    Steps,
     SuiteName,
     TaskName,
     Tasks,
+    TrainItems,
     Variant,
     guarded,
     with_execution,
 )
+from bench.app.outcomes import aside, end
 from bench.app.show import show_command
 from bench.app.study import study_app
 
@@ -106,7 +110,8 @@ def run_command(
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
     as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
-    variant: Variant = None,
+    variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
+    steps: Steps = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -120,42 +125,23 @@ def run_command(
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled, allow_leak=allow_leak, data=data,
-        variant=variant,
-        **execution,
+        shuffled=shuffled, allow_leak=allow_leak, data=data, variant=variant,
+        train_items=train_items, guidance=guidance, steps=steps, **execution,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
         raise BenchError("--again redoes one run at a time. Name one method, task and seed.")
     with console_hooks() as hooks:
         if len(cells) > 1:
-            outcomes = run_cells(catalogue(), cells, hooks=hooks, say=_aside, jobs=jobs)
+            outcomes = run_cells(catalogue(), cells, hooks=hooks, say=aside, jobs=jobs)
         else:
             request, name, on, number = cells[0]
             done = run_one(catalogue(), request, method=name, task=on, seed=number, hooks=hooks,
                            again=again, floor=floor)  # fmt: skip
     if len(cells) > 1:
-        _end(outcomes, as_json=as_json)
+        end(outcomes, as_json=as_json)
     else:
         _show(done[0], done[1], floor=done[2], as_json=as_json)
-
-
-def _aside(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _end(outcomes: list[Any], *, as_json: bool = False) -> None:
-    """Say which runs of a grid failed and how to do them again; exit code 1 if any did."""
-    failed = [o for o in outcomes if o.error]
-    if as_json:
-        said = {o.cell.name: o.error or o.refused or str(o.folder) for o in outcomes}
-        typer.echo(json.dumps(said, indent=1))
-    _aside(f"{sum(o.record is not None for o in outcomes)} of {len(outcomes)} runs have a record")
-    for outcome in failed:
-        words = shlex.join(["bench", *outcome.cell.arguments])
-        _aside(f"FAILED {outcome.cell.name}: {outcome.error}\n  again: {words}")
-    if failed:
-        raise typer.Exit(1)
 
 
 @app.command("tune")
@@ -178,11 +164,11 @@ def tune_command(
     with console_hooks() as hooks:
         files, outcomes = tune_rates(
             catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
-            hooks=hooks, say=_aside, jobs=jobs,
+            hooks=hooks, say=aside, jobs=jobs,
         )  # fmt: skip
     for path in files:
         typer.echo(path)
-    _end(outcomes)
+    end(outcomes)
 
 
 @app.command("cost")
@@ -201,7 +187,7 @@ def cost_command(
     request = Request(suite=suite, results=results, device=device, base=base, batch=batch,
                       data=data, variant=variant)  # fmt: skip
     typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
-                             batches=batches, say=_aside))  # fmt: skip
+                             batches=batches, say=aside))  # fmt: skip
 
 
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
@@ -216,15 +202,14 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
         device: Device = "auto", base: BaseFolder = None, option: Options = None,
         learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
         side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
-        variant: Variant = None,
-        *, execution: dict[str, Any],
+        variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
+        steps: Steps = None, *, execution: dict[str, Any],
     ) -> None:  # fmt: skip
         _act(
             act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
             device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
             checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
-            variant=variant,
-            **execution,
+            variant=variant, train_items=train_items, guidance=guidance, steps=steps, **execution,
         )  # fmt: skip
 
 
@@ -272,11 +257,14 @@ def report_command(
     results: Results = RESULTS,
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
     mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
+    readme: Annotated[
+        Path | None, typer.Option(help="Also write a page of published results, README.md.")
+    ] = None,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
     from bench.report import make_report
 
-    for path in make_report(results, out or results / "report", mixed=mixed):
+    for path in make_report(results, out or results / "report", mixed=mixed, readme=readme):
         typer.echo(path)
 
 
@@ -284,6 +272,7 @@ def report_command(
 @guarded
 def list_command(as_json: AsJson = False) -> None:
     """List methods, tasks, suites and budgets."""
+    from bench.ablations import ABLATIONS
     from bench.arguments import outline
     from bench.commands import described
     from bench.suites import SUITES
@@ -292,6 +281,7 @@ def list_command(as_json: AsJson = False) -> None:
     table = {
         "methods": {n: described(_method(n)) for n in methods()},
         "variants": {n: {"of": m, **o} for n, (m, o) in catalogue().variants.items()},
+        "ablations": {a.name: a.question for a in ABLATIONS.values()},
         "tasks": {n: f"{t().channels} condition channel(s)" for n, t in TASKS.items()},
         "suites": {s.name: {"about": s.about, "tasks": list(s.tasks), "budgets": {
             b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
@@ -353,6 +343,7 @@ def pretrain_command(
 
 
 app.command("coverage")(coverage_command)
+app.command("ablate")(ablate_of(catalogue))
 
 
 if __name__ == "__main__":

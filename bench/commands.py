@@ -74,6 +74,9 @@ class Request:
     side: str | None = None
     shuffled: bool = True
     allow_leak: bool = False
+    train_items: int | None = None
+    guidance: float | None = None
+    steps: int | None = None
     precision: str | None = None
     ema: float | None = None
     micro_batch: int | None = None
@@ -113,21 +116,28 @@ def make_run(
     hooks: Hooks | None = None,
 ) -> Run:  # fmt: skip
     """Return the Run of one method, task and seed, checked and loaded but not started."""
+    return Run(make_spec(catalogue, request, method=method, task=task, seed=seed), hooks)
+
+
+def make_spec(
+    catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int
+) -> RunSpec:
+    """Return what one run is to do; wrong names are errors, nothing is loaded."""
     chosen, preset = catalogue.find(method)
     find_task(task)
     found = find_suite(
         request.suite, base=request.base, side=request.side, data=request.data,
-        variant=request.variant,
+        variant=request.variant, guidance=request.guidance, steps=request.steps,
     )  # fmt: skip
     suite = request.trained_as_asked(found)
-    spec = RunSpec(
-        suite=suite, task=task, method=chosen, budget=suite.budget(request.budget), seed=seed,
+    return RunSpec(
+        suite=suite, task=task, method=chosen,
+        budget=suite.budget(request.budget).with_items(request.train_items), seed=seed,
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
         batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
         allow_leak=request.allow_leak, execution=request.execution(),
     )  # fmt: skip
-    return Run(spec, hooks)
 
 
 def run_one(
@@ -200,7 +210,9 @@ def run_cells(
 
 def _name(request: Request, method: str, task: str, seed: int) -> str:
     rate = "" if request.learning_rate is None else f", learning rate {request.learning_rate:g}"
-    return f"{method}, {task}, seed {seed}{rate}"
+    given = {"items": request.train_items, "guidance": request.guidance, "steps": request.steps}
+    more = [*request.option, *(f"{k} {v:g}" for k, v in given.items() if v is not None)]
+    return ", ".join([f"{method}, {task}, seed {seed}{rate}", *more])
 
 
 def tune_rates(

@@ -14,6 +14,8 @@ from bench.data.seen import Seen, code_limits, compare_seen
 from bench.data.splits import Splits, digests_of, side_digest
 from bench.data.stored import compare_items, fingerprints_of, limits_of
 from bench.score import Scores
+from bench.suites import changes
+from bench.trained import ORIGIN
 from bench.types import BenchError, Dataset
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         budget=spec.budget.name, seed=spec.seed, protocol_hash=run.protocol.hash,
         protocol=run.protocol.as_dict(), splits=run.split_info, metrics=metrics["samples"],
         leaks=run.leaks, rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
+        changes=changes(spec.suite, spec.budget),
+        trained_in=read_json(run.work / "train.json").get(ORIGIN),
         environment={
             **records.environment(device=spec.device, threads=torch.get_num_threads()),
             "base": run.base.provenance(),

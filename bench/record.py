@@ -18,6 +18,7 @@ from bench.types import BenchError
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
+_WHERE_SAID = ("changes", "trained_in")
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
 
 
@@ -118,7 +119,9 @@ class RunRecord:
     items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
     metrics is rows["samples"]. attribution: the sentence to print beside pictures.
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
-    was looked at.
+    was looked at. changes: what was asked in place of the suite's and the budget's own: "guidance",
+    "steps", "train_items". trained_in: the run whose equal training this one took over, None where it
+    trained itself. Both are left out of the file while they say nothing.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -141,6 +144,8 @@ class RunRecord:
     started: str
     finished: str
     leaks: Leaks | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    trained_in: str | None = None
 
     @property
     def leaked(self) -> int:
@@ -151,7 +156,8 @@ class RunRecord:
 def write_record(folder: Path, record: RunRecord) -> Path:
     """Write the record into its run folder atomically and return the file's path."""
     path = folder / RECORD_FILE
-    write_json(path, dataclasses.asdict(record))
+    values = dataclasses.asdict(record)
+    write_json(path, {k: v for k, v in values.items() if v or k not in _WHERE_SAID})
     return path
 
 
@@ -238,7 +244,7 @@ def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
         return None if value is None else _parse(Leaks, value, path)
     if kind is Leaks and key in {"training", "pretraining"}:
         return _parse(LeakCheck, value, path)
-    nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment"}
+    nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment", "changes"}
     if kind is RunRecord and key in nested and not isinstance(value, dict):
         raise BenchError(f"{path}: '{key}' must be an object, got {type(value).__name__}.")
     if kind is RunRecord and key == "metrics":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,9 +32,9 @@ from bench.score import Evaluator, Scores, items_json
 from bench.suites import Budget, Protocol, Suite
 from bench.tasks import find_task
 from bench.train import TrainResult, train
+from bench.trained import ADAPTER, take_over, training_key
 from bench.types import BenchError, Dataset, Method, Refused, Task, refusal, unknown
 
-ADAPTER = "work/adapter.safetensors"
 CONTACT_ITEMS = 24
 _DECODED = 64  # images held as floats at once
 
@@ -95,7 +95,7 @@ class Run:
         self.base: Base = load_base(spec.suite.base, device=spec.device, variant=spec.suite.variant)
         self.feature_judge = load_judge(spec.suite.feature_judge)
         self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
-        self.train_ids = self.splits.side("train")
+        self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(
             self.dataset, self.splits, train=self.train_ids, evaluation=self.eval_ids,
@@ -169,17 +169,32 @@ class Run:
             if path.exists():
                 check_same(read_json(path), wanted, self.folder)
             elif self.processes.main:
-                write_json(path, {**wanted, "started": now()})
+                write_json(path, {**wanted, "started": now(), "training": self.training_key})
             else:
                 raise BenchError(
                     f"process {self.processes.index} does not see {path}, which the main process "
                     "wrote. All nodes need the same --results folder, on shared storage."
                 )
 
+    @property
+    def training_key(self) -> str:
+        """What tells this run's training from others, see `bench.trained`."""
+        spec = self.spec
+        return training_key(
+            self.protocol.as_dict(), method=spec.method.name, options=self.options, seed=spec.seed,
+            learning_rate=self.learning_rate, device=spec.device,
+        )  # fmt: skip
+
     def train(self) -> TrainResult:
-        """Train (or go on training); the weights lie in work/adapter.safetensors."""
+        """Train (or go on training); the weights lie in work/adapter.safetensors.
+
+        With another guidance or number of sampling steps, an equal training is taken over.
+        """
         self.begin()
         trainable = Trainable(self.denoiser)
+        taken = take_over(self) if trainable.parameters else None
+        if taken is not None:
+            return taken
         spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
         images = spec.budget.images(spec.method.name)
         if trainable.parameters:
@@ -266,11 +281,21 @@ class Run:
             self._stop_if_asked()
             rows[name] = evaluator.evaluate(images())
         curve = read_json(self.work / "train.json")["curve"]
-        write_json(self.folder / records.ITEMS_FILE, items_json(self.eval_ids, rows, curve=curve))
+        items = items_json(self.eval_ids, rows, curve=curve)
+        write_json(self.folder / records.ITEMS_FILE, items | self._learned())
         self._contact(load_images(self.work / "samples", self.eval_ids))
         record = build_record(self, rows, started=started)
         records.write_record(self.folder, record)
         return record
+
+    def _learned(self) -> dict[str, Any]:
+        """Layer weights that were trained along: "layer_weights", [slot, at the start, trained]."""
+        weights = getattr(self.denoiser, "layer_weights", None)
+        if weights is None or not (self.folder / ADAPTER).exists():
+            return {}
+        self.load_trained()
+        found = [[slot, *pair] for slot, pair in weights().items()]
+        return {"layer_weights": found} if any(a != b for _, a, b in found) else {}
 
     def _stop_if_asked(self) -> None:
         code = self.hooks.stop()
@@ -296,8 +321,9 @@ class Run:
 
     def _real_images(self) -> np.ndarray:
         """As many real training images as there are evaluation items, the same for every run."""
-        order = generator(0, "reference").permutation(len(self.train_ids))
-        picked = [self.train_ids[i] for i in order[: len(self.eval_ids)]]
+        whole = self.splits.side("train")
+        order = generator(0, "reference").permutation(len(whole))
+        picked = [whole[i] for i in order[: len(self.eval_ids)]]
         return np.stack([self.dataset[i].image for i in picked])
 
     def _reconstructions(self) -> np.ndarray:
@@ -363,6 +389,18 @@ def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str
     }
     parts = (spec.suite.name, spec.task, spec.method.name, spec.budget.name, f"s{spec.seed}")
     return "-".join((*parts, digest_json(rest)[:8]))
+
+
+def train_items(side: Sequence[str], budget: Budget) -> tuple[str, ...]:
+    """Return the items of the train side that a budget trains on; BenchError for more than there are."""
+    if budget.train_items is None:
+        return tuple(side)
+    if not 0 < budget.train_items <= len(side):
+        raise BenchError(
+            f"--train-items {budget.train_items}: the train side has {len(side):,} items. Give 1 to "
+            f"{len(side)}, or leave it away to train on all."
+        )
+    return pick_items(side, budget.train_items)
 
 
 def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,17 +23,26 @@ class Budget:
     """How much of everything: the same number of training images for every method of a table.
 
     eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
-    training images of single methods where time, not images, is to be equal.
+    training images of single methods where time, not images, is to be equal. train_items: how many
+    items of the train side are trained on, picked by the same rule, so that fewer are a part of more;
+    None for all.
     """
 
     name: str
     train_images: int
     eval_items: int | None
     images_of: Mapping[str, int] = field(default_factory=dict)
+    train_items: int | None = None
 
     def images(self, method: str) -> int:
         """Return the training images of a method."""
         return self.images_of.get(method, self.train_images)
+
+    def with_items(self, train_items: int | None) -> Budget:
+        """Return the budget on so many training items ("short-10"), itself for None."""
+        if train_items is None:
+            return self
+        return replace(self, name=f"{self.name}-{train_items}", train_items=train_items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +155,8 @@ class Protocol:
             del values["data"]
         if not values["budget"]["images_of"]:
             del values["budget"]["images_of"]
+        if values["budget"]["train_items"] is None:
+            del values["budget"]["train_items"]
         for name in _LATER:
             if values["training"][name] == getattr(Training, name):
                 del values["training"][name]
@@ -290,9 +301,9 @@ def find_data(name: str, folder: Path | None = None) -> Suite:
 
 def find_suite(
     name: str, *, base: Path | None = None, side: str | None = None, data: Path | None = None,
-    variant: str | None = None,
+    variant: str | None = None, guidance: float | None = None, steps: int | None = None,
 ) -> Suite:  # fmt: skip
-    """Return a suite by name, with the user's base, its variant, data and evaluation side where given.
+    """Return a suite by name, with the user's base, variant, data, side and sampling where given.
 
     Raises BenchError for an unknown suite and where the suite needs a base and none came.
     """
@@ -308,4 +319,17 @@ def find_suite(
             f"suite '{name}' brings no base model. Give the folder of a Stable Diffusion in "
             "diffusers' format with --base FOLDER."
         )
-    return suite
+    sampler = suite.sampler
+    return replace(suite, sampler=replace(
+        sampler, guidance=sampler.guidance if guidance is None else float(guidance),
+        steps=sampler.steps if steps is None else steps,
+    ))  # fmt: skip
+
+
+def changes(suite: Suite, budget: Budget) -> dict[str, Any]:
+    """Return what differs from the suite of that name: "guidance", "steps", "train_items"."""
+    own, now = SUITES.get(suite.name, suite).sampler, suite.sampler
+    found = {
+        k: getattr(now, k) for k in ("guidance", "steps") if getattr(now, k) != getattr(own, k)
+    }
+    return found | ({} if budget.train_items is None else {"train_items": budget.train_items})

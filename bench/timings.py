@@ -54,8 +54,17 @@ class Timings:
         )
 
     def of(self, record: RunRecord) -> Timing | None:
-        """Return the timing of a record's method and options, None where it was not measured."""
-        return next((t for t in self.entries if _key(t) == _key(record)), None)
+        """Return the timing of a record's method and options, None where it was not measured.
+
+        Times are of the suite's own sampler: a run with another guidance or steps has none.
+        """
+        if {"guidance", "steps"} & set(record.changes):
+            return None
+        return self.find(record.method, record.options)
+
+    def find(self, method: str, options: Mapping[str, Any]) -> Timing | None:
+        """Return the timing of a method with these options, the learning rate aside."""
+        return next((t for t in self.entries if _key(t) == _named(method, options)), None)
 
 
 def load_timings(folder: Path) -> Timings | None:
@@ -106,7 +115,10 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     return dataclasses.replace(record, cost=cost)
 
 
-def _key(of: Timing | RunRecord) -> str:
+def _key(of: Timing) -> str:
+    return _named(of.method, of.options)
+
+
+def _named(method: str, options: Mapping[str, Any]) -> str:
     """Name what is timed: the method with its options; tasks differ in condition channels alone."""
-    options = {k: v for k, v in of.options.items() if k != _RATE}
-    return f"{of.method} {digest_json(options)}"
+    return f"{method} {digest_json({k: v for k, v in options.items() if k != _RATE})}"

@@ -319,8 +319,8 @@ def draw_batch(
 
     drawn = training.latents == "sample"
     rows, view, dropped, times, noise, spread = [], [], [], [], [], []
-    places = [step * training.batch + p for p in places or range(training.batch)]
-    for place in places:
+    visits = [step * training.batch + p for p in places or range(training.batch)]
+    for place in visits:
         row, seen, rng = _visit(data, seed, place)
         rows.append(row)
         view.append(seen)
@@ -333,7 +333,7 @@ def draw_batch(
     draw = torch.from_numpy(np.stack(spread)) if drawn else None
     batch = (data.latents_at(rows, view, noise=draw), data.conditions_at(rows, view), text,
              torch.tensor(times), torch.from_numpy(np.stack(noise)))  # fmt: skip
-    nexts = [_visit(data, seed, place + training.batch) for place in places]
+    nexts = [_visit(data, seed, place + training.batch) for place in visits]
     data.expect([row for row, _, _ in nexts], [seen for _, seen, _ in nexts])
     return tuple(t.to(device) for t in batch)
 

@@ -118,7 +118,8 @@ class Method(Protocol):
     `build` takes, with the defaults. A denoiser that differs from the base before training says so
     with an attribute `starts_as_base = False`. One that trains at timesteps that are not uniform has a
     method `warp_timesteps`: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to
-    train at, [B] int64 in 0..T-1, each from its own row alone.
+    train at, [B] int64 in 0..T-1, each from its own row alone. One whose layer weights may be trained
+    has a method `layer_weights() -> {slot: (at the start, now)}`; the run keeps those that moved.
     """
 
     name: str

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from bps.adapter import BPSAdapter
+from bps.schedule import slot_weight
+from bps.sites import MIDDLE_SLOT
 from bps.steering import SteeredUNet
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ class BPSDenoiser(torch.nn.Module):
         self.starts_as_base = prior != "none"
         self.steered = SteeredUNet(unet, adapter, freeze=prior == "frozen")
         self._to_eps = base.to_eps
+
+    def layer_weights(self) -> dict[int, tuple[float, float]]:
+        """Return slot -> (weight at the start, weight now) of the steered encoder and middle."""
+        adapter = self.steered.adapter
+        schedule = adapter.config["schedule"]
+        slots = [slot for slot in adapter.slots if slot <= MIDDLE_SLOT]
+        start = [slot_weight(schedule, slot=slot) for slot in slots]
+        now = adapter.weights.detach().tolist()
+        return dict(zip(slots, zip(start, now, strict=True), strict=True))
 
     def encode(self, condition: torch.Tensor) -> torch.Tensor:
         """Pass the condition [B,C,H,W] through: every residual also depends on the timestep."""

@@ -28,7 +28,7 @@ LEVELS = [
         "bench.record",
     },
     {"bench.tasks", "bench.artifacts"},
-    {"bench.timings"},
+    {"bench.timings", "bench.ablations"},
     {"bench.report", "bench.suites", "bench.prepared", "bench.prepare", "bench.shards"},
     {
         "bench.cost",
@@ -42,10 +42,20 @@ LEVELS = [
         "bench.simulate",
     },
     {"bench.sample"},
-    {"bench.audit", "bench.check", "bench.emoji", "bench.publish", "bench.run", "bench.study"},
+    {
+        "bench.audit",
+        "bench.check",
+        "bench.emoji",
+        "bench.publish",
+        "bench.run",
+        "bench.study",
+        "bench.trained",
+    },
     {"bench.grid", "bench.measure"},
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},
+    {"bench.ablate"},
+    {"bench.forecast"},
     {"bench.app"},
 ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from bench.ablations import ABLATIONS_FOLDER
 from bench.content import read_json
 from bench.record import find_records, load_record
 from bench.report import make_report
@@ -16,17 +17,26 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
 
 
+README = ROOT / "results" / "README.md"
+MAIN = ROOT / "results" / "emoji"
+
+
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
 def test_the_report_is_remade_byte_for_byte(folder: Path, tmp_path: Path) -> None:
-    made = {p.name: p.read_bytes() for p in make_report(folder, tmp_path)}
+    out = tmp_path / "results" / folder.name / "report"
+    readme = tmp_path / "results" / README.name if folder == MAIN else None
+    files = make_report(folder, out, readme=readme)
+    made = {p.name: p.read_bytes() for p in files if p.parent == out}
     kept = {p.name: p.read_bytes() for p in (folder / "report").iterdir()}
     assert sorted(made) == sorted(kept)
     assert [name for name in made if made[name] != kept[name]] == []
+    assert readme is None or readme.read_bytes() == README.read_bytes()
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
 def test_published_records_were_made_by_committed_code_without_a_leak(folder: Path) -> None:
-    records = [load_record(p) for p in find_records(folder)]
+    places = (folder, folder / ABLATIONS_FOLDER)
+    records = [load_record(p) for place in places for p in find_records(place)]
     assert records
     for record in records:
         commit = record.environment["commit"]
@@ -48,4 +58,4 @@ def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
 
 
 def test_there_are_published_results() -> None:
-    assert (ROOT / "results" / "emoji") in [p for p in PUBLISHED]
+    assert MAIN in PUBLISHED and README.exists()

@@ -20,14 +20,17 @@ from bench.app.options import (
     DataFolder,
     Device,
     Every,
+    Guidance,
     MethodName,
     Options,
     Rate,
     Results,
     Seed,
     Side,
+    Steps,
     SuiteName,
     TaskName,
+    TrainItems,
     Variant,
     guarded,
     with_execution,
@@ -68,6 +71,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
         judge: JudgeName = JUDGE, weights: Weights = None, clip: Clip = None,
         clip_weights: ClipWeights = None, as_json: AsJson = False, variant: Variant = None,
+        train_items: TrainItems = None, guidance: Guidance = None, steps: Steps = None,
         sensitivity: Annotated[
             bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
         ] = False,
@@ -88,7 +92,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
                 method=method, task=task, suite=suite, budget=budget, seed=seed, results=results,
                 device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
                 checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
-                variant=variant,
+                variant=variant, train_items=train_items, guidance=guidance, steps=steps,
                 **execution,
             )  # fmt: skip
             return

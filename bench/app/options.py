@@ -47,6 +47,16 @@ Shuffled = Annotated[
 AllowLeak = Annotated[
     bool, typer.Option(help="Go on although evaluation items were seen in training; marked.")
 ]
+TrainItems = Annotated[
+    int | None, typer.Option("--train-items", min=1, help="Train on so many items; else on all.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", min=1.0, help="Guidance in sampling; else the suite's."),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Sampling steps; else the suite's.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 EXECUTION: dict[str, tuple[Any, Any]] = {

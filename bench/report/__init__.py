@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.content import atomic_write
+from bench.report.ablation_page import ablation_files, ablation_sections
+from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import Comparison, build_comparison
 from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_comparison
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
@@ -15,8 +17,9 @@ from bench.report.html import html_page
 from bench.report.names import task_place
 from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import draw_pictures, file_name
+from bench.report.readme import readme_page
 from bench.report.rows import BOOTSTRAP_SEED, Row, Table, build_table
-from bench.report.runs import Run, load_run, load_runs
+from bench.report.runs import Run, load_ablation_runs, load_run, load_runs
 from bench.report.sheet import sheet_tiles
 from bench.report.tables import (
     cost_grid,
@@ -52,17 +55,23 @@ __all__ = [
 ]
 
 
-def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
+def make_report(
+    results: Path, out: Path, *, mixed: bool = False, readme: Path | None = None
+) -> list[Path]:
     """Write the report of all records below `results` into `out`; return the files, sorted.
 
     A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
     a suite and task whose rows are marked. A suite with several protocols for one task has no
-    comparison. Files are named by suite and task, and by protocol too where there are several;
-    other files in `out` are left alone. Nothing but the records moves a byte. BenchError, with
-    nothing written, where there is no record, one does not verify or one table cannot hold them.
+    comparison. Ablations follow; a variant that one shows stands there and in no other table. Files
+    are named by suite and task, and by protocol too where there are several; other files in `out` are
+    left alone. readme: where to write a page of published results. Nothing but the records moves a
+    byte. BenchError, with nothing written, where there is no record, one does not verify or one table
+    cannot hold them.
     """
     runs = load_runs(results)
-    groups = _tables(runs, mixed=mixed)
+    ablations = build_ablations([*runs, *load_ablation_runs(results)])
+    varied = in_ablations(ablations)
+    groups = _tables([run for run in runs if run.record.run_id not in varied], mixed=mixed)
     tables = {name: build_table(members, mixed=mixed) for name, members in groups}
     suites = [_suite(suite, tables) for suite in sorted({t.suite for t in tables.values()})]
     by_suite = {suite.name: suite.comparison for suite in suites}
@@ -74,8 +83,15 @@ def make_report(results: Path, out: Path, *, mixed: bool = False) -> list[Path]:
     for suite in suites:
         if suite.comparison is not None:
             written += _write(out, _comparison_files(suite.comparison))
-    written += _write(out, {"report.md": report_page(sections, suites)})
-    written += _write(out, {"index.html": html_page(sections, suites)})
+    parts = ablation_sections(ablations, out)
+    for part in parts:
+        written += _write(out, ablation_files(part))
+        written += [out / file for file in (*part.figures, *part.pdfs)]
+    written += _write(out, {"report.md": report_page(sections, suites, parts)})
+    written += _write(out, {"index.html": html_page(sections, suites, parts)})
+    if readme is not None:
+        page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
+        written += _write(readme.parent, {readme.name: page})
     return sorted(written)
 
 

@@ -119,7 +119,7 @@ def curve_figure(
         axis.set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=INK)
         axis.grid(axis="y", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
-        _label_ends(axis, ends)
+        label_ends(axis, ends)
     return Path(path)
 
 
@@ -179,7 +179,7 @@ def _panel(axis: Axes, table: Table, column: Column) -> None:
         _dot(axis, place, row, cell, digits)
         if row.kind == "floor":
             axis.axvline(cell.value or 0.0, color=SOFT, linestyle=":", linewidth=1, zorder=0)
-    axis.set_title(_wrapped(header(column)), loc="left", fontsize=9, color=INK)
+    axis.set_title(wrapped(header(column)), loc="left", fontsize=9, color=INK)
     axis.set_ylim(len(table.rows) - 0.5, -0.75)
     axis.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
     axis.tick_params(axis="y", length=0)
@@ -216,14 +216,17 @@ def _panel_digits(cells: Sequence[Cell]) -> int:
     return decimals([cell.value for cell in cells], widths=widths)
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """Return a header with what stands in brackets on a line of its own."""
     return text.replace(" (", "\n(", 1)
 
 
-def _label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
+def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
     """Write each curve's name beside its end, pushed apart where names would overlap."""
     low, high = axis.get_ylim()
     heights = _apart([end[3] for end in ends], least=(high - low) * 0.055)
+    lift = max(low - min(heights), 0.0)  # names keep above the axis
+    heights = [height + lift for height in heights]
     right = max(end[2] for end in ends)
     for (name, colour, _, _), height in zip(ends, heights, strict=True):
         axis.annotate(

@@ -156,11 +156,18 @@ def variant_details(
     family = [other.options for other in others if other.method == record.method]
     missing = object()
     details = [
-        f"{key}={option_text(value)}"
+        f"{key}={_short(value)}"
         for key, value in sorted(record.options.items())
         if any(options.get(key, missing) != value for options in family)
     ]
     return [*details, *([f"protocol {marks[record.protocol_hash]}"] if marks else [])]
+
+
+def _short(value: Any) -> str:
+    """Return an option's value for a row's name: a list of numbers without brackets and zeros."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, float) for v in value):
+        return "/".join(f"{v:.3g}" for v in value)
+    return option_text(value)
 
 
 def protocol_marks(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -196,6 +203,9 @@ def command_line(record: RunRecord) -> str:
     options = dict(record.options)
     if RATE in options:
         given["learning-rate"] = options.pop(RATE)
+    if "train_items" in record.changes:
+        given["budget"] = record.budget.removesuffix(f"-{record.changes['train_items']}")
+    given |= {key.replace("_", "-"): value for key, value in sorted(record.changes.items())}
     if record.environment.get("device") in _DEVICES:
         given["device"] = record.environment["device"]
     words = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]

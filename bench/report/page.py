@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.record import RunRecord
+from bench.report.ablation_page import AblationSection, ablation_markdown
 from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs, comparison_grid
 from bench.report.differences import Difference, verdicts
@@ -56,20 +57,33 @@ class Suite:
     note: str
 
 
-def report_page(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
-    """Return the whole page as Markdown; a pure function of its sections and suites."""
-    runs = sum(len(section.table.runs) for section in sections)
-    parts = [f"# BPS-Bench report\n\nRuns: {runs}. Tables: {len(sections)}. {_PAGE}\n"]
+def report_page(
+    sections: Sequence[Section], suites: Sequence[Suite],
+    ablations: Sequence[AblationSection] = (),
+) -> str:  # fmt: skip
+    """Return the whole page as Markdown; a pure function of its sections, suites and ablations."""
+    runs = page_records(sections, ablations)
+    tables = f"Tables: {len(sections)}."
+    tables += f" Ablations: {len(ablations)}." if ablations else ""
+    parts = [f"# BPS-Bench report\n\nRuns: {len(runs)}. {tables} {_PAGE}\n"]
     for suite in suites:
         own = [section for section in sections if section.table.suite == suite.name]
         parts += [_suite(suite), _galleries(own)]
+    parts += [ablation_markdown(section) for section in ablations]
     parts.append(f"## How to read the tables\n\n{HOW_TO_READ}")
     parts += [_section(section) for section in sections]
-    records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
-    credits = sorted({r.attribution for r in records.values() if r.attribution})
+    credits = sorted({r.attribution for r in runs.values() if r.attribution})
     parts += [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in credits]
-    parts.append(_environments(list(records.values())))
+    parts.append(_environments(list(runs.values())))
     return "\n".join(part for part in parts if part)
+
+
+def page_records(
+    sections: Sequence[Section], ablations: Sequence[AblationSection]
+) -> dict[str, RunRecord]:
+    """Return every record of a page by its run's name, those of main tables first."""
+    tables = [*(s.table.runs for s in sections), *(s.table.runs for s in ablations)]
+    return {run.record.run_id: run.record for runs in tables for run in runs}
 
 
 def _suite(suite: Suite) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -176,7 +177,13 @@ def _item_interval(runs: Sequence[Run], source: str, column: Column, seed: int) 
     if known.sum(axis=1).min() < 2 or (known != known[0]).any():
         return None
     values = scores[1][:, known[0]].mean(axis=0)
-    return mean_interval(values, resamples=Resamples(n_items=len(values), seed=seed))
+    return mean_interval(values, resamples=_resamples(len(values), seed))
+
+
+@lru_cache(maxsize=8)
+def _resamples(items: int, seed: int) -> Resamples:
+    """Draw once what every cell on equally many items shares; they cannot be written to."""
+    return Resamples(n_items=items, seed=seed)
 
 
 def _set_interval(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.ablations import ABLATIONS_FOLDER
 from bench.record import (
     ITEMS_FILE,
     RECORD_FILE,
@@ -37,13 +38,15 @@ class ItemScores:
     """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing.
 
     replicates[row][metric] is [G] float64, the jackknife replicates of a metric of the whole set;
-    curve: the training curve, (step, loss). Both empty in files that hold none.
+    curve: the training curve, (step, loss); layer_weights: those trained along, (slot, at the start,
+    trained). All empty in files that hold none.
     """
 
     ids: tuple[str, ...]
     rows: Mapping[str, Mapping[str, np.ndarray]]
     replicates: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
+    layer_weights: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +71,13 @@ def load_run(folder: Path) -> Run:
 
 
 def load_runs(results: Path) -> list[Run]:
-    """Read every run folder below `results`, sorted by name; BenchError where there is none.
+    """Read every run folder below `results`, sorted by name; BenchError where there is none at all.
 
     Where `bench cost` left timings beside them, costs in time and memory are those.
     """
     folders = find_records(results)
+    if not folders and find_records(results / ABLATIONS_FOLDER):
+        return []
     if not folders:
         raise BenchError(
             f"no records in {results}: looked for {results / '*' / RECORD_FILE}. Make one with "
@@ -85,6 +90,11 @@ def load_runs(results: Path) -> list[Run]:
         replace(run, record=with_timing(run.record, timings), timed=timings.machine_words)
         for run in runs
     ]
+
+
+def load_ablation_runs(results: Path) -> list[Run]:
+    """Read the runs that `bench ablate` keeps apart from main tables; none where there are none."""
+    return [load_run(folder) for folder in find_records(results / ABLATIONS_FOLDER)]
 
 
 def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:
@@ -183,8 +193,9 @@ def _items(folder: Path) -> ItemScores:
         for row, metrics in raw.get("replicates", {}).items()
     }
     return ItemScores(
-        ids=ids, rows=rows, replicates=replicates, curve=_curve(path, raw.get("curve", ()))
-    )
+        ids=ids, rows=rows, replicates=replicates, curve=_curve(path, raw.get("curve", ())),
+        layer_weights=_layer_weights(path, raw.get("layer_weights", ())),
+    )  # fmt: skip
 
 
 def _replicates(path: Path, metric: str, values: Any) -> np.ndarray:
@@ -205,6 +216,18 @@ def _curve(path: Path, points: Any) -> tuple[tuple[int, float], ...]:
     if not all(math.isfinite(loss) for _, loss in curve):
         raise BenchError(f"{path}: 'curve' holds a loss that is not finite.")
     return curve
+
+
+def _layer_weights(path: Path, lines: Any) -> tuple[tuple[int, float, float], ...]:
+    try:
+        found = tuple((int(slot), float(start), float(now)) for slot, start, now in lines)
+    except (TypeError, ValueError) as error:
+        raise BenchError(
+            f"{path}: 'layer_weights' is not a list of three numbers ({error})."
+        ) from error
+    if not all(math.isfinite(number) for line in found for number in line):
+        raise BenchError(f"{path}: 'layer_weights' holds a number that is not finite.")
+    return found
 
 
 def _array(path: Path, metric: str, values: Any, n: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from bench.report.ablation_page import AblationSection
 from bench.report.html.data import PICTURE_BUDGET, page_data
 from bench.report.page import Section, Suite
 
@@ -23,13 +24,14 @@ _UNSAFE = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
 
 def html_page(
-    sections: Sequence[Section], suites: Sequence[Suite], *, budget: int = PICTURE_BUDGET
-) -> str:
-    """Return the page; a pure function of sections, suites and the contact sheets of their runs.
+    sections: Sequence[Section], suites: Sequence[Suite],
+    ablations: Sequence[AblationSection] = (), *, budget: int = PICTURE_BUDGET,
+) -> str:  # fmt: skip
+    """Return the page; a pure function of its parts, their figures and the contact sheets of their runs.
 
     budget: bytes that pictures may take, see `page_data`.
     """
-    data = page_data(sections, suites, budget=budget)
+    data = page_data(sections, suites, ablations, budget=budget)
     script, style = _asset("page.js"), _asset("page.css")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "

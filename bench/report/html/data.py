@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.record import RunRecord
+from bench.report.ablation_page import AblationSection
 from bench.report.compare import Comparison, Entry, findings
 from bench.report.differences import Difference, verdict
+from bench.report.html.ablations import ablation_data, picture_bytes
 from bench.report.html.samples import collect_samples
 from bench.report.names import (
     Column,
@@ -55,17 +57,21 @@ class _Shown:
 
 
 def page_data(
-    sections: Sequence[Section], suites: Sequence[Suite], *, budget: int = PICTURE_BUDGET
-) -> dict[str, Any]:
+    sections: Sequence[Section], suites: Sequence[Suite],
+    ablations: Sequence[AblationSection] = (), *, budget: int = PICTURE_BUDGET,
+) -> dict[str, Any]:  # fmt: skip
     """Return everything the page shows.
 
-    budget: bytes that all pictures may take as base64; beyond it they lose quality, then items.
+    budget: bytes that all pictures may take as base64; beyond it samples lose quality, then items.
     """
+    varied = ablation_data(ablations)
     comparisons = {suite.name: suite.comparison for suite in suites}
     said = {name: findings(found) if found else {} for name, found in comparisons.items()}
     shown = [_rows(section.table, comparisons[section.table.suite]) for section in sections]
-    samples = collect_samples([[line.row for line in lines] for lines in shown], budget=budget)
+    samples = collect_samples([[line.row for line in lines] for lines in shown],
+                              budget=budget - picture_bytes(varied))  # fmt: skip
     records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
+    credited = [*records.values(), *(run.record for a in ablations for run in a.table.runs)]
     index = {name: place for place, name in enumerate(records)}
     tables = []
     for t, (section, lines) in enumerate(zip(sections, shown, strict=True)):
@@ -74,14 +80,15 @@ def page_data(
             row["pictures"] = samples.places.get((t, r))
         made["said"] = said[section.table.suite].get(section.table.task, [])
         tables.append(made | {"without": samples.reasons.get(t, [])})
-    names = ", ".join(suite.name for suite in suites)
+    names = ", ".join(sorted({s.name for s in suites} | {a["suite"] for a in varied}))
     return {
         "title": f"BPS-Bench report: {names}",
         "how": " ".join(HOW_TO_READ.split()),
         "notes": [suite.note for suite in suites if suite.note],
-        "attribution": sorted({r.attribution for r in records.values() if r.attribution}),
+        "attribution": sorted({r.attribution for r in credited if r.attribution}),
         "costNames": cost_headers(),
         "tables": tables,
+        "ablations": varied,
         "runs": [_run(record) for record in records.values()],
         "protocols": {r.protocol_hash: r.protocol for r in records.values()},
         "pictures": samples.about,

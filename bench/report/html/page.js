@@ -86,9 +86,10 @@
     return view;
   }
 
-  function files(table) {
+  const files = (table) => links([...table.figures.flat(), ...table.files]);
+
+  function links(names) {
     const link = (name) => make("a", { href: name }, name);
-    const names = [...table.figures.flat(), ...table.files];
     return make("p", {}, "Beside this page: ", ...names.flatMap((name, i) => (i ? [", ", link(name)] : [link(name)])));
   }
 
@@ -153,6 +154,32 @@
     }
   }
 
+  // Ablations: plain tables with their figures
+
+  function ablation(made) {
+    const cell = ([main, beside], k) =>
+      make(k ? "td" : "th", k ? {} : { scope: "row" }, main, beside ? make("small", {}, beside) : null);
+    const rows = made.rows.map((line, i) =>
+      make("tr", { class: made.rules.includes(i) ? "part" : null }, ...line.map(cell)));
+    const heads = made.heads.map((head) => make("th", { scope: "col" }, head));
+    const name = `${made.title}, variants by metrics`;
+    const node = make(
+      "section", { "aria-label": made.title },
+      make("h2", {}, made.title),
+      ...made.notes.map((note) => make("p", { class: "note" }, note)),
+      make("p", {}, made.question),
+      ...made.figures.map((figure) => make("img", { class: "plot", src: figure.source, alt: figure.about })),
+      make(
+        "div", { class: "scroll plain", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
+        make("table", { "aria-label": name }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
+      ),
+      made.said.length ? list(made.said) : null,
+      folded("Caption, command and files", make("p", {}, made.caption),
+        make("pre", { tabindex: "0" }, made.command), links(made.files)),
+    );
+    return { made, node };
+  }
+
   // What to show
 
   function choices() {
@@ -201,6 +228,9 @@
       if (!view.node.hidden) [seen, all] = [seen + visible, all + view.rows.length];
       rove(view);
     });
+    const only = task === "" ? null : views[Number(task)].table;
+    for (const { made, node } of varied)
+      node.hidden = only !== null && (made.task !== only.task || made.suite !== only.suite);
     at("status").textContent =
       `${seen} of ${all} rows. Choose a number (click, or arrow keys and Enter) to see samples, cost and protocol.`;
   }
@@ -297,7 +327,8 @@
   });
 
   for (const table of data.tables) views.push(build(table));
-  at("tables").append(...views.map((view) => view.node));
+  const varied = data.ablations.map(ablation);
+  at("tables").append(...views.map((view) => view.node), ...varied.map((one) => one.node));
   at("facts").textContent = `${data.runs.length} runs, ${data.tables.length} ${data.tables.length === 1 ? "table" : "tables"}. Bold: best of its column, where told apart from the next best.`;
   at("how").textContent = data.how;
   at("footer").append(

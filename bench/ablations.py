@@ -1,0 +1,185 @@
+"""Ablations: what each asks, the variants it compares and what it holds fixed.
+
+Two variants of one row differ in nothing but what the row declares: method or options, number of
+training items, guidance or sampling steps. The same items, noise, images and learning rate of each
+method are the suite's and the budget's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ABLATIONS_FOLDER = "ablations"
+"""Below a results folder: runs of another protocol than the suite's own, kept out of main tables."""
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "bps": {"schedule": "head_heavy", "prior": "frozen",
+            "sites": ["encoder", "middle", "decoder"], "modules": "both"},
+    "controlnet": {"conditioning_scale": 1.0},
+    "t2i-adapter": {"timesteps": "uniform"},
+    "sd-finetune": {},
+    "text-only": {},
+}  # fmt: skip
+"""The options of the methods below as their papers have them: what a variant does not change."""
+
+FEW_ITEMS = (10, 40, 160, 640)
+FLOOR = "text-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One setting of an ablation.
+
+    options: of the method, where they differ from SETTINGS. train_items None: all; guidance, steps
+    None: the suite's own.
+    """
+
+    name: str
+    method: str = "bps"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train_items: int | None = None
+    guidance: float | None = None
+    steps: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All options of the method under this variant."""
+        return {**SETTINGS[self.method], **self.options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A row of the table.
+
+    question: what is asked, in words. reference: name of the variants that have the paper's setting;
+    others are compared with the one of equally many training items. fixed: what is held equal, in
+    words. axis: what a curve is drawn over ("train_items", "guidance", "steps"), "" for bars.
+    """
+
+    name: str
+    question: str
+    variants: tuple[Variant, ...]
+    reference: str
+    fixed: str
+    tasks: tuple[str, ...] = ("sketch",)
+    budget: str = "standard"
+    axis: str = ""
+
+    @property
+    def resamples(self) -> bool:
+        """Whether variants differ in sampling alone, so that one training serves all of them."""
+        return self.axis in {"guidance", "steps"}
+
+    def reference_of(self, variant: Variant) -> Variant:
+        """Return the reference that a variant is compared with."""
+        return next(
+            v for v in self.variants
+            if v.name == self.reference and v.train_items == variant.train_items
+        )  # fmt: skip
+
+
+_IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
+_PAPERS_OWN = "head-heavy 16-8-4-2"
+
+
+def _levels(ratio: float) -> list[float]:
+    """Return 13 weights from 16 at the shallowest level, falling by a ratio a level; middle 16."""
+    levels = [round(16.0 / ratio**level, 4) for level in range(4)]
+    return [w for level in levels for w in (level, level, 1.0)] + [16.0]
+
+
+def _priors(train_items: int | None) -> tuple[Variant, ...]:
+    return tuple(
+        Variant(name=f"{word} prior", options={"prior": prior} if prior != "frozen" else {},
+                train_items=train_items)
+        for word, prior in (("frozen", "frozen"), ("free", "free"), ("no", "none"))
+    )  # fmt: skip
+
+
+def _sites(*sites: str) -> Variant:
+    return Variant(name=f"{' + '.join(sites)} only", options={"sites": list(sites)})
+
+
+_DATA_METHODS = ("bps", "controlnet", "t2i-adapter", "sd-finetune")
+_TABLE = (
+    Ablation(
+        name="prior",
+        question="What is the Bayesian prior worth: the pretrained UNet frozen, trained along from the "
+        "same start, or without its pretrained weights?",
+        variants=(*_priors(None), *_priors(160)),
+        reference="frozen prior",
+        fixed=f"architecture of adapter and UNet, schedule, sites, training items, {_IMAGES}",
+        tasks=("sketch", "segmentation"),
+    ),
+    Ablation(
+        name="schedule",
+        question="Does it matter that steering is strong at the head and light at the foot?",
+        variants=(
+            Variant(name=_PAPERS_OWN),
+            Variant(name="uniform 1-1-1-1", options={"schedule": "uniform"}),
+            Variant(name="foot-heavy 2-4-8-16", options={"schedule": "foot_heavy"}),
+            Variant(name="learned", options={"schedule": "learned"}),
+            Variant(name="steeper 16-4-1-0.25", options={"schedule": _levels(4.0)}),
+            Variant(name="flatter 16-11.3-8-5.7", options={"schedule": _levels(math.sqrt(2.0))}),
+        ),
+        reference=_PAPERS_OWN,
+        fixed=f"prior, sites, training items, {_IMAGES}. Numbers are the weights of the encoder's "
+        "levels from the shallowest; the middle has 16 but under uniform, where it has 1",
+    ),
+    Ablation(
+        name="sites",
+        question="Where must the UNet be steered: encoder, middle, decoder; resnets, attentions?",
+        variants=(
+            Variant(name="every site"),
+            _sites("encoder"), _sites("middle"), _sites("decoder"),
+            _sites("encoder", "middle"), _sites("encoder", "decoder"), _sites("middle", "decoder"),
+            Variant(name="resnets only", options={"modules": "resnets"}),
+            Variant(name="attentions only", options={"modules": "attentions"}),
+        ),
+        reference="every site",
+        fixed=f"prior, schedule, training items, {_IMAGES}. Fewer sites are fewer parameters: what an "
+        "adapter does not steer it does not build",
+    ),
+    Ablation(
+        name="data",
+        question="How little data is enough for each method?",
+        variants=(
+            *(Variant(name=method, method=method, train_items=items)
+              for items in (*FEW_ITEMS, None) for method in _DATA_METHODS),
+            Variant(name=FLOOR, method=FLOOR),
+        ),
+        reference="bps",
+        fixed=f"options of each method, {_IMAGES}: fewer items are seen more often. Fewer items are a "
+        "part of more",
+        tasks=("sketch", "segmentation"),
+        budget="short",
+        axis="train_items",
+    ),
+    Ablation(
+        name="guidance",
+        question="How strong should guidance by the prompt be?",
+        variants=(
+            Variant(name="the suite's guidance"),
+            *(Variant(name=f"guidance {g:g}", guidance=g) for g in (1.0, 2.0, 4.0, 7.5)),
+        ),
+        reference="the suite's guidance",
+        fixed="the trained weights, sampling steps, initial noise, prompts and seeds",
+        axis="guidance",
+    ),
+    Ablation(
+        name="steps",
+        question="How many sampling steps are enough?",
+        variants=(
+            Variant(name="the suite's sampling"),
+            *(Variant(name=f"{n}-step sampling", steps=n) for n in (5, 10, 20, 50)),
+        ),
+        reference="the suite's sampling",
+        fixed="the trained weights, guidance, initial noise, prompts and seeds",
+        axis="steps",
+    ),
+)  # fmt: skip
+
+ABLATIONS: Mapping[str, Ablation] = {ablation.name: ablation for ablation in _TABLE}

@@ -1,0 +1,32 @@
+"""What became of a grid of runs, in words and as an exit code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.grid import Outcome
+
+
+def aside(text: str) -> None:
+    """Say something beside the output proper."""
+    typer.echo(text, err=True)
+
+
+def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
+    """Say which runs of a grid failed and how to do them again; exit code 1 if any did."""
+    failed = [o for o in outcomes if o.error]
+    if as_json:
+        said = {o.cell.name: o.error or o.refused or str(o.folder) for o in outcomes}
+        typer.echo(json.dumps(said, indent=1))
+    aside(f"{sum(o.record is not None for o in outcomes)} of {len(outcomes)} runs have a record")
+    for outcome in failed:
+        words = shlex.join(["bench", *outcome.cell.arguments])
+        aside(f"FAILED {outcome.cell.name}: {outcome.error}\n  again: {words}")
+    if failed:
+        raise typer.Exit(1)

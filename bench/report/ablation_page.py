@@ -1,0 +1,125 @@
+"""Ablations in a report: their files, their figures and their part of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.report.ablation_figures import axis_figure, bars_figure, weights_figure
+from bench.report.ablation_tables import (
+    ablation_command,
+    ablation_grid,
+    ablation_sentences,
+    tidy_ablation,
+)
+from bench.report.ablations import AblationTable
+from bench.report.figures import curve_figure, pdf_path
+from bench.report.grid import escape_markdown, to_latex, to_markdown
+from bench.report.pictures import file_name
+
+CURVES = "training curves, first seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationSection:
+    """An ablation and its files in a folder; name: of them ("ablation-prior-emoji-sketch").
+
+    figures: PNG -> what it shows; each lies there as PDF too.
+    """
+
+    name: str
+    folder: Path
+    table: AblationTable
+    figures: Mapping[str, str]
+
+    @property
+    def pdfs(self) -> list[str]:
+        """The figures as PDF."""
+        return [str(pdf_path(Path(name))) for name in self.figures]
+
+    @property
+    def texts(self) -> list[str]:
+        """The table's files."""
+        return [f"{self.name}.{end}" for end in ("md", "tex", "csv")]
+
+
+def ablation_sections(tables: Sequence[AblationTable], out: Path) -> list[AblationSection]:
+    """Draw the figures of each ablation into `out` and name its files.
+
+    A protocol is part of the name where one ablation, suite and task has several.
+    """
+    places = [_place(table) for table in tables]
+    sections = []
+    for table, place in zip(tables, places, strict=True):
+        parts = [*place, *([table.key[:12]] if places.count(place) > 1 else [])]
+        name = "-".join(["ablation", *map(file_name, parts)])
+        drawn = _draw(table, out, name)
+        sections.append(AblationSection(name=name, folder=out, table=table, figures=drawn))
+    return sections
+
+
+def ablation_files(section: AblationSection) -> dict[str, str]:
+    """Return the texts of an ablation's files by name."""
+    grid = ablation_grid(section.table)
+    return {
+        f"{section.name}.md": to_markdown(grid),
+        f"{section.name}.tex": to_latex(grid, key=section.name),
+        f"{section.name}.csv": tidy_ablation(section.table).to_csv(
+            index=False, lineterminator="\n"
+        ),
+    }
+
+
+def ablation_markdown(section: AblationSection, *, at: str = "", level: str = "##") -> str:
+    """Return an ablation's part of a page: question, table, sentences, figures, files, command.
+
+    at: what stands before a file's name in links ("emoji/report/"); level: of the heading.
+    """
+    table = section.table
+    said = "".join(f"- {escape_markdown(line)}\n" for line in ablation_sentences(table))
+    drawn = "".join(f"![{what}]({at}{file})\n\n" for file, what in section.figures.items())
+    links = ", ".join(f"[{file}]({at}{file})" for file in (*section.texts, *section.pdfs))
+    notes = "".join(f"> **{escape_markdown(note)}**\n\n" for note in table.notes)
+    return (
+        f"{level} Ablation: {escape_markdown(table.title)}\n\n{notes}"
+        f"{escape_markdown(table.ablation.question)}\n\n{said}\n{drawn}"
+        f"{to_markdown(ablation_grid(table))}\n"
+        f"Remade by `{ablation_command(table)}`. Files: {links}.\n"
+    )
+
+
+def _place(table: AblationTable) -> tuple[str, str, str]:
+    return table.ablation.name, table.suite, table.task
+
+
+def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
+    if table.ablation.axis:
+        path = out / f"{name}.png"
+        found = {path: axis_figure(table, path, pdf=True)}
+        what = {path: f"quality by {table.ablation.axis.replace('_', ' ')}"}
+    else:
+        paths = [out / f"{name}{part}.png" for part in ("", "-weights", "-curves")]
+        bars, weights, curves = paths
+        found = {
+            bars: bars_figure(table, bars, pdf=True),
+            weights: weights_figure(table, weights, pdf=True),
+            curves: _curves(table, curves),
+        }
+        what = dict(zip(paths, ("differences to the paper's setting", "learned layer weights",
+                                CURVES), strict=True))  # fmt: skip
+    return {path.name: what[path] for path, drawn in found.items() if drawn is not None}
+
+
+def _curves(table: AblationTable, path: Path) -> Path | None:
+    """Draw the training curve of each variant's first seed."""
+    curves = {}
+    for line in table.lines:
+        items = line.row.runs[0].items
+        name = f"{line.train_items:,} items: {line.row.name}" if table.by_items else line.row.name
+        if items is not None and items.curve:
+            curves[name] = items.curve
+    if not curves:
+        return None
+    y = f"loss, {table.ablation.name} on {table.suite} / {table.task}"
+    return curve_figure(curves, path, x="training step", y=y, pdf=True)

@@ -1,0 +1,187 @@
+"""The page of published results: tables, ablations, figures, the paper's claims, costs and commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.report.ablation_page import AblationSection, ablation_markdown
+from bench.report.ablation_tables import ablation_summary
+from bench.report.compare import Comparison, findings
+from bench.report.compare_tables import comparison_costs
+from bench.report.grid import escape_markdown, to_markdown
+from bench.report.names import command_line, count
+from bench.report.page import HOW_TO_READ, Section, Suite, page_records
+from bench.report.rows import Row
+from bench.report.runs import OWN_METHOD
+from bench.report.tables import main_grid, mean_cost
+
+_FIGURES = {
+    "overview": "every value with its interval",
+    "cost": "quality against cost",
+    "curves": "training curves, first seed",
+}
+_AT_SD15 = (
+    "692,370,880 parameters as released at the width of SD 1.5, 1.9 times ControlNet's 361,279,120"
+)
+_PAPER = "[arXiv 2406.03683](https://arxiv.org/abs/2406.03683)"
+
+
+def readme_page(
+    sections: Sequence[Section], suites: Sequence[Suite], ablations: Sequence[AblationSection], *,
+    results: Path, out: Path, readme: Path,
+) -> str:  # fmt: skip
+    """Return the page as Markdown, with links that hold where `readme` will lie.
+
+    results: the folder of the runs; out: of the report's files. Nothing but the records moves a byte.
+    """
+    at = Path(os.path.relpath(out.resolve(), readme.parent.resolve())).as_posix() + "/"
+    here = f"{readme.resolve().parent.name}/"
+    remake = f"bench report --results {here}{results.resolve().name} --readme {here}{readme.name}"
+    parts = [
+        "# Published results\n",
+        f"Made by `{remake}` from the records beside it, byte for byte the same each time; do not edit. "
+        f"The same to sort, filter and look at, offline: [index.html]({at}index.html).\n",
+        _best(sections, at),
+        *(_task(section, _said(section, suites), at) for section in sections),
+        "## Ablations\n" if ablations else "",
+        *(ablation_markdown(section, at=at, level="###") for section in ablations),
+        _claims(sections, ablations),
+        *(_costs(suite.comparison) for suite in suites if suite.comparison is not None),
+        _commands(sections, ablations, remake),
+        f"## How to read the tables\n\n{HOW_TO_READ}",
+        *_credits(sections, ablations),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _best(sections: Sequence[Section], at: str) -> str:
+    """Show the first qualitative figure."""
+    for section in sections:
+        if section.pictures.qualitative:
+            what = f"{section.table.title}: the same items by every method, from the same initial noise"
+            return f"![{what}]({at}{section.pictures.qualitative})\n"
+    return ""
+
+
+def _said(section: Section, suites: Sequence[Suite]) -> list[str]:
+    found = next((s.comparison for s in suites if s.name == section.table.suite), None)
+    return findings(found).get(section.table.task, []) if found is not None else []
+
+
+def _task(section: Section, said: Sequence[str], at: str) -> str:
+    table, pictures = section.table, section.pictures
+    notes = "".join(f"> **{escape_markdown(note)}**\n\n" for note in table.notes)
+    lines = "".join(f"- {escape_markdown(line)}\n" for line in said)
+    drawn = {name: getattr(pictures, name) for name in _FIGURES}
+    figures = "".join(f"![{_FIGURES[n]}]({at}{file})\n\n" for n, file in drawn.items() if file)
+    files = [f"table-{section.name}.{end}" for end in ("tex", "csv", "md")]
+    files += [f"differences-{section.name}.{end}" for end in ("tex", "csv")]
+    links = ", ".join(f"[{file}]({at}{file})" for file in (*files, *pictures.pdfs))
+    return (
+        f"## {escape_markdown(table.title)}\n\n{notes}{to_markdown(main_grid(table))}\n"
+        f"{lines}\n{figures}Files: {links}.\n"
+    )
+
+
+def _claims(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> str:
+    """Set what the paper and its release say beside what was measured here."""
+    here = {
+        f"Sketch on COCO17: FID 10.49 (abstract of {_PAPER}); split, number of samples and tool are not "
+        "told, and the release trains on val2017 as well":
+            ["No number here compares: other data, base and judge. " + _first_rank(sections)],
+        "Steering strong at the head and light at the foot, 16-8-4-2":
+            _about(ablations, "schedule"),
+        "Frozen pretrained UNet as prior: posterior = prior × learned likelihood":
+            _about(ablations, "prior"),
+        "Strong with little data": _about(ablations, "data"),
+        "Residuals behind every resnet and attention of encoder, middle and decoder":
+            _about(ablations, "sites"),
+        f"Lightweight (README of the release): {_AT_SD15}": _sizes(sections),
+        "AdamW at 1e-5, batch 16, 15 epochs (release: 16) on 2 to 4 A100 of 80 GB; DDIM of 50 steps, "
+        "guidance 9": _settings(sections),
+    }  # fmt: skip
+    lines = [
+        f"| {claim} | {'<br>'.join(map(escape_markdown, said)) or 'not measured yet'} |"
+        for claim, said in here.items()
+    ]
+    head = ["| paper or release | here |", "| :-- | :-- |"]
+    return "## What the paper said\n\n" + "\n".join([*head, *lines]) + "\n"
+
+
+def _about(ablations: Sequence[AblationSection], name: str) -> list[str]:
+    """Return what an ablation says of FD in short, by task."""
+    return [
+        f"{section.table.task}: {line}"
+        for section in ablations
+        if section.table.ablation.name == name
+        for line in ablation_summary(section.table, metric="fd")
+    ]
+
+
+def _methods(sections: Sequence[Section]) -> Iterator[tuple[Section, dict[str, Row]]]:
+    for section in sections:
+        rows = [row for row in section.table.rows if row.kind == "method"]
+        yield section, {row.runs[0].record.method: row for row in reversed(rows)}
+
+
+def _first_rank(sections: Sequence[Section]) -> str:
+    """Say where the paper's method stands by FD in each task."""
+    said = []
+    for section, rows in _methods(sections):
+        for column in (c for c in section.table.columns if c.metric == "fd"):
+            known = {m: r.cells[column].value for m, r in rows.items() if column in r.cells}
+            ranked = sorted((v, m) for m, v in known.items() if v is not None)
+            names = [method for _, method in ranked]
+            if OWN_METHOD in names:
+                place = names.index(OWN_METHOD) + 1
+                said.append(f"{section.table.title}: rank {place} of {len(names)} by mean FD")
+    return "; ".join(said) + ("." if said else "")
+
+
+def _sizes(sections: Sequence[Section]) -> list[str]:
+    for section, rows in _methods(sections):
+        sizes = {m: mean_cost(row, "parameters_trainable") for m, row in rows.items()}
+        own, other = sizes.get(OWN_METHOD), sizes.get("controlnet")
+        if own and other:
+            words = f"{count(own)} trainable parameters, {own / other:.1f} times ControlNet's"
+            return [f"{words} {count(other)} ({section.table.title})"]
+    return []
+
+
+def _settings(sections: Sequence[Section]) -> list[str]:
+    """Say how the suite trains and samples, from the first protocol that tells."""
+    for section in sections:
+        protocol = section.table.runs[0].record.protocol
+        if {"training", "budget", "sampler"} <= set(protocol):
+            training, sampler = protocol["training"], protocol["sampler"]
+            return [
+                f"AdamW at a rate chosen for each method on val, batch {training['batch']}, "
+                f"{protocol['budget']['train_images']:,} images; {sampler['name']} of "
+                f"{sampler['steps']} steps, guidance {sampler['guidance']:g}"
+            ]
+    return []
+
+
+def _costs(comparison: Comparison) -> str:
+    return f"## What it cost\n\n{to_markdown(comparison_costs(comparison)[1])}"
+
+
+def _commands(
+    sections: Sequence[Section], ablations: Sequence[AblationSection], remake: str
+) -> str:
+    """List the commands that make every run and this page again."""
+    records = page_records(sections, ablations)
+    lines = [f"{command_line(record)}  # {name}" for name, record in records.items()]
+    body = "\n".join(lines)
+    return (
+        f"## Commands\n\n`{remake}` remakes tables, figures and this page from the records.\n\n"
+        f"<details><summary>The {len(lines)} runs</summary>\n\n```sh\n{body}\n```\n\n</details>\n"
+    )
+
+
+def _credits(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> list[str]:
+    records = page_records(sections, ablations).values()
+    found = sorted({r.attribution for r in records if r.attribution})
+    return [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in found]

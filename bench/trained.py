@@ -1,0 +1,114 @@
+"""Trainings that runs share: guidance and sampling steps move no weight, so equal ones are done once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.ablations import ABLATIONS_FOLDER
+from bench.content import atomic_write, digest_json, read_json, sha256_file, write_json
+from bench.record import RECORD_FILE, load_record
+from bench.suites import changes
+from bench.train import CHECKPOINT, TrainResult
+from bench.types import BenchError
+
+if TYPE_CHECKING:
+    from bench.run import Run
+
+ADAPTER = "work/adapter.safetensors"
+ORIGIN = "trained_in"
+_SAME = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
+_RESAMPLE = {"guidance", "steps"}
+
+
+def training_key(
+    protocol: Mapping[str, Any], *, method: str, options: Mapping[str, Any], learning_rate: float,
+    seed: int, device: str,
+) -> str:  # fmt: skip
+    """Return a digest of everything that enters a training; equal ones end with the same weights.
+
+    protocol: as `Protocol.as_dict`, of which sampler, judges and evaluation do not count.
+    """
+    budget = protocol["budget"]
+    images = budget.get("images_of", {}).get(method, budget["train_images"])
+    return digest_json({
+        **{name: protocol[name] for name in _SAME}, "images": images,
+        "train_items": budget.get("train_items"), "method": method, "options": dict(options),
+        "learning_rate": learning_rate, "seed": seed, "device": device,
+    })  # fmt: skip
+
+
+def take_over(run: Run) -> TrainResult | None:
+    """Put the weights of an equal training into a run's folder, None where it must train itself.
+
+    Only for runs with a guidance or number of steps of their own: what other runs say they cost is
+    their own cost. Looks in the run's results folder, among ablations and beside them.
+    """
+    found = _already(run)
+    if found is not None:
+        return found
+    if not _RESAMPLE & set(changes(run.spec.suite, run.spec.budget)):
+        return None
+    if (run.work / CHECKPOINT).exists():
+        return None  # it has begun to train itself
+    donor = find_trained(run.spec.results, run.training_key)
+    if donor is None:
+        return None
+    result = read_json(donor / "work" / "train.json")
+    write_json(run.work / "train.json", {ORIGIN: donor.name, **result})
+    atomic_write(run.folder / ADAPTER, (donor / ADAPTER).read_bytes())
+    return _already(run)
+
+
+def find_trained(results: Path, key: str) -> Path | None:
+    """Return a run folder that still holds the weights of the training with this key."""
+    return next((f for f in _folders(results) if _holds(f) and _key_of(f) == key), None)
+
+
+def _already(run: Run) -> TrainResult | None:
+    path = run.work / "train.json"
+    values = read_json(path) if path.exists() and (run.folder / ADAPTER).exists() else {}
+    if ORIGIN not in values:
+        return None
+    return TrainResult(**{field.name: values[field.name] for field in fields(TrainResult)})
+
+
+def _folders(results: Path) -> Iterator[Path]:
+    places: Sequence[Path] = [results, results / ABLATIONS_FOLDER]
+    if results.name == ABLATIONS_FOLDER:
+        places = [results, results.parent]
+    for place in places:
+        yield from sorted(path.parent.parent for path in place.glob("*/work/train.json"))
+
+
+def _holds(folder: Path) -> bool:
+    """Tell whether the trained weights are there and, where a record names them, unchanged."""
+    if not (folder / ADAPTER).exists():
+        return False
+    if not (folder / RECORD_FILE).exists():
+        return True
+    try:
+        promised = load_record(folder, verify=False).artifacts.get(ADAPTER)
+    except BenchError:
+        return False
+    return promised is None or sha256_file(folder / ADAPTER) == promised
+
+
+def _key_of(folder: Path) -> str | None:
+    """Return a run's training key: as it was begun with or, in older folders, from its record."""
+    begun = (
+        read_json(folder / "work" / "run.json") if (folder / "work" / "run.json").exists() else {}
+    )
+    if isinstance(begun, dict) and "training" in begun:
+        return str(begun["training"])
+    if not (folder / RECORD_FILE).exists():
+        return None
+    record = load_record(folder, verify=False)
+    options = dict(record.options)
+    rate = float(options.pop("learning_rate"))
+    return training_key(
+        record.protocol, method=record.method, options=options, learning_rate=rate,
+        seed=record.seed, device=str(record.environment["device"]),
+    )  # fmt: skip

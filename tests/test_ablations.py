@@ -1,0 +1,289 @@
+"""Ablations: a table without hidden differences, runs that exist, are taken over or made, resumed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import bench.ablate
+import cli
+from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_ablation
+from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
+from bench.artifacts import pick_items
+from bench.commands import Request, make_run
+from bench.content import read_json, sha256_file
+from bench.forecast import Forecast
+from bench.record import load_record
+from bench.run import Hooks
+from bench.suites import EMOJI, MICRO
+from bench.trained import find_trained
+from bench.types import BenchError
+
+RUNNER = CliRunner()
+
+
+def bench_command(*words: object) -> Any:
+    return RUNNER.invoke(cli.app, [str(w) for w in words])
+
+
+def asked(base: Path, results: Path, **changes: Any) -> Request:
+    return Request(suite="micro", results=results, base=base, device="cpu", batch=4,
+                   budget="quick", shuffled=False, **changes)  # fmt: skip
+
+
+def run_of(request: Request, *, method: str = "bps", seed: int = 0) -> Any:
+    return make_run(cli.catalogue(), request, method=method, task="sketch", seed=seed)
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one finished run of BPS; read only."""
+    results = tmp_path_factory.mktemp("finished")
+    run_of(asked(micro_folder, results)).all()
+    return results
+
+
+@pytest.fixture
+def results(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished`."""
+    return Path(shutil.copytree(finished, tmp_path / "results"))
+
+
+SMALL = Ablation(
+    name="small", question="Which?", reference="frozen prior", fixed="all else",
+    variants=(
+        Variant(name="frozen prior"),
+        Variant(name="free prior", options={"prior": "free"}),
+        Variant(name="frozen prior", train_items=5),
+    ),
+)  # fmt: skip
+
+
+def test_settings_are_the_methods_own_defaults() -> None:
+    for method, settings in SETTINGS.items():
+        options = cli.catalogue().find(method)[0].options
+        assert {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()} == settings
+
+
+def test_rows_say_what_they_compare() -> None:
+    for name, ablation in ABLATIONS.items():
+        assert name == ablation.name and set(ablation.tasks) <= set(EMOJI.tasks)
+        assert ablation.budget in EMOJI.budgets and ablation.question.endswith("?")
+        seen = [(v.name, v.train_items) for v in ablation.variants]
+        assert len(set(seen)) == len(seen)
+        for variant in ablation.variants:
+            reference = ablation.reference_of(variant)
+            assert reference.settings == SETTINGS[reference.method]
+            assert reference.guidance is None and reference.steps is None
+            assert set(variant.options) <= set(SETTINGS[variant.method])
+    kinds = {len(v.options) for a in ABLATIONS.values() for v in a.variants}
+    assert kinds == {0, 1}, "a variant changes one thing"
+
+
+def test_steeper_and_flatter_schedules_fall_from_the_same_head() -> None:
+    falls = {}
+    for variant in ABLATIONS["schedule"].variants:
+        weights = variant.settings["schedule"]
+        if isinstance(weights, list):
+            assert len(weights) == 13 and weights[0] == weights[12] == 16.0
+            falls[variant.name] = [a / b for a, b in pairwise(weights[0:12:3])]
+    assert all(fall == pytest.approx(4.0) for fall in falls["steeper 16-4-1-0.25"])
+    assert all(f == pytest.approx(2**0.5, 1e-3) for f in falls["flatter 16-11.3-8-5.7"])
+
+
+def test_fewer_training_items_are_a_part_of_more_and_say_so(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    runs = [run_of(asked(micro_folder, tmp_path, train_items=n)) for n in (5, 20, None)]
+    few, more, whole = (set(run.train_ids) for run in runs)
+    assert few < more < whole and len(few) == 5 and len(more) == 20
+    assert runs[0].train_ids == pick_items(sorted(whole), 5)
+    assert runs[0].spec.budget.name == "quick-5" and "-quick-5-s0-" in runs[0].id
+    assert runs[0].protocol.as_dict()["budget"]["train_items"] == 5
+    assert "train_items" not in runs[2].protocol.as_dict()["budget"]
+    assert len({run.protocol.hash for run in runs}) == 3
+    assert [r.split_info.train.n for r in runs] == [5, 20, len(whole)]
+    with pytest.raises(BenchError, match="--train-items 99999"):
+        run_of(asked(micro_folder, tmp_path, train_items=99999))
+
+
+def test_what_is_the_suites_own_is_no_change(micro_folder: Path, tmp_path: Path) -> None:
+    plain = run_of(asked(micro_folder, tmp_path))
+    own = asked(micro_folder, tmp_path, guidance=MICRO.sampler.guidance, steps=MICRO.sampler.steps)
+    assert run_of(own).id == plain.id
+    other = run_of(replace(own, guidance=1.0))
+    assert other.id != plain.id and other.protocol.sampler.guidance == 1.0
+    assert other.training_key == plain.training_key
+    for changed in ({"train_items": 5}, {"option": ("prior=free",)}, {"learning_rate": 1e-2}):
+        assert run_of(replace(own, **changed)).training_key != plain.training_key
+    assert run_of(own, seed=1).training_key != plain.training_key
+
+
+def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
+    micro_folder: Path, results: Path, tmp_path: Path
+) -> None:
+    plain = run_of(asked(micro_folder, results))
+    other = asked(micro_folder, results, guidance=1.0, steps=2)
+    taken = run_of(other)
+    record = taken.all()
+    assert record.trained_in == plain.id and not (taken.work / "train.ckpt").exists()
+    assert record.changes == {"guidance": 1.0, "steps": 2}
+    alone = run_of(replace(other, results=tmp_path / "two"))
+    own = alone.all()
+    assert own.trained_in is None and (alone.work / "train.ckpt").exists()
+    assert own.artifacts == record.artifacts and own.rows == record.rows
+    assert own.metrics != plain.finished().metrics, "another guidance is another result"
+    assert "trained_in" not in read_json(plain.folder / "record.json")
+    again = run_of(other)
+    assert again.train().steps == record.cost.train_images // 8, (
+        "taken over once, not trained again"
+    )
+    assert not (again.work / "train.ckpt").exists()
+
+
+def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, results: Path) -> None:
+    plain = run_of(asked(micro_folder, results))
+    key = plain.training_key
+    assert find_trained(results, key) == plain.folder
+    assert find_trained(results / ABLATIONS_FOLDER, key) == plain.folder
+    assert find_trained(results, run_of(asked(micro_folder, results), seed=1).training_key) is None
+    begun = read_json(plain.work / "run.json")
+    (plain.work / "run.json").write_text("{}")  # older folders do not name their training
+    assert find_trained(results, key) == plain.folder
+    assert begun["training"] == key
+    weights = plain.folder / "work" / "adapter.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert find_trained(results, key) is None, "weights that are not what the record says"
+    weights.unlink()
+    assert find_trained(results, key) is None
+
+
+def test_learned_layer_weights_are_kept_and_constant_ones_are_not(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    learned = run_of(asked(micro_folder, tmp_path), method="bps-learned")
+    learned.all()
+    weights = read_json(learned.folder / "items.json")["layer_weights"]
+    assert [slot for slot, _, _ in weights] == [1, 2, 4, 5, 7, 8, 10, 11, 12]
+    assert [start for _, start, _ in weights] == [16, 16, 8, 8, 4, 4, 2, 2, 16]
+    assert all(start != now for _, start, now in weights)
+    afresh = run_of(asked(micro_folder, tmp_path), method="bps-learned")
+    assert afresh._learned() == {"layer_weights": weights}, (
+        "a stage alone reads them from the weights"
+    )
+    plain = run_of(asked(micro_folder, tmp_path))
+    plain.denoiser  # noqa: B018
+    (plain.folder / "work").mkdir(parents=True)
+    assert plain._learned() == {}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """Runs of a grid happen here, without a second interpreter's start; returns what was started."""
+    from bench import grid
+
+    started: list[Sequence[str]] = []
+
+    class Ended:
+        def __init__(self, words: Sequence[str]) -> None:
+            started.append(words)
+            self.code = int(bench_command(*words).exit_code)
+
+        def poll(self) -> int:
+            return self.code
+
+        def last_words(self) -> str:
+            return "see above"
+
+    monkeypatch.setattr(grid, "starter", lambda jobs: Ended)
+    return started
+
+
+def plan(base: Path, results: Path, ablation: Ablation = SMALL, **changes: Any) -> list[Planned]:
+    request = asked(base, results, **changes)
+    return plan_ablation(cli.catalogue(), ablation, request, task="sketch", seeds="0")
+
+
+def test_a_plan_uses_what_exists_and_parts_protocols(
+    micro_folder: Path, results: Path, in_process: list[Sequence[str]]
+) -> None:
+    planned = plan(micro_folder, results)
+    assert [one.state for one in planned] == [EXISTS, MISSING, MISSING]
+    few = planned[2].folder
+    assert planned[1].folder.parent == results and few.parent == results / ABLATIONS_FOLDER
+    forecast = Forecast(results)
+    assert forecast.seconds(planned[0]) == 0.0 and (forecast.seconds(planned[1]) or 0.0) > 0.0
+    assert "1 of 3 runs exist, 2 missing: about" in forecast.words(planned)
+    unknown = Forecast(results / "elsewhere")
+    assert unknown.seconds(planned[1]) is None and "is unknown" in unknown.words(planned)
+
+    done = do_ablation(cli.catalogue(), SMALL, planned, hooks=Hooks(), say=len)
+    assert len(in_process) == 2 and all(o.record is not None for o in done)
+    assert load_record(few).changes == {"train_items": 5}
+    assert "shuffled" not in load_record(few).rows
+    again = plan(micro_folder, results)
+    assert [(one.state, one.folder) for one in again] == [(EXISTS, one.folder) for one in planned]
+    shutil.move(few, results / few.name)  # as if made by hand with `bench run --train-items`
+    assert [one.state for one in plan(micro_folder, results)] == [EXISTS] * 3
+
+
+def test_a_failing_cell_does_not_stop_an_ablation(
+    micro_folder: Path, tmp_path: Path, in_process: list[Sequence[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from bench import ablations
+
+    monkeypatch.setitem(ablations.ABLATIONS, "small", SMALL)  # type: ignore[arg-type]
+    words = ("ablate", "small", "--suite", "micro", "--base", micro_folder, "--results", tmp_path,
+             "--seeds", "0", "--budget", "quick", "--device", "cpu", "--batch", "4")  # fmt: skip
+    said = bench_command(*words, "--plan")
+    assert said.exit_code == 0 and not in_process, said.output
+    assert "0 of 3 runs exist, 3 missing" in said.stdout and "bench cost" in said.stdout
+    blocked = plan(micro_folder, tmp_path)[1].folder
+    (blocked / "work").mkdir(parents=True)
+    (blocked / "work" / "run.json").write_text('{"run_id": "another"}')
+    first = bench_command(*words)
+    assert first.exit_code == 1 and "FAILED bps, sketch, seed 0, prior=free" in first.stderr
+    assert "2 of 3 runs have a record" in first.stderr
+    (blocked / "work" / "run.json").unlink()
+    in_process.clear()
+    second = bench_command(*words)
+    assert second.exit_code == 0 and len(in_process) == 1, second.output
+    assert "minus reference" in second.stdout and "free prior" in second.stdout
+    assert bench_command("ablate", "smal").exit_code == 2
+
+
+def test_one_training_serves_all_guidances(
+    micro_folder: Path, results: Path, in_process: list[Sequence[str]]
+) -> None:
+    variants = (*ABLATIONS["guidance"].variants[:3], Variant(name="own", guidance=2.5))
+    few = replace(ABLATIONS["guidance"], variants=variants)
+    planned = plan(micro_folder, results, few)
+    assert len(planned) == 3, "a number that is the suite's own is its reference"
+    assert [one.state for one in planned] == [EXISTS, MISSING, MISSING]
+    assert not any(one.trains for one in planned), "the reference still holds its weights"
+    (planned[0].folder / "work" / "adapter.safetensors").unlink()
+    planned = plan(micro_folder, results, few)
+    assert [one.trains for one in planned] == [False, True, False]
+    outcomes = do_ablation(cli.catalogue(), few, planned, hooks=Hooks(), say=len, jobs=2)
+    origins = [o.record.trained_in for o in outcomes if o.record is not None]
+    assert origins == [None, planned[1].folder.name]
+    assert [words[words.index("--guidance") + 1] for words in in_process] == ["1.0", "2.0"]
+    weights = {sha256_file(one.folder / "work" / "adapter.safetensors") for one in planned[1:]}
+    assert len(weights) == 1
+
+
+def test_what_cannot_be_is_said_and_not_run(micro_folder: Path, tmp_path: Path) -> None:
+    much = replace(SMALL, variants=(*SMALL.variants, Variant(name="all", train_items=10**6)))
+    planned = plan(micro_folder, tmp_path, much)
+    assert planned[-1].state == CANNOT and "--train-items" in planned[-1].why
+    assert "1 cannot be" in Forecast(tmp_path).words(planned)
+    assert bench.ablate.MISSING not in planned[-1].state
