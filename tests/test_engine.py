@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -27,6 +30,7 @@ from bench.train import CHECKPOINT, Average, train, training_loss
 from bench.types import BenchError
 
 TRAINING = Training(batch=4)
+ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
     *((name, {}) for name in sorted(cli.methods()) if name != "text-only"),
     ("bps", {"prior": "free"}),
@@ -335,3 +339,37 @@ def protocol(request: Request) -> Protocol:
         budget=EMOJI.budget(None), training=suite.training, sampler=suite.sampler, judges={},
         task_version=1,
     )  # fmt: skip
+
+
+def compiles() -> bool:
+    try:
+        check_execution(Execution(compile=True), precision="fp32", batch=4, device="cpu")
+    except BenchError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_blocks_give_the_same_gradient(micro_base: Base, data: Prepared) -> None:
+    if not compiles():
+        pytest.skip("torch.compile does not work on this machine")
+    denoiser = shaken(micro_base)
+    plain = gradients(denoiser, micro_base, data)
+    for more in (False, True):
+        with rebuilt(denoiser, Execution(compile=True, gradient_checkpointing=more)):
+            compiled = gradients(denoiser, micro_base, data)
+        assert 0.0 < apart(plain, compiled) < 1e-5
+    assert apart(plain, gradients(denoiser, micro_base, data)) == 0.0, "it is as it was"
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_refused(micro_folder: Path, tmp_path: Path) -> None:
+    words = ["train", "--suite", "micro", "--base", micro_folder, "--results", tmp_path,
+             "--device", "cpu", "--compile"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "cli.py", *map(str, words)], capture_output=True, text=True,
+        env={**os.environ, "CXX": "/nowhere/g++"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "torch.compile does not work here" in done.stderr and not list(tmp_path.iterdir())
