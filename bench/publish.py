@@ -135,12 +135,19 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         trained_in=read_json(run.work / "train.json").get(ORIGIN),
         environment={
             **records.environment(device=spec.device, threads=torch.get_num_threads()),
-            "base": run.base.provenance(),
+            **_execution(run), "base": run.base.provenance(),
         },
         artifacts={name: sha256_file(run.folder / name) for name in kept},
         attribution=str(getattr(run.dataset, "attribution", "")),
         started=started, finished=now(),
     )  # fmt: skip
+
+
+def _execution(run: Run) -> dict[str, object]:
+    """Say how the training's starts were carried out, unless each was one plain process."""
+    starts = read_json(run.work / "train.json").get("starts", [])
+    plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in starts)
+    return {} if plain else {"execution": starts}
 
 
 def _cost(run: Run, *, score_seconds: float) -> records.Cost:

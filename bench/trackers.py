@@ -55,6 +55,7 @@ def _jsonl(folder: Path) -> Any:
             self._write({"step": step, **values})
 
         def _write(self, line: dict[str, Any]) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
             with open(folder / TRACK_FILE, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

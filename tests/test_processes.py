@@ -1,0 +1,295 @@
+"""Several processes of one run, over gloo: the same weights and images as one, and one voice.
+
+Children are forked from this process, which has everything imported; one slow test goes through
+accelerate's own launcher.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+import cli
+from bench.base import Base
+from bench.checkpoint import Stopped, Trainable
+from bench.content import Cache
+from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.engine import Execution
+from bench.prepare import Prepared, prepare
+from bench.processes import ALONE, join
+from bench.record import load_record
+from bench.suites import Training
+from bench.tasks import find_task
+from bench.train import CHECKPOINT, train
+from bench.types import BenchError
+
+TRAINING = Training(batch=4)
+RATE = 1e-3
+TOLERANCE = 1e-5
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    ids = openmoji64_splits().val[:6]
+    return prepare(
+        micro_base, dataset=OpenMoji64(), ids=ids, task=find_task("sketch"), mirror=True,
+        cache=Cache(tmp_path_factory.mktemp("processes")),
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def together(act: Callable[[int], Any], *, count: int = 2) -> list[Any]:
+    """Return what `act(index)` returns in each of `count` processes that have joined."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    answers = context.Queue()
+
+    def child(index: int) -> None:
+        os.environ.update(
+            RANK=str(index), LOCAL_RANK=str(index), WORLD_SIZE=str(count), OMP_NUM_THREADS="1",
+            LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        )  # fmt: skip
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)  # the parent may have had one
+        torch.set_num_threads(1)
+        try:
+            answers.put((index, act(index)))
+        except Exception as error:
+            answers.put((index, error))
+
+    children = [context.Process(target=child, args=(index,)) for index in range(count)]
+    for one in children:
+        one.start()
+    found = dict(answers.get(timeout=240) for _ in children)
+    for one in children:
+        one.join(timeout=60)
+        assert one.exitcode == 0
+    return [found[index] for index in range(count)]
+
+
+class Double(torch.nn.Module):
+    """A denoiser in double precision.
+
+    Adam makes a full step of what is rounding alone (of a bias before a group norm), so in single
+    precision some weights differ by up to the rate as soon as sums have another order. Here only
+    what is computed counts.
+    """
+
+    def __init__(self, denoiser: Any, *, dead: bool) -> None:
+        super().__init__()
+        self.inner = denoiser.double()
+        self.idle = torch.nn.Parameter(torch.ones(7), requires_grad=dead)
+
+    def encode(self, condition: torch.Tensor) -> Any:
+        return self.inner.encode(condition.double())
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor, features: Any) -> Any:
+        return self.inner(z.double(), t, text.double(), features)
+
+
+def built(base: Base, *, dead: bool = False) -> Any:
+    """Return BPS with a copy of the base; dead: also with parameters that have no effect."""
+    torch.manual_seed(3)
+    method, own = cli._method("bps"), replace(base, unet=copy.deepcopy(base.unet))
+    denoiser = method.build(own, find_task("sketch"), **method.options)
+    return Double(denoiser, dead=dead)
+
+
+def trained(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
+    """Train BPS in this process's share of the launch; return result and weights."""
+    denoiser = built(base, dead=options.pop("dead", False))
+    processes = join("cpu")
+    settings = {"training": TRAINING, "images": 16, "learning_rate": RATE, "seed": 5,
+                "checkpoint_every": 2, "processes": processes, **options}  # fmt: skip
+    if callable(settings.get("stop_of")):
+        settings["stop"] = settings.pop("stop_of")(processes.index)
+    result = train(denoiser, base=base, data=data, folder=folder, **settings)
+    return result, {n: p.numpy().copy() for n, p in Trainable(denoiser).state_dict().items()}
+
+
+def gap(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    assert set(one) == set(other)
+    return max(float(np.abs(one[n] - other[n]).max()) for n in one)
+
+
+def test_two_processes_train_as_one(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
+    """Also with micro batches, and with parameters that no example gives a gradient."""
+    alone, weights = trained(micro_base, data, tmp_path / "one", dead=True)
+    start = {n: p.numpy() for n, p in Trainable(built(micro_base, dead=True)).state_dict().items()}
+    assert gap(weights, start) > 100 * TOLERANCE
+    for name, micro in (("two", None), ("micro", 1)):
+        (first, ours), (second, theirs) = together(
+            lambda index, name=name, micro=micro: trained(
+                micro_base, data, tmp_path / name, dead=True, execution=Execution(micro_batch=micro)
+            )
+        )
+        assert gap(ours, theirs) == 0.0 and first.curve == second.curve
+        assert gap(ours, weights) < TOLERANCE
+        assert first.dead == alone.dead == 7 and np.all(ours["idle"] == 1.0)
+        np.testing.assert_allclose(first.curve, alone.curve, atol=2e-6)
+        assert first.starts[0]["processes"] == 2 and len(list((tmp_path / name).iterdir())) == 2
+
+
+def test_two_processes_stop_together_and_one_goes_on(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    """Asked in the second alone, in the third step; same number of processes: the same bits."""
+
+    def asked(index: int) -> Callable[[], int | None]:
+        answers = iter([None, None, 143 if index == 1 else None, None])
+        return lambda: next(answers)
+
+    def cut(index: int) -> Any:
+        return trained(micro_base, data, tmp_path / "cut", stop_of=asked)
+
+    whole = together(lambda index: trained(micro_base, data, tmp_path / "whole"))[0][1]
+    for answer in together(cut):
+        assert isinstance(answer, Stopped) and answer.code == 143
+    shutil.copytree(tmp_path / "cut", tmp_path / "again")
+    state = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)
+    assert state["step"] == 3
+    result, alone = trained(micro_base, data, tmp_path / "cut")
+    assert [(s["step"], s["processes"]) for s in result.starts] == [(0, 2), (3, 1)]
+    assert gap(alone, whole) < TOLERANCE
+    two = together(lambda index: trained(micro_base, data, tmp_path / "again"))
+    assert gap(two[0][1], whole) == 0.0
+
+
+def test_an_error_of_one_process_ends_the_other_with_a_message(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+
+    def act(index: int) -> Any:
+        folder = tmp_path / "file" if index == 0 else tmp_path / "good"
+        try:
+            return trained(micro_base, data, folder, checkpoint_every=1)
+        except BenchError as error:
+            if index == 0:  # what the end of the process does
+                torch.distributed.destroy_process_group()
+            return str(error)
+
+    first, second = together(act)
+    assert "cannot write" in first
+    assert "another process of this run ended" in second
+
+
+def test_different_checkpoints_are_refused(
+    micro_base: Base, data: Prepared, tmp_path: Path
+) -> None:
+    """As on two nodes without shared storage."""
+    trained(micro_base, data, tmp_path / "0", images=8, processes=ALONE)
+    answers = together(lambda index: trained(micro_base, data, tmp_path / str(index), images=8))
+    assert all("shared storage" in str(a) and isinstance(a, BenchError) for a in answers)
+
+
+def command(stage: str, base: Path, results: Path, *more: object) -> list[str]:
+    words = [stage, "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
+             "--batch", 4, "--method", "bps", *more]  # fmt: skip
+    return [str(w) for w in words]
+
+
+def launched(words: list[str], *, count: int = 2) -> list[tuple[int, str, str]]:
+    """Return exit code, standard output and standard error of the command in each process."""
+
+    def act(index: int) -> tuple[int, str, str]:
+        answer = CliRunner().invoke(cli.app, words)
+        return answer.exit_code, answer.stdout, answer.stderr
+
+    return together(act, count=count)
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of one run, done by one process and by two."""
+    folders = {}
+    for name, count in (("one", 1), ("two", 2)):
+        results = tmp_path_factory.mktemp(name)
+        words = command("run", micro_folder, results, "--no-floor", "--no-shuffled")
+        answers = launched(words, count=count)
+        assert [code for code, *_ in answers] == [0] * count, answers
+        assert "record" in answers[0][1] and all(out == "" for _, out, _ in answers[1:])
+        (folders[name],) = results.iterdir()
+    return folders
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (folder / "work" / "samples").iterdir()}
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_makes_the_same_run(finished: dict[str, Path]) -> None:
+    one, two = (finished[name] for name in ("one", "two"))
+    assert one.name == two.name, "processes are no part of what a run is"
+    ours, theirs = (load_file(f / "work" / "adapter.safetensors") for f in (one, two))
+    far = np.concatenate([np.abs(ours[n] - theirs[n]).ravel() for n in ours])
+    assert set(ours) == set(theirs) and far.max() < RATE
+    assert np.mean(far < TOLERANCE) > 0.999, "but for rounding, see Double"
+    records = [load_record(f) for f in (one, two)]
+    assert records[0].protocol_hash == records[1].protocol_hash
+    assert "execution" not in records[0].environment
+    assert records[1].environment["execution"] == [{"step": 0, "processes": 2}]
+    assert set(pictures(one)) == set(pictures(two)) and len(pictures(one)) == 12
+
+
+@pytest.mark.slow
+def test_two_processes_sample_the_bytes_of_one(
+    finished: dict[str, Path], micro_folder: Path, tmp_path: Path
+) -> None:
+    """The same weights; also where a first start by two was cut off and one goes on."""
+    wanted = pictures(finished["one"])
+    for name, count in (("two", 2), ("rest", 1)):
+        run = Path(shutil.copytree(finished["one"], tmp_path / name / finished["one"].name))
+        (run / "record.json").unlink()
+        kept = sorted(wanted)[4:8] if name == "rest" else []
+        for path in (run / "work" / "samples").iterdir():
+            if path.name not in kept:
+                path.unlink()
+        answers = launched(command("sample", micro_folder, tmp_path / name), count=count)
+        assert [code for code, *_ in answers] == [0] * count, answers
+        assert pictures(run) == wanted
+
+
+def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> None:
+    answers = launched([*command("run", micro_folder, tmp_path), "--seeds", "0,1"])
+    for code, _, said in answers:
+        assert code == 2 and "Launch one method, task and seed at a time" in said
+
+
+@pytest.mark.slow
+def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
+             "--main_process_port", free_port(), "-m", "cli",
+             *command("train", micro_folder, tmp_path, "--track", "jsonl")]  # fmt: skip
+    done = subprocess.run(
+        [str(w) for w in words], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 48 images") == 1
+    (run,) = tmp_path.iterdir()
+    starts = json.loads((run / "work" / "train.json").read_text())["starts"]
+    assert starts == [{"step": 0, "processes": 2, "track": ["jsonl"]}]
+    assert len((run / "work" / "track.jsonl").read_text().splitlines()) == 7
