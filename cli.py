@@ -14,6 +14,7 @@ import typer
 
 from bench.app.audit import audit_command
 from bench.app.coverage import coverage_command
+from bench.app.exchange import exporting
 from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
@@ -24,8 +25,10 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    ConditionChannels,
     Device,
     Every,
+    Inverted,
     Jobs,
     MethodName,
     Methods,
@@ -38,6 +41,8 @@ from bench.app.options import (
     SuiteName,
     TaskName,
     Tasks,
+    Trained,
+    WeightsPath,
     guarded,
 )
 from bench.app.show import show_command
@@ -96,7 +101,9 @@ def run_command(
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
-    as_json: AsJson = False, allow_leak: AllowLeak = False,
+    as_json: AsJson = False, allow_leak: AllowLeak = False, weights: WeightsPath = None,
+    train: Trained = True, condition_channels: ConditionChannels = "same",
+    invert_condition: Inverted = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -109,7 +116,8 @@ def run_command(
     request = Request(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled, allow_leak=allow_leak,
+        shuffled=shuffled, allow_leak=allow_leak, weights=weights, train=train,
+        condition_channels=condition_channels, invert_condition=invert_condition,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -240,6 +248,7 @@ _stage("train", _trained, "Train a method (or go on training); nothing else.")
 _stage("sample", _sampled, "Sample the evaluation items of a trained method.")
 app.command("score")(score_or(functools.partial(_act, _scored)))
 app.command("tools")(tools_command)
+app.command("export")(exporting(catalogue))
 
 
 @app.command("report")

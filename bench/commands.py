@@ -20,8 +20,12 @@ from bench.tasks import TASKS, find_task
 from bench.timings import TIMINGS_FILE, add_timing
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, refusal, unknown
+from bench.weights import Weights
 
 FLOOR = "text-only"
+_NO_WEIGHTS: dict[str, Any] = {
+    "weights": None, "train": True, "condition_channels": "same", "invert_condition": False,
+}  # fmt: skip
 PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
 
 
@@ -52,7 +56,10 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the options of `bench run` ask for, beside method, task and seed."""
+    """What the options of `bench run` ask for, beside method, task and seed.
+
+    weights: a folder or file to begin with; train, condition_channels and invert_condition: how.
+    """
 
     suite: str
     results: Path
@@ -66,11 +73,33 @@ class Request:
     side: str | None = None
     shuffled: bool = True
     allow_leak: bool = False
+    weights: Path | None = None
+    train: bool = True
+    condition_channels: str = "same"
+    invert_condition: bool = False
+
+    @property
+    def given(self) -> Weights | None:
+        """The weights from outside; BenchError for options that need them where there are none."""
+        if self.weights is not None:
+            return Weights(
+                path=self.weights, train=self.train, channels=self.condition_channels,
+                invert=self.invert_condition,
+            )  # fmt: skip
+        if not self.train or self.condition_channels != "same" or self.invert_condition:
+            raise BenchError(
+                "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
+                "that diffusers loads, or a checkpoint file."
+            )
+        return None
 
     def words(self, *, method: str, task: str, seed: int) -> tuple[str, ...]:
         """Return the command line that asks for one run, without its floor."""
         words = ["run", "--no-floor", "--method", method, "--task", task, "--seed", str(seed)]
-        for name, value in asdict(self).items():
+        asked = asdict(self)
+        for name in _NO_WEIGHTS if self.weights is None else ():
+            del asked[name]
+        for name, value in asked.items():
             if isinstance(value, bool):
                 words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
                 continue
@@ -92,7 +121,7 @@ def make_run(
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
         batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
-        allow_leak=request.allow_leak,
+        allow_leak=request.allow_leak, weights=request.given,
     )  # fmt: skip
     return Run(spec, hooks)
 
@@ -110,7 +139,7 @@ def run_one(
     if floor and method != FLOOR:
         chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
         del chosen  # the floor goes first and alone, so that its peak memory is its own
-        plain = replace(request, option=(), learning_rate=None)
+        plain = replace(request, option=(), learning_rate=None, **_NO_WEIGHTS)
         lowest = make_run(catalogue, plain, method=FLOOR, **where).all()
         chosen = make_run(catalogue, request, method=method, **where)
     return chosen, chosen.all(), lowest
@@ -134,6 +163,12 @@ def grid_of(
     is sampled under them.
     """
     cells = cells_of(catalogue, method=method, task=task, seeds=seeds)
+    named = {m for m, _, _ in cells}
+    if request.weights is not None and len(named) > 1:
+        raise BenchError(
+            f"--weights {request.weights} belong to one method, got {', '.join(sorted(named))}. Name one "
+            "with --method."
+        )
     first = cells[0][2]
     return [
         (replace(request, shuffled=request.shuffled and s == first), m, t, s) for m, t, s in cells

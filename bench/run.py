@@ -30,6 +30,7 @@ from bench.suites import Budget, Protocol, Suite
 from bench.tasks import find_task
 from bench.train import TrainResult, train
 from bench.types import BenchError, Dataset, Method, Refused, Task, refusal, unknown
+from bench.weights import Weights, described, open_source, shown
 
 ADAPTER = "work/adapter.safetensors"
 CONTACT_ITEMS = 24
@@ -40,7 +41,7 @@ class RunSpec:
     """What to run. options: the method's own; learning_rate None: the suite's.
 
     shuffled: whether the items are sampled once more under other items' conditions. allow_leak: go
-    on where evaluation items were seen in training or pretraining.
+    on where evaluation items were seen in training or pretraining. weights: to begin with, from outside.
     """
 
     suite: Suite
@@ -56,6 +57,7 @@ class RunSpec:
     checkpoint_every: int = 100
     shuffled: bool = True
     allow_leak: bool = False
+    weights: Weights | None = None
 
 
 class Hooks:
@@ -84,6 +86,10 @@ class Run:
         if reason:
             raise Refused(f"{spec.method.name} cannot do {spec.task}: {reason}")
         self.options = check_options(spec.method, spec.options)
+        self.source = open_source(spec.weights, spec.method)
+        self.given = described(spec.weights, self.source)
+        self.shown: Task = shown(self.task, spec.weights)
+        self.facts: dict[str, str] = {}
         self.dataset: Dataset = spec.suite.dataset()
         self.splits: Splits = spec.suite.splits()
         assert spec.suite.base is not None, "find_suite refuses suites without a base"
@@ -98,7 +104,8 @@ class Run:
             allow_leak=spec.allow_leak, cache=self.cache,
         )  # fmt: skip
         self.protocol = self._protocol()
-        self.id = run_id(spec, self.options, self.protocol)
+        given = {**self.given, "sha256": self.source.sha256} if self.source else {}
+        self.id = run_id(spec, {**self.options, **given}, self.protocol)
         self.folder = spec.results / self.id
         self.work = self.folder / "work"
         be_deterministic(spec.device)
@@ -133,27 +140,35 @@ class Run:
 
     def _prepare(self, ids: tuple[str, ...], *, mirror: bool) -> Prepared:
         self.hooks.stage(f"prepare {len(ids)} items", 1)
-        return prepare(self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror,
+        return prepare(self.base, dataset=self.dataset, ids=ids, task=self.shown, mirror=mirror,
                        cache=self.cache)  # fmt: skip
 
     @cached_property
     def denoiser(self) -> Any:
-        """The method's denoiser, freshly initialised from the seed."""
+        """The method's denoiser, freshly initialised from the seed, or with weights from outside."""
         import torch
 
         torch.manual_seed(self.spec.seed)
+        method: Any = self.spec.method
         try:
-            built = self.spec.method.build(self.base, self.task, **self.options)
+            built = method.build(self.base, self.shown, **self.options)
+            if self.source is not None:
+                self.facts = method.load(built, self.source)
         except (ValueError, TypeError) as error:
-            raise BenchError(f"method {self.spec.method.name}: {error}") from error
+            raise BenchError(f"method {method.name}: {error}") from error
         return built.to(self.spec.device)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains, as far as it is asked to; a method may have nothing to train."""
+        return self.spec.weights is None or self.spec.weights.train
 
     def begin(self) -> None:
         """Claim the run folder: a folder begun under another configuration is refused."""
         wanted = {
             "run_id": self.id, "protocol_hash": self.protocol.hash, "method": self.spec.method.name,
-            "options": self.options, "seed": self.spec.seed, "learning_rate": self.learning_rate,
-            "device": self.spec.device,
+            "options": {**self.options, **self.given}, "seed": self.spec.seed,
+            "learning_rate": self.learning_rate, "device": self.spec.device,
         }  # fmt: skip
         path = self.work / "run.json"
         if path.exists():
@@ -164,6 +179,10 @@ class Run:
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors."""
         self.begin()
+        if not self.trains:
+            nothing = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=[])
+            write_json(self.work / "train.json", vars(nothing))
+            return nothing
         trainable = Trainable(self.denoiser)
         spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
         images = spec.budget.images(spec.method.name)
@@ -184,7 +203,7 @@ class Run:
     def load_trained(self) -> None:
         """Put the trained weights into the denoiser; BenchError if training has not finished."""
         trainable = Trainable(self.denoiser)
-        if not trainable.parameters:
+        if not trainable.parameters or not self.trains:
             return
         if not (self.folder / ADAPTER).exists():
             raise BenchError(f"{self.folder} holds no trained weights; run `bench train` first.")

@@ -17,7 +17,9 @@ from bench.record import RunRecord
 from bench.types import BenchError
 
 TIMINGS_FILE = "timings.json"
-_RATE = "learning_rate"  # recorded among the options; it costs nothing
+_NOT_TIMED = (  # recorded among the options; they cost nothing
+    *("learning_rate", "weights", "no_train", "condition_channels", "invert_condition"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,11 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     """Return the record with the times and memory measured alone, unknown (None) where they were not."""
     timing = timings.of(record)
     rate = timing.train_images_per_second if timing is not None else None
+    images = record.cost.train_images
     cost = dataclasses.replace(
         record.cost,
         train_images_per_second=rate,
-        train_seconds=record.cost.train_images / rate if rate else None,
+        train_seconds=images / rate if rate and images else None,
         sample_seconds_per_image=timing.sample_seconds_per_image if timing is not None else None,
         peak_memory_bytes=timing.peak_memory_bytes if timing is not None else None,
     )
@@ -108,5 +111,5 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
 
 def _key(of: Timing | RunRecord) -> str:
     """Name what is timed: the method with its options; tasks differ in condition channels alone."""
-    options = {k: v for k, v in of.options.items() if k != _RATE}
+    options = {k: v for k, v in of.options.items() if k not in _NOT_TIMED}
     return f"{of.method} {digest_json(options)}"
