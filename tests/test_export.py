@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -187,6 +189,23 @@ def test_a_published_network_of_three_channels_sees_the_sketch_repeated(
     assert record.weights is not None and record.weights.condition == "repeat, invert"
     assert record.options["condition_channels"] == "repeat"
     assert "--invert-condition --condition-channels repeat" in command_line(record)
+
+
+def test_a_grids_runs_ask_for_the_same_weights_in_words(tmp_path: Path) -> None:
+    request = Request(
+        suite="micro", results=tmp_path, weights=tmp_path / "w", train=False,
+        condition_channels="repeat", invert_condition=True,
+    )  # fmt: skip
+    command = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
+
+    def asked(one: Request) -> dict[str, Any]:
+        words = one.words(method="controlnet", task="sketch", seed=1)
+        return command.make_context("run", list(words[1:])).params
+
+    found, plain = asked(request), asked(replace(request, weights=None))
+    assert found["weights"] == tmp_path / "w" and found["train"] is False
+    assert found["condition_channels"] == "repeat" and found["invert_condition"] is True
+    assert plain["weights"] is None and plain["train"] is True
 
 
 BAD = [

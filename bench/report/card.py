@@ -20,10 +20,11 @@ from bench.report.names import (
     order_columns,
 )
 from bench.report.notes import few_notes, too_few
-from bench.report.runs import metric_rows
+from bench.report.runs import AUTOENCODER, REAL, SAMPLES, SHUFFLED, metric_rows
 from bench.stats import FEW_ITEMS
 
 LICENCE_FILE = "LICENSE.md"
+_ROWS = (SAMPLES, SHUFFLED, REAL, AUTOENCODER)
 _FRONT = """\
 ---
 license: other
@@ -81,7 +82,8 @@ def _what(record: RunRecord, about: About) -> str:
 
 
 def _scores(record: RunRecord) -> str:
-    rows = metric_rows(record)
+    found = metric_rows(record)
+    rows = {name: found[name] for name in (*(n for n in _ROWS if n in found), *found)}
     columns = order_columns(Column.of(k, m) for row in rows.values() for k, m in row.items())
     body = [[Text(main=header(c)), *_cells(c, rows)] for c in columns]
     table = Grid(
@@ -114,14 +116,14 @@ def _cells(column: Column, rows: Mapping[str, Mapping[str, MetricValue]]) -> lis
 
 def _made(record: RunRecord) -> str:
     protocol, options = record.protocol, record.options
-    sampler = ", ".join(f"{k} {v}" for k, v in protocol.get("sampler", {}).items())
+    sampler = protocol.get("sampler", {})
     facts = {
         "command": f"`{command_line(record)}`",
         "protocol": f"`{record.protocol_hash}`",
         "data": f"`{protocol.get('dataset', '')}`, splits `{protocol.get('splits', '')}`",
         "options": ", ".join(f"{k} {option_text(v)}" for k, v in sorted(options.items())),
         "budget, seed": f"{record.budget}, {record.seed}",
-        "sampled with": sampler,
+        "sampled with": ", ".join(f"{k} {sampler[k]}" for k in sorted(sampler, reverse=True)),
         "judges": "; ".join(
             f"{judge['name']} `{judge['digest'][:12]}`, {judge['resize']}"
             for judge in protocol.get("judges", {}).values()
