@@ -16,6 +16,7 @@ from bench.app.audit import audit_command
 from bench.app.base import base_app
 from bench.app.coverage import coverage_command
 from bench.app.data import data_app
+from bench.app.exchange import exporting
 from bench.app.folders import score_or, tools_command
 from bench.app.options import (
     PRETRAINING,
@@ -26,10 +27,12 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    ConditionChannels,
     DataFolder,
     Device,
     Every,
     Guidance,
+    Inverted,
     Jobs,
     MethodName,
     Methods,
@@ -43,8 +46,10 @@ from bench.app.options import (
     SuiteName,
     TaskName,
     Tasks,
+    Trained,
     TrainItems,
     Variant,
+    WeightsPath,
     guarded,
     with_execution,
 )
@@ -111,7 +116,8 @@ def run_command(
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
     as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
     variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
-    steps: Steps = None,
+    steps: Steps = None, weights: WeightsPath = None, train: Trained = True,
+    condition_channels: ConditionChannels = "same", invert_condition: Inverted = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
@@ -126,7 +132,8 @@ def run_command(
         suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
         option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
         shuffled=shuffled, allow_leak=allow_leak, data=data, variant=variant,
-        train_items=train_items, guidance=guidance, steps=steps, **execution,
+        train_items=train_items, guidance=guidance, steps=steps, weights=weights, train=train,
+        condition_channels=condition_channels, invert_condition=invert_condition, **execution,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and len(cells) > 1:
@@ -249,6 +256,7 @@ _stage("train", _trained, "Train a method (or go on training); nothing else.")
 _stage("sample", _sampled, "Sample the evaluation items of a trained method.")
 app.command("score")(score_or(functools.partial(_act, _scored)))
 app.command("tools")(tools_command)
+app.command("export")(exporting(catalogue))
 
 
 @app.command("report")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
@@ -37,7 +38,7 @@ class ConcatDenoiser(torch.nn.Module):
             bias=False,  # conv_in has the one bias
         )
         torch.nn.init.zeros_(extra.weight)
-        self.extra = like_base(extra, base.device)
+        self.extra: Any = like_base(extra, base.device)
         self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
         self._to_eps = base.to_eps
 
@@ -59,3 +60,32 @@ class ConcatDenoiser(torch.nn.Module):
         finally:
             handle.remove()
         return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+
+def wide_input(denoiser: ConcatDenoiser) -> dict[str, Tensor]:
+    """Return one convolution of latents and unshuffled condition: weight [w0,4+C*f*f,3,3], bias [w0]."""
+    first = denoiser.unet.conv_in
+    weight = torch.cat([first.weight, denoiser.extra.weight], dim=1).detach()
+    return {"weight": weight.contiguous(), "bias": first.bias.detach()}
+
+
+def widened(denoiser: ConcatDenoiser) -> UNet2DConditionModel:
+    """Return a plain UNet whose input is cat[latents, pixel_unshuffle(condition, f)], of the same weights.
+
+    It shares the denoiser's tensors but for conv_in, and equals it to rounding.
+    """
+    unet, first = denoiser.unet, wide_input(denoiser)
+    with torch.device("meta"):
+        plain = UNet2DConditionModel.from_config(unet.config, in_channels=first["weight"].shape[1])
+    state = {**unet.state_dict(), **{f"conv_in.{name}": tensor for name, tensor in first.items()}}
+    plain.load_state_dict(state, assign=True)
+    return plain
+
+
+def put_input(denoiser: ConcatDenoiser, first: dict[str, Tensor]) -> None:
+    """Put one convolution of latents and condition (wide_input) into the denoiser's two."""
+    count = denoiser.unet.conv_in.in_channels
+    with torch.no_grad():
+        denoiser.unet.conv_in.weight.copy_(first["weight"][:, :count])
+        denoiser.unet.conv_in.bias.copy_(first["bias"])
+        denoiser.extra.weight.copy_(first["weight"][:, count:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +16,30 @@ from baselines.inputs import (
     expand,
     like_base,
 )
+from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
+    from bench.weights import Source
+
+EXCHANGE = Exchange(
+    parts=("controlnet",),
+    classes={"controlnet": ("diffusers", "ControlNetModel")},
+    pipeline="StableDiffusionControlNetPipeline",
+    usage="""\
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+net = ControlNetModel.from_pretrained("{folder}")
+pipe = StableDiffusionControlNetPipeline.from_pretrained(
+    "{base}", controlnet=net, torch_dtype=torch.float32)
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+""",
+    whole="""\
+from diffusers import StableDiffusionControlNetPipeline
+pipe = StableDiffusionControlNetPipeline.from_pretrained("{folder}")
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+""",
+)
 
 
 def build_controlnet(unet: Any, *, channels: int, downscale: int) -> ControlNetModel:
@@ -90,6 +111,7 @@ class ControlNet:
     conditioned = True
     source = "Zhang, Rao, Agrawala, ICCV 2023, https://arxiv.org/abs/2302.05543"
     options: dict[str, object] = {"conditioning_scale": 1.0}
+    exchange = EXCHANGE
 
     def build(
         self, base: Base, task: Task, *, conditioning_scale: float = 1.0
@@ -108,3 +130,31 @@ class ControlNet:
         return ControlNetDenoiser(
             base, like_base(net, base.device), task=task, scale=conditioning_scale
         )
+
+    def load(self, denoiser: ControlNetDenoiser, source: Source) -> dict[str, str]:
+        """Put a ControlNetModel's weights into the denoiser; BenchError where they do not fit.
+
+        One that pools its residuals or reads more than text and time is refused.
+        """
+        net = source.model(ControlNetModel)
+        source.fit(_made_for(net.config), _made_for(denoiser.controlnet.config))
+        denoiser.controlnet = like_base(net, str(denoiser.unet.device))
+        return {}
+
+    def save(self, denoiser: ControlNetDenoiser, folder: Path) -> None:
+        """Write the ControlNet as ControlNetModel.from_pretrained loads it."""
+        denoiser.controlnet.save_pretrained(folder)
+
+
+def _made_for(config: Any) -> dict[str, Any]:
+    """Return what a ControlNet's configuration says of the base and the condition it is made for."""
+    names = (
+        *("layers_per_block", "cross_attention_dim", "global_pool_conditions"),
+        *("addition_embed_type", "class_embed_type"),
+    )
+    return {
+        **{name: config[name] for name in names},
+        "widths": config["block_out_channels"],
+        "condition channels": config["conditioning_channels"],
+        "downscale": 2 ** (len(config["conditioning_embedding_out_channels"]) - 1),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,35 @@ from baselines.inputs import (
     expand,
     like_base,
 )
+from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
+    from bench.weights import Source
+
+EXCHANGE = Exchange(
+    parts=("controlnet",),
+    classes={"controlnet": ("diffusers", "ControlNetXSAdapter")},
+    pipeline="StableDiffusionControlNetXSPipeline",
+    usage="""\
+from diffusers import ControlNetXSAdapter, StableDiffusionControlNetXSPipeline
+net = ControlNetXSAdapter.from_pretrained("{folder}")
+pipe = StableDiffusionControlNetXSPipeline.from_pretrained(
+    "{base}", controlnet=net, torch_dtype=torch.float32)
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+# diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
+""",
+    whole="""\
+from diffusers import StableDiffusionControlNetXSPipeline
+pipe = StableDiffusionControlNetXSPipeline.from_pretrained("{folder}")
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+# diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
+""",
+)
+
+
+_EXCHANGED = ("base_to_ctrl", "ctrl_to_base")
 
 
 def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
@@ -34,19 +60,27 @@ def build_fused(
 ) -> UNetControlNetXSModel:
     """Return diffusers' fused model around a UNet's own frozen modules; the control part trains.
 
-    The UNet's modules are shared, not copied: diffusers' copies have group norms with eps 1e-6
-    where Stable Diffusion has 1e-5, which moves eps by 1e-5 before any training. Control norms have
-    at least two channels a group where diffusers lets one choose. channels: C of the condition;
-    downscale: pixels per latent cell.
+    Control norms have at least two channels a group where diffusers lets one choose. channels: C of the
+    condition; downscale: pixels per latent cell.
     Raises ValueError for a UNet without two resnets a level, all that diffusers' class is made for.
     """
+    return fuse(
+        unet,
+        build_control(unet, channels=channels, downscale=downscale, size_ratio=size_ratio),
+    )
+
+
+def build_control(
+    unet: Any, *, channels: int, downscale: int, size_ratio: float
+) -> ControlNetXSAdapter:
+    """Return diffusers' adapter for a UNet, not yet joined to it; see build_fused."""
     config = unet.config
     if config["layers_per_block"] != 2:
         raise ValueError(
             f"the UNet has {config['layers_per_block']} resnets a level; ControlNet-XS needs 2."
         )
     widths = control_widths(unet, size_ratio=size_ratio)
-    adapter = ControlNetXSAdapter(
+    return ControlNetXSAdapter(
         conditioning_channels=channels,
         conditioning_embedding_out_channels=embedding_widths(downscale),
         num_attention_heads=_heads(unet),
@@ -60,6 +94,14 @@ def build_fused(
         max_norm_num_groups=max(1, min(config["norm_num_groups"], min(widths) // 2)),
         use_linear_projection=config["use_linear_projection"],
     )
+
+
+def fuse(unet: Any, adapter: ControlNetXSAdapter) -> UNetControlNetXSModel:
+    """Return diffusers' fused model of an adapter's weights and a UNet's own frozen modules.
+
+    The UNet's modules are shared, not copied: diffusers' copies have group norms with eps 1e-6
+    where Stable Diffusion has 1e-5, which moves eps by 1e-5 before any training.
+    """
     fused = UNetControlNetXSModel.from_unet(unet, controlnet=adapter)
     fused.freeze_unet_params()
     _share(fused, unet.requires_grad_(False))
@@ -93,6 +135,51 @@ def _share(fused: Any, unet: Any) -> None:
             block.upsamplers = own.upsamplers[0]
 
 
+def split(fused: Any, unet: Any) -> ControlNetXSAdapter:
+    """Return a fused model's control part as diffusers' adapter, the inverse of `fuse`."""
+    own, base = fused.config, unet.config
+    names = (
+        *("conditioning_channels", "conditioning_channel_order", "learn_time_embedding"),
+        *("conditioning_embedding_out_channels", "block_out_channels", "num_attention_heads"),
+        "max_norm_num_groups",
+    )
+    shared = (
+        *("cross_attention_dim", "down_block_types", "sample_size", "use_linear_projection"),
+        "transformer_layers_per_block",
+    )
+    adapter = ControlNetXSAdapter(
+        **{name: own[f"ctrl_{name}"] for name in names},
+        **{name: base[name] for name in shared},
+        time_embedding_mix=own["time_embedding_mix"],
+        base_block_out_channels=base["block_out_channels"],
+        upcast_attention=base["upcast_attention"] or False,
+    )
+    for theirs, ours in _control_parts(adapter, fused):
+        theirs.load_state_dict(ours.state_dict())
+    return adapter
+
+
+def _control_parts(adapter: Any, fused: Any) -> list[tuple[Any, Any]]:
+    """Return the modules of an adapter, each with the one that holds its weights in a fused model."""
+    pairs = [
+        (adapter.controlnet_cond_embedding, fused.controlnet_cond_embedding),
+        (adapter.conv_in, fused.ctrl_conv_in),
+        (adapter.control_to_base_for_conv_in, fused.control_to_base_for_conv_in),
+        (adapter.time_embedding, fused.ctrl_time_embedding),
+        (adapter.mid_block.midblock, fused.mid_block.ctrl_midblock),
+        *((getattr(adapter.mid_block, n), getattr(fused.mid_block, n)) for n in _EXCHANGED),
+    ]
+    for theirs, ours in zip(adapter.down_blocks, fused.down_blocks, strict=True):
+        pairs += [
+            (getattr(theirs, name), getattr(ours, f"ctrl_{name}"))
+            for name in ("resnets", "attentions", "downsamplers")
+        ]
+        pairs += [(getattr(theirs, n), getattr(ours, n)) for n in _EXCHANGED]
+    for theirs, ours in zip(adapter.up_connections, fused.up_blocks, strict=True):
+        pairs.append((theirs.ctrl_to_base, ours.ctrl_to_base))
+    return [pair for pair in pairs if pair[0] is not None]
+
+
 def _freeze_without_effect(fused: Any) -> None:
     """Set to zero and freeze what a group norm of one channel a group takes out again.
 
@@ -115,8 +202,14 @@ class ControlNetXSDenoiser(torch.nn.Module):
     def __init__(self, base: Base, fused: UNetControlNetXSModel, *, task: Task) -> None:
         super().__init__()
         self.fused = fused
+        self._base = base
         self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
         self._to_eps = base.to_eps
+
+    @property
+    def unet(self) -> Any:
+        """The base's UNet, whose modules the fused model shares."""
+        return self._base.unet
 
     def encode(self, condition: torch.Tensor) -> torch.Tensor:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
@@ -150,6 +243,7 @@ class ControlNetXS:
     conditioned = True
     source = "Zavadski, Feiden, Rother, ECCV 2024, https://arxiv.org/abs/2312.06573"
     options: dict[str, object] = {"size_ratio": 0.25}
+    exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, size_ratio: float = 0.25) -> ControlNetXSDenoiser:
         """Return the controlled base; only the control encoder and the connections train.
@@ -162,3 +256,29 @@ class ControlNetXS:
             base.unet, channels=task.channels, downscale=base.downscale, size_ratio=size_ratio
         )
         return ControlNetXSDenoiser(base, like_base(fused, base.device), task=task)
+
+    def load(self, denoiser: ControlNetXSDenoiser, source: Source) -> dict[str, str]:
+        """Join a ControlNetXSAdapter's weights to the base; BenchError where they do not fit.
+
+        Its widths must be those of the option size_ratio, and it must have no time embedding of its own.
+        """
+        adapter, unet = source.model(ControlNetXSAdapter), denoiser.unet
+        source.fit(_made_for(adapter.config), _made_for(split(denoiser.fused, unet).config))
+        denoiser.fused = like_base(fuse(unet, adapter), str(unet.device))
+        return {}
+
+    def save(self, denoiser: ControlNetXSDenoiser, folder: Path) -> None:
+        """Write the control part as ControlNetXSAdapter.from_pretrained loads it."""
+        split(denoiser.fused, denoiser.unet).save_pretrained(folder)
+
+
+def _made_for(config: Any) -> dict[str, Any]:
+    """Return what an adapter's configuration says of the base, the condition and the options."""
+    names = ("conditioning_channel_order", "learn_time_embedding", "time_embedding_mix")
+    return {
+        **{name: config[name] for name in (*names, "cross_attention_dim", "max_norm_num_groups")},
+        "widths": config["base_block_out_channels"],
+        "widths of the control (option size_ratio)": config["block_out_channels"],
+        "condition channels": config["conditioning_channels"],
+        "downscale": 2 ** (len(config["conditioning_embedding_out_channels"]) - 1),
+    }

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from baselines.concat import ConcatDenoiser
+from diffusers import UNet2DConditionModel
+
+from baselines.concat import ConcatDenoiser, put_input, widened
+from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
+    from bench.weights import Source
+
+EXCHANGE = Exchange(
+    parts=("unet",),
+    classes={"unet": ("diffusers", "UNet2DConditionModel")},
+    pipeline="StableDiffusionPipeline",
+    usage="""\
+from diffusers import UNet2DConditionModel
+from torch.nn.functional import pixel_unshuffle
+unet = UNet2DConditionModel.from_pretrained("{folder}")
+# in a loop of your own, since no pipeline feeds a condition; condition [B,{channels},H,W] in [0, 1]:
+eps = unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
+""",
+    whole="""\
+from diffusers import StableDiffusionPipeline
+from torch.nn.functional import pixel_unshuffle
+pipe = StableDiffusionPipeline.from_pretrained("{folder}")  # its parts; its own call feeds no condition
+# in a loop of your own; condition [B,{channels},H,W] in [0, 1]:
+eps = pipe.unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
+""",
+)
 
 
 class FinetunedSD:
@@ -22,7 +47,33 @@ class FinetunedSD:
         "https://arxiv.org/abs/2211.09800"
     )
     options: dict[str, object] = {}
+    exchange = EXCHANGE
 
     def build(self, base: Base, task: Task) -> ConcatDenoiser:
         """Return a trainable copy of the base that equals it until it is trained."""
         return ConcatDenoiser(base, base.prior_unet("free"), task=task)
+
+    def load(self, denoiser: ConcatDenoiser, source: Source) -> dict[str, str]:
+        """Put in a UNet that takes latents and condition together; BenchError where it does not fit."""
+        given = source.model(UNet2DConditionModel)
+        source.fit(_made_for(given), _made_for(widened(denoiser)))
+        state = given.state_dict()
+        first = {name: state.pop(f"conv_in.{name}") for name in ("weight", "bias")}
+        denoiser.unet.load_state_dict(state, strict=False)  # all but conv_in
+        put_input(denoiser, first)
+        return {}
+
+    def save(self, denoiser: ConcatDenoiser, folder: Path) -> None:
+        """Write the UNet as UNet2DConditionModel.from_pretrained loads it, with one wide conv_in."""
+        widened(denoiser).save_pretrained(folder)
+
+
+def _made_for(unet: Any) -> dict[str, Any]:
+    """Return what a UNet is made for: its shape, and how many channels it reads."""
+    config = unet.config
+    names = ("cross_attention_dim", "layers_per_block", "down_block_types", "use_linear_projection")
+    return {
+        **{name: config[name] for name in names},
+        "widths": config["block_out_channels"],
+        "channels of latents and unshuffled condition": config["in_channels"],
+    }

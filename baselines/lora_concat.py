@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 
-from baselines.concat import ConcatDenoiser
+from baselines.concat import ConcatDenoiser, put_input, wide_input
 from baselines.inputs import like_base
+from bench.types import BenchError, Exchange
 
 if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
+    from bench.weights import Source
+
+FACTORS, INPUT = "pytorch_lora_weights.safetensors", "conv_in.safetensors"
+_LOADED = """\
+unet = UNet2DConditionModel.from_pretrained(
+    "{base}", subfolder="unet", in_channels={inputs}, low_cpu_mem_usage=False,
+    ignore_mismatched_sizes=True)
+unet.conv_in.load_state_dict(load_file("{folder}/conv_in.safetensors"))
+unet.load_lora_adapter("{folder}", prefix=None, weight_name="pytorch_lora_weights.safetensors")
+# in a loop of your own, since no pipeline feeds a condition; condition [B,{channels},H,W] in [0, 1]:
+eps = unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
+"""
+_IMPORTS = """\
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from torch.nn.functional import pixel_unshuffle
+"""
+EXCHANGE = Exchange(
+    parts=("lora",),
+    classes={},
+    pipeline="StableDiffusionPipeline",
+    usage=_IMPORTS + _LOADED,
+    whole=_IMPORTS + _LOADED.replace("{folder}", "{folder}/lora").replace("{base}", "{folder}"),
+)
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -51,6 +79,7 @@ class LoraConcat:
         "https://arxiv.org/abs/2211.09800"
     )
     options: dict[str, object] = {"rank": 16}
+    exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, rank: int = 16) -> ConcatDenoiser:
         """Return a frozen copy of the base; its LoRA factors and its new input channels train.
@@ -61,3 +90,38 @@ class LoraConcat:
             raise ValueError(f"rank is {rank!r}; allowed: a whole number from 1.")
         unet = add_lora(base.prior_unet("free"), rank=rank)
         return ConcatDenoiser(base, like_base(unet, base.device), task=task)
+
+    def load(self, denoiser: ConcatDenoiser, source: Source) -> dict[str, str]:
+        """Put in LoRA factors and the input convolution; BenchError where they do not fit."""
+        folder = source.folder()
+        missing = [name for name in (FACTORS, INPUT) if not (folder / name).exists()]
+        if missing:
+            raise BenchError(
+                f"{folder} has no {' and no '.join(missing)}; needed: what `bench export` writes of a "
+                "run of lora-concat."
+            )
+        factors, first = source.tensors(FACTORS), source.tensors(INPUT)
+        own = get_peft_model_state_dict(denoiser.unet)
+        source.fit({"rank (option rank)": _rank(factors)}, {"rank (option rank)": _rank(own)})
+        source.fit(_shapes(factors), _shapes(own))
+        source.fit(_shapes(first), _shapes(wide_input(denoiser)))
+        set_peft_model_state_dict(denoiser.unet, factors)
+        put_input(denoiser, first)
+        return {}
+
+    def save(self, denoiser: ConcatDenoiser, folder: Path) -> None:
+        """Write the factors as UNet2DConditionModel.load_lora_adapter loads them, and a wide conv_in."""
+        unet = denoiser.unet.to(memory_format=torch.contiguous_format)  # as safetensors wants it
+        unet.save_lora_adapter(folder, weight_name=FACTORS)
+        like_base(unet, str(unet.device))
+        save_file(
+            {n: t.contiguous().cpu() for n, t in wide_input(denoiser).items()}, folder / INPUT
+        )
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _rank(factors: Mapping[str, Any]) -> int | None:
+    return next((len(t) for name, t in factors.items() if name.endswith("lora_A.weight")), None)

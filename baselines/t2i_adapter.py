@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,31 @@ from diffusers import T2IAdapter as AdapterModel
 from torch import Tensor
 
 from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
+from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
+    from bench.weights import Source
 
+EXCHANGE = Exchange(
+    parts=("adapter",),
+    classes={"adapter": ("diffusers", "T2IAdapter")},
+    pipeline="StableDiffusionAdapterPipeline",
+    usage="""\
+from diffusers import StableDiffusionAdapterPipeline, T2IAdapter
+adapter = T2IAdapter.from_pretrained("{folder}")
+pipe = StableDiffusionAdapterPipeline.from_pretrained(
+    "{base}", adapter=adapter, torch_dtype=torch.float32)
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+""",
+    whole="""\
+from diffusers import StableDiffusionAdapterPipeline
+pipe = StableDiffusionAdapterPipeline.from_pretrained("{folder}")
+image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+""",
+)
+KINDS = ("full_adapter", "light_adapter")
 TIMESTEPS = ("uniform", "cubic")
 
 
@@ -116,6 +137,7 @@ class T2IAdapter:
     conditioned = True
     source = "Mou et al., AAAI 2024, https://arxiv.org/abs/2302.08453"
     options: dict[str, object] = {"timesteps": "uniform"}
+    exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, timesteps: str = "uniform") -> T2IAdapterDenoiser:
         """Return the adapted base; only the adapter trains.
@@ -129,3 +151,27 @@ class T2IAdapter:
         return T2IAdapterDenoiser(
             base, like_base(adapter, base.device), task=task, timesteps=timesteps
         )
+
+    def load(self, denoiser: T2IAdapterDenoiser, source: Source) -> dict[str, str]:
+        """Put a T2IAdapter, full or light, into the denoiser; BenchError where it does not fit."""
+        adapter = source.model(AdapterModel)
+        config, kind = adapter.config, adapter.config["adapter_type"]
+        found = {
+            "condition channels": config["in_channels"],
+            "widths": config["channels"],
+            "downscale": config["downscale_factor"],
+            "kind": "for Stable Diffusion 1.x and 2.x" if kind in KINDS else kind,
+        }
+        wanted = {
+            "condition channels": denoiser.channels,
+            "widths": denoiser.unet.config["block_out_channels"],
+            "downscale": denoiser.downscale,
+            "kind": "for Stable Diffusion 1.x and 2.x",
+        }
+        source.fit(found, wanted)
+        denoiser.adapter = like_base(adapter, str(denoiser.unet.device))
+        return {}
+
+    def save(self, denoiser: T2IAdapterDenoiser, folder: Path) -> None:
+        """Write the adapter as T2IAdapter.from_pretrained loads it."""
+        denoiser.adapter.save_pretrained(folder)

@@ -13,7 +13,8 @@ from bench.grid import Outcome
 from bench.hooks import Hooks
 from bench.record import RECORD_FILE, load_record
 from bench.report.names import option_text
-from bench.run import Run, RunSpec, check_options, learning_rate, run_id, train_items
+from bench.run import Run
+from bench.spec import RunSpec, check_options, learning_rate, run_id, train_items
 from bench.suites import changes, find_suite
 from bench.tasks import TASKS, find_task
 from bench.trained import find_trained, training_key

@@ -17,14 +17,19 @@ from bench.hooks import Hooks
 from bench.measure import machine, measure
 from bench.processes import launched
 from bench.record import RunRecord
-from bench.run import Run, RunSpec
+from bench.run import Run
+from bench.spec import RunSpec
 from bench.suites import Suite, find_suite
 from bench.tasks import TASKS, find_task
 from bench.timings import TIMINGS_FILE, add_timing
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, refusal, unknown
+from bench.weights import Weights
 
 FLOOR = "text-only"
+_NO_WEIGHTS: dict[str, Any] = {
+    "weights": None, "train": True, "condition_channels": "same", "invert_condition": False,
+}  # fmt: skip
 PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
 
 
@@ -58,6 +63,7 @@ class Request:
     """What the options of `bench run` ask for, beside method, task and seed.
 
     precision, ema: None for the suite's own. micro_batch to track: see bench.engine.Execution.
+    weights: a folder or file to begin with; train, condition_channels and invert_condition: how.
     """
 
     suite: str
@@ -84,6 +90,10 @@ class Request:
     compile: bool = False
     fused: bool = False
     track: str | None = None
+    weights: Path | None = None
+    train: bool = True
+    condition_channels: str = "same"
+    invert_condition: bool = False
 
     def execution(self) -> Execution:
         """Return how training is to be carried out."""
@@ -99,10 +109,28 @@ class Request:
         changed = {name: value for name, value in asked.items() if value is not None}
         return replace(suite, training=replace(suite.training, **changed))
 
+    @property
+    def given(self) -> Weights | None:
+        """The weights from outside; BenchError for options that need them where there are none."""
+        if self.weights is not None:
+            return Weights(
+                path=self.weights, train=self.train, channels=self.condition_channels,
+                invert=self.invert_condition,
+            )  # fmt: skip
+        if not self.train or self.condition_channels != "same" or self.invert_condition:
+            raise BenchError(
+                "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
+                "that diffusers loads, or a checkpoint file."
+            )
+        return None
+
     def words(self, *, method: str, task: str, seed: int) -> tuple[str, ...]:
         """Return the command line that asks for one run, without its floor."""
         words = ["run", "--no-floor", "--method", method, "--task", task, "--seed", str(seed)]
-        for name, value in asdict(self).items():
+        asked = asdict(self)
+        for name in _NO_WEIGHTS if self.weights is None else ():
+            del asked[name]
+        for name, value in asked.items():
             if isinstance(value, bool):
                 words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
                 continue
@@ -136,7 +164,7 @@ def make_spec(
         results=request.results, options={**preset, **parse_options(request.option)},
         learning_rate=request.learning_rate, device=parse_device(request.device),
         batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
-        allow_leak=request.allow_leak, execution=request.execution(),
+        allow_leak=request.allow_leak, execution=request.execution(), weights=request.given,
     )  # fmt: skip
 
 
@@ -153,7 +181,7 @@ def run_one(
     if floor and method != FLOOR:
         chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
         del chosen  # the floor goes first and alone, so that its peak memory is its own
-        plain = replace(request, option=(), learning_rate=None)
+        plain = replace(request, option=(), learning_rate=None, **_NO_WEIGHTS)
         lowest = make_run(catalogue, plain, method=FLOOR, **where).all()
         chosen = make_run(catalogue, request, method=method, **where)
     return chosen, chosen.all(), lowest
@@ -177,6 +205,12 @@ def grid_of(
     is sampled under them.
     """
     cells = cells_of(catalogue, method=method, task=task, seeds=seeds)
+    named = {m for m, _, _ in cells}
+    if request.weights is not None and len(named) > 1:
+        raise BenchError(
+            f"--weights {request.weights} belong to one method, got {', '.join(sorted(named))}. Name one "
+            "with --method."
+        )
     first = cells[0][2]
     return [
         (replace(request, shuffled=request.shuffled and s == first), m, t, s) for m, t, s in cells

@@ -11,7 +11,7 @@ from bench.ablate import EXISTS, MISSING, Planned
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import digest_json
 from bench.record import RunRecord, find_records, load_record
-from bench.run import check_options
+from bench.spec import check_options
 from bench.suites import SUITES
 from bench.timings import TIMINGS_FILE, load_timings
 from bench.types import BenchError

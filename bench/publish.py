@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -122,15 +123,16 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
     """Return the record of a run whose rows are scored."""
     import torch
 
-    spec = run.spec
+    spec, outside = run.spec, _outside(run)
     metrics = {name: scores.metrics for name, scores in rows.items()}
     kept = [name for name in ARTIFACTS if (run.folder / name).exists()]
     return records.RunRecord(
         run_id=run.id, suite=spec.suite.name, task=spec.task, method=spec.method.name,
-        options={**run.options, "learning_rate": run.learning_rate},
+        options={**run.options, **run.given, "learning_rate": run.learning_rate},
         budget=spec.budget.name, seed=spec.seed, protocol_hash=run.protocol.hash,
         protocol=run.protocol.as_dict(), splits=run.split_info, metrics=metrics["samples"],
-        leaks=run.leaks, rows=metrics, cost=_cost(run, score_seconds=rows["samples"].seconds),
+        leaks=known_leaks(run.leaks, outside), weights=outside, rows=metrics,
+        cost=_cost(run, score_seconds=rows["samples"].seconds),
         changes=changes(spec.suite, spec.budget),
         trained_in=read_json(run.work / "train.json").get(ORIGIN),
         environment={
@@ -148,6 +150,47 @@ def _execution(run: Run) -> dict[str, object]:
     starts = read_json(run.work / "train.json").get("starts", [])
     plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in starts)
     return {} if plain else {"execution": starts}
+
+
+def _outside(run: Run) -> records.Outside | None:
+    """Return what the record says of weights from outside, None without any."""
+    if run.source is None or run.spec.weights is None:
+        return None
+    images = read_json(run.work / "train.json")["images"]
+    return records.Outside(
+        name=run.source.name, sha256=run.source.sha256, files=run.source.files, train_images=images,
+        condition=run.spec.weights.form, facts=run.facts,
+    )  # fmt: skip
+
+
+def known_leaks(leaks: records.Leaks, outside: records.Outside | None) -> records.Leaks:
+    """Return what is known of leaks once weights came from outside: their training data are unknown.
+
+    A leak that was found stays one where the run trained on. A UNet that came along replaces the
+    base's, so that nothing is known of its pretraining either.
+    """
+    if outside is None:
+        return leaks
+    here = leaks.training if outside.train_images else None
+    training = _unknown(f"what {outside.name} was trained on is unknown", here)
+    brought = outside.facts.get("unet", "").startswith("came with")
+    pretraining = leaks.pretraining
+    if brought:
+        pretraining = _unknown(f"the UNet of {outside.name} was trained on unknown data", None)
+    kept = [check.items or 0 for check in (training, pretraining)]
+    items = leaks.items if training.items and pretraining.items else max(kept)
+    return records.Leaks(items=items, training=training, pretraining=pretraining)
+
+
+def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
+    """Return a check that can say nothing but for what was found in the run's own data."""
+    if own is not None and own.status == "leak":
+        return replace(own, about=f"{own.about}; {about}")
+    findings = [] if own is None else list(own.findings)
+    more = f"; {own.status} among {own.about}" if own is not None else ""
+    return records.LeakCheck(
+        status="unknown", about=about + more, items=None, findings=findings, limits={}, nearest={}
+    )
 
 
 def _cost(run: Run, *, score_seconds: float) -> records.Cost:

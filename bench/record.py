@@ -18,7 +18,7 @@ from bench.types import BenchError
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
-_WHERE_SAID = ("changes", "trained_in")
+_WHERE_SAID = ("changes", "trained_in", "weights")
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
 
 
@@ -88,6 +88,23 @@ class Leaks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outside:
+    """Weights that a run was given from outside; what they were trained on is unknown.
+
+    name: of their folder or file; sha256: of the file, or of all of files, which are read: name ->
+    SHA-256. train_images: on which this run trained on, 0 where it only evaluates. condition: how the
+    task's condition was changed to fit them, "" where not. facts: what the method says of them.
+    """
+
+    name: str
+    sha256: str
+    files: Mapping[str, str]
+    train_images: int
+    condition: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a run cost, measured.
 
@@ -119,9 +136,10 @@ class RunRecord:
     items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
     metrics is rows["samples"]. attribution: the sentence to print beside pictures.
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
-    was looked at. changes: what was asked in place of the suite's and the budget's own: "guidance",
-    "steps", "train_items". trained_in: the run whose equal training this one took over, None where it
-    trained itself. Both are left out of the file while they say nothing.
+    was looked at. weights: those that came from outside, None where the run began with its own.
+    changes: what was asked in place of the suite's and the budget's own: "guidance", "steps",
+    "train_items". trained_in: the run whose equal training this one took over, None where it trained
+    itself. The last three are left out of the file while they say nothing.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -146,6 +164,7 @@ class RunRecord:
     leaks: Leaks | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     trained_in: str | None = None
+    weights: Outside | None = None
 
     @property
     def leaked(self) -> int:
@@ -242,6 +261,8 @@ def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
         return _parse(Splits if key == "splits" else Cost, value, path)
     if kind is RunRecord and key == "leaks":
         return None if value is None else _parse(Leaks, value, path)
+    if kind is RunRecord and key == "weights":
+        return None if value is None else _parse(Outside, value, path)
     if kind is Leaks and key in {"training", "pretraining"}:
         return _parse(LeakCheck, value, path)
     nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment", "changes"}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +13,11 @@ from bench import record as records
 from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped, Trainable
-from bench.content import Cache, atomic_write, digest_json, read_json, write_json
+from bench.content import Cache, atomic_write, read_json, write_json
 from bench.cost import Ledger, be_deterministic
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
-from bench.engine import Execution, check_execution
+from bench.engine import check_execution
 from bench.hooks import Hooks, Quiet
 from bench.judges import load_judge
 from bench.prepare import Prepared, prepare
@@ -29,39 +26,16 @@ from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
 from bench.sample import load_images, png, sample_to_folder, to_bytes
 from bench.score import Evaluator, Scores, items_json
-from bench.suites import Budget, Protocol, Suite
+from bench.spec import RunSpec, check_options, check_same, learning_rate, run_id, train_items
+from bench.suites import Protocol
 from bench.tasks import find_task
 from bench.train import TrainResult, train
 from bench.trained import ADAPTER, take_over, training_key
-from bench.types import BenchError, Dataset, Method, Refused, Task, refusal, unknown
+from bench.types import BenchError, Dataset, Refused, Task, refusal
+from bench.weights import described, open_source, shown
 
 CONTACT_ITEMS = 24
 _DECODED = 64  # images held as floats at once
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """What to run. options: the method's own; learning_rate None: the suite's.
-
-    shuffled: whether the items are sampled once more under other items' conditions. allow_leak: go
-    on where evaluation items were seen in training or pretraining. execution: how training is
-    carried out.
-    """
-
-    suite: Suite
-    task: str
-    method: Method
-    budget: Budget
-    seed: int
-    results: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    learning_rate: float | None = None
-    device: str = "cpu"
-    batch: int = 32
-    checkpoint_every: int = 100
-    shuffled: bool = True
-    allow_leak: bool = False
-    execution: Execution = field(default_factory=Execution)
 
 
 class Run:
@@ -89,6 +63,10 @@ class Run:
         if reason:
             raise Refused(f"{spec.method.name} cannot do {spec.task}: {reason}")
         self.options = check_options(spec.method, spec.options)
+        self.source = open_source(spec.weights, spec.method)
+        self.given = described(spec.weights, self.source)
+        self.shown: Task = shown(self.task, spec.weights)
+        self.facts: dict[str, str] = {}
         self.dataset: Dataset = spec.suite.dataset()
         self.splits: Splits = spec.suite.splits()
         assert spec.suite.base is not None, "find_suite refuses suites without a base"
@@ -103,7 +81,9 @@ class Run:
             allow_leak=spec.allow_leak, cache=self.cache,
         )  # fmt: skip
         self.protocol = self._protocol()
-        self.id = run_id(spec, self.options, self.protocol)
+        outside = {**self.given, "sha256": self.source.sha256} if self.source else {}
+        self.begun_with = {**self.options, **outside}
+        self.id = run_id(spec, self.begun_with, self.protocol)
         self.folder = spec.results / self.id
         self.work = self.folder / "work"
 
@@ -140,29 +120,37 @@ class Run:
         hooks.stage(f"prepare {len(ids)} items", 1)
         with self.processes.main_first():
             return prepare(
-                self.base, dataset=self.dataset, ids=ids, task=self.task, mirror=mirror,
+                self.base, dataset=self.dataset, ids=ids, task=self.shown, mirror=mirror,
                 cache=self.cache, posterior=suite.training.latents == "sample", storage=suite.storage,
                 stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
             )  # fmt: skip
 
     @cached_property
     def denoiser(self) -> Any:
-        """The method's denoiser, freshly initialised from the seed."""
+        """The method's denoiser, freshly initialised from the seed, or with weights from outside."""
         import torch
 
         torch.manual_seed(self.spec.seed)
+        method: Any = self.spec.method
         try:
-            built = self.spec.method.build(self.base, self.task, **self.options)
+            built = method.build(self.base, self.shown, **self.options)
+            if self.source is not None:
+                self.facts = method.load(built, self.source)
         except (ValueError, TypeError) as error:
-            raise BenchError(f"method {self.spec.method.name}: {error}") from error
+            raise BenchError(f"method {method.name}: {error}") from error
         return built.to(self.spec.device)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains, as far as it is asked to; a method may have nothing to train."""
+        return self.spec.weights is None or self.spec.weights.train
 
     def begin(self) -> None:
         """Claim the run folder: a folder begun under another configuration is refused."""
         wanted = {
             "run_id": self.id, "protocol_hash": self.protocol.hash, "method": self.spec.method.name,
-            "options": self.options, "seed": self.spec.seed, "learning_rate": self.learning_rate,
-            "device": self.spec.device,
+            "options": {**self.options, **self.given}, "seed": self.spec.seed,
+            "learning_rate": self.learning_rate, "device": self.spec.device,
         }  # fmt: skip
         path = self.work / "run.json"
         with self.processes.main_first():
@@ -181,7 +169,7 @@ class Run:
         """What tells this run's training from others, see `bench.trained`."""
         spec = self.spec
         return training_key(
-            self.protocol.as_dict(), method=spec.method.name, options=self.options, seed=spec.seed,
+            self.protocol.as_dict(), method=spec.method.name, options=self.begun_with, seed=spec.seed,
             learning_rate=self.learning_rate, device=spec.device,
         )  # fmt: skip
 
@@ -191,6 +179,10 @@ class Run:
         With another guidance or number of sampling steps, an equal training is taken over.
         """
         self.begin()
+        if not self.trains:
+            nothing = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=[])
+            write_json(self.work / "train.json", vars(nothing))
+            return nothing
         trainable = Trainable(self.denoiser)
         taken = take_over(self) if trainable.parameters else None
         if taken is not None:
@@ -217,7 +209,7 @@ class Run:
     def load_trained(self) -> None:
         """Put the trained weights into the denoiser; BenchError if training has not finished."""
         trainable = Trainable(self.denoiser)
-        if not trainable.parameters:
+        if not trainable.parameters or not self.trains:
             return
         if not (self.folder / ADAPTER).exists():
             raise BenchError(f"{self.folder} holds no trained weights; run `bench train` first.")
@@ -371,56 +363,3 @@ class Run:
         self.sample()
         self._stop_if_asked()
         return self.score()
-
-
-def learning_rate(spec: RunSpec) -> float:
-    """Return the run's learning rate: its own, else the method's in the suite, else the suite's."""
-    if spec.learning_rate is not None:
-        return spec.learning_rate
-    return spec.suite.learning_rates.get(spec.method.name, spec.suite.learning_rate)
-
-
-def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str:
-    """Name a run by what it is: suite, task, method, budget, seed and a hash of the rest."""
-    rest = {
-        "protocol": protocol.hash,
-        "options": dict(options),
-        "learning_rate": learning_rate(spec),
-    }
-    parts = (spec.suite.name, spec.task, spec.method.name, spec.budget.name, f"s{spec.seed}")
-    return "-".join((*parts, digest_json(rest)[:8]))
-
-
-def train_items(side: Sequence[str], budget: Budget) -> tuple[str, ...]:
-    """Return the items of the train side that a budget trains on; BenchError for more than there are."""
-    if budget.train_items is None:
-        return tuple(side)
-    if not 0 < budget.train_items <= len(side):
-        raise BenchError(
-            f"--train-items {budget.train_items}: the train side has {len(side):,} items. Give 1 to "
-            f"{len(side)}, or leave it away to train on all."
-        )
-    return pick_items(side, budget.train_items)
-
-
-def check_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the method's options with defaults filled in; BenchError for one it does not have."""
-    for name in options:
-        if name not in method.options:
-            raise unknown(f"option of {method.name}", name, method.options)
-    return {**method.options, **options}
-
-
-def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Raise BenchError if a run folder was begun under another configuration, saying what differs."""
-    plain = json.loads(json.dumps(wanted))
-    if not isinstance(found, dict):
-        raise BenchError(f"run.json in {folder} is damaged. Delete the folder to start again.")
-    differ = [
-        f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v
-    ]
-    if differ:
-        raise BenchError(
-            f"{folder} was begun under another protocol ({'; '.join(differ)}). Delete the folder or "
-            "choose another with --results."
-        )

@@ -17,7 +17,9 @@ from bench.record import RunRecord
 from bench.types import BenchError
 
 TIMINGS_FILE = "timings.json"
-_RATE = "learning_rate"  # recorded among the options; it costs nothing
+_NOT_TIMED = (  # recorded among the options; they cost nothing
+    *("learning_rate", "weights", "no_train", "condition_channels", "invert_condition"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,11 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     """Return the record with the times and memory measured alone, unknown (None) where they were not."""
     timing = timings.of(record)
     rate = timing.train_images_per_second if timing is not None else None
+    images = record.cost.train_images
     cost = dataclasses.replace(
         record.cost,
         train_images_per_second=rate,
-        train_seconds=record.cost.train_images / rate if rate else None,
+        train_seconds=images / rate if rate and images else None,
         sample_seconds_per_image=timing.sample_seconds_per_image if timing is not None else None,
         peak_memory_bytes=timing.peak_memory_bytes if timing is not None else None,
     )
@@ -121,4 +124,4 @@ def _key(of: Timing) -> str:
 
 def _named(method: str, options: Mapping[str, Any]) -> str:
     """Name what is timed: the method with its options; tasks differ in condition channels alone."""
-    return f"{method} {digest_json({k: v for k, v in options.items() if k != _RATE})}"
+    return f"{method} {digest_json({k: v for k, v in options.items() if k not in _NOT_TIMED})}"

@@ -111,6 +111,23 @@ class Denoiser(Protocol):
         """Predict the noise: latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> [K,B,4,h,w]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """How diffusers knows the weights of a method.
+
+    parts: names that a pipeline gives to them, the method's own first. classes: name -> class, where
+    the class is the method's. pipeline: the class that samples with them, "StableDiffusionPipeline"
+    where there is none of its own. usage: lines of Python that load them, {folder} and {base} to fill
+    in; whole: the same for a folder that holds the base too.
+    """
+
+    parts: tuple[str, ...]
+    classes: Mapping[str, tuple[str, str]]
+    pipeline: str
+    usage: str
+    whole: str
+
+
 class Method(Protocol):
     """A way of adding an image condition to a frozen base.
 
@@ -120,6 +137,11 @@ class Method(Protocol):
     method `warp_timesteps`: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to
     train at, [B] int64 in 0..T-1, each from its own row alone. One whose layer weights may be trained
     has a method `layer_weights() -> {slot: (at the start, now)}`; the run keeps those that moved.
+
+    A method whose weights can come from outside, and be exported, has `exchange` (an Exchange) and two
+    methods. `load(denoiser, source)` puts the weights of a bench.weights.Source into a built denoiser
+    and returns what a record should say of them (name -> text); BenchError where they do not fit.
+    `save(denoiser, folder)` writes the denoiser's trained weights as diffusers loads them.
     """
 
     name: str

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bps.sites import MIDDLE_SLOT, SLOTS_BY_SITE
 
+UNET = "model.diffusion_model."
+ADAPTER = f"{UNET}control_model."
 _DEAD_SLOTS = (0, 3, 6, 9)
 _CHANGING_SLOTS = (4, 7, 10)
 _RES_WEIGHTS = 14
@@ -41,6 +44,36 @@ def convert_release_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Te
     live = [*SLOTS_BY_SITE["encoder"], _RES_WEIGHTS - 1]
     converted["weights"] = torch.stack([state_dict[scalars[index]].reshape(()) for index in live])
     return converted
+
+
+def split_release_checkpoint(
+    state_dict: Mapping[str, Tensor], *, unet_config: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a whole release checkpoint into the UNet's part, under diffusers' names, and the adapter's.
+
+    unet_config: of the UNet2DConditionModel that it is for. The adapter's part is that of
+    convert_release_state_dict; the UNet is the one that was trained with, not its moving average.
+    Raises ValueError where a part is missing, and for a checkpoint trained with `is_controlnet`, whose
+    convolutions of slots 0, 3, 6 and 9 are not zero: they act on skip connections, which BPS does not.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    adapter = {n.removeprefix(ADAPTER): t for n, t in state_dict.items() if n.startswith(ADAPTER)}
+    unet = {n: t for n, t in state_dict.items() if n.startswith(UNET) and not n.startswith(ADAPTER)}
+    for prefix, part in ((ADAPTER, adapter), (UNET, unet)):
+        if not part:
+            raise ValueError(
+                f"this is no checkpoint of the release: no name begins with '{prefix}'."
+            )
+    alive = [s for s in _DEAD_SLOTS if f"zero_blocks.{s}.weight" in adapter
+             and adapter[f"zero_blocks.{s}.weight"].any()]  # fmt: skip
+    if alive:
+        raise ValueError(
+            f"zero_blocks of slots {alive} are not zero: the checkpoint was trained with "
+            "is_controlnet, which also adds residuals to the skip connections. Allowed: without."
+        )
+    renamed = convert_ldm_unet_checkpoint(dict(unet), dict(unet_config))
+    return renamed, convert_release_state_dict(adapter)
 
 
 def _layers(state_dict: Mapping[str, Tensor]) -> dict[str, str | None]:

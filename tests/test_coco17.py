@@ -22,7 +22,8 @@ from bench.emoji.prior import PriorRecipe, build_text_encoder, build_unet
 from bench.emoji.tokenizer import train_tokenizer
 from bench.judges import judge_card
 from bench.record import load_record
-from bench.run import Run, RunSpec
+from bench.run import Run
+from bench.spec import RunSpec
 from bench.suites import SUITES, Budget, Sampler, Suite, Training, find_data, find_suite
 from bench.types import BenchError
 from tests.coco_fixture import build_coco

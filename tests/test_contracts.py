@@ -17,7 +17,7 @@ from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, prepare
-from bench.run import check_options
+from bench.spec import check_options
 from bench.suites import Training
 from bench.tasks import TASKS, find_task
 from bench.train import training_loss

@@ -18,7 +18,7 @@ from bench.commands import Request, cells_of, described, grid_of, make_run, run_
 from bench.grid import Cell, Outcome, run_grid
 from bench.hooks import Hooks
 from bench.record import load_record
-from bench.run import RunSpec, learning_rate
+from bench.spec import RunSpec, learning_rate
 from bench.suites import EMOJI
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, Task

@@ -22,9 +22,10 @@ from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import InMemory, Prepared, mirrored, prepare
 from bench.random_base import write_random_base
-from bench.run import Run, RunSpec
+from bench.run import Run
 from bench.sample import sample_images
 from bench.shards import Sharded, disk_needed, encode, plan_shards, text_shape
+from bench.spec import RunSpec
 from bench.suites import SUITES, Sampler, Suite, Training
 from bench.tasks import find_task
 from bench.train import draw_batch

@@ -57,6 +57,19 @@ Guidance = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Sampling steps; else the suite's.")
 ]
+WeightsPath = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Begin with these: a folder diffusers loads, or a checkpoint."),
+]
+Trained = Annotated[
+    bool, typer.Option("--train/--no-train", help="Train, or evaluate --weights as they are.")
+]
+ConditionChannels = Annotated[
+    str, typer.Option(help="For --weights: same, or repeat (give the one channel three times).")
+]
+Inverted = Annotated[
+    bool, typer.Option(help="For --weights: give them 1 - x, dark lines on white.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 EXECUTION: dict[str, tuple[Any, Any]] = {

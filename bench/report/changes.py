@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bench.record import RunRecord
@@ -21,6 +22,8 @@ def record_changes(one: RunRecord, other: RunRecord) -> list[str]:
     values = [{name: getattr(record, name) for name in _PLAIN} for record in (one, other)]
     said += _differing(*values)
     said += [f"option {words}" for words in _differing(one.options, other.options)]
+    given = [asdict(r.weights) if r.weights is not None else {} for r in (one, other)]
+    said += [f"weights from outside: {words}" for words in _differing(*given)]
     if one.leaked != other.leaked:
         said.append(f"leaks: {one.leaked} evaluation items here, {other.leaked} there")
     said += [f"environment: {words}" for words in _differing(one.environment, other.environment)]

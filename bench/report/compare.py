@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing, against, told_apart, verdict
-from bench.report.leaks import leak_by_task, leak_title, marked
+from bench.report.leaks import leak_by_task, leak_title, marked, outside_mark
 from bench.report.names import (
     RATE,
     Column,
@@ -249,7 +249,8 @@ def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dic
 
 def _entry(name: str, rows: Mapping[str, Row]) -> Entry:
     kind = next(iter(rows.values())).kind
-    name = marked(name, _leak(rows))
+    given = outside_mark(run.record for row in rows.values() for run in row.runs)
+    name = marked(marked(name, given), _leak(rows))
     return Entry(
         name=name,
         label=marked(name, "floor") if kind == "floor" else name,

@@ -1,4 +1,4 @@
-"""How a report says that evaluation items were seen in training: in labels, titles and notes."""
+"""How a report says that evaluation items were, or may have been, seen in training."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def leak_by_task(records: Mapping[str, Sequence[RunRecord]]) -> str:
     return f"LEAK: {said}" if said else ""
 
 
+def outside_mark(records: Iterable[RunRecord]) -> str:
+    """Return what a row with weights from outside is marked with, nothing where there are none."""
+    given = [record.weights for record in records if record.weights is not None]
+    if not given:
+        return ""
+    return "WEIGHTS FROM OUTSIDE" if all(w.train_images for w in given) else "NOT TRAINED HERE"
+
+
 def marked(name: str, mark: str) -> str:
     """Put a mark into a row's brackets: "bps (prior=none, LEAK: 3 items)"."""
     if not mark:
@@ -45,17 +53,35 @@ def split_notes(records: Sequence[RunRecord]) -> list[str]:
         notes.append(
             f"PRETRAINING UNKNOWN: {about}, so nobody knows which evaluation items it has seen."
         )
+    notes += sorted({_outside_words(record) for record in records if record.weights is not None})
     sides = {(r.protocol_hash, r.splits.eval, r.splits.train) for r in records}
     if len(sides) > len({digest for digest, _, _ in sides}):
         notes.append("SPLITS DIFFER: records of one protocol were made on different items.")
     return notes
 
 
+def _outside_words(record: RunRecord) -> str:
+    assert record.weights is not None
+    given = record.weights
+    trained = (
+        f"trained on from there, {given.train_images} images"
+        if given.train_images
+        else ("0 training images here")
+    )
+    form = f"; condition: {given.condition}" if given.condition else ""
+    facts = "".join(f"; {name}: {said}" for name, said in given.facts.items())
+    return (
+        f"WEIGHTS FROM OUTSIDE: {record.method} has those of {given.name} (SHA-256 "
+        f"{given.sha256[:12]}), {trained}. Their training data are unknown, so nobody knows which "
+        f"evaluation items they have seen{form}{facts}."
+    )
+
+
 def leak_lines(record: RunRecord) -> list[str]:
     """Return what `bench show` says of a record's leak checks, a line each; none for old records."""
     if record.leaks is None:
         return [f"{leak_mark([record])} in training"] if record.leaked else []
-    lines = []
+    lines = [] if record.weights is None else [_outside_words(record)]
     for name in ("training", "pretraining"):
         check = getattr(record.leaks, name)
         lines.append(f"{name}: {_check_words(check)}")

@@ -209,6 +209,13 @@ def command_line(record: RunRecord) -> str:
     if record.environment.get("device") in _DEVICES:
         given["device"] = record.environment["device"]
     words = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
+    if record.weights is not None:
+        words += ["--weights", record.weights.name]
+        words += [] if not options.pop("no_train", False) else ["--no-train"]
+        words += ["--invert-condition"] if options.pop("invert_condition", False) else []
+        form = options.pop("condition_channels", None)
+        words += ["--condition-channels", form] if form else []
+        del options["weights"]
     for key, value in sorted(options.items()):
         words += ["--option", f"{key}={option_text(value)}"]
     if record.rows and "shuffled" not in record.rows and record.method != "text-only":

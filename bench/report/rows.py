@@ -12,7 +12,7 @@ import numpy as np
 from bench.content import digest_json
 from bench.metrics.prdc import SHARES
 from bench.record import MetricValue
-from bench.report.leaks import leak_mark, leak_title
+from bench.report.leaks import leak_mark, leak_title, outside_mark
 from bench.report.names import (
     Column,
     label,
@@ -268,8 +268,9 @@ def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], see
     floor = method == FLOOR_METHOD
     own = list({SAMPLES: [], SHUFFLED: ["shuffled conditions"]}.get(source, [source]))
     kind = {SAMPLES: "method", SHUFFLED: "shuffled"}.get(source, "other")
-    mark = leak_mark([run.record for run in group])
-    own += [mark] if mark else []
+    records = [run.record for run in group]
+    mark = leak_mark(records)
+    own += [m for m in (outside_mark(records), mark) if m]
     name = label(method, *details, *own)
     columns = {
         Column.of(metric, value)

@@ -93,7 +93,8 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 def runs(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a finished run of BPS and one of text-only, a single step of training."""
     from baselines.text_only import TextOnly
-    from bench.run import Run, RunSpec
+    from bench.run import Run
+    from bench.spec import RunSpec
     from bench.suites import MICRO, Budget, Sampler
     from bps.method import BPS
 

@@ -1,0 +1,313 @@
+"""`bench export` and `bench run --weights`: what leaves a run comes back as the same samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import cli
+from baselines.inputs import embedding_widths
+from bench.checkpoint import Trainable
+from bench.commands import Request, make_run
+from bench.content import sha256_file
+from bench.record import load_record
+from bench.report.names import command_line
+from bench.tasks import find_task
+from bench.weights import Weights, open_source
+from bps import BPSAdapter, StableDiffusionBPSPipeline
+
+METHODS = sorted(name for name in cli.methods() if name != "text-only")
+RUNNER = CliRunner()
+
+
+def bench(*args: object, code: int = 0) -> Any:
+    answer = RUNNER.invoke(cli.app, [str(a) for a in args])
+    assert answer.exit_code == code, answer.output
+    return answer
+
+
+def run(base: Path, results: Path, method: str, *more: object, code: int = 0) -> Any:
+    return bench(
+        *("run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu"),
+        *("--method", method, "--no-floor", "--no-shuffled", *more), code=code,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return (run folder, exported folder) of a method, made once."""
+    made: dict[str, tuple[Path, Path]] = {}
+    root = tmp_path_factory.mktemp("exported")
+
+    def get(method: str) -> tuple[Path, Path]:
+        if method not in made:
+            run(micro_folder, root / method, method)
+            (folder,) = (root / method).glob("micro-*")
+            out = root / f"{method}-weights"
+            bench("export", folder, out, "--base", micro_folder)
+            made[method] = folder, out
+        return made[method]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def given(exported: Any, micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that evaluates the exported BPS without training it."""
+    results = tmp_path_factory.mktemp("given")
+    run(micro_folder, results, "bps", "--weights", exported("bps")[1], "--no-train")
+    (folder,) = results.glob("micro-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def floor(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("floor")
+    run(micro_folder, results, "text-only")
+    (folder,) = results.glob("micro-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def warm(exported: Any, micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that trains on from the exported BPS at a learning rate of nearly 0."""
+    results = tmp_path_factory.mktemp("warm")
+    rate = ("--learning-rate", "1e-12")
+    run(micro_folder, results, "bps", "--weights", exported("bps")[1], *rate)
+    (folder,) = results.glob("micro-*")
+    return folder
+
+
+def sampled(base: Path, results: Path, method: str, weights: Path, **asked: Any) -> dict[str, str]:
+    """Sample with given weights; return the digest of each image."""
+    request = Request(
+        suite="micro", results=results, device="cpu", base=base, weights=weights, train=False,
+        shuffled=False, **asked,
+    )  # fmt: skip
+    made = make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
+    made.train()
+    made.sample()
+    return images_of(made.folder)
+
+
+def images_of(folder: Path) -> dict[str, str]:
+    return {p.name: sha256_file(p) for p in sorted((folder / "work/samples").glob("*.png"))}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_export_evaluated_without_training_gives_the_runs_samples(
+    exported: Any, micro_folder: Path, tmp_path: Path, method: str
+) -> None:
+    trained, weights = exported(method)
+    assert not [p for p in weights.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+    found = sampled(micro_folder, tmp_path, method, weights)
+    assert len(found) == 12 and found == images_of(trained)
+
+
+def test_the_record_says_where_the_weights_came_from_and_what_nobody_knows(
+    exported: Any, given: Path
+) -> None:
+    (trained, weights), record = exported("bps"), load_record(given)
+    file, ours = "diffusion_pytorch_model.safetensors", load_record(trained)
+    assert record.protocol_hash == ours.protocol_hash and record.metrics == ours.metrics
+    assert record.run_id != ours.run_id and "work/adapter.safetensors" not in record.artifacts
+    assert record.cost.train_images == 0 and record.cost.train_seconds is None
+    assert record.weights is not None and record.leaks is not None
+    assert record.weights.name == weights.name and record.weights.train_images == 0
+    assert record.weights.files[file] == sha256_file(weights / file)
+    assert record.leaks.training.status == "unknown" and record.leaks.training.items is None
+    assert record.leaks.pretraining.status == "unknown" and record.leaked == 0
+    words = command_line(record).split()
+    assert "--no-train" in words and words[words.index("--weights") + 1] == weights.name
+    assert not any("weights=" in word or "no_train" in word for word in words)
+
+
+def test_tables_mark_weights_from_outside(
+    exported: Any, given: Path, warm: Path, floor: Path, tmp_path: Path
+) -> None:
+    trained, weights = exported("bps")
+    for folder in (trained, given, warm, floor):
+        shutil.copytree(folder, tmp_path / "results" / folder.name)
+    bench("report", "--results", tmp_path / "results", "--out", tmp_path / "report")
+    text = (tmp_path / "report/table-micro-sketch.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| bps")]
+    assert len(lines) == 3
+    assert sum("NOT TRAINED HERE" in line and weights.name in line for line in lines) == 1
+    assert sum("WEIGHTS FROM OUTSIDE" in line for line in lines) == 1
+    notes = (tmp_path / "report/report.md").read_text()
+    assert "0 training images here" in notes and "trained on from there, 48 images" in notes
+    assert "Their training data are unknown" in notes
+    assert "Their training data are unknown" in bench("show", given).output
+    said = bench("show", given, "--diff", trained).output
+    assert "weights from outside: name is" in said and "option no_train is true here" in said
+
+
+def test_training_goes_on_from_given_weights(
+    exported: Any, warm: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    """At a learning rate of nearly 0 a warm start ends where it began."""
+    before, after = (load_file(f / "work/adapter.safetensors") for f in (exported("bps")[0], warm))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
+    assert any(bool(tensor.any()) for name, tensor in after.items() if ".emit." in name)
+    record = load_record(warm)
+    assert record.weights is not None and record.weights.train_images == 48
+    assert record.leaks is not None and record.leaks.training.status == "unknown"
+    assert "clean among" in record.leaks.training.about
+    bench("export", warm, tmp_path / "again", "--base", micro_folder)  # it was trained here too
+    assert BPSAdapter.from_pretrained(tmp_path / "again") is not None
+
+
+def test_a_published_network_of_three_channels_sees_the_sketch_repeated(
+    micro_folder: Path, micro_base: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = diffusers.ControlNetModel.from_unet(
+        micro_base.unet, conditioning_channels=3,
+        conditioning_embedding_out_channels=embedding_widths(4),
+    )  # fmt: skip
+    net.save_pretrained(tmp_path / "scribble")
+    results = tmp_path / "results"
+    asked = ("--weights", tmp_path / "scribble", "--no-train")
+    refused = run(micro_folder, results, "controlnet", *asked, code=2)
+    assert "--condition-channels repeat" in refused.stderr and "Traceback" not in refused.output
+    run(micro_folder, results, "controlnet", *asked, "--condition-channels", "repeat",
+        "--invert-condition")  # fmt: skip
+    (folder,) = [p.parent for p in results.glob("micro-*/record.json")]
+    record = load_record(folder)
+    assert record.weights is not None and record.weights.condition == "repeat, invert"
+    assert record.options["condition_channels"] == "repeat"
+    assert "--invert-condition --condition-channels repeat" in command_line(record)
+
+
+def test_a_grids_runs_ask_for_the_same_weights_in_words(tmp_path: Path) -> None:
+    request = Request(
+        suite="micro", results=tmp_path, weights=tmp_path / "w", train=False,
+        condition_channels="repeat", invert_condition=True,
+    )  # fmt: skip
+    command = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
+
+    def asked(one: Request) -> dict[str, Any]:
+        words = one.words(method="controlnet", task="sketch", seed=1)
+        return command.make_context("run", list(words[1:])).params
+
+    found, plain = asked(request), asked(replace(request, weights=None))
+    assert found["weights"] == tmp_path / "w" and found["train"] is False
+    assert found["condition_channels"] == "repeat" and found["invert_condition"] is True
+    assert plain["weights"] is None and plain["train"] is True
+
+
+BAD = [
+    (["bps", "--no-train"], "need --weights PATH"),
+    (["bps", "--condition-channels", "repeat"], "need --weights PATH"),
+    (["bps", "--weights", "/nowhere"], "no such folder or file"),
+    (["bps,controlnet", "--weights", "/nowhere"], "belong to one method, got bps, controlnet"),
+    (["bps", "--weights", "/", "--condition-channels", "repat"], "Did you mean 'repeat'?"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
+def test_bad_input_gets_a_message(
+    micro_folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    answer = run(micro_folder, tmp_path, *words, code=2)
+    assert message in answer.stderr and "Traceback" not in answer.output
+
+
+def test_what_cannot_be_exported_says_why(
+    exported: Any, given: Path, floor: Path, micro_folder: Path, tmp_path: Path
+) -> None:
+    folder, weights = exported("bps")
+    base = ("--base", micro_folder)
+    answer = bench("export", folder, weights, *base, code=2)
+    assert "exists and is not empty" in answer.stderr
+    answer = bench("export", floor, tmp_path / "a", *base, code=2)
+    assert "trains nothing that could be exported" in answer.stderr
+    answer = bench("export", given, tmp_path / "b", *base, code=2)
+    assert "trained nothing" in answer.stderr
+    emoji = Path(cli.__file__).parent / "bench/emoji/assets/emoji-sd-v1"
+    answer = bench("export", folder, tmp_path / "c", "--base", emoji, code=2)
+    assert "another base" in answer.stderr
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "c").exists()
+
+
+def test_the_card_is_filled_from_the_record(exported: Any) -> None:
+    folder, weights = exported("bps")
+    record, card = load_record(folder), (weights / "README.md").read_text()
+    for said in (
+        record.protocol_hash, record.run_id, record.attribution, str(record.protocol["splits"]),
+        str(record.protocol["base"]), "48 images", "CC BY-SA 4.0", "12 items of the side test",
+        "BPSAdapter.from_pretrained", "TOO FEW ITEMS",
+    ):  # fmt: skip
+        assert said in card, said
+    line = next(x for x in card.splitlines() if x.startswith("| line F1"))
+    value = record.metrics["sketch_f1"]
+    assert f"{value.value:.2f}"[:4] in line and "[" in line
+    assert json.loads((weights / "record.json").read_text())["run_id"] == record.run_id
+    assert "MIT" in (weights / "LICENSE.md").read_text()
+    assert str(folder.parent) not in card
+
+
+def disc(size: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size / 2
+    return (np.hypot(x, y) < size / 4).astype(np.float32)
+
+
+def image(pipe: Any, condition: Any) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe("red heart", image=condition, num_inference_steps=2, output_type="np",
+                 generator=torch.Generator().manual_seed(0))  # fmt: skip
+    return drawn.images[0]
+
+
+def test_three_lines_make_an_image_of_an_exported_bps(
+    exported: Any, micro_folder: Path, tmp_path: Path
+) -> None:
+    folder, weights = exported("bps")
+    adapter = BPSAdapter.from_pretrained(weights)
+    pipe = StableDiffusionBPSPipeline.from_pretrained(
+        micro_folder, adapter=adapter, torch_dtype=torch.float32
+    )
+    drawn = image(pipe, disc())
+    assert drawn.shape == (64, 64, 3) and np.isfinite(drawn).all()
+    assert np.abs(drawn - image(pipe, 1 - disc())).max() > 1e-3
+    bench("export", folder, tmp_path / "whole", "--base", micro_folder, "--with-base")
+    whole = StableDiffusionBPSPipeline.from_pretrained(tmp_path / "whole")
+    assert np.abs(image(whole, disc()) - drawn).max() < 1e-5
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "bps"])
+def test_a_whole_pipeline_loads_in_diffusers_and_comes_back(
+    exported: Any, micro_folder: Path, micro_base: Any, tmp_path: Path, method: str
+) -> None:
+    folder, weights = exported(method)
+    out = tmp_path / "whole"
+    bench("export", folder, out, "--base", micro_folder, "--with-base")
+    kind = json.loads((out / "model_index.json").read_text())["_class_name"]
+    pipe = getattr(diffusers, kind).from_pretrained(out, local_files_only=True)
+    assert kind in (out / "README.md").read_text() or method == "lora-concat"
+    if method == "sd-finetune":
+        assert pipe.unet.config["in_channels"] == 20
+    if method == "controlnet":
+        drawn = image(pipe, torch.from_numpy(disc())[None, None])
+        assert drawn.shape == (64, 64, 3) and np.isfinite(drawn).all()
+    states = []
+    for place in (out, weights):
+        chosen = cli._method(method)
+        denoiser = chosen.build(micro_base, find_task("sketch"), **chosen.options)
+        source = open_source(Weights(path=place), chosen)
+        assert source is not None
+        chosen.load(denoiser, source)
+        states.append(Trainable(denoiser).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
