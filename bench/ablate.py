@@ -58,7 +58,7 @@ def plan_ablation(
     """
     budget = request.budget or ablation.budget
     asked = replace(request, budget=budget, shuffled=False)
-    suite = find_suite(asked.suite, base=asked.base)
+    suite = find_suite(asked.suite, base=asked.base, data=asked.data)
     tasks = _tasks(ablation, task)
     for name in tasks:
         suite.check_task(name)

@@ -13,11 +13,13 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    DataFolder,
     Device,
     Every,
     Jobs,
     Results,
     SuiteName,
+    Variant,
     guarded,
 )
 from bench.app.outcomes import aside, end
@@ -38,7 +40,8 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
         seeds: Annotated[str, typer.Option(help="Training seeds.")] = "0,1,2",
         suite: SuiteName = "emoji", budget: BudgetName = None, jobs: Jobs = 1,
         results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None,
-        batch: Batch = 32, checkpoint_every: Every = 100,
+        batch: Batch = 32, checkpoint_every: Every = 100, data: DataFolder = None,
+        weights: Variant = None,
         plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
     ) -> None:  # fmt: skip
         """Compare the variants of one design choice: runs that exist are used, missing ones made."""
@@ -53,7 +56,8 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
             raise unknown("ablation", name, ABLATIONS)
         ablation, tables = ABLATIONS[name], catalogue()
         request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
-                          batch=batch, checkpoint_every=checkpoint_every)  # fmt: skip
+                          batch=batch, checkpoint_every=checkpoint_every, data=data,
+                          variant=weights)  # fmt: skip
         planned = plan_ablation(tables, ablation, request, task=task, seeds=seeds)
         say = typer.echo if plan else aside
         say(plan_text(ablation, planned, Forecast(results)))
