@@ -44,9 +44,10 @@ def check_sides(
         raise BenchError(
             f"{dataset.name} has no items on its side '{side}'. Choose another --side."
         )
-    if len(train) < len(evaluation):
+    whole = len(splits.side("train"))  # a run may train on a part; its reference row is of all
+    if whole < len(evaluation):
         raise BenchError(
-            f"{dataset.name} has {len(train)} training and {len(evaluation)} evaluation items; the row of "
+            f"{dataset.name} has {whole} training and {len(evaluation)} evaluation items; the row of "
             "real training images needs as many of them. Bring more, or choose a smaller --budget."
         )
     digests = {}
