@@ -207,11 +207,7 @@ def test_published_weights_in_an_older_format_load_without_unpickling_code(
     load(fresh, tmp_path, "controlnet")
     assert torch.equal(eps(fresh, micro_base), eps(trained, micro_base))
 
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (Path(tmp_path / "ran").touch, ())
-
-    torch.save({"conv_in.weight": Evil()}, path.with_suffix(".bin"))
+    torch.save({"conv_in.weight": Evil(tmp_path / "ran")}, path.with_suffix(".bin"))
     with pytest.raises(BenchError, match="cannot be loaded as ControlNetModel"):
         load(fresh, tmp_path, "controlnet")
     assert not (tmp_path / "ran").exists()
@@ -407,6 +403,23 @@ def test_a_release_checkpoint_of_the_bases_own_unet_says_so(
         == "of the checkpoint, equal to the base's"
     )
     assert fresh.steered.unet is sd15_base.unet
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_a_checkpoint_never_runs(sd15_base: Base, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "callbacks": Evil(tmp_path / "ran")}, tmp_path / "bps.ckpt")
+    with pytest.raises(BenchError, match="cannot be read as tensors alone.*safetensors"):
+        load(built("bps", sd15_base), tmp_path / "bps.ckpt", "bps")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_release_checkpoint_that_cannot_be_is_refused(sd15_base: Base, tmp_path: Path) -> None:
