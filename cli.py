@@ -54,6 +54,7 @@ from bench.app.options import (
     with_execution,
 )
 from bench.app.outcomes import aside, end
+from bench.app.plan import plan_or, speed_or
 from bench.app.show import show_command
 from bench.app.study import study_app
 
@@ -84,6 +85,10 @@ def catalogue() -> Any:
 
     variants = {**bps.VARIANTS, **baselines.VARIANTS}
     return Catalogue(methods=methods(), variants=variants, load=baselines.load)
+
+
+app.command("plan")(plan_or(catalogue))
+app.command("speed")(speed_or(catalogue))
 
 
 def _method(name: str) -> Any:

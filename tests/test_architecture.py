@@ -14,7 +14,15 @@ PACKAGES = ("bench", "baselines", "bps")
 # Rooms from the bottom up: a module imports its own level's earlier rows and lower levels only.
 LEVELS = [
     {"bench.types"},
-    {"bench.content", "bench.stats", "bench.metrics", "bench.randomness", "bench.emoji.tokenizer"},
+    {
+        "bench.content",
+        "bench.gpus",
+        "bench.live",
+        "bench.stats",
+        "bench.metrics",
+        "bench.randomness",
+        "bench.emoji.tokenizer",
+    },
     {"bench.snapshot"},
     {
         "bench.checkpoint",
@@ -28,7 +36,7 @@ LEVELS = [
         "bench.record",
         "bench.weights",
     },
-    {"bench.tasks", "bench.artifacts"},
+    {"bench.tasks", "bench.artifacts", "bench.shapes"},
     {"bench.timings", "bench.ablations"},
     {"bench.report", "bench.suites", "bench.prepared", "bench.prepare", "bench.shards"},
     {
@@ -36,13 +44,16 @@ LEVELS = [
         "bench.encode",
         "bench.engine",
         "bench.train",
+        "bench.footprint",
+        "bench.plan",
         "bench.score",
         "bench.folders",
         "bench.comparison",
         "bench.tools",
         "bench.simulate",
     },
-    {"bench.sample"},
+    {"bench.sample", "bench.yardsticks"},
+    {"bench.speed"},
     {
         "bench.audit",
         "bench.check",
@@ -57,7 +68,7 @@ LEVELS = [
     {"bench.arguments", "bench.console", "bench.tune"},
     {"bench.commands"},
     {"bench.ablate"},
-    {"bench.forecast"},
+    {"bench.forecast", "bench.plans", "bench.speeds"},
     {"bench.app"},
 ]
 

@@ -1,0 +1,353 @@
+"""What a plan counts: against known figures, against the same steps on real tensors, against a process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import cli
+from bench.engine import Execution, autocast, rebuilt
+from bench.footprint import (
+    Footprint,
+    Setting,
+    build_meta,
+    count_sampling,
+    count_training,
+    footprint,
+    stand_in,
+)
+from bench.gpus import ALLOWANCE, GPUS, Gpu, recognise
+from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
+from bench.plan import Work, needs, plan_method
+from bench.shapes import Shape, build_base, shape_like, shape_of
+from bench.suites import EMOJI, SUITES, Sampler, Training, find_suite
+from bench.tasks import find_task
+from bench.train import training_loss
+from bench.types import BenchError
+
+RUNNER = CliRunner()
+SD15 = {  # parameters of the part that trains, multiply-accumulates of one call beside the UNet's
+    "bps": (672_093_120, 242.0),
+    "controlnet": (361_278_832, 141.6),
+    "t2i-adapter": (77_000_640, 28.4),
+}
+UNET = 859_520_964, 401.6
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Shape:
+    return shape_like("sd15", width=32, size=64)
+
+
+def setting(**changes: Any) -> Setting:
+    training = Training(batch=2, loss="eps", mirror=False)
+    made = Setting(training=training, sampler=Sampler(name="ddim", steps=50, guidance=1.0),
+                   execution=Execution(), micro=2, alone=True)  # fmt: skip
+    return replace(made, **changes)
+
+
+def find(name: str) -> tuple[Any, dict[str, Any]]:
+    method, preset = cli.catalogue().find(name)
+    return method, {**method.options, **preset}
+
+
+def without_effect() -> float:
+    """Operations of the four convolutions that the release has without effect and ours leaves out, G."""
+    places = ((320, 64), (320, 32), (640, 16), (1280, 8))
+    return sum(9 * width**2 * side**2 for width, side in places) / 1e9
+
+
+@pytest.mark.parametrize("name", SD15)
+def test_full_width_parameters_and_operations_are_the_known_ones(name: str) -> None:
+    shape, task = shape_like("sd15"), find_task("sketch")
+    base = build_base(shape)
+    assert base.unet.num_parameters() == UNET[0]
+    assert base.vae.num_parameters() == 83_653_863
+    assert sum(p.numel() for p in base.text_encoder.parameters()) == 123_060_480
+    method, options = find(name)
+    denoiser = build_meta(method, base=base, task=task, options=options)
+    trained = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
+    assert trained == SD15[name][0]
+    with fake_tensors():
+        make_fake(denoiser)
+        data = stand_in(shape, task=task, count=1)
+        base.vae = base.text_encoder = None
+        found = count_sampling(
+            denoiser, base=replace(base, device="cpu"), data=data, setting=setting()
+        )
+    own = (found["encode_flops"] + found["step_flops"]) / 2e9 - 401.63672064
+    assert round(own + (without_effect() if name == "bps" else 0), 1) == SD15[name][1]
+    assert round(401.63672064, 1) == UNET[1]
+
+
+def test_a_three_channel_controlnet_has_the_known_size() -> None:
+    method, options = find("controlnet")
+    net = build_meta(method, base=build_base(shape_like("sd15"), encoders=False),
+                     task=find_task("layout"), options=options)  # fmt: skip
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 361_279_120
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bool) -> None:
+    task, asked = find_task("sketch"), setting(
+        execution=Execution(gradient_checkpointing=checkpointing),
+        training=Training(batch=2, loss="v", ema=0.99), accumulate=True,
+    )  # fmt: skip
+    method, options = find("t2i-adapter")
+    fake = footprint(method, options=options, shape=tiny, task=task, setting=asked)
+    base = build_base(tiny, device="cpu", encoders=False)
+    denoiser = method.build(base, task, **options)
+    data = stand_in(tiny, task=task, count=2)
+    real = count_training(denoiser, base=base, data=data, setting=asked)
+    assert {name: getattr(fake, name) for name in real} == real
+    sampled = count_sampling(denoiser, base=base, data=data, setting=asked)
+    assert sampled["step_flops"] == fake.step_flops
+    assert sampled["sample_peak"] == fake.sample_peak
+    assert fake.optimiser == pytest.approx(8 * fake.trainable, rel=1e-3)
+    assert fake.gradients == fake.average == 4 * fake.trainable
+
+
+def test_activations_are_what_autograd_saves(tiny: Shape) -> None:
+    method, options = find("t2i-adapter")
+    base = build_base(tiny, device="cpu", encoders=False)
+    denoiser = method.build(base, find_task("sketch"), **options)
+    data = stand_in(tiny, task=find_task("sketch"), count=2)
+    counted = count_training(denoiser, base=base, data=data, setting=setting())["activations"]
+    own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        features = denoiser.encode(data.conditions_at([0, 1]))
+        eps = denoiser(data.latents_at([0, 1]), torch.zeros(2, dtype=torch.long),
+                       data.text_at([0, 1])[None], features)[0]  # fmt: skip
+        eps.square().mean()
+    assert counted == pytest.approx(sum(saved.values()), rel=0.05)
+
+
+def test_live_bytes_follow_storages_not_tensors() -> None:
+    live = LiveBytes()
+    with live.watching():
+        first = torch.zeros(100)
+        view = first[10:].view(9, 10)
+        assert live.now == 400
+        second = view + 1
+        assert live.now == live.peak == 400 + 360
+        del first
+        assert live.now == 760, "the view holds the storage"
+        del view
+        assert live.now == 360
+        live.mark()
+        assert live.peak == 360
+        del second
+    assert live.now == 0
+    held = LiveBytes()
+    layer = torch.nn.Linear(10, 10, bias=False)
+    held.hold(layer, layer)
+    assert held.now == parameter_bytes(layer, layer) == 400
+
+
+def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) -> None:
+    method, options = find("t2i-adapter")
+    task, live = find_task("sketch"), LiveBytes()
+    base = build_base(tiny, encoders=False)
+    denoiser = build_meta(method, base=base, task=task, options=options)
+
+    def kept(precision: str, images: int) -> int:
+        before, training = live.now, replace(setting().training, batch=4)
+        with autocast("cpu", precision):
+            loss = training_loss(denoiser, base=base, data=data, training=training, seed=0, step=0,
+                                 places=range(images))  # fmt: skip
+        assert loss.requires_grad
+        return live.now - before
+
+    def activations(precision: str) -> int:
+        """Of two images, without the casts of weights, which do not depend on their number."""
+        return kept(precision, 4) - kept(precision, 2)
+
+    with fake_tensors():
+        make_fake(denoiser)
+        base, data = replace(base, device="cpu"), stand_in(tiny, task=task, count=4)
+        live.hold(denoiser)
+        with live.watching():
+            full, half = activations("fp32"), activations("bf16")
+            with norms_in_float32(denoiser):
+                as_cuda = activations("bf16")
+            with rebuilt(denoiser, Execution(gradient_checkpointing=True)):
+                recomputed = activations("fp32")
+    assert half < as_cuda < full, "norms stay in float32"
+    assert recomputed < 0.5 * full
+
+
+def test_norms_are_raised_only_while_open() -> None:
+    norm = torch.nn.GroupNorm(2, 4)
+    half = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)
+    with norms_in_float32(torch.nn.Sequential(norm)):
+        assert norm(half).dtype == torch.float32
+    assert not norm._forward_pre_hooks
+
+
+# ---- plans
+
+
+class Stub:
+    """Stands for a counted method: peaks that grow with the micro batch."""
+
+    name, title, source, conditioned, options = "stub", "stub", "", True, {}
+
+    def build(self, base: Any, task: Any, **options: Any) -> Any:
+        raise AssertionError("never built")
+
+
+COUNTED = Footprint(
+    parameters=1000, trainable=500, dead=0, weights=4000, beside=0, encoders=0, gradients=2000,
+    buckets=0, optimiser=4000, average=0, activations=8000, train_peak=20_000, sample_peak=5000,
+    decode_peak=4500, train_flops=6_000, encode_flops=100, step_flops=2_000, decode_flops=300,
+)  # fmt: skip
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put known figures in the place of the count: 10,000 bytes and 2,500 (or 500) an image."""
+
+    def count(method: Any, *, setting: Setting, **rest: Any) -> Footprint:
+        recomputed = setting.execution.gradient_checkpointing
+        return replace(COUNTED, train_peak=10_000 + setting.micro * (500 if recomputed else 2_500))
+
+    monkeypatch.setattr("bench.plan.footprint", count)
+    yield
+
+
+def work(memory: float, **changes: Any) -> Work:
+    """Return work on a GPU that can fill `memory` bytes; a batch of 4."""
+    gpu = replace(GPUS["h100"], memory=memory / 0.92 / 2**30, half=1e-12, single=1e-12)
+    suite = replace(EMOJI, training=Training(batch=4), sampler=Sampler(steps=10))
+    made = Work(suite=suite, budget=suite.budget("standard"), task=find_task("sketch"),
+                shape=shape_like("sd15", width=32, size=64), items=(100, 10), gpu=gpu, mfu=0.5)  # fmt: skip
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    "memory,advice",
+    [(23_000, ""), (17_300, "--micro-batch 2"), (14_000, "--micro-batch 1"),
+     (11_800, "--micro-batch 1 --gradient-checkpointing"), (11_000, "no micro batch fits"),
+     (5_000, "lower --batch")],
+)  # fmt: skip
+def test_what_does_not_fit_comes_with_what_to_change(
+    counted: None, memory: int, advice: str
+) -> None:
+    plan = plan_method(Stub(), options={}, work=work(memory))
+    assert plan.fits == (not advice) == (plan.advice == "")
+    assert plan.needed == round(ALLOWANCE * 20_000)
+    assert advice in plan.advice
+    if advice.startswith("--micro-batch") and "checkpointing" not in advice:
+        assert "checkpointing" not in plan.advice
+        smaller = work(memory).with_micro(int(advice.split()[1]), checkpointing=False)
+        assert plan_method(Stub(), options={}, work=smaller).fits, "the advice holds"
+
+
+def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
+    plan = plan_method(Stub(), options={}, work=work(1e6))
+    assert plan.steps == 800
+    assert plan.train_hours == pytest.approx(800 * 4 * 6_000 / 0.5 / 3600)
+    assert plan.sample_hours == pytest.approx(
+        2 * 363 * (100 + 10 * 2_000 + 300) / 0.5 / 3600 / 363 * 10
+    )
+    two = plan_method(Stub(), options={}, work=work(1e6, gpus=2, shuffled=False))
+    assert two.micro == 2 and two.train_hours == pytest.approx((plan.train_hours or 0) / 2)
+    assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 4)
+    assert plan.checkpoints == 3 * (2000 + 4000) + 2000
+    recomputed = work(1e6).with_micro(4, checkpointing=True)
+    again = plan_method(Stub(), options={}, work=recomputed)
+    assert again.train_hours == pytest.approx((plan.train_hours or 0) * 4 / 3)
+
+
+def test_a_process_on_the_cpu_has_its_libraries_and_its_items_beside_the_tensors() -> None:
+    on_cpu = work(0, gpu=None, process=1_000_000, available=10**9)
+    train, evaluation, view, text = 100, 10, 4 * 8 * 8 + 64 * 64, 77 * 64
+    held = 4 * (train * (2 * view + text) + evaluation * (view + text))
+    assert on_cpu.shape.text_shape == (77, 64)
+    assert needs(500_000, on_cpu) == 1_000_000 + held + round(1.08 * 500_000)
+
+
+# ---- shapes, GPUs and the command
+
+
+def test_shapes_come_from_folders_too(micro_folder: Path) -> None:
+    shape = shape_of(micro_folder)
+    assert (shape.size, shape.downscale, shape.latent_shape, shape.tokens) == (
+        64,
+        4,
+        (4, 16, 16),
+        16,
+    )
+    base = build_base(shape)
+    assert base.prediction == "v_prediction" and base.unet.device.type == "meta"
+    with pytest.raises(BenchError, match="no configuration of a Stable Diffusion"):
+        shape_of(micro_folder / "unet")
+
+
+def test_sd21_has_its_known_sizes() -> None:
+    base = build_base(shape_like("sd21"))
+    assert base.unet.num_parameters() == 865_910_724 and base.prediction == "v_prediction"
+    assert sum(p.numel() for p in base.text_encoder.parameters()) == 340_387_840
+
+
+def test_gpus_are_recognised_by_the_names_that_cuda_gives() -> None:
+    names = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-40GB": "a100-40", "NVIDIA H200": "h200",
+             "NVIDIA GeForce RTX 4090": "4090", "Tesla V100-SXM2-32GB": "v100"}  # fmt: skip
+    for given, known in names.items():
+        gpu = recognise(given)
+        assert isinstance(gpu, Gpu) and gpu.name == known
+    assert recognise("cpu") is None
+
+
+def run(*words: Any) -> Any:
+    return RUNNER.invoke(cli.app, ["plan", *(str(w) for w in words)])
+
+
+def test_the_command_prints_tables_and_json(micro_folder: Path) -> None:
+    words = ("--suite", "micro", "--base", micro_folder, "--method", "t2i-adapter", "--gpu", "4090")
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    method = found["methods"][0]
+    assert method["steps"] == 48 // SUITES["micro"].training.batch and method["fits"]
+    assert method["footprint"]["peak"] < method["needed"] < found["usable_bytes"]
+    shown = run(*words, "--gradient-checkpointing", "--precision", "bf16").stdout
+    assert "T2I-Adapter" in shown and "25% of the peak rate" in shown and "NO" not in shown
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [(("--gpu", "h300"), "unknown GPU 'h300'"), (("--gpu", "v100", "--precision", "bf16"), "no bfloat16"),
+     (("--gpus", "3"), "cannot be divided"), (("--gpu", "cpu", "--gpus", "2"), "one process"),
+     (("--task", "depth"), "unknown task"), (("--like", "sd3"), "unknown model to resemble")],
+)  # fmt: skip
+def test_what_cannot_be_is_said_before_anything_is_counted(
+    words: tuple[str, ...], message: str
+) -> None:
+    done = run("--suite", "coco17", "--method", "bps", *words)
+    assert done.exit_code == 2 and message in done.output, done.output
+
+
+def test_the_paper_suite_needs_neither_data_nor_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.plans import Ask, work_of
+
+    monkeypatch.delenv("BENCH_COCO17", raising=False)
+    found = work_of(Ask(method="bps", task="sketch", suite="coco17"))
+    assert found.items == (118_287, 5_000) and found.shape.name == "sd15"
+    with pytest.raises(BenchError, match="--base"):
+        find_suite("coco17")

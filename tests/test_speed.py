@@ -1,0 +1,113 @@
+"""`bench speed`: what it measures and writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import cli
+from bench.footprint import stand_in
+from bench.shapes import build_base, shape_like
+from bench.speed import FILE, TABLE
+from bench.speeds import SpeedAsk
+from bench.tasks import find_task
+from bench.yardsticks import YARDSTICKS
+
+RUNNER = CliRunner()
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--width",
+    32,
+    "--size",
+    64,
+    "--batch",
+    2,
+    "--sampled",
+    3,
+    "--rounds",
+    2,
+    "--device",
+    "cpu",
+)
+
+
+def speed(*words: Any) -> Any:
+    return RUNNER.invoke(cli.app, ["speed", *(str(w) for w in (*words, *SMALL))])
+
+
+def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
+    for name in ("t2i-adapter", "unet-backward"):
+        done = speed("--method", name, "--out", tmp_path)
+        assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / FILE).read_text())
+    method, alone = found["entries"]
+    assert method["name"] == "t2i-adapter" and alone["title"].startswith("UNet alone, frozen")
+    for spread in (method["train"], method["sample"], method["encode"], alone["train"]):
+        assert 0 < spread["least"] <= spread["median"] <= spread["most"]
+    assert alone["sample"] is None and alone["trainable"] == 0
+    assert method["train_flops"] > alone["train_flops"], "the adapter's operations come on top"
+    assert method["sample_bytes"] > 2**27 and method["train_bytes"] >= method["sample_bytes"]
+    table = (tmp_path / TABLE).read_text()
+    assert "T2I-Adapter" in table and "median of 2 rounds" in table and "bench speed" in table
+
+
+def test_a_process_takes_the_memory_that_was_planned(tmp_path: Path) -> None:
+    words = ["speed", "--method", "bps", "--width", "64", "--size", "256", "--batch", "2", "--sampled",
+             "2", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / FILE).read_text())["entries"]
+    for what in ("train", "sample"):
+        assert found[f"{what}_bytes"] == pytest.approx(found[f"planned_{what}_bytes"], rel=0.15), (
+            what
+        )
+
+
+def test_another_size_starts_a_new_table(tmp_path: Path) -> None:
+    assert speed("--method", "unet-trained", "--out", tmp_path).exit_code == 0
+    words = ["speed", "--method", "unet-backward", "--out", tmp_path, *SMALL, "--batch", 1]
+    assert RUNNER.invoke(cli.app, [str(w) for w in words]).exit_code == 0
+    found = json.loads((tmp_path / FILE).read_text())
+    assert [e["name"] for e in found["entries"]] == ["unet-backward"]
+    assert found["spec"]["batch"] == 1
+
+
+def test_words_ask_for_the_same_again(tmp_path: Path) -> None:
+    execution = {"precision": "bf16", "gradient_checkpointing": True, "ema": None}
+    ask = SpeedAsk(method="all", width=64, batch=2, out=tmp_path, device="cpu", execution=execution)
+    words = ask.words("bps")
+    assert words[:3] == ["speed", "--method", "bps"] and "--gradient-checkpointing" in words
+    assert words[words.index("--precision") + 1] == "bf16" and "--ema" not in words
+    assert ask.spec.shape.unet["block_out_channels"] == (64, 128, 256, 256)
+
+
+@pytest.mark.parametrize("name", YARDSTICKS)
+def test_yardsticks_train_what_they_say(name: str) -> None:
+    shape, task = shape_like("sd15", width=32, size=64), find_task("sketch")
+    kind = YARDSTICKS[name]
+    base = build_base(shape, device="cpu", encoders=kind.encoders)
+    made = kind.make(base, task, stand_in(shape, task=task, count=2), "fp32")
+    before = [p.clone() for p in base.unet.parameters()]
+    made.step()
+    made.step()
+    moved = any(not torch.equal(a, b) for a, b in zip(before, base.unet.parameters(), strict=True))
+    assert moved == (name == "unet-trained")
+    assert made.parameters >= base.unet.num_parameters() and (made.trainable > 0) == (
+        "backward" not in name
+    )
+
+
+def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
+    done = speed("--method", "bps,nothing", "--out", tmp_path)
+    assert done.exit_code == 2 and "unknown method 'nothing'" in done.output
+    done = speed("--method", "bps", "--precision", "fp16", "--out", tmp_path)
+    assert done.exit_code == 2 and "fp16" in done.output
