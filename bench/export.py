@@ -29,11 +29,12 @@ _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 def export_run(
     run: Path, out: Path, *, find: Callable[[str], Any], base: Path | None = None,
-    with_base: bool = False,
+    variant: str | None = None, with_base: bool = False,
 ) -> Path:  # fmt: skip
     """Write what a run trained into a new folder `out`, safetensors alone, and return it.
 
-    find: name -> method. base: where the run's base lies, else the suite's. with_base: write the base
+    find: name -> method. base: where the run's base lies, else the suite's; variant: which of its
+    weights. with_base: write the base
     beside it, a whole pipeline. BenchError where nothing was trained, for another base than the run's
     and for a folder that is not empty.
     """
@@ -42,7 +43,7 @@ def export_run(
     _check(run, record, method)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} exists and is not empty. Name a new folder.")
-    loaded, task = _base(record, base), _task(record)
+    loaded, task = _base(record, base, variant), _task(record)
     denoiser = trained(run, record, method=method, base=loaded, task=task)
     work = out.with_name(f".{out.name}.part")
     shutil.rmtree(work, ignore_errors=True)
@@ -81,14 +82,15 @@ def _check(run: Path, record: RunRecord, method: Any) -> None:
         )
 
 
-def _base(record: RunRecord, folder: Path | None) -> Base:
+def _base(record: RunRecord, folder: Path | None, variant: str | None) -> Base:
     place = find_suite(record.suite, base=folder).base
     assert place is not None, "find_suite refuses suites without a base"
-    base = load_base(place)
+    base = load_base(place, variant=variant)
     if base.digest != record.protocol.get("base"):
         raise BenchError(
             f"the run was made with another base than {base.name} (digest "
-            f"{str(record.protocol.get('base'))[:12]}, this one {base.digest[:12]}). Give it with --base."
+            f"{str(record.protocol.get('base'))[:12]}, this one {base.digest[:12]}). Give it "
+            "with --base and --variant."
         )
     return base
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.app.options import BaseFolder, guarded
+from bench.app.options import BaseFolder, Variant, guarded
 
 RunPlace = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 Out = Annotated[Path, typer.Argument(help="A new folder.")]
@@ -19,7 +19,7 @@ def exporting(catalogue: Callable[[], Any]) -> Callable[..., None]:
 
     @guarded
     def export(
-        run: RunPlace, out: Out, base: BaseFolder = None,
+        run: RunPlace, out: Out, base: BaseFolder = None, variant: Variant = None,
         with_base: Annotated[
             bool, typer.Option(help="Write the base beside it: a whole pipeline.")
         ] = False,
@@ -29,8 +29,9 @@ def exporting(catalogue: Callable[[], Any]) -> Callable[..., None]:
 
         place = run.parent if run.name == "record.json" else run
         folder = export_run(
-            place, out, find=lambda name: catalogue().find(name)[0], base=base, with_base=with_base
-        )
+            place, out, find=lambda name: catalogue().find(name)[0], base=base, variant=variant,
+            with_base=with_base,
+        )  # fmt: skip
         typer.echo(f"{folder}\n{folder / CARD}  (how to load it, scores, licence)")
 
     return export
