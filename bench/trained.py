@@ -31,12 +31,13 @@ def training_key(
 
     protocol: as `Protocol.as_dict`, of which sampler, judges and evaluation do not count.
     """
-    budget = protocol["budget"]
+    budget, data = protocol["budget"], protocol.get("data")
     images = budget.get("images_of", {}).get(method, budget["train_images"])
     return digest_json({
         **{name: protocol[name] for name in _SAME}, "images": images,
         "train_items": budget.get("train_items"), "method": method, "options": dict(options),
         "learning_rate": learning_rate, "seed": seed, "device": device,
+        **({"data": dict(data)} if data else {}),
     })  # fmt: skip
 
 
@@ -72,7 +73,8 @@ def _already(run: Run) -> TrainResult | None:
     values = read_json(path) if path.exists() and (run.folder / ADAPTER).exists() else {}
     if ORIGIN not in values:
         return None
-    return TrainResult(**{field.name: values[field.name] for field in fields(TrainResult)})
+    known = {field.name for field in fields(TrainResult)}  # older folders lack the newer ones
+    return TrainResult(**{key: value for key, value in values.items() if key in known})
 
 
 def _folders(results: Path) -> Iterator[Path]:

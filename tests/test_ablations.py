@@ -18,7 +18,7 @@ from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_abl
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.artifacts import pick_items
 from bench.commands import Request, make_run
-from bench.content import read_json, sha256_file
+from bench.content import read_json, sha256_file, write_json
 from bench.forecast import Forecast
 from bench.record import load_record
 from bench.run import Hooks
@@ -130,6 +130,9 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     micro_folder: Path, results: Path, tmp_path: Path
 ) -> None:
     plain = run_of(asked(micro_folder, results))
+    older = read_json(plain.work / "train.json")
+    older.pop("starts")  # folders of earlier versions say less
+    write_json(plain.work / "train.json", older)
     other = asked(micro_folder, results, guidance=1.0, steps=2)
     taken = run_of(other)
     record = taken.all()
