@@ -62,17 +62,19 @@ def make_report(
 
     A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
     a suite and task whose rows are marked. A suite with several protocols for one task has no
-    comparison. Ablations follow; a variant that one shows stands there and in no other table. Files
-    are named by suite and task, and by protocol too where there are several; other files in `out` are
-    left alone. readme: where to write a page of published results. Nothing but the records moves a
-    byte. BenchError, with nothing written, where there is no record, one does not verify or one table
-    cannot hold them.
+    comparison. Ablations follow; a variant that one shows stands in its task's table too, below the
+    methods, and in no comparison. Files are named by suite and task, and by protocol too where there
+    are several; other files in `out` are left alone. readme: where to write a page of published
+    results. Nothing but the records moves a byte. BenchError, with nothing written, where there is no
+    record, one does not verify or one table cannot hold them.
     """
     runs = load_runs(results)
     ablations = build_ablations([*runs, *load_ablation_runs(results)])
     varied = in_ablations(ablations)
-    groups = _tables([run for run in runs if run.record.run_id not in varied], mixed=mixed)
-    tables = {name: build_table(members, mixed=mixed) for name, members in groups}
+    tables = {
+        name: build_table(members, mixed=mixed, variants=varied)
+        for name, members in _tables(runs, mixed=mixed)
+    }
     suites = [_suite(suite, tables) for suite in sorted({t.suite for t in tables.values()})]
     by_suite = {suite.name: suite.comparison for suite in suites}
     sections = [_section(out, name, table, by_suite[table.suite]) for name, table in tables.items()]

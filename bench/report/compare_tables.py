@@ -66,6 +66,7 @@ def comparison_caption(comparison: Comparison) -> str:
         "next best leaves 0 out and training seeds do not disagree; never a floor or a reference",
         *_seed_words(comparison),
         *(f"{name} stands for {what}" for name, what in comparison.options.items()),
+        *_variant_words(comparison),
         "–: not measured",
     ]
     return ". ".join(words) + "."
@@ -162,6 +163,18 @@ def _seed_words(comparison: Comparison) -> list[str]:
             fewer.append(f"{entry.name} {text}")
     seeds = f"{most} training seed{'s' if most != 1 else ''} a row"
     return [f"{seeds}; {FEWER} fewer: {'; '.join(fewer)}" if fewer else seeds]
+
+
+def _variant_words(comparison: Comparison) -> list[str]:
+    """Say where variants are, if any task has some."""
+    found = {
+        task: sorted({r.runs[0].record.method for r in table.rows if r.kind == "variant"})
+        for task, table in comparison.tables.items()
+    }
+    methods = sorted({method for own in found.values() for method in own})
+    tasks = [task for task, own in found.items() if own]
+    words = f"Variants of {', '.join(methods)} stand in the table of {', '.join(tasks)}"
+    return [words] if tasks else []
 
 
 def _by_task(records: Mapping[str, Sequence[RunRecord]], say: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.content import atomic_write
@@ -71,9 +71,10 @@ def file_name(text: str) -> str:
 
 
 def _overview(table: Table, out: Path, name: str) -> str | None:
-    if not any(cell.value is not None for row in table.rows for cell in row.cells.values()):
+    few = replace(table, rows=tuple(row for row in table.rows if row.kind != "variant"))
+    if not any(cell.value is not None for row in few.rows for cell in row.cells.values()):
         return None
-    return overview(table, out / f"overview-{name}.png", pdf=True).name
+    return overview(few, out / f"overview-{name}.png", pdf=True).name
 
 
 def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None:

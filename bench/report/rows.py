@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -38,7 +38,8 @@ from bench.stats import Interval, Resamples, jackknife_interval, mean_interval, 
 from bench.types import BenchError
 
 BOOTSTRAP_SEED = 0
-_KINDS = ("reference", "ceiling", "method", "shuffled", "other", "floor")
+_KINDS = ("reference", "ceiling", "method", "shuffled", "other", "floor", "variant")
+COSTLY = ("method", "floor", "variant")
 _REFERENCES = {REAL: "reference", AUTOENCODER: "ceiling"}
 
 
@@ -61,7 +62,8 @@ class Row:
     """A row of a table.
 
     name: as sentences say it; label: as the table says it; kind: "reference", "ceiling", "method",
-    "shuffled", "other" or "floor"; source: the row's name in the records; runs: one a seed.
+    "shuffled", "other", "floor" or "variant" (a method under other options than its paper's, whose
+    comparisons an ablation makes); source: the row's name in the records; runs: one a seed.
     """
 
     name: str
@@ -110,18 +112,33 @@ class Table:
         return tuple(sorted({run.record.protocol_hash for run in self.runs}))
 
 
-def build_table(runs: Sequence[Run], *, mixed: bool = False, seed: int = BOOTSTRAP_SEED) -> Table:
+def build_table(
+    runs: Sequence[Run],
+    *,
+    mixed: bool = False,
+    variants: Collection[str] = (),
+    seed: int = BOOTSTRAP_SEED,
+) -> Table:
     """Build the table of runs of one suite and task.
 
-    mixed: allow several protocols, whose rows are then marked. seed: of the bootstrap over items
-    where several training seeds are averaged. BenchError for several suites, tasks or (unless
+    mixed: allow several protocols, whose rows are then marked. variants: ids of the runs that stand in
+    a block of their own, below the methods. seed: of the bootstrap over items where several training
+    seeds are averaged. BenchError for several suites, tasks or (unless
     `mixed`) protocols, and for two records of one method, options, protocol and seed.
     """
     suite, task = _only_one(runs, mixed=mixed)
     groups = _groups(runs)
     marks = protocol_marks([run.record for run in runs])
     references, notes = _reference_rows(runs, marks=marks)
-    own = [row for group in groups for row in _group_rows(group, groups, marks=marks, seed=seed)]
+    plain = [group for group in groups if group[0].record.run_id not in variants]
+    varied = [group for group in groups if group[0].record.run_id in variants]
+    own = [row for group in plain for row in _group_rows(group, plain, marks=marks, seed=seed)]
+    below = [
+        replace(row, kind="variant")
+        for group in varied
+        for row in _group_rows(group, [*plain, group], marks=marks, seed=seed)
+    ]
+    own += sorted(below, key=lambda row: row.name)
     rows = sorted([*references, *own], key=lambda row: _place(row.kind))
     return Table(
         suite=suite,

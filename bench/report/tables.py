@@ -28,7 +28,7 @@ from bench.report.names import (
     protocol_differences,
 )
 from bench.report.notes import FRECHET, few_notes, too_few
-from bench.report.rows import Row, Table
+from bench.report.rows import COSTLY, Row, Table
 from bench.report.runs import FLOOR_METHOD, SAMPLES, SHUFFLED, metric_rows
 from bench.stats import FEW_ITEMS
 
@@ -356,11 +356,11 @@ def _deviation_line(
 def _block(row: Row) -> str:
     if row.kind in {"reference", "ceiling"}:
         return "references"
-    return row.kind if row.kind == "floor" else "methods"
+    return row.kind if row.kind in {"floor", "variant"} else "methods"
 
 
 def _costly(table: Table) -> list[Row]:
-    return [row for row in table.rows if row.kind in {"method", "floor"}]
+    return [row for row in table.rows if row.kind in COSTLY]
 
 
 def _amount(row: Row, key: str) -> float | None:

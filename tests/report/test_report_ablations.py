@@ -192,12 +192,24 @@ def test_text_forms_hold_the_same_numbers(every: Path) -> None:
     )
 
 
-def test_variants_of_ablations_stand_in_no_other_table(every: Path) -> None:
+def test_variants_stand_below_the_methods_of_their_task_and_in_no_comparison(every: Path) -> None:
     moved = in_ablations(build_ablations(both(every)))
     assert moved
-    text = (every / "report" / "table-emoji-sketch.md").read_text()
-    assert "prior=" not in text and "schedule=" not in text and "| bps |" in text
-    assert "Ablation: schedule" in (every / "report" / "report.md").read_text()
+    report = every / "report"
+    lines = (report / "table-emoji-sketch.md").read_text().splitlines()
+    names = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
+    varied = [name for name in names if name.startswith("bps (")]
+    assert {"bps (prior=none)", "bps (schedule=uniform)"} <= set(varied)
+    assert len(varied) == len(set(varied)), "told apart"
+    assert names.index("bps") < names.index(varied[0])
+    assert set(names[names.index(varied[0]) :]) - {"sd over 2 seeds"} == set(varied), "last"
+    comparison = (report / "comparison-emoji.md").read_text()
+    assert "prior=" not in comparison
+    assert "Variants of bps stand in the table of sketch, segmentation" in comparison
+    assert "prior=" not in (report / "differences-emoji-sketch.csv").read_text()
+    costs = (report / "cost-emoji-sketch.csv").read_text()
+    assert "bps (prior=none)" in costs
+    assert "Ablation: schedule" in (report / "report.md").read_text()
 
 
 def test_every_ablation_has_its_files_and_figures(every: Path) -> None:

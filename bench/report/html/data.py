@@ -25,7 +25,7 @@ from bench.report.names import (
     plain_name,
 )
 from bench.report.page import HOW_TO_READ, Section, Suite
-from bench.report.rows import Cell, Row, Table
+from bench.report.rows import COSTLY, Cell, Row, Table
 from bench.report.runs import OWN_METHOD
 from bench.report.tables import (
     caption,
@@ -44,7 +44,7 @@ _COSTS = {
     "train_seconds": ("train seconds", amount),
     "sample_seconds_per_image": ("sample seconds an image", amount),
 }
-_MARKED = ("reference", "ceiling", "floor", "shuffled")
+_MARKED = ("reference", "ceiling", "floor", "shuffled", "variant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ def _rows(table: Table, comparison: Comparison | None) -> list[_Shown]:
     ends = [line for kind in ("reference", "ceiling") for line in others.get(kind, [])]
     middle = [line for line in found if line.row.kind == "method"]
     controls = [line for kind in ("shuffled", "other") for line in others.get(kind, [])]
-    return [*ends, *middle, *controls, *(line for line in found if line.row.kind == "floor")]
+    floors = [line for line in found if line.row.kind == "floor"]
+    return [*ends, *middle, *controls, *floors, *others.get("variant", [])]
 
 
 def _identity(row: Row) -> tuple[str, ...]:
@@ -200,7 +201,7 @@ def _cell(cell: Cell | None, digits: int, bold: bool) -> dict[str, Any] | None:
 
 
 def _cost(row: Row, key: str) -> dict[str, Any] | None:
-    if row.kind not in {"method", "floor"}:
+    if row.kind not in COSTLY:
         return None
     value = mean_cost(row, key)
     return None if value is None else {"value": value, "text": _COSTS[key][1](value)}
@@ -208,7 +209,7 @@ def _cost(row: Row, key: str) -> dict[str, Any] | None:
 
 def _row(line: _Shown, index: Mapping[str, int]) -> dict[str, Any]:
     row = line.row
-    costly = row.kind in {"method", "floor"}
+    costly = row.kind in COSTLY
     return {
         "name": _plain(row),
         "kind": row.kind if row.kind in _MARKED else "",
