@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import bench.grid
 import cli
 from bench.arguments import parse_names, parse_numbers
 from bench.checkpoint import Stopped
@@ -210,8 +211,9 @@ def test_names_and_numbers_of_the_command_line() -> None:
 
 
 def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
-    micro_folder: Path, tmp_path: Path
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     done = bench_command(
         "tune", "--method", "bps", "--suite", "micro", "--base", micro_folder, "--rates",
         "1e-6,1e-3,9e5", "--budget", "quick", "--results", tmp_path / "runs", "--device", "cpu",
@@ -242,7 +244,10 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
         write_evidence(tmp_path / "tuning", {**evidence([good]), "protocol_hash": "0"})
 
 
-def test_rates_are_never_chosen_on_the_test_side(micro_folder: Path, tmp_path: Path) -> None:
+def test_rates_are_never_chosen_on_the_test_side(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     done = bench_command(
         "tune", "--method", "bps", "--suite", "micro", "--base", micro_folder, "--side", "test",
         "--rates", "1e-3", "--budget", "quick", "--results", tmp_path, "--out", tmp_path / "out",
