@@ -28,9 +28,11 @@ from bench.app.options import (
     Batch,
     BudgetName,
     ConditionChannels,
+    CpusPerRun,
     DataFolder,
     Device,
     Every,
+    GpusPerRun,
     Guidance,
     Inverted,
     Jobs,
@@ -38,6 +40,7 @@ from bench.app.options import (
     Methods,
     Options,
     Rate,
+    Ray,
     Results,
     Seed,
     Shuffled,
@@ -119,6 +122,7 @@ def run_command(
     budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
     base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
     checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
+    ray: Ray = None, cpus_per_run: CpusPerRun = 1, gpus_per_run: GpusPerRun = 0,
     as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
     variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
     steps: Steps = None, weights: WeightsPath = None, train: Trained = True,
@@ -129,6 +133,7 @@ def run_command(
     *, execution: dict[str, Any],
 ) -> None:  # fmt: skip
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    from bench.cluster import placed
     from bench.commands import Request, grid_of, run_cells, run_one
     from bench.console import console_hooks
     from bench.types import BenchError
@@ -141,16 +146,17 @@ def run_command(
         condition_channels=condition_channels, invert_condition=invert_condition, **execution,
     )  # fmt: skip
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
-    if again and len(cells) > 1:
-        raise BenchError("--again redoes one run at a time. Name one method, task and seed.")
-    with console_hooks() as hooks:
-        if len(cells) > 1:
-            outcomes = run_cells(catalogue(), cells, hooks=hooks, say=aside, jobs=jobs)
+    if again and (len(cells) > 1 or ray is not None):
+        raise BenchError("--again redoes one run at a time, here. Name one method, task and seed.")
+    many = len(cells) > 1 or ray is not None
+    with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
+        if many:
+            outcomes = run_cells(catalogue(), cells, hooks=hooks, say=aside, jobs=jobs, start=start)
         else:
             request, name, on, number = cells[0]
             done = run_one(catalogue(), request, method=name, task=on, seed=number, hooks=hooks,
                            again=again, floor=floor)  # fmt: skip
-    if len(cells) > 1:
+    if many:
         end(outcomes, as_json=as_json)
     else:
         _show(done[0], done[1], floor=done[2], as_json=as_json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
 from bench.arguments import parse_names, parse_numbers
 from bench.commands import Catalogue, Request, make_run, make_spec, run_cells
-from bench.grid import Outcome
+from bench.grid import Child, Outcome
 from bench.hooks import Hooks
 from bench.record import RECORD_FILE, load_record
 from bench.report.names import option_text
@@ -81,8 +81,9 @@ def plan_ablation(
 def do_ablation(
     catalogue: Catalogue, ablation: Ablation, planned: Sequence[Planned], *, hooks: Hooks,
     say: Callable[[str], None], jobs: int = 1,
+    start: Callable[[Sequence[str]], Child] | None = None,
 ) -> list[Outcome]:  # fmt: skip
-    """Do the missing runs; one that fails does not stop the others.
+    """Do the missing runs; one that fails does not stop the others. start: see `run_cells`.
 
     Where one training serves several variants it is done before those that take it over.
     """
@@ -93,7 +94,7 @@ def do_ablation(
     for part in (first, later):
         if part:
             cells = [one.cell for one in part]
-            outcomes += run_cells(catalogue, cells, hooks=hooks, say=say, jobs=jobs)
+            outcomes += run_cells(catalogue, cells, hooks=hooks, say=say, jobs=jobs, start=start)
     return outcomes
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.arguments import parse_device, parse_names, parse_numbers, parse_options
 from bench.engine import Execution
-from bench.grid import Cell, Outcome, Process, run_grid
+from bench.grid import Cell, Child, Outcome, Process, run_grid
 from bench.hooks import Hooks
 from bench.measure import machine, measure
 from bench.processes import launched
@@ -220,10 +220,12 @@ def grid_of(
 def run_cells(
     catalogue: Catalogue, cells: Sequence[tuple[Request, str, str, int]], *, hooks: Hooks,
     say: Callable[[str], None], jobs: int = 1,
+    start: Callable[[Sequence[str]], Child] | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once.
 
-    Raises BenchError in one of several processes of a launcher: each would start the whole grid.
+    start: starts one elsewhere, where as many run at once as there is room for. Raises BenchError in
+    one of several processes of a launcher: each would start the whole grid.
     """
     if launched() > 1:
         raise BenchError(
@@ -239,7 +241,8 @@ def run_cells(
         request, method, task, seed = table[cell]
         return make_run(catalogue, request, method=method, task=task, seed=seed)
 
-    return run_grid(list(table), prepare=prepare, hooks=hooks, say=say, jobs=jobs)
+    jobs = jobs if start is None else len(table)
+    return run_grid(list(table), prepare=prepare, hooks=hooks, say=say, jobs=jobs, start=start)
 
 
 def _name(request: Request, method: str, task: str, seed: int) -> str:

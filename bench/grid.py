@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.checkpoint import Stopped
 from bench.hooks import Hooks
 from bench.record import RunRecord, load_record
-from bench.run import Run
 from bench.types import BenchError, Refused
+
+if TYPE_CHECKING:
+    from bench.run import Run
 
 STOPPED = (130, 143)
 _LOOK_SECONDS = 0.1
@@ -181,12 +183,18 @@ class Process:
         *,
         alone: bool,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        first: Callable[[], None] | None = None,
     ) -> None:
-        """Start it; it hears signals only through `send_signal`. environment None: this program's."""
+        """Start it; it hears signals only through `send_signal`.
+
+        environment, folder None: this program's. first: what the new process does before all else.
+        """
         self._aside = None if alone else tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments], stdout=subprocess.DEVNULL,
-            stderr=self._aside, env=environment, start_new_session=True,
+            stderr=self._aside, env=environment, cwd=folder, preexec_fn=first,
+            start_new_session=True,
         )  # fmt: skip
 
     def poll(self) -> int | None:

@@ -65,7 +65,7 @@ LEVELS = [
         "bench.trained",
     },
     {"bench.export", "bench.grid", "bench.measure"},
-    {"bench.arguments", "bench.console", "bench.tune"},
+    {"bench.arguments", "bench.cluster", "bench.console", "bench.tune"},
     {"bench.commands"},
     {"bench.ablate"},
     {"bench.forecast", "bench.plans", "bench.speeds"},

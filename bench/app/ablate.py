@@ -13,10 +13,13 @@ from bench.app.options import (
     BaseFolder,
     Batch,
     BudgetName,
+    CpusPerRun,
     DataFolder,
     Device,
     Every,
+    GpusPerRun,
     Jobs,
+    Ray,
     Results,
     SuiteName,
     Variant,
@@ -41,12 +44,14 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
         suite: SuiteName = "emoji", budget: BudgetName = None, jobs: Jobs = 1,
         results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None,
         batch: Batch = 32, checkpoint_every: Every = 100, data: DataFolder = None,
-        weights: Variant = None,
+        weights: Variant = None, ray: Ray = None, cpus_per_run: CpusPerRun = 1,
+        gpus_per_run: GpusPerRun = 0,
         plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
     ) -> None:  # fmt: skip
         """Compare the variants of one design choice: runs that exist are used, missing ones made."""
         from bench.ablate import do_ablation, plan_ablation
         from bench.ablations import ABLATIONS
+        from bench.cluster import placed
         from bench.commands import Request
         from bench.console import console_hooks
         from bench.forecast import Forecast
@@ -63,8 +68,10 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
         say(plan_text(ablation, planned, Forecast(results)))
         if plan:
             return
-        with console_hooks() as hooks:
-            outcomes = do_ablation(tables, ablation, planned, hooks=hooks, say=aside, jobs=jobs)
+        with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
+            outcomes = do_ablation(
+                tables, ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start
+            )
         typer.echo(_tables(ablation, planned, results))
         end(outcomes)
 

@@ -71,6 +71,12 @@ Inverted = Annotated[
     bool, typer.Option(help="For --weights: give them 1 - x, dark lines on white.")
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="Spread the grid over a Ray cluster: auto, local or its address."),
+]
+CpusPerRun = Annotated[float, typer.Option(min=0, help="With --ray: cores for each run.")]
+GpusPerRun = Annotated[float, typer.Option(min=0, help="With --ray: GPUs for each run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 EXECUTION: dict[str, tuple[Any, Any]] = {
     "precision": (

@@ -1,0 +1,146 @@
+"""Runs on a Ray cluster of one node: placed, watched, stopped, lost; the same records as anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from bench.cluster import Remote, placed
+from bench.record import load_record
+from bench.types import BenchError
+
+ray = pytest.importorskip("ray")
+Start = Callable[[Sequence[str]], Remote]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Any]:
+    """Start runs that take a whole core of a node of two."""
+    with placed("local", cpus=1, gpus=0) as found:
+        yield found
+
+
+def ended(run: Remote, *, seconds: float = 120) -> int:
+    until = time.monotonic() + seconds
+    while run.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    code = run.poll()
+    assert code is not None, "it still runs"
+    return code
+
+
+def test_exit_codes_and_last_words_come_back(start: Start) -> None:
+    good, bad = start(["--help"]), start(["run", "--method", "bsp"])
+    assert ended(good) == 0
+    assert ended(bad) == 2 and "Did you mean 'bps'?" in bad.last_words()
+
+
+def test_a_folder_that_a_node_lacks_is_said(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(Path, "cwd", lambda: gone)
+    run = start(["--help"])
+    assert ended(run) == 1
+    assert f"has no folder {gone}" in run.last_words() and "same path" in run.last_words()
+
+
+def begun(run: Remote) -> Remote:
+    while run.poll() is None and not run._begun:
+        time.sleep(0.05)
+    assert run.poll() is None, run.last_words()
+    return run
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """What nobody writes to, so that who reads it waits."""
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start, pipe: Path) -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    held = [begun(start(["study", "score", str(pipe)])) for _ in range(cores)]
+    waiting = start(["--help"])
+    assert waiting.poll() is None
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.poll() == 128 + signal.SIGTERM
+    for one in held:
+        one.send_signal(signal.SIGTERM)
+    assert [ended(one) for one in held] == [-signal.SIGTERM] * cores
+
+
+def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start, pipe: Path) -> None:
+    """A host that is gone takes its process along: the system asks it to stop."""
+    run = begun(start(["study", "score", str(pipe)]))
+    pid = _child_that_reads(pipe)
+    ray.kill(run._host)
+    assert ended(run) == 1 and "lost" in run.last_words()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def _child_that_reads(pipe: Path) -> int:
+    """Return the process whose command line names the pipe."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if str(pipe).encode() in words and b"cli" in words:
+                    return int(entry.name)
+        time.sleep(0.05)
+    raise AssertionError("no such process")
+
+
+def test_signal_handlers_are_as_they_were(start: Start) -> None:
+    assert signal.getsignal(signal.SIGTERM) in {signal.SIG_DFL, signal.default_int_handler}
+
+
+def test_a_run_that_no_node_can_hold_is_refused() -> None:
+    ray.shutdown()
+    with pytest.raises(
+        BenchError, match=r"no node of the cluster has 1 cores and 99 GPUs.*there: "
+    ):
+        with placed("local", cpus=1, gpus=99):
+            pass
+    assert not ray.is_initialized()
+
+
+def test_no_cluster_is_an_error_for_the_user() -> None:
+    done = CliRunner().invoke(cli.app, ["run", "--seeds", "0,1", "--ray", "auto"])
+    assert done.exit_code == 2 and "no Ray cluster answers at 'auto'" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.slow
+def test_the_command_makes_the_records_of_an_ordinary_run(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    words = ["run", "--method", "text-only", "--suite", "micro", "--base", micro_folder, "--device",
+             "cpu", "--batch", 4, "--no-floor"]  # fmt: skip
+    for more in (
+        ["--ray", "local", "--results", tmp_path / "ray"],
+        ["--results", tmp_path / "here"],
+    ):
+        done = CliRunner().invoke(cli.app, [str(w) for w in (*words, *more)])
+        assert done.exit_code == 0, done.output
+    (one,), (other,) = ([*(tmp_path / name).iterdir()] for name in ("ray", "here"))
+    assert load_record(one).artifacts == load_record(other).artifacts
