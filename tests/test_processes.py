@@ -247,6 +247,8 @@ def test_the_command_in_two_processes_makes_the_same_run(finished: dict[str, Pat
     far = np.concatenate([np.abs(ours[n] - theirs[n]).ravel() for n in ours])
     assert set(ours) == set(theirs) and far.max() < RATE
     assert np.mean(far < TOLERANCE) > 0.999, "but for rounding, see Double"
+    size = np.linalg.norm(np.concatenate([tensor.ravel() for tensor in ours.values()]))
+    assert np.linalg.norm(far) < TOLERANCE * size, "as one vector"
     records = [load_record(f) for f in (one, two)]
     assert records[0].protocol_hash == records[1].protocol_hash
     assert "execution" not in records[0].environment
