@@ -70,9 +70,13 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe"
 
 
+def waiting_for(pipe: Path) -> list[str]:
+    return ["study", "score", str(pipe), "--key", str(pipe)]
+
+
 def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start, pipe: Path) -> None:
     cores = int(ray.cluster_resources()["CPU"])
-    held = [begun(start(["study", "score", str(pipe)])) for _ in range(cores)]
+    held = [begun(start(waiting_for(pipe))) for _ in range(cores)]
     waiting = start(["--help"])
     assert waiting.poll() is None
     waiting.send_signal(signal.SIGTERM)
@@ -84,7 +88,7 @@ def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start, pipe: P
 
 def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start, pipe: Path) -> None:
     """A host that is gone takes its process along: the system asks it to stop."""
-    run = begun(start(["study", "score", str(pipe)]))
+    run = begun(start(waiting_for(pipe)))
     pid = _child_that_reads(pipe)
     ray.kill(run._host)
     assert ended(run) == 1 and "lost" in run.last_words()

@@ -53,7 +53,9 @@ def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
         assert 0 < spread["least"] <= spread["median"] <= spread["most"]
     assert alone["sample"] is None and alone["trainable"] == 0
     assert method["train_flops"] > alone["train_flops"], "the adapter's operations come on top"
-    assert method["sample_bytes"] > 2**27 and method["train_bytes"] >= method["sample_bytes"]
+    assert min(method["sample_bytes"], method["train_bytes"]) > 2**27, (
+        "the libraries alone take that"
+    )
     table = (tmp_path / TABLE).read_text()
     assert "T2I-Adapter" in table and "median of 2 rounds" in table and "bench speed" in table
 
