@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -86,12 +88,19 @@ class Ledger:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Forget earlier peaks, where the system allows it (CUDA, Linux)."""
+    """Forget earlier peaks, where the system allows it (CUDA, Linux).
+
+    On a CPU what was freed goes back to the system first: a process keeps it, and what building a
+    model needed for a moment would be counted as the work's.
+    """
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats()
         return
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import cli
 from bench.commands import Request, make_run
+from bench.cost import peak_memory, reset_peak_memory
 from bench.measure import machine, measure
 from bench.timings import TIMINGS_FILE, Timing, add_timing, load_timings
 from bench.types import BenchError
@@ -67,3 +70,14 @@ def test_a_method_is_measured_once_and_two_machines_are_kept_apart(tmp_path: Pat
     (tmp_path / TIMINGS_FILE).write_text('{"entries": [{}]}')
     with pytest.raises(BenchError, match="holds no timings"):
         load_timings(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+def test_what_was_freed_is_no_part_of_a_peak() -> None:
+    held = [np.ones(15_000) for _ in range(4_000)]
+    whole = peak_memory("cpu")
+    last = held[-1]  # lies above the others, so that they stay with the process
+    del held
+    reset_peak_memory("cpu")
+    assert peak_memory("cpu") < whole - 2**28, "480 MB were given back"
+    assert last.all()
