@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +64,43 @@ def call(denoiser: Any, data: Prepared, rows: slice, *, branches: str = "both") 
         return denoiser(latents, steps, text[:, rows], denoiser.encode(data.conditions[0, rows]))
 
 
-def shaken(name: str, task: str, base: Base, data: Prepared) -> Any:
-    """Return the method after a few optimiser steps, so that nothing is zero any more."""
-    denoiser = built(name, task, base)
-    parameters = list(Trainable(denoiser).parameters.values())
-    if parameters:
-        optimiser = torch.optim.AdamW(parameters, lr=1e-3)
-        for step in range(3):
-            training_loss(
-                denoiser, base=base, data=data, training=Training(batch=4), seed=0, step=step
-            ).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-    return denoiser.eval()
+Shaken = Callable[[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def shaken(micro_base: Base, prepared: dict[str, Prepared]) -> Shaken:
+    """Return each method after a few optimiser steps, so that nothing is zero any more; read-only."""
+
+    @functools.cache
+    def make(name: str, task: str) -> Any:
+        denoiser = built(name, task, micro_base)
+        parameters = list(Trainable(denoiser).parameters.values())
+        if parameters:
+            optimiser = torch.optim.AdamW(parameters, lr=1e-3)
+            for step in range(3):
+                training_loss(
+                    denoiser, base=micro_base, data=prepared[task], training=Training(batch=4),
+                    seed=0, step=step,
+                ).backward()  # fmt: skip
+                optimiser.step()
+                optimiser.zero_grad()
+        return denoiser.eval()
+
+    return make
 
 
 def test_shape_dtype_and_finite(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+    name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
 ) -> None:
-    eps = call(shaken(name, task, micro_base, prepared[task]), prepared[task], slice(0, 4))
+    eps = call(shaken(name, task), prepared[task], slice(0, 4))
     assert eps.shape == (2, 4, 4, 16, 16) and eps.dtype == torch.float32
     assert torch.isfinite(eps).all()
 
 
 def test_branches_are_independent(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+    name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
 ) -> None:
-    denoiser, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    denoiser, data = shaken(name, task), prepared[task]
     both = call(denoiser, data, slice(0, 4))
     for k, branch in enumerate(("empty", "prompt")):
         alone = call(denoiser, data, slice(0, 4), branches=branch)
@@ -96,9 +108,9 @@ def test_branches_are_independent(
 
 
 def test_an_item_does_not_depend_on_its_batch_mates(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
+    name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
 ) -> None:
-    denoiser, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    denoiser, data = shaken(name, task), prepared[task]
     many = call(denoiser, data, slice(0, 6))
     for row in range(6):
         one = call(denoiser, data, slice(row, row + 1))
@@ -106,9 +118,10 @@ def test_an_item_does_not_depend_on_its_batch_mates(
 
 
 def test_saved_and_loaded_weights_are_equal(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared], tmp_path: Path
-) -> None:
-    trained, data = shaken(name, task, micro_base, prepared[task]), prepared[task]
+    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared], shaken: Shaken,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    trained, data = shaken(name, task), prepared[task]
     save_weights(tmp_path / "weights.safetensors", Trainable(trained))
     fresh = built(name, task, micro_base, seed=9).eval()
     load_weights(tmp_path / "weights.safetensors", Trainable(fresh))
