@@ -57,5 +57,20 @@ def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
         assert float(max(values, key=lambda rate: values[rate])) == entry["chosen"]
 
 
+def table(markdown: str) -> list[list[str]]:
+    rows = [line[1:-1] for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.split("|")] for row in rows]
+
+
+def test_the_readme_leads_with_the_numbers_of_the_report() -> None:
+    results = (ROOT / "README.md").read_text().partition("<!-- results -->")[2]
+    told = table(results.partition("\n- ")[0])
+    made = table((MAIN / "report" / "comparison-emoji.md").read_text())
+    shown = [k for k, head in enumerate(made[0]) if "cosine" not in head]
+    names = [made[0][k].replace(" (EfficientNet-Lite0)", "").replace(" ΔE76", "") for k in shown]
+    assert told[0] == names
+    assert told[2:] == [[row[k] for k in shown] for row in made[2:]]
+
+
 def test_there_are_published_results() -> None:
     assert MAIN in PUBLISHED and README.exists()
