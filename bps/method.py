@@ -61,7 +61,8 @@ class BPSDenoiser(torch.nn.Module):
         adapter = self.steered.adapter
         schedule = adapter.config["schedule"]
         slots = [slot for slot in adapter.slots if slot <= MIDDLE_SLOT]
-        start = [slot_weight(schedule, slot=slot) for slot in slots]
+        own = torch.tensor([slot_weight(schedule, slot=slot) for slot in slots])
+        start = own.to(adapter.weights.dtype).tolist()  # in its precision: fixed ones are equal
         now = adapter.weights.detach().tolist()
         return dict(zip(slots, zip(start, now, strict=True), strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from bench.report.ablations import AblationTable, Line
 from bench.report.differences import Difference, told_apart
 from bench.report.figures import BOX, COLOURS, GRID, INK, SOFT, figure_file, label_ends, wrapped
 from bench.report.names import Column, header
+from bench.report.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +86,7 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
 
     A line a seed. None, and no file, where no run holds such weights.
     """
-    runs = [r for r in table.runs if r.items is not None and r.items.layer_weights]
+    runs = [run for run in table.runs if moved(run) > 0.0]
     if not runs:
         return None
     with figure_file(path, size=(6.4, 3.4), pdf=pdf) as figure:
@@ -103,11 +105,22 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
         )
         axis.set_ylabel("layer weight")
         axis.set_ylim(bottom=min(0.0, *(now for w in seen for _, _, now in w)))
-        axis.set_title(f"Learned schedule on {table.suite} / {table.task}", loc="left", fontsize=10)
+        most = max(map(moved, runs))
+        title = f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most"
+        axis.set_title(title, loc="left", fontsize=10)
         axis.grid(axis="y", color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         axis.legend(frameon=False, fontsize=8)
     return Path(path)
+
+
+def moved(run: Run) -> float:
+    """Return how far a run's layer weights went from their start, 0 where none or rounding alone."""
+    weights = run.items.layer_weights if run.items is not None else ()
+    gaps = (
+        abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6)
+    )
+    return max(gaps, default=0.0)
 
 
 def _full_name(table: AblationTable, line: Line) -> str:

@@ -121,5 +121,5 @@ def _curves(table: AblationTable, path: Path) -> Path | None:
             curves[name] = items.curve
     if not curves:
         return None
-    y = f"loss, {table.ablation.name} on {table.suite} / {table.task}"
+    y = f"loss on {table.suite} / {table.task}"
     return curve_figure(curves, path, x="training step", y=y, pdf=True)

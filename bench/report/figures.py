@@ -224,8 +224,9 @@ def wrapped(text: str) -> str:
 def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
     """Write each curve's name beside its end, pushed apart where names would overlap."""
     low, high = axis.get_ylim()
-    heights = _apart([end[3] for end in ends], least=(high - low) * 0.055)
-    lift = max(low - min(heights), 0.0)  # names keep above the axis
+    least = (high - low) * 0.055
+    heights = _apart([end[3] for end in ends], least=least)
+    lift = max(low + least / 2 - min(heights), 0.0)  # names keep above the axis
     heights = [height + lift for height in heights]
     right = max(end[2] for end in ends)
     for (name, colour, _, _), height in zip(ends, heights, strict=True):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.ablations import ABLATIONS
 from bench.record import MetricValue, RunRecord
 from bench.types import unknown
 
@@ -156,15 +157,19 @@ def variant_details(
     family = [other.options for other in others if other.method == record.method]
     missing = object()
     details = [
-        f"{key}={_short(value)}"
+        f"{key}={_short(key, value)}"
         for key, value in sorted(record.options.items())
         if any(options.get(key, missing) != value for options in family)
     ]
     return [*details, *([f"protocol {marks[record.protocol_hash]}"] if marks else [])]
 
 
-def _short(value: Any) -> str:
-    """Return an option's value for a row's name: a list of numbers without brackets and zeros."""
+def _short(key: str, value: Any) -> str:
+    """Return an option's value for a row's name; a list as its ablation calls it, else without zeros."""
+    for ablation in ABLATIONS.values():
+        for variant in ablation.variants:
+            if isinstance(value, (list, tuple)) and dict(variant.options) == {key: list(value)}:
+                return variant.name
     if isinstance(value, (list, tuple)) and value and all(isinstance(v, float) for v in value):
         return "/".join(f"{v:.3g}" for v in value)
     return option_text(value)

@@ -17,6 +17,7 @@ from bench.ablations import ABLATIONS, Variant
 from bench.content import read_json, write_json
 from bench.record import load_record
 from bench.report import Run, load_runs, make_report
+from bench.report.ablation_figures import moved, weights_figure
 from bench.report.ablation_tables import (
     ablation_grid,
     ablation_sentences,
@@ -200,6 +201,7 @@ def test_variants_stand_below_the_methods_of_their_task_and_in_no_comparison(eve
     names = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
     varied = [name for name in names if name.startswith("bps (")]
     assert {"bps (prior=none)", "bps (schedule=uniform)"} <= set(varied)
+    assert "bps (schedule=flatter 16-11.3-8-5.7)" in varied, "a list as its ablation calls it"
     assert len(varied) == len(set(varied)), "told apart"
     assert names.index("bps") < names.index(varied[0])
     assert set(names[names.index(varied[0]) :]) - {"sd over 2 seeds"} == set(varied), "last"
@@ -289,6 +291,25 @@ def test_layer_weights_are_read_strictly(build: Any, results: Path, weights: Any
     write_json(path, {**read_json(path), "layer_weights": weights})
     with pytest.raises(BenchError, match="layer_weights"):
         load_run(run.folder)
+
+
+def test_rounding_of_fixed_layer_weights_is_not_called_learned(build: Any, results: Path) -> None:
+    by_name = {variant.name: variant for variant in ABLATIONS["schedule"].variants}
+    for name, trained in (
+        ("head-heavy 16-8-4-2", None), ("flatter 16-11.3-8-5.7", 11.313699722290039), ("learned", 11.0),
+    ):  # fmt: skip
+        run = write_variant(build, results, by_name[name], {"fd": 1.0})
+        assert run.folder is not None
+        path = run.folder / "items.json"
+        if trained is not None:
+            weights = [[4, 11.3137, trained], [12, 16.0, 16.0]]
+            write_json(path, {**read_json(path), "layer_weights": weights})
+    table = only_table(results)
+    assert [r.record.options["schedule"] for r in table.runs if moved(r) > 0] == ["learned"]
+    fixed = replace(table, lines=tuple(li for li in table.lines if li.row.name != "learned"))
+    assert len(fixed.lines) == 2 and weights_figure(fixed, results / "weights.png") is None
+    drawn = weights_figure(table, results / "weights.png")
+    assert drawn is not None and drawn.exists()
 
 
 def page_data(folder: Path) -> Any:
