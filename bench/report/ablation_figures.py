@@ -115,7 +115,10 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
 
 
 def moved(run: Run) -> float:
-    """Return how far a run's layer weights went from their start, 0 where none or rounding alone."""
+    """Return how far a run's layer weights went from their start, 0 where none or rounding alone.
+
+    Some published items hold weights of fixed schedules that single precision has rounded.
+    """
     weights = run.items.layer_weights if run.items is not None else ()
     gaps = (
         abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6)

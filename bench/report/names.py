@@ -166,9 +166,9 @@ def variant_details(
 
 def _short(key: str, value: Any) -> str:
     """Return an option's value for a row's name; a list as its ablation calls it, else without zeros."""
-    for ablation in ABLATIONS.values():
-        for variant in ablation.variants:
-            if isinstance(value, (list, tuple)) and dict(variant.options) == {key: list(value)}:
+    if isinstance(value, (list, tuple)):
+        for variant in (v for ablation in ABLATIONS.values() for v in ablation.variants):
+            if dict(variant.options) == {key: list(value)}:
                 return variant.name
     if isinstance(value, (list, tuple)) and value and all(isinstance(v, float) for v in value):
         return "/".join(f"{v:.3g}" for v in value)
