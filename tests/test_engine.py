@@ -302,12 +302,12 @@ def test_what_cannot_be_is_refused_before_anything_is_spent(
     refused("only plain data parallelism")
 
 
-def test_a_tracker_that_is_not_installed_is_named() -> None:
-    for name in ("mlflow", "tensorboard", "wandb"):
-        try:
-            __import__(name)
-        except ImportError:
-            refused(f"--track {name}: the package is not installed", track=(name,))
+@pytest.mark.parametrize("name", ["mlflow", "tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not, on any machine
+    refused(f"--track {name}: the package is not installed", track=(name,))
 
 
 def test_a_launch_that_started_one_process_for_several_is_told(
