@@ -197,6 +197,8 @@ def cost_command(
     data: DataFolder = None,
     steps: Annotated[int, typer.Option(min=2, help="Optimiser steps measured.")] = 30,
     batches: Annotated[int, typer.Option(min=1, help="Sampled batches measured.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds over the methods; the fastest counts.")] = 3,
+    further: Annotated[bool, typer.Option("--further", help="Add rounds to earlier ones.")] = False,
     variant: Variant = None,
 ) -> None:  # fmt: skip
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
@@ -205,7 +207,7 @@ def cost_command(
     request = Request(suite=suite, results=results, device=device, base=base, batch=batch,
                       data=data, variant=variant)  # fmt: skip
     typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
-                             batches=batches, say=aside))  # fmt: skip
+                             batches=batches, rounds=rounds, further=further, say=aside))  # fmt: skip
 
 
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:

@@ -5,6 +5,7 @@ The tables of methods are handed in, since only the command line joins them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -274,14 +275,18 @@ def tune_rates(
 
 def measure_costs(
     catalogue: Catalogue, request: Request, *, method: str, task: str, steps: int, batches: int,
-    say: Callable[[str], None],
+    rounds: int, further: bool, say: Callable[[str], None],
 ) -> Path:  # fmt: skip
-    """Measure what methods take, each in a process of its own and alone; return the timings' file."""
+    """Measure what methods take, each in a process of its own and alone; return the timings' file.
+
+    rounds: over all methods, of which the fastest counts; in turns, so that a slow spell of the
+    machine does not meet one method alone. further: see `add_timing`.
+    """
     names = catalogue.names(method)
-    if len(names) == 1:
+    if len(names) == 1 and rounds == 1:
         run = make_run(catalogue, request, method=names[0], task=task, seed=0)
         timing = measure(run, steps=steps, batches=batches)
-        return add_timing(request.results, timing, machine=machine(run))
+        return add_timing(request.results, timing, machine=machine(run), further=further)
     given = {
         "task": task, "suite": request.suite, "results": request.results, "device": request.device,
         "base": request.base, "data": request.data, "variant": request.variant,
@@ -289,9 +294,13 @@ def measure_costs(
         "batches": batches,
     }  # fmt: skip
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
-    for number, name in enumerate(names, start=1):
-        code = Process(["cost", "--method", name, *words], alone=True).wait()
-        say(f"[{number}/{len(names)}] {name}: {'measured' if not code else f'exit code {code}'}")
+    for number, (turn, name) in enumerate(itertools.product(range(rounds), names), start=1):
+        more = ["--further"] if further or turn else []
+        code = Process(
+            ["cost", "--method", name, "--rounds", "1", *more, *words], alone=True
+        ).wait()
+        told = "measured" if not code else f"exit code {code}"
+        say(f"[{number}/{rounds * len(names)}] {name}: {told}")
         if code:
             raise BenchError(f"{name} could not be measured, see above.")
     return request.results / TIMINGS_FILE

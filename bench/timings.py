@@ -27,7 +27,8 @@ class Timing:
     """What one method takes alone: rates in images, seconds an image, peak bytes of the process.
 
     options: as recorded, without the learning rate. train_images_per_second: None where nothing is
-    trained. steps, items: how many were measured, after a warm-up.
+    trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
+    fastest counts, as whatever else the machine does only slows, and the largest memory.
     """
 
     method: str
@@ -38,6 +39,24 @@ class Timing:
     peak_memory_bytes: int
     steps: int
     items: int
+    rounds: int = 1
+
+    def with_round(self, other: Timing) -> Timing:
+        """Return both as rounds of one timing; BenchError where they measured different amounts."""
+        amounts = [(t.task, t.steps, t.items) for t in (self, other)]
+        if amounts[0] != amounts[1]:
+            raise BenchError(
+                f"{self.method}: rounds of (task, steps, items) {amounts[0]} and {amounts[1]} do not "
+                "compare. Measure every round with the same --task, --steps, --batches and --batch."
+            )
+        rates = [t.train_images_per_second for t in (self, other)]
+        return dataclasses.replace(
+            self,
+            train_images_per_second=max((r for r in rates if r is not None), default=None),
+            sample_seconds_per_image=min(t.sample_seconds_per_image for t in (self, other)),
+            peak_memory_bytes=max(t.peak_memory_bytes for t in (self, other)),
+            rounds=self.rounds + other.rounds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +73,14 @@ class Timings:
         return (
             f"{machine.get('processor')}, {machine.get('device')}, {machine.get('threads')} threads"
         )
+
+    @property
+    def words(self) -> str:
+        """Say on what machine and how they were measured."""
+        rounds = sorted({timing.rounds for timing in self.entries})
+        if rounds in ([], [1]):
+            return self.machine_words
+        return f"{self.machine_words}, the fastest of {' or '.join(map(str, rounds))} rounds"
 
     def of(self, record: RunRecord) -> Timing | None:
         """Return the timing of a record's method and options, None where it was not measured.
@@ -82,10 +109,13 @@ def load_timings(folder: Path) -> Timings | None:
         raise BenchError(f"{path} holds no timings ({error}). Measure anew: bench cost.") from error
 
 
-def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any]) -> Path:
+def add_timing(
+    folder: Path, timing: Timing, *, machine: Mapping[str, Any], further: bool = False
+) -> Path:
     """Write a timing into a results folder's file, in place of an earlier one of the same method.
 
-    BenchError if the file there is of another machine.
+    further: as one more round of the earlier one instead. BenchError if the file there is of another
+    machine.
     """
     found = load_timings(folder)
     path = folder / TIMINGS_FILE
@@ -96,7 +126,10 @@ def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any]) -> P
             f"{measured.machine_words}). Times of two machines do not compare: move the file away "
             "and measure every method here."
         )
-    others = [t for t in found.entries if _key(t) != _key(timing)] if found is not None else []
+    earlier = found.entries if found is not None else ()
+    same = [t for t in earlier if _key(t) == _key(timing)]
+    others = [t for t in earlier if _key(t) != _key(timing)]
+    timing = same[0].with_round(timing) if further and same else timing
     entries = sorted([*others, timing], key=lambda t: (t.method, _key(t)))
     kept = [dataclasses.asdict(entry) for entry in entries]
     write_json(path, {"machine": measured.machine, "entries": kept})

@@ -50,13 +50,29 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(
 def test_the_command_measures_methods_one_after_another(micro_folder: Path, tmp_path: Path) -> None:
     words = ["cost", "--method", "bps,text-only", "--suite", "micro",
              "--base", micro_folder, "--results", tmp_path, "--device", "cpu",
-             "--batch", 4, "--steps", 2, "--batches", 1]  # fmt: skip
+             "--batch", 4, "--steps", 2, "--batches", 1, "--rounds", 2]  # fmt: skip
     done = RUNNER.invoke(cli.app, [str(w) for w in words])
     assert done.exit_code == 0, done.output
     found = load_timings(tmp_path)
     assert found is not None and [t.method for t in found.entries] == ["bps", "text-only"]
+    assert [t.rounds for t in found.entries] == [2, 2] and "fastest of 2 rounds" in found.words
     failed = RUNNER.invoke(cli.app, [str(w) for w in words[:5]] + ["--method", "nothing"])
     assert failed.exit_code == 2 and "unknown method" in failed.output
+
+
+def test_rounds_keep_the_fastest_and_the_largest_memory(tmp_path: Path) -> None:
+    slow = timing("bps", train_images_per_second=10.0, peak_memory_bytes=5)
+    fast = timing("bps", sample_seconds_per_image=0.75, peak_memory_bytes=3)
+    add_timing(tmp_path, slow, machine=MACHINE)
+    add_timing(tmp_path, fast, machine=MACHINE, further=True)
+    found = load_timings(tmp_path)
+    best = timing("bps", peak_memory_bytes=5, rounds=2)
+    assert found is not None and found.entries == (best,) and "fastest of 2 rounds" in found.words
+    floor = timing("text-only", train_images_per_second=None)
+    assert floor.with_round(floor) == replace(floor, rounds=2)
+    with pytest.raises(BenchError, match=r"rounds of .*'sketch', 4, 8.*'sketch', 9, 8.*--steps"):
+        add_timing(tmp_path, timing("bps", steps=9), machine=MACHINE, further=True)
+    assert load_timings(tmp_path) == found
 
 
 def test_a_method_is_measured_once_and_two_machines_are_kept_apart(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def _grid(base: Base, path: Path, sampler: Sampler) -> None:
 
 
 def _curve(path: Path, out: Path) -> None:
-    from bench.report.figures import curve_figure
+    from bench.report.curves import curve_figure
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     write_json(out / "curve.json", lines)

@@ -10,8 +10,9 @@ from bench.report.ablation_page import ablation_files, ablation_sections
 from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import Comparison, build_comparison
 from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_comparison
+from bench.report.curves import curve_figure
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
-from bench.report.figures import contact_sheet, curve_figure, overview
+from bench.report.figures import contact_sheet, overview
 from bench.report.grid import to_latex, to_markdown
 from bench.report.html import html_page
 from bench.report.names import task_place

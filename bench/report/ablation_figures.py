@@ -43,7 +43,7 @@ def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     columns = [c for c in table.columns if any(c in line.differences for line in lines)]
     if not columns:
         return None
-    names = [_full_name(table, line) for line in lines]
+    names = [table.full_name(line) for line in lines]
     width = 0.3 + 0.075 * max(map(len, names)) + 2.6 * len(columns)
     with figure_file(path, size=(width, 1.5 + 0.34 * len(lines)), pdf=pdf) as figure:
         title = f"{table.title}: minus {table.ablation.reference}, 95% intervals, paired\n{_KEY}"
@@ -84,32 +84,37 @@ def axis_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
 def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path | None:
     """Draw layer weights that were trained along beside those they started from, which are the paper's.
 
-    A line a seed. None, and no file, where no run holds such weights.
+    Above the weights themselves, below how far each moved; a line a seed. None, and no file, where
+    no run holds such weights.
     """
     runs = [run for run in table.runs if moved(run) > 0.0]
     if not runs:
         return None
-    with figure_file(path, size=(6.4, 3.4), pdf=pdf) as figure:
-        axis = figure.subplots()
+    with figure_file(path, size=(6.4, 5.4), pdf=pdf) as figure:
+        axis, below = figure.subplots(2, sharex=True)
         seen = [run.items.layer_weights for run in runs if run.items is not None]
         slots = [slot for slot, _, _ in seen[0]]
         places = range(len(slots))
         axis.step(places, [start for _, start, _ in seen[0]], where="mid", color=SOFT, linewidth=1.4,
                   linestyle=(0, (5, 2)), label="the paper's, where they started")  # fmt: skip
         for i, (run, weights) in enumerate(zip(runs, seen, strict=True)):
-            axis.plot(places, [now for _, _, now in weights], _MARKERS[i % 5], linestyle="-",
-                      color=COLOURS[i % 7], markersize=5, linewidth=1.2,
-                      label=f"learned, seed {run.record.seed}")  # fmt: skip
-        axis.set_xticks(
+            style = {"marker": _MARKERS[i % 5], "color": COLOURS[i % 7], "markersize": 5,
+                     "linewidth": 1.2, "label": f"learned, seed {run.record.seed}"}  # fmt: skip
+            axis.plot(places, [now for _, _, now in weights], **style)
+            below.plot(places, [now - start for _, start, now in weights], **style)
+        below.set_xticks(
             places, [_LEVELS.get(slot, "middle") for slot in slots], rotation=35, ha="right"
         )
         axis.set_ylabel("layer weight")
+        below.set_ylabel("moved by")
+        below.axhline(0.0, color=SOFT, linewidth=1.4, linestyle=(0, (5, 2)))
         axis.set_ylim(bottom=min(0.0, *(now for w in seen for _, _, now in w)))
         most = max(map(moved, runs))
         title = f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most"
         axis.set_title(title, loc="left", fontsize=10)
-        axis.grid(axis="y", color=GRID, linewidth=0.8)
-        axis.set_axisbelow(True)
+        for panel in (axis, below):
+            panel.grid(axis="y", color=GRID, linewidth=0.8)
+            panel.set_axisbelow(True)
         axis.legend(frameon=False, fontsize=8)
     return Path(path)
 
@@ -124,10 +129,6 @@ def moved(run: Run) -> float:
         abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6)
     )
     return max(gaps, default=0.0)
-
-
-def _full_name(table: AblationTable, line: Line) -> str:
-    return f"{line.train_items:,} items: {line.row.name}" if table.by_items else line.row.name
 
 
 def _bar(axis: Axes, place: int, difference: Difference) -> None:

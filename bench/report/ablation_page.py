@@ -14,7 +14,8 @@ from bench.report.ablation_tables import (
     tidy_ablation,
 )
 from bench.report.ablations import AblationTable
-from bench.report.figures import curve_figure, pdf_path
+from bench.report.curves import curve_figure
+from bench.report.figures import pdf_path
 from bench.report.grid import escape_markdown, to_latex, to_markdown
 from bench.report.pictures import file_name
 
@@ -113,13 +114,15 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
 
 def _curves(table: AblationTable, path: Path) -> Path | None:
     """Draw the training curve of each variant's first seed."""
-    curves = {}
-    for line in table.lines:
-        items = line.row.runs[0].items
-        name = f"{line.train_items:,} items: {line.row.name}" if table.by_items else line.row.name
-        if items is not None and items.curve:
-            curves[name] = items.curve
-    if not curves:
+    drawn = [line for line in table.lines if line.row.runs[0].curve]
+    if not drawn:
         return None
+    curves = {table.full_name(line): line.row.runs[0].curve for line in drawn}
+    minus = {
+        table.full_name(line): table.full_name(other)
+        for line in drawn
+        for other in drawn
+        if other.variant is table.ablation.reference_of(line.variant) and other is not line
+    }
     y = f"loss on {table.suite} / {table.task}"
-    return curve_figure(curves, path, x="training step", y=y, pdf=True)
+    return curve_figure(curves, path, x="training step", y=y, minus=minus, pdf=True)

@@ -73,6 +73,11 @@ class AblationTable:
         """Whether variants differ in their number of training items."""
         return any(variant.train_items is not None for variant in self.ablation.variants)
 
+    def full_name(self, line: Line) -> str:
+        """Return a line's name, with its number of training items where the variants differ in it."""
+        name = line.row.name
+        return f"{line.train_items:,} items: {name}" if self.by_items else name
+
     @property
     def runs(self) -> list[Run]:
         """All runs, each once."""

@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from bench.content import atomic_path
 from bench.report.names import MISSING, Column, decimals, header, number, of_distribution
@@ -20,11 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SheetLayout", "contact_sheet", "curve_figure", "overview", "sheet_layout"]
+__all__ = ["SheetLayout", "contact_sheet", "overview", "sheet_layout"]
 
 # Okabe and Ito 2008: told apart by readers with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 INK, SOFT, GRID = "#222222", "#666666", "#e3e3e3"
 _STYLE: Mapping[str, tuple[str, str, bool]] = {
     "reference": ("#009E73", "D", False),
@@ -80,46 +77,6 @@ def overview(table: Table, path: Path, *, across: int = 4, pdf: bool = False) ->
             axis.set_visible(False)
         for axis, column in zip(axes.flat, columns, strict=False):
             _panel(axis, table, column)
-    return Path(path)
-
-
-def curve_figure(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    path: Path,
-    *,
-    x: str,
-    y: str,
-    pdf: bool = False,
-) -> Path:
-    """Draw curves of (step, number) by name, each labelled at its end, as PNG; return its path.
-
-    x, y: what the axes show; pdf: see `figure_file`. A curve of over 100 points is drawn faint with
-    its running mean.
-    BenchError for no curve, an empty one or a number that is not finite.
-    """
-    _check_curves(curves)
-    windows = {name: _window(len(points)) for name, points in curves.items()}
-    with figure_file(path, size=(7.2, 3.8), pdf=pdf) as figure:
-        axis = figure.subplots()
-        ends = []
-        for i, (name, points) in enumerate(curves.items()):
-            colour, dash = COLOURS[i % 7], _DASHES[i // 7 % len(_DASHES)]
-            steps, values = _sorted(points)
-            smooth = _running_mean(values, windows[name])
-            if windows[name] > 1:
-                axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.7)
-            mark = "o" if len(points) <= 30 else "none"
-            line = axis.plot(steps, smooth, color=colour, linestyle=dash, linewidth=1.8)[0]
-            line.set(marker=mark, markersize=4)
-            ends.append((name, colour, float(steps[-1]), float(smooth[-1])))
-        widest = max(windows.values())
-        note = f" (line: mean over up to {widest} points)" if widest > 1 else ""
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
-        axis.set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=INK)
-        axis.grid(axis="y", color=GRID, linewidth=0.8)
-        axis.set_axisbelow(True)
-        label_ends(axis, ends)
     return Path(path)
 
 
@@ -247,31 +204,3 @@ def _apart(values: Sequence[float], *, least: float) -> list[float]:
                 moved[below] -= lack / 2
                 moved[above] += lack / 2
     return moved
-
-
-def _check_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    if not curves or not all(curves.values()):
-        lengths = {name: len(points) for name, points in curves.items()}
-        raise BenchError(f"a figure of curves needs a point in each, got {lengths or 'no curve'}")
-    for name, points in curves.items():
-        for step, value in points:
-            if not math.isfinite(value):
-                raise BenchError(f"the curve '{name}' is {value} at step {step}; it must be finite")
-
-
-def _sorted(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    ordered = np.asarray(sorted(points), dtype=np.float64)
-    return ordered[:, 0], ordered[:, 1]
-
-
-def _window(n: int) -> int:
-    return max(3, n // 25) | 1 if n > 100 else 1
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the mean over `window` (odd) points about each, fewer at the ends, [N] float64."""
-    half = window // 2
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    first = np.maximum(np.arange(len(values)) - half, 0)
-    last = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    return np.asarray((total[last] - total[first]) / (last - first))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.content import atomic_write
 from bench.report.cost_figure import cost_figure, cost_panels
-from bench.report.figures import curve_figure, overview, pdf_path
+from bench.report.curves import curve_figure
+from bench.report.figures import overview, pdf_path
 from bench.report.qualitative import Gallery, draw_gallery, draw_gallery_pdf, gallery, sheet_of
 from bench.report.rows import Row, Table
 
@@ -96,9 +97,8 @@ def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None
 
 def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
     for row in rows:
-        items = row.runs[0].items
-        if items is not None and items.curve:
-            yield row.name, items.curve
+        if row.runs[0].curve:
+            yield row.name, row.runs[0].curve
 
 
 def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str | None:

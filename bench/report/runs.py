@@ -53,7 +53,7 @@ class ItemScores:
 class Run:
     """A record with the folder it lies in and its per-item scores, None where there are none.
 
-    timed: on what machine its costs in time and memory were measured alone, in words; "" where they
+    timed: on what machine and how its costs in time and memory were measured alone, in words; "" where they
     are those of the run itself.
     """
 
@@ -61,6 +61,11 @@ class Run:
     folder: Path | None = None
     items: ItemScores | None = None
     timed: str = ""
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """The training curve as (step, loss); empty where nothing was trained or kept."""
+        return self.items.curve if self.items is not None else ()
 
 
 def load_run(folder: Path) -> Run:
@@ -87,8 +92,7 @@ def load_runs(results: Path) -> list[Run]:
     if timings is None:
         return runs
     return [
-        replace(run, record=with_timing(run.record, timings), timed=timings.machine_words)
-        for run in runs
+        replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from bench.report import build_table, contact_sheet, curve_figure, load_runs, overview
-from bench.report.figures import _apart, _running_mean
+from bench.report.curves import _running_mean, differences
+from bench.report.figures import _apart
 from bench.report.sheet import FRAME, sheet_layout, sheet_tiles
 from bench.types import BenchError
 
@@ -147,6 +148,18 @@ def test_curves_refuse_what_cannot_be_drawn(
     with pytest.raises(BenchError, match=words):
         curve_figure(curves, tmp_path / "x.png", x="step", y="loss")
     assert not list(tmp_path.iterdir())
+
+
+def test_curves_are_compared_at_shared_steps_alone(tmp_path: Path) -> None:
+    curves = {"paper": [(2, 0.5), (1, 1.0)], "free": [(1, 0.75), (2, 1.0)], "long": [(1, 0.0)]}
+    minus = {"free": "paper", "long": "paper"}
+    assert differences(curves, minus) == {"free": [(1, -0.25), (2, 0.5)]}
+    alone = curve_figure(curves, tmp_path / "a.png", x="step", y="loss")
+    both = curve_figure(curves, tmp_path / "b.png", x="step", y="loss", minus=minus)
+    apart = curve_figure(curves, tmp_path / "c.png", x="step", y="loss", minus={"long": "paper"})
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert two.height > 1.5 * one.height
+    assert apart.read_bytes() == alone.read_bytes()
 
 
 def test_running_mean_by_hand() -> None:
