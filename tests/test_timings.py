@@ -75,6 +75,16 @@ def test_rounds_keep_the_fastest_and_the_largest_memory(tmp_path: Path) -> None:
     assert load_timings(tmp_path) == found
 
 
+def test_what_costs_nothing_shares_a_timing(tmp_path: Path) -> None:
+    add_timing(tmp_path, timing("t2i-adapter", options={"timesteps": "uniform"}), machine=MACHINE)
+    found = load_timings(tmp_path)
+    assert found is not None
+    same = {"timesteps": "cubic", "learning_rate": 0.01, "condition_channels": 4}
+    assert found.find("t2i-adapter", same) is not None
+    assert found.find("t2i-adapter", {**same, "width": 2}) is None
+    assert found.find("bps", same) is None
+
+
 def test_a_method_is_measured_once_and_two_machines_are_kept_apart(tmp_path: Path) -> None:
     add_timing(tmp_path, timing("bps", sample_seconds_per_image=9.0), machine=MACHINE)
     add_timing(tmp_path, timing("controlnet"), machine=MACHINE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.report.figures import COLOURS, GRID, INK, SOFT, figure_file, label_ends
+from bench.report.figures import COLOURS, GRID, INK, figure_file, label_ends
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ def curve_figure(
         panels[0].set_title(f"{y} by {x}{note}", loc="left", fontsize=10, color=INK)
         if gaps:
             _draw(panels[1], gaps, styles)
-            panels[1].axhline(0.0, color=INK, linewidth=0.9)
+            steps = [step for points in gaps.values() for step, _ in points]
+            panels[1].plot([min(steps), max(steps)], [0.0, 0.0], color=INK, linewidth=0.9)
             references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
             title = f"minus {references} at the same step"
             panels[1].set_title(title, loc="left", fontsize=10, color=INK)
-            panels[1].set_ylabel("difference in loss", color=SOFT)
+            panels[1].set_ylabel("difference in loss")
         panels[-1].set_xlabel(x)
     return Path(path)
 
