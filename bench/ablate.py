@@ -43,6 +43,11 @@ class Planned:
     why: str = ""
 
     @property
+    def name(self) -> str:
+        """What messages call it: the variant, not the options behind it."""
+        return f"{self.variant.called}, {self.spec.task}, seed {self.seed}"
+
+    @property
     def cell(self) -> tuple[Request, str, str, int]:
         """What `run_cells` takes."""
         return self.request, self.variant.method, self.spec.task, self.seed
@@ -93,8 +98,10 @@ def do_ablation(
     outcomes: list[Outcome] = []
     for part in (first, later):
         if part:
-            cells = [one.cell for one in part]
-            outcomes += run_cells(catalogue, cells, hooks=hooks, say=say, jobs=jobs, start=start)
+            outcomes += run_cells(
+                catalogue, [one.cell for one in part], names=[one.name for one in part],
+                hooks=hooks, say=say, jobs=jobs, start=start,
+            )  # fmt: skip
     return outcomes
 
 

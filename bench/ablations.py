@@ -49,6 +49,11 @@ class Variant:
         """All options of the method under this variant."""
         return {**SETTINGS[self.method], **self.options}
 
+    @property
+    def called(self) -> str:
+        """The name with the number of training items, where it has one of its own."""
+        return self.name if self.train_items is None else f"{self.name} ({self.train_items})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:

@@ -221,22 +221,24 @@ def grid_of(
 def run_cells(
     catalogue: Catalogue, cells: Sequence[tuple[Request, str, str, int]], *, hooks: Hooks,
     say: Callable[[str], None], jobs: int = 1,
-    start: Callable[[Sequence[str]], Child] | None = None,
+    start: Callable[[Sequence[str]], Child] | None = None, names: Sequence[str] | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once.
 
-    start: starts one elsewhere, where as many run at once as there is room for. Raises BenchError in
-    one of several processes of a launcher: each would start the whole grid.
+    names: what messages call each; its method and options where None. start: starts one elsewhere,
+    where as many run at once as there is room for. Raises BenchError in one of several processes of
+    a launcher: each would start the whole grid.
     """
     if launched() > 1:
         raise BenchError(
             f"{len(cells)} runs were asked of {launched()} launched processes, which share one run. "
             "Launch one method, task and seed at a time."
         )
-    table = {
-        Cell(name=_name(r, m, t, s), arguments=r.words(method=m, task=t, seed=s)): (r, m, t, s)
-        for r, m, t, s in cells
-    }
+    table: dict[Cell, tuple[Request, str, str, int]] = {}
+    for one, name in zip(cells, names or [""] * len(cells), strict=True):
+        request, method, task, seed = one
+        words = request.words(method=method, task=task, seed=seed)
+        table[Cell(name=name or _name(*one), arguments=words)] = one
 
     def prepare(cell: Cell) -> Run:
         request, method, task, seed = table[cell]

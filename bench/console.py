@@ -63,11 +63,14 @@ class ConsoleHooks(Hooks):
             self._before, self._begun = done, now
         if now - self._said >= _QUIET_SECONDS or done == total:
             self._said = now
-            rate = (done - self._before) / max(now - self._begun, 1e-9)
-            left = (total - done) / max(rate, 1e-9)
-            self._say(
-                f"{self._name}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip()
-            )
+            self._say(f"{self._name}: {done}/{total}{self._pace(done, total, now)} {note}".rstrip())
+
+    def _pace(self, done: int, total: int, now: float) -> str:
+        """Say how fast it goes and how long it will; nothing where the first piece is just done."""
+        if done <= self._before or now <= self._begun:
+            return ""
+        rate = (done - self._before) / (now - self._begun)
+        return f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
 
     def close(self) -> None:
         """Remove the bar."""

@@ -258,7 +258,7 @@ def test_a_failing_cell_does_not_stop_an_ablation(
     (blocked / "work").mkdir(parents=True)
     (blocked / "work" / "run.json").write_text('{"run_id": "another"}')
     first = bench_command(*words)
-    assert first.exit_code == 1 and "FAILED bps, sketch, seed 0, prior=free" in first.stderr
+    assert first.exit_code == 1 and "FAILED free prior, sketch, seed 0" in first.stderr
     assert "2 of 3 runs have a record" in first.stderr
     (blocked / "work" / "run.json").unlink()
     in_process.clear()

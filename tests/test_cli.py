@@ -321,6 +321,24 @@ def test_data_verify_passes_on_the_shipped_set() -> None:
     assert answer.exit_code == 0 and "no leaks" in answer.output
 
 
+def test_plain_progress_says_a_pace_only_once_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench import console
+
+    clock = iter([0.0, 0.0, 20.0, 30.0])  # twice for the stage, once a tick
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    hooks = console.ConsoleHooks()
+    hooks.stage("sample", 96)
+    hooks.tick(32, 96)
+    hooks.tick(96, 96)
+    assert capsys.readouterr().err.splitlines() == [
+        "sample",
+        "sample: 32/96",
+        "sample: 96/96, 6.4/s, 0 s left",
+    ]
+
+
 def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
     from rich.console import Console
 

@@ -82,7 +82,6 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], forecast: Forecast
     """Return the question, every run with its state and about how long it takes, and the sum."""
     from bench.ablate import MISSING
     from bench.forecast import duration
-    from bench.report.ablations import called
     from bench.report.grid import to_plain
 
     lines = [["task", "variant", "seed", "run", "state", "takes"]]
@@ -92,7 +91,7 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], forecast: Forecast
         takes = takes if one.state == MISSING else ""
         state = f"{one.state} ({one.why})" if one.why else one.state
         lines.append(
-            [one.spec.task, called(one.variant), str(one.seed), one.folder.name, state, takes]
+            [one.spec.task, one.variant.called, str(one.seed), one.folder.name, state, takes]
         )
     return (
         f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n"

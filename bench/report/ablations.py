@@ -153,13 +153,6 @@ def in_ablations(tables: Sequence[AblationTable]) -> set[str]:
     }
 
 
-def called(variant: Variant) -> str:
-    """Return a variant's name with its number of training items, where it has one of its own."""
-    return (
-        variant.name if variant.train_items is None else f"{variant.name} ({variant.train_items})"
-    )
-
-
 def _key(protocol: str, method: str, options: Mapping[str, Any]) -> str:
     return digest_json([protocol, method, dict(options)])
 
@@ -200,7 +193,7 @@ def _table(
     return AblationTable(
         ablation=ablation, suite=place[0], task=place[1], base=base, columns=columns,
         lines=tuple(_line(ablation, variant, row, rows, pairing) for variant, row in rows),
-        missing=tuple(called(variant) for variant, runs in groups.values() if not runs),
+        missing=tuple(variant.called for variant, runs in groups.values() if not runs),
         notes=(*split_notes([run.record for run in own]), *notes, *_few(rows)),
     )  # fmt: skip
 
