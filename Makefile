@@ -22,6 +22,7 @@ check: $(STAMP)
 
 report: $(STAMP)
 	$(BIN)/bench report --results results/emoji --readme results/README.md
+	$(BIN)/bench report --results results/emoji-equal-time
 
 setup: $(STAMP)
 

@@ -22,7 +22,7 @@ from bench.run import Run
 from bench.spec import RunSpec
 from bench.suites import Suite, find_suite
 from bench.tasks import TASKS, find_task
-from bench.timings import TIMINGS_FILE, add_timing
+from bench.timings import TIMINGS_FILE, add_timing, timing_key
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, refusal, unknown
 from bench.weights import Weights
@@ -296,8 +296,12 @@ def measure_costs(
         "batches": batches,
     }  # fmt: skip
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
-    for number, (turn, name) in enumerate(itertools.product(range(rounds), names), start=1):
-        more = ["--further"] if further or turn else []
+    measured: set[str] = set()
+    for number, (_, name) in enumerate(itertools.product(range(rounds), names), start=1):
+        found, preset = catalogue.find(name)
+        key = timing_key(found.name, {**found.options, **preset})  # variants may share one
+        more = ["--further"] if further or key in measured else []
+        measured.add(key)
         code = Process(
             ["cost", "--method", name, "--rounds", "1", *more, *words], alone=True
         ).wait()

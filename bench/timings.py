@@ -94,7 +94,7 @@ class Timings:
 
     def find(self, method: str, options: Mapping[str, Any]) -> Timing | None:
         """Return the timing of a method with these options, the learning rate aside."""
-        return next((t for t in self.entries if _key(t) == _named(method, options)), None)
+        return next((t for t in self.entries if _key(t) == timing_key(method, options)), None)
 
 
 def load_timings(folder: Path) -> Timings | None:
@@ -153,9 +153,9 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
 
 
 def _key(of: Timing) -> str:
-    return _named(of.method, of.options)
+    return timing_key(of.method, of.options)
 
 
-def _named(method: str, options: Mapping[str, Any]) -> str:
+def timing_key(method: str, options: Mapping[str, Any]) -> str:
     """Name what is timed: the method with its options; tasks differ in condition channels alone."""
     return f"{method} {digest_json({k: v for k, v in options.items() if k not in _NOT_TIMED})}"

@@ -10,8 +10,9 @@ import cli
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import read_json
 from bench.record import find_records, load_record
-from bench.report import make_report
+from bench.report import load_runs, make_report
 from bench.suites import EMOJI
+from bench.timings import TIMINGS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
@@ -19,6 +20,7 @@ PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
 
 README = ROOT / "results" / "README.md"
 MAIN = ROOT / "results" / "emoji"
+EQUAL_TIME = ROOT / "results" / "emoji-equal-time"
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
@@ -72,5 +74,14 @@ def test_the_readme_leads_with_the_numbers_of_the_report() -> None:
     assert told[2:] == [[row[k] for k in shown] for row in made[2:]]
 
 
+def test_equal_time_is_told_by_the_timings_that_made_it_equal() -> None:
+    kept = [folder / TIMINGS_FILE for folder in (MAIN, EQUAL_TIME)]
+    assert kept[0].read_bytes() == kept[1].read_bytes()
+    runs = load_runs(EQUAL_TIME)
+    seconds = {run.record.method: run.record.cost.train_seconds for run in runs}
+    trained = [taken for taken in seconds.values() if taken]
+    assert len(trained) >= 4 and max(trained) / min(trained) < 1.01
+
+
 def test_there_are_published_results() -> None:
-    assert MAIN in PUBLISHED and README.exists()
+    assert {MAIN, EQUAL_TIME} <= set(PUBLISHED) and README.exists()

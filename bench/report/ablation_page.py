@@ -113,7 +113,7 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
 
 
 def _curves(table: AblationTable, path: Path) -> Path | None:
-    """Draw the training curve of each variant's first seed."""
+    """Draw the training curve of each variant's first seed, and its difference to the reference's."""
     drawn = [line for line in table.lines if line.row.runs[0].curve]
     if not drawn:
         return None
@@ -122,7 +122,9 @@ def _curves(table: AblationTable, path: Path) -> Path | None:
         table.full_name(line): table.full_name(other)
         for line in drawn
         for other in drawn
-        if other.variant is table.ablation.reference_of(line.variant) and other is not line
+        if other.variant is table.ablation.reference_of(line.variant)
+        and other is not line
+        and other.record.seed == line.record.seed  # else their batches differ
     }
     y = f"loss on {table.suite} / {table.task}"
     return curve_figure(curves, path, x="training step", y=y, minus=minus, pdf=True)

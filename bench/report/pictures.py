@@ -97,7 +97,8 @@ def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None
 
 def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
     for row in rows:
-        if row.runs[0].curve:
+        shared = row.runs[0].record.options.get("timesteps", "uniform") == "uniform"
+        if row.runs[0].curve and shared:  # a loss over other timesteps is another loss
             yield row.name, row.runs[0].curve
 
 
