@@ -6,6 +6,7 @@ The tables of methods are handed in, since only the command line joins them.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,14 @@ from bench.run import Run
 from bench.spec import RunSpec
 from bench.suites import Suite, find_suite
 from bench.tasks import TASKS, find_task
-from bench.timings import TIMINGS_FILE, add_timing, timing_key
+from bench.timings import (
+    TIMINGS_FILE,
+    Timings,
+    add_timing,
+    load_timings,
+    timing_key,
+    with_timing_added,
+)
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, refusal, unknown
 from bench.weights import Weights
@@ -282,7 +290,8 @@ def measure_costs(
     """Measure what methods take, each in a process of its own and alone; return the timings' file.
 
     rounds: over all methods, of which the fastest counts; in turns, so that a slow spell of the
-    machine does not meet one method alone. further: see `add_timing`.
+    machine does not meet one method alone. further: see `add_timing`. What was measured earlier
+    stays until a method's last round is done.
     """
     names = catalogue.names(method)
     if len(names) == 1 and rounds == 1:
@@ -290,26 +299,39 @@ def measure_costs(
         timing = measure(run, steps=steps, batches=batches)
         return add_timing(request.results, timing, machine=machine(run), further=further)
     given = {
-        "task": task, "suite": request.suite, "results": request.results, "device": request.device,
-        "base": request.base, "data": request.data, "variant": request.variant,
-        "batch": request.batch, "steps": steps,
+        "task": task, "suite": request.suite, "device": request.device, "base": request.base,
+        "data": request.data, "variant": request.variant, "batch": request.batch, "steps": steps,
         "batches": batches,
     }  # fmt: skip
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
-    measured: set[str] = set()
-    for number, (_, name) in enumerate(itertools.product(range(rounds), names), start=1):
-        found, preset = catalogue.find(name)
-        key = timing_key(found.name, {**found.options, **preset})  # variants may share one
-        more = ["--further"] if further or key in measured else []
-        measured.add(key)
-        code = Process(
-            ["cost", "--method", name, "--rounds", "1", *more, *words], alone=True
-        ).wait()
-        told = "measured" if not code else f"exit code {code}"
-        say(f"[{number}/{rounds * len(names)}] {name}: {told}")
-        if code:
-            raise BenchError(f"{name} could not be measured, see above.")
+    names = _timed_once(catalogue, names)
+    turns = list(itertools.product(range(rounds), names))
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (turn, name) in enumerate(turns, start=1):
+            made = _round_of(name, words, folder=Path(scratch) / name)
+            say(f"[{number}/{len(turns)}] {name}: measured")
+            keep = add_timing if turn == rounds - 1 else with_timing_added  # refuses early
+            keep(request.results, made.entries[0], machine=made.machine, further=further)
     return request.results / TIMINGS_FILE
+
+
+def _round_of(name: str, words: Sequence[str], *, folder: Path) -> Timings:
+    """Measure a method once more in a process of its own; return what its folder holds by then."""
+    own = ["--method", name, "--rounds", "1", "--further", "--results", str(folder)]
+    code = Process(["cost", *words, *own], alone=True).wait()
+    made = load_timings(folder)
+    if code or made is None:
+        raise BenchError(f"{name} could not be measured (exit code {code}), see above.")
+    return made
+
+
+def _timed_once(catalogue: Catalogue, names: Sequence[str]) -> list[str]:
+    """Return the names without those whose options cost what an earlier one's do."""
+    found: dict[str, str] = {}
+    for name in names:
+        method, preset = catalogue.find(name)
+        found.setdefault(timing_key(method.name, {**method.options, **preset}), name)
+    return list(found.values())
 
 
 def described(method: Any) -> dict[str, Any]:

@@ -115,26 +115,36 @@ def add_timing(
 ) -> Path:
     """Write a timing into a results folder's file, in place of an earlier one of the same method.
 
-    further: as one more round of the earlier one instead. BenchError if the file there is of another
-    machine.
+    further: as more rounds of the earlier one instead. BenchError as `with_timing_added`.
+    """
+    made = with_timing_added(folder, timing, machine=machine, further=further)
+    path = folder / TIMINGS_FILE
+    kept = [dataclasses.asdict(entry) for entry in made.entries]
+    write_json(path, {"machine": made.machine, "entries": kept})
+    return path
+
+
+def with_timing_added(
+    folder: Path, timing: Timing, *, machine: Mapping[str, Any], further: bool = False
+) -> Timings:
+    """Return a folder's timings with one added or put in the place of its like; write nothing.
+
+    BenchError if those there are of another machine, or are rounds of other amounts.
     """
     found = load_timings(folder)
-    path = folder / TIMINGS_FILE
     measured = Timings(machine=dict(machine), entries=(timing,))
     if found is not None and dict(found.machine) != measured.machine:
         raise BenchError(
-            f"{path} was measured on another machine ({found.machine_words}; this one: "
-            f"{measured.machine_words}). Times of two machines do not compare: move the file away "
-            "and measure every method here."
+            f"{folder / TIMINGS_FILE} was measured on another machine ({found.machine_words}; this "
+            f"one: {measured.machine_words}). Times of two machines do not compare: move the file "
+            "away and measure every method here."
         )
     earlier = found.entries if found is not None else ()
     same = [t for t in earlier if _key(t) == _key(timing)]
     others = [t for t in earlier if _key(t) != _key(timing)]
     timing = same[0].with_round(timing) if further and same else timing
-    entries = sorted([*others, timing], key=lambda t: (t.method, _key(t)))
-    kept = [dataclasses.asdict(entry) for entry in entries]
-    write_json(path, {"machine": measured.machine, "entries": kept})
-    return path
+    entries = tuple(sorted([*others, timing], key=lambda t: (t.method, _key(t))))
+    return dataclasses.replace(measured, entries=entries)
 
 
 def with_timing(record: RunRecord, timings: Timings) -> RunRecord:

@@ -48,15 +48,22 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(
 
 
 def test_the_command_measures_methods_one_after_another(micro_folder: Path, tmp_path: Path) -> None:
-    words = ["cost", "--method", "bps,text-only", "--suite", "micro",
+    add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
+    names = "t2i-adapter,t2i-adapter-cubic,text-only"
+    words = ["cost", "--method", names, "--suite", "micro",
              "--base", micro_folder, "--results", tmp_path, "--device", "cpu",
              "--batch", 4, "--steps", 2, "--batches", 1, "--rounds", 2]  # fmt: skip
-    done = RUNNER.invoke(cli.app, [str(w) for w in words])
+    words = [str(w) for w in words]
+    refused = RUNNER.invoke(cli.app, words)
+    assert refused.exit_code == 2 and "another machine" in refused.output
+    assert [t.rounds for t in (load_timings(tmp_path) or pytest.fail("gone")).entries] == [3]
+    (tmp_path / TIMINGS_FILE).unlink()
+    done = RUNNER.invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     found = load_timings(tmp_path)
-    assert found is not None and [t.method for t in found.entries] == ["bps", "text-only"]
+    assert found is not None and [t.method for t in found.entries] == ["t2i-adapter", "text-only"]
     assert [t.rounds for t in found.entries] == [2, 2] and "fastest of 2 rounds" in found.words
-    failed = RUNNER.invoke(cli.app, [str(w) for w in words[:5]] + ["--method", "nothing"])
+    failed = RUNNER.invoke(cli.app, words[:5] + ["--method", "nothing"])
     assert failed.exit_code == 2 and "unknown method" in failed.output
 
 

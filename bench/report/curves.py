@@ -52,7 +52,7 @@ def curve_figure(
             references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
             title = f"minus {references} at the same step"
             panels[1].set_title(title, loc="left", fontsize=10, color=INK)
-            panels[1].set_ylabel("difference in loss")
+            panels[1].set_ylabel("difference")
         panels[-1].set_xlabel(x)
     return Path(path)
 
