@@ -10,6 +10,7 @@ from bench.record import RunRecord
 from bench.report.compare import FEWER, Comparison, Entry
 from bench.report.grid import Grid, Text
 from bench.report.names import HASH_DIGITS, Column, brackets, decimals, header, number
+from bench.report.notes import made_equal
 from bench.report.rows import Table
 from bench.report.tables import cost_cells, cost_headers, time_words
 
@@ -87,12 +88,12 @@ def comparison_costs(comparison: Comparison) -> tuple[str, Grid]:
         )
         for entry in entries
     )
-    images = _budget([run.record for run in comparison.tables[task].runs])
+    records = [run.record for run in comparison.tables[task].runs]
     words = (
-        f"Cost on {comparison.title}, measured on {task} at equal training images, budget {images}; "
-        "means over seeds. Parameters are numbers of scalars (total: with the frozen base; dead: no "
-        "gradient reached them in training); MACs for one image: a guided step has two text "
-        "branches, once an image is what the condition alone needs."
+        f"Cost on {comparison.title}, measured on {task} at {made_equal(records)}, budget "
+        f"{_budget(records)}; means over seeds. Parameters are numbers of scalars (total: with "
+        "the frozen base; dead: no gradient reached them in training); MACs for one image: a guided "
+        "step has two text branches, once an image is what the condition alone needs."
     )
     words += time_words(comparison.tables[task])
     return task, Grid(header=("", *cost_headers(leave_out=_NOT_SHOWN)), body=body, caption=words)
@@ -196,7 +197,7 @@ def _budget(records: Sequence[RunRecord]) -> str:
     if not images:
         return names
     text = " or ".join(f"{n:,}" for n in images)
-    if any(r.protocol.get("budget", {}).get("images_of") for r in records):
+    if made_equal(records) == "equal training time":
         return f"{names} (equal training time: {text} training images by method)"
     warning = "" if len(images) == 1 else ", NOT EQUAL"
     return f"{names} ({text} training images for each method{warning})"

@@ -11,6 +11,7 @@ from bench.report.runs import Run, items_disagree, measured
 from bench.stats import FEW_ITEMS, LEAST_ITEMS
 
 if TYPE_CHECKING:
+    from bench.record import RunRecord
     from bench.report.rows import Row
 
 FRECHET = ("fd", "fd_infinite")
@@ -25,6 +26,14 @@ def table_notes(runs: Sequence[Run], *, rows: Sequence[Row], own: Sequence[Row])
     """Return a table's notes in order; own: its rows but for the references."""
     leaks = split_notes([run.record for run in runs])
     return [*leaks, *_few_notes(rows), *_missing_notes(own), *_item_notes(own)]
+
+
+def made_equal(records: Sequence[RunRecord]) -> str:
+    """Say what the budget made equal between methods: training time or images; aloud where neither."""
+    if any(r.protocol.get("budget", {}).get("images_of") for r in records):
+        return "equal training time"
+    images = {r.cost.train_images for r in records} - {0}
+    return "equal training images" if len(images) < 2 else "training images that are NOT EQUAL"
 
 
 def few_notes(fewest: int) -> list[str]:

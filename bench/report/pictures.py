@@ -11,6 +11,7 @@ from bench.content import atomic_write
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
+from bench.report.notes import made_equal
 from bench.report.qualitative import Gallery, draw_gallery, draw_gallery_pdf, gallery, sheet_of
 from bench.report.rows import Row, Table
 
@@ -82,7 +83,8 @@ def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None
     panels = cost_panels(rows, table.columns, task=table.task)
     if not panels:
         return None
-    title = f"{table.title}: quality against cost, at equal training images"
+    records = [run.record for row in rows for run in row.runs]
+    title = f"{table.title}: quality against cost, at {made_equal(records)}"
     return cost_figure(rows, panels, out / f"cost-{name}.png", title=title, pdf=True).name
 
 

@@ -21,6 +21,7 @@ from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_grid, cost_task, tidy_comparison
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.grid import to_latex, to_markdown
+from bench.report.notes import made_equal
 from bench.report.qualitative import gallery
 from bench.report.sheet import contact_sheet, sheet_tiles
 from bench.types import BenchError
@@ -285,6 +286,15 @@ def test_costs_are_of_the_task_with_most_methods(suite: Comparison, suite_report
     text = (suite_report / "cost-emoji.md").read_text()
     assert "measured on sketch at equal training images" in text
     assert "MACs once an image" in text and "MACs a call" not in text
+
+
+def test_what_a_budget_made_equal_is_said_as_it_is(suite: Comparison) -> None:
+    record = suite.own("method")[0].rows["sketch"].runs[0].record
+    more = replace(record, cost=replace(record.cost, train_images=record.cost.train_images + 1))
+    timed = {**record.protocol, "budget": {"images_of": {"bps": 8}}}
+    assert made_equal([record, record]) == "equal training images"
+    assert made_equal([record, more]) == "training images that are NOT EQUAL"
+    assert made_equal([replace(record, protocol=timed), more]) == "equal training time"
 
 
 def test_old_items_without_replicates_still_make_a_report(full: Path, tmp_path: Path) -> None:
