@@ -16,7 +16,7 @@ from bench.timings import Timing
 from bench.train import train
 
 _WARM_UP = 3
-MACHINE = ("processor", "device", "threads", "platform")
+MACHINE = ("processor", "device", "gpu", "threads", "platform")
 
 
 def measure(run: Run, *, steps: int, batches: int) -> Timing:
@@ -39,7 +39,7 @@ def machine(run: Run) -> dict[str, Any]:
     import torch
 
     found = environment(device=run.spec.device, threads=torch.get_num_threads())
-    return {key: found[key] for key in MACHINE}
+    return {key: found[key] for key in MACHINE if key in found}
 
 
 def _train(run: Run, steps: int) -> tuple[float | None, int]:

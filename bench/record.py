@@ -294,12 +294,16 @@ def load_items(folder: Path) -> dict[str, Any]:
 
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:
-    """Say on what the run was made: versions, processor, device, threads, commit of the code."""
+    """Say on what the run was made: versions, processor, device, threads, commit of the code.
+
+    On "cuda" also the GPU's name, as "gpu".
+    """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "processor": _processor(),
         "device": device,
+        **_gpu(device),
         "threads": threads,
         "packages": dict(_versions(_PACKAGES)),
         "commit": _commit(),
@@ -312,6 +316,20 @@ def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
             yield name, metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+
+
+def device_words(machine: Mapping[str, Any]) -> str:
+    """Return the device of a record's environment in words: "cpu", or the name of the GPU."""
+    return str(machine.get("gpu") or machine.get("device", "unknown"))
+
+
+def _gpu(device: str) -> dict[str, str]:
+    """Return {"gpu": name} for a CUDA device, nothing for the CPU."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(device)}
 
 
 def _processor() -> str:

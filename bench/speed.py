@@ -23,7 +23,7 @@ from bench.footprint import Setting, footprint, let_go, stand_in
 from bench.gpus import recognise
 from bench.plan import CPU_ALLOWANCE
 from bench.prepared import Prepared
-from bench.record import environment
+from bench.record import device_words, environment
 from bench.sample import build_scheduler
 from bench.shapes import Shape, build_base
 from bench.suites import Sampler, Training
@@ -267,14 +267,14 @@ def speed_table(folder: Path) -> str:
 
     found = read_json(folder / FILE)
     spec, machine = found["spec"], found["machine"]
-    gpu = recognise(str(machine["device"]))
+    gpu = recognise(device_words(machine))
     peak = gpu.peak(spec["precision"]) if gpu is not None else None
     body = tuple(tuple(Text(main=c) for c in _row(e, spec, peak)) for e in found["entries"])
     table = to_markdown(Grid(header=_HEADER, body=body, caption=_NOTES))
     about = (
         f"{spec['base']} with random weights, {spec['size']} px, {spec['task']}, {spec['precision']}, "
         f"batch {spec['batch']} (training), {spec['sampled']} (sampling); {machine['processor']}, "
-        f"{machine['device']}, {machine['threads']} threads; median of {spec['rounds']} rounds "
+        f"{device_words(machine)}, {machine['threads']} threads; median of {spec['rounds']} rounds "
         "[least, most]"
     )
     more = f"; {_execution(spec)}" if spec["execution"] else ""

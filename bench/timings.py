@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.content import digest_json, read_json, write_json
-from bench.record import RunRecord
+from bench.record import RunRecord, device_words
 from bench.types import BenchError
 
 TIMINGS_FILE = "timings.json"
@@ -72,7 +72,7 @@ class Timings:
         """Say on what machine they were measured."""
         machine = self.machine
         return (
-            f"{machine.get('processor')}, {machine.get('device')}, {machine.get('threads')} threads"
+            f"{machine.get('processor')}, {device_words(machine)}, {machine.get('threads')} threads"
         )
 
     @property

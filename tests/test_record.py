@@ -19,6 +19,8 @@ from bench.record import (
     RunRecord,
     SplitInfo,
     Splits,
+    device_words,
+    environment,
     find_records,
     load_record,
     write_record,
@@ -140,6 +142,13 @@ def test_a_mosaic_holds_every_image_exactly() -> None:
     page = mosaic(images, columns=5)
     assert page.shape == (6 * 8, 5 * 8, 3)
     assert np.array_equal(from_mosaic(page, 29, size=8, columns=5), images)
+
+
+def test_an_environment_names_the_gpu_and_only_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "gpu" not in environment(device="cpu", threads=1)
+    assert device_words(environment(device="cpu", threads=1)) == "cpu"
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"A Card at {device}")
+    assert device_words(environment(device="cuda", threads=1)) == "A Card at cuda"
 
 
 def test_items_are_picked_by_a_fixed_rule() -> None:

@@ -13,7 +13,7 @@ from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing
 from bench.report.leaks import leak_mark, leak_title, split_notes
 from bench.report.names import RATE, Column, label, order_columns, primary_metrics, task_place
-from bench.report.notes import FRECHET, few_notes
+from bench.report.notes import FRECHET, device_notes, few_notes
 from bench.report.rows import BOOTSTRAP_SEED, Row, aggregate
 from bench.report.runs import SAMPLES, Run
 from bench.stats import FEW_ITEMS
@@ -188,13 +188,14 @@ def _table(
     if not found:
         return None
     own = [run for _, runs in found for run in runs]
+    records = [run.record for run in own]
     columns = _columns(ablation, place[1], own)
     rows = [(variant, _row(ablation, variant, runs, columns)) for variant, runs in found]
     return AblationTable(
         ablation=ablation, suite=place[0], task=place[1], base=base, columns=columns,
         lines=tuple(_line(ablation, variant, row, rows, pairing) for variant, row in rows),
         missing=tuple(variant.called for variant, runs in groups.values() if not runs),
-        notes=(*split_notes([run.record for run in own]), *notes, *_few(rows)),
+        notes=(*split_notes(records), *device_notes(records), *notes, *_few(rows)),
     )  # fmt: skip
 
 

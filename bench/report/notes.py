@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from bench.record import device_words
 from bench.report.leaks import split_notes
 from bench.report.names import Column, header, order_columns
 from bench.report.runs import Run, items_disagree, measured
@@ -24,8 +26,26 @@ def too_few(column: Column, items: int) -> bool:
 
 def table_notes(runs: Sequence[Run], *, rows: Sequence[Row], own: Sequence[Row]) -> list[str]:
     """Return a table's notes in order; own: its rows but for the references."""
-    leaks = split_notes([run.record for run in runs])
-    return [*leaks, *_few_notes(rows), *_missing_notes(own), *_item_notes(own)]
+    records = [run.record for run in runs]
+    leaks, devices = split_notes(records), device_notes(records)
+    return [*leaks, *devices, *_few_notes(rows), *_missing_notes(own), *_item_notes(own)]
+
+
+def device_notes(records: Sequence[RunRecord]) -> list[str]:
+    """Say on which GPUs runs were made, aloud where devices differ; nothing where all are of a CPU."""
+    found = Counter(_made_on(record.environment) for record in records)
+    devices = {device_words(record.environment) for record in records}
+    if len(devices) > 1:
+        each = "; ".join(f"{number} on {words}" for words, number in sorted(found.items()))
+        return [f"DEVICES DIFFER: sums round otherwise on another device. Runs: {each}."]
+    if any(record.environment.get("device") == "cuda" for record in records):
+        return [f"Made on {' and '.join(sorted(found))}."]
+    return []
+
+
+def _made_on(environment: Mapping[str, Any]) -> str:
+    torch = environment.get("packages", {}).get("torch")
+    return device_words(environment) + (f", torch {torch}" if torch else "")
 
 
 def made_equal(records: Sequence[RunRecord]) -> str:

@@ -225,7 +225,7 @@ def time_words(table: Table) -> str:
             f" Times and memory: each method measured alone ({'; '.join(machines)}), train seconds for "
             "the images of the budget."
         )
-    keys = ("processor", "device", "threads", "platform")
+    keys = ("processor", "device", "gpu", "threads", "platform")
     if len({tuple(str(r.record.environment.get(k)) for k in keys) for r in table.runs}) > 1:
         return " Times and memory come from different machines and do not compare."
     return ""
