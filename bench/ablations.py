@@ -158,7 +158,7 @@ _TABLE = (
         ),
         reference="bps",
         fixed=f"options of each method, {_IMAGES}: fewer items are seen more often. Fewer items are a "
-        "part of more",
+        "part of more, the same for every method and seed",
         tasks=("sketch", "segmentation"),
         budget="short",
         axis="train_items",

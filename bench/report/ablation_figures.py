@@ -21,7 +21,7 @@ _Point = tuple[float, float, float | None, float | None]
 _BETTER, _WORSE, _UNTOLD = "#0072B2", "#D55E00", "#9a9a9a"
 _KEY = "blue better, orange worse, grey not told apart"
 _MARKERS = "osD^v"
-_AXES = {
+AXES = {
     "train_items": "training items",
     "guidance": "guidance",
     "steps": "sampling steps",
@@ -207,6 +207,6 @@ def _scale(axis: Axes, name: str, ticks: Sequence[float]) -> None:
         axis.set_xscale("log")
         axis.minorticks_off()
     axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
-    axis.set_xlabel(_AXES[name])
+    axis.set_xlabel(AXES[name])
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)

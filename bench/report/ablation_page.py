@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.report.ablation_figures import axis_figure, bars_figure, weights_figure
+from bench.report.ablation_figures import AXES, axis_figure, bars_figure, weights_figure
 from bench.report.ablation_tables import (
     ablation_command,
     ablation_grid,
@@ -18,8 +18,10 @@ from bench.report.curves import curve_figure
 from bench.report.figures import pdf_path
 from bench.report.grid import escape_markdown, to_latex, to_markdown
 from bench.report.pictures import file_name
+from bench.report.qualitative import draw_gallery, draw_gallery_pdf, gallery
 
 CURVES = "training curves, first seed"
+_COMPARED = 4  # columns: condition, two variants, target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
     if table.ablation.axis:
         path = out / f"{name}.png"
         found = {path: axis_figure(table, path, pdf=True)}
-        what = {path: f"quality by {table.ablation.axis.replace('_', ' ')}"}
+        what = {path: f"quality by {AXES[table.ablation.axis]}"}
     else:
         paths = [out / f"{name}{part}.png" for part in ("", "-weights", "-curves")]
         bars, weights, curves = paths
@@ -109,7 +111,25 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
         }
         what = dict(zip(paths, ("differences to the paper's setting", "learned layer weights",
                                 CURVES), strict=True))  # fmt: skip
+    samples = out / f"{name}-samples.png"
+    found[samples] = _samples(table, samples)
+    what[samples] = "samples of the same items from the same initial noise"
     return {path.name: what[path] for path, drawn in found.items() if drawn is not None}
+
+
+def _samples(table: AblationTable, path: Path) -> Path | None:
+    """Draw the same items under each variant; along training items, under each of the reference's.
+
+    None, and no file, where fewer than two variants have a contact sheet.
+    """
+    along = table.ablation.axis == "train_items"
+    lines = [x for x in table.lines if not along or x.variant.name == table.ablation.reference]
+    shown = gallery([replace(line.row, name=table.full_name(line)) for line in lines])
+    if shown is None or len(shown.columns) < _COMPARED:
+        return None
+    title = f"{table.title}, seed {shown.seed}: the same items from the same initial noise"
+    draw_gallery_pdf(shown, pdf_path(path), title=title)
+    return draw_gallery(shown, path, title=title)
 
 
 def _curves(table: AblationTable, path: Path) -> Path | None:

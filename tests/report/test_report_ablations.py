@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.ablations import ABLATIONS, Variant
+from bench.ablations import ABLATIONS, FEW_ITEMS, Variant
 from bench.content import read_json, write_json
 from bench.record import load_record
 from bench.report import Run, load_runs, make_report
 from bench.report.ablation_figures import moved, weights_figure
+from bench.report.ablation_page import ablation_sections
 from bench.report.ablation_tables import (
     ablation_grid,
     ablation_sentences,
@@ -225,6 +226,41 @@ def test_every_ablation_has_its_files_and_figures(every: Path) -> None:
     assert (report / "ablation-schedule-emoji-sketch-weights.pdf").exists()
     with Image.open(report / "ablation-data-emoji-sketch.png") as opened:
         assert np.asarray(opened).std() > 5, "something is drawn"
+
+
+def drawn_columns(picture: Path) -> int:
+    """How many columns of 128 pixels, 6 apart within margins of 14, a gallery has."""
+    with Image.open(picture) as opened:
+        columns, rest = divmod(opened.width - 2 * 14 + 6, 128 + 6)
+    assert rest == 0
+    return columns
+
+
+def test_samples_of_every_variant_stand_side_by_side(build: Any, results: Path) -> None:
+    for variant in PRIOR.variants:
+        write_variant(build, results, variant, plausible(variant, 0), sheet=True)
+    (section,) = ablation_sections([only_table(results)], results)
+    name = "ablation-prior-emoji-sketch-samples.png"
+    assert name in section.figures and (results / name).with_suffix(".pdf").exists()
+    assert drawn_columns(results / name) == len(PRIOR.variants) + 2, "condition and target"
+
+
+def test_samples_along_training_items_are_the_references(build: Any, results: Path) -> None:
+    for variant in DATA.variants:
+        fields = {"budget": DATA.budget, "sheet": True}
+        write_variant(build, results, variant, plausible(variant, 0), **fields)
+    (section,) = ablation_sections([only_table(results)], results)
+    name = "ablation-data-emoji-sketch-samples.png"
+    assert name in section.figures
+    assert drawn_columns(results / name) == len(FEW_ITEMS) + 1 + 2, "bps alone, all items the last"
+
+
+def test_one_contact_sheet_is_no_comparison(build: Any, results: Path) -> None:
+    for variant in PRIOR.variants[:3]:
+        levels = plausible(variant, 0)
+        write_variant(build, results, variant, levels, sheet=variant is FROZEN)
+    (section,) = ablation_sections([only_table(results)], results)
+    assert not [name for name in section.figures if "samples" in name]
 
 
 def test_links_of_the_published_page_hold(every: Path) -> None:
