@@ -13,7 +13,7 @@ from bench.content import digest_json
 from bench.record import RunRecord, find_records, load_record
 from bench.spec import check_options
 from bench.suites import SUITES
-from bench.timings import TIMINGS_FILE, load_timings
+from bench.timings import TIMINGS_FILE, Timings, load_timings
 from bench.types import BenchError
 
 _RATE = "learning_rate"
@@ -33,7 +33,10 @@ class Pace:
 
 
 class Forecast:
-    """Knows the paces of a results folder: `bench cost`'s file first, then records."""
+    """Knows the paces of a results folder: `bench cost`'s file first, then records.
+
+    What was measured on a GPU says nothing of a CPU, and the other way round: it is left out.
+    """
 
     def __init__(self, results: Path) -> None:
         """Read timings and records; a damaged record counts for nothing."""
@@ -44,13 +47,14 @@ class Forecast:
     def pace(self, one: Planned) -> Pace | None:
         """Return the pace of a run's method, None where nothing like it has been measured."""
         method, options = one.spec.method.name, check_options(one.spec.method, one.spec.options)
-        timing = self.timings.find(method, options) if self.timings is not None else None
+        timings = self._timings(one)
+        timing = timings.find(method, options) if timings is not None else None
         if timing is not None:
             suite = SUITES.get(one.spec.suite.name, one.spec.suite)
             seconds = timing.sample_seconds_per_image / suite.sampler.steps
             return Pace(train=timing.train_images_per_second, step=seconds, exact=True,
                         source=TIMINGS_FILE)  # fmt: skip
-        same = [r for r in self.records if r.method == method and r.suite == one.spec.suite.name]
+        same = [r for r in self._like(one) if r.method == method]
         exact = [r for r in same if _plain(r.options) == _plain(options)]
         return _pace(exact or same, exact=bool(exact))
 
@@ -70,10 +74,19 @@ class Forecast:
         """Return the seconds of scoring in the middle of earlier runs of the suite, 0 if there is none."""
         found = [
             r.cost.score_seconds * one.items / r.splits.eval.n
-            for r in self.records
-            if r.suite == one.spec.suite.name and r.cost.score_seconds and r.splits.eval.n
+            for r in self._like(one)
+            if r.cost.score_seconds and r.splits.eval.n
         ]
         return sorted(found)[len(found) // 2] if found else 0.0
+
+    def _timings(self, one: Planned) -> Timings | None:
+        found = self.timings
+        return found if found is not None and _device(found.machine) == one.spec.device else None
+
+    def _like(self, one: Planned) -> list[RunRecord]:
+        """Return the records of a run's suite on its device."""
+        suite, device = one.spec.suite.name, one.spec.device
+        return [r for r in self.records if r.suite == suite and _device(r.environment) == device]
 
     def words(self, planned: Sequence[Planned]) -> str:
         """Say how many runs exist, how many are missing and how long those will take."""
@@ -113,6 +126,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _device(machine: Mapping[str, Any]) -> str:
+    return str(machine.get("device", "unknown"))
 
 
 def _record(folder: Path) -> RunRecord | None:

@@ -231,6 +231,9 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     assert "1 of 3 runs exist, 2 missing: about" in forecast.words(planned)
     unknown = Forecast(results / "elsewhere")
     assert unknown.seconds(planned[1]) is None and "is unknown" in unknown.words(planned)
+    elsewhere = [replace(one, spec=replace(one.spec, device="cuda")) for one in planned]
+    assert forecast.seconds(elsewhere[1]) is None, "a CPU's record says nothing of a GPU"
+    assert forecast.scoring(elsewhere[1]) == 0.0 < forecast.scoring(planned[1])
 
     done = do_ablation(cli.catalogue(), SMALL, planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)
