@@ -30,7 +30,7 @@ def measure(run: Run, *, steps: int, batches: int) -> Timing:
     return Timing(
         method=run.spec.method.name, options=dict(run.options), task=run.spec.task,
         train_images_per_second=rate, sample_seconds_per_image=seconds,
-        peak_memory_bytes=max(train_peak, sample_peak), steps=steps, items=items,
+        peak_memory_bytes=max(train_peak, sample_peak), steps=steps, items=items, code=_code(run),
     )  # fmt: skip
 
 
@@ -40,6 +40,11 @@ def machine(run: Run) -> dict[str, Any]:
 
     found = environment(device=run.spec.device, threads=torch.get_num_threads())
     return {key: found[key] for key in MACHINE if key in found}
+
+
+def _code(run: Run) -> dict[str, str]:
+    found = environment(device=run.spec.device, threads=1)
+    return {"commit": found["commit"], "torch": found["packages"]["torch"]}
 
 
 def _train(run: Run, steps: int) -> tuple[float | None, int]:

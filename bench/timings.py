@@ -29,7 +29,8 @@ class Timing:
 
     options: as recorded, without the learning rate. train_images_per_second: None where nothing is
     trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
-    fastest counts, as whatever else the machine does only slows, and the largest memory.
+    fastest counts, as whatever else the machine does only slows, and the largest memory. code: commit
+    and version of torch, {} where an older file does not say.
     """
 
     method: str
@@ -41,14 +42,21 @@ class Timing:
     steps: int
     items: int
     rounds: int = 1
+    code: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def with_round(self, other: Timing) -> Timing:
-        """Return both as rounds of one timing; BenchError where they measured different amounts."""
+        """Return both as rounds of one timing; BenchError where amounts or code differ."""
         amounts = [(t.task, t.steps, t.items) for t in (self, other)]
         if amounts[0] != amounts[1]:
             raise BenchError(
                 f"{self.method}: rounds of (task, steps, items) {amounts[0]} and {amounts[1]} do not "
                 "compare. Measure every round with the same --task, --steps, --batches and --batch."
+            )
+        if dict(self.code) != dict(other.code):
+            raise BenchError(
+                f"{self.method}: rounds of different code do not compare ({_code_words(self)}; "
+                f"{_code_words(other)}): the fastest would hide the other. Measure anew, without "
+                "--further."
             )
         rates = [t.train_images_per_second for t in (self, other)]
         return dataclasses.replace(
@@ -160,6 +168,10 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
         peak_memory_bytes=timing.peak_memory_bytes if timing is not None else None,
     )
     return dataclasses.replace(record, cost=cost)
+
+
+def _code_words(timing: Timing) -> str:
+    return ", ".join(f"{k} {v}" for k, v in sorted(timing.code.items())) or "code not recorded"
 
 
 def _key(of: Timing) -> str:

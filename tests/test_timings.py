@@ -42,6 +42,7 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(
     assert found.sample_seconds_per_image > 0 and found.items == 8
     assert found.peak_memory_bytes > 2**26, "a process with torch has more than 64 MiB"
     assert list(tmp_path.iterdir()) == []
+    assert set(found.code) == {"commit", "torch"} and all(found.code.values())
     floor = make_run(cli.catalogue(), request, method="text-only", task="sketch", seed=0)
     assert measure(floor, steps=3, batches=1).train_images_per_second is None
     assert set(machine(run)) == set(MACHINE), "no GPU is named on a CPU"
@@ -80,6 +81,20 @@ def test_rounds_keep_the_fastest_and_the_largest_memory(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"rounds of .*'sketch', 4, 8.*'sketch', 9, 8.*--steps"):
         add_timing(tmp_path, timing("bps", steps=9), machine=MACHINE, further=True)
     assert load_timings(tmp_path) == found
+
+
+def test_rounds_of_two_states_of_the_code_are_not_mixed(tmp_path: Path) -> None:
+    old, new = ({"commit": name, "torch": "2.15.0"} for name in ("a" * 40, "b" * 40))
+    add_timing(tmp_path, timing("bps", code=old), machine=MACHINE)
+    with pytest.raises(BenchError, match=r"commit a+, torch 2\.15\.0; commit b+.*--further"):
+        add_timing(tmp_path, timing("bps", code=new), machine=MACHINE, further=True)
+    unknown = timing("text-only")
+    with pytest.raises(BenchError, match="code not recorded"):
+        unknown.with_round(timing("text-only", code=new))
+    add_timing(tmp_path, timing("bps", code=new), machine=MACHINE)
+    add_timing(tmp_path, timing("bps", code=new), machine=MACHINE, further=True)
+    found = load_timings(tmp_path)
+    assert found is not None and found.entries == (timing("bps", code=new, rounds=2),)
 
 
 def test_what_costs_nothing_shares_a_timing(tmp_path: Path) -> None:
