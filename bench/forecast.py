@@ -35,7 +35,7 @@ class Pace:
 class Forecast:
     """Knows the paces of a results folder: `bench cost`'s file first, then records.
 
-    What was measured on a GPU says nothing of a CPU, and the other way round: it is left out.
+    What was measured on GPUs says nothing of CPUs, and the other way round: it is left out.
     """
 
     def __init__(self, results: Path) -> None:
@@ -105,9 +105,9 @@ class Forecast:
         text += f": {duration(total)}, one after the other"
         lacking = len(paces) - len(known)
         text += f", and {lacking} runs of unknown length" if lacking else ""
-        return f"{text} ({self._basis(known)})."
+        return f"{text} ({self._basis(known, missing)})."
 
-    def _basis(self, known: Sequence[Pace]) -> str:
+    def _basis(self, known: Sequence[Pace], missing: Sequence[Planned]) -> str:
         measured = sum(p.source == TIMINGS_FILE for p in known)
         parts = []
         if measured and self.timings is not None:
@@ -116,7 +116,7 @@ class Forecast:
             parts.append(f"{len(known) - measured} by earlier records, on whatever ran beside them")
         rough = sum(not p.exact for p in known)
         parts += [f"{rough} of them by the same method with other options"] if rough else []
-        scored = any(r.cost.score_seconds for r in self.records)
+        scored = all(self.scoring(one) for one in missing)
         parts.append("starting not counted" if scored else "starting and scoring not counted")
         return "; ".join(parts)
 

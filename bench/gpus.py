@@ -17,7 +17,7 @@ class Gpu:
     """A GPU. memory: GiB as stated; half, single: peak TFLOP/s, dense.
 
     half: of tensor cores on bfloat16 (float16 where there is no bfloat16) summing in float32; single:
-    of plain float32, since the benchmark switches TF32 off. matches: a piece of the name that CUDA
+    of plain float32, since the benchmark switches TF32 off. matches: the last words of the name that CUDA
     gives the device.
     """
 
@@ -44,7 +44,7 @@ _ADA = "https://images.nvidia.com/aem-dam/Solutions/Data-Center/l4/nvidia-ada-gp
 GPUS: Mapping[str, Gpu] = {
     g.name: g
     for g in (
-        Gpu(name="h100", memory=80, half=989.4, single=66.9, bfloat16=True, matches="H100",
+        Gpu(name="h100", memory=80, half=989.4, single=66.9, bfloat16=True, matches="H100 80GB HBM3",
             source="https://www.nvidia.com/en-us/data-center/h100/ (SXM)"),
         Gpu(name="h200", memory=141, half=989.4, single=66.9, bfloat16=True, matches="H200",
             source="https://www.nvidia.com/en-us/data-center/h200/ (SXM)"),
@@ -58,7 +58,7 @@ GPUS: Mapping[str, Gpu] = {
             source=_ADA),
         Gpu(name="3090", memory=24, half=71, single=35.6, bfloat16=True, matches="RTX 3090",
             source=_AMPERE),
-        Gpu(name="v100", memory=32, half=125, single=15.7, bfloat16=False, matches="V100",
+        Gpu(name="v100", memory=32, half=125, single=15.7, bfloat16=False, matches="V100-SXM2-32GB",
             source="https://www.nvidia.com/en-us/data-center/v100/ (SXM2, 32 GB)"),
     )
 }  # fmt: skip
@@ -72,5 +72,8 @@ def find_gpu(name: str) -> Gpu:
 
 
 def recognise(device: str) -> Gpu | None:
-    """Return the GPU whose name CUDA would give as `device`, None where the table lacks it."""
-    return next((g for g in GPUS.values() if g.matches in device), None)
+    """Return the GPU whose name CUDA would give as `device`, None where the table lacks it.
+
+    Other makes of one chip have other peaks and go on after the name: "H100 PCIe", a slice of MIG.
+    """
+    return next((g for g in GPUS.values() if f" {device}".endswith(f" {g.matches}")), None)

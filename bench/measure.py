@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.content import digest_json, sha256_file
 from bench.cost import peak_memory, reset_peak_memory
 from bench.record import environment
 from bench.run import Run
@@ -16,6 +18,7 @@ from bench.timings import Timing
 from bench.train import train
 
 _WARM_UP = 3
+_SOURCES, _PACKAGES = ("bench", "bps", "baselines"), ("torch", "diffusers", "numpy")
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 
 
@@ -25,12 +28,13 @@ def measure(run: Run, *, steps: int, batches: int) -> Timing:
     steps: optimiser steps measured; batches: of sampled items measured; both after a warm-up. The rate
     is that of the middle step, so that a hiccup of the machine does not count.
     """
+    code = code_measured()  # before, as somebody may edit it meanwhile
     rate, train_peak = _train(run, steps)
     seconds, items, sample_peak = _sample(run, batches)
     return Timing(
         method=run.spec.method.name, options=dict(run.options), task=run.spec.task,
         train_images_per_second=rate, sample_seconds_per_image=seconds,
-        peak_memory_bytes=max(train_peak, sample_peak), steps=steps, items=items, code=_code(run),
+        peak_memory_bytes=max(train_peak, sample_peak), steps=steps, items=items, code=code,
     )  # fmt: skip
 
 
@@ -42,9 +46,11 @@ def machine(run: Run) -> dict[str, Any]:
     return {key: found[key] for key in MACHINE if key in found}
 
 
-def _code(run: Run) -> dict[str, str]:
-    found = environment(device=run.spec.device, threads=1)
-    return {"commit": found["commit"], "torch": found["packages"]["torch"]}
+def code_measured(root: Path = Path(__file__).resolve().parent.parent) -> dict[str, str]:
+    """Return what tells this code from other code: a digest of the sources, versions of packages."""
+    sources = [p for name in _SOURCES for p in (root / name).rglob("*.py")]
+    files = {p.relative_to(root).as_posix(): sha256_file(p) for p in (*sources, root / "cli.py")}
+    return {"sources": digest_json(files)[:12], **{n: metadata.version(n) for n in _PACKAGES}}
 
 
 def _train(run: Run, steps: int) -> tuple[float | None, int]:

@@ -320,7 +320,10 @@ def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def device_words(machine: Mapping[str, Any]) -> str:
     """Return the device of a record's environment in words: "cpu", or the name of the GPU."""
-    return str(machine.get("gpu") or machine.get("device", "unknown"))
+    device = str(machine.get("device", "unknown"))
+    return str(
+        machine.get("gpu") or ("a GPU without a name" if device.startswith("cuda") else device)
+    )
 
 
 def _gpu(device: str) -> dict[str, str]:

@@ -29,8 +29,8 @@ class Timing:
 
     options: as recorded, without the learning rate. train_images_per_second: None where nothing is
     trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
-    fastest counts, as whatever else the machine does only slows, and the largest memory. code: commit
-    and version of torch, {} where an older file does not say.
+    fastest counts, as whatever else the machine does only slows, and the largest memory. code: digest
+    of the sources and versions of packages, {} where an older file does not say.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Timing:
             raise BenchError(
                 f"{self.method}: rounds of different code do not compare ({_code_words(self)}; "
                 f"{_code_words(other)}): the fastest would hide the other. Measure anew, without "
-                "--further."
+                "--further, and leave the sources alone meanwhile."
             )
         rates = [t.train_images_per_second for t in (self, other)]
         return dataclasses.replace(
@@ -70,7 +70,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Timings of one machine. machine: processor, device, threads and platform, as in records."""
+    """Timings of one machine. machine: processor, device, GPU, threads, platform, as in records."""
 
     machine: Mapping[str, Any]
     entries: tuple[Timing, ...]
@@ -87,9 +87,11 @@ class Timings:
     def words(self) -> str:
         """Say on what machine and how they were measured."""
         rounds = sorted({timing.rounds for timing in self.entries})
-        if rounds in ([], [1]):
-            return self.machine_words
-        return f"{self.machine_words}, the fastest of {' or '.join(map(str, rounds))} rounds"
+        text = self.machine_words
+        if rounds not in ([], [1]):
+            text += f", the fastest of {' or '.join(map(str, rounds))} rounds"
+        codes = {digest_json(dict(timing.code)) for timing in self.entries}
+        return f"{text}, METHODS BY DIFFERENT CODE" if len(codes) > 1 else text
 
     def of(self, record: RunRecord) -> Timing | None:
         """Return the timing of a record's method and options, None where it was not measured.
@@ -137,7 +139,7 @@ def with_timing_added(
 ) -> Timings:
     """Return a folder's timings with one added or put in the place of its like; write nothing.
 
-    BenchError if those there are of another machine, or are rounds of other amounts.
+    BenchError if those there are of another machine, or are rounds of other amounts or code.
     """
     found = load_timings(folder)
     measured = Timings(machine=dict(machine), entries=(timing,))

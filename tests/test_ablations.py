@@ -23,8 +23,10 @@ from bench.content import read_json, sha256_file, write_json
 from bench.forecast import Forecast
 from bench.record import load_record
 from bench.run import Hooks
+from bench.spec import check_options
 from bench.suites import EMOJI, MICRO
 from bench.tasks import find_task
+from bench.timings import Timing, add_timing
 from bench.trained import find_trained
 from bench.types import BenchError
 
@@ -234,6 +236,17 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     elsewhere = [replace(one, spec=replace(one.spec, device="cuda")) for one in planned]
     assert forecast.seconds(elsewhere[1]) is None, "a CPU's record says nothing of a GPU"
     assert forecast.scoring(elsewhere[1]) == 0.0 < forecast.scoring(planned[1])
+    machine = {"processor": "a", "device": "cuda", "threads": 1, "platform": "Linux"}
+    method, options = planned[1].spec.method, dict(planned[1].spec.options)
+    alone = Timing(
+        method=method.name, options=check_options(method, options), task="sketch", steps=1, items=1,
+        train_images_per_second=10.0, sample_seconds_per_image=1.0, peak_memory_bytes=1,
+    )  # fmt: skip
+    add_timing(results, alone, machine=machine)
+    on_gpus = Forecast(results)
+    assert on_gpus.seconds(planned[1]) == forecast.seconds(planned[1]), "and the other way round"
+    assert (on_gpus.seconds(elsewhere[1]) or 0.0) >= planned[1].items * 1.0
+    assert "scoring not counted" in on_gpus.words(elsewhere[1:2])
 
     done = do_ablation(cli.catalogue(), SMALL, planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)

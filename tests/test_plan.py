@@ -311,7 +311,16 @@ def test_gpus_are_recognised_by_the_names_that_cuda_gives() -> None:
     for given, known in names.items():
         gpu = recognise(given)
         assert isinstance(gpu, Gpu) and gpu.name == known
-    assert recognise("cpu") is None
+    for other in (
+        "cpu",
+        "NVIDIA H100 PCIe",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GH200",
+        "NVIDIA GH200 480GB",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "Tesla V100-PCIE-16GB",
+    ):
+        assert recognise(other) is None, f"{other} has a peak of its own"
 
 
 def run(*words: Any) -> Any:

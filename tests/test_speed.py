@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 import cli
 from bench.footprint import stand_in
+from bench.gpus import GPUS
 from bench.shapes import build_base, shape_like
-from bench.speed import FILE, TABLE
+from bench.speed import FILE, TABLE, speed_table
 from bench.speeds import SpeedAsk
 from bench.tasks import find_task
 from bench.yardsticks import YARDSTICKS
@@ -56,6 +57,15 @@ def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
     assert min(method["sample_bytes"], method["train_bytes"]) > 2**27, (
         "the libraries alone take that"
     )
+    on_a_gpu = {**found["machine"], "device": "cuda", "gpu": "NVIDIA H100 80GB HBM3"}
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / FILE).write_text(json.dumps({**found, "machine": on_a_gpu}))
+    shares = [line.split(" | ")[6] for line in speed_table(tmp_path / "gpu").splitlines()[4:6]]
+    peak = GPUS["h100"].single * 1e12
+    rates = [e["train_flops"] * 2 / e["train"]["median"] / peak for e in found["entries"]]
+    percent = [float(share.removesuffix("%")) for share in shares]
+    assert percent == pytest.approx([100 * rate for rate in rates], rel=1e-2)
+    assert "NVIDIA H100 80GB HBM3" in speed_table(tmp_path / "gpu")
     table = (tmp_path / TABLE).read_text()
     assert "T2I-Adapter" in table and "median of 2 rounds" in table and "bench speed" in table
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import cli
 from bench.commands import Request, make_run
 from bench.cost import peak_memory, reset_peak_memory
-from bench.measure import machine, measure
+from bench.measure import code_measured, machine, measure
 from bench.timings import TIMINGS_FILE, Timing, add_timing, load_timings
 from bench.types import BenchError
 
@@ -42,7 +42,7 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(
     assert found.sample_seconds_per_image > 0 and found.items == 8
     assert found.peak_memory_bytes > 2**26, "a process with torch has more than 64 MiB"
     assert list(tmp_path.iterdir()) == []
-    assert set(found.code) == {"commit", "torch"} and all(found.code.values())
+    assert found.code == code_measured() and set(found.code) > {"sources", "torch"}
     floor = make_run(cli.catalogue(), request, method="text-only", task="sketch", seed=0)
     assert measure(floor, steps=3, batches=1).train_images_per_second is None
     assert set(machine(run)) == set(MACHINE), "no GPU is named on a CPU"
@@ -84,9 +84,9 @@ def test_rounds_keep_the_fastest_and_the_largest_memory(tmp_path: Path) -> None:
 
 
 def test_rounds_of_two_states_of_the_code_are_not_mixed(tmp_path: Path) -> None:
-    old, new = ({"commit": name, "torch": "2.15.0"} for name in ("a" * 40, "b" * 40))
+    old, new = ({"sources": name, "torch": "2.15.0"} for name in ("aaaa", "bbbb"))
     add_timing(tmp_path, timing("bps", code=old), machine=MACHINE)
-    with pytest.raises(BenchError, match=r"commit a+, torch 2\.15\.0; commit b+.*--further"):
+    with pytest.raises(BenchError, match=r"sources aaaa, torch 2\.15\.0; sources bbbb.*--further"):
         add_timing(tmp_path, timing("bps", code=new), machine=MACHINE, further=True)
     unknown = timing("text-only")
     with pytest.raises(BenchError, match="code not recorded"):
@@ -95,6 +95,24 @@ def test_rounds_of_two_states_of_the_code_are_not_mixed(tmp_path: Path) -> None:
     add_timing(tmp_path, timing("bps", code=new), machine=MACHINE, further=True)
     found = load_timings(tmp_path)
     assert found is not None and found.entries == (timing("bps", code=new, rounds=2),)
+    assert "DIFFERENT CODE" not in found.words
+    add_timing(tmp_path, timing("controlnet", code=old), machine=MACHINE)
+    assert "DIFFERENT CODE" in (load_timings(tmp_path) or pytest.fail("gone")).words
+
+
+def test_an_edit_of_the_sources_is_other_code(tmp_path: Path) -> None:
+    (tmp_path / "bps").mkdir()
+    (tmp_path / "cli.py").write_text("")
+    (tmp_path / "bps" / "a.py").write_text("x = 1\n")
+    before = code_measured(tmp_path)
+    assert code_measured(tmp_path) == before
+    (tmp_path / "bps" / "notes.md").write_text("words are no code")
+    assert code_measured(tmp_path) == before
+    (tmp_path / "bps" / "a.py").write_text("x = 2\n")
+    assert code_measured(tmp_path)["sources"] != before["sources"]
+    assert {k: v for k, v in code_measured(tmp_path).items() if k != "sources"} == {
+        k: v for k, v in before.items() if k != "sources"
+    }
 
 
 def test_what_costs_nothing_shares_a_timing(tmp_path: Path) -> None:

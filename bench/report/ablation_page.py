@@ -18,23 +18,25 @@ from bench.report.curves import curve_figure
 from bench.report.figures import pdf_path
 from bench.report.grid import escape_markdown, to_latex, to_markdown
 from bench.report.pictures import file_name
-from bench.report.qualitative import draw_gallery, draw_gallery_pdf, gallery
+from bench.report.qualitative import SHEET_ROWS, Gallery, draw_both, gallery
 
 CURVES = "training curves, first seed"
-_COMPARED = 4  # columns: condition, two variants, target
+SAMPLES = "samples of the same items from the same initial noise"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSection:
     """An ablation and its files in a folder; name: of them ("ablation-prior-emoji-sketch").
 
-    figures: PNG -> what it shows; each lies there as PDF too.
+    figures: PNG -> what it shows; each lies there as PDF too. left_out: why variants are not among
+    the samples, in sentences.
     """
 
     name: str
     folder: Path
     table: AblationTable
     figures: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
 
     @property
     def pdfs(self) -> list[str]:
@@ -57,8 +59,14 @@ def ablation_sections(tables: Sequence[AblationTable], out: Path) -> list[Ablati
     for table, place in zip(tables, places, strict=True):
         parts = [*place, *([table.key[:12]] if places.count(place) > 1 else [])]
         name = "-".join(["ablation", *map(file_name, parts)])
-        drawn = _draw(table, out, name)
-        sections.append(AblationSection(name=name, folder=out, table=table, figures=drawn))
+        figures, shown = _draw(table, out, name), _compared(table)
+        if shown is not None:
+            path = out / f"{name}-samples.png"
+            figures[draw_both(shown, path, title=table.title).name] = SAMPLES
+        left_out = shown.left_out if shown is not None else ()
+        sections.append(
+            AblationSection(name=name, folder=out, table=table, figures=figures, left_out=left_out)
+        )
     return sections
 
 
@@ -82,6 +90,8 @@ def ablation_markdown(section: AblationSection, *, at: str = "", level: str = "#
     table = section.table
     said = "".join(f"- {escape_markdown(line)}\n" for line in ablation_sentences(table))
     drawn = "".join(f"![{what}]({at}{file})\n\n" for file, what in section.figures.items())
+    drawn += "".join(f"- {escape_markdown(line)}\n" for line in section.left_out)
+    drawn += "\n" if section.left_out else ""
     links = ", ".join(f"[{file}]({at}{file})" for file in (*section.texts, *section.pdfs))
     notes = "".join(f"> **{escape_markdown(note)}**\n\n" for note in table.notes)
     return (
@@ -97,39 +107,34 @@ def _place(table: AblationTable) -> tuple[str, str, str]:
 
 
 def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
+    """Draw what can be drawn; return PNG -> what it shows."""
+    drawn: list[tuple[Path | None, str]] = []
     if table.ablation.axis:
-        path = out / f"{name}.png"
-        found = {path: axis_figure(table, path, pdf=True)}
-        what = {path: f"quality by {AXES[table.ablation.axis]}"}
+        about = f"quality by {AXES[table.ablation.axis]}"
+        drawn.append((axis_figure(table, out / f"{name}.png", pdf=True), about))
     else:
-        paths = [out / f"{name}{part}.png" for part in ("", "-weights", "-curves")]
-        bars, weights, curves = paths
-        found = {
-            bars: bars_figure(table, bars, pdf=True),
-            weights: weights_figure(table, weights, pdf=True),
-            curves: _curves(table, curves),
-        }
-        what = dict(zip(paths, ("differences to the paper's setting", "learned layer weights",
-                                CURVES), strict=True))  # fmt: skip
-    samples = out / f"{name}-samples.png"
-    found[samples] = _samples(table, samples)
-    what[samples] = "samples of the same items from the same initial noise"
-    return {path.name: what[path] for path, drawn in found.items() if drawn is not None}
+        bars, weights, curves = (out / f"{name}{part}.png" for part in ("", "-weights", "-curves"))
+        drawn = [
+            (bars_figure(table, bars, pdf=True), "differences to the paper's setting"),
+            (weights_figure(table, weights, pdf=True), "learned layer weights"),
+            (_curves(table, curves), CURVES),
+        ]
+    return {path.name: what for path, what in drawn if path is not None}
 
 
-def _samples(table: AblationTable, path: Path) -> Path | None:
-    """Draw the same items under each variant; along training items, under each of the reference's.
+def _compared(table: AblationTable) -> Gallery | None:
+    """Return the same items under each variant; along training items, under each of the reference's.
 
-    None, and no file, where fewer than two variants have a contact sheet.
+    None where no reference, or nothing beside it, has a contact sheet.
     """
     along = table.ablation.axis == "train_items"
     lines = [x for x in table.lines if not along or x.variant.name == table.ablation.reference]
     shown = gallery([replace(line.row, name=table.full_name(line)) for line in lines])
-    if shown is None or len(shown.columns) < _COMPARED:
+    if shown is None:
         return None
-    title = f"{table.title}, seed {shown.seed}: the same items from the same initial noise"
-    draw_gallery_pdf(shown, pdf_path(path), title=title)
-    return draw_gallery(shown, path, title=title)
+    references = {table.full_name(line) for line in lines if line.is_reference}
+    variants = set(shown.columns) - set(SHEET_ROWS)
+    return shown if len(variants) > 1 and variants & references else None
 
 
 def _curves(table: AblationTable, path: Path) -> Path | None:

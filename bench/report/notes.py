@@ -32,19 +32,19 @@ def table_notes(runs: Sequence[Run], *, rows: Sequence[Row], own: Sequence[Row])
 
 
 def device_notes(records: Sequence[RunRecord]) -> list[str]:
-    """Say on which GPUs runs were made, aloud where devices differ; nothing where all are of a CPU."""
+    """Say on which devices runs were made where a GPU is among them or torch differs; aloud if mixed."""
     found = Counter(_made_on(record.environment) for record in records)
-    devices = {device_words(record.environment) for record in records}
-    if len(devices) > 1:
+    if len(found) > 1:
         each = "; ".join(f"{number} on {words}" for words, number in sorted(found.items()))
-        return [f"DEVICES DIFFER: sums round otherwise on another device. Runs: {each}."]
-    if any(record.environment.get("device") == "cuda" for record in records):
-        return [f"Made on {' and '.join(sorted(found))}."]
+        return [f"DEVICES OR TORCH DIFFER: sums round otherwise on others. Runs: {each}."]
+    if any(str(record.environment.get("device")).startswith("cuda") for record in records):
+        return [f"Made on {next(iter(found))}."]
     return []
 
 
 def _made_on(environment: Mapping[str, Any]) -> str:
-    torch = environment.get("packages", {}).get("torch")
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
     return device_words(environment) + (f", torch {torch}" if torch else "")
 
 

@@ -12,7 +12,7 @@ from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
 from bench.report.notes import made_equal
-from bench.report.qualitative import Gallery, draw_gallery, draw_gallery_pdf, gallery, sheet_of
+from bench.report.qualitative import Gallery, draw_both, gallery, sheet_of
 from bench.report.rows import Row, Table
 
 
@@ -107,10 +107,7 @@ def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int
 def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str | None:
     if shown is None:
         return None
-    title += f", seed {shown.seed}: the same items from the same initial noise"
-    path = draw_gallery(shown, out / f"qualitative-{name}.png", title=title)
-    draw_gallery_pdf(shown, pdf_path(path), title=title)
-    return path.name
+    return draw_both(shown, out / f"qualitative-{name}.png", title=title).name
 
 
 def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.content import atomic_path
-from bench.report.figures import pdf_file
+from bench.report.figures import pdf_file, pdf_path
 from bench.report.rows import Row
 from bench.report.runs import Run
 from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font, sheet_tiles
@@ -47,9 +47,9 @@ def sheet_of(run: Run) -> Path | None:
 def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> Gallery | None:
     """Take the first items of each row's contact sheet, all of one seed; None without a sheet.
 
-    rows: of one protocol, in the order to show. The seed is the first that all rows have, else the
-    first of those that most have. A sheet that shows other items than the first is left out. most:
-    rows that there is room for.
+    rows: of one protocol, or of several with the same items and noise, in the order to show. The seed
+    is the first that all rows have, else the first of those that most have. A sheet that shows other
+    items than the first is left out. most: rows that there is room for.
     """
     rows, crowd = list(rows[:most]), rows[most:]
     left_out = [f"{row.name} is not shown for want of room." for row in crowd]
@@ -72,6 +72,13 @@ def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> G
     if not columns:
         return None
     return Gallery(seed=seed, columns=columns, left_out=(*left_out, *refused))
+
+
+def draw_both(shown: Gallery, path: Path, *, title: str) -> Path:
+    """Draw a gallery as PNG and, beside it, as PDF; title: of what, the seed is added."""
+    title += f", seed {shown.seed}: the same items from the same initial noise"
+    draw_gallery_pdf(shown, pdf_path(path), title=title)
+    return draw_gallery(shown, path, title=title)
 
 
 def draw_gallery(shown: Gallery, path: Path, *, title: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from bench.content import read_json, write_json
 from bench.record import load_record
 from bench.report import Run, load_runs, make_report
 from bench.report.ablation_figures import moved, weights_figure
-from bench.report.ablation_page import ablation_sections
+from bench.report.ablation_page import SAMPLES, ablation_markdown, ablation_sections
 from bench.report.ablation_tables import (
     ablation_grid,
     ablation_sentences,
@@ -27,6 +29,7 @@ from bench.report.ablation_tables import (
     tidy_ablation,
 )
 from bench.report.ablations import AblationTable, Line, build_ablations, in_ablations
+from bench.report.html.ablations import ablation_data
 from bench.report.names import command_line
 from bench.report.runs import load_ablation_runs, load_run
 from bench.stats import Interval
@@ -253,6 +256,35 @@ def test_samples_along_training_items_are_the_references(build: Any, results: Pa
     name = "ablation-data-emoji-sketch-samples.png"
     assert name in section.figures
     assert drawn_columns(results / name) == len(FEW_ITEMS) + 1 + 2, "bps alone, all items the last"
+
+
+def test_samples_without_the_references_are_no_comparison(build: Any, results: Path) -> None:
+    for variant in PRIOR.variants[:3]:
+        levels = plausible(variant, 0)
+        write_variant(build, results, variant, levels, sheet=variant is not FROZEN)
+    (section,) = ablation_sections([only_table(results)], results)
+    assert not [name for name in section.figures if "samples" in name]
+    write_variant(build, results, FROZEN, plausible(FROZEN, 0), sheet=True)
+    for run in load_runs(results):
+        if run.record.options["prior"] == "none":
+            (results / run.record.run_id / "contact.png").unlink()
+    (section,) = ablation_sections([only_table(results)], results)
+    assert section.left_out == ("2,900 items: no prior has no contact sheet.",)
+    assert "- 2,900 items: no prior has no contact sheet.\n" in ablation_markdown(section)
+    assert ablation_data([section])[0]["left_out"] == list(section.left_out)
+
+
+def test_large_samples_stay_small_in_the_page(build: Any, results: Path) -> None:
+    for variant in PRIOR.variants[:3]:
+        write_variant(build, results, variant, plausible(variant, 0))
+    (section,) = ablation_sections([only_table(results)], results)
+    drawn = np.random.default_rng(0).integers(0, 256, (500, 3000, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(results / "large.png")
+    (made,) = ablation_data([replace(section, figures={"large.png": SAMPLES})])
+    packed = base64.b64decode(made["figures"][0]["source"].split(",")[1])
+    with Image.open(io.BytesIO(packed)) as opened:
+        assert opened.size == (1400, 233)
+    assert len(packed) < (results / "large.png").stat().st_size / 4
 
 
 def test_one_contact_sheet_is_no_comparison(build: Any, results: Path) -> None:

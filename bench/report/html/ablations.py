@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report.ablation_page import CURVES, AblationSection
+from bench.report.ablation_page import CURVES, SAMPLES, AblationSection
 from bench.report.ablation_tables import ablation_command, ablation_grid, ablation_sentences
 from bench.report.grid import Grid
+
+_WIDE, _QUALITY = 1400, 85
 
 
 def ablation_data(sections: Sequence[AblationSection]) -> list[dict[str, Any]]:
@@ -36,8 +38,9 @@ def _ablation(section: AblationSection) -> dict[str, Any]:
         "rows": [[[cell.main, cell.beside] for cell in line] for line in grid.body],
         "rules": list(grid.rules),
         "said": ablation_sentences(table),
-        "figures": [{"about": what, "source": _source(section.folder / name)}
+        "figures": [{"about": what, "source": _source(section.folder / name, pictures=what == SAMPLES)}
                     for name, what in section.figures.items() if what != CURVES],
+        "left_out": list(section.left_out),
         "files": [*section.texts, *section.figures, *section.pdfs],
         "command": ablation_command(table),
     }  # fmt: skip
@@ -50,11 +53,19 @@ def _heads(grid: Grid) -> list[str]:
     return [*grid.header[:lead], *(g if i % 2 == 0 else h for i, (g, h) in enumerate(pairs))]
 
 
-def _source(path: Path) -> str:
-    """Return a drawn figure as a data URI, packed anew without loss."""
+def _source(path: Path, *, pictures: bool) -> str:
+    """Return a drawn figure as a data URI, packed anew without loss.
+
+    pictures: it shows samples, which are packed smaller: no wider than the page and with loss.
+    """
     from PIL import Image
 
     file = io.BytesIO()
     with Image.open(path) as opened:
-        opened.convert("RGB").save(file, format="WEBP", lossless=True)
+        drawn = opened.convert("RGB")
+    if pictures:
+        drawn.thumbnail((_WIDE, _WIDE * 2))
+        drawn.save(file, format="WEBP", quality=_QUALITY)
+    else:
+        drawn.save(file, format="WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

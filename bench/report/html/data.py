@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.record import RunRecord
+from bench.record import RunRecord, device_words
 from bench.report.ablation_page import AblationSection
 from bench.report.compare import Comparison, Entry, findings
 from bench.report.differences import Difference, verdict
@@ -262,12 +262,12 @@ def _sides(differences: Sequence[Difference], told: set[str]) -> Iterator[tuple[
 
 def _run(record: RunRecord) -> dict[str, Any]:
     environment = record.environment
-    machine = [str(environment[k]) for k in ("processor", "device", "platform") if k in environment]
+    machine = [environment.get("processor"), device_words(environment), environment.get("platform")]
     return {
         "id": record.run_id,
         "seed": record.seed,
         "command": command_line(record),
-        "machine": ", ".join(machine),
+        "machine": ", ".join(str(part) for part in machine if part),
         "commit": str(environment.get("commit", "")),
         "images": record.cost.train_images,
     }

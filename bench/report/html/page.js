@@ -169,6 +169,7 @@
       ...made.notes.map((note) => make("p", { class: "note" }, note)),
       make("p", {}, made.question),
       ...made.figures.map((figure) => make("img", { class: "plot", src: figure.source, alt: figure.about })),
+      made.left_out.length ? list(made.left_out) : null,
       make(
         "div", { class: "scroll plain", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
         make("table", { "aria-label": name }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
