@@ -67,7 +67,7 @@ def ablation_caption(table: AblationTable) -> str:
     words = [
         f"Ablation {table.title}: {', '.join(map(str, items))} evaluation items",
         f"budget {budget.get('name', 'unknown')}{images}",
-        f"training seeds {', '.join(map(str, seeds))}",
+        f"seeds {', '.join(map(str, seeds))}",
         f"judges {', '.join(judges) if judges else 'none'}",
         protocol_words(table),
     ]

@@ -27,6 +27,9 @@ jackknife for a metric of a whole set: items left out in turn, to first order fo
 That distance and its interval are those expected at this number of items, not at infinitely many:
 compare its rows only at equal numbers. Else the interval is the mean of the seeds' bounds. Differences
 are paired: the same items left out on both sides. "–" is missing, never 0.
+A seed sets training and initial noise. Seeds agree where every run of one side lies beyond every run of
+the other; of 3 against 3 chance alone does that once in 10, so it is asked beside the interval, never
+instead of it. That they do not agree does not say that the sign changes.
 Real training images are no answers to the evaluation items: their paired metrics, where given, are
 what chance gives.
 """

@@ -11,7 +11,7 @@ from bench.report.ablation_tables import ablation_summary
 from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs
 from bench.report.grid import escape_markdown, to_markdown
-from bench.report.names import command_line, count
+from bench.report.names import command_line, count, primary_metrics
 from bench.report.page import HOW_TO_READ, Section, Suite, page_records
 from bench.report.rows import Row
 from bench.report.runs import OWN_METHOD
@@ -47,9 +47,9 @@ def readme_page(
         *(_task(section, _said(section, suites), at) for section in sections),
         "## Ablations\n" if ablations else "",
         *(ablation_markdown(section, at=at, level="###") for section in ablations),
-        _claims(sections, ablations),
+        _claims(sections, suites, ablations),
         *(_costs(suite.comparison) for suite in suites if suite.comparison is not None),
-        _commands(sections, ablations, remake),
+        _commands(sections, ablations, remake, beside=f"{here}{results.resolve().name}"),
         f"## How to read the tables\n\n{HOW_TO_READ}",
         *_credits(sections, ablations),
     ]
@@ -85,12 +85,15 @@ def _task(section: Section, said: Sequence[str], at: str) -> str:
     )
 
 
-def _claims(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> str:
+def _claims(
+    sections: Sequence[Section], suites: Sequence[Suite], ablations: Sequence[AblationSection]
+) -> str:
     """Set what the paper and its release say beside what was measured here."""
     here = {
         f"Sketch on COCO17: FID 10.49 (abstract of {_PAPER}); split, number of samples and tool are not "
         "told, and the release trains on val2017 as well":
-            ["No number here compares: other data, base and judge. " + _first_rank(sections)],
+            ["No number here compares: other data, base and judge. "
+             + _own_standing(sections, suites)],
         "Steering strong at the head and light at the foot, 16-8-4-2":
             _about(ablations, "schedule"),
         "Frozen pretrained UNet as prior: posterior = prior × learned likelihood":
@@ -111,12 +114,13 @@ def _claims(sections: Sequence[Section], ablations: Sequence[AblationSection]) -
 
 
 def _about(ablations: Sequence[AblationSection], name: str) -> list[str]:
-    """Return what an ablation says of FD in short, by task."""
+    """Return what an ablation says of FD and fidelity in short, by task."""
     return [
         f"{section.table.task}: {line}"
         for section in ablations
         if section.table.ablation.name == name
-        for line in ablation_summary(section.table, metric="fd")
+        for metric in ("fd", *primary_metrics(section.table.task))
+        for line in ablation_summary(section.table, metric=metric)
     ]
 
 
@@ -126,18 +130,15 @@ def _methods(sections: Sequence[Section]) -> Iterator[tuple[Section, dict[str, R
         yield section, {row.runs[0].record.method: row for row in reversed(rows)}
 
 
-def _first_rank(sections: Sequence[Section]) -> str:
-    """Say where the paper's method stands by FD in each task."""
-    said = []
-    for section, rows in _methods(sections):
-        for column in (c for c in section.table.columns if c.metric == "fd"):
-            known = {m: r.cells[column].value for m, r in rows.items() if column in r.cells}
-            ranked = sorted((v, m) for m, v in known.items() if v is not None)
-            names = [method for _, method in ranked]
-            if OWN_METHOD in names:
-                place = names.index(OWN_METHOD) + 1
-                said.append(f"{section.table.title}: rank {place} of {len(names)} by mean FD")
-    return "; ".join(said) + ("." if said else "")
+def _own_standing(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
+    """Say how the paper's method stands to the others by FD in each task."""
+    said = [
+        f"{section.table.title}: {line}"
+        for section in sections
+        for line in _said(section, suites)
+        if line.startswith(f"{OWN_METHOD} on FD")
+    ]
+    return " ".join(said)
 
 
 def _sizes(sections: Sequence[Section]) -> list[str]:
@@ -169,14 +170,15 @@ def _costs(comparison: Comparison) -> str:
 
 
 def _commands(
-    sections: Sequence[Section], ablations: Sequence[AblationSection], remake: str
+    sections: Sequence[Section], ablations: Sequence[AblationSection], remake: str, *, beside: str
 ) -> str:
-    """List the commands that make every run and this page again."""
+    """List the commands that make every run and this page again; beside: the folder of the runs."""
     records = page_records(sections, ablations)
     lines = [f"{command_line(record)}  # {name}" for name, record in records.items()]
     body = "\n".join(lines)
     return (
-        f"## Commands\n\n`{remake}` remakes tables, figures and this page from the records.\n\n"
+        f"## Commands\n\n`{remake}` remakes tables, figures and this page from the records. Runs and "
+        f"ablations are made in `results/runs`; with `--results {beside}`, beside the records here.\n\n"
         f"<details><summary>The {len(lines)} runs</summary>\n\n```sh\n{body}\n```\n\n</details>\n"
     )
 

@@ -205,14 +205,19 @@ def caption(table: Table) -> str:
     words = [
         f"{table.title}: {_join(items)} evaluation items",
         f"budget {_join(sorted({record.budget for record in records}))}",
-        f"training seeds {_join(seeds)}",
+        f"seeds {_join(seeds)}",
         f"judges {_join(judges) if judges else 'none'}",
         _protocol_words(table, records),
     ]
     text = "; ".join(words) + ". Brackets: 95% intervals over items."
-    deviations = any(len(row.seeds) > 1 for row in table.rows)
-    if deviations:
-        text += " Sd: standard deviation over training seeds, which the intervals leave out."
+    most = max((len(row.seeds) for row in table.rows), default=0)
+    if most > 1:
+        text += " Sd: standard deviation over seeds, which the intervals leave out."
+    if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
+        text += (
+            " Shuffled conditions are of the first seed alone: compare them with that seed's own "
+            "record, not with a mean."
+        )
     warning = "MIXED PROTOCOLS, rows of different marks do not compare. " if table.marks else ""
     return warning + text
 
