@@ -19,7 +19,12 @@ Methods = Annotated[
 Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
 Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
 SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded), coco17 or micro.")]
-BudgetName = Annotated[str | None, typer.Option("--budget", help="quick, short, standard or full.")]
+BudgetName = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", help="quick, short, standard, full; equal-time (emoji), paper (coco17)."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling seed.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
