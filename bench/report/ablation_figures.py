@@ -168,24 +168,40 @@ def _curves(axis: Axes, table: AblationTable, column: Column) -> None:
     name = table.ablation.axis
     methods = list(dict.fromkeys(line.variant.method for line in table.lines))
     ticks, ends = sorted({line.setting(name) for line in table.lines}), []
+    floors: list[tuple[str, float]] = []
     for i, method in enumerate(methods):
         own = [line for line in table.lines if line.variant.method == method]
         known = sorted((p for line in own for p in _point(line, name, column)), key=lambda p: p[0])
         if not known:
             continue
         if own[0].row.kind == "floor":
-            axis.axhline(known[0][1], color=SOFT, linestyle=":", linewidth=1)
-            ends.append((method, SOFT, ticks[-1], known[0][1]))
+            floors.append((method, known[0][1]))
         else:
             _curve(axis, known, COLOURS[i % 7], _MARKERS[i % 5])
             ends.append((method, COLOURS[i % 7], known[-1][0], known[-1][1]))
     if table.ablation.resamples:
         place = next(line.setting(name) for line in table.lines if line.is_reference)
         axis.axvline(place, color=SOFT, linestyle=(0, (5, 2)), linewidth=1, zorder=0)
+    for floor in floors:
+        words, height = floor_line(axis, *floor)
+        ends.append((words, SOFT, ticks[-1], height))
     _scale(axis, name, ticks)
     axis.set_title(wrapped(header(column)), loc="left", fontsize=9, color=INK)
     if len(ends) > 1:
         label_ends(axis, ends)
+
+
+def floor_line(axis: Axes, name: str, value: float) -> tuple[str, float]:
+    """Dot a floor across the panel; return its label and where that stands.
+
+    One so far away that the curves would be flattened is told at the edge instead.
+    """
+    low, high = axis.get_ylim()
+    if max(low - value, value - high) <= high - low:
+        axis.axhline(value, color=SOFT, linestyle=":", linewidth=1)
+        return name, value
+    axis.set_ylim(low, high)
+    return (f"{name} {value:.3g} ↓", low) if value < low else (f"{name} {value:.3g} ↑", high)
 
 
 def _point(line: Line, axis_name: str, column: Column) -> Iterator[_Point]:

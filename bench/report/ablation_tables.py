@@ -20,6 +20,7 @@ from bench.report.names import (
     number,
     primary_metrics,
 )
+from bench.report.notes import device_notes
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +79,8 @@ def ablation_caption(table: AblationTable) -> str:
         f"{' at the same number of training items' if table.by_items else ''}; intervals are not "
         "widened for their number. *: single training seeds do not agree."
     )
-    return text + (f" Not recorded: {', '.join(table.missing)}." if table.missing else "")
+    text += f" Not recorded: {', '.join(table.missing)}." if table.missing else ""
+    return " ".join([text, *device_notes(records)])
 
 
 def protocol_words(table: AblationTable) -> str:

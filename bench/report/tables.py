@@ -27,7 +27,7 @@ from bench.report.names import (
     plain_name,
     protocol_differences,
 )
-from bench.report.notes import FRECHET, few_notes, too_few
+from bench.report.notes import FRECHET, device_notes, few_notes, too_few
 from bench.report.rows import COSTLY, Row, Table
 from bench.report.runs import FLOOR_METHOD, SAMPLES, SHUFFLED, metric_rows
 from bench.stats import FEW_ITEMS
@@ -218,6 +218,7 @@ def caption(table: Table) -> str:
             " Shuffled conditions are of the first seed alone: compare them with that seed's own "
             "record, not with a mean."
         )
+    text = " ".join([text, *device_notes(records)])
     warning = "MIXED PROTOCOLS, rows of different marks do not compare. " if table.marks else ""
     return warning + text
 

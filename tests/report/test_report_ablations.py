@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.ablations import ABLATIONS, FEW_ITEMS, Variant
 from bench.content import read_json, write_json
 from bench.record import load_record
 from bench.report import Run, load_runs, make_report
-from bench.report.ablation_figures import moved, weights_figure
+from bench.report.ablation_figures import floor_line, moved, weights_figure
 from bench.report.ablation_page import SAMPLES, ablation_markdown, ablation_sections
 from bench.report.ablation_tables import (
     ablation_grid,
@@ -229,6 +230,31 @@ def test_every_ablation_has_its_files_and_figures(every: Path) -> None:
     assert (report / "ablation-schedule-emoji-sketch-weights.pdf").exists()
     with Image.open(report / "ablation-data-emoji-sketch.png") as opened:
         assert np.asarray(opened).std() > 5, "something is drawn"
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "height"),
+    [
+        (1.5, "floor", 1.5),
+        (4.0, "floor", 4.0),
+        (-40.0, "floor -40 ↓", 0.0),
+        (9.5, "floor 9.5 ↑", 2.0),
+    ],
+)
+def test_a_floor_far_away_does_not_flatten_the_curves(
+    value: float, words: str, height: float
+) -> None:
+    axis = Figure().subplots()
+    axis.set_ylim(0.0, 2.0)
+    assert floor_line(axis, "floor", value) == (words, height)
+    assert axis.get_ylim() == (0.0, 2.0) and bool(axis.lines) == (words == "floor")
+
+
+def test_the_caption_says_on_which_gpu_runs_were_made(build: Any, results: Path) -> None:
+    card = {"device": "cuda", "gpu": "A Card", "packages": {"torch": "2.15"}}
+    for variant in PRIOR.variants[:3]:
+        write_variant(build, results, variant, plausible(variant, 0), environment=card)
+    assert ablation_grid(only_table(results)).caption.endswith(" Made on A Card, torch 2.15.")
 
 
 def drawn_columns(picture: Path) -> int:

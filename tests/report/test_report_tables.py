@@ -341,7 +341,9 @@ def test_costs_of_several_machines_say_so(add_run: Writer, results: Path) -> Non
 def test_runs_on_gpus_are_told_aloud(add_run: Writer, results: Path) -> None:
     card = {"processor": "a_cpu", "device": "cuda", "gpu": "A Card", "packages": {"torch": "2.15"}}
     add_run("bps", {"fd": 1.0}, environment=card)
-    assert "Made on A Card, torch 2.15." in build_table(load_runs(results)).notes
+    table = build_table(load_runs(results))
+    assert "Made on A Card, torch 2.15." in table.notes
+    assert caption(table).endswith(" Made on A Card, torch 2.15.")
     add_run("text-only", {"fd": 1.0})
     notes = build_table(load_runs(results)).notes
     assert [n for n in notes if "DIFFER" in n and "Runs: 1 on A Card, torch 2.15; 1 on cpu." in n]
