@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.content import digest_json, sha256_file
 from bench.cost import peak_memory, reset_peak_memory
-from bench.record import environment
+from bench.record import MACHINE, environment
 from bench.run import Run
 from bench.sample import sample_images
 from bench.timings import Timing
@@ -19,7 +19,6 @@ from bench.train import train
 
 _WARM_UP = 3
 _SOURCES, _PACKAGES = ("bench", "bps", "baselines"), ("torch", "diffusers", "numpy")
-MACHINE = ("processor", "device", "gpu", "threads", "platform")
 
 
 def measure(run: Run, *, steps: int, batches: int) -> Timing:

@@ -18,6 +18,8 @@ from bench.types import BenchError
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
+MACHINE = ("processor", "device", "gpu", "threads", "platform")
+"""What of an environment tells machines apart whose times do not compare."""
 _WHERE_SAID = ("changes", "trained_in", "weights")
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
 

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.record import device_words
+from bench.record import RunRecord, device_words
 from bench.report.leaks import split_notes
 from bench.report.names import Column, header, order_columns
 from bench.report.runs import Run, items_disagree, measured
 from bench.stats import FEW_ITEMS, LEAST_ITEMS
 
 if TYPE_CHECKING:
-    from bench.record import RunRecord
     from bench.report.rows import Row
 
 FRECHET = ("fd", "fd_infinite")

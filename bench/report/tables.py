@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.record import Cost, MetricValue, RunRecord
+from bench.record import MACHINE, Cost, MetricValue, RunRecord
 from bench.report.differences import Difference, difference_digits, seed_mark
 from bench.report.grid import Grid, Text, to_plain
 from bench.report.leaks import leak_lines
@@ -231,8 +231,7 @@ def time_words(table: Table) -> str:
             f" Times and memory: each method measured alone ({'; '.join(machines)}), train seconds for "
             "the images of the budget."
         )
-    keys = ("processor", "device", "gpu", "threads", "platform")
-    if len({tuple(str(r.record.environment.get(k)) for k in keys) for r in table.runs}) > 1:
+    if len({tuple(str(r.record.environment.get(k)) for k in MACHINE) for r in table.runs}) > 1:
         return " Times and memory come from different machines and do not compare."
     return ""
 
