@@ -21,6 +21,7 @@ PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
 README = ROOT / "results" / "README.md"
 MAIN = ROOT / "results" / "emoji"
 EQUAL_TIME = ROOT / "results" / "emoji-equal-time"
+ON_A_GPU = ROOT / "results" / "emoji-h200"
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
@@ -35,7 +36,7 @@ def test_the_report_is_remade_byte_for_byte(folder: Path, tmp_path: Path) -> Non
     assert readme is None or readme.read_bytes() == README.read_bytes()
 
 
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", [*PUBLISHED, ON_A_GPU], ids=lambda p: p.name)
 def test_published_records_were_made_by_committed_code_without_a_leak(folder: Path) -> None:
     places = (folder, folder / ABLATIONS_FOLDER)
     records = [load_record(p) for place in places for p in find_records(place)]
@@ -44,6 +45,22 @@ def test_published_records_were_made_by_committed_code_without_a_leak(folder: Pa
         commit = record.environment["commit"]
         assert len(commit) == 40, f"{record.run_id} was made by {commit}"
         assert record.splits.overlap == 0 and record.protocol["eval_side"] == "test"
+
+
+def test_a_gpu_repeats_what_is_not_trained_and_readme_says_how_training_drifts() -> None:
+    text = (ROOT / "README.md").read_text()
+    found = {load_record(p).method: p for p in find_records(ON_A_GPU)}
+    assert set(found) == {"bps", "sd-finetune", "text-only"}
+    for method, folder in found.items():
+        there, here = load_record(folder), load_record(MAIN / folder.name)
+        assert there.environment["gpu"] == "NVIDIA H200" and here.environment["device"] == "cpu"
+        assert there.protocol_hash == here.protocol_hash
+        if method == "text-only":
+            for metric, value in here.metrics.items():
+                assert there.metrics[metric].value == pytest.approx(value.value, rel=1e-4), metric
+        else:
+            for record in (there, here):
+                assert f"{record.metrics['fd'].value:.1f}" in text
 
 
 def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
