@@ -10,7 +10,9 @@ from typing import Any
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, Ablation, Variant
 from bench.content import digest_json, read_json, write_json
 from bench.record import SplitInfo
-from bench.report.runs import Run
+from bench.report import load_runs
+from bench.report.ablations import AblationTable, build_ablations
+from bench.report.runs import Run, load_ablation_runs
 
 ALL_ITEMS = 2900
 PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)
@@ -101,3 +103,14 @@ def write_all(build: Any, results: Path) -> None:
         record = read_json(path)
         if record["options"].get("schedule") == "learned":
             add_layer_weights(path.parent, record["seed"])
+
+
+def both(results: Path) -> list[Run]:
+    """Load the runs of a folder and those of its ablations."""
+    return [*load_runs(results), *load_ablation_runs(results)]
+
+
+def only_table(results: Path) -> AblationTable:
+    """Return the one table that a folder's runs make."""
+    (table,) = build_ablations(both(results))
+    return table
