@@ -149,7 +149,7 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     assert own.metrics != plain.finished().metrics, "another guidance is another result"
     assert "trained_in" not in read_json(plain.folder / "record.json")
     again = run_of(other)
-    assert again.train().steps == record.cost.train_images // 8, (
+    assert again.train().steps == record.cost.train_images // MICRO.training.batch, (
         "taken over once, not trained again"
     )
     assert not (again.work / "train.ckpt").exists()

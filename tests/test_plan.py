@@ -333,7 +333,8 @@ def test_the_command_prints_tables_and_json(micro_folder: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     method = found["methods"][0]
-    assert method["steps"] == 48 // SUITES["micro"].training.batch and method["fits"]
+    images, batch = SUITES["micro"].budgets["quick"].train_images, SUITES["micro"].training.batch
+    assert method["steps"] == images // batch and method["fits"]
     assert method["footprint"]["peak"] < method["needed"] < found["usable_bytes"]
     shown = run(*words, "--gradient-checkpointing", "--precision", "bf16").stdout
     assert "T2I-Adapter" in shown and "25% of the peak rate" in shown and "NO" not in shown

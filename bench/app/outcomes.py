@@ -24,7 +24,9 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
     if as_json:
         said = {o.cell.name: o.error or o.refused or str(o.folder) for o in outcomes}
         typer.echo(json.dumps(said, indent=1))
-    aside(f"{sum(o.record is not None for o in outcomes)} of {len(outcomes)} runs have a record")
+    if outcomes:  # an ablation whose runs all exist has made none
+        made = sum(o.record is not None for o in outcomes)
+        aside(f"{made} of {len(outcomes)} runs have a record")
     for outcome in failed:
         words = shlex.join(["bench", *outcome.cell.arguments])
         aside(f"FAILED {outcome.cell.name}: {outcome.error}\n  again: {words}")
