@@ -161,18 +161,18 @@ def interrupt(
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_run_killed_at_any_stage_resumes_to_the_same_bits(
-    micro_folder: Path, finished: Path, tmp_path: Path, stage: str
+def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
+    micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
     command = micro(
         micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 5, "--no-floor"
     )
-    code, _ = interrupt(command, tmp_path, when=STAGES[stage], number=signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    run = folder_of(tmp_path, "bps")
-    assert not (run / "record.json").exists()
-    assert (run / "work/train.json").exists() == (stage != "training")
+    for stage, reached in STAGES.items():
+        code, _ = interrupt(command, tmp_path, when=reached, number=signal.SIGKILL)
+        assert code == -signal.SIGKILL, stage
+        run = folder_of(tmp_path, "bps")
+        assert not (run / "record.json").exists()
+        assert (run / "work/train.json").exists() == (stage != "training")
     assert bench(*command).exit_code == 0
     record = record_of(tmp_path, "bps")
     assert record.artifacts == record_of(finished, "bps").artifacts
@@ -180,15 +180,18 @@ def test_a_run_killed_at_any_stage_resumes_to_the_same_bits(
     assert record.cost.peak_memory_bytes > 2e8
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_polite_stop_saves_and_says_so(
-    micro_folder: Path, finished: Path, tmp_path: Path, number: int, code: int
+    micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
     command = micro(
         micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 3, "--no-floor"
     )
-    got, errors = interrupt(command, tmp_path, when=in_training, number=number)
-    assert got == code and "Traceback" not in errors and "work is saved" in errors
+    for number, code, reached in (
+        (signal.SIGINT, 130, in_training),
+        (signal.SIGTERM, 143, in_sampling),
+    ):
+        got, errors = interrupt(command, tmp_path, when=reached, number=number)
+        assert got == code and "Traceback" not in errors and "work is saved" in errors
     assert bench(*command).exit_code == 0
     assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
 
