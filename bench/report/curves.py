@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Curve = Sequence[tuple[int, float]]
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_SIGNS = ("", "- - ", "· · ", "- · ")  # before labels, which have no line to show a dash
 _FEW = 30  # points that are drawn as they are
 
 
@@ -82,7 +83,8 @@ def _draw(
             axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.7)
         line = axis.plot(steps, smooth, color=colour, linestyle=dash, linewidth=1.8)[0]
         line.set(marker="o" if len(points) <= _FEW else "none", markersize=4)
-        ends.append((name, colour, float(steps[-1]), float(smooth[-1])))
+        label = _SIGNS[_DASHES.index(dash)] + name
+        ends.append((label, colour, float(steps[-1]), float(smooth[-1])))
         widest = max(widest, window)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)

@@ -183,8 +183,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> Non
     low, high = axis.get_ylim()
     least = (high - low) * 0.055
     heights = _apart([end[3] for end in ends], least=least)
-    lift = max(low + least / 2 - min(heights), 0.0)  # names keep above the axis
-    heights = [height + lift for height in heights]
+    heights = _above(heights, floor=low + least / 2, least=least)  # names keep above the axis
     right = max(end[2] for end in ends)
     for (name, colour, _, _), height in zip(ends, heights, strict=True):
         axis.annotate(
@@ -203,4 +202,14 @@ def _apart(values: Sequence[float], *, least: float) -> list[float]:
             if lack > 0:
                 moved[below] -= lack / 2
                 moved[above] += lack / 2
+    return moved
+
+
+def _above(values: Sequence[float], *, floor: float, least: float) -> list[float]:
+    """Return values with those under `floor` lifted to it, and as many above as are in the way."""
+    moved, free = list(values), floor
+    if min(moved) < floor:
+        for i in sorted(range(len(moved)), key=lambda i: values[i]):
+            moved[i] = max(moved[i], free)
+            free = moved[i] + least
     return moved

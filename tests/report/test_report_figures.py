@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.report import build_table, contact_sheet, curve_figure, load_runs, overview
 from bench.report.curves import _running_mean, differences
-from bench.report.figures import _apart
+from bench.report.figures import _above, _apart
 from bench.report.sheet import FRAME, sheet_layout, sheet_tiles
 from bench.types import BenchError
 
@@ -172,3 +172,18 @@ def test_names_are_pushed_apart_in_order() -> None:
     assert np.diff(sorted(moved)).min() > 0.49
     assert np.argsort(moved, kind="stable").tolist() == [0, 1, 3, 2]
     assert _apart([1.0, 3.0], least=0.5) == [1.0, 3.0]
+
+
+def test_names_under_the_axis_are_lifted_and_those_far_above_stay() -> None:
+    assert _above([0.0, 0.4, 9.0], floor=0.2, least=0.5) == pytest.approx([0.2, 0.7, 9.0])
+    assert _above([0.2, 0.3], floor=0.2, least=0.5) == [0.2, 0.3]
+
+
+def test_names_of_dashed_curves_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "bench.report.curves.label_ends", lambda axis, ends: written.extend(e[0] for e in ends)
+    )
+    curves = {f"curve {i}": [(1, float(i)), (2, i + 1.0)] for i in range(8)}
+    curve_figure(curves, tmp_path / "curves.png", x="step", y="loss")
+    assert written == [*(f"curve {i}" for i in range(7)), "- - curve 7"]
