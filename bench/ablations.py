@@ -146,7 +146,8 @@ _TABLE = (
         ),
         reference="every site",
         fixed=f"prior, schedule, training items, {_IMAGES}. Fewer sites are fewer parameters: what an "
-        "adapter does not steer it does not build",
+        "adapter does not steer it does not build. Attentions alone leave those levels unsteered where "
+        "the base has none",
     ),
     Ablation(
         name="data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,8 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "cosine" in t}
     best = max(values, key=lambda rate: values[rate])
     assert found["methods"]["bps"]["chosen"] == float(best)
-    assert "**" in (tmp_path / "tuning" / "micro-sketch.md").read_text()
+    table = (tmp_path / "tuning" / "micro-sketch.md").read_text()
+    assert "**" in table and f"\nTrained on cpu with torch {version('torch')}.\n" in table
     records = [
         load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()
     ]
