@@ -328,6 +328,13 @@ def device_words(machine: Mapping[str, Any]) -> str:
     )
 
 
+def made_on(environment: Mapping[str, Any]) -> str:
+    """Return a record's device and torch in words, as trained numbers depend on both."""
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    return device_words(environment) + (f", torch {torch}" if torch else "")
+
+
 def _gpu(device: str) -> dict[str, str]:
     """Return {"gpu": name} for a CUDA device, nothing for the CPU."""
     if not device.startswith("cuda"):

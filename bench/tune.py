@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.content import atomic_write, read_json, write_json
 from bench.grid import Outcome
-from bench.record import RunRecord, device_words
+from bench.record import RunRecord, made_on
 from bench.types import BenchError
 
 CRITERION = "cosine"  # to the target, in the judge's features: paired, and not about style alone
@@ -64,15 +64,9 @@ def _method(trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "chosen": None if chosen is None else float(chosen),
         "at_the_edge": chosen is not None and len(rates) > 1 and float(chosen) in {rates[0], rates[-1]},
-        "devices": sorted({_device(t.outcome.record) for t in trials if t.outcome.record}),
+        "devices": sorted({made_on(t.outcome.record.environment) for t in trials if t.outcome.record}),
         "trials": tried,
     }  # fmt: skip
-
-
-def _device(record: RunRecord) -> str:
-    """Return where a trial ran and by which torch, as trained numbers depend on both."""
-    torch = record.environment.get("packages", {}).get("torch", "unknown")
-    return f"{device_words(record.environment)} with torch {torch}"
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -130,7 +124,7 @@ def _markdown(found: Mapping[str, Any]) -> str:
         lines.append(f"| {method} | {' | '.join(cells)} |")
     devices = {d for entry in found["methods"].values() for d in entry.get("devices", ())}
     if devices:  # evidence of before they were kept says nothing
-        lines += ["", f"Trained on {' and on '.join(sorted(devices))}."]
+        lines += ["", f"Trained on {'; '.join(sorted(devices))}."]
     edges = [m for m, entry in found["methods"].items() if entry["at_the_edge"]]
     if edges:
         lines += ["", f"Chosen at the edge of the grid: {', '.join(edges)}."]

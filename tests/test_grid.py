@@ -228,7 +228,7 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     best = max(values, key=lambda rate: values[rate])
     assert found["methods"]["bps"]["chosen"] == float(best)
     table = (tmp_path / "tuning" / "micro-sketch.md").read_text()
-    assert "**" in table and f"\nTrained on cpu with torch {version('torch')}.\n" in table
+    assert "**" in table and f"\nTrained on cpu, torch {version('torch')}.\n" in table
     records = [
         load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()
     ]

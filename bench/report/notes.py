@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bench.record import RunRecord, device_words
+from bench.record import RunRecord, made_on
 from bench.report.leaks import split_notes
 from bench.report.names import Column, header, order_columns
 from bench.report.runs import Run, items_disagree, measured
@@ -32,19 +32,13 @@ def table_notes(runs: Sequence[Run], *, rows: Sequence[Row], own: Sequence[Row])
 
 def device_notes(records: Sequence[RunRecord]) -> list[str]:
     """Say on which devices runs were made where a GPU is among them or torch differs; aloud if mixed."""
-    found = Counter(_made_on(record.environment) for record in records)
+    found = Counter(made_on(record.environment) for record in records)
     if len(found) > 1:
         each = "; ".join(f"{number} on {words}" for words, number in sorted(found.items()))
         return [f"DEVICES OR TORCH DIFFER: sums round otherwise on others. Runs: {each}."]
     if any(str(record.environment.get("device")).startswith("cuda") for record in records):
         return [f"Made on {next(iter(found))}."]
     return []
-
-
-def _made_on(environment: Mapping[str, Any]) -> str:
-    packages = environment.get("packages")
-    torch = packages.get("torch") if isinstance(packages, Mapping) else None
-    return device_words(environment) + (f", torch {torch}" if torch else "")
 
 
 def made_equal(records: Sequence[RunRecord]) -> str:
