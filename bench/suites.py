@@ -228,10 +228,10 @@ MICRO = replace(
     clip_judge=None,
     default_budget="quick",
     budgets={
-        "quick": Budget(name="quick", train_images=24, eval_items=12),
-        "standard": Budget(name="standard", train_images=60, eval_items=12),
+        "quick": Budget(name="quick", train_images=48, eval_items=12),
+        "standard": Budget(name="standard", train_images=120, eval_items=12),
     },
-    training=Training(batch=4),
+    training=Training(batch=8),
     learning_rates={},
     sampler=Sampler(name="dpm++", steps=3),
 )

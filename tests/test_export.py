@@ -146,7 +146,7 @@ def test_tables_mark_weights_from_outside(
     assert sum("NOT TRAINED HERE" in line and weights.name in line for line in lines) == 1
     assert sum("WEIGHTS FROM OUTSIDE" in line for line in lines) == 1
     notes = (tmp_path / "report/report.md").read_text()
-    assert "0 training images here" in notes and "trained on from there, 24 images" in notes
+    assert "0 training images here" in notes and "trained on from there, 48 images" in notes
     assert "Their training data are unknown" in notes
     assert "Their training data are unknown" in bench("show", given).output
     said = bench("show", given, "--diff", trained).output
@@ -162,7 +162,7 @@ def test_training_goes_on_from_given_weights(
     assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
     assert any(bool(tensor.any()) for name, tensor in after.items() if ".emit." in name)
     record = load_record(warm)
-    assert record.weights is not None and record.weights.train_images == 24
+    assert record.weights is not None and record.weights.train_images == 48
     assert record.leaks is not None and record.leaks.training.status == "unknown"
     assert "clean among" in record.leaks.training.about
     bench("export", warm, tmp_path / "again", "--base", micro_folder)  # it was trained here too
@@ -247,7 +247,7 @@ def test_the_card_is_filled_from_the_record(exported: Any) -> None:
     record, card = load_record(folder), (weights / "README.md").read_text()
     for said in (
         record.protocol_hash, record.run_id, record.attribution, str(record.protocol["splits"]),
-        str(record.protocol["base"]), "24 images", "CC BY-SA 4.0", "12 items of the side test",
+        str(record.protocol["base"]), "48 images", "CC BY-SA 4.0", "12 items of the side test",
         "BPSAdapter.from_pretrained", "TOO FEW ITEMS",
     ):  # fmt: skip
         assert said in card, said

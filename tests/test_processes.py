@@ -290,7 +290,7 @@ def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained 24 images") == 1
+    assert done.stdout.count("trained 48 images") == 1
     (run,) = tmp_path.iterdir()
     starts = json.loads((run / "work" / "train.json").read_text())["starts"]
     assert starts == [{"step": 0, "processes": 2, "track": ["jsonl"]}]
