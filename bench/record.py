@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -239,10 +240,15 @@ def _parse(kind: Any, raw: Any, path: Path) -> Any:
         raise BenchError(
             f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}."
         )
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key, value in raw.items():
         _check_scalar(hints[key], key, value, path)
     return kind(**{key: _value(kind, key, value, path) for key, value in raw.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _check_scalar(hint: Any, key: str, value: Any, path: Path) -> None:

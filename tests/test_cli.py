@@ -11,12 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bench.content import sha256_file
@@ -145,20 +147,43 @@ STAGES = {"training": in_training, "sampling": in_sampling, "scoring": in_scorin
 def interrupt(
     command: list[object], results: Path, *, when: Callable[[Path], bool], number: int
 ) -> tuple[int, str]:
-    """Start the command, send a signal once `when` holds of its BPS run folder."""
-    words = [sys.executable, str(ROOT / "cli.py"), *map(str, command)]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(when(run) for run in results.glob("micro-sketch-bps-*")):
-            process.send_signal(number)
-            break
-        time.sleep(0.002)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    """Fork a process for the command, send a signal once `when` holds of its BPS run folder.
+
+    Forked, as a second interpreter would first import everything again; exit code and errors come back.
+    """
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            _act(command, errors.fileno())
+        deadline = time.monotonic() + 120
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                pytest.fail("the run neither came to the stage nor ended")
+            if number and any(when(run) for run in results.glob("micro-sketch-bps-*")):
+                os.kill(child, number)
+                number = 0
+            time.sleep(0.002)
+        errors.seek(0)
+        return os.waitstatus_to_exitcode(ended[1]), errors.read().decode()
+
+
+def _act(command: list[object], errors: int) -> None:
+    """Be the command line in a forked process; never returns."""
+    code: object = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(errors, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)  # threads of the parent are not here
+        app([str(word) for word in command])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(

@@ -86,8 +86,7 @@ def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path)
 def test_threads_and_batches_move_nothing_beyond_the_tolerances(
     one: Any, micro_folder: Path, tmp_path: Path
 ) -> None:
-    check_near(one, finished(tmp_path / "threads", micro_folder, number=2))
-    check_near(one, finished(tmp_path / "batch", micro_folder, batch=12))
+    check_near(one, finished(tmp_path, micro_folder, number=2, batch=12))
 
 
 def test_judges_move_no_further_with_threads_and_batches(one: Any) -> None:

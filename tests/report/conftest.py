@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from bench.content import write_json
 from bench.record import (
@@ -230,10 +233,27 @@ def _seed(*parts: object) -> int:
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` fills, once for all workers of a test session; read only."""
+    own = factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = place / name, place / f"{name}.done"
+    with FileLock(place / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods, one with three seeds, a floor, sheets: the report as it will be; read only."""
-    results = tmp_path_factory.mktemp("full")
+    return made_once(tmp_path_factory, "full", _write_full)
+
+
+def _write_full(results: Path) -> None:
     for seed, shift in enumerate((0.0, 0.01, -0.013)):
         own = _levels(38.0 + 90 * shift, 0.52 + shift)
         write_run(
@@ -254,15 +274,12 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_images_per_second=None,
     )
     write_run(results, "text-only", _levels(47.3, 0.10), cost=untrained, sheet=True, sets=True)
-    return results
 
 
 @pytest.fixture(scope="session")
 def report(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report of `full`; read only."""
-    out = tmp_path_factory.mktemp("report")
-    make_report(full, out)
-    return out
+    return made_once(tmp_path_factory, "report", lambda out: make_report(full, out))
 
 
 def _levels(fd: float, f1: float) -> dict[str, float | None]:
@@ -358,14 +375,10 @@ def _curve(share: float, seed: int) -> list[tuple[int, float]]:
 @pytest.fixture(scope="session")
 def suite_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of `write_suite`; read only."""
-    results = tmp_path_factory.mktemp("suite")
-    write_suite(results)
-    return results
+    return made_once(tmp_path_factory, "suite", write_suite)
 
 
 @pytest.fixture(scope="session")
 def suite_report(suite_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report of `suite_results`; read only."""
-    out = tmp_path_factory.mktemp("suite-report")
-    make_report(suite_results, out)
-    return out
+    return made_once(tmp_path_factory, "suite-report", lambda out: make_report(suite_results, out))
