@@ -103,7 +103,7 @@ def test_a_variant_is_its_method_with_options_set(request_: Request) -> None:
 
 
 def test_the_command_runs_a_grid_in_processes_of_their_own(
-    micro_folder: Path, tmp_path: Path
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--batch", 4,
              "--device", "cpu")  # fmt: skip
@@ -113,6 +113,7 @@ def test_the_command_runs_a_grid_in_processes_of_their_own(
     assert len(folders) == 2 and len({load_record(Path(f)).seed for f in folders.values()}) == 2
     refused = bench_command("run", "--seeds", "0,1", "--again", *words)
     assert refused.exit_code == 2 and "--again" in refused.output
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     failed = bench_command(
         "run", "--method", "text-only", "--seeds", "0,2", "--base", tmp_path, "--suite", "micro",
         "--results", tmp_path / "other",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,20 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(
     assert set(machine(run)) == set(MACHINE), "no GPU is named on a CPU"
 
 
-def test_the_command_measures_methods_one_after_another(micro_folder: Path, tmp_path: Path) -> None:
+class Here:
+    """What a process of its own would do, in this one: the same command line."""
+
+    def __init__(self, words: Sequence[str], *, alone: bool) -> None:
+        assert alone
+        self.code = RUNNER.invoke(cli.app, list(words)).exit_code
+
+    def wait(self) -> int:
+        return self.code
+
+
+def test_the_command_measures_methods_one_after_another(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
     names = "t2i-adapter,t2i-adapter-cubic,text-only"
     words = ["cost", "--method", names, "--suite", "micro",
@@ -59,6 +73,7 @@ def test_the_command_measures_methods_one_after_another(micro_folder: Path, tmp_
     assert refused.exit_code == 2 and "another machine" in refused.output
     assert [t.rounds for t in (load_timings(tmp_path) or pytest.fail("gone")).entries] == [3]
     (tmp_path / TIMINGS_FILE).unlink()
+    monkeypatch.setattr("bench.commands.Process", Here)  # the refused one was a process
     done = RUNNER.invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     found = load_timings(tmp_path)
