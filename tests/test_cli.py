@@ -19,23 +19,13 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from bench.content import sha256_file
 from bench.record import RunRecord, load_record
 from cli import app
+from tests.command_line import bench, folder_of, micro
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNNER = CliRunner()
-
-
-def bench(*args: object) -> Any:
-    return RUNNER.invoke(app, [str(a) for a in args])
-
-
-def micro(base: Path, results: Path, *more: object) -> list[object]:
-    return ["run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
-            "--batch", 4, *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +35,6 @@ def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     answer = bench(*micro(micro_folder, results, "--budget", "standard"))
     assert answer.exit_code == 0, answer.output
     return results
-
-
-def folder_of(results: Path, method: str) -> Path:
-    (folder,) = results.glob(f"micro-sketch-{method}-*")
-    return folder
 
 
 def record_of(results: Path, method: str) -> RunRecord:
@@ -221,69 +206,6 @@ def test_a_polite_stop_saves_and_says_so(
     assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
 
 
-BAD = [
-    (["run", "--method", "bsp"], "unknown method 'bsp'. Did you mean 'bps'?"),
-    (["run", "--task", "sketches"], "Did you mean 'sketch'?"),
-    (["run", "--suite", "emojis"], "Did you mean 'emoji'?"),
-    (["run", "--suite", "micro"], "brings no base model"),
-    (["run", "--budget", "quik"], "Did you mean 'quick'?"),
-    (["run", "--device", "gpu"], "unknown device 'gpu'"),
-    (["run", "--option", "schedule"], "is not name=value"),
-    (["run", "--base", "/nowhere"], "no base model in"),
-    (["report", "--results", "/nowhere"], "/nowhere"),
-    (["show", "/nowhere"], "/nowhere"),
-    (["data", "verify", "--suite", "emojy"], "Did you mean 'emoji'?"),
-    (["pretrain", "--families", "/nowhere", "--out", "o", "--work", "w", "--until", "end"],
-     "unknown stage 'end'"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
-def test_bad_input_gets_a_message_and_exit_code_2(words: list[str], message: str) -> None:
-    answer = bench(*words)
-    assert answer.exit_code == 2
-    assert message in answer.stderr and "Traceback" not in answer.output
-
-
-MICRO_BAD = [
-    (["--option", "schedul=uniform"], "Did you mean 'schedule'?"),
-    (["--option", "schedule=head_havy"], "head_heavy"),
-    (["--option", "prior=fozen"], "prior"),
-    (["--option", "sites=encode"], "encoder"),
-    (["--option", "sites=3"], "method bps"),
-    (["--option", "schedule=null"], "method bps"),
-    (["--learning-rate", "1e30"], "Lower it with --learning-rate"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), MICRO_BAD, ids=[w[1] for w, _ in MICRO_BAD])
-def test_bad_options_get_a_message(
-    micro_folder: Path, tmp_path: Path, words: list[str], message: str
-) -> None:
-    answer = bench(*micro(micro_folder, tmp_path, "--no-floor", *words))
-    assert answer.exit_code == 2
-    assert message in answer.stderr and "Traceback" not in answer.output
-
-
-def test_a_damaged_base_is_refused_by_digest(micro_folder: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(micro_folder, tmp_path / "base"))
-    weights = copy / "unet/diffusion_pytorch_model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    answer = bench(*micro(copy, tmp_path / "results"))
-    assert answer.exit_code == 2 and "does not match its SHA-256" in answer.stderr
-    weights.unlink()
-    answer = bench(*micro(copy, tmp_path / "results"))
-    assert answer.exit_code == 2 and "is missing" in answer.stderr
-
-
-def test_a_results_folder_that_cannot_be_written(micro_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    answer = bench(*micro(micro_folder, tmp_path / "file"))
-    assert answer.exit_code == 2 and "cannot write" in answer.stderr
-
-
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """Let the system refuse files above 200 kB, as a full disk does."""
@@ -304,31 +226,11 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(
     assert not (work / "train.ckpt").exists() and not list(work.glob(".*"))
 
 
-def test_a_run_folder_of_another_protocol_is_refused(micro_folder: Path, tmp_path: Path) -> None:
-    command = micro(micro_folder, tmp_path, "--no-floor")
-    assert bench(*command).exit_code == 0
-    run = folder_of(tmp_path, "bps")
-    (run / "record.json").unlink()
-    begun = json.loads((run / "work/run.json").read_text())
-    (run / "work/run.json").write_text(json.dumps({**begun, "protocol_hash": "0" * 64}))
-    answer = bench(*command)
-    assert answer.exit_code == 2
-    assert "another protocol" in answer.stderr and "protocol_hash" in answer.stderr
-
-
 def test_a_changed_artifact_is_noticed(finished: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder_of(finished, "bps"), tmp_path / "run"))
     (copy / "items.json").write_text("{}")
     answer = bench("show", copy)
     assert answer.exit_code == 2 and "SHA-256 differs" in answer.stderr
-
-
-def test_a_stage_before_its_time_says_what_is_missing(micro_folder: Path, tmp_path: Path) -> None:
-    options = ["--suite", "micro", "--base", micro_folder, "--results", tmp_path]
-    early = bench("score", *options)
-    assert early.exit_code == 2 and "train and sample first" in early.stderr
-    early = bench("sample", *options)
-    assert early.exit_code == 2 and "no trained weights" in early.stderr
 
 
 def test_the_stages_one_by_one_equal_the_run(
