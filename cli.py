@@ -63,8 +63,10 @@ from bench.app.study import study_app
 
 app = typer.Typer(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(base_app, name="base")
@@ -118,20 +120,41 @@ def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
 @guarded
 @with_execution
 def run_command(
-    method: Methods = "bps", task: Tasks = "sketch", suite: SuiteName = "emoji",
-    budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS, device: Device = "auto",
-    base: BaseFolder = None, option: Options = None, learning_rate: Rate = None, batch: Batch = 32,
-    checkpoint_every: Every = 100, side: Side = None, shuffled: Shuffled = True, jobs: Jobs = 1,
-    ray: Ray = None, cpus_per_run: CpusPerRun = 1, gpus_per_run: GpusPerRun = 0,
-    as_json: AsJson = False, allow_leak: AllowLeak = False, data: DataFolder = None,
-    variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
-    steps: Steps = None, weights: WeightsPath = None, train: Trained = True,
-    condition_channels: ConditionChannels = "same", invert_condition: Inverted = False,
+    method: Methods = "bps",
+    task: Tasks = "sketch",
+    suite: SuiteName = "emoji",
+    budget: BudgetName = None,
+    seed: Seed = 0,
+    results: Results = RESULTS,
+    device: Device = "auto",
+    base: BaseFolder = None,
+    option: Options = None,
+    learning_rate: Rate = None,
+    batch: Batch = 32,
+    checkpoint_every: Every = 100,
+    side: Side = None,
+    shuffled: Shuffled = True,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    cpus_per_run: CpusPerRun = 1,
+    gpus_per_run: GpusPerRun = 0,
+    as_json: AsJson = False,
+    allow_leak: AllowLeak = False,
+    data: DataFolder = None,
+    variant: Variant = None,
+    train_items: TrainItems = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    weights: WeightsPath = None,
+    train: Trained = True,
+    condition_channels: ConditionChannels = "same",
+    invert_condition: Inverted = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
-    *, execution: dict[str, Any],
-) -> None:  # fmt: skip
+    *,
+    execution: dict[str, Any],
+) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
     from bench.cluster import placed
     from bench.commands import Request, grid_of, run_cells, run_one
@@ -139,12 +162,29 @@ def run_command(
     from bench.types import BenchError
 
     request = Request(
-        suite=suite, budget=budget, results=results, device=device, base=base, batch=batch,
-        option=option or (), learning_rate=learning_rate, checkpoint_every=checkpoint_every, side=side,
-        shuffled=shuffled, allow_leak=allow_leak, data=data, variant=variant,
-        train_items=train_items, guidance=guidance, steps=steps, weights=weights, train=train,
-        condition_channels=condition_channels, invert_condition=invert_condition, **execution,
-    )  # fmt: skip
+        suite=suite,
+        budget=budget,
+        results=results,
+        device=device,
+        base=base,
+        batch=batch,
+        option=option or (),
+        learning_rate=learning_rate,
+        checkpoint_every=checkpoint_every,
+        side=side,
+        shuffled=shuffled,
+        allow_leak=allow_leak,
+        data=data,
+        variant=variant,
+        train_items=train_items,
+        guidance=guidance,
+        steps=steps,
+        weights=weights,
+        train=train,
+        condition_channels=condition_channels,
+        invert_condition=invert_condition,
+        **execution,
+    )
     cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
     if again and (len(cells) > 1 or ray is not None):
         raise BenchError("--again redoes one run at a time, here. Name one method, task and seed.")
@@ -154,8 +194,9 @@ def run_command(
             outcomes = run_cells(catalogue(), cells, hooks=hooks, say=aside, jobs=jobs, start=start)
         else:
             request, name, on, number = cells[0]
-            done = run_one(catalogue(), request, method=name, task=on, seed=number, hooks=hooks,
-                           again=again, floor=floor)  # fmt: skip
+            done = run_one(
+                catalogue(), request, method=name, task=on, seed=number, hooks=hooks, again=again, floor=floor
+            )
     if many:
         end(outcomes, as_json=as_json)
     else:
@@ -165,25 +206,50 @@ def run_command(
 @app.command("tune")
 @guarded
 def tune_command(
-    method: Methods = "paper", task: TaskName = "sketch", suite: SuiteName = "emoji",
-    budget: BudgetName = "standard", seed: Seed = 0, device: Device = "auto", base: BaseFolder = None,
-    batch: Batch = 32, side: Side = "val", jobs: Jobs = 1, data: DataFolder = None,
+    method: Methods = "paper",
+    task: TaskName = "sketch",
+    suite: SuiteName = "emoji",
+    budget: BudgetName = "standard",
+    seed: Seed = 0,
+    device: Device = "auto",
+    base: BaseFolder = None,
+    batch: Batch = 32,
+    side: Side = "val",
+    jobs: Jobs = 1,
+    data: DataFolder = None,
     variant: Variant = None,
     rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
-) -> None:  # fmt: skip
+) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
     from bench.commands import Request, tune_rates
     from bench.console import console_hooks
 
-    request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
-                      batch=batch, side=side, data=data, variant=variant)  # fmt: skip
+    request = Request(
+        suite=suite,
+        budget=budget,
+        results=results,
+        device=device,
+        base=base,
+        batch=batch,
+        side=side,
+        data=data,
+        variant=variant,
+    )
     with console_hooks() as hooks:
         files, outcomes = tune_rates(
-            catalogue(), request, method=method, task=task, seed=seed, rates=rates, out=out,
-            hooks=hooks, say=aside, jobs=jobs,
-        )  # fmt: skip
+            catalogue(),
+            request,
+            method=method,
+            task=task,
+            seed=seed,
+            rates=rates,
+            out=out,
+            hooks=hooks,
+            say=aside,
+            jobs=jobs,
+        )
     for path in files:
         typer.echo(path)
     end(outcomes)
@@ -192,22 +258,39 @@ def tune_command(
 @app.command("cost")
 @guarded
 def cost_command(
-    method: Methods = "all", task: TaskName = "sketch", suite: SuiteName = "emoji",
-    results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None, batch: Batch = 32,
+    method: Methods = "all",
+    task: TaskName = "sketch",
+    suite: SuiteName = "emoji",
+    results: Results = RESULTS,
+    device: Device = "auto",
+    base: BaseFolder = None,
+    batch: Batch = 32,
     data: DataFolder = None,
     steps: Annotated[int, typer.Option(min=2, help="Optimiser steps measured.")] = 30,
     batches: Annotated[int, typer.Option(min=1, help="Sampled batches measured.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over the methods; the fastest counts.")] = 3,
     further: Annotated[bool, typer.Option("--further", help="Add rounds to earlier ones.")] = False,
     variant: Variant = None,
-) -> None:  # fmt: skip
+) -> None:
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
     from bench.commands import Request, measure_costs
 
-    request = Request(suite=suite, results=results, device=device, base=base, batch=batch,
-                      data=data, variant=variant)  # fmt: skip
-    typer.echo(measure_costs(catalogue(), request, method=method, task=task, steps=steps,
-                             batches=batches, rounds=rounds, further=further, say=aside))  # fmt: skip
+    request = Request(
+        suite=suite, results=results, device=device, base=base, batch=batch, data=data, variant=variant
+    )
+    typer.echo(
+        measure_costs(
+            catalogue(),
+            request,
+            method=method,
+            task=task,
+            steps=steps,
+            batches=batches,
+            rounds=rounds,
+            further=further,
+            say=aside,
+        )
+    )
 
 
 def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
@@ -217,26 +300,62 @@ def _stage(name: str, act: Callable[[Any], str], text: str) -> None:
     @guarded
     @with_execution
     def command(
-        method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
-        budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
-        device: Device = "auto", base: BaseFolder = None, option: Options = None,
-        learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
-        variant: Variant = None, train_items: TrainItems = None, guidance: Guidance = None,
-        steps: Steps = None, *, execution: dict[str, Any],
-    ) -> None:  # fmt: skip
+        method: MethodName = "bps",
+        task: TaskName = "sketch",
+        suite: SuiteName = "emoji",
+        budget: BudgetName = None,
+        seed: Seed = 0,
+        results: Results = RESULTS,
+        device: Device = "auto",
+        base: BaseFolder = None,
+        option: Options = None,
+        learning_rate: Rate = None,
+        batch: Batch = 32,
+        checkpoint_every: Every = 100,
+        side: Side = None,
+        allow_leak: AllowLeak = False,
+        data: DataFolder = None,
+        variant: Variant = None,
+        train_items: TrainItems = None,
+        guidance: Guidance = None,
+        steps: Steps = None,
+        *,
+        execution: dict[str, Any],
+    ) -> None:
         _act(
-            act, method=method, task=task, seed=seed, suite=suite, budget=budget, results=results,
-            device=device, base=base, batch=batch, option=option, learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
-            variant=variant, train_items=train_items, guidance=guidance, steps=steps, **execution,
-        )  # fmt: skip
+            act,
+            method=method,
+            task=task,
+            seed=seed,
+            suite=suite,
+            budget=budget,
+            results=results,
+            device=device,
+            base=base,
+            batch=batch,
+            option=option,
+            learning_rate=learning_rate,
+            checkpoint_every=checkpoint_every,
+            side=side,
+            allow_leak=allow_leak,
+            data=data,
+            variant=variant,
+            train_items=train_items,
+            guidance=guidance,
+            steps=steps,
+            **execution,
+        )
 
 
 def _act(
-    act: Callable[[Any], str], *, method: str, task: str, seed: int, option: list[str] | None,
+    act: Callable[[Any], str],
+    *,
+    method: str,
+    task: str,
+    seed: int,
+    option: list[str] | None,
     **asked: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Do one stage of a run and print what it says."""
     from bench.commands import Request, make_run
     from bench.console import console_hooks
@@ -304,26 +423,39 @@ def list_command(as_json: AsJson = False) -> None:
         "variants": {n: {"of": m, **o} for n, (m, o) in catalogue().variants.items()},
         "ablations": {a.name: a.question for a in ABLATIONS.values()},
         "tasks": {n: f"{t().channels} condition channel(s)" for n, t in TASKS.items()},
-        "suites": {s.name: {"about": s.about, "tasks": list(s.tasks), "budgets": {
-            b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
-            for b in s.budgets.values()}} for s in SUITES.values()},
-    }  # fmt: skip
+        "suites": {
+            s.name: {
+                "about": s.about,
+                "tasks": list(s.tasks),
+                "budgets": {
+                    b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
+                    for b in s.budgets.values()
+                },
+            }
+            for s in SUITES.values()
+        },
+    }
     typer.echo(json.dumps(table, indent=1) if as_json else outline(table))
 
 
 @app.command("check")
 @guarded
 def check_command(
-    method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
-    base: BaseFolder = None, option: Options = None, data: DataFolder = None,
+    method: MethodName = "bps",
+    task: TaskName = "sketch",
+    suite: SuiteName = "emoji",
+    base: BaseFolder = None,
+    option: Options = None,
+    data: DataFolder = None,
     variant: Variant = None,
-) -> None:  # fmt: skip
+) -> None:
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
     from bench.check import check_run
     from bench.commands import Request, make_run
 
-    request = Request(suite=suite, results=RESULTS, device="cpu", base=base, data=data, variant=variant,
-                      option=option or ())  # fmt: skip
+    request = Request(
+        suite=suite, results=RESULTS, device="cpu", base=base, data=data, variant=variant, option=option or ()
+    )
     run = make_run(catalogue(), request, method=method, task=task, seed=0)
     findings = check_run(run)
     for finding in findings:
@@ -356,9 +488,16 @@ def pretrain_command(
     cache = Cache().folder
     with console_hooks() as hooks:
         lines = pretrain(
-            families or cache / "families", out=out, work=work or cache / "pretrain",
-            until=until, steps=steps, threads=threads, report=report, hooks=hooks, start=start,
-        )  # fmt: skip
+            families or cache / "families",
+            out=out,
+            work=work or cache / "pretrain",
+            until=until,
+            steps=steps,
+            threads=threads,
+            report=report,
+            hooks=hooks,
+            start=start,
+        )
         for line in lines:
             typer.echo(line)
 

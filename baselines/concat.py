@@ -44,9 +44,7 @@ class ConcatDenoiser(torch.nn.Module):
 
     def encode(self, condition: Tensor) -> Tensor:
         """Condition [B,C,H,W] in [0, 1] -> its part of the first convolution, [B,w0,h,w]."""
-        check_condition(
-            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
-        )
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return self.extra(F.pixel_unshuffle(condition, self.downscale))
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:

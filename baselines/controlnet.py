@@ -61,9 +61,7 @@ class ControlNetDenoiser(torch.nn.Module):
     The ControlNet reads latents, timestep and text, so it runs on all K*B rows at every step.
     """
 
-    def __init__(
-        self, base: Base, controlnet: ControlNetModel, *, task: Task, scale: float
-    ) -> None:
+    def __init__(self, base: Base, controlnet: ControlNetModel, *, task: Task, scale: float) -> None:
         super().__init__()
         self.unet = base.unet
         self.controlnet = controlnet
@@ -73,9 +71,7 @@ class ControlNetDenoiser(torch.nn.Module):
 
     def encode(self, condition: torch.Tensor) -> torch.Tensor:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        check_condition(
-            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
-        )
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return condition
 
     def forward(
@@ -113,9 +109,7 @@ class ControlNet:
     options: dict[str, object] = {"conditioning_scale": 1.0}
     exchange = EXCHANGE
 
-    def build(
-        self, base: Base, task: Task, *, conditioning_scale: float = 1.0
-    ) -> ControlNetDenoiser:
+    def build(self, base: Base, task: Task, *, conditioning_scale: float = 1.0) -> ControlNetDenoiser:
         """Return the controlled base; only the ControlNet trains.
 
         conditioning_scale: a factor on its residuals, in training and in sampling. Raises
@@ -123,13 +117,9 @@ class ControlNet:
         of two.
         """
         if not (math.isfinite(conditioning_scale) and conditioning_scale > 0):
-            raise ValueError(
-                f"conditioning_scale is {conditioning_scale}; allowed: a number above 0."
-            )
+            raise ValueError(f"conditioning_scale is {conditioning_scale}; allowed: a number above 0.")
         net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
-        return ControlNetDenoiser(
-            base, like_base(net, base.device), task=task, scale=conditioning_scale
-        )
+        return ControlNetDenoiser(base, like_base(net, base.device), task=task, scale=conditioning_scale)
 
     def load(self, denoiser: ControlNetDenoiser, source: Source) -> dict[str, str]:
         """Put a ControlNetModel's weights into the denoiser; BenchError where they do not fit.

@@ -55,9 +55,7 @@ def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
     )
 
 
-def build_fused(
-    unet: Any, *, channels: int, downscale: int, size_ratio: float
-) -> UNetControlNetXSModel:
+def build_fused(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> UNetControlNetXSModel:
     """Return diffusers' fused model around a UNet's own frozen modules; the control part trains.
 
     Control norms have at least two channels a group where diffusers lets one choose. channels: C of the
@@ -70,15 +68,11 @@ def build_fused(
     )
 
 
-def build_control(
-    unet: Any, *, channels: int, downscale: int, size_ratio: float
-) -> ControlNetXSAdapter:
+def build_control(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> ControlNetXSAdapter:
     """Return diffusers' adapter for a UNet, not yet joined to it; see build_fused."""
     config = unet.config
     if config["layers_per_block"] != 2:
-        raise ValueError(
-            f"the UNet has {config['layers_per_block']} resnets a level; ControlNet-XS needs 2."
-        )
+        raise ValueError(f"the UNet has {config['layers_per_block']} resnets a level; ControlNet-XS needs 2.")
     widths = control_widths(unet, size_ratio=size_ratio)
     return ControlNetXSAdapter(
         conditioning_channels=channels,
@@ -213,9 +207,7 @@ class ControlNetXSDenoiser(torch.nn.Module):
 
     def encode(self, condition: torch.Tensor) -> torch.Tensor:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        check_condition(
-            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
-        )
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return condition
 
     def forward(

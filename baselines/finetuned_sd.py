@@ -43,8 +43,7 @@ class FinetunedSD:
     title = "fine-tuned SD"
     conditioned = True
     source = (
-        "channel concatenation as in Brooks, Holynski, Efros, CVPR 2023, "
-        "https://arxiv.org/abs/2211.09800"
+        "channel concatenation as in Brooks, Holynski, Efros, CVPR 2023, https://arxiv.org/abs/2211.09800"
     )
     options: dict[str, object] = {}
     exchange = EXCHANGE

@@ -25,8 +25,7 @@ def check_condition(condition: Tensor, *, channels: int, downscale: int, task: s
         )
     if not condition.is_floating_point():
         raise ValueError(
-            f"condition is {condition.dtype}; allowed: floating point in [0, 1] (divide 8-bit "
-            "images by 255)."
+            f"condition is {condition.dtype}; allowed: floating point in [0, 1] (divide 8-bit images by 255)."
         )
 
 

@@ -114,9 +114,7 @@ class LoraConcat:
         unet = denoiser.unet.to(memory_format=torch.contiguous_format)  # as safetensors wants it
         unet.save_lora_adapter(folder, weight_name=FACTORS)
         like_base(unet, str(unet.device))
-        save_file(
-            {n: t.contiguous().cpu() for n, t in wide_input(denoiser).items()}, folder / INPUT
-        )
+        save_file({n: t.contiguous().cpu() for n, t in wide_input(denoiser).items()}, folder / INPUT)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -108,9 +108,7 @@ class T2IAdapterDenoiser(torch.nn.Module):
 
     def encode(self, condition: Tensor) -> list[Tensor]:
         """Condition [B,C,H,W] in [0, 1] -> one feature map a UNet level, from [B,w0,h,w] down."""
-        check_condition(
-            condition, channels=self.channels, downscale=self.downscale, task=self.task_name
-        )
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return list(self.adapter(condition))
 
     def warp_timesteps(self, timesteps: Tensor) -> Tensor:
@@ -119,9 +117,7 @@ class T2IAdapterDenoiser(torch.nn.Module):
             return cubic_timesteps(timesteps, steps=self.steps)
         return timesteps
 
-    def forward(
-        self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]
-    ) -> Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
         check_match(features[0], latents)
         with adapted(self.unet, features):
@@ -148,9 +144,7 @@ class T2IAdapter:
         if timesteps not in TIMESTEPS:
             raise ValueError(f"timesteps is '{timesteps}'; allowed: {', '.join(TIMESTEPS)}.")
         adapter = build_adapter(base.unet, channels=task.channels, downscale=base.downscale)
-        return T2IAdapterDenoiser(
-            base, like_base(adapter, base.device), task=task, timesteps=timesteps
-        )
+        return T2IAdapterDenoiser(base, like_base(adapter, base.device), task=task, timesteps=timesteps)
 
     def load(self, denoiser: T2IAdapterDenoiser, source: Source) -> dict[str, str]:
         """Put a T2IAdapter, full or light, into the denoiser; BenchError where it does not fit."""

@@ -84,10 +84,15 @@ def plan_ablation(
 
 
 def do_ablation(
-    catalogue: Catalogue, ablation: Ablation, planned: Sequence[Planned], *, hooks: Hooks,
-    say: Callable[[str], None], jobs: int = 1,
+    catalogue: Catalogue,
+    ablation: Ablation,
+    planned: Sequence[Planned],
+    *,
+    hooks: Hooks,
+    say: Callable[[str], None],
+    jobs: int = 1,
     start: Callable[[Sequence[str]], Child] | None = None,
-) -> list[Outcome]:  # fmt: skip
+) -> list[Outcome]:
     """Do the missing runs; one that fails does not stop the others. start: see `run_cells`.
 
     Where one training serves several variants it is done before those that take it over.
@@ -99,9 +104,14 @@ def do_ablation(
     for part in (first, later):
         if part:
             outcomes += run_cells(
-                catalogue, [one.cell for one in part], names=[one.name for one in part],
-                hooks=hooks, say=say, jobs=jobs, start=start,
-            )  # fmt: skip
+                catalogue,
+                [one.cell for one in part],
+                names=[one.name for one in part],
+                hooks=hooks,
+                say=say,
+                jobs=jobs,
+                start=start,
+            )
     return outcomes
 
 
@@ -116,12 +126,15 @@ def _known(catalogue: Catalogue, request: Request, *, task: str) -> Run:
     return make_run(catalogue, request, method="text-only", task=task, seed=0)
 
 
-def _planned(
-    catalogue: Catalogue, request: Request, variant: Variant, *, run: Run, seed: int
-) -> Planned:
+def _planned(catalogue: Catalogue, request: Request, variant: Variant, *, run: Run, seed: int) -> Planned:
     option = [f"{key}={option_text(value)}" for key, value in variant.options.items()]
-    own = replace(request, option=option, train_items=variant.train_items,
-                  guidance=variant.guidance, steps=variant.steps)  # fmt: skip
+    own = replace(
+        request,
+        option=option,
+        train_items=variant.train_items,
+        guidance=variant.guidance,
+        steps=variant.steps,
+    )
     spec = make_spec(catalogue, own, method=variant.method, task=run.spec.task, seed=seed)
     protocol = replace(run.protocol, budget=spec.budget, sampler=spec.suite.sampler)
     options = check_options(spec.method, spec.options)
@@ -132,13 +145,25 @@ def _planned(
     own = replace(own, results=folder.parent)
     state, why = _state(spec, run, folder)
     key = training_key(
-        protocol.as_dict(), method=spec.method.name, options=options, seed=seed,
-        learning_rate=learning_rate(spec), device=spec.device,
-    )  # fmt: skip
+        protocol.as_dict(),
+        method=spec.method.name,
+        options=options,
+        seed=seed,
+        learning_rate=learning_rate(spec),
+        device=spec.device,
+    )
     return Planned(
-        variant=variant, request=own, spec=spec, seed=seed, folder=folder, state=state, why=why,
-        training=key, trains=state == MISSING, items=len(run.eval_ids),
-    )  # fmt: skip
+        variant=variant,
+        request=own,
+        spec=spec,
+        seed=seed,
+        folder=folder,
+        state=state,
+        why=why,
+        training=key,
+        trains=state == MISSING,
+        items=len(run.eval_ids),
+    )
 
 
 def _is_main(spec: RunSpec) -> bool:

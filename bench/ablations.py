@@ -16,13 +16,17 @@ ABLATIONS_FOLDER = "ablations"
 """Below a results folder: runs of another protocol than the suite's own, kept out of main tables."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "bps": {"schedule": "head_heavy", "prior": "frozen",
-            "sites": ["encoder", "middle", "decoder"], "modules": "both"},
+    "bps": {
+        "schedule": "head_heavy",
+        "prior": "frozen",
+        "sites": ["encoder", "middle", "decoder"],
+        "modules": "both",
+    },
     "controlnet": {"conditioning_scale": 1.0},
     "t2i-adapter": {"timesteps": "uniform"},
     "sd-finetune": {},
     "text-only": {},
-}  # fmt: skip
+}
 """The options of the methods below as their papers have them: what a variant does not change."""
 
 FEW_ITEMS = (10, 40, 160, 640)
@@ -81,9 +85,8 @@ class Ablation:
     def reference_of(self, variant: Variant) -> Variant:
         """Return the reference that a variant is compared with."""
         return next(
-            v for v in self.variants
-            if v.name == self.reference and v.train_items == variant.train_items
-        )  # fmt: skip
+            v for v in self.variants if v.name == self.reference and v.train_items == variant.train_items
+        )
 
 
 _IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
@@ -98,10 +101,13 @@ def _levels(ratio: float) -> list[float]:
 
 def _priors(train_items: int | None) -> tuple[Variant, ...]:
     return tuple(
-        Variant(name=f"{word} prior", options={"prior": prior} if prior != "frozen" else {},
-                train_items=train_items)
+        Variant(
+            name=f"{word} prior",
+            options={"prior": prior} if prior != "frozen" else {},
+            train_items=train_items,
+        )
         for word, prior in (("frozen", "frozen"), ("free", "free"), ("no", "none"))
-    )  # fmt: skip
+    )
 
 
 def _sites(*sites: str) -> Variant:
@@ -139,8 +145,12 @@ _TABLE = (
         question="Where must the UNet be steered: encoder, middle, decoder; resnets, attentions?",
         variants=(
             Variant(name="every site"),
-            _sites("encoder"), _sites("middle"), _sites("decoder"),
-            _sites("encoder", "middle"), _sites("encoder", "decoder"), _sites("middle", "decoder"),
+            _sites("encoder"),
+            _sites("middle"),
+            _sites("decoder"),
+            _sites("encoder", "middle"),
+            _sites("encoder", "decoder"),
+            _sites("middle", "decoder"),
             Variant(name="resnets only", options={"modules": "resnets"}),
             Variant(name="attentions only", options={"modules": "attentions"}),
         ),
@@ -153,8 +163,11 @@ _TABLE = (
         name="data",
         question="How little data is enough for each method?",
         variants=(
-            *(Variant(name=method, method=method, train_items=items)
-              for items in (*FEW_ITEMS, None) for method in _DATA_METHODS),
+            *(
+                Variant(name=method, method=method, train_items=items)
+                for items in (*FEW_ITEMS, None)
+                for method in _DATA_METHODS
+            ),
             Variant(name=FLOOR, method=FLOOR),
         ),
         reference="bps",
@@ -186,6 +199,6 @@ _TABLE = (
         fixed="the trained weights, guidance, initial noise, prompts and seeds",
         axis="steps",
     ),
-)  # fmt: skip
+)
 
 ABLATIONS: Mapping[str, Ablation] = {ablation.name: ablation for ablation in _TABLE}

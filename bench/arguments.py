@@ -47,9 +47,7 @@ def parse_numbers(what: str, text: str, *, kind: type = float) -> list[Any]:
         numbers = []
     if not numbers or not all((n >= 0 if kind is int else 0 < n < 1e6) for n in numbers):
         example = "0,1,2" if kind is int else "1e-4,1e-3"
-        raise BenchError(
-            f"{what} '{text}' is no list of such numbers. Write for example {example}."
-        )
+        raise BenchError(f"{what} '{text}' is no list of such numbers. Write for example {example}.")
     return list(dict.fromkeys(numbers))
 
 

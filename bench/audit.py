@@ -90,9 +90,14 @@ def audit_run(
 
 
 def _audit(
-    suite: str, *, base: Path | None, cache: Cache | None, data: Path | None = None,
-    record: RunRecord | None = None, items: Sequence[str] = (),
-) -> Audit:  # fmt: skip
+    suite: str,
+    *,
+    base: Path | None,
+    cache: Cache | None,
+    data: Path | None = None,
+    record: RunRecord | None = None,
+    items: Sequence[str] = (),
+) -> Audit:
     found = find_data(suite, data)
     dataset, splits = found.dataset(), found.splits()
     sides = {side: splits.side(side) for side in _SIDES}
@@ -101,9 +106,7 @@ def _audit(
     known = set(dataset.ids)
     strange = [item for ids in sides.values() for item in ids if record and item not in known]
     if strange:
-        raise BenchError(
-            f"the run was evaluated on items that {suite} does not have: {strange[:3]}."
-        )
+        raise BenchError(f"the run was evaluated on items that {suite} does not have: {strange[:3]}.")
     train = [i for i in splits.side("train") if i in known]
     seen = _seen(base or found.base, record)
     looks = [
@@ -132,9 +135,13 @@ def _seen(base: Path | None, record: RunRecord | None) -> Seen | str:
 
 
 def _looks(
-    dataset: Dataset, train: Sequence[str], ids: Sequence[str], side: str, seen: Seen | str,
+    dataset: Dataset,
+    train: Sequence[str],
+    ids: Sequence[str],
+    side: str,
+    seen: Seen | str,
     cache: Cache | None,
-) -> list[Look]:  # fmt: skip
+) -> list[Look]:
     """Compare one evaluation side with training and with pretraining."""
     found = compare_items(dataset, train, ids, between=f"train and {side}", cache=cache)
     own = fingerprints_of(dataset, ids)
@@ -185,9 +192,7 @@ def _look_lines(look: Look) -> list[str]:
         f"{'FAIL' if leaks else 'ok  '} {look.title} ({look.about}): {ids}exact contents, likeness "
         f"above {limits}"
     ]
-    lines += [
-        f"     {'LEAK' if f.leak else 'told'} {f.kind}: {f.message}" for f in look.checked.findings
-    ]
+    lines += [f"     {'LEAK' if f.leak else 'told'} {f.kind}: {f.message}" for f in look.checked.findings]
     for measure in look.limits:
         near = [n for n in look.checked.nearest if n.measure == measure][:_SHOWN]
         said = ", ".join(f"{n.first} = {n.second} ({n.likeness:.3f})" for n in near)

@@ -54,8 +54,13 @@ class Base:
     def provenance(self) -> dict[str, Any]:
         """Return which weights these are, as records keep it: by hash, and by their files' names."""
         chosen = {part: word for part, word in self.variants.items() if word}
-        return {"name": self.name, "dtype": self.dtype, "parts": dict(self.parts),
-                "weights": dict(self.weights), "variants": chosen}  # fmt: skip
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "parts": dict(self.parts),
+            "weights": dict(self.weights),
+            "variants": chosen,
+        }
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Open the context in which float32 inputs may meet a UNet of less precision."""
@@ -125,9 +130,7 @@ class Base:
             pixels = torch.cat([self.vae.decode(block).sample.float() for block in blocks])
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def to_eps(
-        self, output: torch.Tensor, latents: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
+    def to_eps(self, output: torch.Tensor, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Turn the UNet's output into eps: as it is, or alpha * v + sigma * z (arXiv 2202.00512).
 
         output, latents [..., 4,h,w] with batch in the fourth axis from the end, timesteps [B].
@@ -137,9 +140,7 @@ class Base:
         alpha = self.alphas.to(latents.device, latents.dtype)[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt() * output + (1 - alpha).sqrt() * latents
 
-    def eps(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
-    ) -> torch.Tensor:
+    def eps(self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Predict the noise without any condition: latents [B,4,h,w], timesteps [B], text [K,B,L,D].
 
         -> [K,B,4,h,w].
@@ -219,16 +220,26 @@ def load_base(
         raise BenchError(
             f"{folder} predicts '{prediction}'; allowed: epsilon, v_prediction. Choose another base."
         )
-    widths = (
-        getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
-    )
+    widths = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
     return Base(
-        name=snapshot.name, folder=folder, digest=snapshot.digest, unet=_channels_last(unet), vae=vae,
-        text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler,
-        downscale=2 ** (len(widths) - 1), scale=float(vae.config.scaling_factor),
-        prediction=prediction, alphas=scheduler.alphas_cumprod.double(), device=device, dtype=dtype,
-        parts=snapshot.parts, weights=snapshot.weights, variants=snapshot.variants,
-    )  # fmt: skip
+        name=snapshot.name,
+        folder=folder,
+        digest=snapshot.digest,
+        unet=_channels_last(unet),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        downscale=2 ** (len(widths) - 1),
+        scale=float(vae.config.scaling_factor),
+        prediction=prediction,
+        alphas=scheduler.alphas_cumprod.double(),
+        device=device,
+        dtype=dtype,
+        parts=snapshot.parts,
+        weights=snapshot.weights,
+        variants=snapshot.variants,
+    )
 
 
 def _channels_last(unet: Any) -> Any:
@@ -247,8 +258,11 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
     folder = snapshot.folder
     try:
         index = read_json(folder / INDEX)
-        classes = {"unet": diffusers.UNet2DConditionModel, "text_encoder": CLIPTextModel,
-                   "vae": getattr(diffusers, index["vae"][1])}  # fmt: skip
+        classes = {
+            "unet": diffusers.UNet2DConditionModel,
+            "text_encoder": CLIPTextModel,
+            "vae": getattr(diffusers, index["vae"][1]),
+        }
         return (
             *(_load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED),
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
@@ -267,9 +281,13 @@ def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
 
     chosen = getattr(torch, dtype) if part == "unet" else torch.float32
     module, info = kind.from_pretrained(
-        snapshot.folder, subfolder=part, local_files_only=True, torch_dtype=chosen,
-        variant=snapshot.variants[part], output_loading_info=True,
-    )  # fmt: skip
+        snapshot.folder,
+        subfolder=part,
+        local_files_only=True,
+        torch_dtype=chosen,
+        variant=snapshot.variants[part],
+        output_loading_info=True,
+    )
     if info["missing_keys"]:
         raise BenchError(f"{part}/ lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}")
     return module.to(chosen)

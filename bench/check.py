@@ -39,20 +39,26 @@ def check_method(
     """Check a method on a few items: equal to the base at the start, gradients, frozen prior, effect.
 
     data: at least 4 items. Trains a copy for `steps` optimiser steps of 4 items; nothing is saved.
-    """  # fmt: skip
+    """
     import torch
 
     torch.manual_seed(seed)
     denoiser = method.build(base, task, **options)
     trainable = Trainable(denoiser)
     if not trainable.parameters:
-        return [_equal_to_base(denoiser, base, data),
-                Finding(statement="nothing is trained", holds=True, detail="0 parameters")]  # fmt: skip
+        return [
+            _equal_to_base(denoiser, base, data),
+            Finding(statement="nothing is trained", holds=True, detail="0 parameters"),
+        ]
     frozen = {n: p.detach().clone() for n, p in denoiser.named_parameters() if not p.requires_grad}
     findings = [_equal_to_base(denoiser, base, data)]
     touched = _train(denoiser, trainable, base=base, data=data, steps=steps, seed=seed)
-    return [*findings, _gradients(trainable, touched), _unchanged(denoiser, frozen),
-            _condition_matters(denoiser, base, data)]  # fmt: skip
+    return [
+        *findings,
+        _gradients(trainable, touched),
+        _unchanged(denoiser, frozen),
+        _condition_matters(denoiser, base, data),
+    ]
 
 
 def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tensor:
@@ -65,8 +71,12 @@ def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tens
     text = torch.stack([data.empty.expand_as(prompts), prompts])
     with torch.no_grad():
         features = denoiser.encode(data.conditions_at(rows).to(base.device))
-        eps = denoiser(latents.to(base.device), torch.tensor([17, 801], device=base.device),
-                       text.to(base.device), features)  # fmt: skip
+        eps = denoiser(
+            latents.to(base.device),
+            torch.tensor([17, 801], device=base.device),
+            text.to(base.device),
+            features,
+        )
     return eps.float().cpu()
 
 
@@ -95,12 +105,11 @@ def _train(
     optimiser = torch.optim.AdamW(trainable.parameters.values(), lr=1e-3)
     touched: set[str] = set()
     for step in range(steps):
-        loss = training_loss(
-            denoiser, base=base, data=data, training=Training(batch=4), seed=seed, step=step
-        )
+        loss = training_loss(denoiser, base=base, data=data, training=Training(batch=4), seed=seed, step=step)
         loss.backward()
-        touched |= {n for n, p in trainable.parameters.items()
-                    if p.grad is not None and bool(p.grad.abs().max() > 0)}  # fmt: skip
+        touched |= {
+            n for n, p in trainable.parameters.items() if p.grad is not None and bool(p.grad.abs().max() > 0)
+        }
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     return touched
@@ -112,9 +121,7 @@ def _gradients(trainable: Trainable, touched: set[str]) -> Finding:
     detail = f"{len(touched)} of {total} parameter tensors"
     if silent:
         detail += f"; without: {', '.join(silent[:4])}{' ...' if len(silent) > 4 else ''}"
-    return Finding(
-        statement="gradients reach every trainable parameter", holds=not silent, detail=detail
-    )
+    return Finding(statement="gradients reach every trainable parameter", holds=not silent, detail=detail)
 
 
 def _unchanged(denoiser: Any, frozen: Mapping[str, torch.Tensor]) -> Finding:
@@ -135,9 +142,10 @@ def _condition_matters(denoiser: Any, base: Base, data: Prepared) -> Finding:
     other = _probe(base, data, denoiser, range(2, 4))
     gap = float((one - other).abs().max())
     return Finding(
-        statement="another condition changes the output", holds=gap > 0.0,
+        statement="another condition changes the output",
+        holds=gap > 0.0,
         detail=f"largest difference in eps {gap:.3g}",
-    )  # fmt: skip
+    )
 
 
 def check_run(run: Any) -> list[Finding]:

@@ -33,9 +33,7 @@ def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> No
         _rotate(path, keep)
 
 
-def load_checkpoint(
-    path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any
-) -> int:
+def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any) -> int:
     """Load every part's state_dict from the newest whole checkpoint; return its step, 0 for none.
 
     say: told where a damaged one was passed over. Raises BenchError where none that is there can be

@@ -109,9 +109,12 @@ class _Host:
                 "every node, results, base and data too."
             )
         self._process = Process(
-            arguments, alone=False, environment={**os.environ, **given}, folder=Path(folder),
+            arguments,
+            alone=False,
+            environment={**os.environ, **given},
+            folder=Path(folder),
             first=_end_with_parent,
-        )  # fmt: skip
+        )
 
     def poll(self) -> int | None:
         return self._process.poll()
@@ -134,9 +137,7 @@ def _connected(address: str) -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise BenchError(
-            "--ray needs Ray, which is not installed: pip install 'bps-bench[ray]'."
-        ) from None
+        raise BenchError("--ray needs Ray, which is not installed: pip install 'bps-bench[ray]'.") from None
     if address == LOCAL:  # its runs are this machine's work, not guests that others come before
         os.environ.setdefault("RAY_worker_niceness", "0")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -37,8 +37,11 @@ from bench.weights import Weights
 
 FLOOR = "text-only"
 _NO_WEIGHTS: dict[str, Any] = {
-    "weights": None, "train": True, "condition_channels": "same", "invert_condition": False,
-}  # fmt: skip
+    "weights": None,
+    "train": True,
+    "condition_channels": "same",
+    "invert_condition": False,
+}
 PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
 
 
@@ -108,9 +111,12 @@ class Request:
         """Return how training is to be carried out."""
         names = [name.strip() for name in (self.track or "").split(",")]
         return Execution(
-            micro_batch=self.micro_batch, gradient_checkpointing=self.gradient_checkpointing,
-            compile=self.compile, fused=self.fused, track=tuple(n for n in names if n),
-        )  # fmt: skip
+            micro_batch=self.micro_batch,
+            gradient_checkpointing=self.gradient_checkpointing,
+            compile=self.compile,
+            fused=self.fused,
+            track=tuple(n for n in names if n),
+        )
 
     def trained_as_asked(self, suite: Suite) -> Suite:
         """Return the suite with the precision and average asked for, which its protocol then tells."""
@@ -123,9 +129,11 @@ class Request:
         """The weights from outside; BenchError for options that need them where there are none."""
         if self.weights is not None:
             return Weights(
-                path=self.weights, train=self.train, channels=self.condition_channels,
+                path=self.weights,
+                train=self.train,
+                channels=self.condition_channels,
                 invert=self.invert_condition,
-            )  # fmt: skip
+            )
         if not self.train or self.condition_channels != "same" or self.invert_condition:
             raise BenchError(
                 "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
@@ -149,38 +157,62 @@ class Request:
 
 
 def make_run(
-    catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int,
+    catalogue: Catalogue,
+    request: Request,
+    *,
+    method: str,
+    task: str,
+    seed: int,
     hooks: Hooks | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """Return the Run of one method, task and seed, checked and loaded but not started."""
     return Run(make_spec(catalogue, request, method=method, task=task, seed=seed), hooks)
 
 
-def make_spec(
-    catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int
-) -> RunSpec:
+def make_spec(catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int) -> RunSpec:
     """Return what one run is to do; wrong names are errors, nothing is loaded."""
     chosen, preset = catalogue.find(method)
     find_task(task)
     found = find_suite(
-        request.suite, base=request.base, side=request.side, data=request.data,
-        variant=request.variant, guidance=request.guidance, steps=request.steps,
-    )  # fmt: skip
+        request.suite,
+        base=request.base,
+        side=request.side,
+        data=request.data,
+        variant=request.variant,
+        guidance=request.guidance,
+        steps=request.steps,
+    )
     suite = request.trained_as_asked(found)
     return RunSpec(
-        suite=suite, task=task, method=chosen,
-        budget=suite.budget(request.budget).with_items(request.train_items), seed=seed,
-        results=request.results, options={**preset, **parse_options(request.option)},
-        learning_rate=request.learning_rate, device=parse_device(request.device),
-        batch=request.batch, checkpoint_every=request.checkpoint_every, shuffled=request.shuffled,
-        allow_leak=request.allow_leak, execution=request.execution(), weights=request.given,
-    )  # fmt: skip
+        suite=suite,
+        task=task,
+        method=chosen,
+        budget=suite.budget(request.budget).with_items(request.train_items),
+        seed=seed,
+        results=request.results,
+        options={**preset, **parse_options(request.option)},
+        learning_rate=request.learning_rate,
+        device=parse_device(request.device),
+        batch=request.batch,
+        checkpoint_every=request.checkpoint_every,
+        shuffled=request.shuffled,
+        allow_leak=request.allow_leak,
+        execution=request.execution(),
+        weights=request.given,
+    )
 
 
 def run_one(
-    catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int, hooks: Hooks,
-    again: bool = False, floor: bool = True,
-) -> tuple[Run, RunRecord, RunRecord | None]:  # fmt: skip
+    catalogue: Catalogue,
+    request: Request,
+    *,
+    method: str,
+    task: str,
+    seed: int,
+    hooks: Hooks,
+    again: bool = False,
+    floor: bool = True,
+) -> tuple[Run, RunRecord, RunRecord | None]:
     """Do one run, and its floor where wanted; return run, record and the floor's record."""
     where: dict[str, Any] = {"task": task, "seed": seed, "hooks": hooks}
     chosen = make_run(catalogue, request, method=method, **where)
@@ -196,9 +228,7 @@ def run_one(
     return chosen, chosen.all(), lowest
 
 
-def cells_of(
-    catalogue: Catalogue, *, method: str, task: str, seeds: str
-) -> list[tuple[str, str, int]]:
+def cells_of(catalogue: Catalogue, *, method: str, task: str, seeds: str) -> list[tuple[str, str, int]]:
     """Return (method, task, seed) of comma lists, seeds outermost: each round is a comparison."""
     tasks = parse_names("task", task, allowed=TASKS, groups={"all": tuple(TASKS)})
     numbers = parse_numbers("--seeds", seeds, kind=int)
@@ -221,16 +251,19 @@ def grid_of(
             "with --method."
         )
     first = cells[0][2]
-    return [
-        (replace(request, shuffled=request.shuffled and s == first), m, t, s) for m, t, s in cells
-    ]
+    return [(replace(request, shuffled=request.shuffled and s == first), m, t, s) for m, t, s in cells]
 
 
 def run_cells(
-    catalogue: Catalogue, cells: Sequence[tuple[Request, str, str, int]], *, hooks: Hooks,
-    say: Callable[[str], None], jobs: int = 1,
-    start: Callable[[Sequence[str]], Child] | None = None, names: Sequence[str] | None = None,
-) -> list[Outcome]:  # fmt: skip
+    catalogue: Catalogue,
+    cells: Sequence[tuple[Request, str, str, int]],
+    *,
+    hooks: Hooks,
+    say: Callable[[str], None],
+    jobs: int = 1,
+    start: Callable[[Sequence[str]], Child] | None = None,
+    names: Sequence[str] | None = None,
+) -> list[Outcome]:
     """Do a grid of (request, method, task, seed), each run in a process of its own, `jobs` at once.
 
     names: what messages call each; its method and options where None. start: starts one elsewhere,
@@ -264,9 +297,18 @@ def _name(request: Request, method: str, task: str, seed: int) -> str:
 
 
 def tune_rates(
-    catalogue: Catalogue, request: Request, *, method: str, task: str, seed: int, rates: str,
-    out: Path, hooks: Hooks, say: Callable[[str], None], jobs: int = 1,
-) -> tuple[list[Path], list[Outcome]]:  # fmt: skip
+    catalogue: Catalogue,
+    request: Request,
+    *,
+    method: str,
+    task: str,
+    seed: int,
+    rates: str,
+    out: Path,
+    hooks: Hooks,
+    say: Callable[[str], None],
+    jobs: int = 1,
+) -> tuple[list[Path], list[Outcome]]:
     """Try every rate with every trained method; write the evidence and return its files."""
     tried = [
         (name, rate, replace(request, learning_rate=rate, shuffled=False))
@@ -284,9 +326,17 @@ def tune_rates(
 
 
 def measure_costs(
-    catalogue: Catalogue, request: Request, *, method: str, task: str, steps: int, batches: int,
-    rounds: int, further: bool, say: Callable[[str], None],
-) -> Path:  # fmt: skip
+    catalogue: Catalogue,
+    request: Request,
+    *,
+    method: str,
+    task: str,
+    steps: int,
+    batches: int,
+    rounds: int,
+    further: bool,
+    say: Callable[[str], None],
+) -> Path:
     """Measure what methods take, each in a process of its own and alone; return the timings' file.
 
     rounds: over all methods, of which the fastest counts; in turns, so that a slow spell of the
@@ -299,10 +349,16 @@ def measure_costs(
         timing = measure(run, steps=steps, batches=batches)
         return add_timing(request.results, timing, machine=machine(run), further=further)
     given = {
-        "task": task, "suite": request.suite, "device": request.device, "base": request.base,
-        "data": request.data, "variant": request.variant, "batch": request.batch, "steps": steps,
+        "task": task,
+        "suite": request.suite,
+        "device": request.device,
+        "base": request.base,
+        "data": request.data,
+        "variant": request.variant,
+        "batch": request.batch,
+        "steps": steps,
         "batches": batches,
-    }  # fmt: skip
+    }
     words = [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
     names = _timed_once(catalogue, names)
     turns = list(itertools.product(range(rounds), names))

@@ -66,15 +66,15 @@ _BLOCKS, _FEW_BLOCKS, _MANY = 50, 20, 1000
 _SPECS = (
     MetricSpec(name="fd", scale="squared Fréchet distance", better="lower", judge="features"),
     MetricSpec(name="kid", scale="MMD^2, cubic kernel, unbiased", better="lower", judge="features"),
-    MetricSpec(name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower",
-               judge="features"),
-    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features")
-      for name in PRDC),
+    MetricSpec(
+        name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower", judge="features"
+    ),
+    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features") for name in PRDC),
     MetricSpec(name="cmmd", scale="MMD^2 x 1000, Gaussian kernel", better="lower", judge="clip"),
     MetricSpec(name="cosine", scale="cosine", better="higher", judge="features"),
     MetricSpec(name="retrieval", scale="R@1 in [0, 1]", better="higher", judge="features"),
     MetricSpec(name="mae", scale="[0, 1]", better="lower"),
-)  # fmt: skip
+)
 SPECS = {spec.name: spec for spec in _SPECS}
 PAIRED = ("cosine", "retrieval", "mae")
 
@@ -97,9 +97,10 @@ def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
 
 CHANGES: Mapping[str, Change] = {
     "resizer": Change(says="both folders resized by Pillow, bilinear, before the judge", apply=_bilinear),
-    "jpeg95": Change(says="the first folder stored as JPEG, quality 95 (Pillow)", apply=_jpeg,
-                     generated_only=True),
-}  # fmt: skip
+    "jpeg95": Change(
+        says="the first folder stored as JPEG, quality 95 (Pillow)", apply=_jpeg, generated_only=True
+    ),
+}
 HALF = "half"
 SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half of each folder"}
 
@@ -127,9 +128,16 @@ class Comparison:
 
 
 def compare(
-    first: Path, second: Path, *, features: Judge, clip: Judge | None = None, batch: int = 32,
-    sensitivity: bool = False, intervals: bool = True, tick: Tick | None = None,
-) -> Comparison:  # fmt: skip
+    first: Path,
+    second: Path,
+    *,
+    features: Judge,
+    clip: Judge | None = None,
+    batch: int = 32,
+    sensitivity: bool = False,
+    intervals: bool = True,
+    tick: Tick | None = None,
+) -> Comparison:
     """Compare a folder of generated images with a reference.
 
     features, clip: judges; without a CLIP judge CMMD is missing. sensitivity: measure again under
@@ -150,13 +158,14 @@ def compare(
     return Comparison(
         folders=(_facts(a), _facts(b)),
         judges={role: judge.card for role, judge in judges.items()},
-        metrics={name: _metric(spec, found.get(name), judges, n=len(a.digests))
-                 for name, spec in SPECS.items()},
+        metrics={
+            name: _metric(spec, found.get(name), judges, n=len(a.digests)) for name, spec in SPECS.items()
+        },
         reasons=_reasons(sets, errors),
         kid_error=kernel_distance_subsets(sets.a, sets.b, seed=SEED).standard_error,
         warnings=tuple(_warnings(a, b)),
         sensitivity=_sensitivity(a, b, paired=paired) if sensitivity else {},
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +187,12 @@ class _Sets:
         """Return a random half of each set; of pairs, the same half."""
         left, right = _some(len(self.a), len(self.a) // 2), _some(len(self.b), len(self.b) // 2)
         return _Sets(
-            a=self.a[left], b=self.b[right], paired=self.paired,
+            a=self.a[left],
+            b=self.b[right],
+            paired=self.paired,
             read_a=None if self.read_a is None else self.read_a[left],
             read_b=None if self.read_b is None else self.read_b[right],
-        )  # fmt: skip
+        )
 
     def points(self) -> dict[str, float]:
         """Return every number that can be measured, without intervals."""
@@ -236,9 +247,12 @@ class _Sets:
 
 def _sets(a: Reading, b: Reading, change: str, *, paired: bool) -> _Sets:
     return _Sets(
-        a=a.features["features", change], b=b.features["features", change], paired=paired,
-        read_a=a.features.get(("clip", change)), read_b=b.features.get(("clip", change)),
-    )  # fmt: skip
+        a=a.features["features", change],
+        b=b.features["features", change],
+        paired=paired,
+        read_a=a.features.get(("clip", change)),
+        read_b=b.features.get(("clip", change)),
+    )
 
 
 def _some(n: int, most: int) -> np.ndarray:
@@ -251,9 +265,7 @@ def _whole(statistic: Statistic, blocks: int) -> float:
 
 
 def _mean(values: np.ndarray) -> Interval:
-    return mean_interval(
-        values, resamples=Resamples(n_items=len(values), n_replicates=RESAMPLES, seed=SEED)
-    )
+    return mean_interval(values, resamples=Resamples(n_items=len(values), n_replicates=RESAMPLES, seed=SEED))
 
 
 def _metric(
@@ -263,9 +275,13 @@ def _metric(
     judge = judges.get(spec.judge)
     return MetricValue(
         value=interval.value if interval else found if isinstance(found, float) else None,
-        low=interval.low if interval else None, high=interval.high if interval else None, n=n,
-        judge=judge.name if judge is not None else "none", scale=spec.scale, better=spec.better,
-    )  # fmt: skip
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=n,
+        judge=judge.name if judge is not None else "none",
+        scale=spec.scale,
+        better=spec.better,
+    )
 
 
 def _sensitivity(a: Reading, b: Reading, *, paired: bool) -> dict[str, dict[str, float | None]]:
@@ -273,9 +289,7 @@ def _sensitivity(a: Reading, b: Reading, *, paired: bool) -> dict[str, dict[str,
     sets = {name: _sets(a, b, name, paired=paired) for name in CHANGES}
     sets[HALF] = _sets(a, b, AS_GIVEN, paired=paired).half()
     found = {name: one.points() for name, one in sets.items()}
-    return {
-        name: {metric: points.get(metric) for metric in SPECS} for name, points in found.items()
-    }
+    return {name: {metric: points.get(metric) for metric in SPECS} for name, points in found.items()}
 
 
 def _reasons(sets: _Sets, errors: np.ndarray | None) -> dict[str, str]:

@@ -105,10 +105,13 @@ def _bar(*, terminal: Any = None) -> Any:
             return Text("-/s" if task.speed is None else f"{task.speed:.1f}/s")
 
     columns = (
-        progress.TextColumn("{task.description}"), progress.BarColumn(),
-        progress.MofNCompleteColumn(), Rate(), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+    )
     return progress.Progress(*columns, console=terminal or Console(stderr=True))
 
 

@@ -125,9 +125,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
-        raise BenchError(f"{path} is not valid JSON ({error}). Restore it or make it anew.") from (
-            error
-        )
+        raise BenchError(f"{path} is not valid JSON ({error}). Restore it or make it anew.") from (error)
 
 
 def write_npz(
@@ -236,6 +234,5 @@ def _settle(path: Path) -> None:
 
 def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
     return BenchError(
-        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the "
-        "file is there."
+        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the file is there."
     )

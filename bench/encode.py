@@ -13,11 +13,16 @@ from bench.types import BenchError
 
 
 def encode_suite(
-    suite: Suite, *, base: Base, cache: Cache, budget: str | None = None, workers: int | None = None,
+    suite: Suite,
+    *,
+    base: Base,
+    cache: Cache,
+    budget: str | None = None,
+    workers: int | None = None,
     stage: Callable[[str, int], None] = lambda name, total: None,
     tick: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], int | None] = lambda: None,
-) -> dict[str, Shards]:  # fmt: skip
+) -> dict[str, Shards]:
     """Encode the train and evaluation items of a suite, as its runs of a budget will ask for them.
 
     Goes on where it was killed. See bench.shards.encode for the rest. Returns the shards by side.
@@ -35,18 +40,29 @@ def encode_suite(
         suite.eval_side: (pick_items(splits.side(suite.eval_side), items), 1),
     }
     return {
-        side: encode(base, dataset=dataset, ids=ids, views=views, cache=cache, workers=workers,
-                     stage=stage, tick=tick, stop=stop)
+        side: encode(
+            base,
+            dataset=dataset,
+            ids=ids,
+            views=views,
+            cache=cache,
+            workers=workers,
+            stage=stage,
+            tick=tick,
+            stop=stop,
+        )
         for side, (ids, views) in sides.items()
-    }  # fmt: skip
+    }
 
 
 def encoded_words(side: str, shards: Shards, *, base: Base) -> str:
     """Say what lies where, a line."""
     needed = disk_needed(
-        len(shards.ids), views=shards.views, latent_shape=shards.latent_shape,
+        len(shards.ids),
+        views=shards.views,
+        latent_shape=shards.latent_shape,
         text_shape=text_shape(base),
-    )  # fmt: skip
+    )
     return (
         f"{side}: {len(shards.ids)} items, {shards.views} view(s), {len(shards.paths)} shards, "
         f"{size_words(needed)} in {shards.paths[0].parent.parent}"

@@ -61,9 +61,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(device).type, dtype=dtype, cache_enabled=False)
 
 
-def micro_batches(
-    batch: int, *, processes: Processes = ALONE, micro: int | None = None
-) -> list[range]:
+def micro_batches(batch: int, *, processes: Processes = ALONE, micro: int | None = None) -> list[range]:
     """Return the places within a batch that this process takes, a range a micro batch.
 
     Processes take equal shares in order, so their mean gradient is that of the whole batch. Raises
@@ -166,10 +164,18 @@ class Engine:
     """
 
     def __init__(
-        self, denoiser: Any, optimiser: Any, *, loss: Callable[[int, range], torch.Tensor],
-        parts: Sequence[range], precision: str = "fp32", device: str = "cpu",
-        execution: Execution | None = None, processes: Processes = ALONE, folder: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        denoiser: Any,
+        optimiser: Any,
+        *,
+        loss: Callable[[int, range], torch.Tensor],
+        parts: Sequence[range],
+        precision: str = "fp32",
+        device: str = "cpu",
+        execution: Execution | None = None,
+        processes: Processes = ALONE,
+        folder: Path | None = None,
+    ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
@@ -177,10 +183,13 @@ class Engine:
         self.processes, self.parts = processes, list(parts)
         self.accelerator = Accelerator(
             mixed_precision="no" if precision == "fp32" else precision,
-            cpu=device == "cpu", device_placement=False, dynamo_backend="no",
-            log_with=opened((execution or Execution()).track, folder=folder), project_dir=folder,
+            cpu=device == "cpu",
+            device_placement=False,
+            dynamo_backend="no",
+            log_with=opened((execution or Execution()).track, folder=folder),
+            project_dir=folder,
             **_plugins(len(self.parts)),
-        )  # fmt: skip
+        )
         self.silent: list[Any] = []
         self.module = self._wrapped(_as_module(denoiser, loss))
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)

@@ -28,9 +28,14 @@ _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def export_run(
-    run: Path, out: Path, *, find: Callable[[str], Any], base: Path | None = None,
-    variant: str | None = None, with_base: bool = False,
-) -> Path:  # fmt: skip
+    run: Path,
+    out: Path,
+    *,
+    find: Callable[[str], Any],
+    base: Path | None = None,
+    variant: str | None = None,
+    with_base: bool = False,
+) -> Path:
     """Write what a run trained into a new folder `out`, safetensors alone, and return it.
 
     find: name -> method. base: where the run's base lies, else the suite's; variant: which of its
@@ -48,9 +53,7 @@ def export_run(
     work = out.with_name(f".{out.name}.part")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        _write(
-            work, record, method=method, denoiser=denoiser, base=loaded, task=task, whole=with_base
-        )
+        _write(work, record, method=method, denoiser=denoiser, base=loaded, task=task, whole=with_base)
         if out.exists():
             out.rmdir()
         work.replace(out)
@@ -98,9 +101,10 @@ def _base(record: RunRecord, folder: Path | None, variant: str | None) -> Base:
 def _task(record: RunRecord) -> Task:
     """Return the task as the run's network saw it."""
     form = Weights(
-        path=Path(), channels=str(record.options.get("condition_channels", FORMS[0])),
+        path=Path(),
+        channels=str(record.options.get("condition_channels", FORMS[0])),
         invert=bool(record.options.get("invert_condition", False)),
-    )  # fmt: skip
+    )
     return shown(find_task(record.task), form)
 
 
@@ -120,14 +124,22 @@ def _write(
     licence = licence_notes(record, base)
     inputs = 4 + task.channels * base.downscale**2
     usage = (exchange.whole if whole else exchange.usage).format(
-        folder="DIR", base="BASE", prompt="your prompt", channels=task.channels,
-        downscale=base.downscale, inputs=inputs,
-    )  # fmt: skip
+        folder="DIR",
+        base="BASE",
+        prompt="your prompt",
+        channels=task.channels,
+        downscale=base.downscale,
+        inputs=inputs,
+    )
     about = About(
-        title=method.title, source=method.source, base=base.name, whole=whole, licence=licence,
+        title=method.title,
+        source=method.source,
+        base=base.name,
+        whole=whole,
+        licence=licence,
         condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
         usage=f"{usage}# DIR: this folder" + ("" if whole else f"; BASE: {base.name}") + "\n",
-    )  # fmt: skip
+    )
     atomic_write(out / CARD, model_card(record, about).encode())
     atomic_write(out / LICENCE_FILE, ("# Licence\n" + _items(licence)).encode())
     write_json(out / RECORD_FILE, dataclasses.asdict(record))
@@ -139,8 +151,7 @@ def licence_notes(record: RunRecord, base: Base) -> list[str]:
     said = read_json(manifest).get("licence") if manifest.exists() else None
     own = f"is licensed {said}" if said else "has a licence of its own, which see"
     return [
-        f"The base {base.name} {own}; it holds for weights that derive from it, with its conditions of "
-        "use.",
+        f"The base {base.name} {own}; it holds for weights that derive from it, with its conditions of use.",
         f"Training data of the suite {record.suite}: "
         + (record.attribution or "see the data set's own licence and terms."),
         "The code that trained them, BPS-Bench, is under the MIT licence.",

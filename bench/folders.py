@@ -131,9 +131,14 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def read_folders(
-    first: Manifest, second: Manifest, *, judges: Mapping[str, Judge],
-    changes: Mapping[str, Change] | None = None, batch: int = 32, tick: Tick | None = None,
-) -> tuple[Reading, Reading, np.ndarray | None]:  # fmt: skip
+    first: Manifest,
+    second: Manifest,
+    *,
+    judges: Mapping[str, Judge],
+    changes: Mapping[str, Change] | None = None,
+    batch: int = 32,
+    tick: Tick | None = None,
+) -> tuple[Reading, Reading, np.ndarray | None]:
     """Read both folders in one pass, each image decoded once, `batch` of them in memory a folder.
 
     judges: by role ("features", "clip"). changes: what else to judge beside the images as given.
@@ -148,9 +153,7 @@ def read_folders(
     total = len(first.files) + len(second.files)
     for start in range(0, max(len(first.files), len(second.files)), batch):
         images, others = (side.read(start, batch) for side in sides)
-        if errors is not None and all(
-            a.shape == b.shape for a, b in zip(images, others, strict=True)
-        ):
+        if errors is not None and all(a.shape == b.shape for a, b in zip(images, others, strict=True)):
             errors += [pixel_error(a[None], b[None]) for a, b in zip(images, others, strict=True)]
         else:
             errors = None
@@ -163,9 +166,13 @@ class _Side:
     """One folder on its way through the judges."""
 
     def __init__(
-        self, manifest: Manifest, *, generated: bool, judges: Mapping[str, Judge],
+        self,
+        manifest: Manifest,
+        *,
+        generated: bool,
+        judges: Mapping[str, Judge],
         changes: Mapping[str, Change],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.manifest, self.judges = manifest, judges
         self.changes = {n: c for n, c in changes.items() if generated or not c.generated_only}
         self.all_changes = tuple(changes)

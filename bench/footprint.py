@@ -158,10 +158,13 @@ def stand_in(shape: Shape, *, task: Task, count: int) -> Prepared:
 
     nothing: Any = None  # nobody reads images of it
     return InMemory(
-        ids=tuple(map(str, range(count))), dataset=nothing, latents=normal(1, count, *shape.latent_shape),
-        text=normal(count, *shape.text_shape), empty=normal(1, *shape.text_shape),
+        ids=tuple(map(str, range(count))),
+        dataset=nothing,
+        latents=normal(1, count, *shape.latent_shape),
+        text=normal(count, *shape.text_shape),
+        empty=normal(1, *shape.text_shape),
         conditions=torch.rand(1, count, task.channels, shape.size, shape.size, generator=random),
-    )  # fmt: skip
+    )
 
 
 def _modules(base: Base) -> list[Any]:
@@ -175,15 +178,15 @@ def _parts(denoiser: Any, base: Base) -> dict[str, int]:
     weights = parameter_bytes(denoiser)
     total, trainable = count_parameters(denoiser)
     return {
-        "parameters": total, "trainable": trainable, "weights": weights,
+        "parameters": total,
+        "trainable": trainable,
+        "weights": weights,
         "beside": parameter_bytes(denoiser, *filter(None, [base.unet])) - weights,
         "encoders": parameter_bytes(*filter(None, [base.vae, base.text_encoder])),
-    }  # fmt: skip
+    }
 
 
-def count_training(
-    denoiser: Any, *, base: Base, data: Prepared, setting: Setting
-) -> dict[str, int]:
+def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Setting) -> dict[str, int]:
     """Count two training steps: on one image, for operations and AdamW's state, then as in `setting`.
 
     The tensors may be fake or real; the figures are the same. Returns Footprint's training figures.
@@ -199,9 +202,7 @@ def count_training(
         optimiser = _optimiser(parameters, setting)
         decay = setting.training.ema
         average = Average(trainable, decay=decay) if decay else None
-        found["train_flops"] = _first_step(
-            denoiser, optimiser, base=base, data=data, setting=setting
-        )
+        found["train_flops"] = _first_step(denoiser, optimiser, base=base, data=data, setting=setting)
         live.mark()
         with rebuilt(denoiser, setting.execution):
             for _ in range(1 + setting.accumulate):
@@ -219,9 +220,7 @@ def count_training(
     return found
 
 
-def _first_step(
-    denoiser: Any, optimiser: Any, *, base: Base, data: Prepared, setting: Setting
-) -> int:
+def _first_step(denoiser: Any, optimiser: Any, *, base: Base, data: Prepared, setting: Setting) -> int:
     """Take a step on one image and return the operations of its passes, nothing recomputed.
 
     AdamW is fused in it, one operation where the loop over parameters has thousands: all that is
@@ -262,19 +261,25 @@ def _optimiser(parameters: Any, setting: Setting) -> Any:
 
     fused = setting.execution.fused
     return torch.optim.AdamW(
-        parameters, lr=1e-5, weight_decay=setting.training.weight_decay, fused=fused or None,
+        parameters,
+        lr=1e-5,
+        weight_decay=setting.training.weight_decay,
+        fused=fused or None,
         foreach=None if fused else setting.cuda,
-    )  # fmt: skip
+    )
 
 
-def _loss(
-    denoiser: Any, *, base: Base, data: Prepared, setting: Setting, images: int
-) -> torch.Tensor:
+def _loss(denoiser: Any, *, base: Base, data: Prepared, setting: Setting, images: int) -> torch.Tensor:
     with autocast("cpu", _as_cpu(setting.training.precision)):
         return training_loss(
-            denoiser, base=base, data=data, training=setting.training, seed=0, step=0,
+            denoiser,
+            base=base,
+            data=data,
+            training=setting.training,
+            seed=0,
+            step=0,
             places=range(images),
-        )  # fmt: skip
+        )
 
 
 def _as_cpu(precision: str) -> str:
@@ -282,9 +287,7 @@ def _as_cpu(precision: str) -> str:
     return "fp32" if precision == "fp32" else "bf16"
 
 
-def count_sampling(
-    denoiser: Any, *, base: Base, data: Prepared, setting: Setting
-) -> dict[str, int]:
+def count_sampling(denoiser: Any, *, base: Base, data: Prepared, setting: Setting) -> dict[str, int]:
     """Count a sampling step of all branches, its conditions' encoding and the decoding of its images.
 
     The tensors may be fake or real. Returns Footprint's sampling figures.
@@ -310,8 +313,13 @@ def count_sampling(
             with counters[2]:
                 base.decode(latents)
         flops = [int(c.get_total_flops()) // count for c in counters]
-    return {"sample_peak": sampled, "decode_peak": live.peak, "encode_flops": flops[0],
-            "step_flops": flops[1], "decode_flops": flops[2]}  # fmt: skip
+    return {
+        "sample_peak": sampled,
+        "decode_peak": live.peak,
+        "encode_flops": flops[0],
+        "step_flops": flops[1],
+        "decode_flops": flops[2],
+    }
 
 
 def _bytes_of(tensors: Any) -> int:

@@ -52,8 +52,7 @@ class Forecast:
         if timing is not None:
             suite = SUITES.get(one.spec.suite.name, one.spec.suite)
             seconds = timing.sample_seconds_per_image / suite.sampler.steps
-            return Pace(train=timing.train_images_per_second, step=seconds, exact=True,
-                        source=TIMINGS_FILE)  # fmt: skip
+            return Pace(train=timing.train_images_per_second, step=seconds, exact=True, source=TIMINGS_FILE)
         same = [r for r in self._like(one) if r.method == method]
         exact = [r for r in same if _plain(r.options) == _plain(options)]
         return _pace(exact or same, exact=bool(exact))
@@ -152,8 +151,10 @@ def _pace(records: Sequence[RunRecord], *, exact: bool) -> Pace | None:
     )
     if not sampled:
         return None
-    rates = sorted(
-        r.cost.train_images_per_second for r in records if r.cost.train_images_per_second
+    rates = sorted(r.cost.train_images_per_second for r in records if r.cost.train_images_per_second)
+    return Pace(
+        train=rates[len(rates) // 2] if rates else None,
+        step=sampled[len(sampled) // 2],
+        exact=exact,
+        source="records",
     )
-    return Pace(train=rates[len(rates) // 2] if rates else None, step=sampled[len(sampled) // 2],
-                exact=exact, source="records")  # fmt: skip

@@ -44,24 +44,64 @@ _ADA = "https://images.nvidia.com/aem-dam/Solutions/Data-Center/l4/nvidia-ada-gp
 GPUS: Mapping[str, Gpu] = {
     g.name: g
     for g in (
-        Gpu(name="h100", memory=80, half=989.4, single=66.9, bfloat16=True, matches="H100 80GB HBM3",
-            source="https://www.nvidia.com/en-us/data-center/h100/ (SXM)"),
-        Gpu(name="h200", memory=141, half=989.4, single=66.9, bfloat16=True, matches="H200",
-            source="https://www.nvidia.com/en-us/data-center/h200/ (SXM)"),
-        Gpu(name="a100-80", memory=80, half=312, single=19.5, bfloat16=True, matches="A100-SXM4-80GB",
-            source="https://www.nvidia.com/en-us/data-center/a100/"),
-        Gpu(name="a100-40", memory=40, half=312, single=19.5, bfloat16=True, matches="A100-SXM4-40GB",
-            source="https://www.nvidia.com/en-us/data-center/a100/"),
-        Gpu(name="l40s", memory=48, half=362.05, single=91.6, bfloat16=True, matches="L40S",
-            source="https://www.nvidia.com/en-us/data-center/l40s/"),
-        Gpu(name="4090", memory=24, half=165.2, single=82.6, bfloat16=True, matches="RTX 4090",
-            source=_ADA),
-        Gpu(name="3090", memory=24, half=71, single=35.6, bfloat16=True, matches="RTX 3090",
-            source=_AMPERE),
-        Gpu(name="v100", memory=32, half=125, single=15.7, bfloat16=False, matches="V100-SXM2-32GB",
-            source="https://www.nvidia.com/en-us/data-center/v100/ (SXM2, 32 GB)"),
+        Gpu(
+            name="h100",
+            memory=80,
+            half=989.4,
+            single=66.9,
+            bfloat16=True,
+            matches="H100 80GB HBM3",
+            source="https://www.nvidia.com/en-us/data-center/h100/ (SXM)",
+        ),
+        Gpu(
+            name="h200",
+            memory=141,
+            half=989.4,
+            single=66.9,
+            bfloat16=True,
+            matches="H200",
+            source="https://www.nvidia.com/en-us/data-center/h200/ (SXM)",
+        ),
+        Gpu(
+            name="a100-80",
+            memory=80,
+            half=312,
+            single=19.5,
+            bfloat16=True,
+            matches="A100-SXM4-80GB",
+            source="https://www.nvidia.com/en-us/data-center/a100/",
+        ),
+        Gpu(
+            name="a100-40",
+            memory=40,
+            half=312,
+            single=19.5,
+            bfloat16=True,
+            matches="A100-SXM4-40GB",
+            source="https://www.nvidia.com/en-us/data-center/a100/",
+        ),
+        Gpu(
+            name="l40s",
+            memory=48,
+            half=362.05,
+            single=91.6,
+            bfloat16=True,
+            matches="L40S",
+            source="https://www.nvidia.com/en-us/data-center/l40s/",
+        ),
+        Gpu(name="4090", memory=24, half=165.2, single=82.6, bfloat16=True, matches="RTX 4090", source=_ADA),
+        Gpu(name="3090", memory=24, half=71, single=35.6, bfloat16=True, matches="RTX 3090", source=_AMPERE),
+        Gpu(
+            name="v100",
+            memory=32,
+            half=125,
+            single=15.7,
+            bfloat16=False,
+            matches="V100-SXM2-32GB",
+            source="https://www.nvidia.com/en-us/data-center/v100/ (SXM2, 32 GB)",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def find_gpu(name: str) -> Gpu:

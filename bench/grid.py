@@ -192,10 +192,14 @@ class Process:
         """
         self._aside = None if alone else tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments], stdout=subprocess.DEVNULL,
-            stderr=self._aside, env=environment, cwd=folder, preexec_fn=first,
+            [sys.executable, "-m", "cli", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=self._aside,
+            env=environment,
+            cwd=folder,
+            preexec_fn=first,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def poll(self) -> int | None:
         """Return the exit code, None while it runs."""

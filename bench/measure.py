@@ -31,10 +31,16 @@ def measure(run: Run, *, steps: int, batches: int) -> Timing:
     rate, train_peak = _train(run, steps)
     seconds, items, sample_peak = _sample(run, batches)
     return Timing(
-        method=run.spec.method.name, options=dict(run.options), task=run.spec.task,
-        train_images_per_second=rate, sample_seconds_per_image=seconds,
-        peak_memory_bytes=max(train_peak, sample_peak), steps=steps, items=items, code=code,
-    )  # fmt: skip
+        method=run.spec.method.name,
+        options=dict(run.options),
+        task=run.spec.task,
+        train_images_per_second=rate,
+        sample_seconds_per_image=seconds,
+        peak_memory_bytes=max(train_peak, sample_peak),
+        steps=steps,
+        items=items,
+        code=code,
+    )
 
 
 def machine(run: Run) -> dict[str, Any]:
@@ -58,11 +64,18 @@ def _train(run: Run, steps: int) -> tuple[float | None, int]:
     reset_peak_memory(run.spec.device)
     with tempfile.TemporaryDirectory() as folder:
         result = train(
-            run.denoiser, base=run.base, data=data, training=run.spec.suite.training,
-            images=(_WARM_UP + steps) * batch, learning_rate=run.learning_rate, seed=run.spec.seed,
-            folder=Path(folder), execution=run.spec.execution, checkpoint_every=_WARM_UP + steps,
+            run.denoiser,
+            base=run.base,
+            data=data,
+            training=run.spec.suite.training,
+            images=(_WARM_UP + steps) * batch,
+            learning_rate=run.learning_rate,
+            seed=run.spec.seed,
+            folder=Path(folder),
+            execution=run.spec.execution,
+            checkpoint_every=_WARM_UP + steps,
             tick=lambda step, total, loss: times.append(time.perf_counter()),
-        )  # fmt: skip
+        )
     if not result.steps:
         return None, 0
     taken = [b - a for a, b in zip(times, times[1:], strict=False)][_WARM_UP:]
@@ -75,9 +88,13 @@ def _sample(run: Run, batches: int) -> tuple[float, int, int]:
     data = run.eval_data
     reset_peak_memory(run.spec.device)
     drawn = sample_images(
-        run.denoiser, base=run.base, data=data, sampler=run.spec.suite.sampler, seed=run.spec.seed,
+        run.denoiser,
+        base=run.base,
+        data=data,
+        sampler=run.spec.suite.sampler,
+        seed=run.spec.seed,
         batch=run.spec.batch,
-    )  # fmt: skip
+    )
     next(drawn)
     begun, items = time.perf_counter(), 0
     for _, (ids, _) in zip(range(batches), drawn, strict=False):

@@ -81,10 +81,15 @@ class Work:
     def setting(self) -> Setting:
         """How its steps are made."""
         return Setting(
-            training=self.suite.training, sampler=self.suite.sampler, execution=self.execution,
-            micro=self.micro, accumulate=len(self._divided()) > 1, sampled=self.sampled,
-            cuda=self.gpu is not None, processes=self.gpus,
-        )  # fmt: skip
+            training=self.suite.training,
+            sampler=self.suite.sampler,
+            execution=self.execution,
+            micro=self.micro,
+            accumulate=len(self._divided()) > 1,
+            sampled=self.sampled,
+            cuda=self.gpu is not None,
+            processes=self.gpus,
+        )
 
     def with_micro(self, micro: int, *, checkpointing: bool) -> Work:
         """Return the same work in micro batches of another size, with activations recomputed or not."""
@@ -139,13 +144,20 @@ def plan_method(
     evaluated = work.items[1] if work.budget.eval_items is None else work.budget.eval_items
     sets = 2 if work.shuffled and method.conditioned else 1
     return Plan(
-        method=method.name, title=method.title, options=dict(options), footprint=counted,
-        micro=work.micro, steps=steps, needed=needed, fits=fits,
+        method=method.name,
+        title=method.title,
+        options=dict(options),
+        footprint=counted,
+        micro=work.micro,
+        steps=steps,
+        needed=needed,
+        fits=fits,
         advice="" if fits else advise(method, options=options, work=work, counted=counted),
-        train_hours=train, sample_hours=None if sample is None else sets * evaluated * sample,
+        train_hours=train,
+        sample_hours=None if sample is None else sets * evaluated * sample,
         checkpoints=checkpoint_bytes(counted, work),
         samples=round(sets * evaluated * PIXEL * work.shape.size**2),
-    )  # fmt: skip
+    )
 
 
 def needs(peak: int, work: Work) -> int:
@@ -229,9 +241,7 @@ def _words(size: int, work: Work, *, recomputed: bool, needed: int) -> str:
 
 
 def _count(method: Method, options: Mapping[str, Any], work: Work) -> Footprint:
-    return footprint(
-        method, options=options, shape=work.shape, task=work.task, setting=work.setting
-    )
+    return footprint(method, options=options, shape=work.shape, task=work.task, setting=work.setting)
 
 
 def _hours(
@@ -248,13 +258,7 @@ def _hours(
     speed = work.gpus * work.mfu * 3600
     precision = work.suite.training.precision
     once = counted.encode_flops + work.suite.sampler.steps * counted.step_flops
-    train = (
-        steps
-        * batch
-        * counted.train_flops
-        * _recomputing(work)
-        / (speed * work.gpu.peak(precision))
-    )
+    train = steps * batch * counted.train_flops * _recomputing(work) / (speed * work.gpu.peak(precision))
     sample = once / (speed * work.gpu.peak(precision))
     decode = counted.decode_flops / (speed * work.gpu.peak("fp32"))  # the autoencoder stays float32
     return train, sample + decode
@@ -294,9 +298,12 @@ def assumptions(work: Work) -> list[str]:
         "judges, which score after sampling",
     ]
     if work.gpu is None:
-        return [*said, f"assumed: {gib(work.process)} for the process and {CPU_ALLOWANCE - 1:.0%} over "
-                f"the counted bytes; {HOST_SHARE:.0%} of this machine's memory usable; hours from "
-                "timings.json, which bench cost writes"]  # fmt: skip
+        return [
+            *said,
+            f"assumed: {gib(work.process)} for the process and {CPU_ALLOWANCE - 1:.0%} over "
+            f"the counted bytes; {HOST_SHARE:.0%} of this machine's memory usable; hours from "
+            "timings.json, which bench cost writes",
+        ]
     return [
         *said,
         f"assumed: {work.mfu:.0%} of the peak rate (bench speed measures it; --mfu), training and "

@@ -42,9 +42,7 @@ class Ask:
     execution: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan_runs(
-    catalogue: Catalogue, ask: Ask, *, say: Callable[[str], None]
-) -> tuple[Work, list[Plan]]:
+def plan_runs(catalogue: Catalogue, ask: Ask, *, say: Callable[[str], None]) -> tuple[Work, list[Plan]]:
     """Plan the runs of some methods; say gets a line for each that cannot do the task.
 
     Raises BenchError for unknown names and for what the device or the suite cannot do.
@@ -76,21 +74,27 @@ def work_of(ask: Ask) -> Work:
     if gpu is not None and precision == "bf16" and not gpu.bfloat16:
         raise BenchError(f"--precision bf16: {gpu.name} has no bfloat16. Use fp16 or fp32.")
     work = Work(
-        suite=suite, budget=suite.budget(ask.budget), task=find_task(ask.task),
-        shape=_shape(suite, ask), items=_items(suite), gpu=gpu, gpus=ask.gpus,
-        execution=request.execution(), sampled=ask.batch, shuffled=ask.shuffled,
-        mfu=MFU if ask.mfu is None else ask.mfu, process=libraries_bytes(),
+        suite=suite,
+        budget=suite.budget(ask.budget),
+        task=find_task(ask.task),
+        shape=_shape(suite, ask),
+        items=_items(suite),
+        gpu=gpu,
+        gpus=ask.gpus,
+        execution=request.execution(),
+        sampled=ask.batch,
+        shuffled=ask.shuffled,
+        mfu=MFU if ask.mfu is None else ask.mfu,
+        process=libraries_bytes(),
         available=round(HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
-    )  # fmt: skip
+    )
     work.check()
     return work
 
 
 def _shape(suite: Suite, ask: Ask) -> Shape:
     folder = ask.base or suite.base
-    return (
-        shape_like(ask.like, size=ask.size) if folder is None else shape_of(folder, size=ask.size)
-    )
+    return shape_like(ask.like, size=ask.size) if folder is None else shape_of(folder, size=ask.size)
 
 
 def _items(suite: Suite) -> tuple[int, int]:

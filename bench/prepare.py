@@ -22,9 +22,17 @@ STORAGES = ("memory", "shards")
 
 
 def prepare(
-    base: Base, *, dataset: Dataset, ids: Sequence[str], task: Task, mirror: bool, cache: Cache,
-    posterior: bool = False, storage: str = "memory", **progress: Any,
-) -> Prepared:  # fmt: skip
+    base: Base,
+    *,
+    dataset: Dataset,
+    ids: Sequence[str],
+    task: Task,
+    mirror: bool,
+    cache: Cache,
+    posterior: bool = False,
+    storage: str = "memory",
+    **progress: Any,
+) -> Prepared:
     """Encode the items' images and captions with the base, and make their conditions available.
 
     Latents and text are cached under the digests of base and data; conditions are cheap and made
@@ -42,9 +50,14 @@ def prepare(
 
 
 def _in_memory(
-    base: Base, dataset: Dataset, ids: tuple[str, ...], task: Task, mirror: bool, cache: Cache,
+    base: Base,
+    dataset: Dataset,
+    ids: tuple[str, ...],
+    task: Task,
+    mirror: bool,
+    cache: Cache,
     posterior: bool,
-) -> InMemory:  # fmt: skip
+) -> InMemory:
     import torch
 
     examples = [dataset[i] for i in ids]
@@ -64,9 +77,14 @@ def _in_memory(
     conditions = np.stack([np.stack([task.condition(e) for e in view]) for view in views])
     made = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return InMemory(
-        ids=ids, latents=made["latents"], text=made["text"][1:], empty=made["text"][:1],
-        conditions=torch.from_numpy(conditions), dataset=dataset, deviation=made.get("deviation"),
-    )  # fmt: skip
+        ids=ids,
+        latents=made["latents"],
+        text=made["text"][1:],
+        empty=made["text"][:1],
+        conditions=torch.from_numpy(conditions),
+        dataset=dataset,
+        deviation=made.get("deviation"),
+    )
 
 
 def _blocks(examples: Sequence[Example]) -> list[np.ndarray]:
@@ -83,5 +101,7 @@ def _modes(base: Base, examples: Sequence[Example]) -> np.ndarray:
 def _posteriors(base: Base, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
     parts = [base.encode_posterior(block) for block in _blocks(examples)]
     mean, deviation = zip(*parts, strict=True)
-    return (np.concatenate([m.cpu().numpy() for m in mean]),
-            np.concatenate([d.cpu().numpy() for d in deviation]))  # fmt: skip
+    return (
+        np.concatenate([m.cpu().numpy() for m in mean]),
+        np.concatenate([d.cpu().numpy() for d in deviation]),
+    )

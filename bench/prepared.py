@@ -35,9 +35,7 @@ class Prepared(ABC):
         return len(self.ids)
 
     @abstractmethod
-    def latents_at(
-        self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Return latents [B,4,h,w] float32: the mode, or a draw with standard normal noise alike."""
 
     @abstractmethod
@@ -83,9 +81,7 @@ class InMemory(Prepared):
         """(4,h,w)."""
         return tuple(self.latents.shape[2:])
 
-    def latents_at(
-        self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
         """See Prepared."""
         at = (view_of(views, rows), list(rows))
         if noise is None:

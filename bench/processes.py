@@ -127,9 +127,7 @@ def partner_ended(error: BaseException) -> bool:
     import torch
 
     broken = isinstance(error, torch.distributed.DistError)
-    return broken or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _BROKEN)
-    )
+    return broken or (isinstance(error, RuntimeError) and any(word in str(error) for word in _BROKEN))
 
 
 @contextmanager

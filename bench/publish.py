@@ -31,9 +31,16 @@ def now() -> str:
 
 
 def check_sides(
-    dataset: Dataset, splits: Splits, *, train: Sequence[str], evaluation: Sequence[str], side: str,
-    seen: Seen | str, allow_leak: bool = False, cache: Cache | None = None,
-) -> tuple[records.Splits, records.Leaks]:  # fmt: skip
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    train: Sequence[str],
+    evaluation: Sequence[str],
+    side: str,
+    seen: Seen | str,
+    allow_leak: bool = False,
+    cache: Cache | None = None,
+) -> tuple[records.Splits, records.Leaks]:
     """Describe the two sides of a run after checking contents and leaks, also from pretraining.
 
     seen: fingerprints of the base's pretraining data, or why there are none. allow_leak: go on where
@@ -41,9 +48,7 @@ def check_sides(
     BenchError when an item's content is not what the committed splits promise, and for a leak.
     """
     if not evaluation:
-        raise BenchError(
-            f"{dataset.name} has no items on its side '{side}'. Choose another --side."
-        )
+        raise BenchError(f"{dataset.name} has no items on its side '{side}'. Choose another --side.")
     whole = len(splits.side("train"))  # a run may train on a part; its reference row is of all
     if whole < len(evaluation):
         raise BenchError(
@@ -62,9 +67,13 @@ def check_sides(
         digests[name] = side_digest(found)
     own = compare_items(dataset, train, evaluation, cache=cache)
     leaks, findings = find_leaks(
-        own, fingerprints_of(dataset, evaluation), about=f"{len(train)} training items",
-        limits=limits_of(dataset), seen=seen, cache=cache,
-    )  # fmt: skip
+        own,
+        fingerprints_of(dataset, evaluation),
+        about=f"{len(train)} training items",
+        limits=limits_of(dataset),
+        seen=seen,
+        cache=cache,
+    )
     if leaks.items and not allow_leak:
         raise BenchError(leak_message(leaks.items, findings))
     sides = records.Splits(
@@ -76,9 +85,14 @@ def check_sides(
 
 
 def find_leaks(
-    own: Checked, evaluation: Fingerprints, *, about: str, limits: Mapping[str, float],
-    seen: Seen | str, cache: Cache | None = None,
-) -> tuple[records.Leaks, list[Finding]]:  # fmt: skip
+    own: Checked,
+    evaluation: Fingerprints,
+    *,
+    about: str,
+    limits: Mapping[str, float],
+    seen: Seen | str,
+    cache: Cache | None = None,
+) -> tuple[records.Leaks, list[Finding]]:
     """Join a comparison with the train side (about, limits: of it) with one with what the base saw.
 
     Returns what the record says and all findings.
@@ -108,10 +122,13 @@ def leak_message(items: int, findings: Iterable[Finding]) -> str:
 def _leak_check(checked: Checked, *, about: str, limits: Mapping[str, float]) -> records.LeakCheck:
     items = overlap(checked.findings)
     return records.LeakCheck(
-        status="leak" if items else "clean", about=about, items=items,
-        findings=[f.message for f in checked.findings], limits=dict(limits),
+        status="leak" if items else "clean",
+        about=about,
+        items=items,
+        findings=[f.message for f in checked.findings],
+        limits=dict(limits),
         nearest=checked.closest,
-    )  # fmt: skip
+    )
 
 
 def _leaks(
@@ -128,22 +145,33 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
     metrics = {name: scores.metrics for name, scores in rows.items()}
     kept = [name for name in ARTIFACTS if (run.folder / name).exists()]
     return records.RunRecord(
-        run_id=run.id, suite=spec.suite.name, task=spec.task, method=spec.method.name,
+        run_id=run.id,
+        suite=spec.suite.name,
+        task=spec.task,
+        method=spec.method.name,
         options={**run.options, **run.given, "learning_rate": run.learning_rate},
-        budget=spec.budget.name, seed=spec.seed, protocol_hash=run.protocol.hash,
-        protocol=run.protocol.as_dict(), splits=run.split_info, metrics=metrics["samples"],
-        leaks=known_leaks(run.leaks, outside), weights=outside, rows=metrics,
+        budget=spec.budget.name,
+        seed=spec.seed,
+        protocol_hash=run.protocol.hash,
+        protocol=run.protocol.as_dict(),
+        splits=run.split_info,
+        metrics=metrics["samples"],
+        leaks=known_leaks(run.leaks, outside),
+        weights=outside,
+        rows=metrics,
         cost=_cost(run, score_seconds=rows["samples"].seconds),
         changes=changes(spec.suite, spec.budget),
         trained_in=read_json(run.work / "train.json").get(ORIGIN),
         environment={
             **records.environment(device=spec.device, threads=torch.get_num_threads()),
-            **_execution(run), "base": run.base.provenance(),
+            **_execution(run),
+            "base": run.base.provenance(),
         },
         artifacts={name: sha256_file(run.folder / name) for name in kept},
         attribution=str(getattr(run.dataset, "attribution", "")),
-        started=started, finished=now(),
-    )  # fmt: skip
+        started=started,
+        finished=now(),
+    )
 
 
 def _execution(run: Run) -> dict[str, object]:
@@ -159,9 +187,13 @@ def _outside(run: Run) -> records.Outside | None:
         return None
     images = read_json(run.work / "train.json")["images"]
     return records.Outside(
-        name=run.source.name, sha256=run.source.sha256, files=run.source.files, train_images=images,
-        condition=run.spec.weights.form, facts=run.facts,
-    )  # fmt: skip
+        name=run.source.name,
+        sha256=run.source.sha256,
+        files=run.source.files,
+        train_images=images,
+        condition=run.spec.weights.form,
+        facts=run.facts,
+    )
 
 
 def known_leaks(leaks: records.Leaks, outside: records.Outside | None) -> records.Leaks:
@@ -200,11 +232,16 @@ def _cost(run: Run, *, score_seconds: float) -> records.Cost:
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
     seconds = trained["seconds"] or None
     return records.Cost(
-        parameters=total, parameters_trainable=trainable, parameters_dead=trained["dead"],
-        macs=count_macs(**measured), macs_guided=count_macs(**measured, branches=2),
+        parameters=total,
+        parameters_trainable=trainable,
+        parameters_dead=trained["dead"],
+        macs=count_macs(**measured),
+        macs_guided=count_macs(**measured, branches=2),
         macs_encode=count_encode_macs(**measured),
-        train_seconds=seconds, train_images=trained["images"],
+        train_seconds=seconds,
+        train_images=trained["images"],
         train_images_per_second=trained["images"] / seconds if seconds else None,
         sample_seconds_per_image=spent["sample_seconds"] / spent["sample_images"],
-        score_seconds=score_seconds, peak_memory_bytes=int(spent["peak_memory_bytes"]),
-    )  # fmt: skip
+        score_seconds=score_seconds,
+        peak_memory_bytes=int(spent["peak_memory_bytes"]),
+    )

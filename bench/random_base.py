@@ -22,9 +22,12 @@ CONTEXT = 77  # tokens of a prompt
 VOCABULARY = 49_408  # rows of CLIP's token table
 _HEAD = 64  # channels of a head, in CLIP and in SD 2.x
 _WORDS = (
-    "a man riding a wave on a surfboard", "two dogs on a sofa near a window", "the red bus in a street",
-    "a plate of food on a wooden table", "people walking in the park with a kite",
-)  # fmt: skip
+    "a man riding a wave on a surfboard",
+    "two dogs on a sofa near a window",
+    "the red bus in a street",
+    "a plate of food on a wooden table",
+    "people walking in the park with a kite",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +53,32 @@ class Likeness:
 
 LIKENESSES: Mapping[str, Likeness] = {
     "sd15": Likeness(
-        name="sd15", size=512, heads=8, linear=False, upcast=False, prediction="epsilon",
-        text_width=768, text_layers=12, text_activation="quick_gelu", text_projection=768,
+        name="sd15",
+        size=512,
+        heads=8,
+        linear=False,
+        upcast=False,
+        prediction="epsilon",
+        text_width=768,
+        text_layers=12,
+        text_activation="quick_gelu",
+        text_projection=768,
         scheduler="PNDMScheduler",
     ),
     "sd21": Likeness(
-        name="sd21", size=768, heads=None, linear=True, upcast=True, prediction="v_prediction",
-        text_width=1024, text_layers=23, text_activation="gelu", text_projection=512,
+        name="sd21",
+        size=768,
+        heads=None,
+        linear=True,
+        upcast=True,
+        prediction="v_prediction",
+        text_width=1024,
+        text_layers=23,
+        text_activation="gelu",
+        text_projection=512,
         scheduler="DDIMScheduler",
     ),
-}  # fmt: skip
+}
 
 
 def find_likeness(name: str) -> Likeness:
@@ -69,9 +88,7 @@ def find_likeness(name: str) -> Likeness:
     return LIKENESSES[name]
 
 
-def unet_config(
-    like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None
-) -> dict[str, Any]:
+def unet_config(like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None) -> dict[str, Any]:
     """Return the arguments of a UNet2DConditionModel: four levels of width (1, 2, 4, 4) times `width`.
 
     size: of the images in pixels, 8 to a latent cell. BenchError for widths that no method takes.
@@ -117,9 +134,7 @@ def vae_config(*, width: int = FULL_WIDTH, size: int = 512) -> dict[str, Any]:
     }
 
 
-def text_config(
-    like: Likeness, *, width: int = FULL_WIDTH, vocabulary: int = VOCABULARY
-) -> dict[str, Any]:
+def text_config(like: Likeness, *, width: int = FULL_WIDTH, vocabulary: int = VOCABULARY) -> dict[str, Any]:
     """Return the arguments of a CLIPTextConfig, at full width with CLIP's own table of tokens."""
     own = text_width(like, width=width)
     return {
@@ -134,17 +149,13 @@ def text_config(
     }
 
 
-def build_parts(
-    like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None, tokenizer: Any
-) -> Any:
+def build_parts(like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None, tokenizer: Any) -> Any:
     """Return untrained UNet, AutoencoderKL and CLIPTextModel by part, from torch's generator."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     vocabulary = VOCABULARY if width == FULL_WIDTH else len(tokenizer)
-    ends = {
-        f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")
-    }
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     return {
         "unet": UNet2DConditionModel(**unet_config(like, width=width, size=size)),
         "vae": AutoencoderKL(**vae_config(width=width, size=size or like.size)),
@@ -160,15 +171,26 @@ def build_scheduler(like: Likeness) -> Any:
 
     own = {"skip_prk_steps": True} if like.scheduler == "PNDMScheduler" else {"clip_sample": False}
     return getattr(diffusers, like.scheduler)(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=like.prediction, **own,
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=like.prediction,
+        **own,
+    )
 
 
 def write_random_base(
-    folder: Path, *, like: str = "sd15", width: int = FULL_WIDTH, size: int | None = None, seed: int = 0,
-    dtype: str = "float32", variant: str | None = None,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    like: str = "sd15",
+    width: int = FULL_WIDTH,
+    size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    variant: str | None = None,
+) -> Path:
     """Write a base with random weights as a diffusers folder, and return the folder.
 
     like: a name of LIKENESSES; width: of the UNet's first level; size: of its images in pixels, None:

@@ -198,9 +198,7 @@ def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
         )
     record: RunRecord = _parse(RunRecord, raw, path)
     if record.metrics != record.rows.get("samples", record.metrics):
-        raise BenchError(
-            f"{path}: 'metrics' differs from the row 'samples'. Run again with --again."
-        )
+        raise BenchError(f"{path}: 'metrics' differs from the row 'samples'. Run again with --again.")
     if verify:
         _check_artifacts(folder, record.artifacts)
     return record
@@ -222,24 +220,19 @@ def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
             raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
         if sha256_file(path) != digest:
             raise BenchError(
-                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with "
-                "--again."
+                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with --again."
             )
 
 
 def _parse(kind: Any, raw: Any, path: Path) -> Any:
     """Build a dataclass from JSON strictly: no unknown keys, none missing that has no default."""
     if not isinstance(raw, dict):
-        raise BenchError(
-            f"{path}: expected an object for {kind.__name__}, got {type(raw).__name__}."
-        )
+        raise BenchError(f"{path}: expected an object for {kind.__name__}, got {type(raw).__name__}.")
     known = dataclasses.fields(kind)
     needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
     wrong = sorted((needed - set(raw)) | (set(raw) - {f.name for f in known}))
     if wrong:
-        raise BenchError(
-            f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}."
-        )
+        raise BenchError(f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}.")
     hints = _hints(kind)
     for key, value in raw.items():
         _check_scalar(hints[key], key, value, path)
@@ -329,9 +322,7 @@ def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
 def device_words(machine: Mapping[str, Any]) -> str:
     """Return the device of a record's environment in words: "cpu", or the name of the GPU."""
     device = str(machine.get("device", "unknown"))
-    return str(
-        machine.get("gpu") or ("a GPU without a name" if device.startswith("cuda") else device)
-    )
+    return str(machine.get("gpu") or ("a GPU without a name" if device.startswith("cuda") else device))
 
 
 def made_on(environment: Mapping[str, Any]) -> str:
@@ -355,9 +346,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"
-    )
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def _commit() -> str:
@@ -371,8 +360,11 @@ def _commit() -> str:
         )
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--", "bench", "baselines", "bps", "cli.py"],
-            cwd=root, capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

@@ -48,9 +48,12 @@ class Run:
         self.hooks = (hooks or Hooks()) if self.processes.main else Quiet(hooks or Hooks())
         training = spec.suite.training
         check_execution(
-            spec.execution, precision=training.precision, batch=training.batch, device=spec.device,
+            spec.execution,
+            precision=training.precision,
+            batch=training.batch,
+            device=spec.device,
             processes=self.processes,
-        )  # fmt: skip
+        )
         with self.processes.main_first():
             self._load()
         be_deterministic(spec.device)
@@ -76,10 +79,15 @@ class Run:
         self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(spec.suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(
-            self.dataset, self.splits, train=self.train_ids, evaluation=self.eval_ids,
-            side=spec.suite.eval_side, seen=load_seen(self.base.folder, base=self.base.digest),
-            allow_leak=spec.allow_leak, cache=self.cache,
-        )  # fmt: skip
+            self.dataset,
+            self.splits,
+            train=self.train_ids,
+            evaluation=self.eval_ids,
+            side=spec.suite.eval_side,
+            seen=load_seen(self.base.folder, base=self.base.digest),
+            allow_leak=spec.allow_leak,
+            cache=self.cache,
+        )
         self.protocol = self._protocol()
         outside = {**self.given, "sha256": self.source.sha256} if self.source else {}
         self.begun_with = {**self.options, **outside}
@@ -91,13 +99,23 @@ class Run:
         suite = self.spec.suite
         judges = {"features": self.feature_judge, "clip": self.clip_judge}
         return Protocol(
-            suite=suite.name, task=self.spec.task, dataset=self.dataset.digest,
-            splits=self.splits.digest, base=self.base.digest, eval_side=suite.eval_side,
-            budget=self.spec.budget, training=suite.training, sampler=suite.sampler,
-            judges={role: {"name": judge.name, "digest": judge.digest, "resize": judge.resize}
-                    for role, judge in judges.items() if judge is not None},
-            task_version=self.task.version, data=getattr(self.dataset, "protocol", {}),
-        )  # fmt: skip
+            suite=suite.name,
+            task=self.spec.task,
+            dataset=self.dataset.digest,
+            splits=self.splits.digest,
+            base=self.base.digest,
+            eval_side=suite.eval_side,
+            budget=self.spec.budget,
+            training=suite.training,
+            sampler=suite.sampler,
+            judges={
+                role: {"name": judge.name, "digest": judge.digest, "resize": judge.resize}
+                for role, judge in judges.items()
+                if judge is not None
+            },
+            task_version=self.task.version,
+            data=getattr(self.dataset, "protocol", {}),
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -120,10 +138,18 @@ class Run:
         hooks.stage(f"prepare {len(ids)} items", 1)
         with self.processes.main_first():
             return prepare(
-                self.base, dataset=self.dataset, ids=ids, task=self.shown, mirror=mirror,
-                cache=self.cache, posterior=suite.training.latents == "sample", storage=suite.storage,
-                stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
-            )  # fmt: skip
+                self.base,
+                dataset=self.dataset,
+                ids=ids,
+                task=self.shown,
+                mirror=mirror,
+                cache=self.cache,
+                posterior=suite.training.latents == "sample",
+                storage=suite.storage,
+                stage=hooks.stage,
+                tick=hooks.tick,
+                stop=hooks.stop,
+            )
 
     @cached_property
     def denoiser(self) -> Any:
@@ -148,10 +174,14 @@ class Run:
     def begin(self) -> None:
         """Claim the run folder: a folder begun under another configuration is refused."""
         wanted = {
-            "run_id": self.id, "protocol_hash": self.protocol.hash, "method": self.spec.method.name,
-            "options": {**self.options, **self.given}, "seed": self.spec.seed,
-            "learning_rate": self.learning_rate, "device": self.spec.device,
-        }  # fmt: skip
+            "run_id": self.id,
+            "protocol_hash": self.protocol.hash,
+            "method": self.spec.method.name,
+            "options": {**self.options, **self.given},
+            "seed": self.spec.seed,
+            "learning_rate": self.learning_rate,
+            "device": self.spec.device,
+        }
         path = self.work / "run.json"
         with self.processes.main_first():
             if path.exists():
@@ -169,9 +199,13 @@ class Run:
         """What tells this run's training from others, see `bench.trained`."""
         spec = self.spec
         return training_key(
-            self.protocol.as_dict(), method=spec.method.name, options=self.begun_with, seed=spec.seed,
-            learning_rate=self.learning_rate, device=spec.device,
-        )  # fmt: skip
+            self.protocol.as_dict(),
+            method=spec.method.name,
+            options=self.begun_with,
+            seed=spec.seed,
+            learning_rate=self.learning_rate,
+            device=spec.device,
+        )
 
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
@@ -193,12 +227,21 @@ class Run:
             self.hooks.stage("train", images // spec.suite.training.batch)
         with self._ledger():
             result = train(
-                self.denoiser, base=self.base, data=data, training=spec.suite.training,
-                images=images, learning_rate=self.learning_rate, seed=spec.seed,
-                folder=self.work, tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
-                stop=self.hooks.stop, checkpoint_every=spec.checkpoint_every, say=self.hooks.say,
-                execution=spec.execution, processes=self.processes,
-            )  # fmt: skip
+                self.denoiser,
+                base=self.base,
+                data=data,
+                training=spec.suite.training,
+                images=images,
+                learning_rate=self.learning_rate,
+                seed=spec.seed,
+                folder=self.work,
+                tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
+                stop=self.hooks.stop,
+                checkpoint_every=spec.checkpoint_every,
+                say=self.hooks.say,
+                execution=spec.execution,
+                processes=self.processes,
+            )
         if self.processes.main:
             if trainable.parameters and not (self.folder / ADAPTER).exists():
                 save_weights(self.folder / ADAPTER, trainable)
@@ -225,14 +268,20 @@ class Run:
             for name, source in self._sets().items():
                 self.hooks.stage(f"sample {name}", len(self.eval_ids))
                 sample_to_folder(
-                    self.denoiser, self.work / name, base=self.base, data=data,
-                    sampler=self.spec.suite.sampler, seed=self.spec.seed, batch=self.spec.batch,
-                    condition_of=source, tick=self.hooks.tick, stop=self.hooks.stop,
-                    precision=self.spec.suite.training.precision, processes=self.processes,
-                    spent=lambda seconds, images: ledger.add(
-                        sample_seconds=seconds, sample_images=images
-                    ),
-                )  # fmt: skip
+                    self.denoiser,
+                    self.work / name,
+                    base=self.base,
+                    data=data,
+                    sampler=self.spec.suite.sampler,
+                    seed=self.spec.seed,
+                    batch=self.spec.batch,
+                    condition_of=source,
+                    tick=self.hooks.tick,
+                    stop=self.hooks.stop,
+                    precision=self.spec.suite.training.precision,
+                    processes=self.processes,
+                    spent=lambda seconds, images: ledger.add(sample_seconds=seconds, sample_images=images),
+                )
                 self.processes.wait()
         if self.processes.main:
             seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
@@ -264,10 +313,13 @@ class Run:
         started = self._require_finished()
         self.hooks.stage("score", 1)
         evaluator = Evaluator(
-            examples=[self.dataset[i] for i in self.eval_ids], task=self.task,
-            features=self.feature_judge, clip=self.clip_judge, cache=self.cache,
+            examples=[self.dataset[i] for i in self.eval_ids],
+            task=self.task,
+            features=self.feature_judge,
+            clip=self.clip_judge,
+            cache=self.cache,
             training=self._real_images(),
-        )  # fmt: skip
+        )
         rows: dict[str, Scores] = {}
         for name, images in self._image_sets().items():
             self._stop_if_asked()

@@ -38,9 +38,13 @@ def build_scheduler(base: Base, sampler: Sampler) -> Any:
     betas = {key: base.scheduler.config[key] for key in keys}
     if sampler.name == "ddim":
         scheduler = DDIMScheduler(
-            **betas, prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False,
-            steps_offset=1, timestep_spacing="leading",
-        )  # fmt: skip
+            **betas,
+            prediction_type="epsilon",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+        )
     elif sampler.name == "dpm++":
         scheduler = DPMSolverMultistepScheduler(
             **betas, prediction_type="epsilon", algorithm_type="dpmsolver++", solver_order=2
@@ -153,10 +157,17 @@ def sample_to_folder(
     """
     begun, done = time.perf_counter(), 0
     images = sample_images(
-        denoiser, base=base, data=data, sampler=sampler, seed=seed, batch=batch,
-        condition_of=condition_of, precision=precision, processes=processes,
+        denoiser,
+        base=base,
+        data=data,
+        sampler=sampler,
+        seed=seed,
+        batch=batch,
+        condition_of=condition_of,
+        precision=precision,
+        processes=processes,
         skip=lambda ids: all((folder / f"{i}.png").exists() for i in ids),
-    )  # fmt: skip
+    )
     for ids, pixels in images:
         for item, image in zip(ids, to_bytes(pixels), strict=True):
             atomic_write(folder / f"{item}.png", png(image))

@@ -36,14 +36,13 @@ BOOTSTRAP_SEED = 0
 
 _SETS = (
     MetricSpec(name="fd", scale="squared Fréchet distance", better="lower", judge="features"),
-    MetricSpec(name="kid", scale="MMD^2, cubic kernel, own pairs left out", better="lower",
-               judge="features"),
-    MetricSpec(name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower",
-               judge="features"),
-    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features")
-      for name in PRDC),
+    MetricSpec(name="kid", scale="MMD^2, cubic kernel, own pairs left out", better="lower", judge="features"),
+    MetricSpec(
+        name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower", judge="features"
+    ),
+    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features") for name in PRDC),
     MetricSpec(name="cmmd", scale="MMD^2 x 1000, Gaussian kernel", better="lower", judge="clip"),
-)  # fmt: skip
+)
 SET_METRICS = {spec.name: spec for spec in _SETS}
 FEWER_GROUPS = {"fd_infinite": 20}  # each replicate of it costs as much as six of the others
 ITEM_METRICS = (
@@ -52,9 +51,11 @@ ITEM_METRICS = (
     MetricSpec(name="mae", scale="[0, 1]", better="lower"),
 )
 NEARNESS_METRIC = MetricSpec(
-    name="nearer_training", scale="share nearer to training than to test", better="none",
+    name="nearer_training",
+    scale="share nearer to training than to test",
+    better="none",
     judge="features",
-)  # fmt: skip
+)
 CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="clip")
 
 
@@ -82,15 +83,19 @@ class Evaluator:
     """
 
     def __init__(
-        self, *, examples: Sequence[Example], task: Task, features: Any, clip: Any, cache: Cache,
+        self,
+        *,
+        examples: Sequence[Example],
+        task: Task,
+        features: Any,
+        clip: Any,
+        cache: Cache,
         training: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.examples, self.task, self.cache = list(examples), task, cache
         self.feature_judge, self.clip_judge = features, clip
         self.targets = np.stack([e.image for e in examples])
-        self.resamples = Resamples(
-            n_items=len(self.examples), n_replicates=RESAMPLES, seed=BOOTSTRAP_SEED
-        )
+        self.resamples = Resamples(n_items=len(self.examples), n_replicates=RESAMPLES, seed=BOOTSTRAP_SEED)
         self.target_features = self.features_of(self.targets, features)
         self.text = clip.text([e.caption for e in examples]) if clip is not None else None
         self.read_targets = self.features_of(self.targets, clip) if clip is not None else None
@@ -123,9 +128,7 @@ class Evaluator:
             seconds += more
         begun = time.perf_counter()
         items = self._items(images, features, read)
-        specs = {
-            s.name: s for s in (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC, *self.task.metrics)
-        }
+        specs = {s.name: s for s in (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC, *self.task.metrics)}
         metrics, replicates = self._sets(features, read)
         for name, values in items.items():
             metrics[name] = self._item_metric(specs[name], values)
@@ -201,10 +204,14 @@ class Evaluator:
         judges = {"features": self.feature_judge, "clip": self.clip_judge}
         judge = judges.get(spec.judge)
         return MetricValue(
-            value=interval.value if interval else None, low=interval.low if interval else None,
-            high=interval.high if interval else None, n=n,
-            judge=judge.name if judge is not None else "none", scale=spec.scale, better=spec.better,
-        )  # fmt: skip
+            value=interval.value if interval else None,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+            n=n,
+            judge=judge.name if judge is not None else "none",
+            scale=spec.scale,
+            better=spec.better,
+        )
 
 
 def items_json(

@@ -68,10 +68,15 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
     side = size or like.size
     narrow = "" if width == FULL_WIDTH else f" of width {width}"
     return Shape(
-        name=f"{name}{narrow}", size=side, tokens=CONTEXT, unet=unet_config(like, width=width, size=side),
-        vae=vae_config(width=width, size=side), vae_class="AutoencoderKL",
-        text=text_config(like, width=width), scheduler=build_scheduler(like),
-    )  # fmt: skip
+        name=f"{name}{narrow}",
+        size=side,
+        tokens=CONTEXT,
+        unet=unet_config(like, width=width, size=side),
+        vae=vae_config(width=width, size=side),
+        vae_class="AutoencoderKL",
+        text=text_config(like, width=width),
+        scheduler=build_scheduler(like),
+    )
 
 
 def shape_of(folder: Path, *, size: int | None = None) -> Shape:
@@ -88,9 +93,15 @@ def shape_of(folder: Path, *, size: int | None = None) -> Shape:
         kind = read_json(folder / "model_index.json")["vae"][1]
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
         found = Shape(
-            name=folder.name, size=0, tokens=int(text["max_position_embeddings"]), unet=unet, vae=vae,
-            vae_class=kind, text=text, scheduler=scheduler,
-        )  # fmt: skip
+            name=folder.name,
+            size=0,
+            tokens=int(text["max_position_embeddings"]),
+            unet=unet,
+            vae=vae,
+            vae_class=kind,
+            text=text,
+            scheduler=scheduler,
+        )
         return replace(found, size=size or int(unet["sample_size"]) * found.downscale)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BenchError(
@@ -119,8 +130,17 @@ def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, see
     for module in filter(None, (unet, vae, text)):
         module.requires_grad_(False).eval()
     return Base(
-        name=shape.name, folder=Path(shape.name), digest="", vae=vae, text_encoder=text,
-        unet=unet.to(memory_format=torch.channels_last), tokenizer=None, scheduler=shape.scheduler,
-        downscale=shape.downscale, scale=float(shape.vae.get("scaling_factor", 1.0)),
-        prediction=str(shape.scheduler.config["prediction_type"]), alphas=alphas, device=device,
-    )  # fmt: skip
+        name=shape.name,
+        folder=Path(shape.name),
+        digest="",
+        vae=vae,
+        text_encoder=text,
+        unet=unet.to(memory_format=torch.channels_last),
+        tokenizer=None,
+        scheduler=shape.scheduler,
+        downscale=shape.downscale,
+        scale=float(shape.vae.get("scaling_factor", 1.0)),
+        prediction=str(shape.scheduler.config["prediction_type"]),
+        alphas=alphas,
+        device=device,
+    )

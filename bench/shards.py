@@ -56,20 +56,24 @@ class Shards:
     paths: tuple[Path, ...]
 
 
-def disk_needed(
-    items: int, *, views: int, latent_shape: Sequence[int], text_shape: Sequence[int]
-) -> int:
+def disk_needed(items: int, *, views: int, latent_shape: Sequence[int], text_shape: Sequence[int]) -> int:
     """Return the bytes that so many encoded items take: latents (4,h,w) of every view and text (L,D)."""
     latents = 2 * 4 * math.prod(latent_shape) * views
     return items * (latents + 2 * math.prod(text_shape))
 
 
 def encode(
-    base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache,
-    workers: int | None = None, stage: Callable[[str, int], None] = lambda name, total: None,
+    base: Base,
+    *,
+    dataset: Dataset,
+    ids: Sequence[str],
+    views: int,
+    cache: Cache,
+    workers: int | None = None,
+    stage: Callable[[str, int], None] = lambda name, total: None,
     tick: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], int | None] = lambda: None,
-) -> Shards:  # fmt: skip
+) -> Shards:
     """Encode items into the cache's shards, those alone that are not there whole, and say where.
 
     workers: processes that read images while the base encodes, None: as many as pay. stage gets what
@@ -98,9 +102,7 @@ def encode(
     return shards
 
 
-def plan_shards(
-    base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache
-) -> Shards:
+def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
     """Return where the shards of items lie or will lie; reads one item, writes nothing."""
     height, width = dataset[ids[0]].image.shape[:2]
     if height % base.downscale or width % base.downscale:
@@ -108,9 +110,7 @@ def plan_shards(
             f"images of {dataset.name} are {width} x {height} pixels; allowed: multiples of "
             f"{base.downscale}, the base's downscale factor."
         )
-    latent_shape = (
-        int(base.vae.config.latent_channels), height // base.downscale, width // base.downscale
-    )  # fmt: skip
+    latent_shape = (int(base.vae.config.latent_channels), height // base.downscale, width // base.downscale)
     names = [digest_json(_key(base, dataset, chunk, views)) for chunk in _chunks(ids)]
     folder = cache.folder / "shards"
     paths = tuple(folder / name[:2] / f"{name}.safetensors" for name in names)
@@ -138,9 +138,7 @@ class Sharded(Prepared):
         self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
         self._ahead: dict[tuple[int, int], Future[np.ndarray]] = {}
 
-    def latents_at(
-        self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
         """See Prepared."""
         import torch
 
@@ -209,9 +207,7 @@ class _Pictures:
 class _Reader:
     """Reads the images of several shards ahead, in order, by processes where that pays."""
 
-    def __init__(
-        self, dataset: Dataset, shards: Shards, numbers: Sequence[int], workers: int | None
-    ) -> None:
+    def __init__(self, dataset: Dataset, shards: Shards, numbers: Sequence[int], workers: int | None) -> None:
         from torch.utils.data import DataLoader
 
         first = dataset[shards.ids[0]].image
@@ -226,9 +222,13 @@ class _Reader:
             workers = 0 if few else min(_THREADS, os.cpu_count() or 1)
         pictures: Any = _Pictures(dataset, shards.ids, shards.views)
         self._loader = DataLoader(
-            pictures, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_is,
+            pictures,
+            batch_size=None,
+            sampler=batches,
+            num_workers=workers,
+            collate_fn=_as_is,
             prefetch_factor=4 if workers else None,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> _Reader:
         self._batches = iter(self._loader)
@@ -247,9 +247,7 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _write(
-    base: Base, shards: Shards, number: int, key: dict[str, Any], reader: _Reader
-) -> Iterator[int]:
+def _write(base: Base, shards: Shards, number: int, key: dict[str, Any], reader: _Reader) -> Iterator[int]:
     """Encode one shard batch by batch, yielding the items of each, and write it at the end."""
     import torch
     from safetensors.torch import save
@@ -264,9 +262,7 @@ def _write(
         if len(captions) < count:
             yield len(words)
     mean, deviation = (
-        torch.stack(
-            [torch.cat([p[view][kind].cpu() for p in parts]) for view in range(shards.views)]
-        )
+        torch.stack([torch.cat([p[view][kind].cpu() for p in parts]) for view in range(shards.views)])
         for kind in (0, 1)
     )
     text = _rounded(base.encode_text(captions)).cpu()
@@ -286,8 +282,15 @@ def _rounded(text: torch.Tensor) -> torch.Tensor:
 
 def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> dict[str, Any]:
     parts = {part: base.parts[part] for part in ("vae", "text_encoder", "tokenizer")}
-    return {"kind": "shard", "version": VERSION, **parts, "data": dataset.digest, "ids": list(ids),
-            "views": views, "text_dtype": TEXT_DTYPE}  # fmt: skip
+    return {
+        "kind": "shard",
+        "version": VERSION,
+        **parts,
+        "data": dataset.digest,
+        "ids": list(ids),
+        "views": views,
+        "text_dtype": TEXT_DTYPE,
+    }
 
 
 def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -134,9 +134,7 @@ def simulate(
     return tuple(found)
 
 
-def cells(
-    sizes: Sequence[Size] = SIZES, *, kinds: Sequence[str] | None = None
-) -> list[tuple[Size, str]]:
+def cells(sizes: Sequence[Size] = SIZES, *, kinds: Sequence[str] | None = None) -> list[tuple[Size, str]]:
     """Return what is simulated, kind by kind; scores of items have no dimensions, so one N is enough."""
     found = []
     for name in KINDS if kinds is None else kinds:
@@ -153,9 +151,7 @@ def true_frechet(size: Size) -> float:
     return float(gap + (spread * (own - 1.0) ** 2).sum())
 
 
-def draw_sets(
-    size: Size, draw: np.random.Generator, *, methods: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_sets(size: Size, draw: np.random.Generator, *, methods: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return samples [methods,N,D], each method at one distance, and their targets [N,D]."""
     n, d = size.items, size.dimensions
     root = np.sqrt(_spread(size))
@@ -191,9 +187,16 @@ def _cover(name: str, size: Size, *, trials: int, seed: int, shrink: float) -> C
         limit = _known(limits)
         beyond = float(np.mean((low <= limit) & (limit <= high)))
     return Coverage(
-        kind=name, items=size.items, dimensions=size.dimensions, flat=size.flat, trials=trials, held=held,
-        held_limit=beyond, width=float((high - low).mean() / right), published=published,
-    )  # fmt: skip
+        kind=name,
+        items=size.items,
+        dimensions=size.dimensions,
+        flat=size.flat,
+        trials=trials,
+        held=held,
+        held_limit=beyond,
+        width=float((high - low).mean() / right),
+        published=published,
+    )
 
 
 def _known(limits: Sequence[float | None]) -> float:

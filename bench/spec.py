@@ -85,9 +85,7 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
     plain = json.loads(json.dumps(wanted))
     if not isinstance(found, dict):
         raise BenchError(f"run.json in {folder} is damaged. Delete the folder to start again.")
-    differ = [
-        f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v
-    ]
+    differ = [f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v]
     if differ:
         raise BenchError(
             f"{folder} was begun under another protocol ({'; '.join(differ)}). Delete the folder or "

@@ -57,17 +57,28 @@ class SpeedSpec:
         """The same for a plan."""
         parts = micro_batches(self.batch, micro=self.execution.micro_batch)
         return Setting(
-            training=self.training, sampler=SAMPLER, execution=self.execution, micro=len(parts[0]),
-            accumulate=len(parts) > 1, sampled=self.sampled, cuda=self.device != "cpu", alone=True,
-        )  # fmt: skip
+            training=self.training,
+            sampler=SAMPLER,
+            execution=self.execution,
+            micro=len(parts[0]),
+            accumulate=len(parts) > 1,
+            sampled=self.sampled,
+            cuda=self.device != "cpu",
+            alone=True,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return what tells one measurement from another."""
         return {
-            "base": self.shape.name, "size": self.shape.size, "task": self.task.name,
-            "batch": self.batch, "sampled": self.sampled, "precision": self.precision,
-            "execution": self.execution.as_dict(), "rounds": self.rounds,
-        }  # fmt: skip
+            "base": self.shape.name,
+            "size": self.shape.size,
+            "task": self.task.name,
+            "batch": self.batch,
+            "sampled": self.sampled,
+            "precision": self.precision,
+            "execution": self.execution.as_dict(),
+            "rounds": self.rounds,
+        }
 
 
 SAMPLER = Sampler(name="ddim", steps=50, guidance=7.5)
@@ -123,18 +134,22 @@ def measure_method(
     data = stand_in(spec.shape, task=spec.task, count=max(spec.batch, spec.sampled))
     encode, sample, sample_bytes = _sampling(denoiser, base=base, data=data, spec=spec)
     train, train_bytes = _training(denoiser, base=base, data=data, spec=spec)
-    counted = footprint(
-        method, options=options, shape=spec.shape, task=spec.task, setting=spec.setting
-    )
+    counted = footprint(method, options=options, shape=spec.shape, task=spec.task, setting=spec.setting)
     return Speed(
-        name=name, title=method.title if name == method.name else f"{method.title} ({name})",
+        name=name,
+        title=method.title if name == method.name else f"{method.title} ({name})",
         parameters=counted.parameters,
-        trainable=counted.trainable, train=train, sample=sample, encode=encode,
-        train_bytes=train_bytes, sample_bytes=sample_bytes,
+        trainable=counted.trainable,
+        train=train,
+        sample=sample,
+        encode=encode,
+        train_bytes=train_bytes,
+        sample_bytes=sample_bytes,
         planned_train_bytes=_planned(counted.train_peak, process, spec) if train else None,
         planned_sample_bytes=_planned(counted.sample_peak, process, spec),
-        train_flops=counted.train_flops or None, sample_flops=counted.step_flops,
-    )  # fmt: skip
+        train_flops=counted.train_flops or None,
+        sample_flops=counted.step_flops,
+    )
 
 
 def _planned(peak: int, process: int, spec: SpeedSpec) -> int:
@@ -157,11 +172,20 @@ def measure_yardstick(name: str, *, spec: SpeedSpec, seed: int = 0) -> Speed:
         made.step()
     train, train_bytes = _rounds(made.step, spec=spec, warm_up=0)
     return Speed(
-        name=name, title=kind.title, parameters=made.parameters, trainable=made.trainable, train=train,
-        sample=None, encode=None, train_bytes=train_bytes, sample_bytes=None,
-        planned_train_bytes=None, planned_sample_bytes=None,
-        train_flops=counter.get_total_flops() // spec.batch, sample_flops=None,
-    )  # fmt: skip
+        name=name,
+        title=kind.title,
+        parameters=made.parameters,
+        trainable=made.trainable,
+        train=train,
+        sample=None,
+        encode=None,
+        train_bytes=train_bytes,
+        sample_bytes=None,
+        planned_train_bytes=None,
+        planned_sample_bytes=None,
+        train_flops=counter.get_total_flops() // spec.batch,
+        sample_flops=None,
+    )
 
 
 def _training(
@@ -173,16 +197,22 @@ def _training(
     if not parameters:
         return None, None
     optimiser = torch.optim.AdamW(
-        parameters, lr=1e-5, weight_decay=spec.training.weight_decay,
+        parameters,
+        lr=1e-5,
+        weight_decay=spec.training.weight_decay,
         fused=spec.execution.fused or None,
-    )  # fmt: skip
+    )
     loss = partial(training_loss, denoiser, base=base, data=data, training=spec.training, seed=0)
     with rebuilt(denoiser, spec.execution):
         engine = Engine(
-            denoiser, optimiser, loss=lambda step, places: loss(step=step, places=places),
+            denoiser,
+            optimiser,
+            loss=lambda step, places: loss(step=step, places=places),
             parts=micro_batches(spec.batch, micro=spec.execution.micro_batch),
-            precision=spec.precision, device=spec.device, execution=spec.execution,
-        )  # fmt: skip
+            precision=spec.precision,
+            device=spec.device,
+            execution=spec.execution,
+        )
         count = iter(range(1_000_000))
 
         def step() -> None:
@@ -192,9 +222,7 @@ def _training(
         return _rounds(step, spec=spec)
 
 
-def _sampling(
-    denoiser: Any, *, base: Base, data: Prepared, spec: SpeedSpec
-) -> tuple[Spread, Spread, int]:
+def _sampling(denoiser: Any, *, base: Base, data: Prepared, spec: SpeedSpec) -> tuple[Spread, Spread, int]:
     """Return the times of encoding conditions and of a step, and the peak."""
     import torch
 
@@ -282,9 +310,20 @@ def speed_table(folder: Path) -> str:
 
 
 _HEADER = (
-    "step of", "parameters", "trained", "training step, s", "images/s", "TFLOP/s", "MFU", "peak, GiB",
-    "planned, GiB", "sampling step, s", "encoding, s", "peak, GiB", "planned, GiB",
-)  # fmt: skip
+    "step of",
+    "parameters",
+    "trained",
+    "training step, s",
+    "images/s",
+    "TFLOP/s",
+    "MFU",
+    "peak, GiB",
+    "planned, GiB",
+    "sampling step, s",
+    "encoding, s",
+    "peak, GiB",
+    "planned, GiB",
+)
 _NOTES = (
     "TFLOP/s: operations of matrix products, convolutions and attention in the forward and backward "
     "passes, two a multiply-accumulate, nothing recomputed, over the time of the step. MFU: their share "
@@ -297,12 +336,20 @@ def _row(entry: Mapping[str, Any], spec: Mapping[str, Any], peak: float | None) 
     train, flops = entry["train"], entry["train_flops"]
     rate = flops * spec["batch"] / train["median"] if train and flops else None
     return [
-        entry["title"], f"{entry['parameters'] / 1e6:.1f} M", f"{entry['trainable'] / 1e6:.1f} M",
-        _spread(train), _shown(train and spec["batch"] / train["median"]),
-        _shown(rate and rate / 1e12), _shown(rate and peak and 100 * rate / peak, "%"),
-        _gib(entry["train_bytes"]), _gib(entry["planned_train_bytes"]), _spread(entry["sample"]),
-        _spread(entry["encode"]), _gib(entry["sample_bytes"]), _gib(entry["planned_sample_bytes"]),
-    ]  # fmt: skip
+        entry["title"],
+        f"{entry['parameters'] / 1e6:.1f} M",
+        f"{entry['trainable'] / 1e6:.1f} M",
+        _spread(train),
+        _shown(train and spec["batch"] / train["median"]),
+        _shown(rate and rate / 1e12),
+        _shown(rate and peak and 100 * rate / peak, "%"),
+        _gib(entry["train_bytes"]),
+        _gib(entry["planned_train_bytes"]),
+        _spread(entry["sample"]),
+        _spread(entry["encode"]),
+        _gib(entry["sample_bytes"]),
+        _gib(entry["planned_sample_bytes"]),
+    ]
 
 
 def _execution(spec: Mapping[str, Any]) -> str:

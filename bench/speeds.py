@@ -38,8 +38,10 @@ class SpeedAsk:
 
     def words(self, name: str) -> list[str]:
         """Return the command line that measures `name`."""
-        given = {k: getattr(self, k) for k in ("task", "like", "width", "size", "batch", "sampled",
-                                               "rounds", "device", "out")}  # fmt: skip
+        given = {
+            k: getattr(self, k)
+            for k in ("task", "like", "width", "size", "batch", "sampled", "rounds", "device", "out")
+        }
         words = ["speed", "--method", name]
         for option, value in {**given, **self.execution}.items():
             flag = f"--{option.replace('_', '-')}"
@@ -57,15 +59,18 @@ class SpeedAsk:
         execution = request.execution()
         check_execution(execution, precision=precision, batch=self.batch, device=device)
         return SpeedSpec(
-            shape=shape_like(self.like, width=self.width, size=self.size), task=find_task(self.task),
-            batch=self.batch, sampled=self.sampled, precision=precision, device=device,
-            execution=execution, rounds=self.rounds,
-        )  # fmt: skip
+            shape=shape_like(self.like, width=self.width, size=self.size),
+            task=find_task(self.task),
+            batch=self.batch,
+            sampled=self.sampled,
+            precision=precision,
+            device=device,
+            execution=execution,
+            rounds=self.rounds,
+        )
 
 
-def measure_speeds(
-    catalogue: Catalogue, ask: SpeedAsk, *, say: Callable[[str], None]
-) -> list[Path]:
+def measure_speeds(catalogue: Catalogue, ask: SpeedAsk, *, say: Callable[[str], None]) -> list[Path]:
     """Measure methods and yardsticks one after another; return the files written.
 
     Several are measured in a process each, so that the peak memory is each one's own. BenchError for
@@ -87,9 +92,10 @@ def measure_speeds(
 
 def _names(catalogue: Catalogue, text: str) -> list[str]:
     groups = {
-        "all": tuple(catalogue.methods), "variants": tuple(catalogue.variants),
+        "all": tuple(catalogue.methods),
+        "variants": tuple(catalogue.variants),
         "yardsticks": tuple(YARDSTICKS),
-    }  # fmt: skip
+    }
     allowed = [*catalogue.methods, *catalogue.variants, *YARDSTICKS]
     return parse_names("method", text, allowed=allowed, groups=groups)
 

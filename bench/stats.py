@@ -93,15 +93,11 @@ def difference_interval(
     return mean_interval(first - second, resamples=resamples, level=level)
 
 
-def replicate(
-    statistic: Statistic, *, resamples: Resamples, replicates: int | None = None
-) -> np.ndarray:
+def replicate(statistic: Statistic, *, resamples: Resamples, replicates: int | None = None) -> np.ndarray:
     """Return a statistic on the first `replicates` resamples (all by default), [R] float64."""
     rows = resamples.counts if replicates is None else resamples.counts[:replicates]
     if len(rows) < 20 or (replicates is not None and replicates > resamples.n_replicates):
-        raise BenchError(
-            f"replicates must be between 20 and {resamples.n_replicates}, got {replicates}"
-        )
+        raise BenchError(f"replicates must be between 20 and {resamples.n_replicates}, got {replicates}")
     return np.asarray([statistic(row) for row in rows], dtype=np.float64)
 
 
@@ -120,9 +116,7 @@ def centred_interval(value: float, replicates: np.ndarray, *, level: float = 0.9
     """
     low, high = np.quantile(replicates, _tails(level))
     centre = replicates.mean()
-    return Interval(
-        value=float(value), low=float(value - high + centre), high=float(value - low + centre)
-    )
+    return Interval(value=float(value), low=float(value - high + centre), high=float(value - low + centre))
 
 
 def bootstrap(
@@ -181,9 +175,7 @@ def jackknife(
     )
 
 
-def jackknife_replicates(
-    statistic: Statistic, *, resamples: Resamples, groups: int = 100
-) -> np.ndarray:
+def jackknife_replicates(statistic: Statistic, *, resamples: Resamples, groups: int = 100) -> np.ndarray:
     """Return the statistic without each group of items in turn, [G] float64; see `jackknife`.
 
     Differences and means of such arrays, made from one `Resamples`, are the replicates of differences
@@ -267,9 +259,7 @@ def half_samples(resamples: Resamples) -> np.ndarray:
     return counts[:count]
 
 
-def half_interval(
-    value: float, replicates: np.ndarray, *, n_items: int, level: float = 0.95
-) -> Interval:
+def half_interval(value: float, replicates: np.ndarray, *, n_items: int, level: float = 0.95) -> Interval:
     """Return the interval about a value from its replicates on `half_samples` [R].
 
     Halves of size h vary about their mean as sets of N items do, but for sqrt((N - h) / h), 1 for
@@ -291,9 +281,7 @@ def jackknife_difference(
     level: float = 0.95,
 ) -> Interval:
     """Return a - b of two set statistics, leaving out the same items in both; see `jackknife`."""
-    return jackknife(
-        lambda counts: a(counts) - b(counts), resamples=resamples, groups=groups, level=level
-    )
+    return jackknife(lambda counts: a(counts) - b(counts), resamples=resamples, groups=groups, level=level)
 
 
 def seed_spread(values: np.ndarray) -> Spread:
@@ -308,9 +296,7 @@ def seed_spread(values: np.ndarray) -> Spread:
 def _checked_values(values: np.ndarray, resamples: Resamples) -> np.ndarray:
     items = np.asarray(values, dtype=np.float64)
     if items.shape != (resamples.n_items,):
-        raise BenchError(
-            f"values must be [{resamples.n_items}], one an item, got shape {items.shape}"
-        )
+        raise BenchError(f"values must be [{resamples.n_items}], one an item, got shape {items.shape}")
     if not np.isfinite(items).all():
         raise BenchError(
             f"{int((~np.isfinite(items)).sum())} of {len(items)} values are missing or not finite; "

@@ -13,9 +13,7 @@ from bench.data.splits import Splits
 from bench.types import BenchError, Dataset, unknown
 
 ASSETS = Path(__file__).parent / "emoji" / "assets"
-METRIC_VERSION = (
-    2  # raise it when a metric changes meaning: old and new numbers never share a table
-)
+METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new numbers never share a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,9 +298,15 @@ def find_data(name: str, folder: Path | None = None) -> Suite:
 
 
 def find_suite(
-    name: str, *, base: Path | None = None, side: str | None = None, data: Path | None = None,
-    variant: str | None = None, guidance: float | None = None, steps: int | None = None,
-) -> Suite:  # fmt: skip
+    name: str,
+    *,
+    base: Path | None = None,
+    side: str | None = None,
+    data: Path | None = None,
+    variant: str | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+) -> Suite:
     """Return a suite by name, with the user's base, variant, data, side and sampling where given.
 
     Raises BenchError for an unknown suite and where the suite needs a base and none came.
@@ -320,16 +324,18 @@ def find_suite(
             "diffusers' format with --base FOLDER."
         )
     sampler = suite.sampler
-    return replace(suite, sampler=replace(
-        sampler, guidance=sampler.guidance if guidance is None else float(guidance),
-        steps=sampler.steps if steps is None else steps,
-    ))  # fmt: skip
+    return replace(
+        suite,
+        sampler=replace(
+            sampler,
+            guidance=sampler.guidance if guidance is None else float(guidance),
+            steps=sampler.steps if steps is None else steps,
+        ),
+    )
 
 
 def changes(suite: Suite, budget: Budget) -> dict[str, Any]:
     """Return what differs from the suite of that name: "guidance", "steps", "train_items"."""
     own, now = SUITES.get(suite.name, suite).sampler, suite.sampler
-    found = {
-        k: getattr(now, k) for k in ("guidance", "steps") if getattr(now, k) != getattr(own, k)
-    }
+    found = {k: getattr(now, k) for k in ("guidance", "steps") if getattr(now, k) != getattr(own, k)}
     return found | ({} if budget.train_items is None else {"train_items": budget.train_items})

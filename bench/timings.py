@@ -79,9 +79,7 @@ class Timings:
     def machine_words(self) -> str:
         """Say on what machine they were measured."""
         machine = self.machine
-        return (
-            f"{machine.get('processor')}, {device_words(machine)}, {machine.get('threads')} threads"
-        )
+        return f"{machine.get('processor')}, {device_words(machine)}, {machine.get('threads')} threads"
 
     @property
     def words(self) -> str:
@@ -120,9 +118,7 @@ def load_timings(folder: Path) -> Timings | None:
         raise BenchError(f"{path} holds no timings ({error}). Measure anew: bench cost.") from error
 
 
-def add_timing(
-    folder: Path, timing: Timing, *, machine: Mapping[str, Any], further: bool = False
-) -> Path:
+def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any], further: bool = False) -> Path:
     """Write a timing into a results folder's file, in place of an earlier one of the same method.
 
     further: as more rounds of the earlier one instead. BenchError as `with_timing_added`.

@@ -104,9 +104,15 @@ class ToolTable:
 
 
 def three_tools(
-    first: Path, second: Path, *, judge: Judge, clip: Judge | None = None, batch: int = 32,
-    rounds: int = 1, say: Callable[[str], None] | None = None,
-) -> ToolTable:  # fmt: skip
+    first: Path,
+    second: Path,
+    *,
+    judge: Judge,
+    clip: Judge | None = None,
+    batch: int = 32,
+    rounds: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> ToolTable:
     """Run the three tools on two folders of images of one size, `rounds` times in turn.
 
     clip: a second network for ours alone (CMMD). say: told what runs. BenchError
@@ -130,12 +136,17 @@ def three_tools(
             taken[name].append(_timed(tool, first, second, counted, batch))
     rows = tuple(_row(name, rounds_of) for name, rounds_of in taken.items())
     return ToolTable(
-        rows=rows, judge=judge.card, clip=clip.card if clip else None,
+        rows=rows,
+        judge=judge.card,
+        clip=clip.card if clip else None,
         images=(len(manifest_of(first).files), len(manifest_of(second).files)),
-        size=(width, height), batch=batch, threads=torch.get_num_threads(), rounds=rounds,
+        size=(width, height),
+        batch=batch,
+        threads=torch.get_num_threads(),
+        rounds=rounds,
         ratio=sum(r.seconds for r in rows[1:]) / rows[0].seconds,
         processor_ratio=sum(r.processor_seconds for r in rows[1:]) / rows[0].processor_seconds,
-    )  # fmt: skip
+    )
 
 
 def _ours(clip: Judge | None) -> Tool:
@@ -155,12 +166,20 @@ def torch_fidelity(first: Path, second: Path, judge: Judge, batch: int) -> dict[
     register_feature_extractor(name, _extractor(judge))
     try:
         found = calculate_metrics(
-            input1=str(first.resolve()), input2=str(second.resolve()), fid=True, kid=True,
-            feature_extractor=name, batch_size=batch, cuda=False, cache=False, save_cpu_ram=True,
-            samples_find_ext=",".join(s.removeprefix(".") for s in SUFFIXES), verbose=False,
+            input1=str(first.resolve()),
+            input2=str(second.resolve()),
+            fid=True,
+            kid=True,
+            feature_extractor=name,
+            batch_size=batch,
+            cuda=False,
+            cache=False,
+            save_cpu_ram=True,
+            samples_find_ext=",".join(s.removeprefix(".") for s in SUFFIXES),
+            verbose=False,
             kid_subsets=SUBSETS,
             kid_subset_size=min(SUBSET, *(len(manifest_of(x).files) for x in (first, second))),
-        )  # fmt: skip
+        )
     finally:
         del FEATURE_EXTRACTORS_REGISTRY[name]
     return {
@@ -211,11 +230,17 @@ def clean_fid(first: Path, second: Path, judge: Judge, batch: int) -> dict[str, 
 
     features = [
         fid.get_folder_features(
-            str(folder.resolve()), model, num_workers=0, batch_size=batch, mode="clean",
-            device=torch.device("cpu"), custom_fn_resize=lambda image: image, verbose=False,
+            str(folder.resolve()),
+            model,
+            num_workers=0,
+            batch_size=batch,
+            mode="clean",
+            device=torch.device("cpu"),
+            custom_fn_resize=lambda image: image,
+            verbose=False,
         )
         for folder in (first, second)
-    ]  # fmt: skip
+    ]
     state = np.random.get_state()
     np.random.seed(SEED)
     try:
@@ -250,9 +275,7 @@ class _Taken:
     processor: float
 
 
-def _attempt(
-    tool: Tool, first: Path, second: Path, judge: Judge, batch: int
-) -> tuple[dict[str, float], str]:
+def _attempt(tool: Tool, first: Path, second: Path, judge: Judge, batch: int) -> tuple[dict[str, float], str]:
     """Run a tool; what goes wrong inside another's is its row's error, not ours."""
     try:
         return tool(first, second, judge, batch), ""
@@ -266,17 +289,24 @@ def _timed(tool: Tool, first: Path, second: Path, judge: _Counted, batch: int) -
     clock, processor = time.perf_counter(), time.process_time()
     values, error = _attempt(tool, first, second, judge, batch)
     return _Taken(
-        values=values, error=error, images=judge.images, seconds=time.perf_counter() - clock,
+        values=values,
+        error=error,
+        images=judge.images,
+        seconds=time.perf_counter() - clock,
         processor=time.process_time() - processor,
-    )  # fmt: skip
+    )
 
 
 def _row(name: str, rounds: list[_Taken]) -> ToolRow:
     return ToolRow(
-        tool=name, version=metadata.version(name), images=rounds[0].images, values=rounds[0].values,
-        error=rounds[0].error, seconds=statistics.median(r.seconds for r in rounds),
+        tool=name,
+        version=metadata.version(name),
+        images=rounds[0].images,
+        values=rounds[0].values,
+        error=rounds[0].error,
+        seconds=statistics.median(r.seconds for r in rounds),
         processor_seconds=statistics.median(r.processor for r in rounds),
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -301,9 +331,7 @@ def _one_size(first: Path, second: Path) -> tuple[int, int]:
                 with Image.open(path) as image:
                     sizes.add(image.size)
             except (OSError, SyntaxError) as error:
-                raise BenchError(
-                    f"{path} cannot be read ({error}). Restore or remove it."
-                ) from None
+                raise BenchError(f"{path} cannot be read ({error}). Restore or remove it.") from None
     if len(sizes) > 1:
         raise BenchError(
             f"{first} and {second} hold images of {len(sizes)} sizes; torch-fidelity and clean-fid "

@@ -60,8 +60,13 @@ class _Progress:
         self.starts: list[Mapping[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "curve": self.curve, "pending": self.pending,
-                "dead": self.dead, "starts": self.starts}  # fmt: skip
+        return {
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "pending": self.pending,
+            "dead": self.dead,
+            "starts": self.starts,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds = float(state["seconds"])
@@ -142,9 +147,17 @@ def train(
     loss = partial(training_loss, denoiser, base=base, data=data, training=training, seed=seed)
     with rebuilt(denoiser, execution):
         loop = _Loop(
-            denoiser, trainable, loss=loss, training=training, steps=steps, device=base.device,
-            learning_rate=learning_rate, folder=folder, execution=execution, processes=processes,
-        )  # fmt: skip
+            denoiser,
+            trainable,
+            loss=loss,
+            training=training,
+            steps=steps,
+            device=base.device,
+            learning_rate=learning_rate,
+            folder=folder,
+            execution=execution,
+            processes=processes,
+        )
         start = loop.load(say)
         try:
             loop.go(start, every=checkpoint_every, tick=tick, stop=stop)
@@ -153,40 +166,69 @@ def train(
     if loop.average is not None:
         loop.average.apply()
     done = loop.progress
-    return TrainResult(steps=steps, images=steps * training.batch, seconds=done.seconds,
-                       dead=done.dead, curve=done.curve, starts=done.starts)  # fmt: skip
+    return TrainResult(
+        steps=steps,
+        images=steps * training.batch,
+        seconds=done.seconds,
+        dead=done.dead,
+        curve=done.curve,
+        starts=done.starts,
+    )
 
 
 class _Loop:
     """Optimiser, schedule, average and progress of one training: what a checkpoint holds."""
 
     def __init__(
-        self, denoiser: Any, trainable: Trainable, *, loss: Callable[..., torch.Tensor],
-        training: Training, steps: int, learning_rate: float, device: str, folder: Path,
-        execution: Execution, processes: Processes,
-    ) -> None:  # fmt: skip
+        self,
+        denoiser: Any,
+        trainable: Trainable,
+        *,
+        loss: Callable[..., torch.Tensor],
+        training: Training,
+        steps: int,
+        learning_rate: float,
+        device: str,
+        folder: Path,
+        execution: Execution,
+        processes: Processes,
+    ) -> None:
         import torch
 
         self.parameters = list(trainable.parameters.values())
         self.learning_rate, self.steps, self.training = learning_rate, steps, training
         self.folder, self.execution, self.processes = folder, execution, processes
         optimiser = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, weight_decay=training.weight_decay,
+            self.parameters,
+            lr=learning_rate,
+            weight_decay=training.weight_decay,
             fused=execution.fused or None,
-        )  # fmt: skip
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(step, steps, training.warmup_share)
         )
         parts = micro_batches(training.batch, processes=processes, micro=execution.micro_batch)
         self.engine = Engine(
-            denoiser, optimiser, loss=lambda step, places: loss(step=step, places=places),
-            parts=parts, precision=training.precision, device=device, execution=execution,
-            processes=processes, folder=folder,
-        )  # fmt: skip
+            denoiser,
+            optimiser,
+            loss=lambda step, places: loss(step=step, places=places),
+            parts=parts,
+            precision=training.precision,
+            device=device,
+            execution=execution,
+            processes=processes,
+            folder=folder,
+        )
         self.average = Average(trainable, decay=training.ema) if training.ema else None
         self.progress = _Progress()
-        kept = {"weights": trainable, "optimiser": optimiser, "schedule": self.schedule,
-                "progress": self.progress, "ema": self.average, "scaler": self.engine.scaler}  # fmt: skip
+        kept = {
+            "weights": trainable,
+            "optimiser": optimiser,
+            "schedule": self.schedule,
+            "progress": self.progress,
+            "ema": self.average,
+            "scaler": self.engine.scaler,
+        }
         self.parts = {name: part for name, part in kept.items() if part is not None}
 
     def load(self, say: Callable[[str], None]) -> int:
@@ -209,14 +251,22 @@ class _Loop:
         how = {"processes": self.processes.count, **self.execution.as_dict()}
         if start < self.steps:
             self.progress.starts.append({"step": start, **how})
-            settings = {"learning_rate": self.learning_rate, "batch": self.training.batch,
-                        "steps": self.steps, "precision": self.training.precision}  # fmt: skip
+            settings = {
+                "learning_rate": self.learning_rate,
+                "batch": self.training.batch,
+                "steps": self.steps,
+                "precision": self.training.precision,
+            }
             self.engine.begin_log(self.folder.parent.name, settings)
 
     def go(
-        self, start: int, *, every: int, tick: Callable[[int, int, float], None] | None,
+        self,
+        start: int,
+        *,
+        every: int,
+        tick: Callable[[int, int, float], None] | None,
         stop: Callable[[], int | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take the steps that are left, with a checkpoint `every` steps and at the end."""
         for step in range(start, self.steps):
             begun = time.perf_counter()
@@ -225,8 +275,9 @@ class _Loop:
             self.progress.add(step + 1, loss, every=max(1, self.steps // 100))
             taken = time.perf_counter() - begun
             self.progress.seconds += taken
-            self.engine.log(step + 1, loss=loss, learning_rate=rate,
-                            images_per_second=self.training.batch / taken)  # fmt: skip
+            self.engine.log(
+                step + 1, loss=loss, learning_rate=rate, images_per_second=self.training.batch / taken
+            )
             code = self._asked(stop())
             if (step + 1) % every == 0 or step + 1 == self.steps or code is not None:
                 self.save(step + 1)
@@ -276,18 +327,29 @@ def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
 
 
 def training_loss(
-    denoiser: Any, *, base: Base, data: Prepared, training: Training, seed: int, step: int,
+    denoiser: Any,
+    *,
+    base: Base,
+    data: Prepared,
+    training: Training,
+    seed: int,
+    step: int,
     places: range | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Return the mean weighted eps error of a step's examples, a scalar (paper, eq. of the eps loss).
 
     places: which of the batch, None for all. A denoiser with `warp_timesteps` trains at other
     timesteps than those drawn (see Method).
     """
     latents, conditions, text, timesteps, noise = draw_batch(
-        data, training=training, seed=seed, step=step, steps=len(base.alphas), device=base.device,
+        data,
+        training=training,
+        seed=seed,
+        step=step,
+        steps=len(base.alphas),
+        device=base.device,
         places=places,
-    )  # fmt: skip
+    )
     warp = getattr(denoiser, "warp_timesteps", None)
     timesteps = timesteps if warp is None else warp(timesteps)
     alpha = base.alphas.to(latents.device).float()[timesteps].view(-1, 1, 1, 1)
@@ -331,8 +393,13 @@ def draw_batch(
             spread.append(rng.standard_normal(data.latent_shape, dtype=np.float32))
     text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, data.text_at(rows))
     draw = torch.from_numpy(np.stack(spread)) if drawn else None
-    batch = (data.latents_at(rows, view, noise=draw), data.conditions_at(rows, view), text,
-             torch.tensor(times), torch.from_numpy(np.stack(noise)))  # fmt: skip
+    batch = (
+        data.latents_at(rows, view, noise=draw),
+        data.conditions_at(rows, view),
+        text,
+        torch.tensor(times),
+        torch.from_numpy(np.stack(noise)),
+    )
     nexts = [_visit(data, seed, place + training.batch) for place in visits]
     data.expect([row for row, _, _ in nexts], [seen for _, seen, _ in nexts])
     return tuple(t.to(device) for t in batch)

@@ -24,21 +24,33 @@ _RESAMPLE = {"guidance", "steps"}
 
 
 def training_key(
-    protocol: Mapping[str, Any], *, method: str, options: Mapping[str, Any], learning_rate: float,
-    seed: int, device: str,
-) -> str:  # fmt: skip
+    protocol: Mapping[str, Any],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    learning_rate: float,
+    seed: int,
+    device: str,
+) -> str:
     """Return a digest of everything that enters a training; equal ones end with the same weights.
 
     protocol: as `Protocol.as_dict`, of which sampler, judges and evaluation do not count.
     """
     budget, data = protocol["budget"], protocol.get("data")
     images = budget.get("images_of", {}).get(method, budget["train_images"])
-    return digest_json({
-        **{name: protocol[name] for name in _SAME}, "images": images,
-        "train_items": budget.get("train_items"), "method": method, "options": dict(options),
-        "learning_rate": learning_rate, "seed": seed, "device": device,
-        **({"data": dict(data)} if data else {}),
-    })  # fmt: skip
+    return digest_json(
+        {
+            **{name: protocol[name] for name in _SAME},
+            "images": images,
+            "train_items": budget.get("train_items"),
+            "method": method,
+            "options": dict(options),
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "device": device,
+            **({"data": dict(data)} if data else {}),
+        }
+    )
 
 
 def take_over(run: Run) -> TrainResult | None:
@@ -100,9 +112,7 @@ def _holds(folder: Path) -> bool:
 
 def _key_of(folder: Path) -> str | None:
     """Return a run's training key: as it was begun with or, in older folders, from its record."""
-    begun = (
-        read_json(folder / "work" / "run.json") if (folder / "work" / "run.json").exists() else {}
-    )
+    begun = read_json(folder / "work" / "run.json") if (folder / "work" / "run.json").exists() else {}
     if isinstance(begun, dict) and "training" in begun:
         return str(begun["training"])
     if not (folder / RECORD_FILE).exists():
@@ -111,6 +121,10 @@ def _key_of(folder: Path) -> str | None:
     options = dict(record.options)
     rate = float(options.pop("learning_rate"))
     return training_key(
-        record.protocol, method=record.method, options=options, learning_rate=rate,
-        seed=record.seed, device=str(record.environment["device"]),
-    )  # fmt: skip
+        record.protocol,
+        method=record.method,
+        options=options,
+        learning_rate=rate,
+        seed=record.seed,
+        device=str(record.environment["device"]),
+    )

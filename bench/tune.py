@@ -37,13 +37,20 @@ def evidence(trials: Sequence[Trial]) -> dict[str, Any]:
     _check(records)
     first = records[0]
     return {
-        "suite": first.suite, "task": first.task, "side": first.protocol["eval_side"],
-        "budget": dict(first.protocol["budget"]), "protocol_hash": first.protocol_hash,
-        "items": first.splits.eval.n, "seed": first.seed, "criterion": CRITERION,
-        "judge": first.metrics[CRITERION].judge, "rates": sorted({t.rate for t in trials}),
-        "methods": {m: _method([t for t in trials if t.method == m])
-                    for m in dict.fromkeys(t.method for t in trials)},
-    }  # fmt: skip
+        "suite": first.suite,
+        "task": first.task,
+        "side": first.protocol["eval_side"],
+        "budget": dict(first.protocol["budget"]),
+        "protocol_hash": first.protocol_hash,
+        "items": first.splits.eval.n,
+        "seed": first.seed,
+        "criterion": CRITERION,
+        "judge": first.metrics[CRITERION].judge,
+        "rates": sorted({t.rate for t in trials}),
+        "methods": {
+            m: _method([t for t in trials if t.method == m]) for m in dict.fromkeys(t.method for t in trials)
+        },
+    }
 
 
 def _check(records: Sequence[RunRecord]) -> None:
@@ -56,9 +63,7 @@ def _check(records: Sequence[RunRecord]) -> None:
 
 def _method(trials: Sequence[Trial]) -> dict[str, Any]:
     tried = {f"{t.rate:g}": _trial(t) for t in sorted(trials, key=lambda t: t.rate)}
-    values = {
-        rate: entry[CRITERION]["value"] for rate, entry in tried.items() if CRITERION in entry
-    }
+    values = {rate: entry[CRITERION]["value"] for rate, entry in tried.items() if CRITERION in entry}
     chosen = max(values, key=lambda rate: values[rate], default=None)
     rates = sorted(t.rate for t in trials)
     return {
@@ -66,7 +71,7 @@ def _method(trials: Sequence[Trial]) -> dict[str, Any]:
         "at_the_edge": chosen is not None and len(rates) > 1 and float(chosen) in {rates[0], rates[-1]},
         "devices": sorted({made_on(t.outcome.record.environment) for t in trials if t.outcome.record}),
         "trials": tried,
-    }  # fmt: skip
+    }
 
 
 def _trial(trial: Trial) -> dict[str, Any]:

@@ -155,9 +155,7 @@ class Source:
             )
         except Exception as error:  # the libraries raise many kinds for a damaged folder
             raise BenchError(f"{folder} cannot be loaded as {kind.__name__} ({error}).") from error
-        wrong = [
-            f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names
-        ]
+        wrong = [f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names]
         if wrong:
             raise BenchError(f"{folder} does not fit its own config.json: {'; '.join(wrong)}.")
         return _settled(model)
@@ -186,9 +184,7 @@ class Source:
 
     def fit(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Raise BenchError unless what the weights were made for is what base, task and options say."""
-        pairs = {
-            key: (_plain(found.get(key)), _plain(wanted.get(key))) for key in {**wanted, **found}
-        }
+        pairs = {key: (_plain(found.get(key)), _plain(wanted.get(key))) for key in {**wanted, **found}}
         wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         if wrong:
             said = [f"{key} {have}, needed {need}" for key, (have, need) in wrong.items()]
@@ -201,9 +197,7 @@ class Source:
         config = read_json(folder / "config.json")
         found = config.get("_class_name") if isinstance(config, dict) else None
         if found != name:
-            raise BenchError(
-                f"{folder} holds a {found}; needed: a {name}. Give weights of this method."
-            )
+            raise BenchError(f"{folder} holds a {found}; needed: a {name}. Give weights of this method.")
 
 
 def open_source(weights: Weights | None, method: Method) -> Source | None:
@@ -212,9 +206,7 @@ def open_source(weights: Weights | None, method: Method) -> Source | None:
         return None
     exchange = getattr(method, "exchange", None)
     if exchange is None:
-        raise BenchError(
-            f"method {method.name} takes no weights from outside. Leave --weights away."
-        )
+        raise BenchError(f"method {method.name} takes no weights from outside. Leave --weights away.")
     return Source(weights.path, parts=exchange.parts)
 
 

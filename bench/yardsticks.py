@@ -77,32 +77,29 @@ def diffusers_controlnet(
     net = ControlNetModel.from_unet(base.unet, conditioning_channels=task.channels).train()
     net = net.to(base.device).requires_grad_(True)
     unet = base.unet.to(half)
-    latents, times, text, noise = (
-        t.to(half) if t.is_floating_point() else t for t in _batch(base, data)
-    )
+    latents, times, text, noise = (t.to(half) if t.is_floating_point() else t for t in _batch(base, data))
     condition = data.conditions_at(range(len(data))).to(base.device, half)
     encode = None if cached else _encoder(base, data, condition, half)
 
     def loss() -> Any:
         given = (latents, text) if encode is None else encode()
         with autocast(base.device, precision):
-            down, middle = net(
-                given[0], times, given[1], controlnet_cond=condition, return_dict=False
-            )
+            down, middle = net(given[0], times, given[1], controlnet_cond=condition, return_dict=False)
         eps = unet(
-            given[0], times, given[1], return_dict=False,
+            given[0],
+            times,
+            given[1],
+            return_dict=False,
             down_block_additional_residuals=[r.to(half) for r in down],
             mid_block_additional_residual=middle.to(half),
-        )[0]  # fmt: skip
+        )[0]
         return torch.nn.functional.mse_loss(eps.float(), noise.float())
 
     total, trained = _count(net) + _count(unet), _count(net)
     return Made(step=_descent(net, loss), parameters=total, trainable=trained)
 
 
-def _encoder(
-    base: Base, data: Prepared, condition: Any, half: Any
-) -> Callable[[], tuple[Any, Any]]:
+def _encoder(base: Base, data: Prepared, condition: Any, half: Any) -> Callable[[], tuple[Any, Any]]:
     """Return what encodes a batch of images and captions with the frozen encoders, anew each time."""
     import torch
 
@@ -125,9 +122,7 @@ def _batch(base: Base, data: Prepared) -> tuple[Any, ...]:
 
     rows = range(len(data))
     latents = data.latents_at(rows)
-    times = torch.randint(
-        len(base.alphas), (len(data),), generator=torch.Generator().manual_seed(0)
-    )
+    times = torch.randint(len(base.alphas), (len(data),), generator=torch.Generator().manual_seed(0))
     batch = (latents, times, data.text_at(rows), torch.randn_like(latents))
     return tuple(t.to(base.device) for t in batch)
 
@@ -158,7 +153,8 @@ YARDSTICKS: Mapping[str, Yardstick] = {
         title="ControlNet step as in diffusers' script, encoders left out", make=diffusers_controlnet
     ),
     "diffusers-controlnet-uncached": Yardstick(
-        title="ControlNet step as in diffusers' script", encoders=True,
+        title="ControlNet step as in diffusers' script",
+        encoders=True,
         make=partial(diffusers_controlnet, cached=False),
     ),
-}  # fmt: skip
+}

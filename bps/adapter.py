@@ -112,9 +112,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"condition_channels {condition_channels}, downscale_factor {downscale_factor}; "
                 "allowed: whole numbers from 1."
             )
-        self.slots = live_slots(
-            sites, modules=modules, slots_without_attention=slots_without_attention
-        )
+        self.slots = live_slots(sites, modules=modules, slots_without_attention=slots_without_attention)
         self.injected_modules = modules
         self.channels = condition_channels
         self.downscale_factor = downscale_factor

@@ -62,11 +62,12 @@ def split_release_checkpoint(
     unet = {n: t for n, t in state_dict.items() if n.startswith(UNET) and not n.startswith(ADAPTER)}
     for prefix, part in ((ADAPTER, adapter), (UNET, unet)):
         if not part:
-            raise ValueError(
-                f"this is no checkpoint of the release: no name begins with '{prefix}'."
-            )
-    alive = [s for s in _DEAD_SLOTS if f"zero_blocks.{s}.weight" in adapter
-             and adapter[f"zero_blocks.{s}.weight"].any()]  # fmt: skip
+            raise ValueError(f"this is no checkpoint of the release: no name begins with '{prefix}'.")
+    alive = [
+        s
+        for s in _DEAD_SLOTS
+        if f"zero_blocks.{s}.weight" in adapter and adapter[f"zero_blocks.{s}.weight"].any()
+    ]
     if alive:
         raise ValueError(
             f"zero_blocks of slots {alive} are not zero: the checkpoint was trained with "

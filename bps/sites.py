@@ -57,9 +57,7 @@ def live_slots(
     return tuple(sorted(slots))
 
 
-def injection_sites(
-    unet: UNet2DConditionModel, *, modules: str = "both"
-) -> dict[int, tuple[nn.Module, ...]]:
+def injection_sites(unet: UNet2DConditionModel, *, modules: str = "both") -> dict[int, tuple[nn.Module, ...]]:
     """Map each slot to the UNet modules behind which its residual is added; may be empty ones."""
     if modules not in MODULES:
         raise unknown("modules", modules, allowed=MODULES)
@@ -80,9 +78,7 @@ def injection_sites(
 def slots_without_attention(unet: UNet2DConditionModel) -> tuple[int, ...]:
     """List the steerable slots whose UNet entry has no attention (SD 1.5: 10, 11, 13, 14, 15)."""
     return tuple(
-        slot
-        for slot, found in sorted(injection_sites(unet, modules="attentions").items())
-        if not found
+        slot for slot, found in sorted(injection_sites(unet, modules="attentions").items()) if not found
     )
 
 
@@ -104,9 +100,7 @@ def check_unet(unet: UNet2DConditionModel) -> None:
 def check_widths(widths: Sequence[int]) -> None:
     """Raise ValueError unless there are four positive widths divisible by 32 (the group norms)."""
     if len(widths) != LEVELS:
-        raise ValueError(
-            f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {LEVELS}."
-        )
+        raise ValueError(f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {LEVELS}.")
     if any(width <= 0 or width % WIDTH_MULTIPLE for width in widths):
         raise ValueError(
             f"block_out_channels {tuple(widths)}; allowed: positive multiples of {WIDTH_MULTIPLE}."

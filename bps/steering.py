@@ -82,9 +82,7 @@ class SteeredUNet(nn.Module):
     Raises ValueError where adapter and UNet do not fit.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, adapter: BPSAdapter, *, freeze: bool = True
-    ) -> None:
+    def __init__(self, unet: UNet2DConditionModel, adapter: BPSAdapter, *, freeze: bool = True) -> None:
         super().__init__()
         check_fit(unet, adapter)
         self.unet = unet.requires_grad_(False) if freeze else unet

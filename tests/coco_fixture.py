@@ -22,15 +22,16 @@ from PIL import Image, ImageDraw
 CATEGORIES: list[dict[str, Any]] = [
     {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60], "supercategory": "person"},
     {"id": 2, "name": "bicycle", "isthing": 1, "color": [119, 11, 32], "supercategory": "vehicle"},
-    {"id": 187, "name": "sky-other-merged", "isthing": 0, "color": [70, 130, 180],
-     "supercategory": "sky"},
-    {"id": 193, "name": "grass-merged", "isthing": 0, "color": [152, 251, 152],
-     "supercategory": "plant"},
-]  # fmt: skip
+    {"id": 187, "name": "sky-other-merged", "isthing": 0, "color": [70, 130, 180], "supercategory": "sky"},
+    {"id": 193, "name": "grass-merged", "isthing": 0, "color": [152, 251, 152], "supercategory": "plant"},
+]
 WIDE, TALL = (96, 72), (72, 96)
 TRAIN, VAL = range(1, 15), range(101, 111)
-LEFT_OUT = {"000000000004": "the image file is damaged", "000000000005": "no caption",
-            "000000000006": "no image file"}  # fmt: skip
+LEFT_OUT = {
+    "000000000004": "the image file is damaged",
+    "000000000005": "no caption",
+    "000000000006": "no image file",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,7 @@ def picture_of(number: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for thing in things_of(number):
         x, y, wide, high = thing.box
-        pen.rectangle(
-            (x, y, x + wide - 1, y + high - 1), fill=tuple(draw.integers(0, 255, 3).tolist())
-        )
+        pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=tuple(draw.integers(0, 255, 3).tolist()))
     return image
 
 
@@ -155,12 +154,18 @@ def _captions(numbers: range) -> dict[str, Any]:
 
 def _instances(numbers: range) -> dict[str, Any]:
     rows = [
-        {"id": 10 * number + k, "image_id": number, "category_id": thing.category,
-         "bbox": list(thing.box), "iscrowd": int(thing.crowd), "area": thing.box[2] * thing.box[3],
-         "segmentation": [[0.0, 0.0, 1.0, 0.0, 1.0, 1.0]]}
+        {
+            "id": 10 * number + k,
+            "image_id": number,
+            "category_id": thing.category,
+            "bbox": list(thing.box),
+            "iscrowd": int(thing.crowd),
+            "area": thing.box[2] * thing.box[3],
+            "segmentation": [[0.0, 0.0, 1.0, 0.0, 1.0, 1.0]],
+        }
         for number in numbers
         for k, thing in enumerate(things_of(number))
-    ]  # fmt: skip
+    ]
     if 9 in numbers:
         for k, box in ((7, [4, 4, 0, 9]), (8, [90, 4, 50, 9])):
             rows.append({"id": 90 + k, "image_id": 9, "category_id": 1, "bbox": box, "iscrowd": 0})
@@ -171,12 +176,14 @@ def _panoptic(numbers: range) -> dict[str, Any]:
     rows = []
     for number in numbers:
         parts = [
-            {"id": segment_id(number, place), "category_id": thing.category,
-             "iscrowd": int(thing.crowd)}
+            {"id": segment_id(number, place), "category_id": thing.category, "iscrowd": int(thing.crowd)}
             for place, thing in enumerate(things_of(number))
-        ]  # fmt: skip
-        ground = [{"id": segment_id(number, 90), "category_id": 187, "iscrowd": 0},
-                  {"id": segment_id(number, 91), "category_id": 193, "iscrowd": 0}]  # fmt: skip
-        rows.append({"image_id": number, "file_name": f"{number:012d}.png",
-                     "segments_info": [*parts, *ground]})  # fmt: skip
+        ]
+        ground = [
+            {"id": segment_id(number, 90), "category_id": 187, "iscrowd": 0},
+            {"id": segment_id(number, 91), "category_id": 193, "iscrowd": 0},
+        ]
+        rows.append(
+            {"image_id": number, "file_name": f"{number:012d}.png", "segments_info": [*parts, *ground]}
+        )
     return {"annotations": rows, "categories": CATEGORIES}

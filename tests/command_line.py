@@ -17,8 +17,20 @@ def bench(*args: object) -> Any:
 
 
 def micro(base: Path, results: Path, *more: object) -> list[object]:
-    return ["run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
-            "--batch", 4, *more]  # fmt: skip
+    return [
+        "run",
+        "--suite",
+        "micro",
+        "--base",
+        base,
+        "--results",
+        results,
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+        *more,
+    ]
 
 
 def folder_of(results: Path, method: str) -> Path:

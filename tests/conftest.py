@@ -12,9 +12,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Files that take a minute or more: begun first, so that no worker ends long after the others.
 _LONG = (
-    "test_cli", "test_grid", "test_ablations", "test_processes", "test_report_ablations", "test_engine",
-    "test_export", "test_report_compare", "test_report_page", "test_report_browser", "test_coco17",
-)  # fmt: skip
+    "test_cli",
+    "test_grid",
+    "test_ablations",
+    "test_processes",
+    "test_report_ablations",
+    "test_engine",
+    "test_export",
+    "test_report_compare",
+    "test_report_page",
+    "test_report_browser",
+    "test_coco17",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,8 +38,16 @@ def bench_command(*words: object) -> Any:
 
 
 def asked(base: Path, results: Path, **changes: Any) -> Request:
-    return Request(suite="micro", results=results, base=base, device="cpu", batch=4,
-                   budget="quick", shuffled=False, **changes)  # fmt: skip
+    return Request(
+        suite="micro",
+        results=results,
+        base=base,
+        device="cpu",
+        batch=4,
+        budget="quick",
+        shuffled=False,
+        **changes,
+    )
 
 
 def run_of(request: Request, *, method: str = "bps", seed: int = 0) -> Any:
@@ -61,13 +69,16 @@ def results(finished: Path, tmp_path: Path) -> Path:
 
 
 SMALL = Ablation(
-    name="small", question="Which?", reference="frozen prior", fixed="all else",
+    name="small",
+    question="Which?",
+    reference="frozen prior",
+    fixed="all else",
     variants=(
         Variant(name="frozen prior"),
         Variant(name="free prior", options={"prior": "free"}),
         Variant(name="frozen prior", train_items=5),
     ),
-)  # fmt: skip
+)
 
 
 def test_settings_are_the_methods_own_defaults() -> None:
@@ -102,9 +113,7 @@ def test_steeper_and_flatter_schedules_fall_from_the_same_head() -> None:
     assert all(f == pytest.approx(2**0.5, 1e-3) for f in falls["flatter 16-11.3-8-5.7"])
 
 
-def test_fewer_training_items_are_a_part_of_more_and_say_so(
-    micro_folder: Path, tmp_path: Path
-) -> None:
+def test_fewer_training_items_are_a_part_of_more_and_say_so(micro_folder: Path, tmp_path: Path) -> None:
     runs = [run_of(asked(micro_folder, tmp_path, train_items=n)) for n in (5, 20, None)]
     few, more, whole = (set(run.train_ids) for run in runs)
     assert few < more < whole and len(few) == 5 and len(more) == 20
@@ -181,9 +190,7 @@ def test_learned_layer_weights_are_kept(micro_folder: Path, tmp_path: Path) -> N
     assert [start for _, start, _ in weights] == [16, 16, 8, 8, 4, 4, 2, 2, 16]
     assert all(start != now for _, start, now in weights)
     afresh = run_of(asked(micro_folder, tmp_path), method="bps-learned")
-    assert afresh._learned() == {"layer_weights": weights}, (
-        "a stage alone reads them from the weights"
-    )
+    assert afresh._learned() == {"layer_weights": weights}, "a stage alone reads them from the weights"
 
 
 @pytest.mark.parametrize("variant", ABLATIONS["schedule"].variants, ids=lambda v: v.name)
@@ -239,9 +246,15 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     machine = {"processor": "a", "device": "cuda", "threads": 1, "platform": "Linux"}
     method, options = planned[1].spec.method, dict(planned[1].spec.options)
     alone = Timing(
-        method=method.name, options=check_options(method, options), task="sketch", steps=1, items=1,
-        train_images_per_second=10.0, sample_seconds_per_image=1.0, peak_memory_bytes=1,
-    )  # fmt: skip
+        method=method.name,
+        options=check_options(method, options),
+        task="sketch",
+        steps=1,
+        items=1,
+        train_images_per_second=10.0,
+        sample_seconds_per_image=1.0,
+        peak_memory_bytes=1,
+    )
     add_timing(results, alone, machine=machine)
     on_gpus = Forecast(results)
     assert on_gpus.seconds(planned[1]) == forecast.seconds(planned[1]), "and the other way round"
@@ -259,14 +272,32 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
 
 
 def test_a_failing_cell_does_not_stop_an_ablation(
-    micro_folder: Path, tmp_path: Path, in_process: list[Sequence[str]],
+    micro_folder: Path,
+    tmp_path: Path,
+    in_process: list[Sequence[str]],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     from bench import ablations
 
     monkeypatch.setitem(ablations.ABLATIONS, "small", SMALL)  # type: ignore[arg-type]
-    words = ("ablate", "small", "--suite", "micro", "--base", micro_folder, "--results", tmp_path,
-             "--seeds", "0", "--budget", "quick", "--device", "cpu", "--batch", "4")  # fmt: skip
+    words = (
+        "ablate",
+        "small",
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--results",
+        tmp_path,
+        "--seeds",
+        "0",
+        "--budget",
+        "quick",
+        "--device",
+        "cpu",
+        "--batch",
+        "4",
+    )
     said = bench_command(*words, "--plan")
     assert said.exit_code == 0 and not in_process, said.output
     assert "0 of 3 runs exist, 3 missing" in said.stdout and "bench cost" in said.stdout

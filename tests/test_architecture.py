@@ -131,10 +131,7 @@ def test_methods_import_base_and_types_alone(module: str) -> None:
 
 def test_there_is_no_cycle() -> None:
     known = modules()
-    graph = {
-        m: {n for n in imports(p, runtime_only=True) if n in known and n != m}
-        for m, p in known.items()
-    }
+    graph = {m: {n for n in imports(p, runtime_only=True) if n in known and n != m} for m, p in known.items()}
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:

@@ -20,8 +20,9 @@ def test_diffusers_loads_and_samples_the_folder(micro_folder: Path, micro_base: 
 
     pipe = StableDiffusionPipeline.from_pretrained(micro_folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    out = pipe("red heart", num_inference_steps=2, output_type="np",
-               generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+    out = pipe(
+        "red heart", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)
+    ).images
     assert out.shape == (1, 64, 64, 3) and np.isfinite(out).all()
     embeds, _ = pipe.encode_prompt("red heart", "cpu", 1, False)
     assert torch.allclose(micro_base.encode_text(["red heart"]), embeds, atol=1e-6)
@@ -56,9 +57,7 @@ def test_priors_differ_in_weights_and_freedom(micro_base: Base) -> None:
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert any(not torch.equal(a, c) for a, _, c in pairs)
     again = micro_base.prior_unet("none", seed=1)
-    assert all(
-        torch.equal(a, b) for a, b in zip(none.parameters(), again.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(none.parameters(), again.parameters(), strict=True))
     with pytest.raises(BenchError, match="unknown prior"):
         micro_base.prior_unet("thawed")
 

@@ -18,9 +18,13 @@ from bench.tasks import find_task
 @pytest.fixture(scope="module")
 def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(
-        micro_base, dataset=OpenMoji64(), ids=openmoji64_splits().val[:6], task=find_task("sketch"),
-        mirror=False, cache=Cache(tmp_path_factory.mktemp("check")),
-    )  # fmt: skip
+        micro_base,
+        dataset=OpenMoji64(),
+        ids=openmoji64_splits().val[:6],
+        task=find_task("sketch"),
+        mirror=False,
+        cache=Cache(tmp_path_factory.mktemp("check")),
+    )
 
 
 class Broken(torch.nn.Module):
@@ -48,9 +52,14 @@ class Broken(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("fault", "seen"),
-    [("start", "equals the base"), ("dead", "gradients reach"), ("thaw", "bit-identical"),
-     ("blind", "condition changes"), ("none", "")],
-)  # fmt: skip
+    [
+        ("start", "equals the base"),
+        ("dead", "gradients reach"),
+        ("thaw", "bit-identical"),
+        ("blind", "condition changes"),
+        ("none", ""),
+    ],
+)
 def test_the_integration_check_sees_a_wrong_wire(
     fault: str, seen: str, micro_base: Base, data: Prepared
 ) -> None:

@@ -67,9 +67,7 @@ def test_help_is_instant() -> None:
 def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "pandas", "matplotlib", "diffusers", "transformers", "PIL", "scipy")
     code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
-    assert (
-        subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
-    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
 def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Path) -> None:
@@ -174,9 +172,7 @@ def _act(command: list[object], errors: int) -> None:
 def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
-    command = micro(
-        micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 5, "--no-floor"
-    )
+    command = micro(micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 5, "--no-floor")
     for stage, reached in STAGES.items():
         code, _ = interrupt(command, tmp_path, when=reached, number=signal.SIGKILL)
         assert code == -signal.SIGKILL, stage
@@ -190,12 +186,8 @@ def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
     assert record.cost.peak_memory_bytes > 2e8
 
 
-def test_a_polite_stop_saves_and_says_so(
-    micro_folder: Path, finished: Path, tmp_path: Path
-) -> None:
-    command = micro(
-        micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 3, "--no-floor"
-    )
+def test_a_polite_stop_saves_and_says_so(micro_folder: Path, finished: Path, tmp_path: Path) -> None:
+    command = micro(micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 3, "--no-floor")
     for number, code, reached in (
         (signal.SIGINT, 130, in_training),
         (signal.SIGTERM, 143, in_sampling),
@@ -233,20 +225,26 @@ def test_a_changed_artifact_is_noticed(finished: Path, tmp_path: Path) -> None:
     assert answer.exit_code == 2 and "SHA-256 differs" in answer.stderr
 
 
-def test_the_stages_one_by_one_equal_the_run(
-    micro_folder: Path, finished: Path, tmp_path: Path
-) -> None:
-    options = ["--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--batch", 4,
-               "--budget", "standard"]  # fmt: skip
+def test_the_stages_one_by_one_equal_the_run(micro_folder: Path, finished: Path, tmp_path: Path) -> None:
+    options = [
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--results",
+        tmp_path,
+        "--batch",
+        4,
+        "--budget",
+        "standard",
+    ]
     for stage in ("train", "sample", "score"):
         answer = bench(stage, *options)
         assert answer.exit_code == 0, answer.output
     assert record_of(tmp_path, "bps").artifacts == record_of(finished, "bps").artifacts
 
 
-def test_report_is_made_from_records_alone_and_twice_the_same(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_report_is_made_from_records_alone_and_twice_the_same(finished: Path, tmp_path: Path) -> None:
     outputs = []
     for name in ("one", "two"):
         answer = bench("report", "--results", finished, "--out", tmp_path / name)

@@ -22,9 +22,11 @@ BAD = [
     (["report", "--results", "/nowhere"], "/nowhere"),
     (["show", "/nowhere"], "/nowhere"),
     (["data", "verify", "--suite", "emojy"], "Did you mean 'emoji'?"),
-    (["pretrain", "--families", "/nowhere", "--out", "o", "--work", "w", "--until", "end"],
-     "unknown stage 'end'"),
-]  # fmt: skip
+    (
+        ["pretrain", "--families", "/nowhere", "--out", "o", "--work", "w", "--until", "end"],
+        "unknown stage 'end'",
+    ),
+]
 
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])

@@ -120,9 +120,7 @@ def test_signal_handlers_are_as_they_were(start: Start) -> None:
 
 def test_a_run_that_no_node_can_hold_is_refused() -> None:
     ray.shutdown()
-    with pytest.raises(
-        BenchError, match=r"no node of the cluster has 1 cores and 99 GPUs.*there: "
-    ):
+    with pytest.raises(BenchError, match=r"no node of the cluster has 1 cores and 99 GPUs.*there: "):
         with placed("local", cpus=1, gpus=99):
             pass
     assert not ray.is_initialized()
@@ -135,11 +133,21 @@ def test_no_cluster_is_an_error_for_the_user() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_makes_the_records_of_an_ordinary_run(
-    micro_folder: Path, tmp_path: Path
-) -> None:
-    words = ["run", "--method", "text-only", "--suite", "micro", "--base", micro_folder, "--device",
-             "cpu", "--batch", 4, "--no-floor"]  # fmt: skip
+def test_the_command_makes_the_records_of_an_ordinary_run(micro_folder: Path, tmp_path: Path) -> None:
+    words = [
+        "run",
+        "--method",
+        "text-only",
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+        "--no-floor",
+    ]
     for more in (
         ["--ray", "local", "--results", tmp_path / "ray"],
         ["--results", tmp_path / "here"],

@@ -50,9 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def leaky(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("leaky")
-    recipe = Recipe(
-        size=64, sketch="canny", splits="release-leaky", tasks=("segmentation", "layout")
-    )
+    recipe = Recipe(size=64, sketch="canny", splits="release-leaky", tasks=("segmentation", "layout"))
     prepare_coco17(root, out, recipe=recipe)
     return out
 
@@ -78,18 +76,33 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(["a picture, number one", "in words"], size=200, length=16)
     down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
     vae = AutoencoderKL(
-        down_block_types=down, up_block_types=up, block_out_channels=(4, 4, 8, 8),
-        layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=512,
-    )  # fmt: skip
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=(4, 4, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=512,
+    )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
     folder = tmp_path_factory.mktemp("narrow") / "base"
     export_base(
-        folder, unet=build_unet(recipe), vae=vae, tokenizer=tokenizer, scheduler=scheduler,
-        text_encoder=build_text_encoder(recipe, tokenizer), facts={"name": "narrow"},
-    )  # fmt: skip
+        folder,
+        unet=build_unet(recipe),
+        vae=vae,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        text_encoder=build_text_encoder(recipe, tokenizer),
+        facts={"name": "narrow"},
+    )
     return folder
 
 
@@ -128,9 +141,7 @@ def test_without_data_or_judges_it_says_what_to_do(
 def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:
     answer = bench("data", "verify", "--suite", "coco17", "--data", leaky)
     assert answer.exit_code == 1 and "FAIL shared id: 10 items shared" in answer.stderr
-    answer = bench(
-        "data", "export", tmp_path, "--suite", "coco17", "--data", leaky, "--side", "val"
-    )
+    answer = bench("data", "export", tmp_path, "--suite", "coco17", "--data", leaky, "--side", "val")
     assert answer.exit_code == 0 and len(list(tmp_path.glob("*.png"))) == 10, answer.output
     found = json.loads(bench("audit", "--suite", "coco17", "--data", leaky, "--json").stdout)
     assert found["failed"] and found["items"] == {"train": 21, "val": 10, "test": 0}
@@ -140,8 +151,23 @@ def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:
 def test_release_leaky_needs_leave_and_is_marked(
     small: Suite, leaky: Path, micro_folder: Path, tmp_path: Path
 ) -> None:
-    words = ["run", "--suite", "coco17", "--data", leaky, "--base", micro_folder, "--device", "cpu",
-             "--task", "segmentation", "--method", "text-only", "--results", tmp_path / "runs"]  # fmt: skip
+    words = [
+        "run",
+        "--suite",
+        "coco17",
+        "--data",
+        leaky,
+        "--base",
+        micro_folder,
+        "--device",
+        "cpu",
+        "--task",
+        "segmentation",
+        "--method",
+        "text-only",
+        "--results",
+        tmp_path / "runs",
+    ]
     answer = bench(*words)
     assert answer.exit_code == 2 and "LEAK: 10 evaluation items" in answer.stderr
     assert bench(*words, "--side", "test").stderr.count("has no items on its side 'test'") == 1
@@ -163,9 +189,15 @@ def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_pat
     suite = find_suite("coco17", base=narrow, data=out)
     method = baselines.load(bps.METHODS["bps"])()
     spec = RunSpec(
-        suite=suite, task="sketch", method=method, budget=suite.budget(None), seed=0, batch=4,
-        results=tmp_path / "runs", shuffled=False,
-    )  # fmt: skip
+        suite=suite,
+        task="sketch",
+        method=method,
+        budget=suite.budget(None),
+        seed=0,
+        batch=4,
+        results=tmp_path / "runs",
+        shuffled=False,
+    )
     run = Run(spec)
     assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, 64, 64)
     record = run.all()
@@ -187,8 +219,19 @@ def test_a_planted_twin_stops_a_run_before_it_begins(
 ) -> None:
     recipe = Recipe(size=64, sketch="canny", tasks=("sketch",), duplicates="keep")
     prepare_coco17(build_coco(tmp_path / "coco", planted=True), tmp_path / "out", recipe=recipe)
-    answer = bench("run", "--suite", "coco17", "--data", tmp_path / "out", "--base", micro_folder,
-                   "--method", "text-only", "--results", tmp_path / "runs")  # fmt: skip
+    answer = bench(
+        "run",
+        "--suite",
+        "coco17",
+        "--data",
+        tmp_path / "out",
+        "--base",
+        micro_folder,
+        "--method",
+        "text-only",
+        "--results",
+        tmp_path / "runs",
+    )
     assert answer.exit_code == 2 and "000000000012 = 000000000108" in answer.stderr
     assert not (tmp_path / "runs").exists()
 

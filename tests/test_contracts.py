@@ -56,9 +56,7 @@ def built(name: str, task: str, base: Base, *, seed: int = 0) -> Any:
 def call(denoiser: Any, data: Prepared, rows: slice, *, branches: str = "both") -> torch.Tensor:
     latents = torch.randn(data.latents[0].shape, generator=torch.Generator().manual_seed(0))[rows]
     empty = data.empty.expand_as(data.text)
-    text = torch.stack(
-        {"both": [empty, data.text], "prompt": [data.text], "empty": [empty]}[branches]
-    )
+    text = torch.stack({"both": [empty, data.text], "prompt": [data.text], "empty": [empty]}[branches])
     steps = torch.tensor([3, 250, 500, 700, 900, 999])[rows]
     with torch.no_grad():
         return denoiser(latents, steps, text[:, rows], denoiser.encode(data.conditions[0, rows]))
@@ -79,9 +77,13 @@ def shaken(micro_base: Base, prepared: dict[str, Prepared]) -> Shaken:
             optimiser = torch.optim.AdamW(parameters, lr=1e-3)
             for step in range(3):
                 training_loss(
-                    denoiser, base=micro_base, data=prepared[task], training=Training(batch=4),
-                    seed=0, step=step,
-                ).backward()  # fmt: skip
+                    denoiser,
+                    base=micro_base,
+                    data=prepared[task],
+                    training=Training(batch=4),
+                    seed=0,
+                    step=step,
+                ).backward()
                 optimiser.step()
                 optimiser.zero_grad()
         return denoiser.eval()
@@ -89,9 +91,7 @@ def shaken(micro_base: Base, prepared: dict[str, Prepared]) -> Shaken:
     return make
 
 
-def test_shape_dtype_and_finite(
-    name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
-) -> None:
+def test_shape_dtype_and_finite(name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken) -> None:
     eps = call(shaken(name, task), prepared[task], slice(0, 4))
     assert eps.shape == (2, 4, 4, 16, 16) and eps.dtype == torch.float32
     assert torch.isfinite(eps).all()
@@ -118,9 +118,13 @@ def test_an_item_does_not_depend_on_its_batch_mates(
 
 
 def test_saved_and_loaded_weights_are_equal(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared], shaken: Shaken,
+    name: str,
+    task: str,
+    micro_base: Base,
+    prepared: dict[str, Prepared],
+    shaken: Shaken,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     trained, data = shaken(name, task), prepared[task]
     save_weights(tmp_path / "weights.safetensors", Trainable(trained))
     fresh = built(name, task, micro_base, seed=9).eval()
@@ -139,15 +143,11 @@ def test_the_integration_check_holds(
     assert [f.statement for f in findings if not f.holds] == []
 
 
-def test_cost_is_measured(
-    name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
-) -> None:
+def test_cost_is_measured(name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]) -> None:
     denoiser = built(name, task, micro_base)
     total, trainable = count_parameters(denoiser)
     unet = sum(p.numel() for p in micro_base.unet.parameters())
-    assert total >= unet and trainable == sum(
-        p.numel() for p in Trainable(denoiser).parameters.values()
-    )
+    assert total >= unet and trainable == sum(p.numel() for p in Trainable(denoiser).parameters.values())
     macs = count_macs(denoiser, base=micro_base, data=prepared[task])
     floor = count_macs(built("text-only", task, micro_base), base=micro_base, data=prepared[task])
     assert macs >= floor > 0

@@ -17,9 +17,7 @@ TRIALS = 400
 
 NEIGHBOURS = "coverage of neighbours"
 PUBLISHED = [name for name, (_, published) in KINDS.items() if published]
-WHERE = [
-    (kind, size) for kind in PUBLISHED for size in (MANY, FEW) if (kind, size) != (NEIGHBOURS, FEW)
-]
+WHERE = [(kind, size) for kind in PUBLISHED for size in (MANY, FEW) if (kind, size) != (NEIGHBOURS, FEW)]
 
 
 @pytest.mark.parametrize(("kind", "size"), WHERE, ids=lambda v: getattr(v, "dimensions", v))
@@ -53,9 +51,16 @@ def test_the_grouped_jackknife_is_too_wide_where_items_are_as_few_as_dimensions(
 def test_the_band_allows_for_chance_and_no_more() -> None:
     def held(share: float, trials: int) -> Coverage:
         return Coverage(
-            kind="x", items=9, dimensions=1, flat=False, trials=trials, held=share,
-            held_limit=None, width=1.0, published=True,
-        )  # fmt: skip
+            kind="x",
+            items=9,
+            dimensions=1,
+            flat=False,
+            trials=trials,
+            held=share,
+            held_limit=None,
+            width=1.0,
+            published=True,
+        )
 
     assert held(0.915, 400).right and not held(0.905, 400).right
     assert held(0.98, 400).right and not held(0.99, 400).right

@@ -65,9 +65,14 @@ def test_clean_fids_own_entry_agrees(folders: tuple[Path, Path]) -> None:
         return torch.from_numpy(judge.features(pixels))
 
     theirs = fid.compute_fid(
-        *map(str, folders), custom_feat_extractor=model, custom_fn_resize=lambda image: image,
-        num_workers=0, batch_size=16, device=torch.device("cpu"), verbose=False,
-    )  # fmt: skip
+        *map(str, folders),
+        custom_feat_extractor=model,
+        custom_fn_resize=lambda image: image,
+        num_workers=0,
+        batch_size=16,
+        device=torch.device("cpu"),
+        verbose=False,
+    )
     ours = compare(*folders, features=judge, intervals=False).metrics["fd"].value
     assert ours == pytest.approx(theirs, rel=1e-6)
 

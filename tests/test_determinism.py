@@ -34,9 +34,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 def finished(folder: Path, base: Path, *, batch: int = 4, number: int = 1) -> Any:
-    request = Request(
-        suite="micro", results=folder, base=base, device="cpu", batch=batch, shuffled=False
-    )
+    request = Request(suite="micro", results=folder, base=base, device="cpu", batch=batch, shuffled=False)
     with threads(number):
         run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
         run.all()
@@ -108,16 +106,14 @@ def test_two_jobs_of_a_grid_give_the_bits_of_one_process(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def requests(folder: str) -> Request:
-        return Request(suite="micro", results=tmp_path / folder, base=micro_folder, device="cpu",
-                       batch=4)  # fmt: skip
+        return Request(suite="micro", results=tmp_path / folder, base=micro_folder, device="cpu", batch=4)
 
     cells = [(requests("grid"), "text-only", "sketch", seed) for seed in (0, 1)]
     outcomes = run_cells(cli.catalogue(), cells, hooks=Hooks(), say=len, jobs=2)
     for outcome, seed in zip(outcomes, (0, 1), strict=True):
         assert outcome.record is not None, outcome.error
         with threads(1):
-            run = make_run(cli.catalogue(), requests("here"), method="text-only", task="sketch",
-                           seed=seed)  # fmt: skip
+            run = make_run(cli.catalogue(), requests("here"), method="text-only", task="sketch", seed=seed)
             run.all()
         there, here = (p / run.id for p in (tmp_path / "grid", tmp_path / "here"))
         assert (there / "items.json").read_bytes() == (here / "items.json").read_bytes()

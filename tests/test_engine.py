@@ -44,9 +44,13 @@ rows = pytest.mark.parametrize(
 def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     ids = openmoji64_splits().val[:6]
     return prepare(
-        micro_base, dataset=OpenMoji64(), ids=ids, task=find_task("sketch"), mirror=True,
+        micro_base,
+        dataset=OpenMoji64(),
+        ids=ids,
+        task=find_task("sketch"),
+        mirror=True,
         cache=Cache(tmp_path_factory.mktemp("engine")),
-    )  # fmt: skip
+    )
 
 
 def shaken(base: Base, name: str = "bps", **options: Any) -> Any:
@@ -81,12 +85,8 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     return (gap / sum(float(g.square().sum()) for g in one.values())) ** 0.5
 
 
-@pytest.mark.parametrize(
-    ("batch", "count", "micro"), [(8, 1, None), (8, 2, 2), (12, 3, 4), (6, 6, 1)]
-)
-def test_processes_and_micro_batches_take_every_place_once(
-    batch: int, count: int, micro: int | None
-) -> None:
+@pytest.mark.parametrize(("batch", "count", "micro"), [(8, 1, None), (8, 2, 2), (12, 3, 4), (6, 6, 1)])
+def test_processes_and_micro_batches_take_every_place_once(batch: int, count: int, micro: int | None) -> None:
     parts = [
         part
         for index in range(count)
@@ -107,13 +107,19 @@ def test_micro_batches_give_the_gradient_of_the_batch(micro_base: Base, data: Pr
     whole = gradients(denoiser, micro_base, data)
     for micro in (1, 2, 4):
         engine = Engine(
-            denoiser, torch.optim.AdamW(Trainable(denoiser).parameters.values()),
+            denoiser,
+            torch.optim.AdamW(Trainable(denoiser).parameters.values()),
             loss=lambda step, places: training_loss(
-                denoiser, base=micro_base, data=data, training=TRAINING, seed=0, step=step,
+                denoiser,
+                base=micro_base,
+                data=data,
+                training=TRAINING,
+                seed=0,
+                step=step,
                 places=places,
             ),
             parts=micro_batches(4, micro=micro),
-        )  # fmt: skip
+        )
         engine.backward(0)
         split = taken(denoiser)
         assert max(float((whole[n] - g).abs().max()) for n, g in split.items()) < 1e-6
@@ -154,14 +160,18 @@ def test_bf16_stays_near_fp32_and_reaches_every_parameter(
 
 def trained(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
     denoiser = shaken(base)
-    settings = {"training": TRAINING, "images": 16, "learning_rate": 1e-4, "seed": 5,
-                "checkpoint_every": 2, **options}  # fmt: skip
+    settings = {
+        "training": TRAINING,
+        "images": 16,
+        "learning_rate": 1e-4,
+        "seed": 5,
+        "checkpoint_every": 2,
+        **options,
+    }
     return denoiser, train(denoiser, base=base, data=data, folder=folder, **settings)
 
 
-def test_bf16_trains_and_keeps_weights_in_fp32(
-    micro_base: Base, data: Prepared, tmp_path: Path
-) -> None:
+def test_bf16_trains_and_keeps_weights_in_fp32(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
     training = replace(TRAINING, precision="bf16")
     _, exact = trained(micro_base, data, tmp_path / "fp32", images=8)
     denoiser, result = trained(micro_base, data, tmp_path / "bf16", training=training, images=8)
@@ -178,9 +188,7 @@ def test_fused_adamw_and_recomputing_take_the_same_step(
     other, result = trained(micro_base, data, tmp_path / "other", images=4, execution=execution)
     for name, tensor in Trainable(plain).state_dict().items():
         torch.testing.assert_close(Trainable(other).state_dict()[name], tensor, rtol=0, atol=1e-7)
-    assert result.starts == [
-        {"step": 0, "processes": 1, "gradient_checkpointing": True, "fused": True}
-    ]
+    assert result.starts == [{"step": 0, "processes": 1, "gradient_checkpointing": True, "fused": True}]
 
 
 def test_the_average_has_its_closed_form() -> None:
@@ -197,9 +205,7 @@ def test_the_average_has_its_closed_form() -> None:
     assert float(module.weight.detach()) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_a_stopped_training_keeps_its_average(
-    micro_base: Base, data: Prepared, tmp_path: Path
-) -> None:
+def test_a_stopped_training_keeps_its_average(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
     from bench.checkpoint import Stopped
 
     training = replace(TRAINING, ema=0.5)
@@ -211,9 +217,7 @@ def test_a_stopped_training_keeps_its_average(
     last = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)
     for name, tensor in Trainable(whole).state_dict().items():
         assert torch.equal(tensor, Trainable(resumed).state_dict()[name]), name
-        assert torch.equal(tensor, last["ema"][name]) and not torch.equal(
-            tensor, last["weights"][name]
-        )
+        assert torch.equal(tensor, last["ema"][name]) and not torch.equal(tensor, last["weights"][name])
 
 
 @pytest.fixture
@@ -221,16 +225,12 @@ def parts() -> Iterator[dict[str, Any]]:
     yield {"module": torch.nn.Linear(64, 64)}
 
 
-def test_checkpoints_rotate_and_a_damaged_one_falls_back(
-    parts: dict[str, Any], tmp_path: Path
-) -> None:
+def test_checkpoints_rotate_and_a_damaged_one_falls_back(parts: dict[str, Any], tmp_path: Path) -> None:
     path, said = tmp_path / "train.ckpt", []
     for step in (1, 2, 3, 4):
         torch.nn.init.constant_(parts["module"].weight, float(step))
         save_checkpoint(path, step=step, keep=3, **parts)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "train.1.ckpt", "train.2.ckpt", "train.ckpt"
-    ]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.1.ckpt", "train.2.ckpt", "train.ckpt"]
     load = partial(load_checkpoint, path, say=said.append, **parts)
     assert load() == 4 and said == []
     whole = path.read_bytes()
@@ -303,9 +303,7 @@ def test_what_cannot_be_is_refused_before_anything_is_spent(
 
 
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard", "wandb"])
-def test_a_tracker_that_is_not_installed_is_named(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not, on any machine
     refused(f"--track {name}: the package is not installed", track=(name,))
 
@@ -322,11 +320,21 @@ def test_a_launch_that_started_one_process_for_several_is_told(
 
 
 def test_precision_and_average_are_protocol_and_the_rest_is_not(micro_folder: Path) -> None:
-    assert {"precision", "ema"} & set(protocol(Request(suite="emoji", results=Path())).as_dict()[
-        "training"]) == set()  # fmt: skip
+    assert {"precision", "ema"} & set(
+        protocol(Request(suite="emoji", results=Path())).as_dict()["training"]
+    ) == set()
     plain = protocol(Request(suite="emoji", results=Path())).hash
-    same = Request(suite="emoji", results=Path(), micro_batch=2, gradient_checkpointing=True,
-                   compile=True, fused=True, track="jsonl", precision="fp32", ema=0.0)  # fmt: skip
+    same = Request(
+        suite="emoji",
+        results=Path(),
+        micro_batch=2,
+        gradient_checkpointing=True,
+        compile=True,
+        fused=True,
+        track="jsonl",
+        precision="fp32",
+        ema=0.0,
+    )
     assert protocol(same).hash == plain
     for other in ({"precision": "bf16"}, {"ema": 0.9}):
         assert protocol(Request(suite="emoji", results=Path(), **other)).hash != plain
@@ -335,10 +343,18 @@ def test_precision_and_average_are_protocol_and_the_rest_is_not(micro_folder: Pa
 def protocol(request: Request) -> Protocol:
     suite = request.trained_as_asked(find_suite(request.suite))
     return Protocol(
-        suite=suite.name, task="sketch", dataset="d", splits="s", base="b", eval_side="test",
-        budget=EMOJI.budget(None), training=suite.training, sampler=suite.sampler, judges={},
+        suite=suite.name,
+        task="sketch",
+        dataset="d",
+        splits="s",
+        base="b",
+        eval_side="test",
+        budget=EMOJI.budget(None),
+        training=suite.training,
+        sampler=suite.sampler,
+        judges={},
         task_version=1,
-    )  # fmt: skip
+    )
 
 
 def compiles() -> bool:
@@ -365,11 +381,23 @@ def test_compiled_blocks_give_the_same_gradient(micro_base: Base, data: Prepared
 
 @pytest.mark.slow
 def test_compiling_without_a_compiler_is_refused(micro_folder: Path, tmp_path: Path) -> None:
-    words = ["train", "--suite", "micro", "--base", micro_folder, "--results", tmp_path,
-             "--device", "cpu", "--compile"]  # fmt: skip
+    words = [
+        "train",
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--results",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--compile",
+    ]
     done = subprocess.run(
-        [sys.executable, ROOT / "cli.py", *map(str, words)], capture_output=True, text=True,
+        [sys.executable, ROOT / "cli.py", *map(str, words)],
+        capture_output=True,
+        text=True,
         env={**os.environ, "CXX": "/nowhere/g++"},
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "torch.compile does not work here" in done.stderr and not list(tmp_path.iterdir())

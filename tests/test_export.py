@@ -40,8 +40,9 @@ def bench(*args: object, code: int = 0) -> Any:
 def run(base: Path, results: Path, method: str, *more: object, code: int = 0) -> Any:
     return bench(
         *("run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu"),
-        *("--method", method, "--no-floor", "--no-shuffled", *more), code=code,
-    )  # fmt: skip
+        *("--method", method, "--no-floor", "--no-shuffled", *more),
+        code=code,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,15 @@ def warm(exported: Any, micro_folder: Path, tmp_path_factory: pytest.TempPathFac
 def sampled(base: Path, results: Path, method: str, weights: Path, **asked: Any) -> dict[str, str]:
     """Sample with given weights; return the digest of each image."""
     request = Request(
-        suite="micro", results=results, device="cpu", base=base, weights=weights, train=False,
-        shuffled=False, **asked,
-    )  # fmt: skip
+        suite="micro",
+        results=results,
+        device="cpu",
+        base=base,
+        weights=weights,
+        train=False,
+        shuffled=False,
+        **asked,
+    )
     made = make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
     made.train()
     made.sample()
@@ -174,16 +181,16 @@ def test_a_published_network_of_three_channels_sees_the_sketch_repeated(
 ) -> None:
     torch.manual_seed(0)
     net = diffusers.ControlNetModel.from_unet(
-        micro_base.unet, conditioning_channels=3,
+        micro_base.unet,
+        conditioning_channels=3,
         conditioning_embedding_out_channels=embedding_widths(4),
-    )  # fmt: skip
+    )
     net.save_pretrained(tmp_path / "scribble")
     results = tmp_path / "results"
     asked = ("--weights", tmp_path / "scribble", "--no-train")
     refused = run(micro_folder, results, "controlnet", *asked, code=2)
     assert "--condition-channels repeat" in refused.stderr and "Traceback" not in refused.output
-    run(micro_folder, results, "controlnet", *asked, "--condition-channels", "repeat",
-        "--invert-condition")  # fmt: skip
+    run(micro_folder, results, "controlnet", *asked, "--condition-channels", "repeat", "--invert-condition")
     (folder,) = [p.parent for p in results.glob("micro-*/record.json")]
     record = load_record(folder)
     assert record.weights is not None and record.weights.condition == "repeat, invert"
@@ -193,9 +200,13 @@ def test_a_published_network_of_three_channels_sees_the_sketch_repeated(
 
 def test_a_grids_runs_ask_for_the_same_weights_in_words(tmp_path: Path) -> None:
     request = Request(
-        suite="micro", results=tmp_path, weights=tmp_path / "w", train=False,
-        condition_channels="repeat", invert_condition=True,
-    )  # fmt: skip
+        suite="micro",
+        results=tmp_path,
+        weights=tmp_path / "w",
+        train=False,
+        condition_channels="repeat",
+        invert_condition=True,
+    )
     command = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
 
     def asked(one: Request) -> dict[str, Any]:
@@ -218,9 +229,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
-def test_bad_input_gets_a_message(
-    micro_folder: Path, tmp_path: Path, words: list[str], message: str
-) -> None:
+def test_bad_input_gets_a_message(micro_folder: Path, tmp_path: Path, words: list[str], message: str) -> None:
     answer = run(micro_folder, tmp_path, *words, code=2)
     assert message in answer.stderr and "Traceback" not in answer.output
 
@@ -246,10 +255,17 @@ def test_the_card_is_filled_from_the_record(exported: Any) -> None:
     folder, weights = exported("bps")
     record, card = load_record(folder), (weights / "README.md").read_text()
     for said in (
-        record.protocol_hash, record.run_id, record.attribution, str(record.protocol["splits"]),
-        str(record.protocol["base"]), "48 images", "CC BY-SA 4.0", "12 items of the side test",
-        "BPSAdapter.from_pretrained", "TOO FEW ITEMS",
-    ):  # fmt: skip
+        record.protocol_hash,
+        record.run_id,
+        record.attribution,
+        str(record.protocol["splits"]),
+        str(record.protocol["base"]),
+        "48 images",
+        "CC BY-SA 4.0",
+        "12 items of the side test",
+        "BPSAdapter.from_pretrained",
+        "TOO FEW ITEMS",
+    ):
         assert said in card, said
     line = next(x for x in card.splitlines() if x.startswith("| line F1"))
     value = record.metrics["sketch_f1"]
@@ -266,8 +282,13 @@ def disc(size: int = 64) -> np.ndarray:
 
 def image(pipe: Any, condition: Any) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
-    drawn = pipe("red heart", image=condition, num_inference_steps=2, output_type="np",
-                 generator=torch.Generator().manual_seed(0))  # fmt: skip
+    drawn = pipe(
+        "red heart",
+        image=condition,
+        num_inference_steps=2,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    )
     return drawn.images[0]
 
 

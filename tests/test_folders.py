@@ -103,8 +103,9 @@ def test_sizes_may_differ_and_batches_do_not_matter(tmp_path: Path) -> None:
         Image.fromarray(image).save(folder / f"{i:03d}.png")
     judge, seen = pooling(), []
     manifests = manifest_of(folder), manifest_of(other)
-    a, b, errors = read_folders(*manifests, judges={"features": judge}, batch=5,
-                                tick=lambda done, of: seen.append((done, of)))  # fmt: skip
+    a, b, errors = read_folders(
+        *manifests, judges={"features": judge}, batch=5, tick=lambda done, of: seen.append((done, of))
+    )
     expected = np.concatenate([judge.features(image[None]) for image in images])
     np.testing.assert_allclose(a.features["features", AS_GIVEN], expected, atol=1e-6)
     np.testing.assert_allclose(judged(judge, images, batch=64), expected, atol=1e-6)
@@ -163,8 +164,7 @@ def test_sensitivity_moves_what_was_changed_alone(folders: tuple[Path, Path]) ->
         assert values["fd"] is not None and values["fd"] != before, change
     kept = np.sort(np.random.default_rng(0).permutation(24)[:12])
     others = np.sort(np.random.default_rng(0).permutation(30)[:15])
-    half = frechet_distance(judge.features(draw(0, 24)[kept]),
-                            judge.features(draw(1, 30, shift=20)[others]))  # fmt: skip
+    half = frechet_distance(judge.features(draw(0, 24)[kept]), judge.features(draw(1, 30, shift=20)[others]))
     assert found.sensitivity["half"]["fd"] == pytest.approx(half, rel=1e-8)
 
 
@@ -199,19 +199,13 @@ def test_the_command_scores_folders_with_a_text_file_among_them(folders: tuple[P
     (a / "notes.txt").write_text("prompt")
     told = bench("score", a, b, "--judge", "emoji-clip", "--device", "cpu")
     assert told.exit_code == 0, told.output
-    assert (
-        "FD (emoji-clip) ↓" in told.output and "24 images of 16x12; skipped: 1 .txt" in told.output
-    )
+    assert "FD (emoji-clip) ↓" in told.output and "24 images of 16x12; skipped: 1 .txt" in told.output
     assert "no CLIP judge given" in told.output and "–" in told.output and "warning" in told.output
 
 
-def test_the_command_speaks_json_and_names_its_errors(
-    folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_command_speaks_json_and_names_its_errors(folders: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = folders
-    told = bench(
-        "score", a, b, "--judge", "emoji-clip", "--json", "--no-intervals", "--sensitivity"
-    )
+    told = bench("score", a, b, "--judge", "emoji-clip", "--json", "--no-intervals", "--sensitivity")
     found = json.loads(told.stdout)
     assert found["metrics"]["cmmd"]["value"] is None and found["metrics"]["fd"]["value"] > 0
     assert found["folders"][0]["n"] == 24 and set(found["sensitivity"]) == set(found["changes"])

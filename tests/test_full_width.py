@@ -36,16 +36,36 @@ def available() -> int:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("method", cli.methods())
 def test_a_method_takes_the_memory_that_was_planned(method: str, tmp_path: Path) -> None:
-    words = ["speed", "--method", method, "--like", "sd15", "--size", "512", "--batch", "1",
-             "--sampled", "1", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
+    words = [
+        "speed",
+        "--method",
+        method,
+        "--like",
+        "sd15",
+        "--size",
+        "512",
+        "--batch",
+        "1",
+        "--sampled",
+        "1",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
     needed = _planned(method)
     assert needed < LIMIT, "would not fit at all"
     if available() < needed + SPARE:
         pytest.skip(f"needs {needed / 2**30:.1f} GiB, {available() / 2**30:.1f} GiB are available")
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "cli", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / FILE).read_text())["entries"]
     for what in ("train", "sample"):
@@ -66,7 +86,10 @@ def _planned(method: str) -> int:
     spec = SpeedAsk(method=method, batch=1, sampled=1, device="cpu").spec
     chosen, preset = cli.catalogue().find(method)
     counted = footprint(
-        chosen, options=check_options(chosen, preset), shape=spec.shape, task=spec.task,
+        chosen,
+        options=check_options(chosen, preset),
+        shape=spec.shape,
+        task=spec.task,
         setting=spec.setting,
-    )  # fmt: skip
+    )
     return round(libraries_bytes() + CPU_ALLOWANCE * counted.peak)

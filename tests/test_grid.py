@@ -59,12 +59,8 @@ def in_process(words: Sequence[str]) -> Ended:
     return Ended(int(bench_command(*words).exit_code))
 
 
-def grid(
-    request: Request, names: Sequence[str], *, start: Any = in_process, jobs: int = 1
-) -> list[Outcome]:
-    table = {
-        Cell(name=n, arguments=request.words(method=n, task="sketch", seed=0)): n for n in names
-    }
+def grid(request: Request, names: Sequence[str], *, start: Any = in_process, jobs: int = 1) -> list[Outcome]:
+    table = {Cell(name=n, arguments=request.words(method=n, task="sketch", seed=0)): n for n in names}
 
     def prepare(cell: Cell) -> Any:
         return make_run(cli.catalogue(), request, method=table[cell], task="sketch", seed=0)
@@ -105,8 +101,18 @@ def test_a_variant_is_its_method_with_options_set(request_: Request) -> None:
 def test_the_command_runs_a_grid_in_processes_of_their_own(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--batch", 4,
-             "--device", "cpu")  # fmt: skip
+    words = (
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--results",
+        tmp_path,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+    )
     done = bench_command("run", "--method", "text-only", "--seeds", "0,1", "--json", *words)
     assert done.exit_code == 0, done.output
     folders = json.loads(done.stdout)
@@ -115,9 +121,18 @@ def test_the_command_runs_a_grid_in_processes_of_their_own(
     assert refused.exit_code == 2 and "--again" in refused.output
     monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     failed = bench_command(
-        "run", "--method", "text-only", "--seeds", "0,2", "--base", tmp_path, "--suite", "micro",
-        "--results", tmp_path / "other",
-    )  # fmt: skip
+        "run",
+        "--method",
+        "text-only",
+        "--seeds",
+        "0,2",
+        "--base",
+        tmp_path,
+        "--suite",
+        "micro",
+        "--results",
+        tmp_path / "other",
+    )
     assert failed.exit_code == 1
     assert "0 of 2 runs have a record" in failed.output and "again: bench run" in failed.output
 
@@ -165,8 +180,7 @@ def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(
     run = make_run(cli.catalogue(), cells[1][0], method="bps", task="sketch", seed=1)
     assert (
         list(run._sets()) == ["samples"]
-        and "shuffled"
-        in make_run(cli.catalogue(), cells[0][0], method="bps", task="sketch", seed=3)._sets()
+        and "shuffled" in make_run(cli.catalogue(), cells[0][0], method="bps", task="sketch", seed=3)._sets()
     )
 
 
@@ -186,9 +200,7 @@ class LinesOnly:
         raise AssertionError("never built")
 
 
-def test_a_method_that_cannot_do_a_task_says_so(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_method_that_cannot_do_a_task_says_so(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     assert described(LinesOnly())["cannot do"]["sketch"] == "it needs colours"
     monkeypatch.setattr(cli.catalogue().__class__, "find", lambda self, name: (LinesOnly(), {}))
     with pytest.raises(BenchError, match="lines-only cannot do sketch: it needs colours"):
@@ -217,10 +229,26 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
 ) -> None:
     monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     done = bench_command(
-        "tune", "--method", "bps", "--suite", "micro", "--base", micro_folder, "--rates",
-        "1e-6,1e-3,9e5", "--budget", "quick", "--results", tmp_path / "runs", "--device", "cpu",
-        "--out", tmp_path / "tuning", "--batch", 4,
-    )  # fmt: skip
+        "tune",
+        "--method",
+        "bps",
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--rates",
+        "1e-6,1e-3,9e5",
+        "--budget",
+        "quick",
+        "--results",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "tuning",
+        "--batch",
+        4,
+    )
     found = json.loads((tmp_path / "tuning" / "micro-sketch.json").read_text())
     trials = found["methods"]["bps"]["trials"]
     assert found["side"] == "val" and found["items"] == 12
@@ -230,9 +258,7 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     assert found["methods"]["bps"]["chosen"] == float(best)
     table = (tmp_path / "tuning" / "micro-sketch.md").read_text()
     assert "**" in table and f"\nTrained on cpu, torch {version('torch')}.\n" in table
-    records = [
-        load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()
-    ]
+    records = [load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()]
     cell = Cell(name="x", arguments=())
     good = Trial(method="bps", rate=1.0, outcome=Outcome(cell=cell, record=records[0]))
     bad = Trial(method="bps", rate=2.0, outcome=Outcome(cell=cell, error="diverged"))
@@ -252,10 +278,28 @@ def test_rates_are_never_chosen_on_the_test_side(
 ) -> None:
     monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
     done = bench_command(
-        "tune", "--method", "bps", "--suite", "micro", "--base", micro_folder, "--side", "test",
-        "--rates", "1e-3", "--budget", "quick", "--results", tmp_path, "--out", tmp_path / "out",
-        "--device", "cpu", "--batch", 4,
-    )  # fmt: skip
+        "tune",
+        "--method",
+        "bps",
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--side",
+        "test",
+        "--rates",
+        "1e-3",
+        "--budget",
+        "quick",
+        "--results",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+    )
     assert done.exit_code == 2 and "never chosen on the test side" in done.output
     assert not (tmp_path / "out").exists()
 
@@ -263,9 +307,13 @@ def test_rates_are_never_chosen_on_the_test_side(
 def test_a_methods_rate_is_its_own_then_the_suites() -> None:
     method = cli.catalogue().find("bps")[0]
     spec = RunSpec(
-        suite=EMOJI, task="sketch", method=method, budget=EMOJI.budget("quick"), seed=0,
+        suite=EMOJI,
+        task="sketch",
+        method=method,
+        budget=EMOJI.budget("quick"),
+        seed=0,
         results=Path(),
-    )  # fmt: skip
+    )
     expected = EMOJI.learning_rates.get("bps", EMOJI.learning_rate)
     assert learning_rate(spec) == expected
     assert learning_rate(replace(spec, learning_rate=5e-4)) == 5e-4

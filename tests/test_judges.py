@@ -43,9 +43,7 @@ def test_importing_judges_loads_no_network_library() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_efficientnet_tells_its_card_and_features(
-    efficientnet: Judge, features: np.ndarray
-) -> None:
+def test_efficientnet_tells_its_card_and_features(efficientnet: Judge, features: np.ndarray) -> None:
     assert efficientnet.name == "EfficientNet-Lite0"
     assert len(efficientnet.digest) == 64
     assert "224" in efficientnet.resize
@@ -113,9 +111,7 @@ def test_unknown_names_and_missing_files_say_what_to_do(
         load_judge("open-clip/RN50", weights=weights)
 
 
-def test_damaged_efficientnet_weights_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_efficientnet_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"something else")
     monkeypatch.setattr("bench.judges.efficientnet._efficientnet_file", lambda: damaged)
@@ -149,9 +145,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_emoji_clip_folder_loads_and_reads_bare_captions(
-    clip_folder: Path, images: np.ndarray
-) -> None:
+def test_emoji_clip_folder_loads_and_reads_bare_captions(clip_folder: Path, images: np.ndarray) -> None:
     judge = load_judge("emoji-clip", weights=clip_folder)
     assert judge.name == "emoji-clip" and judge.card.reads_text
     assert judge.features(images).shape == (12, 32)

@@ -65,8 +65,21 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def micro(base: Path, results: Path, *more: object) -> list[object]:
-    return ["run", "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
-            "--method", "text-only", "--no-floor", *more]  # fmt: skip
+    return [
+        "run",
+        "--suite",
+        "micro",
+        "--base",
+        base,
+        "--results",
+        results,
+        "--device",
+        "cpu",
+        "--method",
+        "text-only",
+        "--no-floor",
+        *more,
+    ]
 
 
 def only_record(results: Path) -> RunRecord:
@@ -134,9 +147,7 @@ def test_the_flag_travels_through_grids() -> None:
     assert "--no-allow-leak" in plain.words(method="bps", task="sketch", seed=0)
 
 
-def test_an_audit_names_the_leak_and_explains_the_known_case(
-    planted: None, micro_folder: Path
-) -> None:
+def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micro_folder: Path) -> None:
     answer = bench("audit", "--suite", "micro", "--base", micro_folder)
     assert answer.exit_code == 1
     assert "LEAK near-duplicate image: 3 items shared between train and test" in answer.stdout

@@ -54,9 +54,13 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def data(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return prepare(
-        base, dataset=Doubled(), ids=openmoji64_splits().val[:4], task=find_task(TASK),
-        mirror=False, cache=Cache(tmp_path_factory.mktemp("cache")),
-    )  # fmt: skip
+        base,
+        dataset=Doubled(),
+        ids=openmoji64_splits().val[:4],
+        task=find_task(TASK),
+        mirror=False,
+        cache=Cache(tmp_path_factory.mktemp("cache")),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(cli.methods()))
@@ -77,9 +81,7 @@ def test_eps_is_made_of_what_the_unet_predicts(base: Base) -> None:
         output = base.unet(latents, times, text).sample
         eps = base.eps(latents, times, text[None])[0]
     a = base.alphas.float()[times].view(-1, 1, 1, 1)
-    wanted = (
-        output if base.prediction == "epsilon" else a.sqrt() * output + (1 - a).sqrt() * latents
-    )
+    wanted = output if base.prediction == "epsilon" else a.sqrt() * output + (1 - a).sqrt() * latents
     assert torch.allclose(eps, wanted, atol=1e-6)
     assert (base.prediction == "v_prediction") == base.unet.config["use_linear_projection"]
 

@@ -29,9 +29,13 @@ TRAINING = Training(batch=4)
 def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     ids = openmoji64_splits().val[:10]
     return prepare(
-        micro_base, dataset=OpenMoji64(), ids=ids, task=find_task("sketch"), mirror=True,
+        micro_base,
+        dataset=OpenMoji64(),
+        ids=ids,
+        task=find_task("sketch"),
+        mirror=True,
         cache=Cache(tmp_path_factory.mktemp("prepared")),
-    )  # fmt: skip
+    )
 
 
 def steered(base: Base) -> Any:
@@ -41,8 +45,14 @@ def steered(base: Base) -> Any:
 
 def run_training(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
     denoiser = steered(base)
-    settings = {"training": TRAINING, "images": 40, "learning_rate": 1e-3, "seed": 5,
-                "checkpoint_every": 3, **options}  # fmt: skip
+    settings = {
+        "training": TRAINING,
+        "images": 40,
+        "learning_rate": 1e-3,
+        "seed": 5,
+        "checkpoint_every": 3,
+        **options,
+    }
     result = train(denoiser, base=base, data=data, folder=folder, **settings)
     return denoiser, result
 
@@ -92,9 +102,7 @@ def test_v_loss_is_the_error_of_v(micro_base: Base, data: Prepared) -> None:
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     with torch.no_grad():
         eps = denoiser(noisy, times, text[None], conditions)[0]
-        loss = training_loss(
-            denoiser, base=micro_base, data=data, training=TRAINING, seed=0, step=0
-        )
+        loss = training_loss(denoiser, base=micro_base, data=data, training=TRAINING, seed=0, step=0)
     predicted = (eps - (1 - alpha).sqrt() * noisy) / alpha.sqrt()
     wanted = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     assert float(loss) == pytest.approx(float((predicted - wanted).square().mean()), rel=1e-3)
@@ -139,18 +147,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++"])
-def test_samples_do_not_depend_on_the_batch_size(
-    micro_base: Base, data: Prepared, name: str
-) -> None:
+def test_samples_do_not_depend_on_the_batch_size(micro_base: Base, data: Prepared, name: str) -> None:
     sampler, trained = Sampler(name=name, steps=4), steered(micro_base)
     with torch.no_grad():  # untrained residuals are exactly 0: shake them
         for parameter in Trainable(trained).parameters.values():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
 
     def images(batch: int) -> np.ndarray:
-        parts = sample_images(
-            trained, base=micro_base, data=data, sampler=sampler, seed=0, batch=batch
-        )
+        parts = sample_images(trained, base=micro_base, data=data, sampler=sampler, seed=0, batch=batch)
         return np.concatenate([pixels for _, pixels in parts])
 
     assert np.abs(images(10) - images(3)).max() < TOLERANCES.images
@@ -168,9 +172,7 @@ def test_every_example_keeps_its_own_condition_and_text(data: Prepared) -> None:
     assert views == {0, 1}
 
 
-def test_shuffled_samples_get_the_condition_they_are_said_to(
-    micro_base: Base, data: Prepared
-) -> None:
+def test_shuffled_samples_get_the_condition_they_are_said_to(micro_base: Base, data: Prepared) -> None:
     """A denoiser that paints its condition's mean shows whose condition each item got."""
 
     class Painter:
@@ -187,9 +189,14 @@ def test_shuffled_samples_get_the_condition_they_are_said_to(
     means = data.conditions[0].mean(dim=(1, 2, 3))
     wanted = micro_base.decode(means[order].view(-1, 1, 1, 1).expand(-1, 4, 16, 16))
     parts = sample_images(
-        Painter(), base=micro_base, data=data, sampler=Sampler(steps=4), seed=0, batch=4,
+        Painter(),
+        base=micro_base,
+        data=data,
+        sampler=Sampler(steps=4),
+        seed=0,
+        batch=4,
         condition_of=order,
-    )  # fmt: skip
+    )
     got = np.concatenate([pixels for _, pixels in parts])
     assert np.abs(got - wanted.permute(0, 2, 3, 1).numpy()).max() < 2e-3
     assert len(set(means.tolist())) == len(data)
@@ -214,23 +221,24 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     module = Root()
     with pytest.raises(BenchError, match="the gradient is (nan|inf)"):
         train(
-            module, base=micro_base, data=data, folder=tmp_path, training=TRAINING, images=8,
-            learning_rate=1e-3, seed=0,
-        )  # fmt: skip
+            module,
+            base=micro_base,
+            data=data,
+            folder=tmp_path,
+            training=TRAINING,
+            images=8,
+            learning_rate=1e-3,
+            seed=0,
+        )
     assert float(module.weight.detach()) == 0.0 and not (tmp_path / "train.ckpt").exists()
 
 
 def test_guidance_one_is_the_prompt_alone(micro_base: Base, data: Prepared) -> None:
     denoiser = steered(micro_base)
     noise = torch.from_numpy(np.stack([initial_noise(0, i, (4, 16, 16)) for i in data.ids[:2]]))
-    shared = {"base": micro_base, "noise": noise, "conditions": data.conditions[0, :2],
-              "text": data.text[:2]}  # fmt: skip
-    alone = sample_latents(
-        denoiser, sampler=Sampler(steps=3, guidance=1.0), empty=data.empty, **shared
-    )
-    nothing = sample_latents(
-        denoiser, sampler=Sampler(steps=3, guidance=0.0), empty=data.text[:1], **shared
-    )
+    shared = {"base": micro_base, "noise": noise, "conditions": data.conditions[0, :2], "text": data.text[:2]}
+    alone = sample_latents(denoiser, sampler=Sampler(steps=3, guidance=1.0), empty=data.empty, **shared)
+    nothing = sample_latents(denoiser, sampler=Sampler(steps=3, guidance=0.0), empty=data.text[:1], **shared)
     assert torch.allclose(alone[0], nothing[0], atol=1e-4)
     assert not torch.allclose(alone[1], nothing[1], atol=1e-4)
 
@@ -262,9 +270,14 @@ def test_samplers_follow_a_known_noise_exactly(micro_base: Base, data: Prepared)
 
     def end(name: str) -> torch.Tensor:
         return sample_latents(
-            Oracle(), base=micro_base, sampler=Sampler(name=name, steps=10, guidance=1.0),
-            noise=noise, conditions=data.conditions[0, :2], text=data.text[:2], empty=data.empty,
-        )  # fmt: skip
+            Oracle(),
+            base=micro_base,
+            sampler=Sampler(name=name, steps=10, guidance=1.0),
+            noise=noise,
+            conditions=data.conditions[0, :2],
+            text=data.text[:2],
+            empty=data.empty,
+        )
 
     assert torch.allclose(end("dpm++"), target, atol=2e-4)
     first, last = alphas[901], alphas[0]

@@ -48,8 +48,13 @@ def tiny() -> Shape:
 
 def setting(**changes: Any) -> Setting:
     training = Training(batch=2, loss="eps", mirror=False)
-    made = Setting(training=training, sampler=Sampler(name="ddim", steps=50, guidance=1.0),
-                   execution=Execution(), micro=2, alone=True)  # fmt: skip
+    made = Setting(
+        training=training,
+        sampler=Sampler(name="ddim", steps=50, guidance=1.0),
+        execution=Execution(),
+        micro=2,
+        alone=True,
+    )
     return replace(made, **changes)
 
 
@@ -79,9 +84,7 @@ def test_full_width_parameters_and_operations_are_the_known_ones(name: str) -> N
         make_fake(denoiser)
         data = stand_in(shape, task=task, count=1)
         base.vae = base.text_encoder = None
-        found = count_sampling(
-            denoiser, base=replace(base, device="cpu"), data=data, setting=setting()
-        )
+        found = count_sampling(denoiser, base=replace(base, device="cpu"), data=data, setting=setting())
     own = (found["encode_flops"] + found["step_flops"]) / 2e9 - 401.63672064
     assert round(own + (without_effect() if name == "bps" else 0), 1) == SD15[name][1]
     assert round(401.63672064, 1) == UNET[1]
@@ -89,17 +92,22 @@ def test_full_width_parameters_and_operations_are_the_known_ones(name: str) -> N
 
 def test_a_three_channel_controlnet_has_the_known_size() -> None:
     method, options = find("controlnet")
-    net = build_meta(method, base=build_base(shape_like("sd15"), encoders=False),
-                     task=find_task("layout"), options=options)  # fmt: skip
+    net = build_meta(
+        method, base=build_base(shape_like("sd15"), encoders=False), task=find_task("layout"), options=options
+    )
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 361_279_120
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bool) -> None:
-    task, asked = find_task("sketch"), setting(
-        execution=Execution(gradient_checkpointing=checkpointing),
-        training=Training(batch=2, loss="v", ema=0.99), accumulate=True,
-    )  # fmt: skip
+    task, asked = (
+        find_task("sketch"),
+        setting(
+            execution=Execution(gradient_checkpointing=checkpointing),
+            training=Training(batch=2, loss="v", ema=0.99),
+            accumulate=True,
+        ),
+    )
     method, options = find("t2i-adapter")
     fake = footprint(method, options=options, shape=tiny, task=task, setting=asked)
     base = build_base(tiny, device="cpu", encoders=False)
@@ -131,8 +139,9 @@ def test_activations_are_what_autograd_saves(tiny: Shape) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         features = denoiser.encode(data.conditions_at([0, 1]))
-        eps = denoiser(data.latents_at([0, 1]), torch.zeros(2, dtype=torch.long),
-                       data.text_at([0, 1])[None], features)[0]  # fmt: skip
+        eps = denoiser(
+            data.latents_at([0, 1]), torch.zeros(2, dtype=torch.long), data.text_at([0, 1])[None], features
+        )[0]
         eps.square().mean()
     assert counted == pytest.approx(sum(saved.values()), rel=0.05)
 
@@ -168,8 +177,9 @@ def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) ->
     def kept(precision: str, images: int) -> int:
         before, training = live.now, replace(setting().training, batch=4)
         with autocast("cpu", precision):
-            loss = training_loss(denoiser, base=base, data=data, training=training, seed=0, step=0,
-                                 places=range(images))  # fmt: skip
+            loss = training_loss(
+                denoiser, base=base, data=data, training=training, seed=0, step=0, places=range(images)
+            )
         assert loss.requires_grad
         return live.now - before
 
@@ -212,10 +222,25 @@ class Stub:
 
 
 COUNTED = Footprint(
-    parameters=1000, trainable=500, dead=0, weights=4000, beside=0, encoders=0, gradients=2000,
-    buckets=0, optimiser=4000, average=0, activations=8000, train_peak=20_000, sample_peak=5000,
-    decode_peak=4500, train_flops=6_000, encode_flops=100, step_flops=2_000, decode_flops=300,
-)  # fmt: skip
+    parameters=1000,
+    trainable=500,
+    dead=0,
+    weights=4000,
+    beside=0,
+    encoders=0,
+    gradients=2000,
+    buckets=0,
+    optimiser=4000,
+    average=0,
+    activations=8000,
+    train_peak=20_000,
+    sample_peak=5000,
+    decode_peak=4500,
+    train_flops=6_000,
+    encode_flops=100,
+    step_flops=2_000,
+    decode_flops=300,
+)
 
 
 @pytest.fixture
@@ -234,20 +259,30 @@ def work(memory: float, **changes: Any) -> Work:
     """Return work on a GPU that can fill `memory` bytes; a batch of 4."""
     gpu = replace(GPUS["h100"], memory=memory / 0.92 / 2**30, half=1e-12, single=1e-12)
     suite = replace(EMOJI, training=Training(batch=4), sampler=Sampler(steps=10))
-    made = Work(suite=suite, budget=suite.budget("standard"), task=find_task("sketch"),
-                shape=shape_like("sd15", width=32, size=64), items=(100, 10), gpu=gpu, mfu=0.5)  # fmt: skip
+    made = Work(
+        suite=suite,
+        budget=suite.budget("standard"),
+        task=find_task("sketch"),
+        shape=shape_like("sd15", width=32, size=64),
+        items=(100, 10),
+        gpu=gpu,
+        mfu=0.5,
+    )
     return replace(made, **changes)
 
 
 @pytest.mark.parametrize(
     "memory,advice",
-    [(23_000, ""), (17_300, "--micro-batch 2"), (14_000, "--micro-batch 1"),
-     (11_800, "--micro-batch 1 --gradient-checkpointing"), (11_000, "no micro batch fits"),
-     (5_000, "lower --batch")],
-)  # fmt: skip
-def test_what_does_not_fit_comes_with_what_to_change(
-    counted: None, memory: int, advice: str
-) -> None:
+    [
+        (23_000, ""),
+        (17_300, "--micro-batch 2"),
+        (14_000, "--micro-batch 1"),
+        (11_800, "--micro-batch 1 --gradient-checkpointing"),
+        (11_000, "no micro batch fits"),
+        (5_000, "lower --batch"),
+    ],
+)
+def test_what_does_not_fit_comes_with_what_to_change(counted: None, memory: int, advice: str) -> None:
     plan = plan_method(Stub(), options={}, work=work(memory))
     assert plan.fits == (not advice) == (plan.advice == "")
     assert plan.needed == round(ALLOWANCE * 20_000)
@@ -262,9 +297,7 @@ def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
     plan = plan_method(Stub(), options={}, work=work(1e6))
     assert plan.steps == 800
     assert plan.train_hours == pytest.approx(800 * 4 * 6_000 / 0.5 / 3600)
-    assert plan.sample_hours == pytest.approx(
-        2 * 363 * (100 + 10 * 2_000 + 300) / 0.5 / 3600 / 363 * 10
-    )
+    assert plan.sample_hours == pytest.approx(2 * 363 * (100 + 10 * 2_000 + 300) / 0.5 / 3600 / 363 * 10)
     two = plan_method(Stub(), options={}, work=work(1e6, gpus=2, shuffled=False))
     assert two.micro == 2 and two.train_hours == pytest.approx((plan.train_hours or 0) / 2)
     assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 4)
@@ -306,8 +339,13 @@ def test_sd21_has_its_known_sizes() -> None:
 
 
 def test_gpus_are_recognised_by_the_names_that_cuda_gives() -> None:
-    names = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-40GB": "a100-40", "NVIDIA H200": "h200",
-             "NVIDIA GeForce RTX 4090": "4090", "Tesla V100-SXM2-32GB": "v100"}  # fmt: skip
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA A100-SXM4-40GB": "a100-40",
+        "NVIDIA H200": "h200",
+        "NVIDIA GeForce RTX 4090": "4090",
+        "Tesla V100-SXM2-32GB": "v100",
+    }
     for given, known in names.items():
         gpu = recognise(given)
         assert isinstance(gpu, Gpu) and gpu.name == known
@@ -342,13 +380,16 @@ def test_the_command_prints_tables_and_json(micro_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "words,message",
-    [(("--gpu", "h300"), "unknown GPU 'h300'"), (("--gpu", "v100", "--precision", "bf16"), "no bfloat16"),
-     (("--gpus", "3"), "cannot be divided"), (("--gpu", "cpu", "--gpus", "2"), "one process"),
-     (("--task", "depth"), "unknown task"), (("--like", "sd3"), "unknown model to resemble")],
-)  # fmt: skip
-def test_what_cannot_be_is_said_before_anything_is_counted(
-    words: tuple[str, ...], message: str
-) -> None:
+    [
+        (("--gpu", "h300"), "unknown GPU 'h300'"),
+        (("--gpu", "v100", "--precision", "bf16"), "no bfloat16"),
+        (("--gpus", "3"), "cannot be divided"),
+        (("--gpu", "cpu", "--gpus", "2"), "one process"),
+        (("--task", "depth"), "unknown task"),
+        (("--like", "sd3"), "unknown model to resemble"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_counted(words: tuple[str, ...], message: str) -> None:
     done = run("--suite", "coco17", "--method", "bps", *words)
     assert done.exit_code == 2 and message in done.output, done.output
 

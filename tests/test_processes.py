@@ -49,9 +49,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     ids = openmoji64_splits().val[:6]
     return prepare(
-        micro_base, dataset=OpenMoji64(), ids=ids, task=find_task("sketch"), mirror=True,
+        micro_base,
+        dataset=OpenMoji64(),
+        ids=ids,
+        task=find_task("sketch"),
+        mirror=True,
         cache=Cache(tmp_path_factory.mktemp("processes")),
-    )  # fmt: skip
+    )
 
 
 def free_port() -> int:
@@ -67,9 +71,14 @@ def together(act: Callable[[int], Any], *, count: int = 2) -> list[Any]:
 
     def child(index: int) -> None:
         os.environ.update(
-            RANK=str(index), LOCAL_RANK=str(index), WORLD_SIZE=str(count), OMP_NUM_THREADS="1",
-            LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )  # fmt: skip
+            RANK=str(index),
+            LOCAL_RANK=str(index),
+            WORLD_SIZE=str(count),
+            OMP_NUM_THREADS="1",
+            LOCAL_WORLD_SIZE=str(count),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)  # the parent may have had one
@@ -121,8 +130,15 @@ def trained(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
     """Train BPS in this process's share of the launch; return result and weights."""
     denoiser = built(base, dead=options.pop("dead", False))
     processes = join("cpu")
-    settings = {"training": TRAINING, "images": 16, "learning_rate": RATE, "seed": 5,
-                "checkpoint_every": 2, "processes": processes, **options}  # fmt: skip
+    settings = {
+        "training": TRAINING,
+        "images": 16,
+        "learning_rate": RATE,
+        "seed": 5,
+        "checkpoint_every": 2,
+        "processes": processes,
+        **options,
+    }
     if callable(settings.get("stop_of")):
         settings["stop"] = settings.pop("stop_of")(processes.index)
     result = train(denoiser, base=base, data=data, folder=folder, **settings)
@@ -196,9 +212,7 @@ def test_an_error_of_one_process_ends_the_other_with_a_message(
     assert "another process of this run ended" in second
 
 
-def test_different_checkpoints_are_refused(
-    micro_base: Base, data: Prepared, tmp_path: Path
-) -> None:
+def test_different_checkpoints_are_refused(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
     """As on two nodes without shared storage."""
     trained(micro_base, data, tmp_path / "0", images=8, processes=ALONE)
     answers = together(lambda index: trained(micro_base, data, tmp_path / str(index), images=8))
@@ -206,8 +220,22 @@ def test_different_checkpoints_are_refused(
 
 
 def command(stage: str, base: Path, results: Path, *more: object) -> list[str]:
-    words = [stage, "--suite", "micro", "--base", base, "--results", results, "--device", "cpu",
-             "--batch", 4, "--method", "bps", *more]  # fmt: skip
+    words = [
+        stage,
+        "--suite",
+        "micro",
+        "--base",
+        base,
+        "--results",
+        results,
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+        "--method",
+        "bps",
+        *more,
+    ]
     return [str(w) for w in words]
 
 
@@ -282,13 +310,27 @@ def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
-             "--main_process_port", free_port(), "-m", "cli",
-             *command("train", micro_folder, tmp_path, "--track", "jsonl")]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        2,
+        "--main_process_port",
+        free_port(),
+        "-m",
+        "cli",
+        *command("train", micro_folder, tmp_path, "--track", "jsonl"),
+    ]
     done = subprocess.run(
-        [str(w) for w in words], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        [str(w) for w in words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 48 images") == 1
     (run,) = tmp_path.iterdir()

@@ -69,9 +69,7 @@ def test_diffusers_loads_the_folder_and_draws(name: str, folders: dict[str, Path
     assert torch.allclose(base.encode_text(["a dog"]), embeds, atol=1e-6)
 
 
-def test_equal_arguments_give_equal_files_and_others_do_not(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_equal_arguments_give_equal_files_and_others_do_not(folders: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(11)
     again = write_random_base(tmp_path / "sd15", like="sd15", width=32, size=64)
     other = write_random_base(tmp_path / "other", like="sd15", width=32, size=64, seed=1)
@@ -81,9 +79,11 @@ def test_equal_arguments_give_equal_files_and_others_do_not(
 
 def test_arguments_that_no_base_has_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"like": "sd16"}, "Did you mean"), ({"width": 40}, "multiples of 32"),
-        ({"size": 500}, "multiples of 64"), ({"dtype": "int8"}, "unknown dtype"),
-    ]  # fmt: skip
+        ({"like": "sd16"}, "Did you mean"),
+        ({"width": 40}, "multiples of 32"),
+        ({"size": 500}, "multiples of 64"),
+        ({"dtype": "int8"}, "unknown dtype"),
+    ]
     for wrong, said in refused:
         with pytest.raises(BenchError, match=said):
             write_random_base(tmp_path / "new", **wrong)
@@ -92,8 +92,19 @@ def test_arguments_that_no_base_has_are_refused(tmp_path: Path, folders: dict[st
 
 
 def test_the_commands_write_and_show_a_base(tmp_path: Path) -> None:
-    words = ["base", "random", str(tmp_path / "b"), "--width", "32", "--size", "128", "--dtype", "float16",
-             "--variant", "non_ema"]  # fmt: skip
+    words = [
+        "base",
+        "random",
+        str(tmp_path / "b"),
+        "--width",
+        "32",
+        "--size",
+        "128",
+        "--dtype",
+        "float16",
+        "--variant",
+        "non_ema",
+    ]
     made = RUNNER.invoke(cli.app, words)
     assert made.exit_code == 0, made.output
     assert "non-EMA" in made.output and "F16" in made.output and "epsilon" in made.output

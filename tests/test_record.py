@@ -29,21 +29,41 @@ from bench.types import BenchError
 
 
 def example(**changes: object) -> RunRecord:
-    value = MetricValue(
-        value=0.5, low=0.4, high=None, n=3, judge="none", scale="F1", better="higher"
-    )
+    value = MetricValue(value=0.5, low=0.4, high=None, n=3, judge="none", scale="F1", better="higher")
     side = SplitInfo(name="train", n=3, digest="d")
     record = RunRecord(
-        run_id="r", suite="emoji", task="sketch", method="bps", options={"schedule": "uniform"},
-        budget="quick", seed=0, protocol_hash="h", protocol={"task": "sketch"},
-        splits=Splits(train=side, eval=side, overlap=0), metrics={"sketch_f1": value},
+        run_id="r",
+        suite="emoji",
+        task="sketch",
+        method="bps",
+        options={"schedule": "uniform"},
+        budget="quick",
+        seed=0,
+        protocol_hash="h",
+        protocol={"task": "sketch"},
+        splits=Splits(train=side, eval=side, overlap=0),
+        metrics={"sketch_f1": value},
         rows={"samples": {"sketch_f1": value}},
-        cost=Cost(parameters=2, parameters_trainable=1, parameters_dead=0, macs=5, macs_guided=9,
-                  macs_encode=0, train_seconds=None,
-                  train_images=0, train_images_per_second=None, sample_seconds_per_image=0.1,
-                  score_seconds=1.0, peak_memory_bytes=9),
-        environment={"device": "cpu"}, artifacts={}, attribution="by nobody", started="s", finished="f",
-    )  # fmt: skip
+        cost=Cost(
+            parameters=2,
+            parameters_trainable=1,
+            parameters_dead=0,
+            macs=5,
+            macs_guided=9,
+            macs_encode=0,
+            train_seconds=None,
+            train_images=0,
+            train_images_per_second=None,
+            sample_seconds_per_image=0.1,
+            score_seconds=1.0,
+            peak_memory_bytes=9,
+        ),
+        environment={"device": "cpu"},
+        artifacts={},
+        attribution="by nobody",
+        started="s",
+        finished="f",
+    )
     return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
 
 
@@ -79,8 +99,14 @@ def test_records_of_another_shape_are_refused(
 
 
 def leaks() -> Leaks:
-    check = LeakCheck(status="leak", about="3 training items", items=2, findings=["a = b"],
-                      limits={"image": 0.97}, nearest={"image": 0.9})  # fmt: skip
+    check = LeakCheck(
+        status="leak",
+        about="3 training items",
+        items=2,
+        findings=["a = b"],
+        limits={"image": 0.97},
+        nearest={"image": 0.9},
+    )
     unknown = dataclasses.replace(check, status="unknown", items=None, findings=[])
     return Leaks(items=2, training=check, pretraining=unknown)
 
@@ -130,9 +156,7 @@ def test_artifacts_are_held_to_their_digests(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
-    value = MetricValue(
-        value=float("nan"), low=None, high=None, n=1, judge="none", scale="", better="none"
-    )
+    value = MetricValue(value=float("nan"), low=None, high=None, n=1, judge="none", scale="", better="none")
     with pytest.raises(ValueError, match="(?i)nan|finite"):
         write_record(tmp_path, example(metrics={"x": value}, rows={"samples": {"x": value}}))
 

@@ -27,9 +27,12 @@ COUNT = 16
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     data, ids = OpenMoji64(), openmoji64_splits().val[:COUNT]
     return Evaluator(
-        examples=[data[i] for i in ids], task=find_task("sketch"), clip=None,
-        features=load_judge("efficientnet-lite0"), cache=Cache(tmp_path_factory.mktemp("score")),
-    )  # fmt: skip
+        examples=[data[i] for i in ids],
+        task=find_task("sketch"),
+        clip=None,
+        features=load_judge("efficientnet-lite0"),
+        cache=Cache(tmp_path_factory.mktemp("score")),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +102,12 @@ def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
             return images.reshape(len(images), -1)[:, :7].astype(np.float32) + 1
 
     made = Evaluator(
-        examples=[data[i] for i in ids], task=find_task("sketch"), clip=None,
-        features=Counting(), cache=Cache(tmp_path),
-    )  # fmt: skip
+        examples=[data[i] for i in ids],
+        task=find_task("sketch"),
+        clip=None,
+        features=Counting(),
+        cache=Cache(tmp_path),
+    )
     made.features_of(made.targets, made.feature_judge)
     assert Counting.calls == 1
     changed = made.targets.copy()
@@ -122,9 +128,7 @@ def test_items_are_written_by_row(perfect: Scores) -> None:
     assert len(written["rows"]["samples"]["cosine"]) == COUNT
 
 
-def test_replicates_give_the_interval_and_pair_two_methods(
-    evaluator: Evaluator, perfect: Scores
-) -> None:
+def test_replicates_give_the_interval_and_pair_two_methods(evaluator: Evaluator, perfect: Scores) -> None:
     blurred = evaluator.evaluate(ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)))
     for name in ("fd", "kid"):
         found, stored = blurred.metrics[name], blurred.replicates[name]
@@ -138,17 +142,14 @@ def test_replicates_give_the_interval_and_pair_two_methods(
                 evaluator.features_of(images, evaluator.feature_judge), targets, own_pairs=False
             )
             for images, targets in (
-                (ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)),
-                 evaluator.target_features),
+                (ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)), evaluator.target_features),
                 (evaluator.targets, evaluator.target_features),
             )
-        ]  # fmt: skip
+        ]
         if name == "fd":
             moved = statistics[0].influence() - statistics[1].influence()
             drawn = linear_replicates(0.0, moved, resamples=evaluator.resamples)
-            direct = jackknife_interval(
-                found.value - float(perfect.metrics["fd"].value or 0), drawn
-            )
+            direct = jackknife_interval(found.value - float(perfect.metrics["fd"].value or 0), drawn)
         else:
             direct = jackknife_difference(*statistics, resamples=evaluator.resamples)
         first = perfect.metrics[name].value

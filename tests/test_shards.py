@@ -52,13 +52,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def prepared(
-    base: Base, folder: Path, *, storage: str, task: str = "drawing", **more: Any
-) -> Prepared:
+def prepared(base: Base, folder: Path, *, storage: str, task: str = "drawing", **more: Any) -> Prepared:
     return prepare(
-        base, dataset=OpenMoji64(), ids=IDS, task=find_task(task), mirror=True, cache=Cache(folder),
-        posterior=True, storage=storage, **more,
-    )  # fmt: skip
+        base,
+        dataset=OpenMoji64(),
+        ids=IDS,
+        task=find_task(task),
+        mirror=True,
+        cache=Cache(folder),
+        posterior=True,
+        storage=storage,
+        **more,
+    )
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -76,17 +81,13 @@ def test_training_batches_are_those_of_memory(base: Base, folder: Path, latents:
     assert isinstance(memory, InMemory) and isinstance(sharded, Sharded)
     training = Training(batch=4, latents=latents)
     for step in range(4):
-        one, other = (
-            draw_batch(d, training=training, seed=3, step=step) for d in (memory, sharded)
-        )
+        one, other = (draw_batch(d, training=training, seed=3, step=step) for d in (memory, sharded))
         names = ("latents", "conditions", "text", "timesteps", "noise")
         for name, a, b in zip(names, one, other, strict=True):
             if name in {"conditions", "timesteps", "noise"}:
                 assert a.dtype == b.dtype and torch.equal(a, b), name
         assert torch.allclose(one[0], other[0], atol=1e-5)
-        assert torch.allclose(
-            one[2], other[2], rtol=2**-11, atol=1e-5
-        )  # half of float16's last digit
+        assert torch.allclose(one[2], other[2], rtol=2**-11, atol=1e-5)  # half of float16's last digit
 
 
 def test_samples_are_those_of_memory(base: Base, folder: Path) -> None:
@@ -103,8 +104,15 @@ def test_samples_are_those_of_memory(base: Base, folder: Path) -> None:
     drawn = []
     for storage in ("memory", "shards"):
         data = prepared(base, folder, storage=storage)
-        parts = sample_images(Painter(), base=base, data=data, sampler=Sampler(steps=2), seed=0,
-                              batch=4, condition_of=np.arange(10)[::-1])  # fmt: skip
+        parts = sample_images(
+            Painter(),
+            base=base,
+            data=data,
+            sampler=Sampler(steps=2),
+            seed=0,
+            batch=4,
+            condition_of=np.arange(10)[::-1],
+        )
         drawn.append(np.concatenate([pixels for _, pixels in parts]))
     assert np.abs(drawn[0] - drawn[1]).max() < 1e-3
     assert np.abs(drawn[0] - drawn[0][::-1]).max() > 0.01
@@ -129,8 +137,7 @@ def test_a_draw_is_mean_plus_deviation_times_noise(base: Base, folder: Path) -> 
 def test_drawn_latents_leave_all_other_draws_as_they_are(base: Base, folder: Path) -> None:
     data = prepared(base, folder, storage="shards")
     mode, drawn = (
-        draw_batch(data, training=Training(batch=4, latents=w), seed=1, step=2)
-        for w in ("mode", "sample")
+        draw_batch(data, training=Training(batch=4, latents=w), seed=1, step=2) for w in ("mode", "sample")
     )
     assert all(torch.equal(a, b) for a, b in zip(mode[1:], drawn[1:], strict=True))
     assert not torch.equal(mode[0], drawn[0])
@@ -267,8 +274,15 @@ def suite(base: Base, monkeypatch: pytest.MonkeyPatch) -> Suite:
 
 def test_a_run_on_shards_trains_samples_and_scores(suite: Suite, tmp_path: Path) -> None:
     budget = dataclasses.replace(suite.budget("quick"), train_images=16, eval_items=12)
-    spec = RunSpec(suite=suite, task="sketch", method=cli._method("t2i-adapter"), budget=budget, seed=0,
-                   results=tmp_path, batch=4)  # fmt: skip
+    spec = RunSpec(
+        suite=suite,
+        task="sketch",
+        method=cli._method("t2i-adapter"),
+        budget=budget,
+        seed=0,
+        results=tmp_path,
+        batch=4,
+    )
     run = Run(spec)
     record = run.all()
     assert isinstance(run.train_data, Sharded) and record.cost.train_images == 16
@@ -284,13 +298,21 @@ def test_the_command_encodes_ahead_and_the_second_call_has_nothing_to_do(
     monkeypatch.setenv("BPS_BENCH_CACHE", str(tmp_path / "cache"))
     few = dataclasses.replace(suite, base=None)
     monkeypatch.setattr("bench.suites.SUITES", {"micro-shards": few, "emoji": SUITES["emoji"]})
-    words = ["data", "encode", "--suite", "micro-shards", "--base", str(base.folder), "--budget", "quick",
-             "--device", "cpu"]  # fmt: skip
+    words = [
+        "data",
+        "encode",
+        "--suite",
+        "micro-shards",
+        "--base",
+        str(base.folder),
+        "--budget",
+        "quick",
+        "--device",
+        "cpu",
+    ]
     first = RUNNER.invoke(cli.app, words)
     assert first.exit_code == 0, first.output
-    assert (
-        "train: 12 items, 2 view(s), 3 shards" in first.stdout and "test: 12 items" in first.stdout
-    )
+    assert "train: 12 items, 2 view(s), 3 shards" in first.stdout and "test: 12 items" in first.stdout
     assert "encode 12 items" in first.stderr and "free)" in first.stderr
     before = written(tmp_path / "cache")
     again = RUNNER.invoke(cli.app, words)

@@ -27,8 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = write_random_base(tmp_path_factory.mktemp("snapshot") / "sd", width=32, size=64)
     weights = load_file(made / PLAIN)
     save_file({n: t + 0.01 for n, t in weights.items()}, made / OTHER)
-    for extra in ("safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json",
-                  "unet/model.onnx", "README.md"):  # fmt: skip
+    for extra in (
+        "safety_checker/model.safetensors",
+        "feature_extractor/preprocessor_config.json",
+        "unet/model.onnx",
+        "README.md",
+    ):
         (made / extra).parent.mkdir(exist_ok=True)
         (made / extra).write_bytes(b"not read")
     return made
@@ -75,21 +79,22 @@ def test_a_variant_nobody_has_is_named(folder: Path) -> None:
 
 
 def test_each_part_takes_the_variant_it_has_and_safetensors_first() -> None:
-    unet = [
-        f"unet/diffusion_pytorch_model{v}.{k}"
-        for v in ("", ".fp16")
-        for k in ("bin", "safetensors")
-    ]
+    unet = [f"unet/diffusion_pytorch_model{v}.{k}" for v in ("", ".fp16") for k in ("bin", "safetensors")]
     text = ["text_encoder/pytorch_model.bin", "text_encoder/config.json"]
     vae = ["vae/diffusion_pytorch_model.safetensors", "vae/diffusion_flax_model.msgpack"]
     names = [*unet, *text, *vae, "tokenizer/vocab.json", "safety_checker/model.safetensors"]
     assert choose_files(names, variant="fp16") == [
-        "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors",
-        "text_encoder/config.json", "text_encoder/pytorch_model.bin", "tokenizer/vocab.json",
-    ]  # fmt: skip
-    sharded = ["unet/diffusion_pytorch_model.safetensors.index.json",
-               "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
-               "unet/diffusion_pytorch_model-00002-of-00002.safetensors"]  # fmt: skip
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/pytorch_model.bin",
+        "tokenizer/vocab.json",
+    ]
+    sharded = [
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+    ]
     assert sorted(choose_files([*sharded, unet[3]])) == sorted(sharded)
     with pytest.raises(BenchError, match="variants fp16 alone"):
         choose_files([unet[3], *text])
@@ -103,17 +108,13 @@ def test_a_hub_id_is_found_in_the_cache_without_a_network(hub: Path, folder: Pat
     assert load_base("somebody/sd@main", variant="non_ema").variants["unet"] == "non_ema"
 
 
-def test_what_was_fetched_serves_when_the_network_is_down(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_fetched_serves_when_the_network_is_down(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers
     assert fetch("somebody/sd").name == COMMIT
-    with pytest.raises(
-        BenchError, match="cannot be had from the hub [(].*hf download somebody/else"
-    ):
+    with pytest.raises(BenchError, match="cannot be had from the hub [(].*hf download somebody/else"):
         fetch("somebody/else")
 
 

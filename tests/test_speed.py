@@ -54,9 +54,7 @@ def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
         assert 0 < spread["least"] <= spread["median"] <= spread["most"]
     assert alone["sample"] is None and alone["trainable"] == 0
     assert method["train_flops"] > alone["train_flops"], "the adapter's operations come on top"
-    assert min(method["sample_bytes"], method["train_bytes"]) > 2**27, (
-        "the libraries alone take that"
-    )
+    assert min(method["sample_bytes"], method["train_bytes"]) > 2**27, "the libraries alone take that"
     on_a_gpu = {**found["machine"], "device": "cuda", "gpu": "NVIDIA H100 80GB HBM3"}
     (tmp_path / "gpu").mkdir()
     (tmp_path / "gpu" / FILE).write_text(json.dumps({**found, "machine": on_a_gpu}))
@@ -71,17 +69,30 @@ def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
 
 
 def test_a_process_takes_the_memory_that_was_planned(tmp_path: Path) -> None:
-    words = ["speed", "--method", "bps", "--width", "64", "--size", "256", "--batch", "2", "--sampled",
-             "2", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    words = [
+        "speed",
+        "--method",
+        "bps",
+        "--width",
+        "64",
+        "--size",
+        "256",
+        "--batch",
+        "2",
+        "--sampled",
+        "2",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run([sys.executable, "-m", "cli", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / FILE).read_text())["entries"]
     for what in ("train", "sample"):
-        assert found[f"{what}_bytes"] == pytest.approx(found[f"planned_{what}_bytes"], rel=0.15), (
-            what
-        )
+        assert found[f"{what}_bytes"] == pytest.approx(found[f"planned_{what}_bytes"], rel=0.15), what
 
 
 def test_another_size_starts_a_new_table(tmp_path: Path) -> None:
@@ -113,9 +124,7 @@ def test_yardsticks_train_what_they_say(name: str) -> None:
     made.step()
     moved = any(not torch.equal(a, b) for a, b in zip(before, base.unet.parameters(), strict=True))
     assert moved == (name == "unet-trained")
-    assert made.parameters >= base.unet.num_parameters() and (made.trainable > 0) == (
-        "backward" not in name
-    )
+    assert made.parameters >= base.unet.num_parameters() and (made.trainable > 0) == ("backward" not in name)
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:

@@ -90,9 +90,7 @@ def test_bootstrapped_frechet_is_biased_upward_and_the_interval_corrects_it() ->
 
 
 @pytest.mark.parametrize(("n", "d", "least"), [(100, 5, 0.85), (40, 50, 0.9)])
-def test_frechet_intervals_cover_the_distance_expected_at_this_n(
-    n: int, d: int, least: float
-) -> None:
+def test_frechet_intervals_cover_the_distance_expected_at_this_n(n: int, d: int, least: float) -> None:
     whole = np.ones(n, dtype=np.uint16)
     truth = np.mean([PairedFrechet(*pair(n, d, 10_000 + s))(whole) for s in range(300)])
     resamples = Resamples(n_items=n, n_replicates=100, seed=0)
@@ -115,8 +113,7 @@ def test_jackknife_error_is_closer_than_the_bootstrap_when_items_are_few() -> No
     resamples = Resamples(n_items=n, n_replicates=100, seed=0)
     statistics = [PairedFrechet(*pair(n, d, s)) for s in range(10)]
     errors = [
-        (i.high - i.low) / 3.92
-        for i in (jackknife(s, resamples=resamples, groups=40) for s in statistics)
+        (i.high - i.low) / 3.92 for i in (jackknife(s, resamples=resamples, groups=40) for s in statistics)
     ]
     drawn = [replicate(s, resamples=resamples).std() for s in statistics]
     assert 0.9 * spread < np.mean(errors) < 1.5 * spread

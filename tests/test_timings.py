@@ -24,18 +24,22 @@ RUNNER = CliRunner()
 
 def timing(method: str, **changes: Any) -> Timing:
     made = Timing(
-        method=method, options={"schedule": "head_heavy"}, task="sketch", steps=4, items=8,
-        train_images_per_second=20.0, sample_seconds_per_image=0.5, peak_memory_bytes=2**30,
-    )  # fmt: skip
+        method=method,
+        options={"schedule": "head_heavy"},
+        task="sketch",
+        steps=4,
+        items=8,
+        train_images_per_second=20.0,
+        sample_seconds_per_image=0.5,
+        peak_memory_bytes=2**30,
+    )
     return replace(made, **changes)
 
 
 MACHINE = {"processor": "a", "device": "cpu", "threads": 2, "platform": "Linux"}
 
 
-def test_measuring_finds_positive_costs_and_leaves_no_trace(
-    micro_folder: Path, tmp_path: Path
-) -> None:
+def test_measuring_finds_positive_costs_and_leaves_no_trace(micro_folder: Path, tmp_path: Path) -> None:
     request = Request(suite="micro", results=tmp_path, base=micro_folder, device="cpu", batch=4)
     run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
     found = measure(run, steps=3, batches=2)
@@ -65,9 +69,27 @@ def test_the_command_measures_methods_one_after_another(
 ) -> None:
     add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
     names = "t2i-adapter,t2i-adapter-cubic,text-only"
-    words = ["cost", "--method", names, "--suite", "micro",
-             "--base", micro_folder, "--results", tmp_path, "--device", "cpu",
-             "--batch", 4, "--steps", 2, "--batches", 1, "--rounds", 2]  # fmt: skip
+    words = [
+        "cost",
+        "--method",
+        names,
+        "--suite",
+        "micro",
+        "--base",
+        micro_folder,
+        "--results",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+        "--steps",
+        2,
+        "--batches",
+        1,
+        "--rounds",
+        2,
+    ]
     words = [str(w) for w in words]
     refused = RUNNER.invoke(cli.app, words)
     assert refused.exit_code == 2 and "another machine" in refused.output

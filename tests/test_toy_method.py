@@ -66,13 +66,16 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_contract_tests_take_a_new_row_with_no_new_test_code(added: Path) -> None:
-    words = ["-p", "toy_row", "-p", "no:cacheprovider", "-k", "toy and drawing",
-             "tests/test_contracts.py"]  # fmt: skip
+    words = ["-p", "toy_row", "-p", "no:cacheprovider", "-k", "toy and drawing", "tests/test_contracts.py"]
     path = os.pathsep.join([str(added), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": path}, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-m", "pytest", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=240,
+    )
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
@@ -85,8 +88,19 @@ def test_the_command_line_lists_checks_and_runs_it(added: Path, micro_folder: Pa
     micro = ("--suite", "micro", "--base", micro_folder)
     assert "a learned shift" in bench("list")
     assert "FAIL" not in bench("check", "--method", "toy", *micro)
-    bench("run", "--method", "toy", "--no-floor", *micro, "--results", added / "runs",
-          "--device", "cpu", "--batch", 4)  # fmt: skip
+    bench(
+        "run",
+        "--method",
+        "toy",
+        "--no-floor",
+        *micro,
+        "--results",
+        added / "runs",
+        "--device",
+        "cpu",
+        "--batch",
+        4,
+    )
     (folder,) = find_records(added / "runs")
     record = load_record(folder)
     assert record.method == "toy" and record.cost.parameters_trainable == 8

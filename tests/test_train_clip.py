@@ -35,8 +35,7 @@ def pairs(count: int = 24) -> Pairs:
 def test_batches_hold_different_captions_and_depend_on_the_seed_alone() -> None:
     groups = Groups(pairs())
     draws = [
-        groups.draw(np.random.default_rng(s), batch=5, openmoji_share=1.0, drop_word=0.0)
-        for s in (1, 1, 2)
+        groups.draw(np.random.default_rng(s), batch=5, openmoji_share=1.0, drop_word=0.0) for s in (1, 1, 2)
     ]
     np.testing.assert_array_equal(draws[0][0], draws[1][0])
     assert draws[0][1] == draws[1][1] != draws[2][1]
@@ -75,9 +74,7 @@ def test_pairs_and_collections_are_checked(tmp_path: Path) -> None:
     np.savez(path, images=good.images, captions=np.array(good.captions))
     with pytest.raises(BenchError, match="lacks the arrays styles"):
         load_collection(path)
-    np.savez(
-        path, images=good.images, captions=np.array(good.captions), styles=np.array(good.styles)
-    )
+    np.savez(path, images=good.images, captions=np.array(good.captions), styles=np.array(good.styles))
     assert load_collection(path).digest == good.digest
 
 
@@ -98,9 +95,7 @@ def test_folding_keeps_the_function() -> None:
     torch.testing.assert_close(layer(x).detach(), expected)
 
 
-def test_a_stopped_training_resumes_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(train_clip, "_EVERY", 2)
@@ -122,9 +117,14 @@ def test_a_stopped_training_resumes_to_the_same_bits(
         model = build_model(recipe, tokenizer.get_vocab_size())
         before = {k: v.clone() for k, v in model.visual.trunk.state_dict().items()}
         train_clip.train(
-            model, tokenizer, data, features, recipe,
-            checkpoint=tmp_path / name, validate=validate,
-        )  # fmt: skip
+            model,
+            tokenizer,
+            data,
+            features,
+            recipe,
+            checkpoint=tmp_path / name,
+            validate=validate,
+        )
         assert all(torch.equal(before[k], v) for k, v in model.visual.trunk.state_dict().items())
         return dict(model.state_dict())
 
@@ -134,6 +134,4 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     resumed = train("stopped", 0)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     fresh = build_model(recipe, tokenizer.get_vocab_size()).state_dict()
-    assert not torch.equal(
-        whole["text.token_embedding.weight"], fresh["text.token_embedding.weight"]
-    )
+    assert not torch.equal(whole["text.token_embedding.weight"], fresh["text.token_embedding.weight"])

@@ -51,9 +51,7 @@ def test_saved_weights_load_into_a_fresh_method_to_the_same_bits(
 
 
 @pytest.mark.parametrize("prior", ["free", "none"])
-def test_a_prior_trained_along_is_saved_and_loaded_too(
-    micro_base: Base, tmp_path: Path, prior: str
-) -> None:
+def test_a_prior_trained_along_is_saved_and_loaded_too(micro_base: Base, tmp_path: Path, prior: str) -> None:
     trained = saved("bps", micro_base, tmp_path, prior=prior)
     fresh = built("bps", micro_base, seed=5, prior=prior)
     assert load(fresh, tmp_path, "bps") == {"unet": "came with the weights (trained along)"}
@@ -67,9 +65,7 @@ def by_bps(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: Any) -
 def by_controlnet(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: Any) -> Any:
     net = ControlNetModel.from_pretrained(folder)
     down, middle = net(x, t, text, controlnet_cond=condition, return_dict=False)
-    return unet(
-        x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
-    ).sample
+    return unet(x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
 
 
 def by_t2i(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: Any) -> Any:
@@ -126,9 +122,7 @@ BY_DIFFUSERS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_diffusers_own_classes_give_the_same_eps(
-    name: str, micro_base: Base, tmp_path: Path
-) -> None:
+def test_diffusers_own_classes_give_the_same_eps(name: str, micro_base: Base, tmp_path: Path) -> None:
     trained = saved(name, micro_base, tmp_path)
     latents, steps, text, condition = inputs(micro_base)
     with torch.no_grad():

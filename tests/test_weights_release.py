@@ -86,9 +86,7 @@ def test_a_release_checkpoint_gives_its_adapter_and_its_unet(
     assert "by up to 0.5" in facts["unet"] and len(facts["unet_sha256"]) == 64
     for name, tensor in unet.state_dict().items():
         assert torch.equal(fresh.steered.unet.state_dict()[name], tensor), name
-    assert not torch.equal(
-        sd15_base.unet.conv_out.bias, unet.conv_out.bias
-    )  # the base is untouched
+    assert not torch.equal(sd15_base.unet.conv_out.bias, unet.conv_out.bias)  # the base is untouched
     taken = {n.removeprefix(ADAPTER): t for n, t in state.items() if n.startswith(ADAPTER)}
     adapter = fresh.steered.adapter
     assert torch.equal(adapter.encoder[0].weight, taken["input_blocks.0.weight"])
@@ -97,15 +95,10 @@ def test_a_release_checkpoint_gives_its_adapter_and_its_unet(
     assert all(p.requires_grad for p in adapter.parameters())
 
 
-def test_a_release_checkpoint_of_the_bases_own_unet_says_so(
-    sd15_base: Base, tmp_path: Path
-) -> None:
+def test_a_release_checkpoint_of_the_bases_own_unet_says_so(sd15_base: Base, tmp_path: Path) -> None:
     checkpoint(sd15_base.unet, tmp_path / "bps.ckpt")
     fresh = built("bps", sd15_base)
-    assert (
-        load(fresh, tmp_path / "bps.ckpt", "bps")["unet"]
-        == "of the checkpoint, equal to the base's"
-    )
+    assert load(fresh, tmp_path / "bps.ckpt", "bps")["unet"] == "of the checkpoint, equal to the base's"
     assert fresh.steered.unet is sd15_base.unet
 
 
@@ -136,7 +129,5 @@ def test_a_release_checkpoint_that_cannot_be_is_refused(sd15_base: Base, tmp_pat
     state[unet_name] = kept
     del state[f"{ADAPTER}res_weights.3"]
     refused("Missing: res_weights.3")
-    with pytest.raises(
-        ValueError, match="no name begins with 'model.diffusion_model.control_model.'"
-    ):
+    with pytest.raises(ValueError, match="no name begins with 'model.diffusion_model.control_model.'"):
         split_release_checkpoint({unet_name: kept}, unet_config=sd15_base.unet.config)

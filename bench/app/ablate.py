@@ -41,13 +41,21 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
         name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, guidance or steps.")],
         task: Annotated[str | None, typer.Option(help="Tasks: a,b or all; else its own.")] = None,
         seeds: Annotated[str, typer.Option(help="Training seeds.")] = "0,1,2",
-        suite: SuiteName = "emoji", budget: BudgetName = None, jobs: Jobs = 1,
-        results: Results = RESULTS, device: Device = "auto", base: BaseFolder = None,
-        batch: Batch = 32, checkpoint_every: Every = 100, data: DataFolder = None,
-        weights: Variant = None, ray: Ray = None, cpus_per_run: CpusPerRun = 1,
+        suite: SuiteName = "emoji",
+        budget: BudgetName = None,
+        jobs: Jobs = 1,
+        results: Results = RESULTS,
+        device: Device = "auto",
+        base: BaseFolder = None,
+        batch: Batch = 32,
+        checkpoint_every: Every = 100,
+        data: DataFolder = None,
+        weights: Variant = None,
+        ray: Ray = None,
+        cpus_per_run: CpusPerRun = 1,
         gpus_per_run: GpusPerRun = 0,
         plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Compare the variants of one design choice: runs that exist are used, missing ones made."""
         from bench.ablate import do_ablation, plan_ablation
         from bench.ablations import ABLATIONS
@@ -60,18 +68,24 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
         if name not in ABLATIONS:
             raise unknown("ablation", name, ABLATIONS)
         ablation, tables = ABLATIONS[name], catalogue()
-        request = Request(suite=suite, budget=budget, results=results, device=device, base=base,
-                          batch=batch, checkpoint_every=checkpoint_every, data=data,
-                          variant=weights)  # fmt: skip
+        request = Request(
+            suite=suite,
+            budget=budget,
+            results=results,
+            device=device,
+            base=base,
+            batch=batch,
+            checkpoint_every=checkpoint_every,
+            data=data,
+            variant=weights,
+        )
         planned = plan_ablation(tables, ablation, request, task=task, seeds=seeds)
         say = typer.echo if plan else aside
         say(plan_text(ablation, planned, Forecast(results)))
         if plan:
             return
         with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
-            outcomes = do_ablation(
-                tables, ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start
-            )
+            outcomes = do_ablation(tables, ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start)
         typer.echo(_tables(ablation, planned, results))
         end(outcomes)
 
@@ -90,9 +104,7 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], forecast: Forecast
         takes = "unknown" if seconds is None else duration(seconds)
         takes = takes if one.state == MISSING else ""
         state = f"{one.state} ({one.why})" if one.why else one.state
-        lines.append(
-            [one.spec.task, one.variant.called, str(one.seed), one.folder.name, state, takes]
-        )
+        lines.append([one.spec.task, one.variant.called, str(one.seed), one.folder.name, state, takes])
     return (
         f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n"
         f"{forecast.words(planned)}"

@@ -10,16 +10,17 @@ import typer
 
 from bench.app.options import AsJson, BaseFolder, DataFolder, SuiteName, guarded
 
-RunFolder = Annotated[
-    Path | None, typer.Option("--run", help="Audit the items and base of this run.")
-]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Audit the items and base of this run.")]
 
 
 @guarded
 def audit_command(
-    suite: SuiteName = "emoji", run: RunFolder = None, base: BaseFolder = None,
-    data: DataFolder = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    suite: SuiteName = "emoji",
+    run: RunFolder = None,
+    base: BaseFolder = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a suite's data, and its evaluation items against training and pretraining."""
     from bench.audit import audit, audit_run, audit_text, audit_value
     from bench.content import Cache

@@ -21,15 +21,18 @@ Dtype = Annotated[str, typer.Option(help="Of the weights on disk: float32, float
 @base_app.command("random")
 @guarded
 def random_command(
-    out: Out, like: Like = "sd15", width: Width = 320, size: Size = None, dtype: Dtype = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0, variant: Variant = None,
-) -> None:  # fmt: skip
+    out: Out,
+    like: Like = "sd15",
+    width: Width = 320,
+    size: Size = None,
+    dtype: Dtype = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+    variant: Variant = None,
+) -> None:
     """Write a base with random weights and a Stable Diffusion's topology, as a diffusers folder."""
     from bench.random_base import write_random_base
 
-    write_random_base(
-        out, like=like, width=width, size=size, seed=seed, dtype=dtype, variant=variant
-    )
+    write_random_base(out, like=like, width=width, size=size, seed=seed, dtype=dtype, variant=variant)
     typer.echo(_shown(out, variant=variant, as_json=False))
 
 
@@ -37,8 +40,9 @@ def random_command(
 @guarded
 def show_command(
     place: Annotated[str, typer.Argument(help="A diffusers folder, or org/name[@revision].")],
-    variant: Variant = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what a base is: prediction, sizes, parameters, and the SHA-256 of every part."""
     typer.echo(_shown(Path(place), variant=variant, as_json=as_json))
 

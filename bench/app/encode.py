@@ -24,10 +24,15 @@ Workers = Annotated[
 
 @guarded
 def encode_command(
-    suite: SuiteName = "coco17", base: BaseFolder = None, variant: Variant = None,
-    data: DataFolder = None, side: Side = None, budget: BudgetName = None, device: Device = "auto",
+    suite: SuiteName = "coco17",
+    base: BaseFolder = None,
+    variant: Variant = None,
+    data: DataFolder = None,
+    side: Side = None,
+    budget: BudgetName = None,
+    device: Device = "auto",
     workers: Workers = None,
-) -> None:  # fmt: skip
+) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
     from bench.arguments import parse_device
     from bench.base import load_base
@@ -40,8 +45,16 @@ def encode_command(
     assert chosen.base is not None, "find_suite refuses suites without a base"
     loaded = load_base(chosen.base, device=parse_device(device), variant=variant)
     with console_hooks() as hooks:
-        found = encode_suite(chosen, base=loaded, cache=Cache(), budget=budget, workers=workers,
-                             stage=hooks.stage, tick=hooks.tick, stop=hooks.stop)  # fmt: skip
+        found = encode_suite(
+            chosen,
+            base=loaded,
+            cache=Cache(),
+            budget=budget,
+            workers=workers,
+            stage=hooks.stage,
+            tick=hooks.tick,
+            stop=hooks.stop,
+        )
         hooks.close()
     for name, shards in found.items():
         typer.echo(encoded_words(name, shards, base=loaded))

@@ -19,19 +19,24 @@ def exporting(catalogue: Callable[[], Any]) -> Callable[..., None]:
 
     @guarded
     def export(
-        run: RunPlace, out: Out, base: BaseFolder = None, variant: Variant = None,
-        with_base: Annotated[
-            bool, typer.Option(help="Write the base beside it: a whole pipeline.")
-        ] = False,
-    ) -> None:  # fmt: skip
+        run: RunPlace,
+        out: Out,
+        base: BaseFolder = None,
+        variant: Variant = None,
+        with_base: Annotated[bool, typer.Option(help="Write the base beside it: a whole pipeline.")] = False,
+    ) -> None:
         """Write a run's trained weights as a folder that diffusers loads, with a model card."""
         from bench.export import CARD, export_run
 
         place = run.parent if run.name == "record.json" else run
         folder = export_run(
-            place, out, find=lambda name: catalogue().find(name)[0], base=base, variant=variant,
+            place,
+            out,
+            find=lambda name: catalogue().find(name)[0],
+            base=base,
+            variant=variant,
             with_base=with_base,
-        )  # fmt: skip
+        )
         typer.echo(f"{folder}\n{folder / CARD}  (how to load it, scores, licence)")
 
     return export

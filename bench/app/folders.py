@@ -64,20 +64,37 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         context: typer.Context,
         generated: Annotated[Path | None, typer.Argument(help="Generated images (A).")] = None,
         reference: Annotated[Path | None, typer.Argument(help="Reference images (B).")] = None,
-        method: MethodName = "bps", task: TaskName = "sketch", suite: SuiteName = "emoji",
-        budget: BudgetName = None, seed: Seed = 0, results: Results = RESULTS,
-        device: Device = "auto", base: BaseFolder = None, option: Options = None,
-        learning_rate: Rate = None, batch: Batch = 32, checkpoint_every: Every = 100,
-        side: Side = None, allow_leak: AllowLeak = False, data: DataFolder = None,
-        judge: JudgeName = JUDGE, weights: Weights = None, clip: Clip = None,
-        clip_weights: ClipWeights = None, as_json: AsJson = False, variant: Variant = None,
-        train_items: TrainItems = None, guidance: Guidance = None, steps: Steps = None,
+        method: MethodName = "bps",
+        task: TaskName = "sketch",
+        suite: SuiteName = "emoji",
+        budget: BudgetName = None,
+        seed: Seed = 0,
+        results: Results = RESULTS,
+        device: Device = "auto",
+        base: BaseFolder = None,
+        option: Options = None,
+        learning_rate: Rate = None,
+        batch: Batch = 32,
+        checkpoint_every: Every = 100,
+        side: Side = None,
+        allow_leak: AllowLeak = False,
+        data: DataFolder = None,
+        judge: JudgeName = JUDGE,
+        weights: Weights = None,
+        clip: Clip = None,
+        clip_weights: ClipWeights = None,
+        as_json: AsJson = False,
+        variant: Variant = None,
+        train_items: TrainItems = None,
+        guidance: Guidance = None,
+        steps: Steps = None,
         sensitivity: Annotated[
             bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
         ] = False,
         intervals: Annotated[bool, typer.Option(help="95% intervals of the metrics.")] = True,
-        *, execution: dict[str, Any],
-    ) -> None:  # fmt: skip
+        *,
+        execution: dict[str, Any],
+    ) -> None:
         """Score the samples of a run, or any two folders of images: bench score A B."""
         from bench.types import BenchError
 
@@ -89,17 +106,40 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
         _refuse_strays(context, folders=generated is not None)
         if generated is None or reference is None:
             stage(
-                method=method, task=task, suite=suite, budget=budget, seed=seed, results=results,
-                device=device, base=base, option=option, learning_rate=learning_rate, batch=batch,
-                checkpoint_every=checkpoint_every, side=side, allow_leak=allow_leak, data=data,
-                variant=variant, train_items=train_items, guidance=guidance, steps=steps,
+                method=method,
+                task=task,
+                suite=suite,
+                budget=budget,
+                seed=seed,
+                results=results,
+                device=device,
+                base=base,
+                option=option,
+                learning_rate=learning_rate,
+                batch=batch,
+                checkpoint_every=checkpoint_every,
+                side=side,
+                allow_leak=allow_leak,
+                data=data,
+                variant=variant,
+                train_items=train_items,
+                guidance=guidance,
+                steps=steps,
                 **execution,
-            )  # fmt: skip
+            )
             return
         found = _compared(
-            generated, reference, judge=judge, weights=weights, clip=clip, clip_weights=clip_weights,
-            device=device, batch=batch, sensitivity=sensitivity, intervals=intervals,
-        )  # fmt: skip
+            generated,
+            reference,
+            judge=judge,
+            weights=weights,
+            clip=clip,
+            clip_weights=clip_weights,
+            device=device,
+            batch=batch,
+            sensitivity=sensitivity,
+            intervals=intervals,
+        )
         typer.echo(json.dumps(found.as_json(), indent=1) if as_json else comparison_text(found))
 
     return score
@@ -116,17 +156,24 @@ def _refuse_strays(context: typer.Context, *, folders: bool) -> None:
     } - {"generated", "reference"}
     stray = given - _OF_BOTH - _OF_FOLDERS if folders else given & _OF_FOLDERS
     if stray:
-        names = ", ".join(
-            f"--{name.removeprefix('as_').replace('_', '-')}" for name in sorted(stray)
-        )
+        names = ", ".join(f"--{name.removeprefix('as_').replace('_', '-')}" for name in sorted(stray))
         why = "belongs to a run, not to two folders" if folders else "needs two folders of images"
         raise BenchError(f"{names} {why}. Leave it away, or see `bench score --help`.")
 
 
 def _compared(
-    first: Path, second: Path, *, judge: str, weights: Path | None, clip: str | None,
-    clip_weights: Path | None, device: str, batch: int, sensitivity: bool, intervals: bool,
-) -> Comparison:  # fmt: skip
+    first: Path,
+    second: Path,
+    *,
+    judge: str,
+    weights: Path | None,
+    clip: str | None,
+    clip_weights: Path | None,
+    device: str,
+    batch: int,
+    sensitivity: bool,
+    intervals: bool,
+) -> Comparison:
     from bench.comparison import compare
     from bench.console import ConsoleHooks
     from bench.folders import manifest_of
@@ -138,9 +185,15 @@ def _compared(
     hooks.tick(0, total)
     try:
         return compare(
-            first, second, features=features, clip=reader, batch=batch, sensitivity=sensitivity,
-            intervals=intervals, tick=hooks.tick,
-        )  # fmt: skip
+            first,
+            second,
+            features=features,
+            clip=reader,
+            batch=batch,
+            sensitivity=sensitivity,
+            intervals=intervals,
+            tick=hooks.tick,
+        )
     finally:
         hooks.close()
 
@@ -169,14 +222,10 @@ def comparison_text(found: Comparison) -> str:
 
     lines = []
     for letter, facts in zip("AB", found.folders, strict=True):
-        sizes = (
-            ", ".join(facts["sizes"]) if len(facts["sizes"]) < 4 else f"{len(facts['sizes'])} sizes"
-        )
+        sizes = ", ".join(facts["sizes"]) if len(facts["sizes"]) < 4 else f"{len(facts['sizes'])} sizes"
         skipped = f"; skipped: {left_out(facts['skipped'])}" if facts["skipped"] else ""
         lines.append(f"{letter}  {facts['folder']}: {facts['n']} images of {sizes}{skipped}")
-    lines += [
-        f"judge  {card.name} {card.digest[:12]}, {card.resize}" for card in found.judges.values()
-    ]
+    lines += [f"judge  {card.name} {card.digest[:12]}, {card.resize}" for card in found.judges.values()]
     lines += [f"warning: {warning}" for warning in found.warnings]
     table = [["", "value", "95% interval", ""], *_metric_lines(found)]
     text = "\n".join(lines) + "\n\n" + to_plain(table)
@@ -227,22 +276,32 @@ def _moved(before: float | None, after: float | None) -> str:
 
 @guarded
 def tools_command(
-    first: Images, second: Images,
+    first: Images,
+    second: Images,
     out: Annotated[Path | None, typer.Option(help="Folder for tools.md and tools.json.")] = None,
-    judge: JudgeName = JUDGE, weights: Weights = None, clip: Clip = None,
-    clip_weights: ClipWeights = None, device: Device = "auto", batch: Batch = 32,
+    judge: JudgeName = JUDGE,
+    weights: Weights = None,
+    clip: Clip = None,
+    clip_weights: ClipWeights = None,
+    device: Device = "auto",
+    batch: Batch = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Times each tool runs.")] = 1,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure two folders with this tool, torch-fidelity and clean-fid: values and times."""
     from bench.content import atomic_write, write_json
     from bench.tools import three_tools
 
     features, reader = _judges(judge, weights, clip, clip_weights, device)
     table = three_tools(
-        first, second, judge=features, clip=reader, batch=batch, rounds=rounds,
+        first,
+        second,
+        judge=features,
+        clip=reader,
+        batch=batch,
+        rounds=rounds,
         say=functools.partial(typer.echo, err=True),
-    )  # fmt: skip
+    )
     found: Mapping[str, Any] = table.as_json()
     if out is not None:
         atomic_write(out / "tools.md", table.as_markdown().encode())

@@ -13,36 +13,26 @@ import typer
 
 MethodName = Annotated[str, typer.Option("--method", help="A method; see `bench list`.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task; see `bench list`.")]
-Methods = Annotated[
-    str, typer.Option("--method", help="Methods: a name, a,b,c, or paper, all, variants.")
-]
+Methods = Annotated[str, typer.Option("--method", help="Methods: a name, a,b,c, or paper, all, variants.")]
 Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
 Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
 SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded), coco17 or micro.")]
 BudgetName = Annotated[
     str | None,
-    typer.Option(
-        "--budget", help="quick, short, standard, full; equal-time (emoji), paper (coco17)."
-    ),
+    typer.Option("--budget", help="quick, short, standard, full; equal-time (emoji), paper (coco17)."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Training and sampling seed.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the run folders.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BaseFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--base", help="Your own Stable Diffusion: a diffusers folder or org/name[@revision]."
-    ),
+    typer.Option("--base", help="Your own Stable Diffusion: a diffusers folder or org/name[@revision]."),
 ]
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Which of the base's weights, e.g. non_ema or fp16.")
 ]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Prepared data of a suite that brings none.")
-]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", help="A method's option, name=value (JSON).")
-]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Prepared data of a suite that brings none.")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="A method's option, name=value (JSON).")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", min=1e-12, help="Else the suite's.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images sampled at once.")]
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
@@ -59,9 +49,7 @@ Guidance = Annotated[
     float | None,
     typer.Option("--guidance", min=1.0, help="Guidance in sampling; else the suite's."),
 ]
-Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Sampling steps; else the suite's.")
-]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps; else the suite's.")]
 WeightsPath = Annotated[
     Path | None,
     typer.Option("--weights", help="Begin with these: a folder diffusers loads, or a checkpoint."),
@@ -72,9 +60,7 @@ Trained = Annotated[
 ConditionChannels = Annotated[
     str, typer.Option(help="For --weights: same, or repeat (give the one channel three times).")
 ]
-Inverted = Annotated[
-    bool, typer.Option(help="For --weights: give them 1 - x, dark lines on white.")
-]
+Inverted = Annotated[bool, typer.Option(help="For --weights: give them 1 - x, dark lines on white.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Runs of a grid at once.")]
 Ray = Annotated[
     str | None,
@@ -84,27 +70,23 @@ CpusPerRun = Annotated[float, typer.Option(min=0, help="With --ray: cores for ea
 GpusPerRun = Annotated[float, typer.Option(min=0, help="With --ray: GPUs for each run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 EXECUTION: dict[str, tuple[Any, Any]] = {
-    "precision": (
-        Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; else the suite's.")], None
-    ),
+    "precision": (Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; else the suite's.")], None),
     "ema": (
-        Annotated[
-            float | None, typer.Option(min=0, max=0.999999, help="Decay of averaged weights.")
-        ],
+        Annotated[float | None, typer.Option(min=0, max=0.999999, help="Decay of averaged weights.")],
         None,
     ),
     "micro_batch": (
-        Annotated[int | None, typer.Option(min=1, help="Images trained at once in a process.")], None
+        Annotated[int | None, typer.Option(min=1, help="Images trained at once in a process.")],
+        None,
     ),
     "gradient_checkpointing": (
-        Annotated[bool, typer.Option(help="Recompute activations: less memory, more time.")], False
+        Annotated[bool, typer.Option(help="Recompute activations: less memory, more time.")],
+        False,
     ),
     "compile": (Annotated[bool, typer.Option(help="Compile the transformer blocks.")], False),
     "fused": (Annotated[bool, typer.Option(help="The fused AdamW.")], False),
-    "track": (
-        Annotated[str | None, typer.Option(help="jsonl, tensorboard, wandb, mlflow (a,b).")], None
-    ),
-}  # fmt: skip
+    "track": (Annotated[str | None, typer.Option(help="jsonl, tensorboard, wandb, mlflow (a,b).")], None),
+}
 """How training is carried out: option -> (type, default). Names are those of commands.Request."""
 RESULTS = Path("results/runs")
 RATES = "3e-4,1e-3,3e-3,1e-2"

@@ -39,9 +39,16 @@ def plan_or(catalogue: Any) -> Any:
     @guarded
     @with_execution
     def command(
-        method: Methods = "all", task: TaskName = "sketch", suite: SuiteName = "coco17",
-        budget: BudgetName = None, base: BaseFolder = None, like: Like = "sd15", size: Size = None,
-        batch: Batch = 32, option: Options = None, shuffled: Shuffled = True,
+        method: Methods = "all",
+        task: TaskName = "sketch",
+        suite: SuiteName = "coco17",
+        budget: BudgetName = None,
+        base: BaseFolder = None,
+        like: Like = "sd15",
+        size: Size = None,
+        batch: Batch = 32,
+        option: Options = None,
+        shuffled: Shuffled = True,
         gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, ..., or cpu: this machine.")] = "h100",
         gpus: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
         mfu: Annotated[
@@ -50,20 +57,32 @@ def plan_or(catalogue: Any) -> Any:
         timings: Annotated[
             Path, typer.Option(help="Folder with timings.json of bench cost, for --gpu cpu.")
         ] = Path("results/emoji"),
-        as_json: AsJson = False, *, execution: dict[str, Any],
-    ) -> None:  # fmt: skip
+        as_json: AsJson = False,
+        *,
+        execution: dict[str, Any],
+    ) -> None:
         """Say what runs need before they start: parameters, memory, disk, steps, hours; what won't fit."""
         from bench.plans import Ask, plan_runs
 
         ask = Ask(
-            method=method, task=task, suite=suite, budget=budget, base=base, like=like, size=size,
-            batch=batch, option=option or (), shuffled=shuffled, gpu=gpu, gpus=gpus, mfu=mfu,
-            timings=timings, execution=execution,
-        )  # fmt: skip
-        work, plans = plan_runs(catalogue(), ask, say=lambda text: typer.echo(text, err=True))
-        typer.echo(
-            json.dumps(plan_dict(work, plans), indent=1) if as_json else plan_text(work, plans)
+            method=method,
+            task=task,
+            suite=suite,
+            budget=budget,
+            base=base,
+            like=like,
+            size=size,
+            batch=batch,
+            option=option or (),
+            shuffled=shuffled,
+            gpu=gpu,
+            gpus=gpus,
+            mfu=mfu,
+            timings=timings,
+            execution=execution,
         )
+        work, plans = plan_runs(catalogue(), ask, say=lambda text: typer.echo(text, err=True))
+        typer.echo(json.dumps(plan_dict(work, plans), indent=1) if as_json else plan_text(work, plans))
 
     return command
 
@@ -77,20 +96,34 @@ def speed_or(catalogue: Any) -> Any:
         method: Annotated[
             str, typer.Option(help="Methods as elsewhere, all, or yardsticks; both with a comma.")
         ] = "all,yardsticks",
-        task: TaskName = "sketch", like: Like = "sd15", width: Width = 320, size: Size = None,
+        task: TaskName = "sketch",
+        like: Like = "sd15",
+        width: Width = 320,
+        size: Size = None,
         batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 16,
         sampled: Annotated[int, typer.Option(min=1, help="Images of a sampling step.")] = 16,
         rounds: Annotated[int, typer.Option(min=1, help="Measured steps, after one.")] = 5,
-        device: Device = "auto", out: Annotated[Path, typer.Option(help="Folder.")] = SPEED,
-        *, execution: dict[str, Any],
-    ) -> None:  # fmt: skip
+        device: Device = "auto",
+        out: Annotated[Path, typer.Option(help="Folder.")] = SPEED,
+        *,
+        execution: dict[str, Any],
+    ) -> None:
         """Measure steps on random weights: seconds, peak memory, share of the peak rate; a process each."""
         from bench.speeds import SpeedAsk, measure_speeds
 
         ask = SpeedAsk(
-            method=method, task=task, like=like, width=width, size=size, batch=batch, sampled=sampled,
-            rounds=rounds, device=device, out=out, execution=execution,
-        )  # fmt: skip
+            method=method,
+            task=task,
+            like=like,
+            width=width,
+            size=size,
+            batch=batch,
+            sampled=sampled,
+            rounds=rounds,
+            device=device,
+            out=out,
+            execution=execution,
+        )
         for path in measure_speeds(catalogue(), ask, say=lambda text: typer.echo(text, err=True)):
             typer.echo(path)
 
@@ -102,13 +135,23 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
     from bench.plan import assumptions, disk_of_data, encode_hours, total_hours
 
     return {
-        "suite": work.suite.name, "task": work.task.name, "budget": work.budget.name,
-        "base": work.shape.name, "size": work.shape.size, "batch": work.suite.training.batch,
-        "device": work.device, "gpus": work.gpus, "precision": work.suite.training.precision,
-        "items": list(work.items), "usable_bytes": work.usable, "assumed": assumptions(work),
-        "data_bytes": disk_of_data(work), "encode_hours": encode_hours(work),
-        "hours": total_hours(plans), "methods": [p.as_dict() for p in plans],
-    }  # fmt: skip
+        "suite": work.suite.name,
+        "task": work.task.name,
+        "budget": work.budget.name,
+        "base": work.shape.name,
+        "size": work.shape.size,
+        "batch": work.suite.training.batch,
+        "device": work.device,
+        "gpus": work.gpus,
+        "precision": work.suite.training.precision,
+        "items": list(work.items),
+        "usable_bytes": work.usable,
+        "assumed": assumptions(work),
+        "data_bytes": disk_of_data(work),
+        "encode_hours": encode_hours(work),
+        "hours": total_hours(plans),
+        "methods": [p.as_dict() for p in plans],
+    }
 
 
 def plan_text(work: Work, plans: Sequence[Plan]) -> str:
@@ -124,10 +167,16 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     )
     hours = total_hours(plans)
     lines = [
-        head, "", to_plain(_needs(plans)), to_plain(_memory(plans)), *_data(work),
-        f"all runs one after another: {_hours(hours)}", "",
-        *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits), *assumptions(work),
-    ]  # fmt: skip
+        head,
+        "",
+        to_plain(_needs(plans)),
+        to_plain(_memory(plans)),
+        *_data(work),
+        f"all runs one after another: {_hours(hours)}",
+        "",
+        *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits),
+        *assumptions(work),
+    ]
     return "\n".join(lines)
 
 
@@ -139,24 +188,48 @@ def _data(work: Work) -> list[str]:
     if not disk:
         return []
     train, evaluation = work.items
-    return [f"data of {train} + {evaluation} items on disk: {', '.join(disk)}; encoding them once: "
-            f"{_hours(encode_hours(work))}"]  # fmt: skip
+    return [
+        f"data of {train} + {evaluation} items on disk: {', '.join(disk)}; encoding them once: "
+        f"{_hours(encode_hours(work))}"
+    ]
 
 
 def _needs(plans: Sequence[Plan]) -> list[list[Any]]:
     from bench.plan import gib
     from bench.shards import size_words
 
-    rows: list[list[Any]] = [["method", "parameters", "trained", "dead", "steps", "training", "sampling",
-                              "memory", "fits", "checkpoints", "samples"]]  # fmt: skip
+    rows: list[list[Any]] = [
+        [
+            "method",
+            "parameters",
+            "trained",
+            "dead",
+            "steps",
+            "training",
+            "sampling",
+            "memory",
+            "fits",
+            "checkpoints",
+            "samples",
+        ]
+    ]
     for p in plans:
         f = p.footprint
-        rows.append([
-            p.title, f"{f.parameters / 1e6:.1f} M", f"{f.trainable / 1e6:.1f} M",
-            f"{f.dead / 1e6:.1f} M" if f.dead else "0", str(p.steps), _hours(p.train_hours),
-            _hours(p.sample_hours), gib(p.needed), "yes" if p.fits else "NO",
-            size_words(p.checkpoints), size_words(p.samples),
-        ])  # fmt: skip
+        rows.append(
+            [
+                p.title,
+                f"{f.parameters / 1e6:.1f} M",
+                f"{f.trainable / 1e6:.1f} M",
+                f"{f.dead / 1e6:.1f} M" if f.dead else "0",
+                str(p.steps),
+                _hours(p.train_hours),
+                _hours(p.sample_hours),
+                gib(p.needed),
+                "yes" if p.fits else "NO",
+                size_words(p.checkpoints),
+                size_words(p.samples),
+            ]
+        )
     return rows
 
 
@@ -164,10 +237,18 @@ def _memory(plans: Sequence[Plan]) -> list[list[Any]]:
     from bench.gpus import GIB
 
     parts = {
-        "weights": "weights", "beside": "base's copy", "encoders": "VAE, text", "gradients": "gradients",
-        "buckets": "buckets", "optimiser": "AdamW", "average": "EMA", "activations": "activations",
-        "train_peak": "training peak", "sample_peak": "sampling peak", "decode_peak": "decoding peak",
-    }  # fmt: skip
+        "weights": "weights",
+        "beside": "base's copy",
+        "encoders": "VAE, text",
+        "gradients": "gradients",
+        "buckets": "buckets",
+        "optimiser": "AdamW",
+        "average": "EMA",
+        "activations": "activations",
+        "train_peak": "training peak",
+        "sample_peak": "sampling peak",
+        "decode_peak": "decoding peak",
+    }
     shown = [n for n in parts if any(getattr(p.footprint, n) for p in plans)]
     rows: list[list[Any]] = [["GiB, at once", *(parts[n] for n in shown)]]
     for p in plans:

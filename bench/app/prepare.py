@@ -13,36 +13,39 @@ from bench.app.options import Device, guarded
 if TYPE_CHECKING:
     from bench.data.coco.prepare import Report
 
-Root = Annotated[
-    Path, typer.Option(help="COCO's folder: train2017/, val2017/ and annotations/ lie in it.")
-]
+Root = Annotated[Path, typer.Option(help="COCO's folder: train2017/, val2017/ and annotations/ lie in it.")]
 Out = Annotated[Path, typer.Option(help="Folder for the prepared data; the same one to go on.")]
 TaskNames = Annotated[str, typer.Option("--tasks", help="What to draw conditions for.")]
 Size = Annotated[int, typer.Option(help="Side of the square images, in pixels.")]
 Resize = Annotated[str, typer.Option(help="crop (middle square) or squash (as the release).")]
 Sketch = Annotated[str, typer.Option(help="Lines by pidinet, hed (need --weights) or canny.")]
 Soft = Annotated[bool, typer.Option("--soft/--binary", help="Grey edges, or lines alone.")]
-Weights = Annotated[
-    Path | None, typer.Option(help="Folder of table5_pidinet.pth or ControlNetHED.pth.")
-]
+Weights = Annotated[Path | None, typer.Option(help="Folder of table5_pidinet.pth or ControlNetHED.pth.")]
 Splits = Annotated[
     str, typer.Option(help="clean, or release-leaky: trains on val2017 as the release, marked.")
 ]
-Duplicates = Annotated[
-    str, typer.Option(help="Pictures of val2017 among train2017: drop or keep them.")
-]
+Duplicates = Annotated[str, typer.Option(help="Pictures of val2017 among train2017: drop or keep them.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Pictures of each set, for trials.")]
 Processes = Annotated[int | None, typer.Option("--jobs", min=1, help="Else one a core.")]
 
 
 @guarded
 def prepare_command(
-    dataset: Annotated[str, typer.Argument(help="coco17.")], root: Root, out: Out,
-    tasks: TaskNames = "sketch,segmentation,layout,drawing", size: Size = 512,
-    resize: Resize = "crop", sketch: Sketch = "pidinet", soft: Soft = True, weights: Weights = None,
-    splits: Splits = "clean", duplicates: Duplicates = "drop", limit: Limit = None,
-    jobs: Processes = None, device: Device = "auto",
-) -> None:  # fmt: skip
+    dataset: Annotated[str, typer.Argument(help="coco17.")],
+    root: Root,
+    out: Out,
+    tasks: TaskNames = "sketch,segmentation,layout,drawing",
+    size: Size = 512,
+    resize: Resize = "crop",
+    sketch: Sketch = "pidinet",
+    soft: Soft = True,
+    weights: Weights = None,
+    splits: Splits = "clean",
+    duplicates: Duplicates = "drop",
+    limit: Limit = None,
+    jobs: Processes = None,
+    device: Device = "auto",
+) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
     import functools
 
@@ -56,16 +59,28 @@ def prepare_command(
         raise unknown("data set to prepare", dataset, ("coco17",))
     names = parse_names("task", tasks, allowed=TASKS, groups={"all": TASKS})
     recipe = Recipe(
-        tasks=tuple(t for t in TASKS if t in names), size=size, resize=resize, sketch=sketch,
-        soft=soft, splits=splits, duplicates=duplicates, limit=limit,
-    )  # fmt: skip
+        tasks=tuple(t for t in TASKS if t in names),
+        size=size,
+        resize=resize,
+        sketch=sketch,
+        soft=soft,
+        splits=splits,
+        duplicates=duplicates,
+        limit=limit,
+    )
     with console_hooks() as hooks:
         found = prepare_coco17(
-            root, out, recipe=recipe, weights=weights,
+            root,
+            out,
+            recipe=recipe,
+            weights=weights,
             device="cpu" if sketch == "canny" else parse_device(device),
-            jobs=jobs or os.cpu_count() or 1, say=functools.partial(typer.echo, err=True),
-            stage=hooks.stage, tick=hooks.tick, stop=hooks.stop,
-        )  # fmt: skip
+            jobs=jobs or os.cpu_count() or 1,
+            say=functools.partial(typer.echo, err=True),
+            stage=hooks.stage,
+            tick=hooks.tick,
+            stop=hooks.stop,
+        )
         hooks.close()
     typer.echo(report_text(found))
 
@@ -81,8 +96,10 @@ def report_text(found: Report) -> str:
         lines.append(f"left out, listed in {found.folder / SKIPPED}:")
         lines += [f"  {count:6d}  {reason}" for reason, count in counts.items()]
     if found.leaky:
-        lines.append("RELEASE-LEAKY: val2017 is on the train side, to reproduce the release alone; "
-                     "runs need --allow-leak and are marked.")  # fmt: skip
+        lines.append(
+            "RELEASE-LEAKY: val2017 is on the train side, to reproduce the release alone; "
+            "runs need --allow-leak and are marked."
+        )
     lines += [f"LEAK {message}" for message in found.leaks]
     lines.append(f"{size_text(found.bytes)} in {found.folder}")
     lines.append(f"next: bench run --suite coco17 --data {found.folder} --base FOLDER")

@@ -11,9 +11,7 @@ import typer
 from bench.app.options import AsJson, guarded
 
 RunPlace = Annotated[Path, typer.Argument(help="A run folder, or its record.json.")]
-Other = Annotated[
-    Path | None, typer.Option("--diff", help="Another run: say in words what differs.")
-]
+Other = Annotated[Path | None, typer.Option("--diff", help="Another run: say in words what differs.")]
 
 
 @guarded

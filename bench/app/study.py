@@ -36,9 +36,15 @@ def make_command(
     from bench.study.page import TITLE, make_study
 
     kept, made = make_study(
-        runs, out=out, key=key, pairs=pairs, seed=seed, title=TITLE if title is None else title,
-        ask=ask, checks=checks,
-    )  # fmt: skip
+        runs,
+        out=out,
+        key=key,
+        pairs=pairs,
+        seed=seed,
+        title=TITLE if title is None else title,
+        ask=ask,
+        checks=checks,
+    )
     checked = sum(q.check for q in made.questions.values())
     size = out.stat().st_size / 1e6
     typer.echo(f"page  {out}  ({size:.1f} MB, study {made.study}: send this file to people)")

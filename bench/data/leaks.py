@@ -90,10 +90,14 @@ class Fingerprints:
         lines = {} if self.lines is None else {"lines": digest_arrays(lines=self.lines)}
         return digest_json(
             {
-                "ids": self.ids, "captions": self.captions, "images": self.images,
-                "sketches": self.sketches, "small": digest_arrays(small=self.small), **lines,
+                "ids": self.ids,
+                "captions": self.captions,
+                "images": self.images,
+                "sketches": self.sketches,
+                "small": digest_arrays(small=self.small),
+                **lines,
             }
-        )  # fmt: skip
+        )
 
 
 def fingerprint(items: Iterable[Example], *, sketch: str | None = "sketch") -> Fingerprints:
@@ -138,9 +142,13 @@ def compare(
     if cache is None:
         return _compare(train, evaluation, between)
     key = {
-        "kind": "leaks", "version": _VERSION, "limits": dict(LIMITS), "between": between,
-        "first": train.digest, "second": evaluation.digest,
-    }  # fmt: skip
+        "kind": "leaks",
+        "version": _VERSION,
+        "limits": dict(LIMITS),
+        "between": between,
+        "first": train.digest,
+        "second": evaluation.digest,
+    }
     return cached(cache, key, lambda: _compare(train, evaluation, between))
 
 
@@ -148,9 +156,7 @@ def cached(cache: Cache, key: Mapping[str, Any], make: Any) -> Checked:
     """Return a comparison from the cache, or make it and keep it there."""
     found = cache.load_or_make(key, lambda: {"checked": np.array(json.dumps(asdict(make())))})
     raw = json.loads(str(found["checked"]))
-    findings = [
-        Finding(**{**f, "pairs": tuple((a, b) for a, b in f["pairs"])}) for f in raw["findings"]
-    ]
+    findings = [Finding(**{**f, "pairs": tuple((a, b) for a, b in f["pairs"])}) for f in raw["findings"]]
     return Checked(findings=tuple(findings), nearest=tuple(Near(**n) for n in raw["nearest"]))
 
 
@@ -166,9 +172,7 @@ def overlap(findings: Iterable[Finding]) -> int:
     return len({second for finding in findings if finding.leak for _, second in finding.pairs})
 
 
-def tell(
-    kinds: Iterable[tuple[str, str, Iterable[tuple[str, str]]]], between: str
-) -> list[Finding]:
+def tell(kinds: Iterable[tuple[str, str, Iterable[tuple[str, str]]]], between: str) -> list[Finding]:
     """Make findings of (kind, words, pairs), telling each pair once, under the first kind."""
     findings, told = [], set[tuple[str, str]]()
     for kind, words, pairs in kinds:
@@ -201,9 +205,12 @@ def _compare(train: Fingerprints, evaluation: Fingerprints, between: str) -> Che
 
 
 def _alike(
-    train: Fingerprints, evaluation: Fingerprints, measure: str, first: np.ndarray,
+    train: Fingerprints,
+    evaluation: Fingerprints,
+    measure: str,
+    first: np.ndarray,
     second: np.ndarray,
-) -> tuple[list[tuple[str, str]], list[Near]]:  # fmt: skip
+) -> tuple[list[tuple[str, str]], list[Near]]:
     """Return the pairs above the limit, and the nearest of those below it."""
     limit, near, passed = LIMITS[measure], [], []
     for i, j, value in zip(*alike(first, second), strict=True):
@@ -217,9 +224,7 @@ def _alike(
     return near, passed[:NEAREST]
 
 
-def _measures(
-    left: Fingerprints, right: Fingerprints
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _measures(left: Fingerprints, right: Fingerprints) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     if left.lines is not None and right.lines is not None:
         yield "sketch", left.lines, right.lines
     yield "image", left.small, right.small

@@ -49,9 +49,7 @@ class OpenMoji64:
             self.palette = np.array([tuple(colour) for colour in colours], dtype=np.uint8)
             if digest_arrays(**arrays) != manifest["content_digest"]:
                 raise BenchError("the manifest's content digest is not that of the arrays.")
-            self.digest = digest_json(
-                {"arrays": manifest["content_digest"], "classes": manifest["classes"]}
-            )
+            self.digest = digest_json({"arrays": manifest["content_digest"], "classes": manifest["classes"]})
             self.attribution = str(manifest["attribution"])
             self.images, self.sketches, self.classes, self._boxes, self._offsets = (
                 arrays[name] for name in _ARRAYS[2:]
@@ -59,9 +57,7 @@ class OpenMoji64:
         except BenchError as error:
             raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BenchError(f"the manifest in {root} is incomplete ({error!r}). {_REMEDY}") from (
-                error
-            )
+            raise BenchError(f"the manifest in {root} is incomplete ({error!r}). {_REMEDY}") from (error)
         for array in (self.images, self.sketches, self.classes, self._boxes, self.palette):
             array.flags.writeable = False
         self._row = {item: row for row, item in enumerate(self.ids)}

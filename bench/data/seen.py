@@ -83,10 +83,13 @@ def load_seen(folder: Path, *, base: str) -> Seen | str:
             return f"the fingerprints beside {folder.name} were made for another base"
         arrays = read_npz(folder / ARRAYS, sha256=str(manifest["sha256"]))
         seen = Seen(
-            base=base, about=str(manifest["about"]), sha256=str(manifest["sha256"]),
+            base=base,
+            about=str(manifest["about"]),
+            sha256=str(manifest["sha256"]),
             names=tuple(bytes(arrays["names"]).decode().split("\n")),
-            digests=arrays["digests"], codes=np.ascontiguousarray(arrays["codes"]),
-        )  # fmt: skip
+            digests=arrays["digests"],
+            codes=np.ascontiguousarray(arrays["codes"]),
+        )
         rows = {len(seen.names), len(seen.digests), len(seen.codes), int(manifest["drawings"])}
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(
@@ -131,8 +134,13 @@ def compare_seen(seen: Seen, evaluation: Fingerprints, *, cache: Cache | None = 
     """
     if cache is None:
         return _compare(seen, evaluation)
-    key = {"kind": "seen", "schema": SCHEMA, "limit": LIMIT_BITS, "seen": seen.sha256,
-           "evaluation": evaluation.digest}  # fmt: skip
+    key = {
+        "kind": "seen",
+        "schema": SCHEMA,
+        "limit": LIMIT_BITS,
+        "seen": seen.sha256,
+        "evaluation": evaluation.digest,
+    }
     return cached(cache, key, lambda: _compare(seen, evaluation))
 
 
@@ -167,9 +175,7 @@ def near_codes(seen: Seen, pictures: np.ndarray) -> dict[tuple[int, int], int]:
             close = np.bitwise_count(word ^ code[0]) <= NEAR_BITS
             rows = np.flatnonzero(close)
             bits = np.bitwise_count(own[rows] ^ code).sum(axis=1)
-            for drawing, count in zip(
-                rows[bits <= NEAR_BITS], bits[bits <= NEAR_BITS], strict=True
-            ):
+            for drawing, count in zip(rows[bits <= NEAR_BITS], bits[bits <= NEAR_BITS], strict=True):
                 place = (int(drawing), row)
                 best[place] = min(int(count), best.get(place, BITS))
     return best
@@ -177,9 +183,7 @@ def near_codes(seen: Seen, pictures: np.ndarray) -> dict[tuple[int, int], int]:
 
 def _compare(seen: Seen, evaluation: Fingerprints) -> Checked:
     found = near_codes(seen, evaluation.small) if len(evaluation.ids) else {}
-    near = [
-        (seen.names[i], evaluation.ids[j]) for (i, j), bits in found.items() if bits <= LIMIT_BITS
-    ]
+    near = [(seen.names[i], evaluation.ids[j]) for (i, j), bits in found.items() if bits <= LIMIT_BITS]
     findings = tell(
         [
             ("same image", "exactly the same image", _same(seen, evaluation)),
@@ -189,10 +193,14 @@ def _compare(seen: Seen, evaluation: Fingerprints) -> Checked:
     )
     passed = sorted((bits, place) for place, bits in found.items() if bits > LIMIT_BITS)
     nearest = [
-        Near(measure="image", first=seen.names[i], second=evaluation.ids[j],
-             likeness=round(expected_likeness(bits), 4))
+        Near(
+            measure="image",
+            first=seen.names[i],
+            second=evaluation.ids[j],
+            likeness=round(expected_likeness(bits), 4),
+        )
         for bits, (i, j) in passed[:NEAREST]
-    ]  # fmt: skip
+    ]
     return Checked(findings=(*findings, *_same_names(seen, evaluation)), nearest=tuple(nearest))
 
 

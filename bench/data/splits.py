@@ -50,9 +50,7 @@ class Splits:
 
 def item_digest(example: Example) -> str:
     """Return the SHA-256 of an item's image, caption and layers (its id left out)."""
-    return digest_arrays(
-        image=example.image, caption=np.array(example.caption), **dict(example.layers)
-    )
+    return digest_arrays(image=example.image, caption=np.array(example.caption), **dict(example.layers))
 
 
 def digests_of(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
@@ -121,9 +119,7 @@ def verify(
     sides = {side: [i for i in splits.side(side) if i in known] for side in SIDES}
     prints = {}
     if not isinstance(dataset, Stored):
-        prints = {
-            s: fingerprint((dataset[i] for i in ids), sketch=sketch) for s, ids in sides.items()
-        }
+        prints = {s: fingerprint((dataset[i] for i in ids), sketch=sketch) for s, ids in sides.items()}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         between = f"{first} and {second}"
         if isinstance(dataset, Stored):

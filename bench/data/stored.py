@@ -56,9 +56,13 @@ def fingerprints_of(dataset: Dataset, ids: Sequence[str]) -> Fingerprints:
 
 
 def compare_items(
-    dataset: Dataset, train: Sequence[str], evaluation: Sequence[str], *,
-    between: str = "train and evaluation", cache: Cache | None = None,
-) -> Checked:  # fmt: skip
+    dataset: Dataset,
+    train: Sequence[str],
+    evaluation: Sequence[str],
+    *,
+    between: str = "train and evaluation",
+    cache: Cache | None = None,
+) -> Checked:
     """Find what of the train items is among the evaluation items, as `bench.data.leaks.compare`."""
     if isinstance(dataset, Stored):
         return dataset.compare(train, evaluation, between=between, cache=cache)
@@ -72,9 +76,14 @@ def limits_of(dataset: Dataset) -> dict[str, float]:
 
 
 def compare_codes(
-    train: Seen, evaluation: Fingerprints, *, images: Sequence[str],
-    pictures: Callable[[Sequence[str]], np.ndarray], between: str, cache: Cache | None = None,
-) -> Checked:  # fmt: skip
+    train: Seen,
+    evaluation: Fingerprints,
+    *,
+    images: Sequence[str],
+    pictures: Callable[[Sequence[str]], np.ndarray],
+    between: str,
+    cache: Cache | None = None,
+) -> Checked:
     """Compare a side known by its codes with evaluation items known by small pictures.
 
     train: names are item ids. images: the train items' image digests. pictures: train ids -> small
@@ -83,17 +92,24 @@ def compare_codes(
     if cache is None:
         return _compare(train, evaluation, images, pictures, between)
     key = {
-        "kind": "codes", "version": _VERSION, "limit": LIMITS["image"], "between": between,
+        "kind": "codes",
+        "version": _VERSION,
+        "limit": LIMITS["image"],
+        "between": between,
         "first": digest_json([list(train.names), list(images)]),
-        "codes": digest_arrays(codes=train.codes), "second": evaluation.digest,
-    }  # fmt: skip
+        "codes": digest_arrays(codes=train.codes),
+        "second": evaluation.digest,
+    }
     return cached(cache, key, lambda: _compare(train, evaluation, images, pictures, between))
 
 
 def _compare(
-    train: Seen, evaluation: Fingerprints, images: Sequence[str],
-    pictures: Callable[[Sequence[str]], np.ndarray], between: str,
-) -> Checked:  # fmt: skip
+    train: Seen,
+    evaluation: Fingerprints,
+    images: Sequence[str],
+    pictures: Callable[[Sequence[str]], np.ndarray],
+    between: str,
+) -> Checked:
     own = {item: digest for item, digest in zip(train.names, images, strict=True)}
     shared = [(item, item) for item in evaluation.ids if item in own]
     where: dict[str, list[str]] = {}
@@ -124,9 +140,11 @@ def _compare(
 
 
 def _likely(
-    train: Seen, evaluation: Fingerprints, told: set[tuple[str, str]],
+    train: Seen,
+    evaluation: Fingerprints,
+    told: set[tuple[str, str]],
     pictures: Callable[[Sequence[str]], np.ndarray],
-) -> Mapping[tuple[str, str], float]:  # fmt: skip
+) -> Mapping[tuple[str, str], float]:
     """Return the likeness of the pairs that codes do not dismiss and nothing has told yet."""
     if not len(evaluation.ids) or not train.names:
         return {}

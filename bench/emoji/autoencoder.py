@@ -69,9 +69,7 @@ def autoencoder_loss(
     output = model.decoder((latents + recipe.latent_noise * noise).to(images.dtype)).float()
     loss = F.l1_loss(output, images) + F.mse_loss(output, images)
     for axis in (2, 3):
-        loss = loss + recipe.gradient_weight * F.l1_loss(
-            output.diff(dim=axis), images.diff(dim=axis)
-        )
+        loss = loss + recipe.gradient_weight * F.l1_loss(output.diff(dim=axis), images.diff(dim=axis))
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     return loss + recipe.latent_penalty * (mean.square().mean() + (deviation - 1).square().mean())
 
@@ -90,7 +88,7 @@ def train_autoencoder(
 
     collection: [M,V,64,64,3] uint8 views; openmoji: [N,64,64,3] uint8 train items; each step draws
     its batch from a generator seeded by (seed, step), so a resumed run sees the same batches.
-    """  # fmt: skip
+    """
     import torch
 
     torch.manual_seed(recipe.seed)
@@ -114,9 +112,7 @@ def train_autoencoder(
             tick(step, float(loss.detach()))
         code = stop()
         if (step + 1) % every == 0 or step + 1 == recipe.steps or code is not None:
-            save_checkpoint(
-                path, step=step + 1, model=model, optimiser=optimiser, schedule=schedule
-            )
+            save_checkpoint(path, step=step + 1, model=model, optimiser=optimiser, schedule=schedule)
         if code is not None:
             raise Stopped(code)
     return model.eval()

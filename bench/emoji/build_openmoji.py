@@ -169,9 +169,7 @@ def draw(svg: str, palette: Palette) -> Drawing:
     colour = render(root, lambda layer: layer != _GRID, crisp=False)
     lines = render(root, lambda layer: layer in LINE_LAYERS, crisp=False)
     fills = render(root, lambda layer: layer not in (_GRID, *LINE_LAYERS), crisp=True)
-    return Drawing(
-        image=on_white(colour), sketch=lines[..., 3].copy(), classes=classify(fills, palette)
-    )
+    return Drawing(image=on_white(colour), sketch=lines[..., 3].copy(), classes=classify(fills, palette))
 
 
 def find_boxes(classes: np.ndarray) -> np.ndarray:
@@ -210,9 +208,7 @@ def draw_reason(drawing: Drawing) -> str | None:
     return None
 
 
-def collect(
-    package: Path, palette: Palette
-) -> tuple[list[tuple[Mapping[str, Any], Drawing]], Counter[str]]:
+def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, Any], Drawing]], Counter[str]]:
     """Render all entries that stay, in order of id, and count the others by reason."""
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
     kept: list[tuple[Mapping[str, Any], Drawing]] = []

@@ -146,9 +146,7 @@ def base_emoji(hexcode: str) -> str:
     return "person " + "-".join(rest) if rest else "person"
 
 
-def group_items(
-    prints: Fingerprints, annotations: Sequence[tuple[str, str]]
-) -> dict[str, tuple[str, ...]]:
+def group_items(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """Join items into groups: id of the first member -> sorted ids of all members.
 
     annotations: (annotation, subgroup) of each item, in the order of the fingerprints.
@@ -179,9 +177,7 @@ def side_of(group: str, size: int) -> str:
     return "val" if draw < TEST_FRACTION + VAL_FRACTION else "train"
 
 
-def make_splits(
-    arrays: Mapping[str, np.ndarray], annotations: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
+def make_splits(arrays: Mapping[str, np.ndarray], annotations: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Make the value of the splits file from the data arrays; see bench.data.splits."""
     examples = list(examples_of(arrays))
     groups = group_items(fingerprint(examples), annotations)
@@ -218,9 +214,7 @@ def examples_of(arrays: Mapping[str, np.ndarray]) -> Iterator[Example]:
         )
 
 
-def _links(
-    prints: Fingerprints, annotations: Sequence[tuple[str, str]]
-) -> Iterator[tuple[int, int]]:
+def _links(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
     first: dict[tuple[str, str], int] = {}
     for i, (item, note) in enumerate(zip(prints.ids, annotations, strict=True)):
         for key in (("concept", concept(*note)), ("base", base_emoji(item))):

@@ -111,8 +111,12 @@ def export(model: Any, tokenizer: Any, recipe: ClipRecipe, folder: Path, **notes
     files = {name: sha256_file(folder / name) for name in EMOJI_CLIP_FILES}
     manifest = {
         **LICENCES,
-        "name": "emoji-clip", "image_size": recipe.image_size, "files": files,
-        "image_tower": judge_card("efficientnet-lite0").digest, "captions": "bare names",
-        "recipe": asdict(recipe), **notes,
-    }  # fmt: skip
+        "name": "emoji-clip",
+        "image_size": recipe.image_size,
+        "files": files,
+        "image_tower": judge_card("efficientnet-lite0").digest,
+        "captions": "bare names",
+        "recipe": asdict(recipe),
+        **notes,
+    }
     write_json(folder / "manifest.json", manifest)

@@ -95,8 +95,7 @@ def augment(image: np.ndarray, *, rng: np.random.Generator, mirror: bool) -> np.
     angle, scale = math.radians(rng.uniform(-8, 8)), 1 / rng.uniform(0.85, 1.1)
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     x, y = rng.uniform(-4, 4, size=2)
-    matrix = (cos, sin, 32 - cos * (32 + x) - sin * (32 + y),
-              -sin, cos, 32 + sin * (32 + x) - cos * (32 + y))  # fmt: skip
+    matrix = (cos, sin, 32 - cos * (32 + x) - sin * (32 + y), -sin, cos, 32 + sin * (32 + x) - cos * (32 + y))
     picture = picture.transform(
         (64, 64),
         Image.Transform.AFFINE,

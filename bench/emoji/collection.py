@@ -33,34 +33,59 @@ class Family:
 
 
 FAMILIES = (
-    Family(package="twemoji", version="1.2.5", style="twemoji", licence="CC-BY-4.0",
-           author="Twitter and the jdecked fork"),
+    Family(
+        package="twemoji",
+        version="1.2.5",
+        style="twemoji",
+        licence="CC-BY-4.0",
+        author="Twitter and the jdecked fork",
+    ),
     Family(package="noto", version="1.2.9", style="noto", licence="Apache-2.0", author="Google"),
-    Family(package="noto-v1", version="1.2.5", style="blob", licence="Apache-2.0",
-           author="Google"),
-    Family(package="fluent-emoji-flat", version="1.2.6", style="flat", licence="MIT",
-           author="Microsoft"),
-    Family(package="fluent-emoji", version="1.2.7", style="glossy", licence="MIT",
-           author="Microsoft"),
-    Family(package="fluent-emoji-high-contrast", version="1.2.6", style="contrast", licence="MIT",
-           author="Microsoft"),
-    Family(package="emojione", version="1.2.3", style="emojione", licence="CC-BY-4.0",
-           author="EmojiOne"),
-    Family(package="emojione-v1", version="1.2.3", style="outlined", licence="CC-BY-SA-4.0",
-           author="EmojiOne"),
-    Family(package="fxemoji", version="1.2.2", style="firefox", licence="Apache-2.0",
-           author="Mozilla"),
-    Family(package="streamline-emojis", version="1.2.4", style="streamline", licence="CC-BY-4.0",
-           author="Streamline"),
-    Family(package="streamline-ultimate-color", version="1.2.2", style="thin", licence="CC-BY-4.0",
-           author="Streamline"),
-    Family(package="streamline-freehand-color", version="1.2.2", style="freehand",
-           licence="CC-BY-4.0", author="Streamline"),
-    Family(package="streamline-kameleon-color", version="1.2.2", style="badge",
-           licence="CC-BY-4.0", author="Streamline"),
-    Family(package="flat-color-icons", version="1.2.3", style="icon", licence="MIT",
-           author="Icons8"),
-)  # fmt: skip
+    Family(package="noto-v1", version="1.2.5", style="blob", licence="Apache-2.0", author="Google"),
+    Family(package="fluent-emoji-flat", version="1.2.6", style="flat", licence="MIT", author="Microsoft"),
+    Family(package="fluent-emoji", version="1.2.7", style="glossy", licence="MIT", author="Microsoft"),
+    Family(
+        package="fluent-emoji-high-contrast",
+        version="1.2.6",
+        style="contrast",
+        licence="MIT",
+        author="Microsoft",
+    ),
+    Family(package="emojione", version="1.2.3", style="emojione", licence="CC-BY-4.0", author="EmojiOne"),
+    Family(
+        package="emojione-v1", version="1.2.3", style="outlined", licence="CC-BY-SA-4.0", author="EmojiOne"
+    ),
+    Family(package="fxemoji", version="1.2.2", style="firefox", licence="Apache-2.0", author="Mozilla"),
+    Family(
+        package="streamline-emojis",
+        version="1.2.4",
+        style="streamline",
+        licence="CC-BY-4.0",
+        author="Streamline",
+    ),
+    Family(
+        package="streamline-ultimate-color",
+        version="1.2.2",
+        style="thin",
+        licence="CC-BY-4.0",
+        author="Streamline",
+    ),
+    Family(
+        package="streamline-freehand-color",
+        version="1.2.2",
+        style="freehand",
+        licence="CC-BY-4.0",
+        author="Streamline",
+    ),
+    Family(
+        package="streamline-kameleon-color",
+        version="1.2.2",
+        style="badge",
+        licence="CC-BY-4.0",
+        author="Streamline",
+    ),
+    Family(package="flat-color-icons", version="1.2.3", style="icon", licence="MIT", author="Icons8"),
+)
 
 _TONE = re.compile(r"-(medium-)?(light|dark|medium)(-skin-tone)?(?=-|$)|skin-tone")
 _TONE_OBJECTS = frozenset({"horizontal-traffic-light", "vertical-traffic-light", "traffic-light"})
@@ -84,8 +109,7 @@ def load_icons(folder: Path) -> list[Icon]:
     Raises BenchError for a missing family or another version. Order: family, then name.
     """
     raw = {family: _read_family(folder, family) for family in FAMILIES}
-    words = {w for f, icons in raw.items() if f.package not in _SQUASHED
-             for n in icons for w in n.split("-")}  # fmt: skip
+    words = {w for f, icons in raw.items() if f.package not in _SQUASHED for n in icons for w in n.split("-")}
     return [
         Icon(name=name, caption=_caption(name, family, words), style=family.style, svg=svg)
         for family, icons in raw.items()

@@ -26,7 +26,7 @@ def export_base(
     """Save the parts in half precision as safetensors, with model_index.json and manifest.json.
 
     facts: what the manifest says beside the files' digests (what each part has seen, figures).
-    """  # fmt: skip
+    """
     import torch
 
     for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):

@@ -77,25 +77,29 @@ def pretrain(
     yield f"autoencoder: {facts['psnr_openmoji_val']} dB on OpenMoji val"
     if until == "autoencoder":
         return
-    prior, tokenizer, scale, reached = _prior(
-        views, captions, styles, vae, work, hooks, steps, start
-    )
+    prior, tokenizer, scale, reached = _prior(views, captions, styles, vae, work, hooks, steps, start)
     yield f"prior: step {reached} of {prior.recipe.steps}"
     if until == "prior":
         return
     figures = {
-        "autoencoder": facts, "prior_steps": reached, "collection": collection_facts(views),
+        "autoencoder": facts,
+        "prior_steps": reached,
+        "collection": collection_facts(views),
         "prior_samples": reached * prior.recipe.batch,
         "started_from": load_base(start).digest if start is not None else None,
-    }  # fmt: skip
+    }
     _export(out, prior, tokenizer, vae, scale, figures)
     yield f"exported to {out}"
     if until == "export":
         return
     found = report_pretraining(
-        out, out=report, work=work, held_out=held_out_rows(len(views)),
-        judge=load_judge("efficientnet-lite0"), hooks=hooks,
-    )  # fmt: skip
+        out,
+        out=report,
+        work=work,
+        held_out=held_out_rows(len(views)),
+        judge=load_judge("efficientnet-lite0"),
+        hooks=hooks,
+    )
     yield f"FD ({found['judge']}) on held-out drawings {found['fd_samples']}, shown in {report}"
 
 
@@ -113,8 +117,14 @@ def _collection(families: Path, work: Path, hooks: Any) -> tuple[np.ndarray, lis
         views = np.stack(drawn)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, views)
-        write_npz(meta, {"images": views[:, 0], "captions": np.array([i.caption for i in kept]),
-                         "styles": np.array([i.style for i in kept])})  # fmt: skip
+        write_npz(
+            meta,
+            {
+                "images": views[:, 0],
+                "captions": np.array([i.caption for i in kept]),
+                "styles": np.array([i.style for i in kept]),
+            },
+        )
     with np.load(meta) as archive:
         captions, styles = archive["captions"], archive["styles"]
     return np.load(path, mmap_mode="r"), [str(c) for c in captions], [str(s) for s in styles]
@@ -127,10 +137,16 @@ def collection_facts(views: np.ndarray) -> dict[str, Any]:
         "views": int(views.shape[1]),
         "digest": digest_arrays(images=np.ascontiguousarray(views[:, 0])),
         "families": [
-            {"package": f"@iconify-json/{f.package}", "version": f.version, "licence": f.licence,
-             "author": f.author, "style": f.style} for f in FAMILIES
+            {
+                "package": f"@iconify-json/{f.package}",
+                "version": f.version,
+                "licence": f.licence,
+                "author": f.author,
+                "style": f.style,
+            }
+            for f in FAMILIES
         ],
-    }  # fmt: skip
+    }
 
 
 def _autoencoder(views: np.ndarray, work: Path, hooks: Any) -> Any:
@@ -139,10 +155,13 @@ def _autoencoder(views: np.ndarray, work: Path, hooks: Any) -> Any:
     data, splits = OpenMoji64(), openmoji64_splits()
     hooks.stage("train the autoencoder", recipe.steps)
     return train_autoencoder(
-        np.asarray(views[keep]), openmoji=data.images[data.rows(splits.train)], recipe=recipe,
-        folder=work, tick=lambda step, loss: hooks.tick(step + 1, recipe.steps, f"loss {loss:.4f}"),
+        np.asarray(views[keep]),
+        openmoji=data.images[data.rows(splits.train)],
+        recipe=recipe,
+        folder=work,
+        tick=lambda step, loss: hooks.tick(step + 1, recipe.steps, f"loss {loss:.4f}"),
         stop=hooks.stop,
-    )  # fmt: skip
+    )
 
 
 def autoencoder_facts(vae: Any, views: np.ndarray) -> dict[str, Any]:
@@ -182,9 +201,15 @@ def _digest(module: Any) -> str:
 
 
 def _prior(
-    views: np.ndarray, captions: list[str], styles: list[str], vae: Any, work: Path, hooks: Any,
-    steps: int | None, start: Path | None,
-) -> tuple[Prior, Any, float, int]:  # fmt: skip
+    views: np.ndarray,
+    captions: list[str],
+    styles: list[str],
+    vae: Any,
+    work: Path,
+    hooks: Any,
+    steps: int | None,
+    start: Path | None,
+) -> tuple[Prior, Any, float, int]:
     recipe = PriorRecipe()
     full = [f"{c}, {s} style" for c, s in zip(captions, styles, strict=True)]
     tokenizer = _tokenizer(full, recipe, work) if start is None else load_base(start).tokenizer
@@ -194,12 +219,17 @@ def _prior(
         prior.take(load_base(start))
     hooks.stage("train the prior", steps or recipe.steps)
     reached = train_prior(
-        prior, latents=latents, full=encode(tokenizer, full), bare=encode(tokenizer, captions),
-        empty=encode(tokenizer, [""])[0], held_out=held_out_rows(len(views)), folder=work,
+        prior,
+        latents=latents,
+        full=encode(tokenizer, full),
+        bare=encode(tokenizer, captions),
+        empty=encode(tokenizer, [""])[0],
+        held_out=held_out_rows(len(views)),
+        folder=work,
         stop_at=steps,
         tick=lambda step, loss: hooks.tick(step + 1, steps or recipe.steps, f"loss {loss:.4f}"),
         stop=hooks.stop,
-    )  # fmt: skip
+    )
     return prior, tokenizer, scale, reached
 
 
@@ -214,14 +244,16 @@ def _tokenizer(captions: list[str], recipe: PriorRecipe, work: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _export(
-    out: Path, prior: Prior, tokenizer: Any, vae: Any, scale: float, figures: dict[str, Any]
-) -> None:
+def _export(out: Path, prior: Prior, tokenizer: Any, vae: Any, scale: float, figures: dict[str, Any]) -> None:
     vae.register_to_config(scaling_factor=round(scale, 6))
     modules: Any = prior.average.module
     export_base(
-        out, unet=modules["unet"], vae=vae, text_encoder=modules["text_encoder"],
-        tokenizer=tokenizer, scheduler=build_scheduler(),
+        out,
+        unet=modules["unet"],
+        vae=vae,
+        text_encoder=modules["text_encoder"],
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
         facts={
             "name": out.name,
             "seen": {
@@ -232,4 +264,4 @@ def _export(
             },
             **figures,
         },
-    )  # fmt: skip
+    )

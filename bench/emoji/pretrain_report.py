@@ -21,9 +21,23 @@ if TYPE_CHECKING:
     pass
 
 GRID = (
-    "red heart", "grinning face", "cat face", "pizza", "rocket", "house", "green apple", "bicycle",
-    "umbrella", "guitar", "tree", "fish", "clock", "airplane", "dog", "sunflower",
-)  # fmt: skip
+    "red heart",
+    "grinning face",
+    "cat face",
+    "pizza",
+    "rocket",
+    "house",
+    "green apple",
+    "bicycle",
+    "umbrella",
+    "guitar",
+    "tree",
+    "fish",
+    "clock",
+    "airplane",
+    "dog",
+    "sunflower",
+)
 STYLES = ("twemoji", "noto", "outlined", "streamline", "thin", "flat")
 
 
@@ -38,10 +52,14 @@ def draw(
         block = captions[start : start + 32]
         noise = [initial_noise(seed, f"{start + i}", (4, 16, 16)) for i in range(len(block))]
         got = sample_latents(
-            PlainDenoiser(base), base=base, sampler=sampler, noise=torch.from_numpy(np.stack(noise)),
-            conditions=torch.zeros(len(block), 1, 64, 64), text=base.encode_text(block),
+            PlainDenoiser(base),
+            base=base,
+            sampler=sampler,
+            noise=torch.from_numpy(np.stack(noise)),
+            conditions=torch.zeros(len(block), 1, 64, 64),
+            text=base.encode_text(block),
             empty=base.encode_text([""]),
-        )  # fmt: skip
+        )
         latents.append(got.numpy())
         images.append(to_bytes(base.decode(got).permute(0, 2, 3, 1).numpy()))
         if hooks is not None:
@@ -60,9 +78,7 @@ def report_pretraining(
     base = load_base(folder)
     views = np.load(work / "views.npy", mmap_mode="r")
     with np.load(work / "collection.npz") as archive:
-        captions = [
-            f"{c}, {s} style" for c, s in zip(archive["captions"], archive["styles"], strict=True)
-        ]
+        captions = [f"{c}, {s} style" for c, s in zip(archive["captions"], archive["styles"], strict=True)]
     sampler = Sampler(guidance=2.5)
     hooks.stage("sample the held-out captions", len(held_out))
     samples, latents = draw(base, [captions[i] for i in held_out], sampler=sampler, hooks=hooks)
@@ -111,9 +127,11 @@ def memorisation(
     return {
         f"{what}_{name}": round(float(value), 3)
         for name, near in nearest.items()
-        for what, value in (("nearest_cosine_median", np.median(near)),
-                            ("nearest_cosine_above_95", (near > 0.95).mean()))
-    }  # fmt: skip
+        for what, value in (
+            ("nearest_cosine_median", np.median(near)),
+            ("nearest_cosine_above_95", (near > 0.95).mean()),
+        )
+    }
 
 
 def _grid(base: Base, path: Path, sampler: Sampler) -> None:
@@ -132,7 +150,12 @@ def _curve(path: Path, out: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     write_json(out / "curve.json", lines)
     curve_figure(
-        {"validation error of v, moving average of weights":
-         [(line["step"], line["validation"]) for line in lines]},
-        out / "curve.png", x="step of 64 images", y="mean squared error of v",
-    )  # fmt: skip
+        {
+            "validation error of v, moving average of weights": [
+                (line["step"], line["validation"]) for line in lines
+            ]
+        },
+        out / "curve.png",
+        x="step of 64 images",
+        y="mean squared error of v",
+    )

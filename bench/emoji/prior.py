@@ -136,7 +136,7 @@ class Prior:
         *,
         weighted: bool = True,
     ) -> torch.Tensor:
-        """v-prediction error with min-SNR weights (arXiv 2202.00512, 2303.09556), a scalar."""  # fmt: skip
+        """v-prediction error with min-SNR weights (arXiv 2202.00512, 2303.09556), a scalar."""
         import torch
 
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
@@ -197,19 +197,24 @@ def train_prior(
     line of the training curve (step, loss, validation v-loss of the average) to curve.jsonl. Each
     step's draws come from a generator seeded by (seed, step). Raises BenchError when the loss is
     not finite.
-    """  # fmt: skip
+    """
     import torch
 
     recipe = prior.recipe
     optimiser = torch.optim.AdamW(
-        prior.modules.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99),
-        weight_decay=recipe.weight_decay, fused=True,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, recipe)
+        prior.modules.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
-    parts: dict[str, Any] = {"modules": prior.modules, "average": prior.average, "optimiser": optimiser,
-             "schedule": schedule}  # fmt: skip
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe))
+    parts: dict[str, Any] = {
+        "modules": prior.modules,
+        "average": prior.average,
+        "optimiser": optimiser,
+        "schedule": schedule,
+    }
     start = load_checkpoint(folder / "prior.ckpt", **parts)
     rows = np.setdiff1d(np.arange(len(latents)), held_out)
     total, seen, end = 0.0, 0, min(recipe.steps, stop_at or recipe.steps)
@@ -247,7 +252,7 @@ def draw_batch(
     bare: torch.Tensor,
     empty: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return latents, token ids, stratified timesteps and noise of one step."""  # fmt: skip
+    """Return latents, token ids, stratified timesteps and noise of one step."""
     import torch
 
     rng = np.random.default_rng([recipe.seed, step])

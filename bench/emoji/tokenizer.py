@@ -45,9 +45,7 @@ def _merges(state: str) -> list[tuple[str, str]]:
     import json
 
     pairs = json.loads(state)["model"]["merges"]
-    return [
-        (left, right) for left, right in (p.split(" ") if isinstance(p, str) else p for p in pairs)
-    ]
+    return [(left, right) for left, right in (p.split(" ") if isinstance(p, str) else p for p in pairs)]
 
 
 def _closed(merges: list[tuple[str, str]], known: set[str]) -> list[tuple[str, str]]:

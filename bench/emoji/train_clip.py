@@ -59,9 +59,7 @@ _AUGMENTATION = 1  # raise when `clip_pairs.augment` changes, to take the featur
 _EVERY = 250
 
 
-def trunk_features(
-    model: Any, pairs: Pairs, recipe: ClipRecipe, *, cache: Cache, views: int
-) -> np.ndarray:
+def trunk_features(model: Any, pairs: Pairs, recipe: ClipRecipe, *, cache: Cache, views: int) -> np.ndarray:
     """Return the frozen trunk's features of every view, [views,N,1280] float16.
 
     View 0 is the picture itself. Each chunk of 1,024 pictures is cached under its content, so a
@@ -90,22 +88,17 @@ def trunk_features(
     return result
 
 
-def _chunk(
-    model: Any, pairs: Pairs, recipe: ClipRecipe, view: int, rows: range
-) -> dict[str, np.ndarray]:
+def _chunk(model: Any, pairs: Pairs, recipe: ClipRecipe, view: int, rows: range) -> dict[str, np.ndarray]:
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     settings = model_config(recipe, 1)["preprocess_cfg"]
-    transform = image_transform_v2(
-        PreprocessCfg(size=recipe.image_size, **settings), is_train=False
-    )
+    transform = image_transform_v2(PreprocessCfg(size=recipe.image_size, **settings), is_train=False)
     model.visual.trunk.eval()
     parts = []
     for start in range(rows.start, rows.stop, 16):
         images = [
-            view_of(pairs, i, view=view, seed=recipe.seed)
-            for i in range(start, min(start + 16, rows.stop))
+            view_of(pairs, i, view=view, seed=recipe.seed) for i in range(start, min(start + 16, rows.stop))
         ]
         batch = preprocess_images(np.stack(images), transform)
         with torch.inference_mode():
@@ -129,7 +122,7 @@ def train(
     features [views,N,1280]; validate(model) -> anything loggable, called every 250 steps. At the
     end the features' mean and deviation are folded into the projection. BenchError where the loss
     is not finite.
-    """  # fmt: skip
+    """
     import torch
 
     groups, moments, trained = Groups(pairs), _moments(features), Trainable(model)
@@ -251,9 +244,14 @@ def run(
     features = trunk_features(model, pairs, recipe, cache=Cache(work), views=recipe.views)
     held = trunk_features(model, val, recipe, cache=Cache(work), views=1)
     train(
-        model, tokenizer, pairs, features, recipe, checkpoint=checkpoint,
+        model,
+        tokenizer,
+        pairs,
+        features,
+        recipe,
+        checkpoint=checkpoint,
         validate=lambda m: _validate(m, tokenizer, held[0], val.captions, _moments(features)),
-    )  # fmt: skip
+    )
     notes: dict[str, Any] = {
         "trained_on": {"collection": gathered.digest, "openmoji train": own.digest},
         "pictures": dict(sorted(Counter(pairs.styles).items())),
@@ -279,9 +277,12 @@ def _tokenizer(pairs: Pairs, recipe: ClipRecipe, path: Path) -> Any:
 
 
 def _validate(
-    model: Any, tokenizer: Any, features: np.ndarray, captions: Sequence[str],
+    model: Any,
+    tokenizer: Any,
+    features: np.ndarray,
+    captions: Sequence[str],
     moments: Moments,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     import torch
 
     model.eval()
@@ -311,9 +312,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     work = given.work or given.out.with_name(given.out.name + ".work")
     recipe = replace(
-        ClipRecipe(), steps=given.steps, views=given.views, image_size=given.image_size,
+        ClipRecipe(),
+        steps=given.steps,
+        views=given.views,
+        image_size=given.image_size,
         seed=given.seed,
-    )  # fmt: skip
+    )
     try:
         found = run(given.collection, given.out, recipe, work=work, resume=given.resume)
     except BenchError as error:

@@ -109,17 +109,13 @@ def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[A
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     try:
-        model = open_clip.create_model(
-            name, pretrained=pretrained, require_pretrained=True, device=device
-        )
+        model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True, device=device)
     except Exception as error:
         raise BenchError(
             f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give a weight "
             "file of that model."
         ) from error
-    return model.eval(), image_transform_v2(
-        PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
-    )
+    return model.eval(), image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
 
 def _judge(

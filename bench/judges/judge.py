@@ -80,9 +80,7 @@ class Judge:
         Results do not depend on batch_size beyond rounding. BenchError for images of another form.
         """
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
-            raise BenchError(
-                f"a judge takes images [N,H,W,3] uint8, got {images.shape} {images.dtype}"
-            )
+            raise BenchError(f"a judge takes images [N,H,W,3] uint8, got {images.shape} {images.dtype}")
         return _in_batches(self._images, images, batch_size, progress)
 
     def text(
@@ -108,8 +106,10 @@ def find_weights(name: str) -> Path | None:
     stem = name.replace("/", "-")
     found = sorted(Path(folder).glob(f"{glob.escape(stem)}.*")) if folder else []
     if len(found) > 1:
-        raise BenchError(f"{folder} holds {len(found)} files for judge '{name}': "
-                         f"{', '.join(p.name for p in found)}. Leave one.")  # fmt: skip
+        raise BenchError(
+            f"{folder} holds {len(found)} files for judge '{name}': "
+            f"{', '.join(p.name for p in found)}. Leave one."
+        )
     return found[0] if found else None
 
 

@@ -113,8 +113,6 @@ def _check_image(image: np.ndarray) -> None:
 
 def _check_lines(lines: np.ndarray, reference: np.ndarray) -> None:
     if lines.shape != reference.shape or lines.ndim != 2:
-        raise BenchError(
-            f"line drawings must be [H,W] of one size: {lines.shape}, {reference.shape}"
-        )
+        raise BenchError(f"line drawings must be [H,W] of one size: {lines.shape}, {reference.shape}")
     if lines.dtype != np.bool_ or reference.dtype != np.bool_:
         raise BenchError(f"line drawings must be bool, got {lines.dtype} and {reference.dtype}")

@@ -135,9 +135,7 @@ class PairedFrechet:
         """Take features [N,D] of samples and targets, row i belonging to item i."""
         self._sample, self._target = checked_pair(sample, target)
         if len(self._sample) != len(self._target):
-            raise BenchError(
-                f"samples and targets must pair up: {len(self._sample)} and {len(self._target)}"
-            )
+            raise BenchError(f"samples and targets must pair up: {len(self._sample)} and {len(self._target)}")
         self.n_items = len(self._sample)
         self._by_gram = self.n_items <= self._sample.shape[1]
         if self._by_gram:
@@ -149,9 +147,7 @@ class PairedFrechet:
         weights = counts[held].astype(np.float64)
         if not self._by_gram:
             repeat = np.repeat(held, counts[held])
-            return frechet_from_moments(
-                Moments.of(self._sample[repeat]), Moments.of(self._target[repeat])
-            )
+            return frechet_from_moments(Moments.of(self._sample[repeat]), Moments.of(self._target[repeat]))
         return self._gram_distance(held, weights)
 
     def influence(self) -> np.ndarray:
@@ -187,8 +183,7 @@ class PairedFrechet:
         gap = share @ (own + other - 2.0 * cross) @ share
         scale = weights / (total - 1.0)
         spread = sum(
-            float(scale @ np.diagonal(part) - (share @ part @ share) * scale.sum())
-            for part in (own, other)
+            float(scale @ np.diagonal(part) - (share @ part @ share) * scale.sum()) for part in (own, other)
         )
         left, right = share @ cross, cross @ share
         centred = cross - left[None, :] - right[:, None] + share @ right

@@ -83,9 +83,7 @@ def _replicates(
     return found
 
 
-def _spread(
-    features: np.ndarray, mean: np.ndarray, weights: np.ndarray, total: np.ndarray
-) -> np.ndarray:
+def _spread(features: np.ndarray, mean: np.ndarray, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Return the trace of the unbiased covariance on each resample, [R]."""
     squares = weights @ (features**2).sum(axis=1) - total * (mean**2).sum(axis=1)
     return np.asarray(squares / (total - 1.0))

@@ -28,9 +28,7 @@ def cosine_to_target(sample: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.clip((first * second).sum(axis=1), -1.0, 1.0)
 
 
-def retrieval_hits(
-    queries: np.ndarray, gallery: np.ndarray, *, k: int = 1, tie: float = 1e-6
-) -> np.ndarray:
+def retrieval_hits(queries: np.ndarray, gallery: np.ndarray, *, k: int = 1, tie: float = 1e-6) -> np.ndarray:
     """Return for each query whether its own row of the gallery is among the k nearest, [N] float64.
 
     queries, gallery: [N,D], row i of both belonging to item i; nearness is the cosine. Gallery rows

@@ -71,9 +71,7 @@ class PairedPrdc:
         return self._found[key]
 
 
-def from_distances(
-    own: np.ndarray, other: np.ndarray, cross: np.ndarray, k: int
-) -> dict[str, float]:
+def from_distances(own: np.ndarray, other: np.ndarray, cross: np.ndarray, k: int) -> dict[str, float]:
     """Return the four from squared distances among samples, among targets and between them."""
     if not 1 <= k < min(len(own), len(other)):
         raise BenchError(

@@ -69,8 +69,7 @@ def mean_iou(classes: np.ndarray, reference: np.ndarray, *, void: np.ndarray) ->
     """
     if not classes.shape == reference.shape == void.shape:
         raise BenchError(
-            "class maps and void must have one size, "
-            f"got {classes.shape}, {reference.shape} and {void.shape}"
+            f"class maps and void must have one size, got {classes.shape}, {reference.shape} and {void.shape}"
         )
     found, wanted = classes[~void], reference[~void]
     if not wanted.size:
@@ -105,9 +104,7 @@ def find_boxes(image: np.ndarray, *, colour: np.ndarray) -> np.ndarray:
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the intersection over union of boxes, [M,4] and [N,4] (x0, y0, x1, y1) -> [M,N]."""
     first, second = a[:, None].astype(np.float64), b[None].astype(np.float64)
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
-        first[..., :2], second[..., :2]
-    )
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
     shared = sides.clip(min=0).prod(-1)
     union = (
         (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)

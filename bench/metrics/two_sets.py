@@ -81,9 +81,7 @@ class TwoSetFrechet:
     def __call__(self, counts: np.ndarray) -> float:
         """Return the distance of the rows whose block has count 1; at least 2 rows of each set."""
         if self._by_gram:
-            return self._gram_distance(
-                *(counts[x] > 0 for x in (self.dealt.first, self.dealt.second))
-            )
+            return self._gram_distance(*(counts[x] > 0 for x in (self.dealt.first, self.dealt.second)))
         held = np.flatnonzero(counts)
         sums = []
         for blocks in self._moments:
@@ -158,10 +156,7 @@ def _block_sums(
 ) -> np.ndarray:
     """Return the sums of k(a_i, b_j) by block; left, right: membership [N,blocks], [M,blocks]."""
     return np.asarray(
-        sum(
-            left[i : i + _ROWS].T @ (kernel(a[i : i + _ROWS], b) @ right)
-            for i in range(0, len(a), _ROWS)
-        )
+        sum(left[i : i + _ROWS].T @ (kernel(a[i : i + _ROWS], b) @ right) for i in range(0, len(a), _ROWS))
     )
 
 
@@ -172,9 +167,7 @@ class TwoSetKernel:
         """Take features [N,D] and [M,D]; memory is 1024 x max(N, M) doubles."""
         a, b = checked_pair(first, second)
         self._sums = _Sums(a, b, dealt, polynomial_kernel)
-        for rows, labels, sums in (
-            (a, dealt.first, self._sums.first), (b, dealt.second, self._sums.second)
-        ):  # fmt: skip
+        for rows, labels, sums in ((a, dealt.first, self._sums.first), (b, dealt.second, self._sums.second)):
             own = ((rows**2).sum(axis=1) / rows.shape[1] + 1.0) ** 3
             sums -= np.diag(np.bincount(labels, own, minlength=dealt.blocks))
 
@@ -199,9 +192,7 @@ class TwoSetCmmd:
 class TwoSetPrdc:
     """Precision, recall, density and coverage of the held rows: `statistic("recall")`."""
 
-    def __init__(
-        self, first: np.ndarray, second: np.ndarray, dealt: Deal, *, k: int = NEAREST
-    ) -> None:
+    def __init__(self, first: np.ndarray, second: np.ndarray, dealt: Deal, *, k: int = NEAREST) -> None:
         """Take features [N,D] of samples and [M,D] of targets; keeps N^2 + M^2 + NM doubles."""
         a, b = checked_pair(first, second)
         self._dealt, self._k = dealt, k
@@ -216,9 +207,7 @@ class TwoSetPrdc:
         """Return all four for the rows whose block has count 1."""
         key = counts.tobytes()
         if key not in self._found:
-            in_a, in_b = (
-                np.flatnonzero(counts[x]) for x in (self._dealt.first, self._dealt.second)
-            )
+            in_a, in_b = (np.flatnonzero(counts[x]) for x in (self._dealt.first, self._dealt.second))
             own, other, cross = self._parts
             self._found[key] = from_distances(
                 own[np.ix_(in_a, in_a)],

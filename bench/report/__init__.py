@@ -56,9 +56,7 @@ __all__ = [
 ]
 
 
-def make_report(
-    results: Path, out: Path, *, mixed: bool = False, readme: Path | None = None
-) -> list[Path]:
+def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path | None = None) -> list[Path]:
     """Write the report of all records below `results` into `out`; return the files, sorted.
 
     A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
@@ -106,9 +104,7 @@ def _tables(runs: Sequence[Run], *, mixed: bool) -> list[tuple[str, list[Run]]]:
         protocols = places.setdefault((record.suite, record.task), {})
         protocols.setdefault("" if mixed else record.protocol_hash, []).append(run)
     tables = []
-    for (suite, task), protocols in sorted(
-        places.items(), key=lambda p: (p[0][0], task_place(p[0][1]))
-    ):
+    for (suite, task), protocols in sorted(places.items(), key=lambda p: (p[0][0], task_place(p[0][1]))):
         for digest, members in sorted(protocols.items()):
             parts = [suite, task, *([digest[:12]] if len(protocols) > 1 else [])]
             tables.append(("-".join(file_name(part) for part in parts), members))
@@ -123,16 +119,12 @@ def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
         hashes.setdefault(table.task, set()).update(table.hashes)
     several = {task: sorted(found) for task, found in sorted(hashes.items()) if len(found) > 1}
     if several:
-        words = "; ".join(
-            f"{t}: {', '.join(h[:12] for h in found)}" for t, found in several.items()
-        )
+        words = "; ".join(f"{t}: {', '.join(h[:12] for h in found)}" for t, found in several.items())
         note = f"No comparison over tasks: several protocols for one task ({words})."
         return Suite(name=name, comparison=None, note=note)
     comparison = build_comparison(own)
     if not comparison.own("method") or not comparison.columns:
-        return Suite(
-            name=name, comparison=None, note="No comparison over tasks: no method is scored."
-        )
+        return Suite(name=name, comparison=None, note="No comparison over tasks: no method is scored.")
     return Suite(name=name, comparison=comparison, note="")
 
 
@@ -185,9 +177,7 @@ def _comparison_files(comparison: Comparison) -> dict[str, str]:
     return {
         f"comparison-{name}.md": to_markdown(main),
         f"comparison-{name}.tex": to_latex(main, key=f"comparison-{name}"),
-        f"comparison-{name}.csv": tidy_comparison(comparison).to_csv(
-            index=False, lineterminator="\n"
-        ),
+        f"comparison-{name}.csv": tidy_comparison(comparison).to_csv(index=False, lineterminator="\n"),
         f"cost-{name}.md": to_markdown(cost),
         f"cost-{name}.tex": to_latex(cost, key=f"cost-{name}"),
         f"cost-{name}.csv": lines.to_csv(index=False, lineterminator="\n"),

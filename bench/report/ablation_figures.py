@@ -27,9 +27,7 @@ AXES = {
     "steps": "sampling steps",
 }
 _LOGARITHMIC = ("train_items", "steps")
-_LEVELS = {
-    slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)
-}
+_LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)}
 _MIDDLE = 12
 
 
@@ -95,16 +93,26 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
         seen = [run.items.layer_weights for run in runs if run.items is not None]
         slots = [slot for slot, _, _ in seen[0]]
         places = range(len(slots))
-        axis.step(places, [start for _, start, _ in seen[0]], where="mid", color=SOFT, linewidth=1.4,
-                  linestyle=(0, (5, 2)), label="the paper's, where they started")  # fmt: skip
+        axis.step(
+            places,
+            [start for _, start, _ in seen[0]],
+            where="mid",
+            color=SOFT,
+            linewidth=1.4,
+            linestyle=(0, (5, 2)),
+            label="the paper's, where they started",
+        )
         for i, (run, weights) in enumerate(zip(runs, seen, strict=True)):
-            style = {"marker": _MARKERS[i % 5], "color": COLOURS[i % 7], "markersize": 5,
-                     "linewidth": 1.2, "label": f"learned, seed {run.record.seed}"}  # fmt: skip
+            style = {
+                "marker": _MARKERS[i % 5],
+                "color": COLOURS[i % 7],
+                "markersize": 5,
+                "linewidth": 1.2,
+                "label": f"learned, seed {run.record.seed}",
+            }
             axis.plot(places, [now for _, _, now in weights], **style)
             below.plot(places, [now - start for _, start, now in weights], **style)
-        below.set_xticks(
-            places, [_LEVELS.get(slot, "middle") for slot in slots], rotation=35, ha="right"
-        )
+        below.set_xticks(places, [_LEVELS.get(slot, "middle") for slot in slots], rotation=35, ha="right")
         axis.set_ylabel("layer weight")
         below.set_ylabel("moved by")
         below.axhline(0.0, color=SOFT, linewidth=1.4, linestyle=(0, (5, 2)))
@@ -125,9 +133,7 @@ def moved(run: Run) -> float:
     Some published items hold weights of fixed schedules that single precision has rounded.
     """
     weights = run.items.layer_weights if run.items is not None else ()
-    gaps = (
-        abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6)
-    )
+    gaps = (abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6))
     return max(gaps, default=0.0)
 
 
@@ -140,10 +146,16 @@ def _bar(axis: Axes, place: int, difference: Difference) -> None:
     ends = (interval.low, interval.high, 0.0)
     right = abs(max(ends)) >= abs(min(ends))
     axis.annotate(
-        difference_cell(difference).main, (max(ends) if right else min(ends), place),
-        xytext=(4 if right else -4, 0), textcoords="offset points", va="center",
-        ha="left" if right else "right", fontsize=7, color=SOFT, bbox=BOX,
-    )  # fmt: skip
+        difference_cell(difference).main,
+        (max(ends) if right else min(ends), place),
+        xytext=(4 if right else -4, 0),
+        textcoords="offset points",
+        va="center",
+        ha="left" if right else "right",
+        fontsize=7,
+        color=SOFT,
+        bbox=BOX,
+    )
 
 
 def _bar_axis(axis: Axes, column: Column, names: Sequence[str]) -> None:

@@ -76,9 +76,7 @@ def ablation_files(section: AblationSection) -> dict[str, str]:
     return {
         f"{section.name}.md": to_markdown(grid),
         f"{section.name}.tex": to_latex(grid, key=section.name),
-        f"{section.name}.csv": tidy_ablation(section.table).to_csv(
-            index=False, lineterminator="\n"
-        ),
+        f"{section.name}.csv": tidy_ablation(section.table).to_csv(index=False, lineterminator="\n"),
     }
 
 

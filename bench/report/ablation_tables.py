@@ -36,8 +36,10 @@ def ablation_grid(table: AblationTable) -> Grid:
     """Return values and paired differences to the reference, two columns a metric."""
     digits = {column: _digits(table, column) for column in table.columns}
     sizes = {line.record.cost.parameters_trainable for line in table.lines}
-    more = (*(("training items",) if table.by_items else ()),
-            *(("trainable parameters",) if len(sizes) > 1 else ()))  # fmt: skip
+    more = (
+        *(("training items",) if table.by_items else ()),
+        *(("trainable parameters",) if len(sizes) > 1 else ()),
+    )
     lead, rules = ("", *more, "seeds"), []
     body: list[tuple[Text, ...]] = []
     for i, line in enumerate(table.lines):
@@ -176,9 +178,7 @@ def ablation_text(table: AblationTable) -> str:
     grid = ablation_grid(table)
     lead = sum(not group for group in grid.groups)
     heads = [g or h for g, h in zip(grid.groups, grid.header, strict=True)]
-    heads = [
-        h if i < lead or (i - lead) % 2 == 0 else "minus reference" for i, h in enumerate(heads)
-    ]
+    heads = [h if i < lead or (i - lead) % 2 == 0 else "minus reference" for i, h in enumerate(heads)]
     lines = [heads, *([cell.line for cell in line] for line in grid.body)]
     said = "".join(f"- {sentence}\n" for sentence in ablation_sentences(table))
     notes = "".join(f"{note}\n" for note in table.notes)
@@ -251,19 +251,37 @@ def _tidy_line(table: AblationTable, line: Line, column: Column) -> dict[str, An
     difference = line.differences.get(column)
     sampler = record.protocol["sampler"]
     found: dict[str, Any] = {
-        "ablation": table.ablation.name, "suite": table.suite, "task": table.task,
-        "protocol": record.protocol_hash, "variant": line.row.name, "method": record.method,
-        "train_items": line.train_items, "guidance": sampler.get("guidance"),
-        "steps": sampler.get("steps"), "reference": line.is_reference,
-        "seeds": " ".join(map(str, line.row.seeds)), "metric": column.metric,
-        "judge": column.judge, "scale": column.scale, "better": column.better,
-    }  # fmt: skip
+        "ablation": table.ablation.name,
+        "suite": table.suite,
+        "task": table.task,
+        "protocol": record.protocol_hash,
+        "variant": line.row.name,
+        "method": record.method,
+        "train_items": line.train_items,
+        "guidance": sampler.get("guidance"),
+        "steps": sampler.get("steps"),
+        "reference": line.is_reference,
+        "seeds": " ".join(map(str, line.row.seeds)),
+        "metric": column.metric,
+        "judge": column.judge,
+        "scale": column.scale,
+        "better": column.better,
+    }
     if cell is not None:
-        found |= {"value": cell.value, "low": cell.low, "high": cell.high,
-                  "deviation": cell.deviation, "items": cell.items}  # fmt: skip
+        found |= {
+            "value": cell.value,
+            "low": cell.low,
+            "high": cell.high,
+            "deviation": cell.deviation,
+            "items": cell.items,
+        }
     if difference is not None:
         interval = difference.interval
-        found |= {"difference": interval.value, "difference_low": interval.low,
-                  "difference_high": interval.high, "difference_seeds": difference.first_seeds,
-                  "seeds_agree": difference.agree}  # fmt: skip
+        found |= {
+            "difference": interval.value,
+            "difference_low": interval.low,
+            "difference_high": interval.high,
+            "difference_seeds": difference.first_seeds,
+            "seeds_agree": difference.agree,
+        }
     return found

@@ -181,9 +181,7 @@ def _table(
     for variant in ablation.variants:
         protocol = digest_json(_protocol(base, variant))
         key = _key(protocol, variant.method, variant.settings)
-        groups.setdefault(
-            key, (variant, known.by_key.get(key, []))
-        )  # once, where it is the suite's
+        groups.setdefault(key, (variant, known.by_key.get(key, [])))  # once, where it is the suite's
     found, notes = _one_rate([(variant, runs) for variant, runs in groups.values() if runs])
     if not found:
         return None
@@ -192,11 +190,15 @@ def _table(
     columns = _columns(ablation, place[1], own)
     rows = [(variant, _row(ablation, variant, runs, columns)) for variant, runs in found]
     return AblationTable(
-        ablation=ablation, suite=place[0], task=place[1], base=base, columns=columns,
+        ablation=ablation,
+        suite=place[0],
+        task=place[1],
+        base=base,
+        columns=columns,
         lines=tuple(_line(ablation, variant, row, rows, pairing) for variant, row in rows),
         missing=tuple(variant.called for variant, runs in groups.values() if not runs),
         notes=(*split_notes(records), *device_notes(records), *notes, *_few(rows)),
-    )  # fmt: skip
+    )
 
 
 def _one_rate(
@@ -209,8 +211,7 @@ def _one_rate(
         counts.setdefault(variant.method, Counter()).update(rates)
     kept = {m: max(c, key=lambda rate, c=c: (c[rate], -(rate or 0.0))) for m, c in counts.items()}  # type: ignore[misc]
     notes = [
-        f"{sum(c.values()) - c[kept[m]]} runs of {m} at other learning rates than {kept[m]:g} are "
-        "left out."
+        f"{sum(c.values()) - c[kept[m]]} runs of {m} at other learning rates than {kept[m]:g} are left out."
         for m, c in counts.items()
         if len(c) > 1
     ]
@@ -229,9 +230,7 @@ def _columns(ablation: Ablation, task: str, runs: Iterable[Run]) -> tuple[Column
     return order_columns(found)
 
 
-def _row(
-    ablation: Ablation, variant: Variant, runs: Sequence[Run], columns: Sequence[Column]
-) -> Row:
+def _row(ablation: Ablation, variant: Variant, runs: Sequence[Run], columns: Sequence[Column]) -> Row:
     own = tuple(sorted(runs, key=lambda run: run.record.seed))
     name = variant.name
     if ablation.resamples and variant.name == ablation.reference:
@@ -245,9 +244,12 @@ def _row(
 
 
 def _line(
-    ablation: Ablation, variant: Variant, row: Row, rows: Sequence[tuple[Variant, Row]],
+    ablation: Ablation,
+    variant: Variant,
+    row: Row,
+    rows: Sequence[tuple[Variant, Row]],
     pairing: Pairing,
-) -> Line:  # fmt: skip
+) -> Line:
     paper = ablation.reference_of(variant)
     reference = next((other for v, other in rows if v is paper), None)
     found: dict[Column, Difference] = {}

@@ -56,9 +56,7 @@ class About:
 
 def model_card(record: RunRecord, about: About) -> str:
     """Return README.md of a folder with the weights of a run, ending in a newline."""
-    front = _FRONT.format(
-        licence=LICENCE_FILE, base=about.base, method=record.method, task=record.task
-    )
+    front = _FRONT.format(licence=LICENCE_FILE, base=about.base, method=record.method, task=record.task)
     sections = {
         f"{about.title}: {record.task} → image": _what(record, about),
         "Use": f"```python\n{about.usage}```",

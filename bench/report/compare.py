@@ -183,9 +183,7 @@ def _methods(tables: Mapping[str, Table]) -> tuple[list[Entry], dict[str, str]]:
     names, options = _names(plain, {key: len(rows) for key, rows in groups.items()})
     entries = [
         _entry(names[key], rows)
-        for key, rows in sorted(
-            groups.items(), key=lambda g: (-len(g[1]), plain[g[0]].method, names[g[0]])
-        )
+        for key, rows in sorted(groups.items(), key=lambda g: (-len(g[1]), plain[g[0]].method, names[g[0]]))
     ]
     return sorted(entries, key=lambda entry: _KINDS.index(entry.kind)), options
 
@@ -263,9 +261,7 @@ def _leak(rows: Mapping[str, Row]) -> str:
     return leak_by_task({task: [run.record for run in row.runs] for task, row in rows.items()})
 
 
-def _standing(
-    entries: Sequence[Entry], task: str, column: Column, pairing: Pairing
-) -> Standing | None:
+def _standing(entries: Sequence[Entry], task: str, column: Column, pairing: Pairing) -> Standing | None:
     """Find the best method of a column and the next; references and floors do not take part."""
     if column.better not in {"higher", "lower"}:
         return None
@@ -308,9 +304,7 @@ def _own_words(comparison: Comparison, task: str, column: Column, pairing: Pairi
     own = [e for e in comparison.own("method") if _method(e) == OWN_METHOD and task in e.rows]
     if not own:
         return []
-    others = [
-        e for e in (*comparison.own("method"), *comparison.own("floor")) if _method(e) != OWN_METHOD
-    ]
+    others = [e for e in (*comparison.own("method"), *comparison.own("floor")) if _method(e) != OWN_METHOD]
     row = own[0].rows[task]
     found = [pairing.difference(row, e.rows[task], column=column) for e in others if task in e.rows]
     known = [difference for difference in found if difference is not None]

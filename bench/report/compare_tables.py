@@ -34,8 +34,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
         if i and _block(entry) != _block(comparison.entries[i - 1]):
             rules.append(len(body))
         cells = [
-            _cell(entry, task, column, digits[task, column], bold)
-            for task, column in comparison.columns
+            _cell(entry, task, column, digits[task, column], bold) for task, column in comparison.columns
         ]
         fewer = f" {FEWER}" if comparison.has_fewer_seeds(entry) else ""
         body.append((Text(main=entry.label + fewer), Text(main=_seeds(entry)), *cells))
@@ -122,9 +121,7 @@ def tidy_comparison(comparison: Comparison) -> pandas.DataFrame:
     return pandas.DataFrame(lines, columns=_TIDY)
 
 
-def _cell(
-    entry: Entry, task: str, column: Column, digits: int, bold: set[tuple[str, Column, str]]
-) -> Text:
+def _cell(entry: Entry, task: str, column: Column, digits: int, bold: set[tuple[str, Column, str]]) -> Text:
     cell = entry.cell(task, column)
     if cell is None:
         return Text(main=number(None, 0))

@@ -94,9 +94,15 @@ def _panel(axis: Axes, rows: Sequence[Row], column: Column, key: str, names: Seq
         if row.kind == "floor" and cell is not None and cell.value is not None:
             axis.axhline(cell.value, color=SOFT, linestyle=":", linewidth=1, zorder=0)
             axis.annotate(
-                row.name, (1.0, cell.value), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                textcoords="offset points", va="center", fontsize=8, color=SOFT,
-            )  # fmt: skip
+                row.name,
+                (1.0, cell.value),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=SOFT,
+            )
     _log_axis(axis, [p.x for p in points])
     axis.set_xlabel(_COSTS[key])
     if key == next(iter(_COSTS)):
@@ -140,11 +146,24 @@ def _place_names(axis: Axes, points: Sequence[_Point], names: Sequence[str]) -> 
     for point in sorted(points, key=lambda p: (p.x, p.y, p.name)):
         colour, _ = _look(names.index(point.name))
         note = axis.annotate(
-            point.name, (point.x, point.y), xytext=(0, 0), textcoords="offset points", fontsize=8,
-            color=colour, ha="center", va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0,
-                        "shrinkB": 3, "alpha": 0.6},
-        )  # fmt: skip
+            point.name,
+            (point.x, point.y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            ha="center",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "alpha": 0.6,
+            },
+        )
         taken.append(_put(note, axis, taken, (point.x, point.y)))
 
 
@@ -161,9 +180,7 @@ def _put(note: Annotation, axis: Axes, taken: Sequence[Bbox], spot: tuple[float,
         angle = 2 * math.pi * turn / _DIRECTIONS
         dx = math.cos(angle) * (reach * pixels + own.width / 2)
         dy = math.sin(angle) * (reach * pixels + own.height / 2)
-        box = Bbox.from_bounds(
-            x + dx - own.width / 2, y + dy - own.height / 2, own.width, own.height
-        )
+        box = Bbox.from_bounds(x + dx - own.width / 2, y + dy - own.height / 2, own.width, own.height)
         cost = sum(_overlap(box, other) for other in taken) + reach * pixels
         cost += 10.0 * (own.width * own.height - _overlap(box, axis.bbox))
         if best is None or cost < best[0] - 1e-6:

@@ -69,9 +69,7 @@ def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[s
     return found
 
 
-def _draw(
-    axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, tuple[str, Any]]
-) -> int:  # fmt: skip
+def _draw(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, tuple[str, Any]]) -> int:
     """Draw curves into a panel and return the widest running mean, in points."""
     ends, widest = [], 1
     for name, points in curves.items():

@@ -144,9 +144,7 @@ def against(differences: Sequence[Difference]) -> str:
     for d, basis in zip(differences, bases, strict=True):
         own = "" if basis == usual else basis
         if not (d.interval.low > 0 or d.interval.high < 0):
-            said.setdefault("cannot be told apart from", []).append(
-                f"{d.second}: {_signed(d)}{own}"
-            )
+            said.setdefault("cannot be told apart from", []).append(f"{d.second}: {_signed(d)}{own}")
         else:
             doubt = "on the mean over seeds, with single seeds that do not agree, "
             verb = f"{doubt if d.agree is False else ''}{_verb(d)}"
@@ -213,9 +211,7 @@ def _by_replicates(first: Row, second: Row, column: Column) -> _Found | None:
     if one is None or other is None or one[0] != other[0] or one[1].shape[1] != other[1].shape[1]:
         return None
     a, b = _seed_values(first, column), _seed_values(second, column)
-    interval = jackknife_interval(
-        float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0)
-    )
+    interval = jackknife_interval(float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0))
     return interval, len(one[0]), 0, (a, b)
 
 

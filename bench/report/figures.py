@@ -70,8 +70,11 @@ def overview(table: Table, path: Path, *, across: int = 4, pdf: bool = False) ->
     with figure_file(path, size=size, pdf=pdf) as figure:
         figure.suptitle(
             f"{table.title}: values with 95% intervals over items",
-            x=0.01, ha="left", fontsize=11, color=INK,
-        )  # fmt: skip
+            x=0.01,
+            ha="left",
+            fontsize=11,
+            color=INK,
+        )
         axes = figure.subplots(down, across, squeeze=False, sharey=True)
         for axis in axes.flat[len(columns) :]:
             axis.set_visible(False)
@@ -103,9 +106,7 @@ def pdf_file(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 @contextmanager
-def _figure(
-    size: tuple[float, float], *, layout: Literal["constrained"] | None
-) -> Iterator[Figure]:
+def _figure(size: tuple[float, float], *, layout: Literal["constrained"] | None) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.style import context
@@ -153,14 +154,18 @@ def _dot(axis: Axes, place: int, row: Row, cell: Cell, digits: int) -> None:
     if cell.low is not None and cell.high is not None:
         axis.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.55)
     face = colour if filled else "white"
-    axis.plot(
-        [value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3
-    )
+    axis.plot([value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3)
     axis.annotate(
-        number(value, digits), (value, place), xytext=(0, 4.5), textcoords="offset points",
-        ha="center", va="bottom", fontsize=7, color=SOFT,
+        number(value, digits),
+        (value, place),
+        xytext=(0, 4.5),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=SOFT,
         bbox=BOX,
-    )  # fmt: skip
+    )
 
 
 def _numbers(table: Table, column: Column) -> list[tuple[int, Row, Cell]]:
@@ -187,9 +192,16 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> Non
     right = max(end[2] for end in ends)
     for (name, colour, _, _), height in zip(ends, heights, strict=True):
         axis.annotate(
-            name, (right, height), xytext=(6, 0), textcoords="offset points",
-            color=colour, va="center", ha="left", fontsize=9, annotation_clip=False,
-        )  # fmt: skip
+            name,
+            (right, height),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            ha="left",
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 def _apart(values: Sequence[float], *, least: float) -> list[float]:

@@ -161,9 +161,7 @@ def _latex_long(grid: Grid, title: str) -> list[str]:
     for i, line in enumerate(grid.body):
         lines += [r"\midrule"] if i in grid.rules else []
         cells = [_latex_cell(cell) for cell in line]
-        broken = [
-            rf"\raggedright {_ARROW.sub(lambda a: '~' + a[1], cell)}" for cell in cells[: grid.left]
-        ]
+        broken = [rf"\raggedright {_ARROW.sub(lambda a: '~' + a[1], cell)}" for cell in cells[: grid.left]]
         lines.append(_latex_line([*broken, *cells[grid.left :]]))
     return [*lines, r"\end{longtable}", r"\endgroup"]
 
@@ -251,9 +249,7 @@ def _latex_cell(cell: Text) -> str:
     main = rf"\textbf{{{main}}}" if cell.bold else main
     if not beside:
         return main
-    return (
-        rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{main}\\[-2pt]{{\scriptsize {beside}}}\end{{tabular}}"
-    )
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{main}\\[-2pt]{{\scriptsize {beside}}}\end{{tabular}}"
 
 
 def _latex_line(cells: Sequence[str]) -> str:

@@ -50,9 +50,7 @@ def split_notes(records: Sequence[RunRecord]) -> list[str]:
         notes.append(f"LEAK: {items} evaluation items have a (near) twin in training{more}.")
     checks = [record.leaks.pretraining for record in records if record.leaks is not None]
     for about in sorted({check.about for check in checks if check.status == "unknown"}):
-        notes.append(
-            f"PRETRAINING UNKNOWN: {about}, so nobody knows which evaluation items it has seen."
-        )
+        notes.append(f"PRETRAINING UNKNOWN: {about}, so nobody knows which evaluation items it has seen.")
     notes += sorted({_outside_words(record) for record in records if record.weights is not None})
     sides = {(r.protocol_hash, r.splits.eval, r.splits.train) for r in records}
     if len(sides) > len({digest for digest, _, _ in sides}):

@@ -38,9 +38,7 @@ _NAMES = {
     "cmmd": "CMMD",
     "nearer_training": "nearer to training",
 }
-_DISTRIBUTION = (
-    *("fd_infinite", "precision", "recall", "density", "coverage", "cmmd", "nearer_training"),
-)
+_DISTRIBUTION = (*("fd_infinite", "precision", "recall", "density", "coverage", "cmmd", "nearer_training"),)
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),
     "segmentation": ("miou",),
@@ -150,9 +148,7 @@ def option_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def variant_details(
-    record: RunRecord, others: Sequence[RunRecord], *, marks: Mapping[str, str]
-) -> list[str]:
+def variant_details(record: RunRecord, others: Sequence[RunRecord], *, marks: Mapping[str, str]) -> list[str]:
     """Return what tells a row apart: options that differ from its method's other rows, protocol."""
     family = [other.options for other in others if other.method == record.method]
     missing = object()

@@ -61,9 +61,10 @@ class Suite:
 
 
 def report_page(
-    sections: Sequence[Section], suites: Sequence[Suite],
+    sections: Sequence[Section],
+    suites: Sequence[Suite],
     ablations: Sequence[AblationSection] = (),
-) -> str:  # fmt: skip
+) -> str:
     """Return the whole page as Markdown; a pure function of its sections, suites and ablations."""
     runs = page_records(sections, ablations)
     tables = f"Tables: {len(sections)}."
@@ -81,9 +82,7 @@ def report_page(
     return "\n".join(part for part in parts if part)
 
 
-def page_records(
-    sections: Sequence[Section], ablations: Sequence[AblationSection]
-) -> dict[str, RunRecord]:
+def page_records(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> dict[str, RunRecord]:
     """Return every record of a page by its run's name, those of main tables first."""
     tables = [*(s.table.runs for s in sections), *(s.table.runs for s in ablations)]
     return {run.record.run_id: run.record for runs in tables for run in runs}
@@ -104,9 +103,7 @@ def _suite(suite: Suite) -> str:
     parts = [title, *notes, to_markdown(comparison_grid(comparison))]
     parts.append(f"### What it says\n\n{_findings(comparison)}")
     parts.append(f"### What it costs\n\n{to_markdown(comparison_costs(comparison)[1])}")
-    files = [
-        f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("md", "tex", "csv")
-    ]
+    files = [f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("md", "tex", "csv")]
     parts.append(f"Files: {_links(files)}.\n")
     return "\n".join(parts)
 
@@ -187,8 +184,7 @@ def _differences(section: Section) -> str:
     words = "".join(f"- {escape_markdown(line)}\n" for line in verdicts(section.differences))
     grid = to_markdown(difference_grid(section.table, section.differences))
     return (
-        f"{_folded(f'{len(section.differences)} differences in words', words)}\n"
-        f"{_folded('As a table', grid)}"
+        f"{_folded(f'{len(section.differences)} differences in words', words)}\n{_folded('As a table', grid)}"
     )
 
 
@@ -229,9 +225,7 @@ def _protocols(table: Table) -> str:
     for digest in table.hashes:
         mark = f"Protocol {table.marks[digest]}" if table.marks else "Protocol"
         body = json.dumps(dict(protocols[digest]), sort_keys=True, indent=1, ensure_ascii=False)
-        parts.append(
-            f"<details><summary>{mark} {digest}</summary>\n\n```json\n{body}\n```\n\n</details>\n"
-        )
+        parts.append(f"<details><summary>{mark} {digest}</summary>\n\n```json\n{body}\n```\n\n</details>\n")
     return "\n".join(parts)
 
 

@@ -63,9 +63,7 @@ def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> G
         return None
     seed = min(counts, key=lambda s: (-counts[s], s))
     left_out += [
-        f"{n} has no contact sheet of seed {seed}."
-        for n, o in sheets.items()
-        if o and seed not in o
+        f"{n} has no contact sheet of seed {seed}." for n, o in sheets.items() if o and seed not in o
     ]
     chosen = {name: own[seed] for name, own in sheets.items() if seed in own}
     columns, refused = _columns(chosen, items)
@@ -127,9 +125,7 @@ def draw_gallery_pdf(shown: Gallery, path: Path, *, title: str) -> Path:
         for column, (name, images) in enumerate(shown.columns.items()):
             x = margin + column * (width + gap)
             at = ((x + width / 2) / size[0], 1 - (margin + head - 0.06) / size[1])
-            figure.text(
-                *at, "\n".join(heads[name]), ha="center", va="bottom", fontsize=7.5, color="#141414"
-            )
+            figure.text(*at, "\n".join(heads[name]), ha="center", va="bottom", fontsize=7.5, color="#141414")
             for item, image in enumerate(images):
                 y = size[1] - margin - head - item * (height + gap) - height
                 place = (x / size[0], y / size[1], width / size[0], height / size[1])

@@ -22,16 +22,19 @@ _FIGURES = {
     "cost": "quality against cost",
     "curves": "training curves, first seed",
 }
-_AT_SD15 = (
-    "692,370,880 parameters as released at the width of SD 1.5, 1.9 times ControlNet's 361,279,120"
-)
+_AT_SD15 = "692,370,880 parameters as released at the width of SD 1.5, 1.9 times ControlNet's 361,279,120"
 _PAPER = "[arXiv 2406.03683](https://arxiv.org/abs/2406.03683)"
 
 
 def readme_page(
-    sections: Sequence[Section], suites: Sequence[Suite], ablations: Sequence[AblationSection], *,
-    results: Path, out: Path, readme: Path,
-) -> str:  # fmt: skip
+    sections: Sequence[Section],
+    suites: Sequence[Suite],
+    ablations: Sequence[AblationSection],
+    *,
+    results: Path,
+    out: Path,
+    readme: Path,
+) -> str:
     """Return the page as Markdown, with links that hold where `readme` will lie.
 
     results: the folder of the runs; out: of the report's files. Nothing but the records moves a byte.
@@ -91,20 +94,19 @@ def _claims(
     """Set what the paper and its release say beside what was measured here."""
     here = {
         f"Sketch on COCO17: FID 10.49 (abstract of {_PAPER}); split, number of samples and tool are not "
-        "told, and the release trains on val2017 as well":
-            ["No number here compares: other data, base and judge. "
-             + _own_standing(sections, suites)],
-        "Steering strong at the head and light at the foot, 16-8-4-2":
-            _about(ablations, "schedule"),
-        "Frozen pretrained UNet as prior: posterior = prior × learned likelihood":
-            _about(ablations, "prior"),
+        "told, and the release trains on val2017 as well": [
+            "No number here compares: other data, base and judge. " + _own_standing(sections, suites)
+        ],
+        "Steering strong at the head and light at the foot, 16-8-4-2": _about(ablations, "schedule"),
+        "Frozen pretrained UNet as prior: posterior = prior × learned likelihood": _about(ablations, "prior"),
         "Strong with little data": _about(ablations, "data"),
-        "Residuals behind every resnet and attention of encoder, middle and decoder":
-            _about(ablations, "sites"),
+        "Residuals behind every resnet and attention of encoder, middle and decoder": _about(
+            ablations, "sites"
+        ),
         f"Lightweight (README of the release): {_AT_SD15}": _sizes(sections),
         "AdamW at 1e-5, batch 16, 15 epochs (release: 16) on 2 to 4 A100 of 80 GB; DDIM of 50 steps, "
         "guidance 9": _settings(sections),
-    }  # fmt: skip
+    }
     lines = [
         f"| {claim} | {'<br>'.join(map(escape_markdown, said)) or 'not measured yet'} |"
         for claim, said in here.items()

@@ -173,9 +173,7 @@ def _bounds(
     runs: Sequence[Run], found: Sequence[MetricValue], source: str, column: Column, seed: int
 ) -> tuple[float | None, float | None]:
     if len(runs) > 1:
-        interval = _item_interval(runs, source, column, seed) or _set_interval(
-            runs, found, source, column
-        )
+        interval = _item_interval(runs, source, column, seed) or _set_interval(runs, found, source, column)
         if interval is not None:
             return interval.low, interval.high
     lows = [m.low for m in found if m.low is not None]
@@ -304,9 +302,7 @@ def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], see
     )
 
 
-def _reference_rows(
-    runs: Sequence[Run], *, marks: Mapping[str, str]
-) -> tuple[list[Row], list[str]]:
+def _reference_rows(runs: Sequence[Run], *, marks: Mapping[str, str]) -> tuple[list[Row], list[str]]:
     """Return the reference rows, one a protocol; where records differ, each version and a note."""
     rows: list[Row] = []
     notes: list[str] = []

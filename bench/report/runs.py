@@ -91,9 +91,7 @@ def load_runs(results: Path) -> list[Run]:
     runs, timings = [load_run(folder) for folder in folders], load_timings(results)
     if timings is None:
         return runs
-    return [
-        replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs
-    ]
+    return [replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs]
 
 
 def load_ablation_runs(results: Path) -> list[Run]:
@@ -197,9 +195,12 @@ def _items(folder: Path) -> ItemScores:
         for row, metrics in raw.get("replicates", {}).items()
     }
     return ItemScores(
-        ids=ids, rows=rows, replicates=replicates, curve=_curve(path, raw.get("curve", ())),
+        ids=ids,
+        rows=rows,
+        replicates=replicates,
+        curve=_curve(path, raw.get("curve", ())),
         layer_weights=_layer_weights(path, raw.get("layer_weights", ())),
-    )  # fmt: skip
+    )
 
 
 def _replicates(path: Path, metric: str, values: Any) -> np.ndarray:
@@ -226,9 +227,7 @@ def _layer_weights(path: Path, lines: Any) -> tuple[tuple[int, float, float], ..
     try:
         found = tuple((int(slot), float(start), float(now)) for slot, start, now in lines)
     except (TypeError, ValueError) as error:
-        raise BenchError(
-            f"{path}: 'layer_weights' is not a list of three numbers ({error})."
-        ) from error
+        raise BenchError(f"{path}: 'layer_weights' is not a list of three numbers ({error}).") from error
     if not all(math.isfinite(number) for line in found for number in line):
         raise BenchError(f"{path}: 'layer_weights' holds a number that is not finite.")
     return found

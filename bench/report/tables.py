@@ -63,9 +63,7 @@ def tidy(table: Table) -> pandas.DataFrame:
     import pandas
 
     lines = [
-        {**_tidy_row(table, row), **_tidy_cell(row, column)}
-        for row in table.rows
-        for column in table.columns
+        {**_tidy_row(table, row), **_tidy_cell(row, column)} for row in table.rows for column in table.columns
     ]
     return pandas.DataFrame(lines, columns=_TIDY)
 
@@ -87,14 +85,23 @@ def tidy_differences(differences: Sequence[Difference]) -> pandas.DataFrame:
     """Return paired differences with one line each, in full precision."""
     import pandas
 
-    names = (
-        "first second metric judge better difference low high items left_out seeds_agree"
-    ).split()
+    names = ("first second metric judge better difference low high items left_out seeds_agree").split()
     lines = [
-        (d.first, d.second, d.column.metric, d.column.judge, d.column.better, d.interval.value,
-         d.interval.low, d.interval.high, d.items, d.left_out, d.agree)
+        (
+            d.first,
+            d.second,
+            d.column.metric,
+            d.column.judge,
+            d.column.better,
+            d.interval.value,
+            d.interval.low,
+            d.interval.high,
+            d.items,
+            d.left_out,
+            d.agree,
+        )
         for d in differences
-    ]  # fmt: skip
+    ]
     return pandas.DataFrame(lines, columns=names)
 
 
@@ -263,9 +270,7 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
     return f"{title}\n{to_plain(lines)}\n{notes}{_cost_text(record.cost)}\n"
 
 
-def _record_lines(
-    column: Column, sides: Mapping[str, Mapping[str, MetricValue]]
-) -> list[list[str]]:
+def _record_lines(column: Column, sides: Mapping[str, Mapping[str, MetricValue]]) -> list[list[str]]:
     found = [side.get(column.metric) for side in sides.values()]
     cells = [m if m and Column.of(column.metric, m) == column else None for m in found]
     cells = [None if m and too_few(column, m.n) else m for m in cells]
@@ -325,9 +330,7 @@ def column_digits(table: Table, column: Column) -> int:
     return decimals([c.value for c in cells], widths=widths)
 
 
-def _value_line(
-    row: Row, columns: Sequence[Column], digits: Mapping[Column, int]
-) -> tuple[Text, ...]:
+def _value_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int]) -> tuple[Text, ...]:
     cells = [row.cells.get(column) for column in columns]
     return (
         Text(main=row.label),
@@ -344,9 +347,7 @@ def _value_line(
     )
 
 
-def _deviation_line(
-    row: Row, columns: Sequence[Column], digits: Mapping[Column, int]
-) -> tuple[Text, ...]:
+def _deviation_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int]) -> tuple[Text, ...]:
     cells = [row.cells.get(column) for column in columns]
     return (
         Text(main=f"sd over {len(row.seeds)} seeds"),

@@ -70,10 +70,19 @@ def _read(path: Path, key: Key) -> Answers:
             "that people downloaded from the page."
         )
     text = (str, type(None))
-    raw = fields(raw, str(path), kinds={
-        "format": str, "version": int, "study": str, "rater": str, "started": text,
-        "finished": text, "answers": list,
-    })  # fmt: skip
+    raw = fields(
+        raw,
+        str(path),
+        kinds={
+            "format": str,
+            "version": int,
+            "study": str,
+            "rater": str,
+            "started": text,
+            "finished": text,
+            "answers": list,
+        },
+    )
     if raw["version"] != VERSION:
         raise BenchError(f"{path} has version {raw['version']}; this program reads {VERSION}.")
     if raw["study"] != key.study:
@@ -81,9 +90,7 @@ def _read(path: Path, key: Key) -> Answers:
             f"{path} answers study {shown(raw['study'])}; the key is that of {key.study} ({key.title})."
         )
     if not _RATER.fullmatch(raw["rater"]):
-        raise BenchError(
-            f"{path}: 'rater' must be 16 hexadecimal digits, got {shown(raw['rater'])}."
-        )
+        raise BenchError(f"{path}: 'rater' must be 16 hexadecimal digits, got {shown(raw['rater'])}.")
     most = len(key.questions) * len(key.aspects)
     if len(raw["answers"]) > most:
         raise BenchError(f"{path} holds {len(raw['answers'])} answers; the study asks {most}.")
@@ -95,10 +102,18 @@ def _read(path: Path, key: Key) -> Answers:
 
 
 def _answer(raw: Any, where: str, key: Key) -> Answer:
-    raw = fields(raw, where, kinds={
-        "question": str, "left": str, "right": str, "asked": str, "answer": str,
-        "seconds": (int, float),
-    })  # fmt: skip
+    raw = fields(
+        raw,
+        where,
+        kinds={
+            "question": str,
+            "left": str,
+            "right": str,
+            "asked": str,
+            "answer": str,
+            "seconds": (int, float),
+        },
+    )
     question = key.questions.get(code(raw["question"], f"{where}: question"))
     if question is None:
         raise BenchError(f"{where}: the study has no question {raw['question']}.")
@@ -109,9 +124,7 @@ def _answer(raw: Any, where: str, key: Key) -> Answer:
         )
     for name, allowed in (("asked", key.aspects), ("answer", (LEFT, RIGHT, SAME))):
         if raw[name] not in allowed:
-            raise BenchError(
-                f"{where}: '{name}' must be of {', '.join(allowed)}, got {shown(raw[name])}."
-            )
+            raise BenchError(f"{where}: '{name}' must be of {', '.join(allowed)}, got {shown(raw[name])}.")
     if not 0 <= raw["seconds"] <= 1e6 or not math.isfinite(raw["seconds"]):
         raise BenchError(f"{where}: 'seconds' must be in 0 to 1e6, got {shown(raw['seconds'])}.")
     return Answer(**raw)
@@ -121,9 +134,7 @@ def _check_once(answers: Sequence[Answer], path: Path) -> None:
     seen = set()
     for answer in answers:
         if (answer.question, answer.asked) in seen:
-            raise BenchError(
-                f"{path} answers question {answer.question} ({answer.asked}) more than once."
-            )
+            raise BenchError(f"{path} answers question {answer.question} ({answer.asked}) more than once.")
         seen.add((answer.question, answer.asked))
 
 

@@ -52,8 +52,7 @@ def plan_questions(
     couples = list(itertools.combinations(methods, 2))
     if not 1 <= pairs <= len(couples) * items:
         raise BenchError(
-            f"{len(methods)} methods on {items} items give 1 to {len(couples) * items} pairs, "
-            f"got {pairs}."
+            f"{len(methods)} methods on {items} items give 1 to {len(couples) * items} pairs, got {pairs}."
         )
     if not 0 <= checks <= 0.5:
         raise BenchError(f"the share of attention checks must be in 0 to 0.5, got {checks:g}.")

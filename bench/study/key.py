@@ -67,8 +67,7 @@ def write_key(path: Path, key: Key) -> None:
                 "cannot be read. Give another file with --key, or move that one away."
             )
     questions = {
-        name: {"item": q.item, "sides": dict(q.sides), "check": q.check}
-        for name, q in key.questions.items()
+        name: {"item": q.item, "sides": dict(q.sides), "check": q.check} for name, q in key.questions.items()
     }
     value = {**vars(key), "format": FORMAT, "version": VERSION, "questions": questions}
     value["methods"] = [[name, run] for name, run in key.methods.items()]
@@ -78,9 +77,18 @@ def write_key(path: Path, key: Key) -> None:
 def read_key(path: Path) -> Key:
     """Read and validate a key; BenchError for anything that is not one."""
     kinds: dict[str, type | tuple[type, ...]] = {
-        "format": str, "version": int, "study": str, "title": str, "suite": str, "task": str,
-        "protocol": str, "seed": int, "aspects": list, "methods": list, "questions": dict,
-    }  # fmt: skip
+        "format": str,
+        "version": int,
+        "study": str,
+        "title": str,
+        "suite": str,
+        "task": str,
+        "protocol": str,
+        "seed": int,
+        "aspects": list,
+        "methods": list,
+        "questions": dict,
+    }
     raw = load_strict(path, most_bytes=MOST_BYTES)
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise BenchError(
@@ -93,25 +101,24 @@ def read_key(path: Path) -> Key:
     methods = _methods(raw["methods"], path)
     aspects = tuple(raw["aspects"])
     if not aspects or len(set(aspects)) < len(aspects) or not set(aspects) <= set(ASPECTS):
-        raise BenchError(
-            f"{path}: 'aspects' must be of {', '.join(ASPECTS)}, got {shown(aspects)}."
-        )
+        raise BenchError(f"{path}: 'aspects' must be of {', '.join(ASPECTS)}, got {shown(aspects)}.")
     questions = {
         code(name, f"{path}: question"): _question(q, f"{path}: question {name}", methods)
         for name, q in raw["questions"].items()
     }
     plain = {n: raw[n] for n in ("title", "suite", "task", "protocol", "seed")}
     return Key(
-        study=code(raw["study"], f"{path}: study"), aspects=aspects, methods=methods,
-        questions=questions, **plain,
-    )  # fmt: skip
+        study=code(raw["study"], f"{path}: study"),
+        aspects=aspects,
+        methods=methods,
+        questions=questions,
+        **plain,
+    )
 
 
 def _methods(raw: Sequence[Any], path: Path) -> dict[str, str]:
     for pair in raw:
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
-        ):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
             raise BenchError(f"{path}: 'methods' must be pairs of name and run, got {shown(pair)}.")
     methods = dict(raw)
     if len(methods) < max(2, len(raw)):

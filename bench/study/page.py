@@ -37,9 +37,16 @@ class Study:
 
 
 def make_study(
-    folders: Sequence[Path], *, out: Path, key: Path | None = None, pairs: int | None = None,
-    seed: int = 0, title: str = TITLE, ask: str = "both", checks: float = CHECKS,
-) -> tuple[Path, Key]:  # fmt: skip
+    folders: Sequence[Path],
+    *,
+    out: Path,
+    key: Path | None = None,
+    pairs: int | None = None,
+    seed: int = 0,
+    title: str = TITLE,
+    ask: str = "both",
+    checks: float = CHECKS,
+) -> tuple[Path, Key]:
     """Write the page to `out` and the key to `key` (default: key.json beside it).
 
     Returns the key's path and the key. The same arguments give the same bytes. BenchError for runs
@@ -48,9 +55,7 @@ def make_study(
     target = key or out.parent / "key.json"
     if target.resolve() == out.resolve():
         raise BenchError(f"page and key cannot both be {out}. Give another file with --key.")
-    study = build_study(
-        load_source(folders), pairs=pairs, seed=seed, title=title, ask=ask, checks=checks
-    )
+    study = build_study(load_source(folders), pairs=pairs, seed=seed, title=title, ask=ask, checks=checks)
     write_key(target, study.key)
     atomic_write(out, study.page.encode())
     return target, study.key
@@ -66,9 +71,13 @@ def build_study(
     methods = tuple(source.samples)
     most = len(methods) * (len(methods) - 1) // 2 * len(source.ids)
     questions = plan_questions(
-        methods, conditions=source.conditions, pairs=min(PAIRS, most) if pairs is None else pairs,
-        checks=checks, seed=seed, kinds=(OTHER, NOISE) if FIDELITY in aspects else (NOISE,),
-    )  # fmt: skip
+        methods,
+        conditions=source.conditions,
+        pairs=min(PAIRS, most) if pairs is None else pairs,
+        checks=checks,
+        seed=seed,
+        kinds=(OTHER, NOISE) if FIDELITY in aspects else (NOISE,),
+    )
     data, answers = _coded(source, questions, seed)
     data |= {
         "title": title,
@@ -79,10 +88,16 @@ def build_study(
     data["study"] = digest_json([data, list(source.records), source.record.protocol_hash])[:16]
     record = source.record
     key = Key(
-        study=data["study"], title=title, suite=record.suite, task=record.task,
-        protocol=record.protocol_hash, seed=record.seed, aspects=aspects, questions=answers,
+        study=data["study"],
+        title=title,
+        suite=record.suite,
+        task=record.task,
+        protocol=record.protocol_hash,
+        seed=record.seed,
+        aspects=aspects,
+        questions=answers,
         methods={name: found.run_id for name, found in source.records.items()},
-    )  # fmt: skip
+    )
     return Study(page=_html(data, credit=record.attribution), key=key)
 
 
@@ -128,9 +143,10 @@ def _coded(
         caption = source.examples[row].caption
         asked.append({"code": name, "condition": shown[0], "sides": shown[1:], "caption": caption})
         answers[name] = KeyQuestion(
-            item=source.ids[row], check=question.check,
+            item=source.ids[row],
+            check=question.check,
             sides=dict(zip(shown[1:], question.sides, strict=True)),
-        )  # fmt: skip
+        )
     return {"pictures": dict(sorted(pictures.items())), "questions": asked}, answers
 
 
@@ -156,10 +172,13 @@ def _html(data: dict[str, Any], *, credit: str) -> str:
     """Put data, style and script into the page; the data cannot end its script element."""
     dumped = json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c")
     parts = {
-        "title": html.escape(data["title"]), "study": data["study"], "credit": html.escape(credit),
+        "title": html.escape(data["title"]),
+        "study": data["study"],
+        "credit": html.escape(credit),
         "style": (_ASSETS / "page.css").read_text("utf-8").rstrip(),
-        "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(), "data": dumped,
-    }  # fmt: skip
+        "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(),
+        "data": dumped,
+    }
     pieces = (_ASSETS / "page.html").read_text("utf-8").split("{{")
     filled = [pieces[0]]
     for piece in pieces[1:]:

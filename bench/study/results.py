@@ -96,9 +96,13 @@ class Results:
 
 
 def score_study(
-    files: Sequence[Path], *, key: Path, allowed: float = ALLOWED, seed: int = 0,
+    files: Sequence[Path],
+    *,
+    key: Path,
+    allowed: float = ALLOWED,
+    seed: int = 0,
     replicates: int = REPLICATES,
-) -> Results:  # fmt: skip
+) -> Results:
     """Score answer files against a key.
 
     allowed: the share of a person's attention checks that may fail; whoever fails more, or answered
@@ -119,9 +123,7 @@ def score_study(
             f"all {len(everyone)} files fail too many attention checks. Allow more with "
             "--allow-failed, or ask again."
         )
-    aspects = tuple(
-        _aspect(name, kept, opened, replicates=replicates, seed=seed) for name in opened.aspects
-    )
+    aspects = tuple(_aspect(name, kept, opened, replicates=replicates, seed=seed) for name in opened.aspects)
     notes = tuple(_notes(len(kept), aspects))
     return Results(key=opened, raters=len(kept), left_out=left_out, aspects=aspects, notes=notes)
 
@@ -145,11 +147,13 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, *, replicates: int, se
     table = _comparisons(given, key)
     counts, drawn = wins(table)[0], resampled_wins(table, replicates=replicates, seed=seed)
     return Aspect(
-        name=name, answers=len(given), no_difference=len(given) - len(decided),
+        name=name,
+        answers=len(given),
+        no_difference=len(given) - len(decided),
         left=sum(a.answer == LEFT for a in decided) / len(decided) if decided else None,
         standings=_standings(tuple(key.methods), table, counts, drawn),
         pairs=tuple(_pairs(tuple(key.methods), table, counts, drawn)),
-    )  # fmt: skip
+    )
 
 
 def _comparisons(given: Sequence[tuple[int, Answer]], key: Key) -> Comparisons:
@@ -165,8 +169,9 @@ def _comparisons(given: Sequence[tuple[int, Answer]], key: Key) -> Comparisons:
         lines.append((rater, items[question.item], first, second, score))
     columns = np.asarray(lines, dtype=np.float64).reshape(-1, 5).T
     rater, item, first, second = columns[:4].astype(np.int64)
-    return Comparisons(rater=rater, item=item, first=first, second=second, score=columns[4],
-                       methods=len(place))  # fmt: skip
+    return Comparisons(
+        rater=rater, item=item, first=first, second=second, score=columns[4], methods=len(place)
+    )
 
 
 def _standings(
@@ -178,12 +183,16 @@ def _standings(
     for row, name in enumerate(names):
         resampled = _rates(drawn, lambda w, row=row: (w[:, row].sum(1), w[:, :, row].sum(1)))
         rate = rate_interval(counts[row].sum(), counts[:, row].sum(), resampled=resampled)
-        found.append(Standing(
-            method=name, answers=int(((table.first == row) | (table.second == row)).sum()),
-            rate=rate, strength=float(strengths[row]),
-            strength_low=None if ends is None else float(ends[0, row]),
-            strength_high=None if ends is None else float(ends[1, row]),
-        ))  # fmt: skip
+        found.append(
+            Standing(
+                method=name,
+                answers=int(((table.first == row) | (table.second == row)).sum()),
+                rate=rate,
+                strength=float(strengths[row]),
+                strength_low=None if ends is None else float(ends[0, row]),
+                strength_high=None if ends is None else float(ends[1, row]),
+            )
+        )
     return tuple(found)
 
 
@@ -194,10 +203,13 @@ def _pairs(
         score = table.score[(table.first == i) & (table.second == j)]
         resampled = _rates(drawn, lambda w, i=i, j=j: (w[:, i, j], w[:, j, i]))
         yield Pair(
-            first=names[i], second=names[j], preferred_first=int((score == 1).sum()),
-            no_difference=int((score == 0.5).sum()), preferred_second=int((score == 0).sum()),
+            first=names[i],
+            second=names[j],
+            preferred_first=int((score == 1).sum()),
+            no_difference=int((score == 0.5).sum()),
+            preferred_second=int((score == 0).sum()),
             rate=rate_interval(counts[i, j], counts[j, i], resampled=resampled),
-        )  # fmt: skip
+        )
 
 
 def _rates(drawn: np.ndarray | None, sides: Any) -> np.ndarray:
@@ -238,9 +250,10 @@ def to_text(results: Results) -> str:
     ]
     lines += [
         f"- left out: {one.file}, {one.failed} of {one.checks} checks failed"
-        if one.checks else f"- left out: {one.file}, no attention check answered"
+        if one.checks
+        else f"- left out: {one.file}, no attention check answered"
         for one in results.left_out
-    ]  # fmt: skip
+    ]
     lines += [""] if results.left_out else []
     for aspect in results.aspects:
         lines += [f"## {aspect.name}\n", to_markdown(_method_grid(aspect))]
@@ -267,11 +280,13 @@ def _method_grid(aspect: Aspect) -> Grid:
 def _pair_grid(aspect: Aspect) -> Grid:
     body = tuple(
         (
-            Text(main=pair.first), Text(main=pair.second), _percent(pair.rate),
+            Text(main=pair.first),
+            Text(main=pair.second),
+            _percent(pair.rate),
             *(Text(main=str(n)) for n in (pair.preferred_first, pair.no_difference, pair.preferred_second)),
         )
         for pair in aspect.pairs
-    )  # fmt: skip
+    )
     header = ("method", "against", "preferred", "first", "no difference", "second")
     caption = (
         "Preferred: the first method, a tie as half; the wider of Wilson's interval and of the "
@@ -283,9 +298,7 @@ def _pair_grid(aspect: Aspect) -> Grid:
 def _percent(rate: Interval | None) -> Text:
     if rate is None:
         return Text(main=MISSING)
-    return Text(
-        main=f"{100 * rate.value:.0f}%", beside=brackets(100 * rate.low, 100 * rate.high, 0)
-    )
+    return Text(main=f"{100 * rate.value:.0f}%", beside=brackets(100 * rate.low, 100 * rate.high, 0))
 
 
 def _strength(one: Standing) -> Text:

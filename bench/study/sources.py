@@ -66,9 +66,12 @@ def load_source(folders: Sequence[Path]) -> Source:
     examples = _examples(found[0], items[0])
     task = find_task(found[0].task)
     return Source(
-        records=dict(zip(names, found, strict=True)), ids=items[0], samples=samples,
-        conditions=np.stack([task.condition(e) for e in examples]), examples=examples,
-    )  # fmt: skip
+        records=dict(zip(names, found, strict=True)),
+        ids=items[0],
+        samples=samples,
+        conditions=np.stack([task.condition(e) for e in examples]),
+        examples=examples,
+    )
 
 
 def _check_same(found: Sequence[RunRecord], folders: Sequence[Path]) -> None:

@@ -75,9 +75,7 @@ def bradley_terry(won: np.ndarray, *, prior: float = PRIOR) -> np.ndarray:
         strengths = new
         if moved < _TOLERANCE:
             return strengths
-    raise BenchError(
-        f"the strengths still move by {moved:.1e} after {_MOST_ROUNDS} rounds; raise the prior."
-    )
+    raise BenchError(f"the strengths still move by {moved:.1e} after {_MOST_ROUNDS} rounds; raise the prior.")
 
 
 def _check_connected(won: np.ndarray) -> None:
@@ -116,9 +114,7 @@ def resampled_wins(answers: Comparisons, *, replicates: int, seed: int) -> np.nd
     return np.concatenate(parts)
 
 
-def rate_interval(
-    won: float, lost: float, *, resampled: np.ndarray, level: float = 0.95
-) -> Interval | None:
+def rate_interval(won: float, lost: float, *, resampled: np.ndarray, level: float = 0.95) -> Interval | None:
     """Return won / (won + lost) with an interval; None without any answer.
 
     The wider, end by end, of two: Wilson's (1927), which takes answers as independent, and the

@@ -22,15 +22,11 @@ def load_strict(path: Path, *, most_bytes: int) -> Any:
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}.") from error
     if len(raw) > most_bytes:
-        raise BenchError(
-            f"{path} is larger than {most_bytes:,} bytes, so it is no file of a study."
-        )
+        raise BenchError(f"{path} is larger than {most_bytes:,} bytes, so it is no file of a study.")
     try:
         return json.loads(raw.decode(), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise BenchError(
-            f"{path} is not valid JSON ({str(error) or 'nested too deep'})."
-        ) from error
+        raise BenchError(f"{path} is not valid JSON ({str(error) or 'nested too deep'}).") from error
 
 
 def fields(raw: Any, where: str, *, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:

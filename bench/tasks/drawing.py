@@ -131,8 +131,9 @@ def _hatched(region: np.ndarray, slant: float, draw: np.random.Generator) -> np.
             continue
         low, high = along[mine].min(), along[mine].max()
         begin = low + start * (1 - length) * (high - low)
-        inside[mine] = kept & (np.abs(along[mine] - begin - length * (high - low) / 2)
-                               <= length * (high - low) / 2 + 0.5)  # fmt: skip
+        inside[mine] = kept & (
+            np.abs(along[mine] - begin - length * (high - low) / 2) <= length * (high - low) / 2 + 0.5
+        )
     if not inside.any():
         inside[:] = True
     drawn = np.zeros(region.shape, dtype=bool)

@@ -17,8 +17,7 @@ def need_layer(example: Example, name: str) -> np.ndarray:
     if name not in example.layers:
         has = ", ".join(sorted(example.layers)) or "none"
         raise BenchError(
-            f"item {example.id} has no layer '{name}'; it has {has}. "
-            "Choose another task or data set."
+            f"item {example.id} has no layer '{name}'; it has {has}. Choose another task or data set."
         )
     return np.asarray(example.layers[name])
 
@@ -38,15 +37,12 @@ def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
     """Return the class colours, [K,3] uint8; BenchError without them or for a class beyond them."""
     palette = example.palette
     if palette is None:
-        raise BenchError(
-            f"item {example.id} comes without a palette. Choose another task or data set."
-        )
+        raise BenchError(f"item {example.id} comes without a palette. Choose another task or data set.")
     if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype != np.uint8:
         raise BenchError(f"a palette must be [K,3] uint8, got {palette.shape} {palette.dtype}")
     if labels.size and int(labels.max()) >= len(palette):
         raise BenchError(
-            f"item {example.id} has class {int(labels.max())}, "
-            f"but the palette ends at {len(palette) - 1}"
+            f"item {example.id} has class {int(labels.max())}, but the palette ends at {len(palette) - 1}"
         )
     return palette
 

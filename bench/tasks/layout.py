@@ -66,12 +66,8 @@ def _boxes(example: Example) -> np.ndarray:
     if boxes.ndim != 2 or boxes.shape[1] != 5:
         raise BenchError(f"boxes of item {example.id} must be [M,5], got {boxes.shape}")
     if not len(boxes) and not example.photo:
-        raise BenchError(
-            f"item {example.id} has no boxes, so no layout: leave it out of the split."
-        )
+        raise BenchError(f"item {example.id} has no boxes, so no layout: leave it out of the split.")
     low, high = boxes[:, 1:3], boxes[:, 3:5]
     if (low < 0).any() or (low >= high).any() or (high > (width, height)).any():
-        raise BenchError(
-            f"boxes of item {example.id} are empty or leave its {width}x{height} image"
-        )
+        raise BenchError(f"boxes of item {example.id} are empty or leave its {width}x{height} image")
     return boxes

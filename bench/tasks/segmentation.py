@@ -29,9 +29,7 @@ class Segmentation:
     name = "segmentation"
     channels = 3
     version = REGIONS_VERSION
-    metrics: tuple[MetricSpec, ...] = (
-        MetricSpec(name="miou", scale="IoU in [0, 1]", better="higher"),
-    )
+    metrics: tuple[MetricSpec, ...] = (MetricSpec(name="miou", scale="IoU in [0, 1]", better="higher"),)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the map in colours, [3,H,W] float32 in [0, 1]; BenchError without map or palette."""

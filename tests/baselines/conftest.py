@@ -53,9 +53,7 @@ def trainable(module: torch.nn.Module) -> int:
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """The helpers above, for test modules."""
-    return SimpleNamespace(
-        sd15_unet=sd15_unet, small_unet=small_unet, shake=shake, trainable=trainable
-    )
+    return SimpleNamespace(sd15_unet=sd15_unet, small_unet=small_unet, shake=shake, trainable=trainable)
 
 
 @pytest.fixture

@@ -58,8 +58,10 @@ def test_the_first_convolution_is_one_over_latents_and_condition(
     cells = F.pixel_unshuffle(inputs.condition, 4)
     wide = F.conv2d(
         torch.cat([inputs.latents, cells], dim=1),
-        torch.cat([first.weight, denoiser.extra.weight], dim=1), first.bias, padding=1,
-    )  # fmt: skip
+        torch.cat([first.weight, denoiser.extra.weight], dim=1),
+        first.bias,
+        padding=1,
+    )
     with torch.no_grad():
         parts = first(inputs.latents) + denoiser.encode(inputs.condition)
     assert torch.allclose(parts, wide, atol=1e-5)

@@ -53,10 +53,12 @@ def test_it_equals_diffusers_called_branch_by_branch(
                 inputs.latents, inputs.timesteps, text, inputs.condition, conditioning_scale=scale
             )
             output = micro_base.unet(
-                inputs.latents, inputs.timesteps, text,
+                inputs.latents,
+                inputs.timesteps,
+                text,
                 down_block_additional_residuals=net.down_block_res_samples,
                 mid_block_additional_residual=net.mid_block_res_sample,
-            ).sample  # fmt: skip
+            ).sample
             expected = micro_base.to_eps(output, inputs.latents, inputs.timesteps)
             assert torch.allclose(eps[k], expected, atol=1e-4)
         plain = micro_base.eps(inputs.latents, inputs.timesteps, inputs.text)

@@ -51,25 +51,24 @@ def test_sharing_mends_the_norms_that_diffusers_copies_wrongly(tools: SimpleName
     condition = torch.rand(2, 1, 64, 64)
     adapter = ControlNetXSAdapter.from_unet(
         unet, size_ratio=1.0, conditioning_channels=1, conditioning_embedding_out_channels=(16, 32, 96)
-    )  # fmt: skip
+    )
     copied = UNetControlNetXSModel.from_unet(unet, controlnet=adapter)
     shared = build_fused(unet, channels=1, downscale=4, size_ratio=1.0)
     with torch.no_grad():
         plain = unet(x, t, text).sample
         assert torch.equal(shared(x, t, text, condition).sample, plain)
         assert not torch.equal(copied(x, t, text, condition).sample, plain)
-    assert {
-        m.eps for m in copied.down_blocks[0].base_resnets[0].modules() if hasattr(m, "eps")
-    } == {1e-6}
+    assert {m.eps for m in copied.down_blocks[0].base_resnets[0].modules() if hasattr(m, "eps")} == {1e-6}
     load = shared.load_state_dict(copied.state_dict(), strict=False)  # the same names throughout
     assert not load.missing_keys and not load.unexpected_keys
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 1.0])
 def test_widths_hold_whole_heads(ratio: float, tools: SimpleNamespace) -> None:
-    assert control_widths(tools.sd15_unet(), size_ratio=ratio) == {
-        0.1: (32, 64, 128, 128), 0.25: (80, 160, 320, 320), 1.0: (320, 640, 1280, 1280)
-    }[ratio]  # fmt: skip
+    assert (
+        control_widths(tools.sd15_unet(), size_ratio=ratio)
+        == {0.1: (32, 64, 128, 128), 0.25: (80, 160, 320, 320), 1.0: (320, 640, 1280, 1280)}[ratio]
+    )
 
 
 def test_nothing_is_frozen_at_sd15_width(tools: SimpleNamespace) -> None:

@@ -24,10 +24,12 @@ CONDITIONED = sorted(set(baselines.METHODS) - {"text-only"})
 @pytest.mark.parametrize("name", CONDITIONED)
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 3, 64, 64), "condition has 3 channels; sketch needs 1"),
-     ((2, 1, 64, 62), "64 x 62 pixels; allowed: height and width divisible by 4"),
-     ((1, 64, 64), r"condition is \[1, 64, 64\]; allowed: \[B,1,H,W\]")],
-)  # fmt: skip
+    [
+        ((2, 3, 64, 64), "condition has 3 channels; sketch needs 1"),
+        ((2, 1, 64, 62), "64 x 62 pixels; allowed: height and width divisible by 4"),
+        ((1, 64, 64), r"condition is \[1, 64, 64\]; allowed: \[B,1,H,W\]"),
+    ],
+)
 def test_a_condition_that_cannot_fit_is_refused(
     name: str, shape: tuple[int, ...], message: str, build: Callable[..., Any]
 ) -> None:
@@ -66,9 +68,7 @@ def test_rows_are_ordered_branch_by_branch(inputs: SimpleNamespace) -> None:
     ("downscale", "widths"),
     [(8, (16, 32, 96, 256)), (4, (16, 32, 96)), (1, (16,)), (32, (16, 32, 96, 256, 256, 256))],
 )
-def test_the_embedding_shrinks_by_the_downscale_factor(
-    downscale: int, widths: tuple[int, ...]
-) -> None:
+def test_the_embedding_shrinks_by_the_downscale_factor(downscale: int, widths: tuple[int, ...]) -> None:
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
     assert embedding_widths(downscale) == widths

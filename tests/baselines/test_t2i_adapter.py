@@ -61,9 +61,7 @@ def test_the_adapter_runs_once_an_image(build: Callable[..., Any], inputs: Simpl
     denoiser.adapter.register_forward_hook(lambda m, a, o: calls.append(len(a[0])))
     with torch.no_grad():
         features = denoiser.encode(inputs.condition)
-        first, second = (
-            denoiser(inputs.latents, inputs.timesteps, inputs.text, features) for _ in range(2)
-        )
+        first, second = (denoiser(inputs.latents, inputs.timesteps, inputs.text, features) for _ in range(2))
     assert calls == [3] and torch.equal(first, second)
     assert [tuple(f.shape) for f in features] == [(3, 32, s, s) for s in (16, 8, 4, 2)]
 
@@ -85,8 +83,13 @@ def test_cubic_timesteps_reach_the_training_loss(
     from bench.suites import Training
 
     drawn = torch.tensor([0, 500, 999])
-    batch = (torch.randn(3, 4, 16, 16), torch.rand(3, 1, 64, 64), torch.randn(3, 16, 32), drawn,
-             torch.randn(3, 4, 16, 16))  # fmt: skip
+    batch = (
+        torch.randn(3, 4, 16, 16),
+        torch.rand(3, 1, 64, 64),
+        torch.randn(3, 16, 32),
+        drawn,
+        torch.randn(3, 4, 16, 16),
+    )
     monkeypatch.setattr(bench.train, "draw_batch", lambda *a, **k: batch)
     data: Any = None
     for name, expected in (("uniform", [0, 500, 999]), ("cubic", [999, 874, 1])):

@@ -31,9 +31,7 @@ def sd15():
         return UNet2DConditionModel(**SD15)
 
 
-@pytest.mark.parametrize(
-    "channels, parameters", [(1, 672_093_120), (3, 672_461_760), (4, 672_646_080)]
-)
+@pytest.mark.parametrize("channels, parameters", [(1, 672_093_120), (3, 672_461_760), (4, 672_646_080)])
 def test_parameter_counts_at_sd15_width(sd15, channels, parameters):
     assert count(sd15) == 859_520_964
     with torch.device("meta"):
@@ -144,9 +142,7 @@ def trained(net, steps=3):
         condition = torch.rand(1, 1, 32, 32, generator=generator)
         optimiser.zero_grad()
         net(x, torch.tensor([500]), text, condition).square().mean().backward()
-        seen |= {
-            n for n, p in net.adapter.named_parameters() if p.grad is not None and p.grad.any()
-        }
+        seen |= {n for n, p in net.adapter.named_parameters() if p.grad is not None and p.grad.any()}
         assert all(p.grad is None for p in net.unet.parameters())
         optimiser.step()
     return seen

@@ -135,9 +135,7 @@ def test_wrong_injections_miss_the_release_by_the_measured_distance(
 
 
 @pytest.mark.parametrize("modules", ["resnets", "attentions"])
-def test_the_modules_switch_changes_the_result(
-    golden, golden_unet, golden_inputs, residuals, modules
-):
+def test_the_modules_switch_changes_the_result(golden, golden_unet, golden_inputs, residuals, modules):
     i = golden_inputs
     with torch.no_grad(), Injection(golden_unet, residuals, modules=modules):
         wrong = golden_unet(i.x, i.timesteps, i.context).sample

@@ -74,9 +74,7 @@ def pipe(base, tools):
     torch.manual_seed(1)
     adapter = BPSAdapter.from_unet(base.unet, 1, downscale_factor=4)
     tools.randomise(adapter)
-    found = StableDiffusionBPSPipeline(
-        **base.components, adapter=adapter, requires_safety_checker=False
-    )
+    found = StableDiffusionBPSPipeline(**base.components, adapter=adapter, requires_safety_checker=False)
     found.set_progress_bar_config(disable=True)
     base.set_progress_bar_config(disable=True)
     return found
@@ -88,9 +86,7 @@ def disc(size=32):
 
 
 def run(pipe, image, prompt="a cat", **options):
-    count = options.get("num_images_per_prompt", 1) * (
-        1 if isinstance(prompt, str) else len(prompt)
-    )
+    count = options.get("num_images_per_prompt", 1) * (1 if isinstance(prompt, str) else len(prompt))
     defaults = {
         "num_inference_steps": 2,
         "output_type": "latent",

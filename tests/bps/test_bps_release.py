@@ -33,9 +33,7 @@ def test_trained_scalars_are_kept_by_slot(tools):
 @pytest.mark.parametrize("schedule", ["uniform", "learned"])
 def test_a_converted_checkpoint_loads_strictly_and_restores_the_weights(tools, schedule):
     converted = convert_release_state_dict(tools.release_state_dict())
-    adapter = BPSAdapter(
-        condition_channels=1, block_out_channels=(32, 64, 128, 128), schedule=schedule
-    )
+    adapter = BPSAdapter(condition_channels=1, block_out_channels=(32, 64, 128, 128), schedule=schedule)
     adapter.load_state_dict(converted, strict=True)
     assert adapter.weights.tolist() == converted["weights"].tolist()
 

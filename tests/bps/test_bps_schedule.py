@@ -56,9 +56,7 @@ def test_an_unknown_name_is_refused_with_a_hint():
 def test_importing_the_package_imports_neither_torch_nor_diffusers():
     code = "import sys, bps; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     root = str(Path(bps.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
 
 

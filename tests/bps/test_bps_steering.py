@@ -122,9 +122,7 @@ def test_hooks_are_gone_after_a_call_and_after_errors(net, tools):
     assert tools.count_hooks(net.unet) == before
     injection = Injection(net.unet)
     with injection:
-        assert tools.count_hooks(net.unet) == before + sum(
-            map(len, injection_sites(net.unet).values())
-        )
+        assert tools.count_hooks(net.unet) == before + sum(map(len, injection_sites(net.unet).values()))
     assert tools.count_hooks(net.unet) == before
     with pytest.raises(RuntimeError, match="broken"), Injection(net.unet):
         raise RuntimeError("broken")
@@ -154,9 +152,7 @@ def test_branches_share_residuals_and_equal_separate_calls(net):
         residuals = net.residuals(condition, steps)
         again = net(x, steps, text, residuals=residuals)
         full = net.steer(x, steps.repeat(3), text, residuals)
-        parts = [
-            net(x[k * 2 : k * 2 + 2], steps, text[k * 2 : k * 2 + 2], condition) for k in range(3)
-        ]
+        parts = [net(x[k * 2 : k * 2 + 2], steps, text[k * 2 : k * 2 + 2], condition) for k in range(3)]
     assert torch.equal(together, again) and torch.equal(together, full)
     torch.testing.assert_close(together, torch.cat(parts), rtol=1e-4, atol=2e-5)
     assert not torch.allclose(parts[0], parts[1], atol=1e-2)
@@ -278,8 +274,7 @@ def test_two_forward_passes_before_one_backward_with_checkpointing(make_unet, to
             unet.enable_gradient_checkpointing()
         net.zero_grad(set_to_none=True)
         losses = [
-            net(x[i : i + 1], 3 + i, text[i : i + 1], condition[i : i + 1]).square().mean()
-            for i in range(2)
+            net(x[i : i + 1], 3 + i, text[i : i + 1], condition[i : i + 1]).square().mean() for i in range(2)
         ]
         sum(losses).backward()
         gradients.append([p.grad.clone() for p in adapter.parameters()])

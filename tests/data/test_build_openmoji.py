@@ -29,8 +29,7 @@ pytest.importorskip("resvg_py")
 GRID = '<g id="grid"><rect width="72" height="72" fill="#00a5ff"/></g>'
 SQUARE = '<g id="color"><rect x="14" y="14" width="20" height="30" fill="#d22f27"/></g>'
 LINES = (
-    '<g id="line"><rect x="14" y="14" width="20" height="30" fill="none" stroke="#000" '
-    'stroke-width="2"/></g>'
+    '<g id="line"><rect x="14" y="14" width="20" height="30" fill="none" stroke="#000" stroke-width="2"/></g>'
 )
 WHITE_LINES = (
     '<g id="line-supplement"><path d="M20,60H60" stroke="#fff" stroke-width="4"/></g>'
@@ -77,9 +76,7 @@ def package(tmp_path: Path) -> Path:
     for hexcode, body in drawings.items():
         path = root / "src" / "objects" / "tool" / f"{hexcode}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">{body}</svg>', "utf-8"
-        )
+        path.write_text(f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">{body}</svg>', "utf-8")
     (root / "data").mkdir()
     (root / "data" / "openmoji.json").write_text(json.dumps(entries), "utf-8")
     palette = {
@@ -134,9 +131,7 @@ def test_lines_count_whatever_their_colour(package: Path, tmp_path: Path) -> Non
     assert item.layers["sketch"].astype(bool).sum() == 8 * 40
 
 
-def test_skin_and_foreground_are_classes_and_small_regions_no_boxes(
-    package: Path, tmp_path: Path
-) -> None:
+def test_skin_and_foreground_are_classes_and_small_regions_no_boxes(package: Path, tmp_path: Path) -> None:
     build(package, tmp_path / "out")
     data = OpenMoji64(tmp_path / "out")
     names = [data.class_names[box[0]] for box in data.boxes("A2").tolist()]

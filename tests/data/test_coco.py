@@ -92,8 +92,9 @@ def test_stored_pixels_are_kept_as_rgb_and_not_turned(prepared: Path) -> None:
 
 def test_maps_and_layouts_lie_over_the_image_by_either_rule(root: Path, tmp_path: Path) -> None:
     for resize in ("crop", "squash"):
-        prepare_coco17(root, tmp_path / resize, recipe=Recipe(
-            size=96, resize=resize, tasks=("segmentation", "layout")))  # fmt: skip
+        prepare_coco17(
+            root, tmp_path / resize, recipe=Recipe(size=96, resize=resize, tasks=("segmentation", "layout"))
+        )
         data = Coco17(tmp_path / resize)
         for number in (1, 8, 9):
             item, (width, height) = data[f"{number:012d}"], picture_of(number).size
@@ -104,8 +105,12 @@ def test_maps_and_layouts_lie_over_the_image_by_either_rule(root: Path, tmp_path
             assert len(item.layers["boxes"]) == len(things)
             for thing, box in zip(things, item.layers["boxes"], strict=True):
                 x, y, wide, high = thing.box
-                edges = ((x - left) * scale[0], (y - top) * scale[1],
-                         (x + wide - left) * scale[0], (y + high - top) * scale[1])  # fmt: skip
+                edges = (
+                    (x - left) * scale[0],
+                    (y - top) * scale[1],
+                    (x + wide - left) * scale[0],
+                    (y + high - top) * scale[1],
+                )
                 wanted = np.clip(edges, 0, 96)
                 assert np.abs(box[1:] - wanted).max() <= 1 and box[0] == thing.category
                 assert item.layers["boxes"].dtype == np.int32
@@ -138,9 +143,7 @@ def test_photographs_are_judged_by_what_can_be_read_from_them(prepared: Path) ->
         assert all(np.isnan(v) for v in find_task(name).fidelity(item.image, item).values())
 
 
-def test_the_same_bytes_come_from_one_and_two_processes(
-    root: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_the_same_bytes_come_from_one_and_two_processes(root: Path, prepared: Path, tmp_path: Path) -> None:
     prepare_coco17(root, tmp_path / "two", recipe=RECIPE, piece=4, jobs=2)
     assert files_of(tmp_path / "two") == files_of(prepared)
 
@@ -163,9 +166,26 @@ def test_asked_to_stop_it_goes_on_where_it_was(root: Path, prepared: Path, tmp_p
 
 
 def test_killed_outright_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "cli", "data", "prepare", "coco17", "--root", str(root), "--out",
-             str(tmp_path / "out"), "--size", "256", "--sketch", "canny", "--jobs", "1",
-             "--tasks", "sketch"]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "cli",
+        "data",
+        "prepare",
+        "coco17",
+        "--root",
+        str(root),
+        "--out",
+        str(tmp_path / "out"),
+        "--size",
+        "256",
+        "--sketch",
+        "canny",
+        "--jobs",
+        "1",
+        "--tasks",
+        "sketch",
+    ]
     child = subprocess.Popen(words, cwd=ROOT, env=os.environ, stderr=subprocess.DEVNULL)
     images = tmp_path / "out" / "images"
     until = time.monotonic() + 120
@@ -182,9 +202,7 @@ def test_killed_outright_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path
     assert sum(map(len, left.values())) < estimate  # the fixture is smoother than photographs
 
 
-def test_another_recipe_or_a_strange_folder_is_refused(
-    root: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_another_recipe_or_a_strange_folder_is_refused(root: Path, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="size: 64x64 there, 128x128 now"):
         prepare_coco17(root, prepared, recipe=Recipe(size=128, sketch="canny"), piece=4)
     (tmp_path / "mine.txt").write_text("precious")
@@ -253,38 +271,34 @@ def test_what_is_missing_is_named_with_its_place(tmp_path: Path) -> None:
     assert "instances_train2017.json (from annotations_trainval2017.zip" in str(error.value)
     with pytest.raises(BenchError, match="table5_pidinet.pth"):
         prepare_coco17(root, tmp_path / "out", recipe=Recipe(tasks=("sketch",)))
-    found = prepare_coco17(
-        root, tmp_path / "out", recipe=Recipe(size=64, sketch="canny", tasks=("sketch",))
-    )
+    found = prepare_coco17(root, tmp_path / "out", recipe=Recipe(size=64, sketch="canny", tasks=("sketch",)))
     assert found.items == {"train2017": 11, "val2017": 10}  # needs captions alone
 
 
 def test_a_planted_twin_is_dropped_or_told(tmp_path: Path) -> None:
     root = build_coco(tmp_path / "coco", planted=True)
-    moved = (
-        root / "val2017" / "000000000107.jpg"
-    )  # and a near twin: another picture, moved and brighter
+    moved = root / "val2017" / "000000000107.jpg"  # and a near twin: another picture, moved and brighter
     image = np.asarray(Image.open(root / "train2017" / "000000000010.jpg"), np.int64)
-    Image.fromarray(np.roll(image + 12, 1, axis=1).clip(0, 255).astype(np.uint8)).save(
-        moved, quality=80
-    )
+    Image.fromarray(np.roll(image + 12, 1, axis=1).clip(0, 255).astype(np.uint8)).save(moved, quality=80)
     out = {rule: tmp_path / rule for rule in ("drop", "keep")}
     found = {
         rule: prepare_coco17(root, path, recipe=Recipe(size=64, sketch="canny", duplicates=rule))
         for rule, path in out.items()
     }
-    twins = {
-        s.id: s.reason for s in found["drop"].skipped if s.id in ("000000000010", "000000000012")
+    twins = {s.id: s.reason for s in found["drop"].skipped if s.id in ("000000000010", "000000000012")}
+    assert twins == {
+        "000000000010": "near-duplicate image as 000000000107 of val2017",
+        "000000000012": "same image as 000000000108 of val2017",
     }
-    assert twins == {"000000000010": "near-duplicate image as 000000000107 of val2017",
-                     "000000000012": "same image as 000000000108 of val2017"}  # fmt: skip
     assert found["drop"].items == {"train2017": 9, "val2017": 10} and not found["drop"].leaks
     assert len(found["keep"].leaks) == 2 and found["keep"].items["train2017"] == 11
     dropped, kept = (Coco17(path) for path in out.values())
     assert verify(dropped, splits_of(dropped)) == [] and dropped.digest != kept.digest
     kinds = {f.kind: f.pairs for f in verify(kept, splits_of(kept))}
-    assert kinds == {"same image": (("000000000012", "000000000108"),),
-                     "near-duplicate image": (("000000000010", "000000000107"),)}  # fmt: skip
+    assert kinds == {
+        "same image": (("000000000012", "000000000108"),),
+        "near-duplicate image": (("000000000010", "000000000107"),),
+    }
 
 
 def test_release_leaky_trains_on_val2017_and_says_so(root: Path, tmp_path: Path) -> None:

@@ -66,8 +66,9 @@ def test_exact_and_moved_twins_are_leaks_and_others_are_not(tmp_path: Path) -> N
 
 
 def test_the_same_name_in_another_style_is_told_and_no_leak(tmp_path: Path) -> None:
-    items = [dataclasses.replace(item, caption=f"thing-{i}, openmoji style")
-             for i, item in enumerate(shipped(3))]  # fmt: skip
+    items = [
+        dataclasses.replace(item, caption=f"thing-{i}, openmoji style") for i, item in enumerate(shipped(3))
+    ]
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     seen = seen_of(tmp_path, noise, ["twemoji: Thing 1", "noto: other"])
     (finding,) = compare_seen(seen, fingerprint(items)).findings
@@ -81,8 +82,9 @@ def test_codes_measure_the_angle() -> None:
     data = OpenMoji64()
     rows, others, values = alike(data.images[:60], data.images[:60])
     pictures = data.images[:60]
-    codes = Seen(base="", about="", names=(), sha256="", digests=np.zeros((60, 6), np.uint8),
-                 codes=_codes(pictures))  # fmt: skip
+    codes = Seen(
+        base="", about="", names=(), sha256="", digests=np.zeros((60, 6), np.uint8), codes=_codes(pictures)
+    )
     bits = near_codes(codes, pictures)
     assert all(bits[i, i] == 0 for i in range(60))
     assert expected_likeness(0) == 1 and expected_likeness(96) == pytest.approx(0)

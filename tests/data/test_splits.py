@@ -64,10 +64,7 @@ def toy() -> tuple[Toy, Splits]:
 
 
 def splits_of(data: Toy, rows: dict[str, range]) -> Splits:
-    sides = {
-        side: {f"i{row:03}": item_digest(data[f"i{row:03}"]) for row in rows[side]}
-        for side in SIDES
-    }
+    sides = {side: {f"i{row:03}": item_digest(data[f"i{row:03}"]) for row in rows[side]} for side in SIDES}
     return Splits(
         name="toy",
         items={item: digest for side in sides.values() for item, digest in side.items()},
@@ -129,9 +126,7 @@ DISGUISES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "darker": lambda p: (p * 0.85).astype(np.uint8),
     "brighter": lambda p: np.clip(p.astype(int) + 12, 0, 255).astype(np.uint8),
     "JPEG 75": lambda p: packed(p, 75),
-    "all of it": lambda p: packed(
-        (moved(p[:, ::-1].copy(), 1, -2, 255) * 0.9).astype(np.uint8), 75
-    ),
+    "all of it": lambda p: packed((moved(p[:, ::-1].copy(), 1, -2, 255) * 0.9).astype(np.uint8), 75),
 }
 
 
@@ -212,17 +207,13 @@ def brightened(item: Example) -> Example:
     rng = np.random.default_rng(1)
     noisy = item.image * 0.9 + 5 + rng.normal(0, 4, item.image.shape)
     sketch = rng.integers(0, 2, item.layers["sketch"].shape, dtype=np.uint8) * 255
-    return dataclasses.replace(
-        item, image=noisy.clip(0, 255).astype(np.uint8), layers={"sketch": sketch}
-    )
+    return dataclasses.replace(item, image=noisy.clip(0, 255).astype(np.uint8), layers={"sketch": sketch})
 
 
 def redrawn(item: Example) -> Example:
     rng = np.random.default_rng(2)
     faint = item.layers["sketch"].astype(float) * rng.uniform(0.9, 1, (64, 64))
-    return dataclasses.replace(
-        recoloured(item), layers={"sketch": faint.astype(np.uint8)}, caption="another"
-    )
+    return dataclasses.replace(recoloured(item), layers={"sketch": faint.astype(np.uint8)}, caption="another")
 
 
 def mirrored(item: Example) -> Example:

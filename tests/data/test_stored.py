@@ -47,8 +47,14 @@ def test_codes_tell_what_a_full_comparison_tells() -> None:
         asked.append(len(ids))
         return train[[left.ids.index(i) for i in ids]]
 
-    side = Seen(base="", about="", sha256="", names=left.ids, codes=codes_of(train),
-                digests=np.zeros((0, 6), np.uint8))  # fmt: skip
+    side = Seen(
+        base="",
+        about="",
+        sha256="",
+        names=left.ids,
+        codes=codes_of(train),
+        digests=np.zeros((0, 6), np.uint8),
+    )
     found = compare_codes(side, right, images=left.images, pictures=small, between="a and b")
     assert found.findings == tuple(check_leaks(left, right, between="a and b"))
     assert found.findings[0].pairs == (("t17", "e04"), ("t30", "e09"))
@@ -64,8 +70,15 @@ def test_a_comparison_is_kept_by_content() -> None:
         return train[[int(i[1:]) for i in ids]]
 
     for images in (("a",) * 5, ("a",) * 5, ("b",) * 5):
-        side = Seen(base="", about="", sha256="", names=tuple(f"t{n:02d}" for n in range(5)),
-                    digests=np.zeros((0, 6), np.uint8), codes=codes_of(train))  # fmt: skip
-        compare_codes(side, prints(evaluation, "e"), images=images, pictures=small,
-                      between="x and y", cache=Cache())  # fmt: skip
+        side = Seen(
+            base="",
+            about="",
+            sha256="",
+            names=tuple(f"t{n:02d}" for n in range(5)),
+            digests=np.zeros((0, 6), np.uint8),
+            codes=codes_of(train),
+        )
+        compare_codes(
+            side, prints(evaluation, "e"), images=images, pictures=small, between="x and y", cache=Cache()
+        )
     assert len(calls) == 2

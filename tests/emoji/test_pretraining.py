@@ -26,9 +26,7 @@ def families(tmp_path: Path) -> Path:
     for family in FAMILIES:
         folder = tmp_path / family.package
         folder.mkdir()
-        icons = {
-            n: {"body": CIRCLE} for n in ("red-heart", "waving-hand", "waving-hand-dark-skin-tone")
-        }
+        icons = {n: {"body": CIRCLE} for n in ("red-heart", "waving-hand", "waving-hand-dark-skin-tone")}
         icons |= {"flag-france": {"body": CIRCLE}, "gone": {"body": CIRCLE, "hidden": True}}
         if family.package == "fxemoji":
             icons = {"redheart": {"body": CIRCLE}}
@@ -91,9 +89,7 @@ def test_the_autoencoder_learns_and_resumes_to_the_same_bits(tmp_path: Path) -> 
 
     whole = train_autoencoder(flat, openmoji=flat[:, 0], recipe=recipe, folder=tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        train_autoencoder(
-            flat, openmoji=flat[:, 0], recipe=recipe, folder=tmp_path / "b", tick=cut, every=4
-        )
+        train_autoencoder(flat, openmoji=flat[:, 0], recipe=recipe, folder=tmp_path / "b", tick=cut, every=4)
     again = train_autoencoder(flat, openmoji=flat[:, 0], recipe=recipe, folder=tmp_path / "b")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -106,9 +102,15 @@ def test_psnr_is_the_textbook_value() -> None:
 
 
 TINY = PriorRecipe(
-    widths=(32, 32, 32, 32), text_width=32, text_layers=1, text_length=16, vocabulary=200,
-    steps=6, batch=4, warmup=2,
-)  # fmt: skip
+    widths=(32, 32, 32, 32),
+    text_width=32,
+    text_layers=1,
+    text_length=16,
+    vocabulary=200,
+    steps=6,
+    batch=4,
+    warmup=2,
+)
 
 
 def tiny_training(folder: Path, **options: object) -> Prior:
@@ -116,9 +118,15 @@ def tiny_training(folder: Path, **options: object) -> Prior:
     prior = Prior(TINY, tokenizer)
     latents = torch.randn(9, 2, 4, 16, 16, generator=torch.Generator().manual_seed(0)).half()
     train_prior(
-        prior, latents=latents, full=encode(tokenizer, CAPTIONS), bare=encode(tokenizer, CAPTIONS),
-        empty=encode(tokenizer, [""])[0], held_out=np.array([7, 8]), folder=folder, **options,
-    )  # type: ignore[arg-type]  # fmt: skip
+        prior,
+        latents=latents,
+        full=encode(tokenizer, CAPTIONS),
+        bare=encode(tokenizer, CAPTIONS),
+        empty=encode(tokenizer, [""])[0],
+        held_out=np.array([7, 8]),
+        folder=folder,
+        **options,
+    )  # type: ignore[arg-type]
     return prior
 
 
@@ -150,9 +158,7 @@ def test_held_out_drawings_are_never_drawn() -> None:
     ids = torch.arange(10)[:, None].expand(10, 16)
     recipe = replace(TINY, batch=64)
     drawn = [
-        draw_batch(
-            recipe, step, np.arange(8), latents=latents, full=ids, bare=ids, empty=ids[0] * 0 - 1
-        )
+        draw_batch(recipe, step, np.arange(8), latents=latents, full=ids, bare=ids, empty=ids[0] * 0 - 1)
         for step in range(4)
     ]
     rows = {int(v) for batch in drawn for v in batch[0][:, 0, 0, 0]}

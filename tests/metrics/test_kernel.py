@@ -109,7 +109,6 @@ def test_counts_leave_out_copies_of_an_item() -> None:
     assert paired(whole) == pytest.approx(kernel_distance(a, b), rel=1e-10)
     rng = np.random.default_rng(0)
     drawn = [
-        paired(np.bincount(rng.integers(12, size=12), minlength=12).astype(np.uint16))
-        for _ in range(4000)
+        paired(np.bincount(rng.integers(12, size=12), minlength=12).astype(np.uint16)) for _ in range(4000)
     ]
     assert np.mean(drawn) == pytest.approx(paired(whole), abs=5 * np.std(drawn) / np.sqrt(4000))

@@ -19,9 +19,7 @@ PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)
 SLOTS = (1, 2, 4, 5, 7, 8, 10, 11, 12)
 
 
-def protocol_of(
-    variant: Variant, *, budget: str = "standard", task: str = "sketch"
-) -> dict[str, Any]:
+def protocol_of(variant: Variant, *, budget: str = "standard", task: str = "sketch") -> dict[str, Any]:
     """The protocol of a variant's runs on a suite whose own sampler is 10 steps at guidance 2.5."""
     held: dict[str, Any] = {"name": budget, "train_images": 3200, "eval_items": None}
     if variant.train_items is not None:
@@ -31,20 +29,33 @@ def protocol_of(
 
 
 def write_variant(
-    build: Any, results: Path, variant: Variant, levels: dict[str, float], *, seed: int = 0,
-    budget: str = "standard", task: str = "sketch", rate: float = 1e-3, **changes: Any,
-) -> Run:  # fmt: skip
+    build: Any,
+    results: Path,
+    variant: Variant,
+    levels: dict[str, float],
+    *,
+    seed: int = 0,
+    budget: str = "standard",
+    task: str = "sketch",
+    rate: float = 1e-3,
+    **changes: Any,
+) -> Run:
     """Write a run of a variant where `bench ablate` would put it, and load it again."""
     protocol = protocol_of(variant, budget=budget, task=task)
     asked = {k: getattr(variant, k) for k in ("guidance", "steps", "train_items")}
     asked = {k: v for k, v in asked.items() if v is not None and (k, v) != ("steps", 10)}
     run = digest_json([variant.settings, rate, protocol])[:10]
     fields: dict[str, Any] = {
-        "protocol": protocol, "protocol_hash": digest_json(protocol), "changes": asked,
-        "options": {**variant.settings, "learning_rate": rate}, "seed": seed, "task": task,
+        "protocol": protocol,
+        "protocol_hash": digest_json(protocol),
+        "changes": asked,
+        "options": {**variant.settings, "learning_rate": rate},
+        "seed": seed,
+        "task": task,
         "run_id": f"emoji-{task}-{variant.method}-{protocol['budget']['name']}-s{seed}-{run}",
-        "budget": protocol["budget"]["name"], "splits": _splits(build, variant),
-    }  # fmt: skip
+        "budget": protocol["budget"]["name"],
+        "splits": _splits(build, variant),
+    }
     place = results if not asked and budget == "standard" else results / ABLATIONS_FOLDER
     place.mkdir(exist_ok=True)
     curve = [(step, 0.4 + 2.0 / step) for step in range(1, 60)]
@@ -59,16 +70,26 @@ def _splits(build: Any, variant: Variant) -> Any:
 
 
 def write_ablation(
-    build: Any, results: Path, ablation: Ablation, *, levels: Callable[[Variant, int], Any],
-    seeds: Sequence[int] = (0, 1), task: str = "sketch",
-) -> None:  # fmt: skip
+    build: Any,
+    results: Path,
+    ablation: Ablation,
+    *,
+    levels: Callable[[Variant, int], Any],
+    seeds: Sequence[int] = (0, 1),
+    task: str = "sketch",
+) -> None:
     """Write every variant at every seed."""
     for variant in ablation.variants:
         for seed in seeds:
             write_variant(
-                build, results, variant, levels(variant, seed), seed=seed, task=task,
+                build,
+                results,
+                variant,
+                levels(variant, seed),
+                seed=seed,
+                task=task,
                 budget=ablation.budget,
-            )  # fmt: skip
+            )
 
 
 def add_layer_weights(folder: Path, seed: int) -> None:
@@ -85,13 +106,25 @@ def plausible(variant: Variant, seed: int) -> dict[str, float]:
     """Numbers in the range of real ones, worse with fewer items and without the prior."""
     items = variant.train_items or ALL_ITEMS
     lack = 22.0 * (1 - items / ALL_ITEMS) ** 4
-    worse = {"frozen prior": 0.0, "free prior": 0.4, "no prior": 45.0, "controlnet": 14.0,
-             "t2i-adapter": 23.0, "sd-finetune": -15.0 + lack, "text-only": 64.0}  # fmt: skip
+    worse = {
+        "frozen prior": 0.0,
+        "free prior": 0.4,
+        "no prior": 45.0,
+        "controlnet": 14.0,
+        "t2i-adapter": 23.0,
+        "sd-finetune": -15.0 + lack,
+        "text-only": 64.0,
+    }
     own = int(digest_json(variant.name)[:4], 16) % 7
     fd = 103.0 + lack + worse.get(variant.name, own) + 0.5 * seed + (variant.guidance or 2.5)
     f1 = 0.97 - 0.003 * (fd - 103.0)
-    return {"fd": fd, "cosine": 0.67 - 0.002 * (fd - 103), "sketch_f1": f1, "miou": f1 - 0.1,
-            "clip": 0.3 + 0.01 * (variant.guidance or 2.5)}  # fmt: skip
+    return {
+        "fd": fd,
+        "cosine": 0.67 - 0.002 * (fd - 103),
+        "sketch_f1": f1,
+        "miou": f1 - 0.1,
+        "clip": 0.3 + 0.01 * (variant.guidance or 2.5),
+    }
 
 
 def write_all(build: Any, results: Path) -> None:

@@ -66,9 +66,7 @@ def value(
     """A metric's number with a symmetric interval; a judge and scale as real runs write them."""
     judge, scale, better = KINDS.get(metric, ("none", "fraction", "higher"))
     low, high = (None, None) if number is None else (number - half, number + half)
-    made = MetricValue(
-        value=number, low=low, high=high, n=n, judge=judge, scale=scale, better=better
-    )
+    made = MetricValue(value=number, low=low, high=high, n=n, judge=judge, scale=scale, better=better)
     return replace(made, **changes)
 
 
@@ -198,9 +196,7 @@ def write_run(
     return load_run(folder)
 
 
-def _replicates(
-    made: RunRecord, levels: Mapping[str, float | None]
-) -> dict[str, dict[str, list[float]]]:
+def _replicates(made: RunRecord, levels: Mapping[str, float | None]) -> dict[str, dict[str, list[float]]]:
     widths = {"fd": 0.08, "kid": 0.0001}
     own = {
         metric: replicates(number, width=widths[metric], seed=_seed(made.run_id, metric))
@@ -257,14 +253,25 @@ def _write_full(results: Path) -> None:
     for seed, shift in enumerate((0.0, 0.01, -0.013)):
         own = _levels(38.0 + 90 * shift, 0.52 + shift)
         write_run(
-            results, "bps", own, shuffled=_levels(44.0, 0.11), seed=seed, sheet=True, sets=True,
+            results,
+            "bps",
+            own,
+            shuffled=_levels(44.0, 0.11),
+            seed=seed,
+            sheet=True,
+            sets=True,
             curve=_curve(0.52, seed),
-        )  # fmt: skip
+        )
     other = _levels(40.5, 0.505)
     write_run(
-        results, "t2i-adapter", other, shuffled=_levels(45.0, 0.12), sheet=True, sets=True,
+        results,
+        "t2i-adapter",
+        other,
+        shuffled=_levels(45.0, 0.12),
+        sheet=True,
+        sets=True,
         curve=_curve(0.5, 0),
-    )  # fmt: skip
+    )
     untrained = replace(
         COST,
         parameters_trainable=0,
@@ -350,11 +357,21 @@ def _write_task(
         shift = np.random.default_rng(_seed(task, method, schedule, seed)).normal(0.0, 1.0, 2)
         levels = _task_levels(task, fd + 0.25 * shift[0], share + 0.012 * shift[1])
         write_run(
-            results, method, levels, task=task, seed=seed, options=options, cost=cost,
-            run_id=f"emoji-{task}-{method}-{schedule}-s{seed}", sheet=seed == 0, sets=True, size=16,
+            results,
+            method,
+            levels,
+            task=task,
+            seed=seed,
+            options=options,
+            cost=cost,
+            run_id=f"emoji-{task}-{method}-{schedule}-s{seed}",
+            sheet=seed == 0,
+            sets=True,
+            size=16,
             curve=_curve(share, seed) if seconds else (),
-            protocol_hash=hashlib.sha256(task.encode()).hexdigest(), budget="standard",
-        )  # fmt: skip
+            protocol_hash=hashlib.sha256(task.encode()).hexdigest(),
+            budget="standard",
+        )
 
 
 def _task_levels(task: str, fd: float, share: float) -> dict[str, float | None]:

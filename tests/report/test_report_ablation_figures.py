@@ -34,9 +34,7 @@ FROZEN = PRIOR.variants[0]
         (9.5, "floor 9.5 ↑", 2.0),
     ],
 )
-def test_a_floor_far_away_does_not_flatten_the_curves(
-    value: float, words: str, height: float
-) -> None:
+def test_a_floor_far_away_does_not_flatten_the_curves(value: float, words: str, height: float) -> None:
     axis = Figure().subplots()
     axis.set_ylim(0.0, 2.0)
     assert floor_line(axis, "floor", value) == (words, height)

@@ -81,11 +81,14 @@ def test_seeds_that_only_one_side_has_do_not_count(build: Any, results: Path) ->
     assert not of(only_table(results), "free prior").differences, "no seed in common"
 
 
-@pytest.mark.parametrize("change", [
-    {"protocol": {**protocol_of(NONE), "eval_side": "val"}},
-    {"protocol": {**protocol_of(NONE), "sampler": {"name": "dpm++", "steps": 11, "guidance": 2.5}}},
-    {"options": {**NONE.settings, "schedule": "uniform", "learning_rate": 1e-3}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": {**protocol_of(NONE), "eval_side": "val"}},
+        {"protocol": {**protocol_of(NONE), "sampler": {"name": "dpm++", "steps": 11, "guidance": 2.5}}},
+        {"options": {**NONE.settings, "schedule": "uniform", "learning_rate": 1e-3}},
+    ],
+)
 def test_what_differs_in_anything_undeclared_is_in_no_table(
     build: Any, results: Path, change: dict[str, Any]
 ) -> None:
@@ -106,16 +109,17 @@ def test_other_learning_rates_are_left_out_and_said(build: Any, results: Path) -
 def test_a_table_needs_its_reference_and_data_needs_two_numbers(build: Any, results: Path) -> None:
     for method in ("bps", "controlnet"):
         for items in (None, 40):
-            variant = next(
-                v for v in DATA.variants if v.method == method and v.train_items == items
-            )
+            variant = next(v for v in DATA.variants if v.method == method and v.train_items == items)
             assert build_ablations(both(results) if any(results.iterdir()) else []) == []
             write_variant(build, results, variant, {"fd": 100.0}, budget="short")
     table = only_table(results)
     assert table.ablation is DATA
     assert [(x.row.name, x.train_items) for x in table.lines] == [
-        ("bps", 40), ("controlnet", 40), ("bps", 2900), ("controlnet", 2900),
-    ]  # fmt: skip
+        ("bps", 40),
+        ("controlnet", 40),
+        ("bps", 2900),
+        ("controlnet", 2900),
+    ]
 
 
 def test_the_suites_own_number_is_its_reference_once(build: Any, results: Path) -> None:
@@ -124,15 +128,15 @@ def test_the_suites_own_number_is_its_reference_once(build: Any, results: Path) 
         write_variant(build, results, variant, {"fd": 100.0 - (variant.steps or 10)})
     (table,) = [t for t in build_ablations(both(results)) if t.ablation is steps]
     assert [line.row.name for line in table.lines] == [
-        "the suite's sampling (10 steps)", "5-step sampling", "20-step sampling",
+        "the suite's sampling (10 steps)",
+        "5-step sampling",
+        "20-step sampling",
         "50-step sampling",
-    ]  # fmt: skip
+    ]
     assert table.missing == ()
 
 
-def changed(
-    line: Line, *, low: float, value: float, high: float, agree: bool | None = True
-) -> Line:
+def changed(line: Line, *, low: float, value: float, high: float, agree: bool | None = True) -> Line:
     (column, difference), *_ = line.differences.items()
     interval = Interval(value=value, low=low, high=high)
     return replace(line, differences={column: replace(difference, interval=interval, agree=agree)})
@@ -171,24 +175,29 @@ def test_words_are_never_stronger_than_the_interval(build: Any, results: Path) -
 
 
 def test_text_forms_hold_the_same_numbers(every: Path) -> None:
-    (table,) = [
-        t for t in build_ablations(both(every)) if t.ablation is PRIOR and t.task == "sketch"
-    ]
+    (table,) = [t for t in build_ablations(both(every)) if t.ablation is PRIOR and t.task == "sketch"]
     grid, tidy = ablation_grid(table), tidy_ablation(table)
     assert len(grid.body) == 6 and grid.rules == (3,)
     assert all(len(line) == len(grid.header) == len(grid.groups) for line in grid.body)
-    for words in ("40 evaluation items", "seeds 0, 1", "EfficientNet-Lite0", "(train items 160)",
-                  "Held fixed"):  # fmt: skip
+    for words in (
+        "40 evaluation items",
+        "seeds 0, 1",
+        "EfficientNet-Lite0",
+        "(train items 160)",
+        "Held fixed",
+    ):
         assert words in grid.caption
     assert {line.record.protocol_hash[:12] in grid.caption for line in table.lines} == {True}
     known = tidy[(tidy.variant == "no prior") & (tidy.metric == "fd") & (tidy.train_items == 160)]
-    cell = next(c for line in grid.body if line[0].main == "no prior" and line[1].main == "160"
-                for c, g in zip(line, grid.groups, strict=True)
-                if g.startswith("FD") and c.main.startswith("+"))  # fmt: skip
-    assert float(cell.main) == pytest.approx(known.difference.item(), abs=0.01)
-    assert "minus reference" in ablation_text(table) and "160 training items" in ablation_text(
-        table
+    cell = next(
+        c
+        for line in grid.body
+        if line[0].main == "no prior" and line[1].main == "160"
+        for c, g in zip(line, grid.groups, strict=True)
+        if g.startswith("FD") and c.main.startswith("+")
     )
+    assert float(cell.main) == pytest.approx(known.difference.item(), abs=0.01)
+    assert "minus reference" in ablation_text(table) and "160 training items" in ablation_text(table)
 
 
 def test_variants_stand_below_the_methods_of_their_task_and_in_no_comparison(every: Path) -> None:
@@ -244,16 +253,21 @@ def test_the_report_is_the_same_twice(build: Any, results: Path, tmp_path: Path)
 
 def test_readme_tells_what_was_asked_and_how_to_make_it(every: Path) -> None:
     text = (every / "README.md").read_text()
-    for words in ("## emoji / sketch", "### Ablation: prior on emoji / sketch", "10.49",
-                  "## What it cost", "bench ablate data --task segmentation --seeds 0,1",
-                  "--train-items 160", "--guidance 7.5", "bench report --results"):  # fmt: skip
+    for words in (
+        "## emoji / sketch",
+        "### Ablation: prior on emoji / sketch",
+        "10.49",
+        "## What it cost",
+        "bench ablate data --task segmentation --seeds 0,1",
+        "--train-items 160",
+        "--guidance 7.5",
+        "bench report --results",
+    ):
         assert words in text, words
     assert "Frozen prior beats no prior by" in text
 
 
-def test_a_folder_of_ablations_alone_has_a_report(
-    build: Any, results: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_ablations_alone_has_a_report(build: Any, results: Path, tmp_path: Path) -> None:
     for variant in (FROZEN, NONE):
         write_variant(build, results, replace(variant, train_items=160), plausible(variant, 0))
     assert load_runs(results) == []
@@ -270,9 +284,7 @@ def test_the_command_that_makes_a_varied_run_again(build: Any, results: Path) ->
 def test_what_was_changed_survives_a_round_trip_and_older_records_say_nothing(
     build: Any, results: Path
 ) -> None:
-    run = write_variant(
-        build, results, Variant(name="x", guidance=4.0), {"fd": 1.0}, trained_in="y"
-    )
+    run = write_variant(build, results, Variant(name="x", guidance=4.0), {"fd": 1.0}, trained_in="y")
     assert run.folder is not None
     record = load_record(run.folder)
     assert record.changes == {"guidance": 4.0} and record.trained_in == "y"
@@ -294,8 +306,10 @@ def test_layer_weights_are_read_strictly(build: Any, results: Path, weights: Any
 def test_rounding_of_fixed_layer_weights_is_not_called_learned(build: Any, results: Path) -> None:
     by_name = {variant.name: variant for variant in ABLATIONS["schedule"].variants}
     for name, trained in (
-        ("head-heavy 16-8-4-2", None), ("flatter 16-11.3-8-5.7", 11.313699722290039), ("learned", 11.0),
-    ):  # fmt: skip
+        ("head-heavy 16-8-4-2", None),
+        ("flatter 16-11.3-8-5.7", 11.313699722290039),
+        ("learned", 11.0),
+    ):
         run = write_variant(build, results, by_name[name], {"fd": 1.0})
         assert run.folder is not None
         path = run.folder / "items.json"
@@ -355,8 +369,6 @@ def test_ablations_follow_the_choice_of_a_task_in_a_browser(browser: Any, every:
     assert task[0] == "sketch" and all("sketch" in name for name in task) and len(task) == 7
     decoded = "const done = arguments[0]; Promise.all([...document.images].map(i => i.decode())).then(done)"
     browser.execute_async_script(decoded)
-    widths = browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(i => i.naturalWidth)"
-    )
+    widths = browser.execute_script("return [...document.querySelectorAll('.plot')].map(i => i.naturalWidth)")
     assert widths and min(widths) > 400
     assert browser.get_log("browser") == []

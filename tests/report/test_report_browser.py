@@ -99,9 +99,7 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
 def _filter(browser: Any, by: Any, keys: Any) -> None:
     """Choose a task and a method."""
     browser.find_element(by.CSS_SELECTOR, "#tasks input:checked").send_keys(keys.ARROW_RIGHT)
-    shown = browser.execute_script(
-        "return [...document.querySelectorAll('section')].map(s => !s.hidden)"
-    )
+    shown = browser.execute_script("return [...document.querySelectorAll('section')].map(s => !s.hidden)")
     assert shown == [True, False]
     browser.find_element(by.ID, "find").send_keys("CONTROL")
     assert names(browser) == ["controlnet"]

@@ -28,9 +28,13 @@ PROTOCOL = {"task": "sketch", "sampler": {"steps": 50, "guidance": 3.0}}
 
 def leaks(items: int) -> Leaks:
     check = LeakCheck(
-        status="leak", about="3000 training items", items=items, findings=["a = b"],
-        limits={"image": 0.97}, nearest={"image": 0.91},
-    )  # fmt: skip
+        status="leak",
+        about="3000 training items",
+        items=items,
+        findings=["a = b"],
+        limits={"image": 0.97},
+        nearest={"image": 0.91},
+    )
     unknown = LeakCheck(
         status="unknown", about="no fingerprints", items=None, findings=[], limits={}, nearest={}
     )
@@ -53,9 +57,13 @@ def test_equal_protocols_are_said_aloud(build: Any) -> None:
 def test_what_differs_is_named_in_order(build: Any) -> None:
     one = build.record("bps")
     other = replace(
-        one, protocol_hash=OTHER, protocol=PROTOCOL, seed=2,
-        environment={**one.environment, "threads": 1}, leaks=leaks(3),
-    )  # fmt: skip
+        one,
+        protocol_hash=OTHER,
+        protocol=PROTOCOL,
+        seed=2,
+        environment={**one.environment, "threads": 1},
+        leaks=leaks(3),
+    )
     assert record_changes(one, other) == [
         "OTHER PROTOCOL (0123456789ab here, ffffffffffff there): their numbers do not compare",
         "  protocol: sampler.steps is 20 here, 50 there",
@@ -97,9 +105,7 @@ def test_two_protocols_are_refused_with_what_differs_and_marked_when_mixed(
     assert "protocol B is ffffffffffff (sampler.steps=50)" in words
 
 
-def test_a_leak_stands_in_labels_titles_and_captions(
-    add_run: Writer, results: Path, tmp_path: Path
-) -> None:
+def test_a_leak_stands_in_labels_titles_and_captions(add_run: Writer, results: Path, tmp_path: Path) -> None:
     add_run("bps", {"fd": 38.0, "sketch_f1": 0.5}, shuffled={"fd": 50.0}, leaks=leaks(3))
     add_run("controlnet", {"fd": 39.0, "sketch_f1": 0.4})
     table = build_table(load_runs(results))

@@ -34,9 +34,7 @@ def compare(folder: Path) -> Comparison:
     """The comparison of all runs of a folder."""
     runs = load_runs(folder)
     tasks = sorted({run.record.task for run in runs})
-    return build_comparison(
-        [build_table([run for run in runs if run.record.task == task]) for task in tasks]
-    )
+    return build_comparison([build_table([run for run in runs if run.record.task == task]) for task in tasks])
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +69,7 @@ def test_bold_stands_only_where_the_interval_and_the_seeds_allow(suite: Comparis
     grid = comparison_grid(suite)
     seen = 0
     for place, (task, column) in enumerate(suite.columns, start=2):
-        lines = {
-            entry.label: line[place] for entry, line in zip(suite.entries, grid.body, strict=True)
-        }
+        lines = {entry.label: line[place] for entry, line in zip(suite.entries, grid.body, strict=True)}
         bold = [name for name, cell in lines.items() if cell.bold]
         (standing,) = [s for s in suite.standings if (s.task, s.column) == (task, column)]
         assert bold == ([standing.best.label] if standing.clear else [])
@@ -237,9 +233,7 @@ def test_a_gallery_shows_the_first_items_of_every_sheet(suite: Comparison) -> No
     for row in rows:
         folder = row.runs[0].folder
         assert folder is not None
-        tiles = sheet_tiles(
-            folder / "contact.png", names=("condition", "sample", "target"), items=24
-        )
+        tiles = sheet_tiles(folder / "contact.png", names=("condition", "sample", "target"), items=24)
         np.testing.assert_array_equal(shown.columns[row.name], tiles["sample"][:8])
         np.testing.assert_array_equal(shown.columns["target"], tiles["target"][:8])
 

@@ -23,9 +23,7 @@ def test_runs_on_gpus_are_told_aloud(add_run: Writer, results: Path) -> None:
     assert "do not compare" in cost_grid(build_table(load_runs(results))).caption
 
 
-def test_another_torch_is_told_aloud_and_odd_packages_do_no_harm(
-    add_run: Writer, results: Path
-) -> None:
+def test_another_torch_is_told_aloud_and_odd_packages_do_no_harm(add_run: Writer, results: Path) -> None:
     for seed, packages in enumerate(({"torch": "2.15"}, {"torch": "2.16"}, [])):
         add_run("bps", {"fd": 1.0}, seed=seed, environment={"device": "cpu", "packages": packages})
     add_run("bps", {"fd": 1.0}, seed=3, environment={"device": "cuda"})
@@ -38,6 +36,4 @@ def test_another_torch_is_told_aloud_and_odd_packages_do_no_harm(
 def test_runs_on_one_cpu_need_no_note(add_run: Writer, results: Path) -> None:
     add_run("bps", {"fd": 1.0})
     add_run("text-only", {"fd": 1.0})
-    assert not [
-        n for n in build_table(load_runs(results)).notes if "Made on" in n or "DEVICES" in n
-    ]
+    assert not [n for n in build_table(load_runs(results)).notes if "Made on" in n or "DEVICES" in n]

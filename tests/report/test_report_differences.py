@@ -115,14 +115,14 @@ def test_a_difference_is_the_paired_one(build: Any, add_run: Writer, results: Pa
     first = [x + 0.3 + n for x, n in zip(base, build.spread(0.0, seed=2, width=0.01), strict=True)]
     add_run("bps", {"sketch_f1": 0.5}, item_rows={"samples": {"sketch_f1": first}})
     add_run(
-        "text-only", {"sketch_f1": 0.2}, item_rows={"samples": {"sketch_f1": base[::-1]}},
+        "text-only",
+        {"sketch_f1": 0.2},
+        item_rows={"samples": {"sketch_f1": base[::-1]}},
         item_ids=IDS[::-1],
-    )  # fmt: skip
+    )
     (found,) = paired_differences(build_table(load_runs(results)), seed=7)
     resamples = Resamples(n_items=40, seed=7)
-    assert found.interval == difference_interval(
-        np.asarray(first), np.asarray(base), resamples=resamples
-    )
+    assert found.interval == difference_interval(np.asarray(first), np.asarray(base), resamples=resamples)
     assert found.interval.value == pytest.approx(0.3)
     assert found.interval.high - found.interval.low < 0.01
     assert (found.items, found.left_out, found.agree) == (40, 0, None)
@@ -147,9 +147,7 @@ def test_pairs_and_order(full: Path) -> None:
     assert (f1.first_seeds, f1.second_seeds, f1.agree) == (3, 1, True)
 
 
-def test_a_set_metric_is_paired_by_its_replicates(
-    build: Any, add_run: Writer, results: Path
-) -> None:
+def test_a_set_metric_is_paired_by_its_replicates(build: Any, add_run: Writer, results: Path) -> None:
     """Replicates that move together cancel: the interval is far tighter than either's own."""
     for seed, fd in enumerate((30.0, 31.0)):
         add_run("bps", {"fd": fd}, seed=seed, sets=True)
@@ -171,9 +169,11 @@ def test_sets_that_left_out_other_items_make_no_difference(
 ) -> None:
     add_run("bps", {"fd": 30.0}, sets=True)
     other = add_run(
-        "text-only", {"fd": 40.0}, sets=change != "none",
+        "text-only",
+        {"fd": 40.0},
+        sets=change != "none",
         item_ids=IDS[::-1] if change == "order" else IDS,
-    )  # fmt: skip
+    )
     if change == "groups" and other.folder is not None:
         items = read_json(other.folder / "items.json")
         items["replicates"]["samples"]["fd"].pop()
@@ -247,9 +247,7 @@ def test_protocols_are_not_compared(add_run: Writer, results: Path) -> None:
     assert paired_differences(build_table(load_runs(results), mixed=True)) == ()
 
 
-def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed(
-    results: Path, add_run: Writer
-) -> None:
+def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed(results: Path, add_run: Writer) -> None:
     add_run("bps", {"sketch_f1": 0.5}, shuffled={"sketch_f1": 0.1}, seed=0)
     add_run("bps", {"sketch_f1": 0.7}, seed=1)
     table = build_table(load_runs(results))
@@ -263,9 +261,7 @@ def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed(
 
 def test_a_difference_is_marked_where_seeds_do_not_agree(full: Path) -> None:
     table = build_table(load_runs(full))
-    found = [
-        replace(d, agree=a) for d in paired_differences(table)[:1] for a in (None, True, False)
-    ]
+    found = [replace(d, agree=a) for d in paired_differences(table)[:1] for a in (None, True, False)]
     grid = difference_grid(table, found)
     assert [line[-1].main for line in grid.body] == ["40", "40", "40*"]
     assert "seeds do not agree" in grid.caption and "No interval adds seed variance" in grid.caption

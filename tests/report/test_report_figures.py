@@ -17,9 +17,7 @@ from bench.types import BenchError
 
 
 @pytest.mark.parametrize("notes", [False, True])
-def test_sheet_holds_the_images_where_the_layout_says(
-    build: Any, tmp_path: Path, notes: bool
-) -> None:
+def test_sheet_holds_the_images_where_the_layout_says(build: Any, tmp_path: Path, notes: bool) -> None:
     rows = build.sheet_rows(n=11)
     items = [f"item {i}" for i in range(11)] if notes else ()
     path = contact_sheet(rows, tmp_path / "sheet.png", title="run", items=items, per_band=4)
@@ -124,9 +122,7 @@ def test_figures_are_pdf_too_with_the_same_bytes_at_any_time(
     report: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {path.stem for path in report.glob("*.pdf")}
-    assert made == {
-        f"{kind}-emoji-sketch" for kind in ("overview", "cost", "curves", "qualitative")
-    }
+    assert made == {f"{kind}-emoji-sketch" for kind in ("overview", "cost", "curves", "qualitative")}
     for stem in made:
         data = (report / f"{stem}.pdf").read_bytes()
         assert data.startswith(b"%PDF-") and (report / f"{stem}.png").exists()

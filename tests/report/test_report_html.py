@@ -143,9 +143,7 @@ def test_pictures_are_the_tiles_and_ends_are_shared(full: Path, report: Path) ->
             text = made["samples"][row["pictures"][1]][5]
             with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
                 np.testing.assert_array_equal(np.asarray(opened), tiles.columns[row["name"]][5])
-    assert {row["name"] for row in shown["rows"] if row["pictures"]} == {
-        "bps", "t2i-adapter", "text-only"
-    }  # fmt: skip
+    assert {row["name"] for row in shown["rows"] if row["pictures"]} == {"bps", "t2i-adapter", "text-only"}
 
 
 def test_pictures_lose_quality_and_items_to_keep_within_a_budget(full: Path) -> None:

@@ -114,9 +114,7 @@ def test_latex_escapes() -> None:
     assert escape_latex(r"a_b 5% \x {y} #1 & $z^2~") == (
         r"a\_b 5\% \textbackslash{}x \{y\} \#1 \& $\mathdollar$z\textasciicircum{}2\textasciitilde{}"
     )
-    assert escape_latex("FD ↓ – é đ 猫") == (
-        r"FD $\downarrow$ -- é \texttt{U+0111} \texttt{U+732B}"
-    )
+    assert escape_latex("FD ↓ – é đ 猫") == (r"FD $\downarrow$ -- é \texttt{U+0111} \texttt{U+732B}")
 
 
 def test_markdown_escapes() -> None:
@@ -135,9 +133,7 @@ def test_latex_table_is_balanced(report: Path) -> None:
     assert columns == {8}
 
 
-needs_latex = pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="pdflatex is not installed"
-)
+needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

@@ -68,8 +68,14 @@ def test_rows_stand_in_order(full: Path) -> None:
         "text-only (floor)",
     ]
     assert [column.metric for column in table.columns] == [
-        "fd", "kid", "cosine", "retrieval", "sketch_f1", "mae", "clip"
-    ]  # fmt: skip
+        "fd",
+        "kid",
+        "cosine",
+        "retrieval",
+        "sketch_f1",
+        "mae",
+        "clip",
+    ]
     assert row_of(table, "bps").seeds == (0, 1, 2)
 
 
@@ -85,9 +91,7 @@ def test_seeds_average_by_hand(add_run: Writer) -> None:
     assert (cell.low, cell.high) == (pytest.approx(1.8), pytest.approx(4.2))
 
 
-def test_seeds_with_items_are_resampled_together(
-    build: Any, add_run: Writer, results: Path
-) -> None:
+def test_seeds_with_items_are_resampled_together(build: Any, add_run: Writer, results: Path) -> None:
     """Item noise that cancels between two seeds leaves no interval; mean bounds would leave one."""
     up = build.spread(0.5, seed=1)
     for seed, scores in enumerate((up, [1.0 - x for x in up])):
@@ -99,9 +103,7 @@ def test_seeds_with_items_are_resampled_together(
     assert cell.deviation == pytest.approx(0.0, abs=1e-12)
 
 
-def test_set_metrics_of_several_seeds_average_their_replicates(
-    add_run: Writer, results: Path
-) -> None:
+def test_set_metrics_of_several_seeds_average_their_replicates(add_run: Writer, results: Path) -> None:
     for seed, fd in enumerate((30.0, 32.0)):
         add_run("bps", {"fd": fd}, seed=seed, sets=True)
     runs = load_runs(results)
@@ -111,9 +113,7 @@ def test_set_metrics_of_several_seeds_average_their_replicates(
     assert (cell.value, cell.low, cell.high) == (31.0, expected.low, expected.high)
 
 
-def test_items_without_a_score_are_left_out_of_every_seed(
-    build: Any, add_run: Writer, results: Path
-) -> None:
+def test_items_without_a_score_are_left_out_of_every_seed(build: Any, add_run: Writer, results: Path) -> None:
     """A task may have nothing to judge in an item: then no seed has a score there."""
     known = build.spread(0.5, seed=1)[:20]
     scores = [*known, *[None] * 20]
@@ -134,9 +134,12 @@ def test_items_are_matched_by_id(build: Any, add_run: Writer, results: Path) -> 
     up = build.spread(0.5, seed=1)
     add_run("bps", {"sketch_f1": 0.5}, item_rows={"samples": {"sketch_f1": up}})
     add_run(
-        "bps", {"sketch_f1": 0.5}, item_rows={"samples": {"sketch_f1": up[::-1]}},
-        item_ids=IDS[::-1], seed=1,
-    )  # fmt: skip
+        "bps",
+        {"sketch_f1": 0.5},
+        item_rows={"samples": {"sketch_f1": up[::-1]}},
+        item_ids=IDS[::-1],
+        seed=1,
+    )
     found = item_matrix(load_runs(results), source="samples", metric="sketch_f1")
     assert found is not None
     assert found[0] == IDS
@@ -176,9 +179,7 @@ def test_a_seed_without_a_number_is_not_averaged_away(add_run: Writer, results: 
     assert any("missing for seed 1" in note for note in table.notes)
 
 
-def test_mixing_protocols_is_refused_and_marked_when_allowed(
-    add_run: Writer, results: Path
-) -> None:
+def test_mixing_protocols_is_refused_and_marked_when_allowed(add_run: Writer, results: Path) -> None:
     add_run("bps", {"fd": 38.0})
     other = {"task": "sketch", "sampler": {"steps": 50, "guidance": 3.0}}
     add_run("t2i-adapter", {"fd": 40.0}, protocol_hash="f" * 64, protocol=other)
@@ -278,13 +279,9 @@ def test_headers_say_judge_and_direction(build: Any) -> None:
         of("mae", better="high")
 
 
-def test_numbers_of_other_judges_stand_in_other_columns(
-    build: Any, add_run: Writer, results: Path
-) -> None:
+def test_numbers_of_other_judges_stand_in_other_columns(build: Any, add_run: Writer, results: Path) -> None:
     add_run("bps", {"fd": 38.0})
-    add_run(
-        "t2i-adapter", {}, metrics={"fd": build.value("fd", 9.0, judge="inception-v3")}, rows={}
-    )
+    add_run("t2i-adapter", {}, metrics={"fd": build.value("fd", 9.0, judge="inception-v3")}, rows={})
     table = build_table(load_runs(results))
     assert [c.judge for c in table.columns if c.metric == "fd"] == [JUDGE, "inception-v3"]
     shown = cells(to_markdown(main_grid(table)), "t2i-adapter")
@@ -304,9 +301,7 @@ def test_numbers_of_other_judges_stand_in_other_columns(
         ([1e-12], [1e-12], 6),
     ],
 )
-def test_decimals_follow_the_interval(
-    values: list[float | None], widths: list[float], expected: int
-) -> None:
+def test_decimals_follow_the_interval(values: list[float | None], widths: list[float], expected: int) -> None:
     assert decimals(values, widths=widths) == expected
 
 
@@ -316,9 +311,7 @@ def test_numbers_never_read_minus_zero() -> None:
     assert number(None, 2) == "–"
 
 
-def test_costs_average_times_and_leave_missing_out(
-    build: Any, add_run: Writer, results: Path
-) -> None:
+def test_costs_average_times_and_leave_missing_out(build: Any, add_run: Writer, results: Path) -> None:
     add_run("bps", {"fd": 1.0})
     add_run("bps", {"fd": 1.0}, seed=1, cost=replace(build.cost, train_seconds=860.0))
     add_run("text-only", {"fd": 1.0}, cost=replace(build.cost, train_seconds=None))
@@ -352,9 +345,7 @@ def test_terminal_table_of_one_record(add_run: Writer) -> None:
     floor = add_run("text-only", {"fd": 47.5})
     text = record_text(run.record, floor=floor.record)
     lines = text.splitlines()
-    assert lines[0] == (
-        "bps on emoji / sketch, seed 0, budget default, 40 items, protocol 0123456789ab"
-    )
+    assert lines[0] == ("bps on emoji / sketch, seed 0, budget default, 40 items, protocol 0123456789ab")
     first = next(i for i, line in enumerate(lines) if line.startswith("FD ↓"))
     assert lines[first].split()[2:] == ["38.0", "44.0", "47.5", "4.2", "31.2"]
     assert lines[first + 1].startswith(f" ({JUDGE})")
@@ -369,9 +360,7 @@ def test_terminal_table_of_one_record(add_run: Writer) -> None:
 
 def test_labels() -> None:
     assert label("bps") == "bps"
-    assert label("bps", "prior=none", "shuffled conditions") == (
-        "bps (prior=none, shuffled conditions)"
-    )
+    assert label("bps", "prior=none", "shuffled conditions") == ("bps (prior=none, shuffled conditions)")
 
 
 def test_a_frechet_distance_of_few_items_warns_and_of_too_few_is_not_shown(

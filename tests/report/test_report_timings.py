@@ -24,10 +24,18 @@ def test_times_come_from_the_file_and_what_was_not_measured_is_missing(
     assert time_words(table) == ""
     add_timing(
         results,
-        Timing(method="bps", options={"schedule": "head_heavy"}, task="layout", steps=4, items=8,
-               train_images_per_second=20.0, sample_seconds_per_image=0.5, peak_memory_bytes=2**30),
+        Timing(
+            method="bps",
+            options={"schedule": "head_heavy"},
+            task="layout",
+            steps=4,
+            items=8,
+            train_images_per_second=20.0,
+            sample_seconds_per_image=0.5,
+            peak_memory_bytes=2**30,
+        ),
         machine=MACHINE,
-    )  # fmt: skip
+    )
     runs = {run.record.method: run.record for run in load_runs(results)}
     own, other = runs["bps"].cost, runs["controlnet"].cost
     assert own.train_images_per_second == 20.0 and own.peak_memory_bytes == 2**30

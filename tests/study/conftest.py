@@ -67,11 +67,25 @@ def answers_of() -> Callable[..., dict[str, Any]]:
             left, right = list(question.sides)[:: -1 if mirrored else 1]
             for asked in key.aspects:
                 side = {left: "left", right: "right", None: "same"}[choose(question, asked)]
-                given.append({"question": code, "left": left, "right": right, "asked": asked,
-                              "answer": side, "seconds": 1.5})  # fmt: skip
-        return {"format": "bps-bench study answers", "version": 1, "study": key.study,
-                "rater": f"{rater:016x}", "started": "2025-01-01T00:00:00.000Z", "finished": None,
-                "answers": given}  # fmt: skip
+                given.append(
+                    {
+                        "question": code,
+                        "left": left,
+                        "right": right,
+                        "asked": asked,
+                        "answer": side,
+                        "seconds": 1.5,
+                    }
+                )
+        return {
+            "format": "bps-bench study answers",
+            "version": 1,
+            "study": key.study,
+            "rater": f"{rater:016x}",
+            "started": "2025-01-01T00:00:00.000Z",
+            "finished": None,
+            "answers": given,
+        }
 
     return build
 
@@ -102,10 +116,18 @@ def runs(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     budget = Budget(name="quick", train_images=8, eval_items=12)
     results, folders = tmp_path_factory.mktemp("runs"), []
     for method in (BPS(), TextOnly()):
-        run = Run(RunSpec(
-            suite=suite, task="sketch", method=method, budget=budget, seed=0, results=results,
-            shuffled=False, batch=12,
-        ))  # fmt: skip
+        run = Run(
+            RunSpec(
+                suite=suite,
+                task="sketch",
+                method=method,
+                budget=budget,
+                seed=0,
+                results=results,
+                shuffled=False,
+                batch=12,
+            )
+        )
         run.all()
         folders.append(run.folder)
     return folders[0], folders[1]

@@ -43,7 +43,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown answer": (lambda r: first(r).update(answer="both"), "'answer' must be of"),
     "negative time": (lambda r: first(r).update(seconds=-1), "'seconds' must be in"),
     "time as text": (lambda r: first(r).update(seconds="1"), "'seconds' must be int or float"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -69,9 +69,7 @@ def test_a_bad_file_is_refused(name: str, study: Study, answers_of: Make, save: 
         (b" " * (MOST_BYTES + 1), "larger than 2,000,000 bytes"),
     ],
 )
-def test_what_is_no_json_object_is_refused(
-    study: Study, tmp_path: Path, content: bytes, said: str
-) -> None:
+def test_what_is_no_json_object_is_refused(study: Study, tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "answers.json"
     path.write_bytes(content)
     with pytest.raises(BenchError, match=said):

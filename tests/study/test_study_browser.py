@@ -94,9 +94,7 @@ class Reader:
             time.sleep(0.05)
 
 
-def test_a_person_answers_reloads_downloads_and_is_scored(
-    browser: Any, page: Path, downloads: Path
-) -> None:
+def test_a_person_answers_reloads_downloads_and_is_scored(browser: Any, page: Path, downloads: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     arrows = {"left": Keys.ARROW_LEFT, "right": Keys.ARROW_RIGHT, "same": Keys.ARROW_DOWN}
@@ -168,9 +166,7 @@ def test_the_page_keeps_its_hands_still(browser: Any, page: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_readable_and_nothing_is_cut_off(
-    browser: Any, page: Path, width: int, scheme: str
-) -> None:
+def test_text_is_readable_and_nothing_is_cut_off(browser: Any, page: Path, width: int, scheme: str) -> None:
     """WCAG 2.2: contrast of text at least 4.5; the page is never wider than its window."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

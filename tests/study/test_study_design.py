@@ -13,9 +13,7 @@ from bench.study.design import NOISE, OTHER, TARGET, Question, plan_questions
 from bench.types import BenchError
 
 
-def plan(
-    methods: int, items: int, pairs: int, *, checks: float = 0.0, seed: int = 0
-) -> list[Question]:
+def plan(methods: int, items: int, pairs: int, *, checks: float = 0.0, seed: int = 0) -> list[Question]:
     names = [f"m{i}" for i in range(methods)]
     conditions = np.random.default_rng(0).random((items, 1, 4, 4)).astype(np.float32)
     return plan_questions(names, conditions=conditions, pairs=pairs, checks=checks, seed=seed)
@@ -28,9 +26,7 @@ def spread(counts: Counter[object], among: int) -> int:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 5), st.integers(2, 12), st.data())
-def test_pairs_are_balanced_and_none_comes_twice(
-    methods: int, items: int, data: st.DataObject
-) -> None:
+def test_pairs_are_balanced_and_none_comes_twice(methods: int, items: int, data: st.DataObject) -> None:
     couples = methods * (methods - 1) // 2
     pairs = data.draw(st.integers(1, couples * items))
     questions = plan(methods, items, pairs, seed=data.draw(st.integers(0, 99)))
@@ -55,9 +51,7 @@ def test_checks_have_their_share_both_kinds_and_the_real_side_in_turn() -> None:
 def test_another_items_picture_is_of_an_unlike_condition() -> None:
     conditions = np.zeros((6, 1, 4, 4), np.float32)
     conditions[5] = 1.0
-    questions = plan_questions(
-        ("a", "b"), conditions=conditions, pairs=6, checks=0.5, seed=0, kinds=(OTHER,)
-    )
+    questions = plan_questions(("a", "b"), conditions=conditions, pairs=6, checks=0.5, seed=0, kinds=(OTHER,))
     for question in (q for q in questions if q.check):
         assert question.other != question.item
         assert question.item == 5 or question.other == 5

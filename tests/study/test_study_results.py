@@ -50,8 +50,7 @@ def test_known_strengths_come_back_and_sides_do_not_matter(
 ) -> None:
     def crowd(mirrored: bool) -> list[Path]:
         return [
-            save(answers_of(study.key, rater=n, choose=by_strength(n), mirrored=mirrored))
-            for n in range(16)
+            save(answers_of(study.key, rater=n, choose=by_strength(n), mirrored=mirrored)) for n in range(16)
         ]
 
     results = scored(crowd(False), key)

@@ -22,9 +22,7 @@ def table(won: float, lost: float) -> np.ndarray:
 def simulated(strengths: np.ndarray, *, raters: int, items: int, seed: int) -> Comparisons:
     """Every rater compares every two methods on every item, by the Bradley-Terry model itself."""
     pairs = [(i, j) for i in range(len(strengths)) for j in range(i + 1, len(strengths))]
-    rater, item, which = (
-        a.ravel() for a in np.meshgrid(range(raters), range(items), range(len(pairs)))
-    )
+    rater, item, which = (a.ravel() for a in np.meshgrid(range(raters), range(items), range(len(pairs))))
     first, second = np.array(pairs)[which].T
     chance = strengths[first] / (strengths[first] + strengths[second])
     score = (np.random.default_rng(seed).random(len(chance)) < chance).astype(float)

@@ -80,9 +80,7 @@ def test_real_images_score_high_others_low_and_corruption_lowers() -> None:
     items = [data[i] for i in ids]
 
     def mean(images: list[np.ndarray], name: str) -> float:
-        return float(
-            np.mean([TASK.fidelity(i, e)[name] for i, e in zip(images, items, strict=False)])
-        )
+        return float(np.mean([TASK.fidelity(i, e)[name] for i, e in zip(images, items, strict=False)]))
 
     real = [e.image for e in items]
     other = [items[j].image for j in derangement(0, len(items))]

@@ -38,9 +38,7 @@ class Coco17:
 
     attribution = ATTRIBUTION
 
-    def __init__(
-        self, folder: str | os.PathLike[str], *, manifest: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, manifest: Mapping[str, Any] | None = None) -> None:
         """Read manifest and tables; BenchError where the folder is not a prepared one, or damaged.
 
         manifest: of a folder that has none yet, while it is being prepared.
@@ -60,8 +58,7 @@ class Coco17:
             raise BenchError(f"{path} is incomplete ({error!r}). {_PREPARE}") from error
         self.name = f"{NAME} release-leaky" if self.recipe.leaky else NAME
         self._tables = {
-            n: read_table(self.folder / TABLES / f"{n}.npz", sha256=digest)[0]
-            for n, digest in tables.items()
+            n: read_table(self.folder / TABLES / f"{n}.npz", sha256=digest)[0] for n, digest in tables.items()
         }
         self._place = {
             item: (name, row) for name, t in self._tables.items() for row, item in enumerate(t.ids)
@@ -84,9 +81,13 @@ class Coco17:
         if self.recipe.boxes:
             layers["boxes"] = table.boxes[table.offsets[row] : table.offsets[row + 1]]
         found = as_example(
-            item_id, caption=table.captions[row], image=self._picture("images", name, item_id),
-            layers=layers, palette=self.palette, recipe=self.recipe,
-        )  # fmt: skip
+            item_id,
+            caption=table.captions[row],
+            image=self._picture("images", name, item_id),
+            layers=layers,
+            palette=self.palette,
+            recipe=self.recipe,
+        )
         if item_digest(found) != table.items[row].tobytes().hex():
             raise BenchError(
                 f"item {item_id} in {self.folder} is not what was prepared: its files were changed. "
@@ -103,10 +104,11 @@ class Coco17:
         """Return the fingerprints of items, from tables; only train pictures have to be read."""
         places = [self._place[item] for item in ids]
         return Fingerprints(
-            ids=tuple(ids), captions=tuple(self._tables[n].captions[r] for n, r in places),
+            ids=tuple(ids),
+            captions=tuple(self._tables[n].captions[r] for n, r in places),
             images=tuple(self._tables[n].images[r].tobytes().hex() for n, r in places),
             small=self.small(ids),
-        )  # fmt: skip
+        )
 
     def small(self, ids: Sequence[str]) -> np.ndarray:
         """Return small pictures of items, [N,64,64,3] uint8."""
@@ -118,19 +120,33 @@ class Coco17:
         return found
 
     def compare(
-        self, train: Sequence[str], evaluation: Sequence[str], *,
-        between: str = "train and evaluation", cache: Cache | None = None,
-    ) -> Checked:  # fmt: skip
+        self,
+        train: Sequence[str],
+        evaluation: Sequence[str],
+        *,
+        between: str = "train and evaluation",
+        cache: Cache | None = None,
+    ) -> Checked:
         """Find what of the train items is among the evaluation items, by stored codes."""
         places = [self._place[item] for item in train]
         codes = [self._tables[n].codes[r] for n, r in places]
         images = [self._tables[n].images[r].tobytes().hex() for n, r in places]
         side = Seen(
-            base="", about="", sha256="", names=tuple(train), digests=np.zeros((0, 6), np.uint8),
+            base="",
+            about="",
+            sha256="",
+            names=tuple(train),
+            digests=np.zeros((0, 6), np.uint8),
             codes=np.stack(codes) if codes else np.zeros((0, 24), np.uint8),
-        )  # fmt: skip
-        return compare_codes(side, self.fingerprints(evaluation), images=images, pictures=self.small,
-                             between=between, cache=cache)  # fmt: skip
+        )
+        return compare_codes(
+            side,
+            self.fingerprints(evaluation),
+            images=images,
+            pictures=self.small,
+            between=between,
+            cache=cache,
+        )
 
     def _picture(self, layer: str, name: str, item: str) -> np.ndarray:
         path = self.folder / layer / name / f"{item}.png"
@@ -138,9 +154,7 @@ class Coco17:
             with Image.open(path) as image:
                 return np.asarray(image)
         except (OSError, ValueError, SyntaxError) as error:
-            raise BenchError(
-                f"{path} cannot be read ({error}). Prepare into an empty folder."
-            ) from error
+            raise BenchError(f"{path} cannot be read ({error}). Prepare into an empty folder.") from error
 
 
 def palette_of(categories: Sequence[Category]) -> np.ndarray:
@@ -169,10 +183,13 @@ def splits_of(data: Coco17) -> Splits:
     items = data.item_digests(data.ids)
     sides = {"train": (*train, *val) if data.recipe.leaky else train, "val": val, "test": ()}
     return Splits(
-        name=data.name, train=tuple(sorted(sides["train"])), val=tuple(sorted(val)), test=(),
+        name=data.name,
+        train=tuple(sorted(sides["train"])),
+        val=tuple(sorted(val)),
+        test=(),
         items=items,
         digests={n: side_digest({i: items[i] for i in ids}) for n, ids in sides.items()},
-    )  # fmt: skip
+    )
 
 
 def find_folder(folder: Path | None) -> Path:

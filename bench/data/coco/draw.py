@@ -23,9 +23,13 @@ class Broken(Exception):
 
 
 def draw(
-    picture: Picture, *, recipe: Recipe, classes: Mapping[int, int], palette: np.ndarray,
+    picture: Picture,
+    *,
+    recipe: Recipe,
+    classes: Mapping[int, int],
+    palette: np.ndarray,
     sketcher: Sketcher | None,
-) -> Example:  # fmt: skip
+) -> Example:
     """Return a picture as an item with the layers of a recipe; Broken where it cannot be one.
 
     classes: COCO's class id -> index into the palette [K,3] uint8. sketcher: None where no sketch is
@@ -43,23 +47,36 @@ def draw(
     if recipe.boxes:
         layers["boxes"] = frame.boxes((classes[int(b[0])], *b[1:]) for b in picture.boxes)
     return as_example(
-        item_name(picture.id), caption=caption_of(picture.id, picture.captions), image=image,
-        layers=layers, palette=palette, recipe=recipe,
-    )  # fmt: skip
+        item_name(picture.id),
+        caption=caption_of(picture.id, picture.captions),
+        image=image,
+        layers=layers,
+        palette=palette,
+        recipe=recipe,
+    )
 
 
 def as_example(
-    item: str, *, caption: str, image: np.ndarray, layers: Mapping[str, np.ndarray],
-    palette: np.ndarray, recipe: Recipe,
-) -> Example:  # fmt: skip
+    item: str,
+    *,
+    caption: str,
+    image: np.ndarray,
+    layers: Mapping[str, np.ndarray],
+    palette: np.ndarray,
+    recipe: Recipe,
+) -> Example:
     """Join an item's stored parts with what follows from them: coarse colours, and how to redraw."""
     coloured = "drawing" in recipe.tasks
     more = {"colours": coarse_colours(image)} if coloured else {}
     return Example(
-        id=item, caption=caption, image=image, layers={**layers, **more},
-        palette=palette if len(palette) > 1 else None, photo=True,
+        id=item,
+        caption=caption,
+        image=image,
+        layers={**layers, **more},
+        palette=palette if len(palette) > 1 else None,
+        photo=True,
         redraw=canny_lines if "sketch" in layers and recipe.sketch == "canny" else None,
-    )  # fmt: skip
+    )
 
 
 def caption_of(number: int, captions: Sequence[str]) -> str:

@@ -97,8 +97,10 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     found = {name: _read_set(root, name, kinds=kinds) for name in SETS}
     first, second = (found[name] for name in SETS)
     if first.categories != second.categories:
-        raise BenchError(f"panoptic_{first.name}.json and panoptic_{second.name}.json in {root} list "
-                         "other classes. Take both from one archive.")  # fmt: skip
+        raise BenchError(
+            f"panoptic_{first.name}.json and panoptic_{second.name}.json in {root} list "
+            "other classes. Take both from one archive."
+        )
     both = {p.id for p in first.pictures} & {p.id for p in second.pictures}
     if both:
         raise BenchError(
@@ -149,16 +151,25 @@ def _read_set(root: Path, name: str, *, kinds: Sequence[str]) -> OfficialSet:
     pictures = []
     for number, row in sorted(images.items()):
         file, segmented = segments.get(number, (None, None))
-        pictures.append(Picture(
-            id=number, file=root / name / row["file_name"], width=row["width"],
-            height=row["height"], captions=tuple(captions.get(number, ())),
-            boxes=tuple(boxes.get(number, ())), segments=segmented,
-            map=None if file is None else folder / f"{PANOPTIC}_{name}" / file,
-        ))  # fmt: skip
+        pictures.append(
+            Picture(
+                id=number,
+                file=root / name / row["file_name"],
+                width=row["width"],
+                height=row["height"],
+                captions=tuple(captions.get(number, ())),
+                boxes=tuple(boxes.get(number, ())),
+                segments=segmented,
+                map=None if file is None else folder / f"{PANOPTIC}_{name}" / file,
+            )
+        )
     return OfficialSet(
-        name=name, pictures=tuple(pictures), skipped=tuple(skipped), categories=categories,
+        name=name,
+        pictures=tuple(pictures),
+        skipped=tuple(skipped),
+        categories=categories,
         digests={path.name: sha256_file(path) for path in paths.values()},
-    )  # fmt: skip
+    )
 
 
 def _read(path: Path) -> Any:
@@ -236,9 +247,7 @@ def _panoptic(
     )
     ids = {c.id for c in categories}
     if len(ids) < len(categories) or len(ids) > _MOST_CLASSES:
-        raise BenchError(
-            f"{path} lists {len(categories)} classes; up to {_MOST_CLASSES}, each once."
-        )
+        raise BenchError(f"{path} lists {len(categories)} classes; up to {_MOST_CLASSES}, each once.")
     rows = _rows(path, value, "annotations", image_id=int, file_name=str, segments_info=list)
     _known(path, "image", (r["image_id"] for r in rows), images)
     found = {}
@@ -258,9 +267,13 @@ def _colour(path: Path, row: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _boxes(
-    path: Path, value: Any, images: Mapping[int, Any], known: Iterable[int], name: str,
+    path: Path,
+    value: Any,
+    images: Mapping[int, Any],
+    known: Iterable[int],
+    name: str,
     skipped: list[Skip],
-) -> dict[int, list[tuple[float, ...]]]:  # fmt: skip
+) -> dict[int, list[tuple[float, ...]]]:
     """Return image id -> boxes, without crowds; broken ones go to `skipped`."""
     rows = _rows(path, value, "annotations", id=int, image_id=int, category_id=int)
     _known(path, "image", (r["image_id"] for r in rows), images)
@@ -272,8 +285,15 @@ def _boxes(
         image = images[row["image_id"]]
         reason = _broken(row.get("bbox"), image["width"], image["height"])
         if reason:
-            skipped.append(Skip(set=name, id=item_name(row["image_id"]), file=image["file_name"],
-                                reason=reason, what="annotation"))  # fmt: skip
+            skipped.append(
+                Skip(
+                    set=name,
+                    id=item_name(row["image_id"]),
+                    file=image["file_name"],
+                    reason=reason,
+                    what="annotation",
+                )
+            )
         else:
             found[row["image_id"]].append((row["category_id"], *row["bbox"]))
     return found

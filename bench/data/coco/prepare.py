@@ -59,12 +59,19 @@ class Report:
 
 
 def prepare_coco17(
-    root: Path, out: Path, *, recipe: Recipe, weights: Path | None = None, device: str = "cpu",
-    jobs: int = 1, piece: int = PIECE, say: Callable[[str], None] = lambda text: None,
+    root: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    weights: Path | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    piece: int = PIECE,
+    say: Callable[[str], None] = lambda text: None,
     stage: Callable[[str, int], None] = lambda name, total: None,
     tick: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], int | None] = lambda: None,
-) -> Report:  # fmt: skip
+) -> Report:
     """Prepare a COCO 2017 root into a folder, or go on where a killed run stopped.
 
     weights: folder of the sketch network. jobs: processes. piece: pictures drawn between two looks at
@@ -73,9 +80,7 @@ def prepare_coco17(
     """
     if "sketch" in recipe.maps:  # what is missing is said before minutes of reading
         describe_sketch(recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size)
-    found = read_official(
-        root, kinds=needed_kinds(recipe.tasks), maps="classes" in recipe.maps
-    )  # fmt: skip
+    found = read_official(root, kinds=needed_kinds(recipe.tasks), maps="classes" in recipe.maps)
     found = {name: limited(s, recipe.limit) for name, s in found.items()}
     protocol = recipe.protocol(found[TRAIN].categories, weights=weights)
     source = {file: digest for s in found.values() for file, digest in sorted(s.digests.items())}
@@ -85,9 +90,8 @@ def prepare_coco17(
         pieces = [
             p
             for official in found.values()
-            for p in pieces_of(official, recipe=recipe, out=out, weights=weights, device=device,
-                               size=piece)
-        ]  # fmt: skip
+            for p in pieces_of(official, recipe=recipe, out=out, weights=weights, device=device, size=piece)
+        ]
         stage("prepare", sum(len(p.pictures) for p in pieces))
         draw_pieces(pieces, jobs=jobs, tick=tick, stop=stop)
         stage("compare train2017 with val2017", 1)
@@ -126,10 +130,13 @@ def report(folder: Path) -> Report:
         found = data.compare(side, val, cache=Cache()).findings
     places = (p for p in folder.rglob("*") if p.is_file())
     return Report(
-        folder=folder, items={n: len(data.table(n).ids) for n in SETS}, skipped=skipped,
-        bytes=sum(p.stat().st_size for p in places), leaky=data.recipe.leaky,
+        folder=folder,
+        items={n: len(data.table(n).ids) for n in SETS},
+        skipped=skipped,
+        bytes=sum(p.stat().st_size for p in places),
+        leaky=data.recipe.leaky,
         leaks=tuple(f.message for f in found),
-    )  # fmt: skip
+    )
 
 
 def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
@@ -155,9 +162,7 @@ def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
 
 def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     parts = {k: v for k, v in value.items() if not isinstance(v, dict)}
-    return parts | {
-        k: v for inner in value.values() if isinstance(inner, dict) for k, v in inner.items()
-    }
+    return parts | {k: v for inner in value.values() if isinstance(inner, dict) for k, v in inner.items()}
 
 
 def _side(value: Mapping[str, Any], name: str) -> Any:
@@ -181,9 +186,14 @@ def _check_disk(
 
 
 def _finish(
-    out: Path, found: Mapping[str, OfficialSet], *, recipe: Recipe, protocol: Mapping[str, str],
-    source: Mapping[str, str], piece: int,
-) -> None:  # fmt: skip
+    out: Path,
+    found: Mapping[str, OfficialSet],
+    *,
+    recipe: Recipe,
+    protocol: Mapping[str, str],
+    source: Mapping[str, str],
+    piece: int,
+) -> None:
     """Join the pieces into tables, leave duplicates out where asked, and write the manifest."""
     skipped: list[Skip] = []
     for name, official in found.items():
@@ -192,17 +202,28 @@ def _finish(
         write_table(out / TABLES / f"{name}.npz", join([table for table, _ in parts]))
         skipped += [*official.skipped, *(s for _, left in parts for s in left)]
     manifest = {
-        "schema": SCHEMA, "name": NAME, "recipe": asdict(recipe), "protocol": dict(protocol),
-        "source": dict(source), "attribution": ATTRIBUTION,
-        "categories": [{"id": c.id, "name": c.name, "color": list(c.colour)}
-                       for c in found[TRAIN].categories],
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "name": NAME,
+        "recipe": asdict(recipe),
+        "protocol": dict(protocol),
+        "source": dict(source),
+        "attribution": ATTRIBUTION,
+        "categories": [
+            {"id": c.id, "name": c.name, "color": list(c.colour)} for c in found[TRAIN].categories
+        ],
+    }
     if recipe.duplicates == "drop" and not recipe.leaky:
         skipped += _drop_duplicates(out, manifest)
     skipped.sort(key=lambda s: (s.set, s.id, s.reason))
     write_json(out / SKIPPED, [asdict(s) for s in skipped])
-    write_json(out / MANIFEST, {**manifest, "tables": _tables(out), "skipped": {
-        "sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)}})  # fmt: skip
+    write_json(
+        out / MANIFEST,
+        {
+            **manifest,
+            "tables": _tables(out),
+            "skipped": {"sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)},
+        },
+    )
     shutil.rmtree(out / PARTS)
 
 

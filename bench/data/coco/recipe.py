@@ -85,9 +85,7 @@ class Recipe:
             "tasks": ", ".join(t for t in TASKS if t in self.tasks),
         }
         if "sketch" in self.maps:
-            said["sketch"] = describe_sketch(
-                self.sketch, weights=weights, soft=self.soft, size=self.size
-            )
+            said["sketch"] = describe_sketch(self.sketch, weights=weights, soft=self.soft, size=self.size)
         if "classes" in self.maps:
             said["classes"] = "panoptic maps, nearest pixel; void is class 0, black"
         if self.boxes:
@@ -95,9 +93,7 @@ class Recipe:
         if "drawing" in self.tasks:
             said["colours"] = f"means of {COARSE_CELLS}x{COARSE_CELLS} cells"
         if categories:
-            said["palette"] = (
-                f"COCO panoptic, {len(categories)} classes, {palette_digest(categories)}"
-            )
+            said["palette"] = f"COCO panoptic, {len(categories)} classes, {palette_digest(categories)}"
         if not self.leaky:
             said["duplicates"] = self.duplicates
         if self.limit is not None:

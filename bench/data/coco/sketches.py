@@ -41,9 +41,7 @@ def describe_sketch(name: str, *, weights: Path | None, soft: bool, size: int) -
         numbers = ", ".join(f"{k} {v:g}" for k, v in _CANNY.items())
         return f"canny (scikit-image; {numbers}; luminance), binary"
     if size % _STEP:
-        raise BenchError(
-            f"--sketch {name} needs a --size that is a multiple of {_STEP}, got {size}."
-        )
+        raise BenchError(f"--sketch {name} needs a --size that is a multiple of {_STEP}, got {size}.")
     digest = sha256_file(_file(name, weights))
     _package("controlnet_aux")
     edges = "soft" if soft else f"binary at {_HALF} of 255"
@@ -51,9 +49,7 @@ def describe_sketch(name: str, *, weights: Path | None, soft: bool, size: int) -
 
 
 @lru_cache(maxsize=2)
-def load_sketcher(
-    name: str, *, weights: Path | None, soft: bool, size: int, device: str = "cpu"
-) -> Sketcher:
+def load_sketcher(name: str, *, weights: Path | None, soft: bool, size: int, device: str = "cpu") -> Sketcher:
     """Load a source of sketches for images of size x size; errors as `describe_sketch`."""
     if name == "canny":
         return canny_lines
@@ -61,9 +57,7 @@ def load_sketcher(
     detector.to(device)
 
     def draw(image: np.ndarray) -> np.ndarray:
-        edges = detector(
-            image, detect_resolution=size, image_resolution=size, output_type="np"
-        )[..., 0]  # fmt: skip
+        edges = detector(image, detect_resolution=size, image_resolution=size, output_type="np")[..., 0]
         return np.asarray(edges if soft else np.where(edges >= _HALF, 255, 0), np.uint8)
 
     return draw

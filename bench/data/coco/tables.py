@@ -42,12 +42,15 @@ class Table:
         counts = np.diff(self.offsets)[rows]
         boxes = [self.boxes[self.offsets[r] : self.offsets[r + 1]] for r in rows]
         return Table(
-            ids=tuple(self.ids[r] for r in rows), captions=tuple(self.captions[r] for r in rows),
-            images=self.images[rows], items=self.items[rows],
+            ids=tuple(self.ids[r] for r in rows),
+            captions=tuple(self.captions[r] for r in rows),
+            images=self.images[rows],
+            items=self.items[rows],
             boxes=np.concatenate([*boxes, np.zeros((0, 5), np.int32)]),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            codes=self.codes[rows], small=self.small[rows] if len(self.small) else self.small,
-        )  # fmt: skip
+            codes=self.codes[rows],
+            small=self.small[rows] if len(self.small) else self.small,
+        )
 
 
 def table_of(examples: Sequence[Example], *, small: bool) -> Table:
@@ -57,13 +60,15 @@ def table_of(examples: Sequence[Example], *, small: bool) -> Table:
     boxes = [e.layers.get("boxes", np.zeros((0, 5), np.int32)) for e in examples]
     counts = [len(b) for b in boxes]
     return Table(
-        ids=tuple(e.id for e in examples), captions=tuple(e.caption for e in examples),
+        ids=tuple(e.id for e in examples),
+        captions=tuple(e.caption for e in examples),
         images=_digests([digest_arrays(image=e.image) for e in examples]),
         items=_digests([item_digest(e) for e in examples]),
         boxes=np.concatenate([*boxes, np.zeros((0, 5), np.int32)]),
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
-        codes=codes_of(pictures), small=pictures if small else pictures[:0],
-    )  # fmt: skip
+        codes=codes_of(pictures),
+        small=pictures if small else pictures[:0],
+    )
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -85,11 +90,13 @@ def join(tables: Sequence[Table]) -> Table:
 def write_table(path: Path, table: Table, *, skipped: Sequence[Skip] = ()) -> None:
     """Write a table atomically, with what was left out beside it."""
     arrays = {
-        name: getattr(table, name)
-        for name in ("images", "items", "boxes", "offsets", "codes", "small")
+        name: getattr(table, name) for name in ("images", "items", "boxes", "offsets", "codes", "small")
     }
-    texts = {"ids": "\n".join(table.ids), "captions": "\n".join(table.captions),
-             "skipped": json.dumps([asdict(s) for s in skipped])}  # fmt: skip
+    texts = {
+        "ids": "\n".join(table.ids),
+        "captions": "\n".join(table.captions),
+        "skipped": json.dumps([asdict(s) for s in skipped]),
+    }
     arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     write_npz(path, arrays)
 
@@ -102,8 +109,9 @@ def read_table(path: Path, *, sha256: str | None = None) -> tuple[Table, tuple[S
         count = len(arrays["items"])
         table = Table(
             ids=tuple(texts["ids"].split("\n")) if count else (),
-            captions=tuple(texts["captions"].split("\n")) if count else (), **arrays,
-        )  # fmt: skip
+            captions=tuple(texts["captions"].split("\n")) if count else (),
+            **arrays,
+        )
         skipped = tuple(Skip(**s) for s in json.loads(texts["skipped"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a table of a prepared COCO ({error!r}).") from error

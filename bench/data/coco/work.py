@@ -64,15 +64,18 @@ def pieces_of(
             out=out,
             weights=weights,
             device=device,
-        )  # fmt: skip
+        )
         for number, start in enumerate(range(0, len(found.pictures), size))
     ]
 
 
 def draw_pieces(
-    pieces: Sequence[Piece], *, jobs: int, tick: Callable[[int, int], None],
+    pieces: Sequence[Piece],
+    *,
+    jobs: int,
+    tick: Callable[[int, int], None],
     stop: Callable[[], int | None],
-) -> None:  # fmt: skip
+) -> None:
     """Draw the pieces that are not there yet, `jobs` at once; raises Stopped between pieces."""
     total = sum(len(p.pictures) for p in pieces)
     waiting = [p for p in pieces if not p.path.exists()]
@@ -93,19 +96,26 @@ def draw_piece(piece: Piece) -> None:
     recipe = piece.recipe
     sketcher = None
     if "sketch" in recipe.maps:
-        sketcher = load_sketcher(recipe.sketch, weights=piece.weights, soft=recipe.soft,
-                                 size=recipe.size, device=piece.device)  # fmt: skip
+        sketcher = load_sketcher(
+            recipe.sketch, weights=piece.weights, soft=recipe.soft, size=recipe.size, device=piece.device
+        )
     classes = {c.id: place for place, c in enumerate(piece.categories, start=1)}
     kept: list[Example] = []
     skipped: list[Skip] = []
     with _one_thread(sketcher is not None and recipe.sketch != "canny"):
         for picture in piece.pictures:
             try:
-                example = draw(picture, recipe=recipe, classes=classes, sketcher=sketcher,
-                               palette=palette_of(piece.categories))  # fmt: skip
+                example = draw(
+                    picture,
+                    recipe=recipe,
+                    classes=classes,
+                    sketcher=sketcher,
+                    palette=palette_of(piece.categories),
+                )
             except Broken as reason:
-                skipped.append(Skip(set=piece.set, id=item_name(picture.id),
-                                    file=picture.file.name, reason=str(reason)))  # fmt: skip
+                skipped.append(
+                    Skip(set=piece.set, id=item_name(picture.id), file=picture.file.name, reason=str(reason))
+                )
                 continue
             _store(piece, example)
             kept.append(example)

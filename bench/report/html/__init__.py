@@ -24,9 +24,12 @@ _UNSAFE = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
 
 def html_page(
-    sections: Sequence[Section], suites: Sequence[Suite],
-    ablations: Sequence[AblationSection] = (), *, budget: int = PICTURE_BUDGET,
-) -> str:  # fmt: skip
+    sections: Sequence[Section],
+    suites: Sequence[Suite],
+    ablations: Sequence[AblationSection] = (),
+    *,
+    budget: int = PICTURE_BUDGET,
+) -> str:
     """Return the page; a pure function of its parts, their figures and the contact sheets of their runs.
 
     budget: bytes that pictures may take, see `page_data`.

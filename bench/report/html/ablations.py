@@ -38,12 +38,15 @@ def _ablation(section: AblationSection) -> dict[str, Any]:
         "rows": [[[cell.main, cell.beside] for cell in line] for line in grid.body],
         "rules": list(grid.rules),
         "said": ablation_sentences(table),
-        "figures": [{"about": what, "source": _source(section.folder / name, pictures=what == SAMPLES)}
-                    for name, what in section.figures.items() if what != CURVES],
+        "figures": [
+            {"about": what, "source": _source(section.folder / name, pictures=what == SAMPLES)}
+            for name, what in section.figures.items()
+            if what != CURVES
+        ],
         "left_out": list(section.left_out),
         "files": [*section.texts, *section.figures, *section.pdfs],
         "command": ablation_command(table),
-    }  # fmt: skip
+    }
 
 
 def _heads(grid: Grid) -> list[str]:

@@ -57,9 +57,12 @@ class _Shown:
 
 
 def page_data(
-    sections: Sequence[Section], suites: Sequence[Suite],
-    ablations: Sequence[AblationSection] = (), *, budget: int = PICTURE_BUDGET,
-) -> dict[str, Any]:  # fmt: skip
+    sections: Sequence[Section],
+    suites: Sequence[Suite],
+    ablations: Sequence[AblationSection] = (),
+    *,
+    budget: int = PICTURE_BUDGET,
+) -> dict[str, Any]:
     """Return everything the page shows.
 
     budget: bytes that all pictures may take as base64; beyond it samples lose quality, then items.
@@ -68,8 +71,9 @@ def page_data(
     comparisons = {suite.name: suite.comparison for suite in suites}
     said = {name: findings(found) if found else {} for name, found in comparisons.items()}
     shown = [_rows(section.table, comparisons[section.table.suite]) for section in sections]
-    samples = collect_samples([[line.row for line in lines] for lines in shown],
-                              budget=budget - picture_bytes(varied))  # fmt: skip
+    samples = collect_samples(
+        [[line.row for line in lines] for lines in shown], budget=budget - picture_bytes(varied)
+    )
     records = {run.record.run_id: run.record for s in sections for run in s.table.runs}
     credited = [*records.values(), *(run.record for a in ablations for run in a.table.runs)]
     index = {name: place for place, name in enumerate(records)}
@@ -135,14 +139,10 @@ def _table(
     digits = {column: column_digits(table, column) for column in table.columns}
     rows = []
     for line in lines:
-        cells = [
-            _cell(line.row.cells.get(c), digits[c], (c, id(line.entry)) in bold)
-            for c in table.columns
-        ]
+        cells = [_cell(line.row.cells.get(c), digits[c], (c, id(line.entry)) in bold) for c in table.columns]
         costs = [_cost(line.row, key) for key in _COSTS]
         rows.append(
-            _row(line, index)
-            | {"cells": [*cells, *costs], "said": words.get(line.of_table.name, {})}
+            _row(line, index) | {"cells": [*cells, *costs], "said": words.get(line.of_table.name, {})}
         )
     return {
         "suite": table.suite,
@@ -168,9 +168,7 @@ def _column(column: Column) -> dict[str, Any]:
     return {
         "key": f"{column.metric}|{column.judge}|{column.scale}",
         "name": plain_name(column),
-        "judge": ""
-        if named(column) == plain_name(column)
-        else named(column)[len(plain_name(column)) :],
+        "judge": "" if named(column) == plain_name(column) else named(column)[len(plain_name(column)) :],
         "title": header(column),
         "better": column.better,
         "scale": column.scale if column.scale != "none" else "",
@@ -181,9 +179,14 @@ def _column(column: Column) -> dict[str, Any]:
 def _cost_column(key: str) -> dict[str, Any]:
     name = _COSTS[key][0]
     return {
-        "key": f"cost|{key}", "name": name, "judge": "", "title": name, "better": "lower",
-        "scale": "", "group": "cost",
-    }  # fmt: skip
+        "key": f"cost|{key}",
+        "name": name,
+        "judge": "",
+        "title": name,
+        "better": "lower",
+        "scale": "",
+        "group": "cost",
+    }
 
 
 def _cell(cell: Cell | None, digits: int, bold: bool) -> dict[str, Any] | None:
@@ -225,9 +228,7 @@ def _plain(row: Row) -> str:
     return row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " (")
 
 
-def _sentences(
-    differences: Sequence[Difference], lines: Sequence[_Shown]
-) -> dict[str, dict[str, list[str]]]:
+def _sentences(differences: Sequence[Difference], lines: Sequence[_Shown]) -> dict[str, dict[str, list[str]]]:
     """Return what may be said by row and column: against floors, controls and our own method.
 
     All pairs would grow with the square of the methods; they stand in the report's tables.
@@ -235,15 +236,11 @@ def _sentences(
     names = {line.of_table.name: line.row.name for line in lines}
     told = {line.of_table.name for line in lines if line.row.kind in {"floor", "shuffled"}}
     own = [line.of_table for line in lines if line.row.kind == "method"]
-    told |= {
-        row.name for row in own if row.runs[0].record.method == OWN_METHOD and _first(row, own)
-    }
+    told |= {row.name for row in own if row.runs[0].record.method == OWN_METHOD and _first(row, own)}
     found: dict[str, dict[str, list[str]]] = {}
     for difference, row in _sides(differences, told):
         column = _column(difference.column)["key"]
-        named_alike = replace(
-            difference, first=names[difference.first], second=names[difference.second]
-        )
+        named_alike = replace(difference, first=names[difference.first], second=names[difference.second])
         found.setdefault(row, {}).setdefault(column, []).append(verdict(named_alike))
     return found
 
