@@ -1,4 +1,4 @@
-"""The published results: every file of a committed report is remade from its records, byte for byte."""
+"""The published results: their page is what the records make today, and its claims hold."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from bench.suites import EMOJI
 from bench.timings import TIMINGS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/report"))
-
-
 README = ROOT / "results" / "README.md"
 MAIN = ROOT / "results" / "emoji"
 EQUAL_TIME = ROOT / "results" / "emoji-equal-time"
+PUBLISHED = [MAIN, EQUAL_TIME]
 ON_A_GPU = ROOT / "results" / "emoji-h200"
 
 
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: p.name)
-def test_the_report_is_remade_byte_for_byte(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "results" / folder.name / "report"
-    readme = tmp_path / "results" / README.name if folder == MAIN else None
-    files = make_report(folder, out, readme=readme)
-    made = {p.name: p.read_bytes() for p in files if p.parent == out}
-    kept = {p.name: p.read_bytes() for p in (folder / "report").iterdir()}
-    assert sorted(made) == sorted(kept)
-    assert [name for name in made if made[name] != kept[name]] == []
-    assert readme is None or readme.read_bytes() == README.read_bytes()
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page and the report of the main records; read only."""
+    folder = tmp_path_factory.mktemp("published") / "results"
+    make_report(MAIN, folder / MAIN.name / "report", readme=folder / README.name)
+    return folder
+
+
+def test_the_page_is_remade_byte_for_byte(published: Path) -> None:
+    assert (published / README.name).read_bytes() == README.read_bytes()
 
 
 @pytest.mark.parametrize("folder", [*PUBLISHED, ON_A_GPU], ids=lambda p: p.name)
@@ -81,10 +79,10 @@ def table(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")] for row in rows]
 
 
-def test_the_readme_leads_with_the_numbers_of_the_report() -> None:
+def test_the_readme_leads_with_the_numbers_of_the_report(published: Path) -> None:
     results = (ROOT / "README.md").read_text().partition("<!-- results -->")[2]
     told = table(results.partition("\n- ")[0])
-    made = table((MAIN / "report" / "comparison-emoji.md").read_text())
+    made = table((published / MAIN.name / "report" / "comparison-emoji.md").read_text())
     shown = [k for k, head in enumerate(made[0]) if "cosine" not in head]
     names = [made[0][k].replace(" (EfficientNet-Lite0)", "").replace(" ΔE76", "") for k in shown]
     assert told[0] == names
@@ -98,7 +96,3 @@ def test_equal_time_is_told_by_the_timings_that_made_it_equal() -> None:
     seconds = {run.record.method: run.record.cost.train_seconds for run in runs}
     trained = [taken for taken in seconds.values() if taken]
     assert len(trained) >= 4 and max(trained) / min(trained) < 1.01
-
-
-def test_there_are_published_results() -> None:
-    assert {MAIN, EQUAL_TIME} <= set(PUBLISHED) and README.exists()

@@ -17,8 +17,8 @@ from bench.report.grid import to_latex, to_markdown
 from bench.report.html import html_page
 from bench.report.names import task_place
 from bench.report.page import Section, Suite, report_page
-from bench.report.pictures import draw_pictures, file_name
-from bench.report.readme import readme_page
+from bench.report.pictures import draw_pictures, file_name, small_copy
+from bench.report.readme import FIGURES_FOLDER, readme_figures, readme_page
 from bench.report.rows import BOOTSTRAP_SEED, Row, Table, build_table
 from bench.report.runs import Run, load_ablation_runs, load_run, load_runs
 from bench.report.sheet import sheet_tiles
@@ -64,8 +64,9 @@ def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path |
     comparison. Ablations follow; a variant that one shows stands in its task's table too, below the
     methods, and in no comparison. Files are named by suite and task, and by protocol too where there
     are several; other files in `out` are left alone. readme: where to write a page of published
-    results. Nothing but the records moves a byte. BenchError, with nothing written, where there is no
-    record, one does not verify or one table cannot hold them.
+    results, with a folder of its few figures beside it. Nothing but the records moves a byte.
+    BenchError, with nothing written, where there is no record, one does not verify or one table
+    cannot hold them.
     """
     runs = load_runs(results)
     ablations = build_ablations([*runs, *load_ablation_runs(results)])
@@ -93,6 +94,8 @@ def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path |
     if readme is not None:
         page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
         written += _write(readme.parent, {readme.name: page})
+        figures = readme.parent / FIGURES_FOLDER
+        written += [small_copy(out / name, figures / name) for name in readme_figures(sections, parts)]
     return sorted(written)
 
 

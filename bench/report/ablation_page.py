@@ -80,23 +80,23 @@ def ablation_files(section: AblationSection) -> dict[str, str]:
     }
 
 
-def ablation_markdown(section: AblationSection, *, at: str = "", level: str = "##") -> str:
+def ablation_markdown(section: AblationSection, *, level: str = "##", pictures: bool = True) -> str:
     """Return an ablation's part of a page: question, table, sentences, figures, files, command.
 
-    at: what stands before a file's name in links ("emoji/report/"); level: of the heading.
+    level: of the heading; pictures: whether the figures and files lie beside the page.
     """
     table = section.table
     said = "".join(f"- {escape_markdown(line)}\n" for line in ablation_sentences(table))
-    drawn = "".join(f"![{what}]({at}{file})\n\n" for file, what in section.figures.items())
+    drawn = "".join(f"![{what}]({file})\n\n" for file, what in section.figures.items())
     drawn += "".join(f"- {escape_markdown(line)}\n" for line in section.left_out)
     drawn += "\n" if section.left_out else ""
-    links = ", ".join(f"[{file}]({at}{file})" for file in (*section.texts, *section.pdfs))
+    links = ", ".join(f"[{file}]({file})" for file in (*section.texts, *section.pdfs))
     notes = "".join(f"> **{escape_markdown(note)}**\n\n" for note in table.notes)
     return (
         f"{level} Ablation: {escape_markdown(table.title)}\n\n{notes}"
-        f"{escape_markdown(table.ablation.question)}\n\n{said}\n{drawn}"
+        f"{escape_markdown(table.ablation.question)}\n\n{said}\n{drawn if pictures else ''}"
         f"{to_markdown(ablation_grid(table))}\n"
-        f"Remade by `{ablation_command(table)}`. Files: {links}.\n"
+        f"Remade by `{ablation_command(table)}`.{f' Files: {links}.' if pictures else ''}\n"
     )
 
 

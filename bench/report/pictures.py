@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.content import atomic_write
+from bench.content import atomic_path, atomic_write
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
@@ -70,6 +70,15 @@ def draw_pictures(table: Table, rows: Sequence[Row], out: Path, *, name: str) ->
 def file_name(text: str) -> str:
     """Return text as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def small_copy(drawn: Path, path: Path) -> Path:
+    """Write a drawn figure again in 256 colours, a third of its size; return its path."""
+    from PIL import Image
+
+    with Image.open(drawn) as opened, atomic_path(path) as temporary:
+        opened.convert("RGB").quantize(256).save(temporary, format="PNG", optimize=True)
+    return path
 
 
 def _overview(table: Table, out: Path, name: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.report.ablation_page import AblationSection, ablation_markdown
+from bench.report.ablation_page import SAMPLES, AblationSection, ablation_markdown
 from bench.report.ablation_tables import ablation_summary
 from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs
@@ -17,11 +17,7 @@ from bench.report.rows import Row
 from bench.report.runs import OWN_METHOD
 from bench.report.tables import main_grid, mean_cost
 
-_FIGURES = {
-    "overview": "every value with its interval",
-    "cost": "quality against cost",
-    "curves": "training curves, first seed",
-}
+FIGURES_FOLDER = "figures"
 _AT_SD15 = "692,370,880 parameters as released at the width of SD 1.5, 1.9 times ControlNet's 361,279,120"
 _PAPER = "[arXiv 2406.03683](https://arxiv.org/abs/2406.03683)"
 
@@ -35,9 +31,10 @@ def readme_page(
     out: Path,
     readme: Path,
 ) -> str:
-    """Return the page as Markdown, with links that hold where `readme` will lie.
+    """Return the page as Markdown; it shows `readme_figures` from a folder beside it.
 
-    results: the folder of the runs; out: of the report's files. Nothing but the records moves a byte.
+    results: the folder of the runs; out: of the report's files, which the page names and does not link
+    to, as they need not be published with it. Nothing but the records moves a byte.
     """
     at = Path(os.path.relpath(out.resolve(), readme.parent.resolve())).as_posix() + "/"
     here = f"{readme.resolve().parent.name}/"
@@ -45,11 +42,15 @@ def readme_page(
     parts = [
         "# Published results\n",
         f"Made by `{remake}` from the records beside it, byte for byte the same each time; do not edit. "
-        f"The same to sort, filter and look at, offline: [index.html]({at}index.html).\n",
-        _best(sections, at),
-        *(_task(section, _said(section, suites), at) for section in sections),
+        f"It also writes, into `{at}`, every table as LaTeX and CSV, every figure as PNG and PDF, and "
+        "`index.html`: the same to sort, filter and look at, offline.\n",
+        *(
+            f"![{what}]({FIGURES_FOLDER}/{file})\n"
+            for file, what in readme_figures(sections, ablations).items()
+        ),
+        *(_task(section, _said(section, suites)) for section in sections),
         "## Ablations\n" if ablations else "",
-        *(ablation_markdown(section, at=at, level="###") for section in ablations),
+        *(ablation_markdown(section, level="###", pictures=False) for section in ablations),
         _claims(sections, suites, ablations),
         *(_costs(suite.comparison) for suite in suites if suite.comparison is not None),
         _commands(sections, ablations, remake, beside=f"{here}{results.resolve().name}"),
@@ -59,13 +60,21 @@ def readme_page(
     return "\n".join(part for part in parts if part)
 
 
-def _best(sections: Sequence[Section], at: str) -> str:
-    """Show the first qualitative figure."""
+def readme_figures(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> dict[str, str]:
+    """Return the few figures that the page shows, file -> what it shows: samples, cost, an ablation."""
+    found: list[dict[str, str]] = [{}, {}, {}]
     for section in sections:
-        if section.pictures.qualitative:
-            what = f"{section.table.title}: the same items by every method, from the same initial noise"
-            return f"![{what}]({at}{section.pictures.qualitative})\n"
-    return ""
+        title, drawn = section.table.title, section.pictures
+        if drawn.qualitative:
+            words = f"{title}: the same items by every method, from the same initial noise"
+            found[0] = found[0] or {drawn.qualitative: words}
+        if drawn.cost:
+            found[1] = found[1] or {drawn.cost: f"{title}: quality against cost"}
+    for varied in ablations:
+        for file, what in varied.figures.items():
+            if what == SAMPLES:
+                found[2] = found[2] or {file: f"{varied.table.title}: {what}"}
+    return {file: words for figure in found for file, words in figure.items()}
 
 
 def _said(section: Section, suites: Sequence[Suite]) -> list[str]:
@@ -73,19 +82,11 @@ def _said(section: Section, suites: Sequence[Suite]) -> list[str]:
     return findings(found).get(section.table.task, []) if found is not None else []
 
 
-def _task(section: Section, said: Sequence[str], at: str) -> str:
-    table, pictures = section.table, section.pictures
+def _task(section: Section, said: Sequence[str]) -> str:
+    table = section.table
     notes = "".join(f"> **{escape_markdown(note)}**\n\n" for note in table.notes)
     lines = "".join(f"- {escape_markdown(line)}\n" for line in said)
-    drawn = {name: getattr(pictures, name) for name in _FIGURES}
-    figures = "".join(f"![{_FIGURES[n]}]({at}{file})\n\n" for n, file in drawn.items() if file)
-    files = [f"table-{section.name}.{end}" for end in ("tex", "csv", "md")]
-    files += [f"differences-{section.name}.{end}" for end in ("tex", "csv")]
-    links = ", ".join(f"[{file}]({at}{file})" for file in (*files, *pictures.pdfs))
-    return (
-        f"## {escape_markdown(table.title)}\n\n{notes}{to_markdown(main_grid(table))}\n"
-        f"{lines}\n{figures}Files: {links}.\n"
-    )
+    return f"## {escape_markdown(table.title)}\n\n{notes}{to_markdown(main_grid(table))}\n{lines}"
 
 
 def _claims(
