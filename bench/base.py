@@ -257,7 +257,7 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
     transformers.utils.logging.disable_progress_bar()
     folder = snapshot.folder
     try:
-        index = read_json(folder / INDEX)
+        index = read_json(folder / INDEX, loose=True)
         classes = {
             "unet": diffusers.UNet2DConditionModel,
             "text_encoder": CLIPTextModel,

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import secrets
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.strict import parse_json, validated
 from bench.types import BenchError
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
+MOST_BYTES = 64_000_000
 _CHUNK = 1 << 20
 _NOT_NPZ = (
     ValueError,
@@ -118,14 +121,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     atomic_write(path, (_dump(value, indent=1) + "\n").encode())
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; BenchError if it is missing, unreadable or not JSON."""
+def read_json(
+    path: str | os.PathLike[str],
+    *,
+    of: Any = None,
+    most_bytes: int = MOST_BYTES,
+    remedy: str = "Restore it or make it anew.",
+    loose: bool = False,
+) -> Any:
+    """Read a JSON file strictly; BenchError if it is missing, too large, not JSON or of another type.
+
+    of: the type of its value, a dataclass or alias of `bench.strict`, None for any JSON. remedy: what to
+    do about a bad file. loose: a file of another program, which may hold infinities and line ends.
+    """
     try:
-        return json.loads(Path(path).read_bytes())
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or device would never end
+            raise BenchError(f"{path} is not a file. {remedy}")
+        with open(path, "rb") as file:
+            raw = file.read(most_bytes + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise BenchError(f"{path} is not valid JSON ({error}). Restore it or make it anew.") from (error)
+    if len(raw) > most_bytes:
+        raise BenchError(f"{path} is larger than {most_bytes:,} bytes, which no such file is. {remedy}")
+    value = parse_json(raw, path, remedy=remedy, loose=loose)
+    return value if of is None else validated(value, of, path, remedy=remedy)
 
 
 def write_npz(
@@ -203,7 +222,7 @@ class Cache:
         if not path.exists():
             return None
         try:
-            note = read_json(path.with_suffix(".json"))
+            note = read_json(path.with_suffix(".json"), loose=True)  # keys hold captions
             return read_npz(path, sha256=note["sha256"])
         except (BenchError, KeyError, TypeError):
             return None

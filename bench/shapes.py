@@ -88,9 +88,9 @@ def shape_of(folder: Path, *, size: int | None = None) -> Shape:
 
     try:
         unet, vae, text = (
-            read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")
+            read_json(folder / part / "config.json", loose=True) for part in ("unet", "vae", "text_encoder")
         )
-        kind = read_json(folder / "model_index.json")["vae"][1]
+        kind = read_json(folder / "model_index.json", loose=True)["vae"][1]
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
         found = Shape(
             name=folder.name,

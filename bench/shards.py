@@ -306,7 +306,7 @@ def _whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        return bool(read_json(path.with_suffix(".json"))["sha256"] == sha256_file(path))
+        return bool(read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
     except (BenchError, KeyError, TypeError):
         return False
 

@@ -199,9 +199,9 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     parameters: floating-point scalars by part, None where weights are pickles. ema: whether the UNet's
     weights are an average over training, as far as their file or configuration tells.
     """
-    own = {part: read_json(snapshot.folder / part / "config.json") for part in WEIGHTED}
+    own = {part: read_json(snapshot.folder / part / "config.json", loose=True) for part in WEIGHTED}
     unet, vae, text = (own[part] for part in WEIGHTED)
-    scheduler = read_json(snapshot.folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(snapshot.folder / "scheduler" / "scheduler_config.json", loose=True)
     widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
     headers = {part: _headers(snapshot, part) for part in WEIGHTED}
     return {

@@ -194,7 +194,7 @@ class Source:
     def _check_class(self, folder: Path, name: str) -> None:
         if not (folder / "config.json").exists():
             raise BenchError(f"{folder} has no config.json; needed: the folder of a {name}.")
-        config = read_json(folder / "config.json")
+        config = read_json(folder / "config.json", loose=True)
         found = config.get("_class_name") if isinstance(config, dict) else None
         if found != name:
             raise BenchError(f"{folder} holds a {found}; needed: a {name}. Give weights of this method.")

@@ -114,7 +114,7 @@ class Palette:
 
 def load_palette(package: Path) -> Palette:
     """Read data/color-palette.json: background, the colours, then skin and hair tones."""
-    table = read_json(package / "data" / "color-palette.json")
+    table = read_json(package / "data" / "color-palette.json", loose=True)
     tones = [code for key in sorted(table["skintones"]) for code in table["skintones"][key]]
     codes = list(dict.fromkeys(code.lower() for code in [*table["colors"], *tones]))
     rgb = [tuple(bytes.fromhex(code[1:])) for code in codes]
@@ -213,7 +213,7 @@ def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, An
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
     kept: list[tuple[Mapping[str, Any], Drawing]] = []
     dropped: Counter[str] = Counter()
-    entries = read_json(package / "data" / "openmoji.json")
+    entries = read_json(package / "data" / "openmoji.json", loose=True)
     for entry in sorted(entries, key=lambda entry: entry["hexcode"]):
         reason = drop_reason(entry)
         if reason is None and entry["hexcode"] not in files:
@@ -255,7 +255,7 @@ def manifest_of(
     package: Path, palette: Palette, arrays: Mapping[str, np.ndarray], dropped: Counter[str]
 ) -> dict[str, Any]:
     """Say what the data file is, where it comes from, under which terms, and what was left out."""
-    version = read_json(package / "package.json").get("version", "unknown")
+    version = read_json(package / "package.json", loose=True).get("version", "unknown")
     return {
         "schema": 1,
         "name": NAME,
