@@ -1,0 +1,205 @@
+"""What the goldens ask of the program, and where they are kept.
+
+Every part of the program is imported here and nowhere else among the goldens, so that a part that moves
+is followed in one line. A golden holds what must stay; it is made anew only where a number is meant to
+change, with `keep`: `keep("numbers.json.xz", published_numbers())`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cli
+from bench.ablations import ABLATIONS_FOLDER
+from bench.commands import Request, make_run, make_spec
+from bench.content import Cache, digest_json
+from bench.prepare import prepare
+from bench.record import RunRecord, find_records, load_items, load_record
+from bench.report.ablation_tables import tidy_ablation
+from bench.report.ablations import build_ablations, in_ablations
+from bench.report.compare import build_comparison
+from bench.report.compare_tables import tidy_comparison
+from bench.report.differences import paired_differences
+from bench.report.rows import Row, build_table
+from bench.report.runs import load_ablation_runs, load_runs
+from bench.report.tables import tidy, tidy_costs, tidy_differences
+from bench.run import Run
+from bench.score import Evaluator
+from bench.spec import check_options, run_id
+from bench.tasks import find_task
+from bench.trained import training_key
+
+KEPT = Path(__file__).parent / "kept"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PLACES = ("emoji", f"emoji/{ABLATIONS_FOLDER}", "emoji-equal-time", "emoji-h200")
+_NUMBERS = (
+    "value low high deviation items best reference difference difference_low difference_high "
+    "difference_seeds left_out seeds_agree"
+).split()
+
+
+def kept(name: str) -> Any:
+    """Return a golden."""
+    data = (KEPT / name).read_bytes()
+    return json.loads(lzma.decompress(data) if name.endswith(".xz") else data)
+
+
+def keep(name: str, value: Any) -> None:
+    """Write a golden anew: where what it holds was meant to change, and said so."""
+    small = name.endswith(".xz")
+    data = (json.dumps(value, sort_keys=True, indent=None if small else 1) + "\n").encode()
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / name).write_bytes(lzma.compress(data, preset=9) if small else data)
+
+
+def published_records() -> dict[str, tuple[RunRecord, Path]]:
+    """Return every published record with its folder, by "place/run id"."""
+    folders = {f"{place}/{f.name}": f for place in PLACES for f in find_records(RESULTS / place)}
+    return {name: (load_record(folder, verify=False), folder) for name, folder in folders.items()}
+
+
+def record_digests(record: RunRecord, folder: Path) -> dict[str, str]:
+    """Return digests of what a record says and of its values by item; fields that came later are left out.
+
+    So are its artifacts, of which it may be said where they lie.
+    """
+    told = {k: v for k, v in asdict(record).items() if k in _TOLD}
+    items = {k: v for k, v in load_items(folder).items() if k in _ITEMS}
+    return {"record": digest_json(told)[:16], "items": digest_json(items)[:16]}
+
+
+_TOLD = (
+    "run_id suite task method options budget seed protocol_hash protocol splits metrics rows cost "
+    "environment attribution started finished leaks"
+).split()
+_ITEMS = ("ids", "rows", "replicates", "curve", "layer_weights")
+
+
+def asked_for(record: RunRecord) -> dict[str, Any]:
+    """Return what a user asks for to get this run, as little as says it; the seed is left out."""
+    method = cli.catalogue().find(record.method)[0]
+    defaults = json.loads(json.dumps(method.options))
+    options = {k: v for k, v in record.options.items() if k != "learning_rate" and v != defaults[k]}
+    items = record.changes.get("train_items")
+    budget = record.budget.removesuffix(f"-{items}")
+    asked = {"suite": record.suite, "task": record.task, "method": record.method, "budget": budget}
+    return asked | ({"options": options} if options else {}) | ({"train_items": items} if items else {})
+
+
+def loaded_run(results: Path, *, suite: str = "emoji", method: str = "text-only", **asked: Any) -> Run:
+    """Return a run with data, base and judges loaded, whose folder lies below `results`; CPU, seed 0."""
+    request = Request(suite=suite, results=results, device="cpu", **asked)
+    return make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
+
+
+def identity(asked: Mapping[str, Any], *, seed: int, like: Run) -> dict[str, str]:
+    """Return protocol hash, run id and training key of what is asked for.
+
+    like: a run of the same suite, of which data, base and judges are taken instead of loaded again.
+    """
+    run = copy.copy(like)
+    request = Request(
+        suite=asked["suite"],
+        results=like.spec.results,
+        budget=asked["budget"],
+        device="cpu",
+        option=[f"{name}={json.dumps(value)}" for name, value in asked.get("options", {}).items()],
+        train_items=asked.get("train_items"),
+    )
+    run.spec = make_spec(cli.catalogue(), request, method=asked["method"], task=asked["task"], seed=seed)
+    run.task = find_task(asked["task"])
+    run.protocol = run._protocol()
+    options = check_options(run.spec.method, run.spec.options)
+    key = training_key(
+        run.protocol.as_dict(),
+        method=run.spec.method.name,
+        options=options,
+        seed=seed,
+        learning_rate=run.learning_rate,
+        device="cpu",
+    )
+    return {
+        "protocol": run.protocol.hash,
+        "run": run_id(run.spec, options, run.protocol),
+        "training": key[:16],
+    }
+
+
+def cache_names(run: Run, folder: Path) -> list[str]:
+    """Return the names under which two encoded items and their features are kept in the cache."""
+    cache, ids = Cache(folder), run.train_ids[:2]
+    how = {"dataset": run.dataset, "ids": ids, "task": run.task, "cache": cache}
+    prepare(run.base, mirror=True, **how)
+    prepare(run.base, mirror=False, posterior=True, **how)
+    prepare(run.base, mirror=False, storage="shards", **how)
+    examples = [run.dataset[item] for item in ids]
+    Evaluator(examples=examples, task=run.task, features=run.feature_judge, clip=run.clip_judge, cache=cache)
+    kinds = (".npz", ".safetensors")
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in kinds)
+
+
+def published_numbers() -> dict[str, dict[str, dict[str, float]]]:
+    """Return every number that the report's CSV files hold: table -> line -> column -> number.
+
+    A line is named by what it is about, not by the words that tables print.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for place in ("emoji", "emoji-equal-time"):
+        for name, who, lines in _tables(RESULTS / place):
+            table = found.setdefault(f"{place}/{name}", {})
+            for line in lines:
+                numbers = {
+                    k: float(v) for k, v in line.items() if k in who.columns and v == v and v is not None
+                }
+                if numbers:
+                    table[who(line)] = numbers
+    return found
+
+
+class _Named:
+    """Names lines by some of their columns, and rows by what they are in place of their titles."""
+
+    def __init__(self, *columns: str, numbers: Any = tuple(_NUMBERS), rows: Any = ()) -> None:
+        self.names, self.columns = columns, set(numbers)
+        self.rows = {title: _row_name(row) for row in rows for title in (row.name, row.label)}
+
+    def __call__(self, line: Mapping[str, Any]) -> str:
+        return " | ".join(self.rows.get(str(line[c]), str(line[c])) for c in self.names)
+
+
+def _row_name(row: Row) -> str:
+    if not row.seeds:
+        return row.kind
+    record = row.runs[0].record
+    options = json.dumps(dict(record.options), sort_keys=True)
+    return f"{row.kind} {record.method} {options} seeds {row.seeds}"
+
+
+def _tables(results: Path) -> Iterator[tuple[str, _Named, list[dict[str, Any]]]]:
+    """Give each of a report's tables: its name, what names its lines, and these."""
+    runs = load_runs(results)
+    ablations = build_ablations([*runs, *load_ablation_runs(results)])
+    tables = []
+    for task in dict.fromkeys(run.record.task for run in runs):
+        of_task = [run for run in runs if run.record.task == task]
+        table = build_table(of_task, variants=in_ablations(ablations))
+        tables.append(table)
+        scored = _Named("row", "metric", "judge", rows=table.rows)
+        yield f"table {task}", scored, tidy(table).to_dict("records")
+        pairs = _Named("first", "second", "metric", "judge", rows=table.rows)
+        yield f"differences {task}", pairs, tidy_differences(paired_differences(table)).to_dict("records")
+        costs = tidy_costs(table)
+        spent = _Named("run", numbers=[c for c in costs if c not in {"run", "row", "seed"}])
+        yield f"cost {task}", spent, costs.to_dict("records")
+    compared = _Named("task", "row", "metric", "judge", rows=[row for table in tables for row in table.rows])
+    yield "comparison", compared, tidy_comparison(build_comparison(tables)).to_dict("records")
+    for ablation in ablations:
+        varied = _Named("variant", "method", "train_items", "guidance", "steps", "metric", "judge")
+        name = f"ablation {ablation.ablation.name} {ablation.task}"
+        yield name, varied, tidy_ablation(ablation).to_dict("records")
