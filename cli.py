@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench import child
 from bench.app.ablate import ablate_of
 from bench.app.audit import audit_command
 from bench.app.base import base_app
@@ -67,6 +68,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+@guarded
+def begin() -> None:
+    child.end_with_parent()
+    child.check_program(Path(__file__))
+
+
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(base_app, name="base")
@@ -507,4 +517,4 @@ app.command("ablate")(ablate_of(catalogue))
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    sys.exit(app(prog_name="bench"))

@@ -1,28 +1,26 @@
 """Runs of a grid on a Ray cluster: each begins where enough cores and GPUs are free.
 
 Ray only places and watches them: a run is the same process as anywhere else. Every node needs this
-project installed, and the working folder, results, base and data under the same paths.
+program and its Python, the working folder, results, base and data under the same paths.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.grid import Child, Process
+import bench.child
+from bench.child import command, handed_over
+from bench.grid import Child
 from bench.types import BenchError
 
 LOCAL = "local"
 _PASSED_ON = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
-_SET_PARENT_DEATH_SIGNAL = 1  # of prctl
 
 
 @contextmanager
@@ -41,9 +39,11 @@ def placed(
     ray = _connected(address)
     try:
         _check_room(ray, cpus=cpus, gpus=gpus)
-        host = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Host)
+        ray.cloudpickle.register_pickle_by_value(bench.child)  # a node need not, and must not, look for it
+        host = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(bench.child.Process)
         given = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
-        yield lambda words: Remote(host.remote(tuple(words), folder=str(Path.cwd()), given=given))
+        asked = {"alone": False, "added": {**given, **handed_over()}}
+        yield lambda words: Remote(host.remote(command(words), **asked, folder=str(Path.cwd())))
     finally:
         ray.shutdown()
 
@@ -97,39 +97,6 @@ class Remote:
         ray.kill(self._host)  # its share of the node is free again
         self._code = code
         return code
-
-
-class _Host:
-    """What Ray keeps on a node: the process of one run, ended with it."""
-
-    def __init__(self, arguments: Sequence[str], *, folder: str, given: Mapping[str, str]) -> None:
-        if not Path(folder).is_dir():
-            raise BenchError(
-                f"node {socket.gethostname()} has no folder {folder}. Share it under the same path on "
-                "every node, results, base and data too."
-            )
-        self._process = Process(
-            arguments,
-            alone=False,
-            environment={**os.environ, **given},
-            folder=Path(folder),
-            first=_end_with_parent,
-        )
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def send_signal(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def last_words(self) -> str:
-        return self._process.last_words()
-
-
-def _end_with_parent() -> None:
-    """Ask the system to stop this process politely when its host is gone (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _connected(address: str) -> ModuleType:

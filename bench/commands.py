@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import parse_device, parse_names, parse_numbers, parse_options
+from bench.child import child
 from bench.engine import Execution
-from bench.grid import Cell, Child, Outcome, Process, run_grid
+from bench.grid import Cell, Child, Outcome, run_grid
 from bench.hooks import Hooks
 from bench.measure import machine, measure
 from bench.processes import launched
@@ -374,7 +375,7 @@ def measure_costs(
 def _round_of(name: str, words: Sequence[str], *, folder: Path) -> Timings:
     """Measure a method once more in a process of its own; return what its folder holds by then."""
     own = ["--method", name, "--rounds", "1", "--further", "--results", str(folder)]
-    code = Process(["cost", *words, *own], alone=True).wait()
+    code = child(["cost", *words, *own], alone=True).wait()
     made = load_timings(folder)
     if code or made is None:
         raise BenchError(f"{name} could not be measured (exit code {code}), see above.")

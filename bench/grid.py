@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.checkpoint import Stopped
+from bench.child import child
 from bench.hooks import Hooks
 from bench.record import RunRecord, load_record
 from bench.types import BenchError, Refused
@@ -170,68 +168,15 @@ def _outcome(running: _Running, code: int) -> Outcome:
         return Outcome(cell=running.cell, error=str(error))
 
 
-class Process:
-    """`bench` in a new process; its table goes nowhere, its messages where they can be read.
-
-    alone: it writes to this program's standard error; else several run at once, and what each says
-    is kept aside, since their progress would be a muddle.
-    """
-
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        *,
-        alone: bool,
-        environment: Mapping[str, str] | None = None,
-        folder: Path | None = None,
-        first: Callable[[], None] | None = None,
-    ) -> None:
-        """Start it; it hears signals only through `send_signal`.
-
-        environment, folder None: this program's. first: what the new process does before all else.
-        """
-        self._aside = None if alone else tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=self._aside,
-            env=environment,
-            cwd=folder,
-            preexec_fn=first,
-            start_new_session=True,
-        )
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self._process.poll()
-
-    def wait(self) -> int:
-        """Wait for its end and return the exit code."""
-        return self._process.wait()
-
-    def send_signal(self, number: int) -> None:
-        """Pass a signal on."""
-        self._process.send_signal(number)
-
-    def last_words(self) -> str:
-        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-        if self._aside is None:
-            return "see above"
-        self._aside.seek(0)
-        lines = self._aside.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "without a word"
-
-
-def starter(jobs: int) -> Callable[[Sequence[str]], Process]:
+def starter(jobs: int) -> Callable[[Sequence[str]], Child]:
     """Return what starts a run, `jobs` of which share the cores.
 
     Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.
     """
-    environment = dict(os.environ)
-    if jobs > 1:
-        share = max(1, (os.cpu_count() or 1) // jobs)
-        environment.setdefault("OMP_NUM_THREADS", str(share))
-    return partial(Process, alone=jobs == 1, environment=environment)
+    added = {}
+    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        added["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    return partial(child, alone=jobs == 1, added=added)
 
 
 @contextmanager

@@ -104,8 +104,8 @@ def _check_launcher() -> None:
     if simple and "MASTER_ADDR" in os.environ:
         raise BenchError(
             "accelerate launch --cpu started one process only; it leaves several to MPI. Use "
-            "`accelerate launch --multi_gpu --num_processes N -m cli run --device cpu ...` or "
-            "`torchrun --nproc-per-node N -m cli run --device cpu ...`."
+            "`accelerate launch --multi_gpu --num_processes N --no_python bench run --device cpu ...` or "
+            "`torchrun --nproc-per-node N --no-python bench run --device cpu ...`."
         )
 
 

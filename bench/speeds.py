@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import parse_device, parse_names
+from bench.child import child
 from bench.commands import Catalogue, Request
 from bench.engine import check_execution
-from bench.grid import Process
 from bench.shapes import shape_like
 from bench.spec import check_options
 from bench.speed import FILE, TABLE, SpeedSpec, add_speed, measure_method, measure_yardstick
@@ -82,7 +82,7 @@ def measure_speeds(catalogue: Catalogue, ask: SpeedAsk, *, say: Callable[[str], 
         return _measure(catalogue, names[0], spec=spec, ask=ask)
     failed = []
     for number, name in enumerate(names, start=1):
-        code = Process(ask.words(name), alone=True).wait()
+        code = child(ask.words(name), alone=True).wait()
         say(f"[{number}/{len(names)}] {name}: {'measured' if not code else f'exit code {code}'}")
         failed += [name] if code else []
     if failed:

@@ -13,19 +13,25 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from bench.child import PROGRAM
 from bench.cluster import Remote, placed
 from bench.record import load_record
 from bench.types import BenchError
+from tests.test_child import foreign
 
 ray = pytest.importorskip("ray")
 Start = Callable[[Sequence[str]], Remote]
 
 
 @pytest.fixture(scope="module")
-def start() -> Iterator[Any]:
-    """Start runs that take a whole core of a node of two."""
-    with placed("local", cpus=1, gpus=0) as found:
-        yield found
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start runs that take a whole core of a node of two, from a folder of somebody else's `bench`."""
+    folder = foreign(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with placed("local", cpus=1, gpus=0) as found:
+            yield found
+    assert not (folder / "ran").exists()
 
 
 def ended(run: Remote, *, seconds: float = 120) -> int:
@@ -108,7 +114,7 @@ def _child_that_reads(pipe: Path) -> int:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if str(pipe).encode() in words and b"cli" in words:
+                if str(pipe).encode() in words and str(PROGRAM).encode() in words:
                     return int(entry.name)
         time.sleep(0.05)
     raise AssertionError("no such process")

@@ -24,6 +24,7 @@ from bench.spec import RunSpec, learning_rate
 from bench.suites import EMOJI
 from bench.tune import Trial, evidence, write_evidence
 from bench.types import BenchError, Task
+from tests.test_child import foreign
 
 RUNNER = CliRunner()
 
@@ -98,9 +99,12 @@ def test_a_variant_is_its_method_with_options_set(request_: Request) -> None:
         assert run.options != run.spec.method.options
 
 
-def test_the_command_runs_a_grid_in_processes_of_their_own(
+def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_stands(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    elsewhere = foreign(tmp_path / "elsewhere")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere))  # would come before what this program was found by
     words = (
         "--suite",
         "micro",
@@ -115,6 +119,7 @@ def test_the_command_runs_a_grid_in_processes_of_their_own(
     )
     done = bench_command("run", "--method", "text-only", "--seeds", "0,1", "--json", *words)
     assert done.exit_code == 0, done.output
+    assert not (elsewhere / "ran").exists()
     folders = json.loads(done.stdout)
     assert len(folders) == 2 and len({load_record(Path(f)).seed for f in folders.values()}) == 2
     refused = bench_command("run", "--seeds", "0,1", "--again", *words)

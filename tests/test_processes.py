@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 import cli
 from bench.base import Base
 from bench.checkpoint import Stopped, Trainable
+from bench.child import PROGRAM
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.engine import Execution
@@ -38,11 +39,11 @@ from bench.suites import Training
 from bench.tasks import find_task
 from bench.train import CHECKPOINT, train
 from bench.types import BenchError
+from tests.test_child import foreign
 
 TRAINING = Training(batch=4)
 RATE = 1e-3
 TOLERANCE = 1e-5
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +311,7 @@ def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
     words = [
         sys.executable,
         "-m",
@@ -319,21 +321,20 @@ def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path
         2,
         "--main_process_port",
         free_port(),
-        "-m",
-        "cli",
-        *command("train", micro_folder, tmp_path, "--track", "jsonl"),
+        PROGRAM,
+        *command("train", micro_folder, results, "--track", "jsonl"),
     ]
     done = subprocess.run(
         [str(w) for w in words],
-        cwd=ROOT,
+        cwd=foreign(tmp_path / "elsewhere"),
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 48 images") == 1
-    (run,) = tmp_path.iterdir()
+    (run,) = results.iterdir()
     starts = json.loads((run / "work" / "train.json").read_text())["starts"]
     assert starts == [{"step": 0, "processes": 2, "track": ["jsonl"]}]
     assert len((run / "work" / "track.jsonl").read_text().splitlines()) == 7

@@ -1,0 +1,69 @@
+"""Processes of this program: the very one that asks, from any folder, and none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.child import PROGRAM, check_program, child
+from bench.types import BenchError
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("bench", "bps", "baselines")
+
+
+def foreign(folder: Path) -> Path:
+    """Make a folder of somebody else's modules under our names, which leave a file `ran` behind."""
+    for name in ("cli.py", *(f"{package}/__init__.py" for package in PACKAGES)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    return folder
+
+
+def test_a_child_runs_this_program_from_another_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "checkout"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("assets", "__py*"))
+    (other / "cli.py").write_text("open('ran', 'w')\n" + (ROOT / "cli.py").read_text().split("\n", 2)[2])
+    monkeypatch.chdir(other)
+    asked = child(["base", "--help"], alone=False)
+    assert asked.wait() == 0, asked.last_words()
+    assert not (other / "ran").exists()
+    with pytest.raises(BenchError, match="package bench of"):
+        check_program(other / "cli.py")
+    check_program(PROGRAM)
+
+
+def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # who reads it waits
+    words = ["study", "score", str(tmp_path / "pipe"), "--key", str(tmp_path / "pipe")]
+    code = f"from bench.child import child; print(child({words}, alone=True).pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until = time.monotonic() + 60
+    while _runs(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and no zombie, which nobody has yet asked for its end."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
