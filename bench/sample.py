@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.base import Base
 from bench.checkpoint import Stopped
-from bench.content import atomic_write
+from bench.content import atomic_write, inside
 from bench.engine import autocast
 from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
@@ -166,11 +166,11 @@ def sample_to_folder(
         condition_of=condition_of,
         precision=precision,
         processes=processes,
-        skip=lambda ids: all((folder / f"{i}.png").exists() for i in ids),
+        skip=lambda ids: all(inside(folder, f"{i}.png").exists() for i in ids),
     )
     for ids, pixels in images:
         for item, image in zip(ids, to_bytes(pixels), strict=True):
-            atomic_write(folder / f"{item}.png", png(image))
+            atomic_write(inside(folder, f"{item}.png"), png(image))
         spent(time.perf_counter() - begun, len(ids))
         begun, done = time.perf_counter(), done + len(ids)
         if tick is not None:
@@ -197,7 +197,7 @@ def png(image: np.ndarray) -> bytes:
 def export_images(dataset: Dataset, ids: Sequence[str], folder: Path) -> None:
     """Write the images of a data set's items as `<id>.png`, equal bytes for equal pixels."""
     for item in ids:
-        atomic_write(folder / f"{item}.png", png(dataset[item].image))
+        atomic_write(inside(folder, f"{item}.png"), png(dataset[item].image))
 
 
 def load_images(folder: Path, ids: Sequence[str]) -> np.ndarray:
@@ -206,7 +206,7 @@ def load_images(folder: Path, ids: Sequence[str]) -> np.ndarray:
 
     images = []
     for item in ids:
-        path = folder / f"{item}.png"
+        path = inside(folder, f"{item}.png")
         try:
             images.append(np.asarray(Image.open(path).convert("RGB")))
         except OSError as error:

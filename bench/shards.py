@@ -103,7 +103,12 @@ def encode(
 
 
 def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
-    """Return where the shards of items lie or will lie; reads one item, writes nothing."""
+    """Return where the shards of items lie or will lie; reads one item, writes nothing.
+
+    BenchError without items, and for images of a size that the base does not take.
+    """
+    if not ids:
+        raise BenchError(f"{dataset.name} has no items on this side: nothing to encode. Prepare it anew.")
     height, width = dataset[ids[0]].image.shape[:2]
     if height % base.downscale or width % base.downscale:
         raise BenchError(
@@ -182,13 +187,27 @@ class Sharded(Prepared):
 
     def _slice(self, name: str, row: int) -> Any:
         """Return a tensor of the row's shard, mapped from its file and not read."""
-        from safetensors import safe_open
-
         number = int(row) // SHARD
         if number not in self._open:
-            file = safe_open(self._paths[number], framework="pt")
-            self._open[number] = {key: file.get_slice(key) for key in file.keys()}
+            self._open[number] = self._opened(number)
         return self._open[number][name]
+
+    def _opened(self, number: int) -> dict[str, Any]:
+        """Map a shard's tensors; BenchError where it was damaged since it was found to be whole."""
+        from safetensors import safe_open
+
+        path, items = self._paths[number], len(_chunk(self.ids, number))
+        latents = [self.views, items, *self.latent_shape]
+        shapes = {"mean": latents, "deviation": latents, "text": [items, *self.empty.shape[1:]]}
+        try:
+            file = safe_open(path, framework="pt")
+            slices = {key: file.get_slice(key) for key in shapes}
+            found = {key: slice.get_shape() for key, slice in slices.items()}
+        except Exception as error:  # the library has kinds of its own
+            found, slices = {"error": [str(error)]}, {}
+        if found != shapes:
+            raise BenchError(f"{path} is no shard of these items ({found}). Remove it: it is made anew.")
+        return slices
 
 
 class _Pictures:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ from bench.content import (
     Cache,
     atomic_path,
     atomic_write,
+    check_array,
+    check_name,
     digest_arrays,
     digest_json,
+    inside,
     read_json,
     read_npz,
     sha256_bytes,
@@ -84,7 +88,7 @@ def test_json_digest_ignores_key_order_but_not_values() -> None:
     assert digest_json({"a": 1}) != digest_json({"a": 1.5}) != digest_json({"a": "1"})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [math.nan]}, {1, 2}, object()])
+@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [math.nan]}, {1, 2}, object(), "\ud800"])
 def test_json_refuses_what_it_cannot_say_and_writes_nothing(tmp_path: Path, value: object) -> None:
     with pytest.raises(BenchError, match="JSON"):
         write_json(tmp_path / "x.json", value)
@@ -185,6 +189,59 @@ def test_any_damage_to_an_npz_is_a_bench_error_or_harmless(
         read_npz(path)
     except BenchError:
         pass
+
+
+def npy(descr: object, shape: str, data: bytes = b"") -> bytes:
+    """An array's entry with a header of its own."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        npy("<f8", "(4000000000,)", bytes(64)),  # 32 GB
+        npy("<f8", "(2305843009213693952, 8)", bytes(64)),
+        npy("<f8", "(-1,)", bytes(64)),
+        npy("<f8", "(7,)", bytes(64)),
+        npy("<U0", "(4000000000,)"),
+        npy("<f8", "(" * 4000),
+        npy("<f8", "-" * 9000 + "1"),
+        npy([("a", "<f8")], "(8,)", bytes(64)),
+        b"no array",
+    ],
+)
+def test_an_array_that_asks_for_other_than_its_bytes_is_refused(tmp_path: Path, entry: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", entry)
+    with pytest.raises(BenchError, match="not a valid"):
+        read_npz(tmp_path / "x.npz")
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", npy("|u1", f"({1 << 26},)", bytes(1 << 26)))
+    with pytest.raises(BenchError, match="not a valid"):
+        read_npz(tmp_path / "x.npz")
+
+
+def test_arrays_from_outside_have_the_type_and_shape_that_is_asked_for() -> None:
+    array = np.zeros((3, 2), np.uint8)
+    check_array(array, "a", dtype=np.uint8, shape=(None, 2))
+    for dtype, shape in ((np.int8, (None, 2)), (np.uint8, (None, 3)), (np.uint8, (None,))):
+        with pytest.raises(BenchError, match="allowed"):
+            check_array(array, "a", dtype=dtype, shape=shape)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "../a", "/a", "a/b", "a\\b", "a\n", "\0", "\ud800", "a" * 201, 7, None]
+)
+def test_no_name_from_outside_leaves_its_folder(tmp_path: Path, name: object) -> None:
+    with pytest.raises(BenchError):
+        check_name(name, "the id")
+    with pytest.raises(BenchError):
+        inside(tmp_path, name)  # type: ignore[arg-type]
+    assert inside(tmp_path, "1F600-fe0f é.png") == tmp_path / "1F600-fe0f é.png"
 
 
 class Maker:

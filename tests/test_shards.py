@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import bench.shards as shards_module
@@ -200,6 +200,29 @@ def test_a_damaged_shard_is_made_again(base: Base, tmp_path: Path, damage: str) 
     assert path.read_bytes() == good
     now = written(tmp_path)
     assert {n for n in now if now[n] != others[n]} <= {path.name}
+
+
+@pytest.mark.parametrize("damage", ["cut", "other tensors", "other shapes"])
+def test_a_shard_that_is_damaged_while_a_run_is_at_it_is_told(
+    base: Base, tmp_path: Path, damage: str
+) -> None:
+    data = prepared(base, tmp_path, storage="shards")
+    assert isinstance(data, Sharded)
+    path = data._paths[0]
+    tensors = load_file(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "other tensors":
+        save_file({"mean": tensors["mean"]}, path)
+    else:
+        save_file({name: tensor[:, :1].contiguous() for name, tensor in tensors.items()}, path)
+    with pytest.raises(BenchError, match=path.name):
+        data.latents_at([0])
+
+
+def test_no_items_are_nothing_to_encode(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no items"):
+        encode(base, dataset=OpenMoji64(), ids=(), views=1, cache=Cache(tmp_path))
 
 
 def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:

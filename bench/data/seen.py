@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
+from bench.content import Cache, check_array, read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.leaks import (
     NEAREST,
     Checked,
@@ -91,12 +91,14 @@ def load_seen(folder: Path, *, base: str) -> Seen | str:
             codes=np.ascontiguousarray(arrays["codes"]),
         )
         rows = {len(seen.names), len(seen.digests), len(seen.codes), int(manifest["drawings"])}
-    except (KeyError, TypeError, ValueError) as error:
+        check_array(seen.codes, "'codes'", dtype=np.uint8, shape=(None, BITS // 8))
+        check_array(seen.digests, "'digests'", dtype=np.uint8, shape=(None, _DIGEST_BYTES))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BenchError(
             f"{path} does not describe fingerprints ({error}). Restore it, or remove it and "
             f"{ARRAYS}: the record then says that pretraining is unknown."
         ) from error
-    if len(rows) > 1 or seen.codes.shape[1:] != (BITS // 8,):
+    if len(rows) > 1:
         raise BenchError(f"{folder / ARRAYS} holds arrays of different lengths. Restore it.")
     return seen
 

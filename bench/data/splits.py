@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, digest_arrays, digest_json, read_json
+from bench.content import Cache, check_name, digest_arrays, digest_json, read_json
 from bench.data.leaks import Finding, compare, fingerprint, how_many, some, tell
 from bench.data.stored import Stored
 from bench.types import BenchError, Dataset, Example
@@ -69,13 +69,13 @@ def load_splits(path: str | os.PathLike[str]) -> Splits:
     """Read a splits file; BenchError if it is missing, not such a file, or its digests are off."""
     value = read_json(path)
     try:
-        sides = {side: dict(value["sides"][side]["items"]) for side in SIDES}
+        sides = {side: _texts(value["sides"][side]["items"]) for side in SIDES}
         digests = {side: str(value["sides"][side]["digest"]) for side in SIDES}
         splits = Splits(
             name=str(value["dataset"]),
             items={item: digest for side in SIDES for item, digest in sides[side].items()},
             digests=digests,
-            groups=dict(value.get("groups", {})),
+            groups=_texts(value.get("groups", {})),
             train=tuple(sorted(sides["train"])),
             val=tuple(sorted(sides["val"])),
             test=tuple(sorted(sides["test"])),
@@ -89,6 +89,13 @@ def load_splits(path: str | os.PathLike[str]) -> Splits:
             "ids. Restore the file; split membership is fixed."
         )
     return splits
+
+
+def _texts(value: Any) -> dict[str, str]:
+    """Return item -> text from JSON; BenchError for another form, and for ids that are no names."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise BenchError("items and groups must be objects of texts")
+    return {check_name(item, "the id"): text for item, text in value.items()}
 
 
 def splits_json(name: str, sides: Mapping[str, Mapping[str, str]], **extra: Any) -> dict[str, Any]:

@@ -40,9 +40,10 @@ def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
         raise BenchError(f"item {example.id} comes without a palette. Choose another task or data set.")
     if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype != np.uint8:
         raise BenchError(f"a palette must be [K,3] uint8, got {palette.shape} {palette.dtype}")
-    if labels.size and int(labels.max()) >= len(palette):
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(palette):
         raise BenchError(
-            f"item {example.id} has class {int(labels.max())}, but the palette ends at {len(palette) - 1}"
+            f"item {example.id} has classes {int(labels.min())} to {int(labels.max())}, but the palette "
+            f"ends at {len(palette) - 1}"
         )
     return palette
 

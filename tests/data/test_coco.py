@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from bench.checkpoint import Stopped
+from bench.content import read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.draw import caption_of
 from bench.data.coco.geometry import frame_of
+from bench.data.coco.official import read_official
 from bench.data.coco.prepare import estimate_bytes, prepare_coco17
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
@@ -28,6 +30,7 @@ from bench.data.splits import verify
 from bench.tasks import find_task
 from bench.types import BenchError
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
+from tests.command_line import bench
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Recipe(size=64, sketch="canny")
@@ -226,6 +229,87 @@ def test_a_changed_picture_is_noticed_when_it_is_read(prepared: Path, tmp_path: 
         Coco17(tmp_path / "copy")
 
 
+def tampered(prepared: Path, folder: Path, **columns: Any) -> Path:
+    """A prepared folder in whose table of val2017 columns are others, and whose manifest says so."""
+    shutil.copytree(prepared, folder)
+    path, manifest = folder / "tables" / "val2017.npz", read_json(folder / "manifest.json")
+    arrays = read_npz(path)
+    write_npz(path, arrays | {name: change(arrays[name]) for name, change in columns.items()})
+    manifest["tables"]["val2017"]["sha256"] = sha256_file(path)
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+@pytest.mark.parametrize("escape", ["../../../escaped", "/tmp/escaped", "a/../../b", "000000000101\n", ""])
+def test_ids_of_a_prepared_folder_lead_nowhere_else(prepared: Path, tmp_path: Path, escape: str) -> None:
+    def change(ids: np.ndarray) -> np.ndarray:
+        text = bytes(ids).decode().replace("000000000101", escape)
+        return np.frombuffer(text.encode(), np.uint8)
+
+    folder = tampered(prepared, tmp_path / "in" / "coco", ids=change)
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / "in" / "deep" / "out"
+    done = bench("data", "export", out, "--suite", "coco17", "--data", folder, "--side", "val")
+    assert done.exit_code == 2 and "error: " in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("images", lambda a: a[:, :31]),
+        ("items", lambda a: a.astype(np.int64)),
+        ("boxes", lambda a: a.astype(np.float32)),
+        ("boxes", lambda a: a[:-1]),
+        ("offsets", lambda a: a[::-1].copy()),
+        ("offsets", lambda a: a + 1),
+        ("codes", lambda a: a.view(np.int8)),
+        ("small", lambda a: a[..., :1]),
+        ("small", lambda a: a[:3]),
+        ("small", lambda a: a[0, 0, 0, 0]),
+        ("skipped", lambda a: np.frombuffer(b'[{"set": 1}]', np.uint8)),
+        ("skipped", lambda a: np.frombuffer(b"[" * 100_000, np.uint8)),
+        ("captions", lambda a: np.frombuffer(b"\xff", np.uint8)),
+    ],
+)
+def test_tables_of_another_form_are_refused(
+    prepared: Path, tmp_path: Path, column: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    folder = tampered(prepared, tmp_path / "coco", **{column: change})
+    with pytest.raises(BenchError, match="Prepare the data anew"):
+        Coco17(folder)
+
+
+@pytest.mark.parametrize(
+    ("layer", "picture"),
+    [
+        ("images", Image.new("L", (64, 64))),
+        ("images", Image.new("RGB", (65, 64))),
+        ("classes", Image.new("RGB", (64, 64))),
+        ("sketch", Image.new("I;16", (64, 64))),
+    ],
+)
+def test_pictures_of_another_form_are_refused(
+    prepared: Path, tmp_path: Path, layer: str, picture: Image.Image
+) -> None:
+    shutil.copytree(prepared, tmp_path / "copy")
+    picture.save(tmp_path / "copy" / layer / "val2017" / "000000000101.png")
+    with pytest.raises(BenchError, match="000000000101.png is .* allowed"):
+        Coco17(tmp_path / "copy")["000000000101"]
+
+
+@pytest.mark.parametrize("colours", [[1, 2, 300], [1, 2, -1], [2**70, 0, 0], [1, 2], "red", [[1], 2, 3]])
+def test_a_manifest_with_impossible_colours_is_refused(
+    prepared: Path, tmp_path: Path, colours: object
+) -> None:
+    folder = tampered(prepared, tmp_path / "coco")
+    manifest = read_json(folder / "manifest.json")
+    manifest["categories"][0]["color"] = colours
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(BenchError, match="incomplete"):
+        Coco17(folder)
+
+
 def _caption_of_nobody(value: Any) -> None:
     value["annotations"].append({"id": 1, "image_id": 999, "caption": "Nobody."})
 
@@ -242,9 +326,27 @@ def _way_out(value: Any) -> None:
     value["images"][0]["file_name"] = "../escape.jpg"
 
 
+def _place(*keys: Any, value: Any) -> Callable[[Any], None]:
+    """Return what puts a value at a place in a file's JSON."""
+
+    def change(whole: Any) -> None:
+        for key in keys[:-1]:
+            whole = whole[key]
+        whole[keys[-1]] = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
+        ("captions_val2017.json", _place("images", 0, "file_name", value=".."), "not a plain file name"),
+        ("captions_val2017.json", _place("images", 0, "file_name", value="a\0b"), "not a plain file name"),
+        ("captions_val2017.json", _place("images", 0, "width", value=2**70), "cannot be"),
+        ("captions_val2017.json", _place("images", 0, "id", value=2**70), "cannot be"),
+        ("captions_val2017.json", _place("annotations", 0, "caption", value="a \ud800"), "not Unicode"),
+        ("panoptic_val2017.json", _place("categories", 0, "name", value="\udfff"), "not Unicode"),
+        ("panoptic_val2017.json", _place("annotations", 0, "file_name", value=""), "not a plain file name"),
         ("captions_train2017.json", _caption_of_nobody, "1 image that no list of it holds: 999"),
         ("instances_val2017.json", _box_of_nobody, "1 class that no list of it holds: 77"),
         ("panoptic_val2017.json", _no_list, "has no list 'images'"),
@@ -259,6 +361,20 @@ def test_what_no_list_holds_is_an_error(
     with pytest.raises(BenchError, match=said):
         prepare_coco17(root, tmp_path / "out", recipe=RECIPE)
     assert not (tmp_path / "out").exists()
+
+
+def test_annotations_nested_without_end_are_an_error(tmp_path: Path) -> None:
+    root = build_coco(tmp_path / "coco")
+    (root / "annotations" / "captions_val2017.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(BenchError, match="captions_val2017.json cannot be read"):
+        prepare_coco17(root, tmp_path / "out", recipe=RECIPE)
+
+
+def test_a_box_of_numbers_beyond_all_bounds_is_left_out(tmp_path: Path) -> None:
+    root = build_coco(tmp_path / "coco")
+    edit(root, "instances_val2017.json", _place("annotations", 0, "bbox", value=[10**400, 0, 1, 1]))
+    found = read_official(root, kinds=("captions", "instances", "panoptic"), maps=True)
+    assert [s.reason for s in found["val2017"].skipped] == ["a box outside its image"]
 
 
 def test_what_is_missing_is_named_with_its_place(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.content import Cache, read_json, write_json
+from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.leaks import fingerprint, overlap
 from bench.data.likeness import alike
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
@@ -117,6 +118,27 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: dict[str, object]) ->
     seen_of(tmp_path, shipped(1)[0].image[None], ["a: b"])
     value = {**read_json(tmp_path / MANIFEST), **change}
     write_json(tmp_path / MANIFEST, {k: v for k, v in value.items() if v is not None})
+    with pytest.raises(BenchError):
+        load_seen(tmp_path, base=BASE)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("codes", lambda a: a.astype(np.float64)),
+        ("codes", lambda a: a[:, :23]),
+        ("digests", lambda a: a[0]),
+        ("digests", lambda a: a.astype("U3")),
+        ("names", lambda a: a[:0]),
+    ],
+)
+def test_codes_of_another_form_are_refused(tmp_path: Path, name: str, change: Any) -> None:
+    seen_of(tmp_path, np.stack([item.image for item in shipped(3)]), ["a: b"] * 3)
+    arrays = read_npz(tmp_path / ARRAYS)
+    write_npz(tmp_path / ARRAYS, arrays | {name: change(arrays[name])})
+    write_json(
+        tmp_path / MANIFEST, {**read_json(tmp_path / MANIFEST), "sha256": sha256_file(tmp_path / ARRAYS)}
+    )
     with pytest.raises(BenchError):
         load_seen(tmp_path, base=BASE)
 

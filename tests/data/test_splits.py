@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,6 +320,29 @@ def test_the_digest_sees_membership_and_content() -> None:
     data.items["i001"] = dataclasses.replace(data["i001"], caption="another")
     rows = {"train": range(20), "val": range(20, 25), "test": range(25, 30)}
     assert len({splits.digest, moved.digest, splits_of(data, rows).digest}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sides": {"train": {"items": [["a", "b"]]}}},
+        {"sides": {"train": {"items": {"a": 1}}}},
+        {"sides": {"train": {"items": {"../a": "b"}}}},
+        {"sides": {"train": {"items": {"\ud800": "b"}}}},
+        {"sides": []},
+        {"groups": {"i001": ["g"]}},
+        {"groups": "g"},
+    ],
+)
+def test_splits_of_another_form_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    _, splits = toy()
+    sides = {side: {item: splits.items[item] for item in splits.side(side)} for side in SIDES}
+    value = splits_json("toy", sides)
+    sides_now = {**value["sides"], **change["sides"]} if isinstance(change.get("sides"), dict) else None
+    changed = {**value, **change, **({"sides": sides_now} if sides_now else {})}
+    (tmp_path / "s.json").write_text(json.dumps(changed))
+    with pytest.raises(BenchError, match="not a splits file"):
+        load_splits(tmp_path / "s.json")
 
 
 def test_hand_edited_splits_are_refused(tmp_path: Path) -> None:

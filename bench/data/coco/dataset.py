@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.content import Cache, digest_json, read_json
+from bench.content import Cache, check_array, digest_json, inside, read_json
 from bench.data.coco import ATTRIBUTION, MANIFEST, NAME, SETS, TABLES, TRAIN, VAL, VARIABLE
 from bench.data.coco.draw import as_example
 from bench.data.coco.official import Category
@@ -54,7 +54,7 @@ class Coco17:
             tables = {n: str(manifest["tables"][n]["sha256"]) for n in SETS}
             self.palette = _palette([c["color"] for c in manifest["categories"]])
             self.class_names = ("void", *(str(c["name"]) for c in manifest["categories"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BenchError(f"{path} is incomplete ({error!r}). {_PREPARE}") from error
         self.name = f"{NAME} release-leaky" if self.recipe.leaky else NAME
         self._tables = {
@@ -149,12 +149,15 @@ class Coco17:
         )
 
     def _picture(self, layer: str, name: str, item: str) -> np.ndarray:
-        path = self.folder / layer / name / f"{item}.png"
+        path = inside(self.folder / layer / name, f"{item}.png")
         try:
             with Image.open(path) as image:
-                return np.asarray(image)
+                picture = np.asarray(image)
         except (OSError, ValueError, SyntaxError) as error:
             raise BenchError(f"{path} cannot be read ({error}). Prepare into an empty folder.") from error
+        side = (self.recipe.size, self.recipe.size)
+        check_array(picture, str(path), dtype=np.uint8, shape=(*side, 3) if layer == "images" else side)
+        return picture
 
 
 def palette_of(categories: Sequence[Category]) -> np.ndarray:

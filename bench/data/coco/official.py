@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.content import sha256_file
+from bench.content import check_name, sha256_file
 from bench.data.coco import SETS, item_name
 from bench.data.leaks import how_many, some
 from bench.types import BenchError
@@ -23,6 +23,8 @@ _ZIPS = {
 }
 _SLACK = 1.0  # px that a box may stick out of its image by rounding
 _MOST_CLASSES = 255  # a class map holds uint8, and 0 is void
+_MOST_PIXELS = 65_535  # a side of a JPEG
+_IDS = range(10**12)  # in 12 digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ def _read(path: Path) -> Any:
 
     try:
         return json.loads(path.read_bytes(), object_hook=lighten)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} cannot be read ({error}). Unpack it anew.") from error
 
 
@@ -203,17 +205,11 @@ def _rows(path: Path, value: Any, name: str, /, **fields: type | tuple[type, ...
 def _images(path: Path, value: Any) -> list[dict[str, Any]]:
     rows = _rows(path, value, "images", id=int, file_name=str, width=int, height=int)
     for row in rows:
-        _plain(path, row["file_name"])
-        if row["id"] < 0 or min(row["width"], row["height"]) < 1:
-            raise BenchError(f"{path}: image {row['id']} has no size or a negative id.")
+        check_name(row["file_name"], f"{path}: the file")
+        sides = (row["width"], row["height"])
+        if row["id"] not in _IDS or not 1 <= min(sides) <= max(sides) <= _MOST_PIXELS:
+            raise BenchError(f"{path}: image {row['id']} of {sides} has a size or an id that cannot be.")
     return rows
-
-
-def _plain(path: Path, name: str) -> str:
-    """Return a file's name; BenchError if it leads anywhere else."""
-    if Path(name).name != name:
-        raise BenchError(f"{path} names '{name}', which is not a plain file name.")
-    return name
 
 
 def _known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
@@ -230,7 +226,7 @@ def _captions(path: Path, value: Any, images: Mapping[int, Any]) -> dict[int, li
     _known(path, "image", (r["image_id"] for r in rows), images)
     found: dict[int, list[str]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: int(r["id"])):
-        text = " ".join(row["caption"].split())
+        text = _text(path, " ".join(row["caption"].split()))
         if text:
             found[row["image_id"]].append(text)
     return found
@@ -242,7 +238,7 @@ def _panoptic(
     """Return the classes in order of their ids, and image id -> (PNG, segment id -> class id)."""
     listed = _rows(path, value, "categories", id=int, name=str, color=list)
     categories = tuple(
-        Category(id=row["id"], name=row["name"], colour=_colour(path, row))
+        Category(id=row["id"], name=_text(path, row["name"]), colour=_colour(path, row))
         for row in sorted(listed, key=lambda r: int(r["id"]))
     )
     ids = {c.id for c in categories}
@@ -255,8 +251,17 @@ def _panoptic(
         parts = _rows(path, row, "segments_info", id=int, category_id=int)
         _known(path, "class", (p["category_id"] for p in parts), ids)
         segments = {p["id"]: p["category_id"] for p in parts}
-        found[row["image_id"]] = (_plain(path, row["file_name"]), segments)
+        found[row["image_id"]] = (check_name(row["file_name"], f"{path}: the file"), segments)
     return categories, found
+
+
+def _text(path: Path, text: str) -> str:
+    """Return a text; BenchError where it has halves of characters, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BenchError(f"{path} holds a text that is not Unicode: {ascii(text)[:60]}.") from error
+    return text
 
 
 def _colour(path: Path, row: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -302,7 +307,7 @@ def _boxes(
 def _broken(box: Any, width: int, height: int) -> str | None:
     """Return what is wrong with a box (x, y, width, height), None where nothing is."""
     numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
+    if not numbers or not all(isinstance(v, (int, float)) and abs(v) < math.inf for v in box):
         return "a box that is not four numbers"
     x, y, wide, high = box
     if wide <= 0 or high <= 0:

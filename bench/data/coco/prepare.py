@@ -33,7 +33,7 @@ from bench.data.coco.dataset import Coco17
 from bench.data.coco.official import OfficialSet, Skip, needed_kinds, read_official
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import describe_sketch
-from bench.data.coco.tables import join, read_table, write_table
+from bench.data.coco.tables import join, read_skips, read_table, write_table
 from bench.data.coco.work import PARTS, PIECE, draw_pieces, pieces_of
 from bench.data.leaks import Finding, how_many
 from bench.types import BenchError
@@ -122,7 +122,7 @@ def estimate_bytes(recipe: Recipe, *, items: int) -> int:
 def report(folder: Path) -> Report:
     """Describe a prepared folder."""
     data = Coco17(folder)
-    skipped = tuple(Skip(**s) for s in read_json(folder / SKIPPED))
+    skipped = read_skips(read_json(folder / SKIPPED), folder / SKIPPED)
     train, val = data.table(TRAIN).ids, data.table(VAL).ids
     found: tuple[Finding, ...] = ()
     if data.recipe.leaky or data.recipe.duplicates == "keep":
@@ -144,6 +144,8 @@ def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
     path = out / BEGUN
     if path.exists():
         before = read_json(path)
+        if not isinstance(before, dict):
+            raise BenchError(f"{path} is damaged. Choose another --out, or delete the folder.")
         differ = [
             f"{name}: {_side(before, name)} there, {_side(wanted, name)} now"
             for name in sorted({*_flat(before), *_flat(wanted)})

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench.content import digest_arrays, read_npz, write_npz
+from bench.content import check_array, check_name, digest_arrays, read_npz, write_npz
 from bench.data.coco.official import Skip
 from bench.data.likeness import GRID, shrink
 from bench.data.seen import BITS, codes_of
 from bench.data.splits import item_digest
 from bench.types import BenchError, Example
+
+_COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {  # of a table: dtype, and shape of a row
+    "images": (np.uint8, (32,)),
+    "items": (np.uint8, (32,)),
+    "boxes": (np.int32, (5,)),
+    "offsets": (np.int64, ()),
+    "codes": (np.uint8, (BITS // 8,)),
+    "small": (np.uint8, (GRID, GRID, 3)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +100,7 @@ def join(tables: Sequence[Table]) -> Table:
 
 def write_table(path: Path, table: Table, *, skipped: Sequence[Skip] = ()) -> None:
     """Write a table atomically, with what was left out beside it."""
-    arrays = {
-        name: getattr(table, name) for name in ("images", "items", "boxes", "offsets", "codes", "small")
-    }
+    arrays = {name: getattr(table, name) for name in _COLUMNS}
     texts = {
         "ids": "\n".join(table.ids),
         "captions": "\n".join(table.captions),
@@ -112,13 +121,37 @@ def read_table(path: Path, *, sha256: str | None = None) -> tuple[Table, tuple[S
             captions=tuple(texts["captions"].split("\n")) if count else (),
             **arrays,
         )
-        skipped = tuple(Skip(**s) for s in json.loads(texts["skipped"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(f"{path} is not a table of a prepared COCO ({error!r}).") from error
-    rows = {count, len(table.ids), len(table.captions), len(table.images), len(table.codes)}
-    if len(rows) > 1 or len(table.offsets) != count + 1 or table.codes.shape[1:] != (BITS // 8,):
-        raise BenchError(f"{path} holds arrays of different lengths. Prepare the data anew.")
+        _check(table, count)
+        skipped = read_skips(json.loads(texts["skipped"]), path)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BenchError(
+            f"{path} is not a table of a prepared COCO ({error}). Prepare the data anew."
+        ) from error
     return table, skipped
+
+
+def _check(table: Table, count: int) -> None:
+    """Raise BenchError unless the columns belong to one table of so many items, each id a name."""
+    for item in table.ids:
+        check_name(item, "the id")
+    for name, (dtype, row) in _COLUMNS.items():
+        check_array(getattr(table, name), f"'{name}'", dtype=dtype, shape=(None, *row))
+    lengths = (table.ids, table.captions, table.images, table.codes, set(table.ids), table.offsets[1:])
+    steps = np.diff(table.offsets)
+    fits = len(table.offsets) and table.offsets[0] == 0 and table.offsets[-1] == len(table.boxes)
+    if {*map(len, lengths)} != {count} or not fits or (steps < 0).any() or len(table.small) not in (0, count):
+        raise BenchError("its arrays have different lengths, or an id stands twice.")
+
+
+def read_skips(rows: Any, path: Path) -> tuple[Skip, ...]:
+    """Return what a file says was left out, from its JSON; BenchError for another form."""
+    fields = {field.name for field in dataclasses.fields(Skip)}
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and set(row) == fields and all(isinstance(v, str) for v in row.values())
+        for row in rows
+    ):
+        raise BenchError(f"{path}: what was left out is no list of set, id, file, reason and what.")
+    return tuple(Skip(**row) for row in rows)
 
 
 def _digests(digests: Sequence[str]) -> np.ndarray:
