@@ -1,7 +1,8 @@
 """Two folders of images compared: every metric with its interval, and how far it moves for nothing.
 
 The sets are taken as independent (a model's images against a reference), so KID is the published
-estimator, own pairs and all; folders that hold the same stems get the paired metrics besides.
+estimator, own pairs and all, and no set metric depends on how files are called; folders that hold
+the same stems get the paired metrics besides, and intervals that leave pairs out together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 
 from bench.folders import (
     AS_GIVEN,
-    LOSSY,
     Change,
     Manifest,
     Reading,
@@ -25,6 +25,7 @@ from bench.folders import (
     manifest_of,
     paired_stems,
     read_folders,
+    readable,
 )
 from bench.judges import Judge, JudgeCard
 from bench.metrics.kernel import kernel_distance_subsets
@@ -40,6 +41,7 @@ from bench.metrics.two_sets import (
     TwoSetPrdc,
     deal,
 )
+from bench.picture import FRAMES, LOSSY, ODD, ROTATED, TRANSPARENT, decode
 from bench.record import MetricValue
 from bench.stats import (
     Interval,
@@ -77,6 +79,12 @@ _SPECS = (
 )
 SPECS = {spec.name: spec for spec in _SPECS}
 PAIRED = ("cosine", "retrieval", "mae")
+_DROPPED = {
+    TRANSPARENT: "dropped, as torch-fidelity and clean-fid do; lay them on a background first",
+    ROTATED: "not applied, as in torch-fidelity and clean-fid; turn the pixels first",
+    FRAMES: "only the first is taken, as in torch-fidelity and clean-fid",
+    ODD: "Pillow warns of them; their pixels are taken",
+}
 
 
 def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
@@ -92,7 +100,7 @@ def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
 
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="JPEG", quality=95)
-    return np.asarray(Image.open(file).convert("RGB"))
+    return decode(file.getvalue()).pixels
 
 
 CHANGES: Mapping[str, Change] = {
@@ -154,7 +162,7 @@ def compare(
     sets = _sets(a, b, AS_GIVEN, paired=paired)
     found = sets.measured(intervals=intervals)
     if errors is not None:
-        found["mae"] = _mean(errors)
+        found["mae"] = _mean(errors) if intervals else float(errors.mean())
     return Comparison(
         folders=(_facts(a), _facts(b)),
         judges={role: judge.card for role, judge in judges.items()},
@@ -170,10 +178,16 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True)
 class _Sets:
-    """Features of both folders, [N,D] and [M,D], and of the CLIP judge where there is one."""
+    """Features of both folders, [N,D] and [M,D], and of the CLIP judge where there is one.
+
+    order_a, order_b: [N] and [M] texts, of the pixels alone, by which rows are ordered where names
+    must not matter.
+    """
 
     a: np.ndarray
     b: np.ndarray
+    order_a: np.ndarray
+    order_b: np.ndarray
     read_a: np.ndarray | None
     read_b: np.ndarray | None
     paired: bool
@@ -189,6 +203,8 @@ class _Sets:
         return _Sets(
             a=self.a[left],
             b=self.b[right],
+            order_a=self.order_a[left],
+            order_b=self.order_b[right],
             paired=self.paired,
             read_a=None if self.read_a is None else self.read_a[left],
             read_b=None if self.read_b is None else self.read_b[right],
@@ -217,12 +233,12 @@ class _Sets:
         """Return each set metric as a function of block counts, with its number of blocks."""
         fine = _BLOCKS if self.largest <= _MANY else _FEW_BLOCKS
         dealt, coarse = self._deal(fine), self._deal(_FEW_BLOCKS)
-        frechet = TwoSetFrechet(self.a, self.b, dealt)
-        same = frechet if fine == _FEW_BLOCKS else TwoSetFrechet(self.a, self.b, coarse)
+        by_a, by_b = (np.argsort(order, kind="stable") for order in (self.order_a, self.order_b))
+        apart = TwoSetFrechet(self.a[by_a], self.b[by_b], coarse)
         found: dict[str, tuple[Statistic, int]] = {
-            "fd": (frechet, dealt.blocks),
+            "fd": (TwoSetFrechet(self.a, self.b, dealt), dealt.blocks),
             "kid": (TwoSetKernel(self.a, self.b, dealt), dealt.blocks),
-            "fd_infinite": (TwoSetExtrapolated(same), coarse.blocks),
+            "fd_infinite": (TwoSetExtrapolated(apart), coarse.blocks),
         }
         left, right = (_some(len(x), MOST_PAIRS) for x in (self.a, self.b))
         near = deal(len(left), len(right), blocks=fine, seed=SEED)
@@ -249,6 +265,8 @@ def _sets(a: Reading, b: Reading, change: str, *, paired: bool) -> _Sets:
     return _Sets(
         a=a.features["features", change],
         b=b.features["features", change],
+        order_a=np.array(a.contents),
+        order_b=np.array(b.contents),
         paired=paired,
         read_a=a.features.get(("clip", change)),
         read_b=b.features.get(("clip", change)),
@@ -301,6 +319,8 @@ def _reasons(sets: _Sets, errors: np.ndarray | None) -> dict[str, str]:
         reasons |= {name: "the folders do not hold the same file stems" for name in PAIRED}
     elif errors is None:
         reasons["mae"] = "sizes of paired images differ"
+    if sets.paired:
+        reasons["fd_infinite"] = "subsets drawn from each folder apart, whatever the names"
     if sets.largest > MOST_PAIRS:
         reasons |= {name: f"of {MOST_PAIRS:,} images a folder" for name in PRDC}
         if sets.paired:
@@ -320,7 +340,7 @@ def _refuse_few(manifest: Manifest) -> None:
 def _facts(reading: Reading) -> dict[str, Any]:
     manifest = reading.manifest
     return {
-        "folder": str(manifest.folder),
+        "folder": readable(str(manifest.folder)),
         "n": len(manifest.files),
         "digest": reading.digest,
         "sizes": {f"{width}x{height}": n for (height, width), n in sorted(reading.sizes.items())},
@@ -339,8 +359,11 @@ def _warnings(a: Reading, b: Reading) -> Iterator[str]:
     shared = len(set(a.digests) & set(b.digests))
     if shared:
         yield f"{shared} files are in both folders, byte for byte."
-    lossy = [{p.suffix.lower() in LOSSY for p in x.manifest.files} for x in (a, b)]
+    lossy = [(x.notes[LOSSY] > 0, x.notes[LOSSY] < len(x.digests)) for x in (a, b)]
     if lossy[0] != lossy[1]:
         yield "only one folder holds lossy files (JPEG, WebP): formats move distances, see --sensitivity."
+    for note, meaning in _DROPPED.items():
+        if a.notes[note] or b.notes[note]:
+            yield f"{note} in {a.notes[note]} files of A and {b.notes[note]} of B: {meaning}."
     if set(a.sizes) != set(b.sizes):
         yield "image sizes differ between the folders: resizing moves distances, see --sensitivity."

@@ -7,7 +7,6 @@ What it leaves out (notes, grids in subfolders, hidden files) is counted, never 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.content import digest_json
+from bench.content import digest_arrays, digest_json
 from bench.judges import Judge
 from bench.metrics.paired import pixel_error
+from bench.picture import Picture, PictureError, decode, picture_bytes
 from bench.types import BenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-LOSSY = (".jpg", ".jpeg", ".webp")
 AS_GIVEN = "as given"
 _NAMED = 10
-_RANGE = 65535
 
 Tick = Callable[[int, int], None]
 """Called with how many images are read, and of how many."""
@@ -61,19 +59,22 @@ class Change:
 class Reading:
     """What one pass over a folder found.
 
-    features: (judge, change) -> [N,D] float32. digests: SHA-256 of each file. sizes: how many images
-    have each (height, width).
+    features: (judge, change) -> [N,D] float32. digests: SHA-256 of each file. contents: of each
+    file's pixels. sizes: how many images have each (height, width); notes: how many have each note of
+    `bench.picture`.
     """
 
     manifest: Manifest
     features: Mapping[tuple[str, str], np.ndarray]
     digests: tuple[str, ...]
+    contents: tuple[str, ...]
     sizes: Mapping[tuple[int, int], int]
+    notes: Counter[str]
 
     @property
     def digest(self) -> str:
         """One SHA-256 over names and contents."""
-        names = [path.name for path in self.manifest.files]
+        names = [readable(path.name) for path in self.manifest.files]
         return digest_json(dict(zip(names, self.digests, strict=True)))
 
 
@@ -82,15 +83,15 @@ def manifest_of(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise BenchError(f"there is no folder {folder}. Give two folders of images.")
     files, skipped = [], Counter[str]()
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            skipped["hidden"] += 1
-        elif path.is_dir():
-            skipped["subfolder"] += 1
-        elif path.suffix.lower() in SUFFIXES:
-            files.append(path)
-        else:
-            skipped[path.suffix.lower() or "no suffix"] += 1
+    try:
+        for path in folder.iterdir():
+            kind = _kind(path)
+            if kind:
+                skipped[kind] += 1
+            else:
+                files.append(path)
+    except OSError as error:
+        raise BenchError(f"{folder} cannot be listed ({error.strerror or error}).") from error
     if not files:
         raise BenchError(
             f"{folder} holds no image ({left_out(skipped) or 'it is empty'}). Allowed: "
@@ -98,6 +99,21 @@ def manifest_of(folder: Path) -> Manifest:
         )
     files.sort(key=lambda path: (path.stem, path.suffix))
     return Manifest(folder=folder, files=tuple(files), skipped=dict(sorted(skipped.items())))
+
+
+def _kind(path: Path) -> str:
+    """Return what a file is that is no image by its name, "" for an image."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.is_dir():
+        return "subfolder"
+    suffix = path.suffix.lower()
+    return "" if suffix in SUFFIXES else readable(suffix) or "no suffix"
+
+
+def readable(name: str) -> str:
+    """Return a file's name as text that can be written: bytes that are no UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def left_out(skipped: Mapping[str, int]) -> str:
@@ -108,26 +124,6 @@ def left_out(skipped: Mapping[str, int]) -> str:
 def paired_stems(first: Manifest, second: Manifest) -> bool:
     """Tell whether both folders hold the same file stems, each once."""
     return first.stems == second.stems and len(set(first.stems)) == len(first.stems)
-
-
-def decode(data: bytes) -> np.ndarray:
-    """Decode an image file, [H,W,3] uint8 RGB; OSError or ValueError for what is broken.
-
-    Transparency is dropped, as torch-fidelity and clean-fid do. 16-bit grey is scaled to 8 bits,
-    where Pillow's own conversion would cut it at 255. Pixels of 32 bits have no known range.
-    """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode == "F":
-            raise ValueError("pixels of 32-bit floats have no known range")
-        if not image.mode.startswith("I"):
-            return np.asarray(image.convert("RGB"))
-        values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > _RANGE:
-        raise ValueError("pixels of 32-bit integers have no known range")
-    grey = np.rint(values * (255 / _RANGE)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def read_folders(
@@ -177,15 +173,20 @@ class _Side:
         self.changes = {n: c for n, c in changes.items() if generated or not c.generated_only}
         self.all_changes = tuple(changes)
         self.digests: list[str] = []
+        self.contents: list[str] = []
         self.sizes: Counter[tuple[int, int]] = Counter()
+        self.notes: Counter[str] = Counter()
         self.parts: dict[tuple[str, str], list[np.ndarray]] = {}
 
     def read(self, start: int, batch: int) -> list[np.ndarray]:
         """Decode and judge the next files; none where the folder is at its end."""
         images = []
-        for digest, image in _decoded(self.manifest.files[start : start + batch], self.manifest):
+        for digest, picture in pictures_of(self.manifest, self.manifest.files[start : start + batch]):
+            image = picture.pixels
             self.digests.append(digest)
+            self.contents.append(digest_arrays(pixels=image))
             self.sizes[image.shape[0], image.shape[1]] += 1
+            self.notes.update(picture.notes)
             images.append(image)
         if images:
             self._judge(images, batch)
@@ -208,7 +209,12 @@ class _Side:
             for name in self.all_changes:
                 features.setdefault((role, name), features[role, AS_GIVEN])
         return Reading(
-            manifest=self.manifest, features=features, digests=tuple(self.digests), sizes=self.sizes
+            manifest=self.manifest,
+            features=features,
+            digests=tuple(self.digests),
+            contents=tuple(self.contents),
+            sizes=self.sizes,
+            notes=self.notes,
         )
 
 
@@ -225,24 +231,15 @@ def judged(judge: Judge, images: Sequence[np.ndarray], *, batch: int) -> np.ndar
     return np.stack(found)
 
 
-_BROKEN = (OSError, ValueError, SyntaxError)  # Pillow raises all three for damaged files
-
-
-def _decoded(files: Sequence[Path], whole: Manifest) -> Iterator[tuple[str, np.ndarray]]:
-    """Give digest and image of each file; at the first broken one, name all of the folder."""
+def pictures_of(manifest: Manifest, files: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
+    """Give digest and picture of some files; at the first broken one, name all of the folder."""
     for path in files:
-        data = path.read_bytes()
         try:
-            image = decode(data)
-        except (*_BROKEN, _bomb()):
-            raise _broken(whole) from None
-        yield hashlib.sha256(data).hexdigest(), image
-
-
-def _bomb() -> type[Exception]:
-    from PIL import Image
-
-    return Image.DecompressionBombError
+            data = picture_bytes(path)
+            picture = decode(data)
+        except PictureError:
+            raise _broken(manifest) from None
+        yield hashlib.sha256(data).hexdigest(), picture
 
 
 def _broken(manifest: Manifest) -> BenchError:
@@ -250,9 +247,9 @@ def _broken(manifest: Manifest) -> BenchError:
     found = []
     for path in manifest.files:
         try:
-            decode(path.read_bytes())
-        except (*_BROKEN, _bomb()) as error:
-            found.append(f"{path.name} ({error})")
+            decode(picture_bytes(path))
+        except PictureError as error:
+            found.append(f"{readable(path.name)} ({error})")
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return BenchError(
         f"{len(found)} of {len(manifest.files)} images in {manifest.folder} cannot be read: "

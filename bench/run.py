@@ -327,7 +327,7 @@ class Run:
         curve = read_json(self.work / "train.json")["curve"]
         items = items_json(self.eval_ids, rows, curve=curve)
         write_json(self.folder / records.ITEMS_FILE, items | self._learned())
-        self._contact(load_images(self.work / "samples", self.eval_ids))
+        self._contact(self._samples("samples"))
         record = build_record(self, rows, started=started)
         records.write_record(self.folder, record)
         return record
@@ -348,12 +348,16 @@ class Run:
 
     def _image_sets(self) -> dict[str, Callable[[], np.ndarray]]:
         """What is scored, by row name: own sets, then the reference rows."""
-        own = {n: partial(load_images, self.work / n, self.eval_ids) for n in self._sets()}
+        own = {name: partial(self._samples, name) for name in self._sets()}
         return {
             **own,
             "real training images": self._real_images,
             "autoencoder": self._reconstructions,
         }
+
+    def _samples(self, name: str) -> np.ndarray:
+        height, width = self.dataset[self.eval_ids[0]].image.shape[:2]
+        return load_images(self.work / name, self.eval_ids, size=(height, width))
 
     def _require_finished(self) -> str:
         for name in ("run.json", "train.json", "sample.json"):

@@ -14,11 +14,12 @@ from bench.base import Base
 from bench.checkpoint import Stopped
 from bench.content import atomic_write, inside
 from bench.engine import autocast
+from bench.picture import read_exact
 from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
 from bench.suites import Sampler
-from bench.types import BenchError, Dataset, unknown
+from bench.types import Dataset, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -200,17 +201,16 @@ def export_images(dataset: Dataset, ids: Sequence[str], folder: Path) -> None:
         atomic_write(inside(folder, f"{item}.png"), png(dataset[item].image))
 
 
-def load_images(folder: Path, ids: Sequence[str]) -> np.ndarray:
-    """Read `<id>.png` of every id (never a glob), [N,H,W,3] uint8; BenchError if one is missing."""
-    from PIL import Image
+def load_images(folder: Path, ids: Sequence[str], *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read `<id>.png` of every id (never a glob), [N,H,W,3] uint8.
 
-    images = []
+    size: (height, width) of every sample; by default the first one's. BenchError, naming the file, if
+    one is missing, damaged or of another size.
+    """
+    images: list[np.ndarray] = []
     for item in ids:
+        advice = "Delete this sample and run again to redo its batch."
         path = inside(folder, f"{item}.png")
-        try:
-            images.append(np.asarray(Image.open(path).convert("RGB")))
-        except OSError as error:
-            raise BenchError(
-                f"sample {path} cannot be read ({error}). Delete it and run again to redo its batch."
-            ) from error
+        images.append(read_exact(path, advice=advice, size=size))
+        size = size or images[0].shape[:2]
     return np.stack(images)

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.comparison import FLOOR, SEED, compare
-from bench.folders import SUFFIXES, manifest_of
+from bench.folders import SUFFIXES, manifest_of, pictures_of, readable
 from bench.judges import Judge, JudgeCard
 from bench.report.grid import Grid, Text, to_markdown
 from bench.report.names import MISSING, amount
@@ -61,7 +61,11 @@ class ToolRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolTable:
-    """The rows, ours first; ratio: the others' times together over ours (above 1, ours is faster)."""
+    """The rows, ours first.
+
+    ratio: times of the others that ran, together, over ours (above 1, ours is faster); None where
+    ours or all others failed.
+    """
 
     rows: tuple[ToolRow, ...]
     judge: JudgeCard
@@ -71,8 +75,8 @@ class ToolTable:
     batch: int
     threads: int
     rounds: int
-    ratio: float
-    processor_ratio: float
+    ratio: float | None
+    processor_ratio: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON value."""
@@ -96,11 +100,19 @@ class ToolTable:
         caption = (
             f"{self.images[0]} and {self.images[1]} images of {self.size[0]}x{self.size[1]}, "
             f"{self.judge.name}{also}, batches of {self.batch}, {self.threads} thread(s), "
-            f"median of {self.rounds} round(s). torch-fidelity and clean-fid one after the other "
-            f"take {self.ratio:.2f} times as long as all of ours ({self.processor_ratio:.2f} times "
-            f"in processor time).{failed}"
+            f"median of {self.rounds} round(s).{self._ratio_text()}{failed}"
         )
         return to_markdown(Grid(header=head, body=body, caption=caption, left=2))
+
+    def _ratio_text(self) -> str:
+        if self.ratio is None:
+            return ""
+        ran = [row.tool for row in self.rows[1:] if not row.error]
+        others = f"{' and '.join(ran)} one after the other take" if len(ran) > 1 else f"{ran[0]} takes"
+        return (
+            f" {others} {self.ratio:.2f} times as long as all of ours ({self.processor_ratio:.2f} times "
+            "in processor time)."
+        )
 
 
 def three_tools(
@@ -144,8 +156,8 @@ def three_tools(
         batch=batch,
         threads=torch.get_num_threads(),
         rounds=rounds,
-        ratio=sum(r.seconds for r in rows[1:]) / rows[0].seconds,
-        processor_ratio=sum(r.processor_seconds for r in rows[1:]) / rows[0].processor_seconds,
+        ratio=_ratio(rows, lambda row: row.seconds),
+        processor_ratio=_ratio(rows, lambda row: row.processor_seconds),
     )
 
 
@@ -282,7 +294,7 @@ def _attempt(tool: Tool, first: Path, second: Path, judge: Judge, batch: int) ->
     except BenchError:
         raise
     except Exception as error:
-        return {}, f"{type(error).__name__}: {error}"
+        return {}, readable(f"{type(error).__name__}: {error}")
 
 
 def _timed(tool: Tool, first: Path, second: Path, judge: _Counted, batch: int) -> _Taken:
@@ -303,10 +315,17 @@ def _row(name: str, rounds: list[_Taken]) -> ToolRow:
         version=metadata.version(name),
         images=rounds[0].images,
         values=rounds[0].values,
-        error=rounds[0].error,
+        error=next((r.error for r in rounds if r.error), ""),
         seconds=statistics.median(r.seconds for r in rounds),
         processor_seconds=statistics.median(r.processor for r in rounds),
     )
+
+
+def _ratio(rows: Sequence[ToolRow], time_of: Callable[[ToolRow], float]) -> float | None:
+    """Return the times of the other tools that ran over that of ours, the first row."""
+    ours, *others = rows
+    ran = [row for row in others if not row.error]
+    return sum(map(time_of, ran)) / time_of(ours) if ran and not ours.error else None
 
 
 @contextmanager
@@ -322,22 +341,15 @@ def _few(first: Path, second: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _one_size(first: Path, second: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    sizes = set()
-    for folder in (first, second):
-        for path in manifest_of(folder).files:
-            try:
-                with Image.open(path) as image:
-                    sizes.add(image.size)
-            except (OSError, SyntaxError) as error:
-                raise BenchError(f"{path} cannot be read ({error}). Restore or remove it.") from None
+    manifests = manifest_of(first), manifest_of(second)
+    sizes = {p.pixels.shape[1::-1] for m in manifests for _, p in pictures_of(m, m.files)}
     if len(sizes) > 1:
         raise BenchError(
             f"{first} and {second} hold images of {len(sizes)} sizes; torch-fidelity and clean-fid "
             "take images of one size alone. Resize them, or use `bench score`, which takes any."
         )
-    return sizes.pop()
+    width, height = sizes.pop()
+    return width, height
 
 
 def _digits(value: float | None) -> str:

@@ -20,6 +20,7 @@ LEVELS = [
         "bench.live",
         "bench.stats",
         "bench.metrics",
+        "bench.picture",
         "bench.randomness",
         "bench.emoji.tokenizer",
     },

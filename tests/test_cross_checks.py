@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,19 @@ def test_the_table_of_three_tools(folders: tuple[Path, Path]) -> None:
     text = table.as_markdown()
     assert "| torch-fidelity |" in text and f"{table.ratio:.2f} times" in text
     assert "FD (linear)" in text and "FID |" not in text
+
+
+def test_a_tool_that_failed_counts_into_no_ratio(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders)
+    (a / "._a00.png").write_bytes(b"left by a file manager")  # hidden: ours leaves it out
+    table = three_tools(a, b, judge=Exact(), batch=16)
+    ours, *others = table.rows
+    failed = [row for row in others if row.error]
+    ran = [row for row in others if not row.error]
+    assert failed and not ours.error
+    expected = sum(row.seconds for row in ran) / ours.seconds if ran else None
+    assert table.ratio == (pytest.approx(expected) if ran else None)
+    assert "one after the other" not in table.as_markdown()
 
 
 def test_the_command_writes_both_files_and_refuses_mixed_sizes(

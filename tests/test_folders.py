@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from bench.app.folders import comparison_text
 from bench.comparison import FLOOR, SPECS, compare
-from bench.folders import AS_GIVEN, decode, judged, manifest_of, read_folders
+from bench.folders import AS_GIVEN, judged, manifest_of, read_folders
 from bench.judges import Judge, JudgeCard
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
@@ -66,33 +68,6 @@ def test_a_manifest_is_sorted_and_sweeps_nothing_in(folders: tuple[Path, Path]) 
     assert found.skipped == {".json": 1, ".txt": 1, "hidden": 1, "subfolder": 1}
 
 
-def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
-    rgb = draw(0, 1)[0]
-    grey16 = rgb[..., 0].astype(np.uint16) * 257
-    palette = np.array([[9, 200, 31], [1, 2, 3], [250, 0, 77]], dtype=np.uint8)
-    index = rgb[..., 0] % 3
-    coloured = Image.fromarray(index)
-    coloured.putpalette(palette.tobytes())
-    images = {
-        "RGB": (Image.fromarray(rgb), rgb),
-        "RGBA": (Image.fromarray(rgb).convert("RGBA"), rgb),
-        "L": (Image.fromarray(rgb[..., 0]), rgb[..., :1].repeat(3, -1)),
-        "I;16": (Image.fromarray(grey16), rgb[..., :1].repeat(3, -1)),
-        "1": (Image.fromarray(rgb[..., 0] > 99), (rgb[..., :1] > 99).repeat(3, -1) * 255),
-        "P": (coloured, palette[index]),
-    }
-    for mode, (image, expected) in images.items():
-        path = tmp_path / "image.png"
-        image.save(path)
-        got = decode(path.read_bytes())
-        assert got.dtype == np.uint8 and got.shape == expected.shape, mode
-        assert image.mode == mode
-        np.testing.assert_array_equal(got, expected, err_msg=mode)
-    Image.fromarray(rgb[..., 0].astype(np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ValueError, match="no known range"):
-        decode((tmp_path / "float.tiff").read_bytes())
-
-
 def test_sizes_may_differ_and_batches_do_not_matter(tmp_path: Path) -> None:
     mixed = [*draw(0, 13), *draw(1, 11, size=(24, 8))]
     order = np.random.default_rng(0).permutation(24)
@@ -134,6 +109,60 @@ def test_values_are_the_metrics_of_the_features(folders: tuple[Path, Path]) -> N
         {n: m.value for n, m in found.metrics.items()}
     )
     assert all(m.low is None for m in plain.values())
+
+
+def test_names_move_no_distance_and_no_interval_stays_that_was_not_asked_for(tmp_path: Path) -> None:
+    images = draw(0, 48)
+    like = (images // 9 * 9).astype(np.uint8)
+    a, b, other = save(tmp_path / "a", like), save(tmp_path / "b", images), tmp_path / "other"
+    other.mkdir()
+    for place, path in zip(np.random.default_rng(1).permutation(48), sorted(a.iterdir()), strict=True):
+        (other / f"z{place:03d}.png").write_bytes(path.read_bytes())
+    paired, apart = (compare(x, b, features=pooling(), intervals=False) for x in (a, other))
+    for name in ("fd", "kid", "fd_infinite", "precision", "recall", "density", "coverage"):
+        assert paired.metrics[name].value == pytest.approx(apart.metrics[name].value, rel=1e-3), name
+    assert paired.metrics["mae"].value is not None and "fd_infinite" in paired.reasons
+    assert all(m.low is None and m.high is None for m in paired.metrics.values())
+    same = compare(b, b, features=pooling(), intervals=False).metrics["fd_infinite"].value
+    assert same == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_dropped_and_what_is_lossy_goes_by_content(tmp_path: Path) -> None:
+    images = draw(0, 24, size=(12, 12))
+    clean = save(tmp_path / "clean", images)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    half = np.concatenate([images[0], np.zeros_like(images[0][..., :1])], axis=-1)
+    options: dict[str, dict[str, Any]] = {
+        "transparency": {},
+        "EXIF rotation": {"exif": turned},
+        "further frames": {"save_all": True, "append_images": [Image.fromarray(images[1])]},
+        "only one folder holds lossy files": {"format": "JPEG"},
+    }
+    for said, how in options.items():
+        folder = save(tmp_path / said, images)
+        for name in ("x003.png", "x005.png"):
+            Image.fromarray(half if said == "transparency" else images[0]).save(folder / name, **how)
+        told = [w for w in compare(folder, clean, features=pooling(), intervals=False).warnings if said in w]
+        assert len(told) == 1 and ("2 files of A and 0 of B" in told[0] or "format" in how), said
+    named = save(tmp_path / "named", images)
+    for path in list(named.iterdir()):
+        path.rename(path.with_suffix(".jpg"))
+    found = compare(named, clean, features=pooling(), intervals=False)
+    assert not any("lossy" in warning for warning in found.warnings)
+
+
+def test_names_that_are_no_utf8_are_scored(tmp_path: Path) -> None:
+    a, b = save(tmp_path / os.fsdecode(b"\xe4"), draw(0, 24)), save(tmp_path / "b", draw(1, 24))
+    for name in ("x003.png", "x005.png"):
+        os.rename(a / name, os.fsencode(a / "x") + b"\xe4" + name.encode())
+    (a / os.fsdecode(b"x.\xff")).write_bytes(b"")
+    found = compare(a, b, features=pooling(), intervals=False)
+    assert "24 images" in comparison_text(found).encode().decode()
+    assert found.folders[0]["n"] == 24 and len(found.folders[0]["digest"]) == 64
+    (a / "x007.png").write_bytes(b"")
+    with pytest.raises(BenchError, match=r"x007\.png \(it is empty\)"):
+        compare(a, b, features=pooling())
 
 
 def test_equal_stems_give_the_paired_metrics(tmp_path: Path) -> None:
@@ -190,8 +219,12 @@ def test_bad_folders_are_refused_in_words(folders: tuple[Path, Path], tmp_path: 
         compare(save(tmp_path / "one", draw(0, 1)), b, features=judge)
     (a / "x003.png").write_bytes((a / "x003.png").read_bytes()[:60])
     (a / "x021.png").write_bytes(b"no image at all")
-    with pytest.raises(BenchError, match=r"2 of 24 images in .* x003\.png.*x021\.png"):
+    for name in ("x022.png", "x023.png"):
+        (a / name).unlink()
+        (a / name).symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(BenchError, match=r"4 of 24 images in .* x003\.png.*x021\.png.*x023\.png") as told:
         compare(a, b, features=judge, batch=4)
+    assert "Errno" not in str(told.value) and "object at" not in str(told.value)
 
 
 def test_the_command_scores_folders_with_a_text_file_among_them(folders: tuple[Path, Path]) -> None:

@@ -229,6 +229,8 @@ def comparison_text(found: Comparison) -> str:
     lines += [f"warning: {warning}" for warning in found.warnings]
     table = [["", "value", "95% interval", ""], *_metric_lines(found)]
     text = "\n".join(lines) + "\n\n" + to_plain(table)
+    if found.metrics["cosine"].value is not None and found.metrics["fd"].low is not None:
+        text += "\nfiles of one stem are pairs: intervals leave both out together"
     text += f"\nKID from subsets: standard error {amount(found.kid_error)}\n"
     return text + _sensitivity_text(found) if found.sensitivity else text
 

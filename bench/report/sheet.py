@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import atomic_path
+from bench.picture import read_exact
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -144,13 +145,7 @@ def sheet_tiles(
     so it does not matter with which font it was drawn. BenchError where the file is no such sheet:
     every frame must stand where it belongs and every pixel must be repeated `scale` times.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            sheet = np.asarray(opened.convert("RGB"))
-    except OSError as error:
-        raise BenchError(f"{path} is no picture that can be read ({error}).") from error
+    sheet = read_exact(path, advice="Run again with --again.")
     for layout in _layouts(sheet, len(names), items, per_band=per_band, notes=notes):
         if layout.width % scale == 0 and layout.height % scale == 0:
             tiles = _tiles(sheet, layout, scale)

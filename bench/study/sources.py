@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.artifacts import mosaic, show_condition
+from bench.picture import read_exact
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.report.names import label, variant_details
 from bench.sample import load_images
@@ -62,8 +63,9 @@ def load_source(folders: Sequence[Path]) -> Source:
         if own != items[0]:
             raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
     names = [label(r.method, *variant_details(r, found, marks={})) for r in found]
-    samples = {n: _samples(f, items[0]) for n, f in zip(names, folders, strict=True)}
     examples = _examples(found[0], items[0])
+    height, width = examples[0].image.shape[:2]
+    samples = {n: _samples(f, items[0], size=(height, width)) for n, f in zip(names, folders, strict=True)}
     task = find_task(found[0].task)
     return Source(
         records=dict(zip(names, found, strict=True)),
@@ -100,14 +102,14 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def _samples(folder: Path, ids: Sequence[str]) -> np.ndarray:
+def _samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.ndarray:
     """Read a run's samples and compare them with those that were scored."""
-    from PIL import Image
-
-    images = load_images(folder / "work" / "samples", ids)
+    images = load_images(folder / "work" / "samples", ids, size=size)
     if (folder / MOSAIC).exists():
-        page = np.asarray(Image.open(folder / MOSAIC).convert("RGB"))
-        if not np.array_equal(page, mosaic(images)):
+        expected = mosaic(images)
+        height, width = expected.shape[:2]
+        page = read_exact(folder / MOSAIC, advice="Run again with --again.", size=(height, width))
+        if not np.array_equal(page, expected):
             raise BenchError(
                 f"the samples in {folder / 'work' / 'samples'} are not those that were scored "
                 f"({folder / MOSAIC} differs). Run again with --again."

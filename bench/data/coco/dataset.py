@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from bench.content import Cache, check_array, digest_json, inside, read_json
+from bench.content import Cache, digest_json, inside, read_json
 from bench.data.coco import ATTRIBUTION, MANIFEST, NAME, SETS, TABLES, TRAIN, VAL, VARIABLE
 from bench.data.coco.draw import as_example
 from bench.data.coco.official import Category
@@ -21,6 +20,7 @@ from bench.data.likeness import GRID, shrink
 from bench.data.seen import Seen
 from bench.data.splits import Splits, item_digest, side_digest
 from bench.data.stored import compare_codes
+from bench.picture import read_exact
 from bench.types import BenchError, Example
 
 _PREPARE = (
@@ -149,15 +149,11 @@ class Coco17:
         )
 
     def _picture(self, layer: str, name: str, item: str) -> np.ndarray:
+        """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8, which are grey."""
         path = inside(self.folder / layer / name, f"{item}.png")
-        try:
-            with Image.open(path) as image:
-                picture = np.asarray(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BenchError(f"{path} cannot be read ({error}). Prepare into an empty folder.") from error
-        side = (self.recipe.size, self.recipe.size)
-        check_array(picture, str(path), dtype=np.uint8, shape=(*side, 3) if layer == "images" else side)
-        return picture
+        size = self.recipe.size, self.recipe.size
+        pixels = read_exact(path, advice="Prepare into an empty folder.", size=size)
+        return pixels if layer == "images" else np.ascontiguousarray(pixels[..., 0])
 
 
 def palette_of(categories: Sequence[Category]) -> np.ndarray:

@@ -15,7 +15,8 @@ from bench.data.coco.official import Picture
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import Sketcher, canny_lines
 from bench.metrics.regions import coarse_colours
-from bench.types import Example
+from bench.picture import PictureError, decode, picture_bytes
+from bench.types import BenchError, Example
 
 
 class Broken(Exception):
@@ -86,18 +87,17 @@ def caption_of(number: int, captions: Sequence[str]) -> str:
 
 def _pixels(path: Path, picture: Picture) -> Image.Image:
     """Read stored pixels as RGB: grey and CMYK are converted, EXIF rotation is not applied."""
-    with _opened(path, "image") as found:
-        if found.size != (picture.width, picture.height):
-            raise Broken("the image's size is not that of its annotations")
-        return found.convert("RGB")
+    pixels = _decoded(path, "image")
+    if pixels.shape[:2] != (picture.height, picture.width):
+        raise Broken("the image's size is not that of its annotations")
+    return Image.fromarray(pixels)
 
 
 def _classes(picture: Picture, classes: Mapping[int, int]) -> np.ndarray:
     """Read a panoptic PNG (segment id = R + 256 G + 256² B) as classes, [H,W] uint8, 0 = void."""
     if picture.map is None or picture.segments is None:
         raise Broken("no panoptic map")
-    with _opened(picture.map, "panoptic map") as found:
-        colours = np.asarray(found.convert("RGB"), np.uint32)
+    colours = _decoded(picture.map, "panoptic map").astype(np.uint32)
     if colours.shape[:2] != (picture.height, picture.width):
         raise Broken("the panoptic map's size is not that of its image")
     ids, places = np.unique(colours @ np.array([1, 256, 65536], np.uint32), return_inverse=True)
@@ -107,15 +107,14 @@ def _classes(picture: Picture, classes: Mapping[int, int]) -> np.ndarray:
     return np.array([table[int(i)] for i in ids], np.uint8)[places].reshape(colours.shape[:2])
 
 
-def _opened(path: Path, what: str) -> Image.Image:
-    """Open and decode a file; Broken if it is no whole picture. Errors of the disk pass through."""
+def _decoded(path: Path, what: str) -> np.ndarray:
+    """Read a file, [H,W,3] uint8; Broken if it is no whole picture. Errors of the disk pass through."""
     try:
-        found = Image.open(path)
-        found.load()
-        return found
-    except FileNotFoundError:
-        raise Broken(f"no {what} file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
+        return decode(picture_bytes(path)).pixels
+    except PictureError as error:
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError):
+            raise Broken(f"no {what} file") from None
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise BenchError(f"{path} cannot be read ({error}).") from error
         raise Broken(f"the {what} file is damaged") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.picture import decode
 from bench.report.ablation_page import CURVES, SAMPLES, AblationSection
 from bench.report.ablation_tables import ablation_command, ablation_grid, ablation_sentences
 from bench.report.grid import Grid
@@ -64,8 +65,7 @@ def _source(path: Path, *, pictures: bool) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    with Image.open(path) as opened:
-        drawn = opened.convert("RGB")
+    drawn = Image.fromarray(decode(path.read_bytes()).pixels)
     if pictures:
         drawn.thumbnail((_WIDE, _WIDE * 2))
         drawn.save(file, format="WEBP", quality=_QUALITY)

@@ -1,0 +1,198 @@
+"""The one reader of picture files that come from outside: bounded, decoded whole, one class of error.
+
+What a picture holds beside its colours (transparency, EXIF rotation, further frames) is dropped, as
+torch-fidelity and clean-fid do, and named; where nothing may be dropped, such a picture is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.types import BenchError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MOST_PIXELS, MOST_SIDE = 1 << 27, 1 << 16
+"""Larger pictures are refused where their size is not known beforehand: 8192 x 16384 in all."""
+LOSSY, TRANSPARENT, ROTATED, FRAMES = "lossy", "transparency", "EXIF rotation", "further frames"
+ODD = "odd metadata"
+_BYTES = 8  # a pixel, of the largest files: 16 bits of four channels as they are
+_BESIDE = 1 << 24  # bytes of what else a file may hold
+_RANGE = 65535
+_ORIENTATION = 0x0112
+_LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
+_LIMIT = Lock()
+
+
+class PictureError(BenchError):
+    """Why a file cannot be read as a picture, in words without its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A decoded file: pixels [H,W,3] uint8 RGB, and what is to be known of it.
+
+    notes: of LOSSY (its format changed the pixels); TRANSPARENT, ROTATED, FRAMES (which are dropped);
+    ODD (Pillow warned of it, or its EXIF data cannot be read).
+    """
+
+    pixels: np.ndarray
+    notes: frozenset[str]
+
+
+def decode(data: bytes) -> Picture:
+    """Decode a file of FORMATS, whatever its name; PictureError for what is broken or too large.
+
+    16-bit grey is scaled to 8 bits, where Pillow's own conversion would cut it at 255. Grey of 32
+    bits, integers or floats, has no known range and is refused. Call it from one thread at a time:
+    Python's warnings are caught for the whole process.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with _opened(data, FORMATS, None) as image:
+            pixels, notes = _pixels(image), _dropped(image)
+            if _is_lossy(image, data):
+                notes.add(LOSSY)
+    return Picture(pixels=pixels, notes=frozenset(notes | ({ODD} if told else set())))
+
+
+def read_exact(path: Path, *, advice: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a PNG as this program writes them, [H,W,3] uint8 RGB, grey repeated.
+
+    advice: what to do about one that cannot be read. size: the (height, width) that it must have.
+    BenchError, naming the file, also for a picture of which something would be dropped.
+    """
+    try:
+        most = size[0] * size[1] if size else MOST_PIXELS
+        with _opened(picture_bytes(path, most=most), FORMATS[:1], size) as image:
+            odd = _dropped(image) | ({f"mode {image.mode}"} if image.mode.startswith(("I", "F")) else set())
+            if odd:
+                raise PictureError(f"it holds {', '.join(sorted(odd))}, which would be lost")
+            return np.asarray(image.convert("RGB"))
+    except PictureError as error:
+        raise BenchError(f"{path} cannot be read ({error}). {advice}") from error
+
+
+def picture_bytes(path: Path, *, most: int = MOST_PIXELS) -> bytes:
+    """Read a file that may be a picture of so many pixels; PictureError where there is none."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would never end
+            raise PictureError("it is no file")
+        if found.st_size > _BYTES * most + _BESIDE:
+            raise PictureError(f"it has {found.st_size:,} bytes, too many for {most:,} pixels")
+        return path.read_bytes()
+    except OSError as error:
+        lost = isinstance(error, FileNotFoundError) and path.is_symlink()
+        raise PictureError("it is a link to nowhere" if lost else f"{error.strerror or error}") from error
+
+
+@contextmanager
+def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None) -> Iterator[Image.Image]:
+    """Give a decoded picture; all that Pillow raises for it, in the block too, is a PictureError."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise PictureError("it is empty")
+    try:
+        with _limit(size), Image.open(io.BytesIO(data), formats=formats) as image:
+            _check_size(image, size)
+            image.load()
+            yield image
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError(f"it is damaged or no picture of {', '.join(formats)}") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"it is too large: {error}") from None
+    except Exception as error:  # decoders raise nearly every class for damaged files
+        raise PictureError(f"it is damaged: {error or type(error).__name__}") from error
+
+
+def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
+    width, height = image.size
+    if size and (height, width) != size:
+        raise PictureError(f"it has {width} x {height} pixels, not {size[1]} x {size[0]}")
+    if not size and (width * height > MOST_PIXELS or max(width, height) > MOST_SIDE):
+        raise PictureError(
+            f"it has {width} x {height} pixels; at most {MOST_SIDE:,} a side and {MOST_PIXELS:,} in all"
+        )
+
+
+@contextmanager
+def _limit(size: tuple[int, int] | None) -> Iterator[None]:
+    """Let Pillow open what is allowed here, where it would warn or refuse by itself."""
+    from PIL import Image
+
+    most = size[0] * size[1] if size else MOST_PIXELS
+    if Image.MAX_IMAGE_PIXELS is None or most <= Image.MAX_IMAGE_PIXELS:
+        yield
+        return
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F"):
+        kind = "integers" if image.mode == "I" else "floats"
+        raise PictureError(f"pixels of 32-bit {kind} have no known range; store 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / _RANGE)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    whole = image.convert("RGBA") if image.has_transparency_data else image  # not at once: Pillow warns
+    return np.asarray(whole.convert("RGB"))
+
+
+def _dropped(image: Image.Image) -> set[str]:
+    """Return what RGB pixels of the first frame do not show: all notes but LOSSY."""
+    found = set()
+    if image.has_transparency_data and _sees_through(image):
+        found.add(TRANSPARENT)
+    try:
+        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+            found.add(ROTATED)
+    except Exception:  # as many classes as a decoder raises; the pixels are whole
+        found.add(ODD)
+    if getattr(image, "n_frames", 1) > 1:
+        found.add(FRAMES)
+    return found
+
+
+def _sees_through(image: Image.Image) -> bool:
+    if image.mode.startswith("I"):
+        return True  # a transparent grey
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return lowest < 255  # type: ignore[operator]
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        return _is_lossy_webp(data)
+    return image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    """Walk the chunks to the first that holds pixels."""
+    place = 12
+    while place + 8 <= len(data):
+        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if name in (b"VP8 ", b"VP8L"):
+            return name == b"VP8 "
+        place += 24 if name == b"ANMF" else 8 + size + size % 2  # a frame's chunks follow its 16 bytes
+    return True
