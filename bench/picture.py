@@ -68,11 +68,14 @@ def decode(data: bytes) -> Picture:
     return Picture(pixels=pixels, notes=frozenset(notes | ({ODD} if told else set())))
 
 
-def read_exact(path: Path, *, advice: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a PNG as this program writes them, [H,W,3] uint8 RGB, grey repeated.
+def read_exact(
+    path: Path, *, advice: str, size: tuple[int, int] | None = None, mode: str | None = None
+) -> np.ndarray:
+    """Read a PNG as this program writes them, [H,W,3] uint8 RGB, or [H,W] uint8 for mode "L".
 
-    advice: what to do about one that cannot be read. size: the (height, width) that it must have.
-    BenchError, naming the file, also for a picture of which something would be dropped.
+    advice: what to do about one that cannot be read. size, mode: the (height, width) and Pillow's mode
+    that it must have; without a mode, other than RGB is converted. BenchError, naming the file, also
+    for a picture of which something would be dropped.
     """
     try:
         most = size[0] * size[1] if size else MOST_PIXELS
@@ -80,7 +83,9 @@ def read_exact(path: Path, *, advice: str, size: tuple[int, int] | None = None) 
             odd = _dropped(image) | ({f"mode {image.mode}"} if image.mode.startswith(("I", "F")) else set())
             if odd:
                 raise PictureError(f"it holds {', '.join(sorted(odd))}, which would be lost")
-            return np.asarray(image.convert("RGB"))
+            if mode and image.mode != mode:
+                raise PictureError(f"it is of mode {image.mode}, not {mode}")
+            return np.asarray(image.convert(mode or "RGB"))
     except PictureError as error:
         raise BenchError(f"{path} cannot be read ({error}). {advice}") from error
 

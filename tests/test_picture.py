@@ -173,6 +173,8 @@ def test_own_pictures_lose_nothing_and_have_their_size(tmp_path: Path) -> None:
     assert np.array_equal(read_exact(path, advice="", size=(12, 16)), RGB)
     with pytest.raises(BenchError, match="16 x 12 pixels, not 12 x 16"):
         read_exact(path, advice="", size=(16, 12))
+    with pytest.raises(BenchError, match="mode RGB, not L"):
+        read_exact(path, advice="", mode="L")
     for data in (
         encoded(Image.fromarray(RGB), "JPEG"),
         encoded(Image.fromarray(RGB), exif=turned()),

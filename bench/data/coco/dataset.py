@@ -149,11 +149,11 @@ class Coco17:
         )
 
     def _picture(self, layer: str, name: str, item: str) -> np.ndarray:
-        """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8, which are grey."""
+        """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8."""
         path = inside(self.folder / layer / name, f"{item}.png")
         size = self.recipe.size, self.recipe.size
-        pixels = read_exact(path, advice="Prepare into an empty folder.", size=size)
-        return pixels if layer == "images" else np.ascontiguousarray(pixels[..., 0])
+        mode = "RGB" if layer == "images" else "L"
+        return read_exact(path, advice="Prepare into an empty folder.", size=size, mode=mode)
 
 
 def palette_of(categories: Sequence[Category]) -> np.ndarray:
