@@ -15,11 +15,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
 import cli
 from bench.ablations import ABLATIONS_FOLDER
+from bench.artifacts import pick_items
+from bench.base import Base
+from bench.checkpoint import Trainable
 from bench.commands import Request, make_run, make_spec
-from bench.content import Cache, digest_json
-from bench.prepare import prepare
+from bench.content import Cache, digest_arrays, digest_json, sha256_file
+from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
+from bench.data.splits import SIDES
+from bench.prepare import InMemory, mirrored, prepare
+from bench.randomness import derangement, initial_noise
 from bench.record import RunRecord, find_records, load_items, load_record
 from bench.report.ablation_tables import tidy_ablation
 from bench.report.ablations import build_ablations, in_ablations
@@ -32,7 +43,9 @@ from bench.report.tables import tidy, tidy_costs, tidy_differences
 from bench.run import Run
 from bench.score import Evaluator
 from bench.spec import check_options, run_id
-from bench.tasks import find_task
+from bench.suites import EMOJI, SUITES
+from bench.tasks import TASKS, find_task
+from bench.train import draw_batch, learning_rate_factor
 from bench.trained import training_key
 
 KEPT = Path(__file__).parent / "kept"
@@ -142,6 +155,142 @@ def cache_names(run: Run, folder: Path) -> list[str]:
     Evaluator(examples=examples, task=run.task, features=run.feature_judge, clip=run.clip_judge, cache=cache)
     kinds = (".npz", ".safetensors")
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in kinds)
+
+
+def asset_digests() -> dict[str, str]:
+    """Return the SHA-256 of every file that the package brings along."""
+    files = sorted(p for p in ASSETS.rglob("*") if p.is_file())
+    return {str(p.relative_to(ASSETS)): sha256_file(p) for p in files}
+
+
+def manifests() -> dict[str, dict[str, str]]:
+    """Return what the manifests among the assets say of their neighbours: manifest -> file -> SHA-256."""
+    found = {}
+    for path in sorted(ASSETS.rglob("*manifest.json")):
+        value = json.loads(path.read_bytes())
+        files = value["files"] if "files" in value else {value["file"]: value["sha256"]}
+        at = path.parent.relative_to(ASSETS)
+        found[str(path.relative_to(ASSETS))] = {str(at / name): digest for name, digest in files.items()}
+    return found
+
+
+def data_digests() -> dict[str, Any]:
+    """Return digests of data set, sides and of the items that budgets pick."""
+    splits = openmoji64_splits()
+    few = [*(b.eval_items for b in EMOJI.budgets.values() if b.eval_items), 12]
+    return {
+        "dataset": OpenMoji64().digest,
+        "splits": splits.digest,
+        "sides": {side: [len(splits.side(side)), splits.digests[side]] for side in SIDES},
+        "picked to evaluate": {n: digest_json(pick_items(splits.test, n)) for n in few},
+        "picked to train": {n: digest_json(pick_items(splits.train, n)) for n in (10, 40, 160, 640)},
+    }
+
+
+def condition_digests() -> dict[str, Any]:
+    """Return each task's version and a digest of its conditions of 12 items, also of mirrored ones."""
+    data, ids = OpenMoji64(), pick_items(openmoji64_splits().test, 12)
+    found = {}
+    for name in TASKS:
+        task = find_task(name)
+        examples = [data[item] for item in ids]
+        views = [
+            np.stack([task.condition(e) for e in v]) for v in (examples, [mirrored(e) for e in examples])
+        ]
+        found[name] = [task.version, list(views[0].shape), digest_arrays(own=views[0], mirrored=views[1])]
+    return found
+
+
+def chance_digests() -> dict[str, Any]:
+    """Return digests of all that is drawn: initial noise, shuffled conditions, batches of the loop.
+
+    A batch tells its items, views, left-out captions, timesteps and noise; its latents and texts are
+    numbers of their items.
+    """
+    ids = pick_items(openmoji64_splits().train, 20)
+    rows = torch.arange(20.0)
+    data = InMemory(
+        ids=ids,
+        latents=torch.stack([rows, rows + 100]).view(2, 20, 1, 1, 1).expand(2, 20, 4, 16, 16),
+        text=rows.view(20, 1, 1) + 1,
+        empty=torch.zeros(1, 1, 1),
+        conditions=torch.stack([rows, rows + 100]).view(2, 20, 1, 1, 1),
+        dataset=OpenMoji64(),
+    )
+    batches = {}
+    for name in ("emoji", "micro"):
+        training = SUITES[name].training
+        names = ("latents", "conditions", "text", "timesteps", "noise")
+        parts = [draw_batch(data, training=training, seed=1, step=step) for step in range(4)]
+        batches[name] = [
+            digest_arrays(**{n: t.numpy() for n, t in zip(names, part, strict=True)})[:16] for part in parts
+        ]
+    return {
+        "initial noise": digest_arrays(**{i: initial_noise(2, i, (4, 16, 16)) for i in ids}),
+        "shuffled": {n: digest_json(derangement(0, n).tolist()) for n in (12, 363)},
+        "batches": batches,
+        "rates": digest_json([round(learning_rate_factor(s, 200, 0.05), 12) for s in range(200)]),
+    }
+
+
+def model_shapes(base: Base) -> dict[str, Any]:
+    """Return, by method and task, what weight files hold: tensors, scalars, a digest of names and shapes."""
+    found = {}
+    for name in cli.methods():
+        for task in ("sketch", "drawing"):
+            method = cli.catalogue().find(name)[0]
+            denoiser = method.build(base, find_task(task), **check_options(method, {}))
+            found[f"{name} {task}"] = _shape(Trainable(denoiser).state_dict())
+    return found
+
+
+def _shape(state: Mapping[str, Any]) -> list[Any]:
+    shapes = {name: [*tensor.shape, str(tensor.dtype)] for name, tensor in state.items()}
+    return [len(shapes), sum(t.numel() for t in state.values()), digest_json(shapes)]
+
+
+def exact_parts(run: Run) -> dict[str, Any]:
+    """Return what of a finished run no processor moves: counts, names, sides and protocol.
+
+    The base is left out of the protocol: its random weights are drawn on the spot.
+    """
+    record, items = load_record(run.folder), load_items(run.folder)
+    counted = ("parameters", "parameters_trainable", "parameters_dead", "macs", "macs_guided", "macs_encode")
+    return {
+        "asked": [record.suite, record.task, record.method, record.budget, record.seed, dict(record.options)],
+        "protocol": {k: v for k, v in record.protocol.items() if k != "base"},
+        "sides": asdict(record.splits),
+        "leaks": [record.leaks.training.status, record.leaks.pretraining.status],
+        "metrics": {
+            row: {name: [m.n, m.judge, m.better] for name, m in metrics.items()}
+            for row, metrics in record.rows.items()
+        },
+        "cost": {name: getattr(record.cost, name) for name in (*counted, "train_images")},
+        "artifacts": sorted(record.artifacts),
+        "items": [items["ids"], {row: sorted(values) for row, values in items["rows"].items()}],
+        "weights": _shape(_weights(run)),
+    }
+
+
+def trained_parts(run: Run) -> dict[str, Any]:
+    """Return what of a finished run depends on the processor by rounding: losses, weights' norms, scores."""
+    record, items = load_record(run.folder), load_items(run.folder)
+    return {
+        "losses": [loss for _, loss in items["curve"]],
+        "norms": {name: float(f"{t.double().norm():.7g}") for name, t in _weights(run).items()},
+        "items": {name: items["rows"]["samples"][name] for name in ("cosine", "mae")},
+        "metrics": {name: record.metrics[name].value for name in ("fd", "kid", "cosine", "mae")},
+    }
+
+
+def sampled_pixels(run: Run) -> list[int]:
+    """Return every fourth row and column of a run's samples, [N,16,16,3] uint8, flat."""
+    images = np.stack([np.asarray(Image.open(run.work / "samples" / f"{i}.png")) for i in run.eval_ids])
+    return images[:, ::4, ::4].ravel().tolist()
+
+
+def _weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "work" / "adapter.safetensors")
 
 
 def published_numbers() -> dict[str, dict[str, dict[str, float]]]:
