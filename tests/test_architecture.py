@@ -161,3 +161,9 @@ def test_nothing_prints_outside_the_command_line() -> None:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
         assert not prints, module
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    """Drawings that `bench.emoji` has just made itself are no pictures from outside."""
+    opening = [m for m, p in modules().items() if "Image.open(" in p.read_text()]
+    assert [m for m in opening if not m.startswith("bench.emoji.")] == ["bench.picture"]

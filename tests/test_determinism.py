@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 import cli
@@ -19,8 +20,10 @@ from bench.content import read_json
 from bench.hooks import Hooks
 from bench.judges import Judge, load_judge
 from bench.randomness import TOLERANCES
+from bench.record import RECORD_FILE
 from bench.run import ADAPTER
 from bench.sample import load_images
+from bench.types import BenchError
 
 
 @contextmanager
@@ -70,6 +73,18 @@ def check_near(run: Any, other: Any) -> None:
     for name in ("fd", "cosine", "mae"):
         a, b = (r.finished().metrics[name].value for r in (run, other))
         assert math.isclose(a, b, rel_tol=TOLERANCES.metrics), name
+
+
+def test_a_sample_of_another_size_is_told_and_harms_nothing(one: Any) -> None:
+    path = one.work / "samples" / f"{one.eval_ids[1]}.png"
+    whole, record = path.read_bytes(), (one.folder / RECORD_FILE).read_bytes()
+    Image.new("RGB", (32, 64)).save(path)
+    try:
+        with pytest.raises(BenchError, match=rf"{path.name} cannot be read \(it has 32 x 64 pixels"):
+            one.score()
+    finally:
+        path.write_bytes(whole)
+    assert (one.folder / RECORD_FILE).read_bytes() == record
 
 
 def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path) -> None:

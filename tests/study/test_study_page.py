@@ -179,6 +179,12 @@ def test_real_runs_make_a_page_and_unlike_runs_are_refused(runs: tuple[Path, Pat
     one.write_bytes(two.read_bytes())
     with pytest.raises(BenchError, match="are not those that were scored"):
         load_source([first, swapped])
+    one.write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    with pytest.raises(BenchError, match=rf"{one.name} cannot be read"):
+        load_source([first, swapped])
+    Image.new("RGB", (8, 8)).save(one)
+    with pytest.raises(BenchError, match=rf"{one.name} cannot be read .*8 x 8 pixels"):
+        load_source([first, swapped])
     one.unlink()
     answer = CliRunner().invoke(
         app, ["study", "make", str(first), str(swapped), "--out", str(tmp_path / "p.html")]
