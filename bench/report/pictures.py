@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.content import atomic_path, atomic_write
+from bench.picture import decode
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
@@ -76,8 +77,9 @@ def small_copy(drawn: Path, path: Path) -> Path:
     """Write a drawn figure again in 256 colours, a third of its size; return its path."""
     from PIL import Image
 
-    with Image.open(drawn) as opened, atomic_path(path) as temporary:
-        opened.convert("RGB").quantize(256).save(temporary, format="PNG", optimize=True)
+    picture = Image.fromarray(decode(drawn.read_bytes()).pixels)
+    with atomic_path(path) as temporary:
+        picture.quantize(256).save(temporary, format="PNG", optimize=True)
     return path
 
 
