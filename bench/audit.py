@@ -85,7 +85,7 @@ def audit_run(
     record.
     """
     record = load_record(folder)
-    items = [str(item) for item in load_items(folder)["ids"]]
+    items = load_items(folder).ids
     return _audit(record.suite, base=base, cache=cache, data=data, record=record, items=items)
 
 

@@ -129,14 +129,14 @@ def read_json(
     do about a bad file. loose: a file of another program, which may hold infinities and line ends.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or device would never end
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or device would never end
             raise BenchError(f"{path} is not a file. {remedy}")
-        with open(path, "rb") as file:
-            raw = file.read(most_bytes + 1)
+        if found.st_size > most_bytes:
+            raise BenchError(f"{path} is larger than {most_bytes:,} bytes, which no such file is. {remedy}")
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    if len(raw) > most_bytes:
-        raise BenchError(f"{path} is larger than {most_bytes:,} bytes, which no such file is. {remedy}")
     value = parse_json(raw, path, remedy=remedy, loose=loose)
     return value if of is None else validated(value, of, path, remedy=remedy)
 

@@ -3,65 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import PlainValidator, StringConstraints, with_config
+from typing_extensions import TypedDict
 
 from bench.content import read_json, sha256_file, write_json
+from bench.strict import Amount, Count, FromFile, Name, Number, Text, Whole, Word, holding, validated
 from bench.types import BenchError
 
 SCHEMA_VERSION = 1
+_LEAST_GROUPS = 2
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
+_REMEDY = "Restore it or run again with --again."
 _WHERE_SAID = ("changes", "trained_in", "weights")
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricValue:
+class MetricValue(FromFile):
     """One number of a record with its 95% interval over items.
 
     value is None where it could not be measured (never 0); n: items; judge: the network that read
     the images, or "none"; scale: unit in words; better: "higher", "lower" or "none".
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    judge: str
-    scale: str
-    better: str
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
+    judge: Text
+    scale: Text
+    better: Annotated[str, StringConstraints(pattern="^(higher|lower|none)$")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitInfo:
+class SplitInfo(FromFile):
     """How many items of a side were used, and the digest of their ids and contents."""
 
-    name: str
-    n: int
-    digest: str
+    name: Text
+    n: Count
+    digest: Text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
+class Splits(FromFile):
     """The two sides of a run and how many evaluation items have a (near) twin in training."""
 
     train: SplitInfo
     eval: SplitInfo
-    overlap: int
+    overlap: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeakCheck:
+class LeakCheck(FromFile):
     """What was looked for between evaluation items and one thing that could have been seen.
 
     status: "clean", "leak" or "unknown" (nothing to compare with; never to be read as clean). about:
@@ -70,28 +75,28 @@ class LeakCheck:
     limits: likeness above which two pictures are one, by measure; nearest: the highest that passed.
     """
 
-    status: str
-    about: str
-    items: int | None
-    findings: Sequence[str]
-    limits: Mapping[str, float]
-    nearest: Mapping[str, float]
+    status: Literal["clean", "leak", "unknown"]
+    about: Text
+    items: Count | None
+    findings: Sequence[Text]
+    limits: Mapping[Text, Number]
+    nearest: Mapping[Text, Number]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaks:
+class Leaks(FromFile):
     """The checks of a run's evaluation items: against its training side and the base's pretraining.
 
     items: evaluation items that any leak touches; above 0 only where the run was told to go on.
     """
 
-    items: int
+    items: Count
     training: LeakCheck
     pretraining: LeakCheck
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outside:
+class Outside(FromFile):
     """Weights that a run was given from outside; what they were trained on is unknown.
 
     name: of their folder or file; sha256: of the file, or of all of files, which are read: name ->
@@ -99,16 +104,16 @@ class Outside:
     task's condition was changed to fit them, "" where not. facts: what the method says of them.
     """
 
-    name: str
-    sha256: str
-    files: Mapping[str, str]
-    train_images: int
-    condition: str
-    facts: Mapping[str, str]
+    name: Text
+    sha256: Text
+    files: Mapping[Text, Text]
+    train_images: Count
+    condition: Text
+    facts: Mapping[Text, Text]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(FromFile):
     """What a run cost, measured.
 
     Parameters are numbers of scalars. macs: a denoiser call of one image with one text branch;
@@ -117,22 +122,52 @@ class Cost:
     bytes while training and sampling. None where a stage did not happen (text-only does not train).
     """
 
-    parameters: int
-    parameters_trainable: int
-    parameters_dead: int
-    macs: int
-    macs_guided: int
-    macs_encode: int
-    train_seconds: float | None
-    train_images: int
-    train_images_per_second: float | None
-    sample_seconds_per_image: float | None
-    score_seconds: float | None
-    peak_memory_bytes: int | None
+    parameters: Count
+    parameters_trainable: Count
+    parameters_dead: Count
+    macs: Count
+    macs_guided: Count
+    macs_encode: Count
+    train_seconds: Amount | None
+    train_images: Count
+    train_images_per_second: Amount | None
+    sample_seconds_per_image: Amount | None
+    score_seconds: Amount | None
+    peak_memory_bytes: Count | None
+
+
+@with_config(extra="allow")
+class _Sampler(TypedDict, total=False):
+    guidance: Number
+    steps: Count
+
+
+@with_config(extra="forbid")
+class _Changes(TypedDict, total=False):
+    guidance: Number
+    steps: Count
+    train_items: Count
+
+
+@with_config(extra="allow")
+class _Protocol(TypedDict, total=False):
+    """What is read out of a record's protocol; the rest of it is only compared and shown."""
+
+    eval_side: Text
+    budget: Mapping[str, Any]
+    sampler: _Sampler
+
+
+@with_config(extra="allow")
+class _Environment(TypedDict, total=False):
+    """What is read out of a record's environment; the rest of it is only compared and shown."""
+
+    device: Text
+    gpu: Text
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
+class RunRecord(FromFile):
     """Everything a table needs, and everything needed to do the run again.
 
     rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
@@ -145,34 +180,74 @@ class RunRecord:
     itself. The last three are left out of the file while they say nothing.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    suite: str
-    task: str
-    method: str
-    options: Mapping[str, Any]
-    budget: str
-    seed: int
-    protocol_hash: str
-    protocol: Mapping[str, Any]
+    schema_version: Whole = SCHEMA_VERSION
+    run_id: Word
+    suite: Word
+    task: Word
+    method: Word
+    options: Mapping[Text, Any]
+    budget: Word
+    seed: Count
+    protocol_hash: Text
+    protocol: Annotated[Mapping[str, Any], holding(_Protocol)]
     splits: Splits
-    metrics: Mapping[str, MetricValue]
-    rows: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
+    metrics: Mapping[Name, MetricValue]
+    rows: Mapping[Name, Mapping[Name, MetricValue]] = field(default_factory=dict)
     cost: Cost
-    environment: Mapping[str, Any]
-    artifacts: Mapping[str, str]
-    attribution: str
-    started: str
-    finished: str
+    environment: Annotated[Mapping[str, Any], holding(_Environment)]
+    artifacts: Mapping[Text, Text]
+    attribution: Text
+    started: Text
+    finished: Text
     leaks: Leaks | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    trained_in: str | None = None
+    changes: Annotated[Mapping[str, Any], holding(_Changes)] = field(default_factory=dict)
+    trained_in: Word | None = None
     weights: Outside | None = None
 
     @property
     def leaked(self) -> int:
         """How many evaluation items have been seen in training or pretraining, as far as is known."""
         return self.splits.overlap if self.leaks is None else self.leaks.items
+
+
+def _scores(values: Any) -> np.ndarray:
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float, type(None)}:
+        raise ValueError("a list of numbers and nulls is needed")
+    return np.asarray(values, dtype=np.float64)
+
+
+_Scores = Annotated[np.ndarray, PlainValidator(_scores)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemScores(FromFile):
+    """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing.
+
+    replicates[row][metric] is [G] float64, the jackknife replicates of a metric of the whole set;
+    curve: the training curve, (step, loss); layer_weights: those trained along, (slot, at the start,
+    trained). All empty in files that hold none.
+    """
+
+    ids: tuple[Name, ...]
+    rows: Mapping[Name, Mapping[Name, _Scores]]
+    replicates: Mapping[Name, Mapping[Name, _Scores]] = field(default_factory=dict)
+    curve: tuple[tuple[Count, Number], ...] = ()
+    layer_weights: tuple[tuple[Count, Number, Number], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise BenchError for an item named twice, scores of another number, replicates that are none."""
+        if len(set(self.ids)) != len(self.ids):
+            raise BenchError("an item is named twice")
+        for metric, scores in _by_metric(self.rows):
+            if len(scores) != len(self.ids):
+                raise BenchError(f"'{metric}' has {len(scores)} scores for {len(self.ids)} items")
+        for metric, scores in _by_metric(self.replicates):
+            if len(scores) < _LEAST_GROUPS or not np.isfinite(scores).all():
+                raise BenchError(f"'{metric}' has fewer than {_LEAST_GROUPS} replicates or one is missing")
+
+
+def _by_metric(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Iterable[tuple[str, np.ndarray]]:
+    return (found for metrics in rows.values() for found in metrics.items())
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
@@ -190,13 +265,13 @@ def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
     digest. Raises BenchError for a record of another schema, missing keys or a changed artifact.
     """
     path = folder / RECORD_FILE
-    raw = read_json(path)
+    raw = read_json(path, remedy=_REMEDY)
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise BenchError(
             f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. Run it again."
         )
-    record: RunRecord = _parse(RunRecord, raw, path)
+    record: RunRecord = validated(raw, RunRecord, path, remedy=_REMEDY)
     if record.metrics != record.rows.get("samples", record.metrics):
         raise BenchError(f"{path}: 'metrics' differs from the row 'samples'. Run again with --again.")
     if verify:
@@ -224,74 +299,10 @@ def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
             )
 
 
-def _parse(kind: Any, raw: Any, path: Path) -> Any:
-    """Build a dataclass from JSON strictly: no unknown keys, none missing that has no default."""
-    if not isinstance(raw, dict):
-        raise BenchError(f"{path}: expected an object for {kind.__name__}, got {type(raw).__name__}.")
-    known = dataclasses.fields(kind)
-    needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
-    wrong = sorted((needed - set(raw)) | (set(raw) - {f.name for f in known}))
-    if wrong:
-        raise BenchError(f"{path}: {kind.__name__} has missing or unknown keys: {', '.join(wrong)}.")
-    hints = _hints(kind)
-    for key, value in raw.items():
-        _check_scalar(hints[key], key, value, path)
-    return kind(**{key: _value(kind, key, value, path) for key, value in raw.items()})
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _check_scalar(hint: Any, key: str, value: Any, path: Path) -> None:
-    """Refuse a text where a number belongs, and the other way round; mappings are checked later."""
-    allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if not set(allowed) <= {str, int, float, type(None)}:
-        return
-    right = isinstance(value, allowed) or (float in allowed and isinstance(value, int))
-    if not right or isinstance(value, bool):
-        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
-        raise BenchError(f"{path}: '{key}' must be {names}, got {value!r}.")
-
-
-def _value(kind: Any, key: str, value: Any, path: Path) -> Any:
-    if kind is Splits and key in {"train", "eval"}:
-        return _parse(SplitInfo, value, path)
-    if kind is RunRecord and key in {"splits", "cost"}:
-        return _parse(Splits if key == "splits" else Cost, value, path)
-    if kind is RunRecord and key == "leaks":
-        return None if value is None else _parse(Leaks, value, path)
-    if kind is RunRecord and key == "weights":
-        return None if value is None else _parse(Outside, value, path)
-    if kind is Leaks and key in {"training", "pretraining"}:
-        return _parse(LeakCheck, value, path)
-    nested = {"metrics", "rows", "artifacts", "options", "protocol", "environment", "changes"}
-    if kind is RunRecord and key in nested and not isinstance(value, dict):
-        raise BenchError(f"{path}: '{key}' must be an object, got {type(value).__name__}.")
-    if kind is RunRecord and key == "metrics":
-        return {name: _parse(MetricValue, m, path) for name, m in value.items()}
-    if kind is RunRecord and key == "rows":
-        _check_rows(value, path)
-        return {
-            row: {name: _parse(MetricValue, m, path) for name, m in metrics.items()}
-            for row, metrics in value.items()
-        }
-    return value
-
-
-def _check_rows(rows: Mapping[str, Any], path: Path) -> None:
-    for name, metrics in rows.items():
-        if not isinstance(metrics, dict):
-            raise BenchError(f"{path}: row '{name}' must be an object of metrics.")
-
-
-def load_items(folder: Path) -> dict[str, Any]:
-    """Read per-item scores: {"ids": [...], "rows": {row: {metric: [value per id]}}}."""
-    items = read_json(folder / ITEMS_FILE)
-    if not isinstance(items, dict) or {"ids", "rows"} - set(items):
-        raise BenchError(f"{folder / ITEMS_FILE} holds no per-item scores; run again with --again.")
-    return items
+def load_items(folder: Path) -> ItemScores:
+    """Read a run folder's scores of each item; BenchError for a file that holds none."""
+    found: ItemScores = read_json(folder / ITEMS_FILE, of=ItemScores, remedy=_REMEDY)
+    return found
 
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:

@@ -13,23 +13,33 @@ from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, MaxLen
-from pydantic import AfterValidator, ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    GetPydanticSchema,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 from bench.types import BenchError
 
 DEEPEST = 64
 LARGEST = 2**64
 LONGEST = 20_000
-_WORD = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*").fullmatch
 _CODE = r"^[0-9a-f]{8,64}$"
 _MOST_WORD = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_RAW_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 _UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def check_word(text: str) -> str:
     """Return a name that may stand in paths and commands, such as a method's; BenchError otherwise."""
-    if len(text) > _MOST_WORD or not re.fullmatch(_WORD, text):
+    if len(text) > _MOST_WORD or not _WORD(text):
         raise BenchError(
             f"{shown(text)} is no name: allowed are 1 to {_MOST_WORD} letters, digits, '_', '.', '+' and "
             "'-', a letter or digit first."
@@ -39,6 +49,8 @@ def check_word(text: str) -> str:
 
 def check_name(text: str) -> str:
     """Return an id that may become a file's name: printable, no part of a path; BenchError otherwise."""
+    if len(text) <= _MOST_WORD and _WORD(text):  # as most are
+        return text
     ends = text.strip() != text or text in ("", ".", "..")
     if ends or len(text) > _MOST_WORD or not text.isprintable() or "/" in text or "\\" in text:
         raise BenchError(
@@ -58,6 +70,20 @@ Count = Annotated[int, Strict(), Ge(0)]
 Number = Annotated[float, Strict()]
 Amount = Annotated[float, Strict(), Ge(0)]
 Positive = Annotated[float, Strict(), Gt(0)]
+
+
+def holding(kind: Any) -> GetPydanticSchema:
+    """Annotate an object that must hold what a TypedDict says, and may hold more; it stays as it came."""
+
+    def schema(_: Any, of: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(_as_it_came, of(kind))
+
+    return GetPydanticSchema(schema)
+
+
+def _as_it_came(value: Any, check: Any) -> Any:
+    check(value)
+    return value
 
 
 class FromFile:
@@ -81,8 +107,9 @@ def parse_json(raw: bytes, where: object, *, remedy: str, loose: bool = False) -
     """
     constant = None if loose else _refuse
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_once, parse_constant=constant)
-        plain = raw.isascii() and b"\\" not in raw and b"\x7f" not in raw  # so is every text
+        text = raw.decode()
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=constant)
+        plain = "\\" not in text and not _RAW_CONTROL.search(text)  # so is every text in it
         _check([value], DEEPEST, loose=loose, plain=plain)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
@@ -106,23 +133,23 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _first(error: ValidationError) -> str:
     """Return the first thing that pydantic found, as one line of ours."""
     found = error.errors(include_url=False)[0]
-    place = ascii(".".join(map(str, found["loc"])))[1:-1] or "the file"
-    if len(place) > 100:
-        place = "..." + place[-97:]
+    place = ascii(".".join(map(str, found["loc"])))
+    place = "it" if place == "''" else place if len(place) <= 100 else f"'...{place[-97:]}"
     if found["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
-        return f"'{place}' is {'missing' if found['type'] == 'missing' else 'not a key that is known here'}"
+        return f"{place} is {'missing' if found['type'] == 'missing' else 'not a key that is known here'}"
     if found["type"] == "value_error":
-        return f"'{place}': {str(found['ctx']['error']).rstrip('.')}"
+        return f"{place}: {str(found['ctx']['error']).rstrip('.')}"
     said = found["msg"].replace("Input should be", "must be").replace("a valid dictionary", "an object")
     said = re.sub(r"a dictionary or an instance of \w+", "an object", said)
-    return f"'{place}' {said}, got {shown(found['input'])}"
+    return f"{place} {said}, got {shown(found['input'])}"
 
 
 def _check(entries: Collection[Any], left: int, *, loose: bool, plain: bool) -> None:
     """Look at the entries of a list or object by their kinds, which is quick for long lists of numbers."""
     kinds = set(map(type, entries))
     if not loose and kinds & {int, float}:
-        numbers = [x for x in entries if isinstance(x, (int, float))]
+        mixed = not kinds <= {int, float}
+        numbers = [x for x in entries if isinstance(x, (int, float))] if mixed else entries
         if not -LARGEST < min(numbers) <= max(numbers) < LARGEST:
             raise ValueError("a number is beyond 2**64")
     if not plain and str in kinds:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.content import digest_json, read_json, write_json
 from bench.record import RunRecord, device_words
+from bench.strict import Amount, Count, FromFile, Text, Word
 from bench.types import BenchError
 
 TIMINGS_FILE = "timings.json"
@@ -24,7 +25,7 @@ _NOT_TIMED = (  # recorded among the options; they cost nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timing:
+class Timing(FromFile):
     """What one method takes alone: rates in images, seconds an image, peak bytes of the process.
 
     options: as recorded, without the learning rate. train_images_per_second: None where nothing is
@@ -33,16 +34,16 @@ class Timing:
     of the sources and versions of packages, {} where an older file does not say.
     """
 
-    method: str
-    options: Mapping[str, Any]
-    task: str
-    train_images_per_second: float | None
-    sample_seconds_per_image: float
-    peak_memory_bytes: int
-    steps: int
-    items: int
-    rounds: int = 1
-    code: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    method: Word
+    options: Mapping[Text, Any]
+    task: Word
+    train_images_per_second: Amount | None
+    sample_seconds_per_image: Amount
+    peak_memory_bytes: Count
+    steps: Count
+    items: Count
+    rounds: Count = 1
+    code: Mapping[Text, Text] = dataclasses.field(default_factory=dict)
 
     def with_round(self, other: Timing) -> Timing:
         """Return both as rounds of one timing; BenchError where amounts or code differ."""
@@ -69,10 +70,10 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timings:
+class Timings(FromFile):
     """Timings of one machine. machine: processor, device, GPU, threads, platform, as in records."""
 
-    machine: Mapping[str, Any]
+    machine: Mapping[Text, Any]
     entries: tuple[Timing, ...]
 
     @property
@@ -110,12 +111,8 @@ def load_timings(folder: Path) -> Timings | None:
     path = folder / TIMINGS_FILE
     if not path.exists():
         return None
-    raw = read_json(path)
-    try:
-        entries = tuple(Timing(**entry) for entry in raw["entries"])
-        return Timings(machine=dict(raw["machine"]), entries=entries)
-    except (KeyError, TypeError) as error:
-        raise BenchError(f"{path} holds no timings ({error}). Measure anew: bench cost.") from error
+    found: Timings = read_json(path, of=Timings, remedy="Measure anew: bench cost.")
+    return found
 
 
 def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any], further: bool = False) -> Path:

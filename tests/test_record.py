@@ -78,14 +78,14 @@ def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
     [
         ({"schema_version": 99}, "schema version 99"),
         ({"surprise": 1}, "surprise"),
-        ({"cost": {"parameters": 1}}, "Cost has missing or unknown keys"),
-        ({"metrics": {"fd": 3}}, "expected an object for MetricValue"),
+        ({"cost": {"parameters": 1}}, "'cost.parameters_trainable' is missing"),
+        ({"metrics": {"fd": 3}}, "'metrics.fd' must be an object, got 3"),
         ({"metrics": {}}, "differs from the row"),
-        ({"rows": 3}, "'rows' must be an object"),
-        ({"rows": {"samples": 3}}, "row 'samples'"),
-        ({"seed": "zero"}, "'seed' must be int"),
-        ({"seed": True}, "'seed' must be int"),
-        ({"method": ["bps"]}, "'method' must be str"),
+        ({"rows": 3}, "'rows' must be an object, got 3"),
+        ({"rows": {"samples": 3}}, "'rows.samples' must be an object, got 3"),
+        ({"seed": "zero"}, "'seed' must be a valid integer, got 'zero'"),
+        ({"seed": True}, "'seed' must be a valid integer, got True"),
+        ({"method": ["bps"]}, "'method' must be a valid string"),
         ({"artifacts": []}, "'artifacts' must be an object"),
     ],
 )
@@ -127,7 +127,7 @@ def test_leaks_are_read_strictly(tmp_path: Path) -> None:
     raw = json.loads(path.read_text())
     del raw["leaks"]["training"]["status"]
     path.write_text(json.dumps(raw))
-    with pytest.raises(BenchError, match="LeakCheck has missing or unknown keys: status"):
+    with pytest.raises(BenchError, match="'leaks.training.status' is missing"):
         load_record(tmp_path)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.content import read_json
+from bench.content import read_json, write_json
+from bench.record import load_items, load_record
 from bench.strict import DEEPEST, check_name, check_word
+from bench.timings import load_timings
 from bench.types import BenchError
+from tests.test_record import example, leaks
+from tests.test_timings import timing
 
 NO_JSON = {
     "nothing": b"",
@@ -98,3 +104,94 @@ def test_names_that_leave_their_folder_or_cannot_be_shown_are_refused(name: str)
 def test_words_hold_nothing_that_a_shell_or_page_reads(name: str) -> None:
     with pytest.raises(BenchError, match="is no name"):
         check_word(name)
+
+
+def damaged(raw: Any, place: str, value: Any) -> Any:
+    """A JSON value with another value at a dotted place."""
+    *path, last = [int(p) if p.isdigit() else p for p in place.split(".")]
+    found = raw = json.loads(json.dumps(raw))
+    for part in path:
+        found = found[part]
+    found[last] = value
+    return raw
+
+
+ITEMS: dict[str, Any] = {
+    "ids": ["a", "b"],
+    "rows": {"samples": {"fd": [None, 0.5]}},
+    "replicates": {"samples": {"fd": [0.5, 1]}},
+    "curve": [[1, 0.5]],
+    "layer_weights": [[1, 16.0, 15.5]],
+}
+TIMINGS: dict[str, Any] = {
+    "machine": {"processor": "a", "device": "cpu", "threads": 2},
+    "entries": [dataclasses.asdict(timing("bps"))],
+}
+RECORD: dict[str, Any] = dataclasses.asdict(example(leaks=leaks()))
+OTHER_KINDS: tuple[Any, ...] = ("text", True, [], {}, [[]], -(2**70))
+DAMAGE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "seed": ("record", (*OTHER_KINDS, None, 0.5)),
+    "run_id": ("record", ("../x", "a\u202eb", "$(a)", "", 3, None)),
+    "method": ("record", ("<img onerror=a>", "a b", 3)),
+    "task": ("record", ("a\u00a0b", "=1", None)),
+    "suite": ("record", ("..", "javascript:a", {})),
+    "budget": ("record", ("|", ["standard"])),
+    "options": ("record", (3, [], None)),
+    "protocol": ("record", (3, [])),
+    "protocol.sampler": ("record", (3, {"steps": "20"}, {"guidance": True})),
+    "protocol.budget": ("record", ([], "short")),
+    "environment.device": ("record", (3, None, [])),
+    "changes": ("record", ({"guidance": "3"}, {"steps": -1}, {"other": 1}, [])),
+    "metrics.sketch_f1.value": ("record", (*OTHER_KINDS,)),
+    "metrics.sketch_f1.n": ("record", (*OTHER_KINDS, -1, 0.5, None)),
+    "metrics.sketch_f1.better": ("record", ("best", 1)),
+    "rows": ("record", (3, {"samples": []}, {"a/b": {}}, {"samples": {"fd": 3}})),
+    "cost.macs": ("record", (*OTHER_KINDS, -1, None)),
+    "cost.train_seconds": ("record", (*OTHER_KINDS, -1)),
+    "splits.overlap": ("record", (*OTHER_KINDS, None)),
+    "leaks.training.items": ("record", (*OTHER_KINDS,)),
+    "leaks.training.findings": ("record", ("text", [3], {})),
+    "artifacts": ("record", ([], {"a": 3})),
+    "ids": ("items", ("ab", [1, 2], ["a", "../b"], ["a", "a"], ["a"], {}, None)),
+    "rows.samples": ("items", (3, [], None)),
+    "rows.samples.fd": ("items", ("ab", {}, [0.5], [0.5, "1"], [0.5, True], [[0.5], [0.5]], None)),
+    "replicates": ("items", (3, [], None, {"samples": 3})),
+    "replicates.samples.fd": ("items", ("ab", [0.5], [0.5, None], [0.5, "1"], 3)),
+    "curve": ("items", (3, [3], [[1]], [[1, None]], [["1", 0.5]], [[-1, 0.5]])),
+    "layer_weights": ("items", (3, [[1, 2]], [[1, "2", 3]])),
+    "entries": ("timings", (3, {}, [3], [{}], None)),
+    "entries.0.sample_seconds_per_image": ("timings", (*OTHER_KINDS, -1, None)),
+    "entries.0.train_images_per_second": ("timings", (*OTHER_KINDS, -1)),
+    "entries.0.rounds": ("timings", (*OTHER_KINDS, 0.5)),
+    "entries.0.code": ("timings", ([], {"a": 3})),
+    "machine": ("timings", (3, [], None)),
+}
+
+
+@pytest.mark.parametrize("place", DAMAGE)
+def test_a_damaged_file_of_results_is_refused_with_the_place(tmp_path: Path, place: str) -> None:
+    file, values = DAMAGE[place]
+    write, read = FILES[file]
+    for value in values:
+        write_json(tmp_path / f"{file}.json", damaged(write, place, value))
+        with pytest.raises(BenchError, match=rf"{file}\.json") as caught:
+            read(tmp_path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+FILES: dict[str, tuple[Any, Callable[[Path], Any]]] = {
+    "record": (RECORD, load_record),
+    "items": (ITEMS, load_items),
+    "timings": (TIMINGS, load_timings),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_whole_files_of_results_are_read_and_parts_are_missed(tmp_path: Path, file: str) -> None:
+    write, read = FILES[file]
+    write_json(tmp_path / f"{file}.json", write)
+    assert read(tmp_path) is not None
+    for wrong in (None, 3, [], {}, [write], {**write, "more": 1}):
+        write_json(tmp_path / f"{file}.json", wrong)
+        with pytest.raises(BenchError, match=rf"{file}\.json"):
+            read(tmp_path)

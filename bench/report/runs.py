@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from bench.ablations import ABLATIONS_FOLDER
 from bench.record import (
     ITEMS_FILE,
     RECORD_FILE,
+    ItemScores,
     MetricValue,
     RunRecord,
     find_records,
@@ -30,23 +30,6 @@ REAL = "real training images"
 AUTOENCODER = "autoencoder"
 FLOOR_METHOD = "text-only"
 OWN_METHOD = "bps"
-_LEAST_GROUPS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ItemScores:
-    """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing.
-
-    replicates[row][metric] is [G] float64, the jackknife replicates of a metric of the whole set;
-    curve: the training curve, (step, loss); layer_weights: those trained along, (slot, at the start,
-    trained). All empty in files that hold none.
-    """
-
-    ids: tuple[str, ...]
-    rows: Mapping[str, Mapping[str, np.ndarray]]
-    replicates: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    curve: tuple[tuple[int, float], ...] = ()
-    layer_weights: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +54,7 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Read one run folder; BenchError for a bad record, a changed artifact or unusable items."""
     record = load_record(folder)
-    items = _items(folder) if (folder / ITEMS_FILE).exists() else None
+    items = load_items(folder) if (folder / ITEMS_FILE).exists() else None
     return Run(record=record, folder=folder, items=items)
 
 
@@ -179,67 +162,3 @@ def _averages_to(scores: np.ndarray, value: float | None) -> bool:
     if value is None or not len(known):
         return False
     return math.isclose(float(known.mean()), value, rel_tol=1e-4, abs_tol=1e-6)
-
-
-def _items(folder: Path) -> ItemScores:
-    raw = load_items(folder)
-    path, ids = folder / ITEMS_FILE, tuple(str(i) for i in raw["ids"])
-    if len(set(ids)) != len(ids):
-        raise BenchError(f"{path} names an item twice. Run again with --again.")
-    rows = {
-        row: {metric: _array(path, metric, values, len(ids)) for metric, values in metrics.items()}
-        for row, metrics in raw["rows"].items()
-    }
-    replicates = {
-        row: {metric: _replicates(path, metric, values) for metric, values in metrics.items()}
-        for row, metrics in raw.get("replicates", {}).items()
-    }
-    return ItemScores(
-        ids=ids,
-        rows=rows,
-        replicates=replicates,
-        curve=_curve(path, raw.get("curve", ())),
-        layer_weights=_layer_weights(path, raw.get("layer_weights", ())),
-    )
-
-
-def _replicates(path: Path, metric: str, values: Any) -> np.ndarray:
-    found = _array(path, metric, values, len(values))
-    if len(found) < _LEAST_GROUPS or not np.isfinite(found).all():
-        raise BenchError(
-            f"{path}: '{metric}' has {len(found)} replicates, not all finite or fewer than "
-            f"{_LEAST_GROUPS}. Run again with --again."
-        )
-    return found
-
-
-def _curve(path: Path, points: Any) -> tuple[tuple[int, float], ...]:
-    try:
-        curve = tuple((int(step), float(loss)) for step, loss in points)
-    except (TypeError, ValueError) as error:
-        raise BenchError(f"{path}: 'curve' is not a list of [step, loss] ({error}).") from error
-    if not all(math.isfinite(loss) for _, loss in curve):
-        raise BenchError(f"{path}: 'curve' holds a loss that is not finite.")
-    return curve
-
-
-def _layer_weights(path: Path, lines: Any) -> tuple[tuple[int, float, float], ...]:
-    try:
-        found = tuple((int(slot), float(start), float(now)) for slot, start, now in lines)
-    except (TypeError, ValueError) as error:
-        raise BenchError(f"{path}: 'layer_weights' is not a list of three numbers ({error}).") from error
-    if not all(math.isfinite(number) for line in found for number in line):
-        raise BenchError(f"{path}: 'layer_weights' holds a number that is not finite.")
-    return found
-
-
-def _array(path: Path, metric: str, values: Any, n: int) -> np.ndarray:
-    try:
-        scores = np.asarray([np.nan if v is None else v for v in values], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BenchError(f"{path}: '{metric}' holds something not a number ({error}).") from error
-    if scores.shape != (n,):
-        raise BenchError(
-            f"{path}: '{metric}' has {len(scores)} scores for {n} items. Run again with --again."
-        )
-    return scores

