@@ -152,7 +152,7 @@ class T2IAdapter:
         config, kind = adapter.config, adapter.config["adapter_type"]
         found = {
             "condition channels": config["in_channels"],
-            "widths": config["channels"],
+            "widths": _feature_widths(config),
             "downscale": config["downscale_factor"],
             "kind": "for Stable Diffusion 1.x and 2.x" if kind in KINDS else kind,
         }
@@ -169,3 +169,9 @@ class T2IAdapter:
     def save(self, denoiser: T2IAdapterDenoiser, folder: Path) -> None:
         """Write the adapter as T2IAdapter.from_pretrained loads it."""
         denoiser.adapter.save_pretrained(folder)
+
+
+def _feature_widths(config: Any) -> list[int]:
+    """Return the width of each feature map; a light adapter's last has that of the one before."""
+    widths = list(config["channels"])
+    return widths + widths[-1:] if config["adapter_type"] == "light_adapter" else widths

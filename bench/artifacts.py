@@ -10,6 +10,7 @@ import numpy as np
 from bench.checkpoint import Trainable
 from bench.content import atomic_write
 from bench.randomness import generator
+from bench.tensors import read_tensors
 from bench.types import BenchError
 
 
@@ -23,10 +24,8 @@ def save_weights(path: Path, trainable: Trainable) -> None:
 
 def load_weights(path: Path, trainable: Trainable) -> None:
     """Load parameters written by `save_weights`; BenchError if they do not fit."""
-    from safetensors.torch import load_file
-
     try:
-        trainable.load_state_dict(load_file(path))
+        trainable.load_state_dict(read_tensors(path))
     except Exception as error:
         raise BenchError(
             f"weights {path} cannot be loaded ({error}). Delete the run folder and train again."

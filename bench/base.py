@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.content import read_json
-from bench.snapshot import INDEX, WEIGHTED, Snapshot, find_snapshot
+from bench.base_rules import downscale_of
+from bench.snapshot import WEIGHTED, Snapshot, find_snapshot
+from bench.tensors import not_finite
 from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -204,35 +205,28 @@ def load_base(
     dtype: of the frozen UNet; text encoder and autoencoder are float32. variant: which weights, for
     example non_ema or fp16, see bench.snapshot. A manifest.json with digests beside the parts is
     checked before anything is loaded. Raises BenchError for a missing folder or part, a file that
-    does not match its digest, and predictions other than epsilon and v.
+    does not match its digest, a base that cannot be run (bench.base_rules), and weights that are missing,
+    too many, of other shapes or not finite.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     snapshot = find_snapshot(place, variant=variant)
-    folder = snapshot.folder
     unet, vae, text_encoder, tokenizer, scheduler = _load_parts(snapshot, dtype)
-    if len(tokenizer) < 3:
-        raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
+    _check_tokenizer(tokenizer, snapshot)
     for module in (unet, vae, text_encoder):
         module.requires_grad_(False).eval().to(device)
-    prediction = str(scheduler.config["prediction_type"])
-    if prediction not in {"epsilon", "v_prediction"}:
-        raise BenchError(
-            f"{folder} predicts '{prediction}'; allowed: epsilon, v_prediction. Choose another base."
-        )
-    widths = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
     return Base(
         name=snapshot.name,
-        folder=folder,
+        folder=snapshot.folder,
         digest=snapshot.digest,
         unet=_channels_last(unet),
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=scheduler,
-        downscale=2 ** (len(widths) - 1),
+        downscale=downscale_of(snapshot.configs["vae"]),
         scale=float(vae.config.scaling_factor),
-        prediction=prediction,
+        prediction=str(scheduler.config["prediction_type"]),
         alphas=scheduler.alphas_cumprod.double(),
         device=device,
         dtype=dtype,
@@ -254,20 +248,22 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = snapshot.folder
     try:
-        index = read_json(folder / INDEX, loose=True)
         classes = {
             "unet": diffusers.UNet2DConditionModel,
             "text_encoder": CLIPTextModel,
-            "vae": getattr(diffusers, index["vae"][1]),
+            "vae": getattr(diffusers, snapshot.configs["vae"]["_class_name"]),
         }
         return (
             *(_load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED),
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
+    except MemoryError:
+        raise
     except Exception as error:  # the libraries raise many kinds for a damaged folder
         raise BenchError(
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
@@ -276,7 +272,7 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
 
 
 def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
-    """Load one part; a weight that its file does not have is an error, never a random number."""
+    """Load one part; weights and configuration are of one network, to the last tensor."""
     import torch
 
     chosen = getattr(torch, dtype) if part == "unet" else torch.float32
@@ -284,13 +280,34 @@ def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
         snapshot.folder,
         subfolder=part,
         local_files_only=True,
-        torch_dtype=chosen,
+        dtype=chosen,
         variant=snapshot.variants[part],
+        use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.weights),
         output_loading_info=True,
     )
-    if info["missing_keys"]:
-        raise BenchError(f"{part}/ lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}")
-    return module.to(chosen)
+    _refuse(part, "lacks the weights", info["missing_keys"])
+    _refuse(part, "has weights that its configuration does not use:", info["unexpected_keys"])
+    loaded = module.to(chosen)
+    _refuse(part, f"has weights that are not finite in {chosen}:", not_finite(loaded.state_dict()))
+    return loaded
+
+
+def _refuse(part: str, said: str, names: Collection[str]) -> None:
+    if names:
+        raise BenchError(f"{part}/ {said} {', '.join(sorted(names)[:3])}")
+
+
+def _check_tokenizer(tokenizer: Any, snapshot: Snapshot) -> None:
+    """Refuse a tokenizer whose prompts the text encoder cannot read."""
+    text = snapshot.configs["text_encoder"]
+    folder, length = snapshot.folder / "tokenizer", text["max_position_embeddings"]
+    if len(tokenizer) < 3:
+        raise BenchError(f"{folder} holds no vocabulary. Give a whole base.")
+    if tokenizer.model_max_length > length or len(tokenizer) > text["vocab_size"]:
+        raise BenchError(
+            f"{folder} has {len(tokenizer)} tokens in prompts of {tokenizer.model_max_length}; the text "
+            f"encoder reads {text['vocab_size']} in {length}. Give the tokenizer of this text encoder."
+        )
 
 
 def folder_digest(folder: Path) -> str:

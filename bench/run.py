@@ -32,7 +32,7 @@ from bench.tasks import find_task
 from bench.train import TrainResult, train
 from bench.trained import ADAPTER, take_over, training_key
 from bench.types import BenchError, Dataset, Refused, Task, refusal
-from bench.weights import described, open_source, shown
+from bench.weights import described, load_into, open_source, shown
 
 CONTACT_ITEMS = 24
 _DECODED = 64  # images held as floats at once
@@ -161,7 +161,7 @@ class Run:
         try:
             built = method.build(self.base, self.shown, **self.options)
             if self.source is not None:
-                self.facts = method.load(built, self.source)
+                self.facts = load_into(built, method=method, source=self.source)
         except (ValueError, TypeError) as error:
             raise BenchError(f"method {method.name}: {error}") from error
         return built.to(self.spec.device)

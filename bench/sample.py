@@ -107,7 +107,8 @@ def sample_images(
 
     condition_of: row of the item whose condition each item gets (None: its own). skip: tells of a
     batch's ids whether it is already there. Batches are cut from the whole list and dealt out to the
-    processes in turn, so a resumed run, alone or not, has the same batches.
+    processes in turn, so a resumed run, alone or not, has the same batches. BenchError for samples that
+    are not finite.
     """
     source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
     for start in range(processes.index * batch, len(data), processes.count * batch):
@@ -125,7 +126,13 @@ def sample_images(
             empty=data.empty,
             precision=precision,
         )
-        yield ids, base.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
+        images = base.decode(latents)
+        if not bool(latents.isfinite().all() and images.isfinite().all()):
+            raise BenchError(
+                f"samples of {ids[0]} to {ids[-1]} are not finite (NaN or infinite): nothing of them is "
+                "kept or scored. A network has overflowed; with --precision fp16 try bf16 or fp32."
+            )
+        yield ids, images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _noise(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> torch.Tensor:

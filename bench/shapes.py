@@ -7,12 +7,12 @@ built on a CPU or GPU it has random weights, and times and memory are those of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.base import Base
-from bench.content import read_json
+from bench.base_rules import LATENT_CHANNELS, downscale_of, read_configs
 from bench.random_base import (
     CONTEXT,
     FULL_WIDTH,
@@ -44,14 +44,13 @@ class Shape:
     @property
     def downscale(self) -> int:
         """Image pixels per latent cell."""
-        widths = self.vae.get("block_out_channels") or self.vae["encoder_block_out_channels"]
-        return int(2 ** (len(widths) - 1))
+        return downscale_of(self.vae)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(4,h,w)."""
         side = self.size // self.downscale
-        return int(self.unet.get("in_channels", 4)), side, side
+        return LATENT_CHANNELS, side, side
 
     @property
     def text_shape(self) -> tuple[int, int]:
@@ -82,39 +81,29 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
 def shape_of(folder: Path, *, size: int | None = None) -> Shape:
     """Read a base's shape from a diffusers folder; its weights are not touched and need not be there.
 
-    BenchError where a configuration is missing or damaged.
+    BenchError where a configuration is missing, damaged or none of a base that can be run.
     """
     from diffusers import DDIMScheduler
 
-    try:
-        unet, vae, text = (
-            read_json(folder / part / "config.json", loose=True) for part in ("unet", "vae", "text_encoder")
-        )
-        kind = read_json(folder / "model_index.json", loose=True)["vae"][1]
-        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-        found = Shape(
-            name=folder.name,
-            size=0,
-            tokens=int(text["max_position_embeddings"]),
-            unet=unet,
-            vae=vae,
-            vae_class=kind,
-            text=text,
-            scheduler=scheduler,
-        )
-        return replace(found, size=size or int(unet["sample_size"]) * found.downscale)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BenchError(
-            f"{folder} has no configuration of a Stable Diffusion in diffusers' format ({error!r}). "
-            "It needs model_index.json and unet/, vae/, text_encoder/ and scheduler/."
-        ) from error
+    configs = read_configs(folder)
+    unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
+    return Shape(
+        name=folder.name,
+        size=size or unet["sample_size"] * downscale_of(vae),
+        tokens=text["max_position_embeddings"],
+        unet=unet,
+        vae=vae,
+        vae_class=vae["_class_name"],
+        text=text,
+        scheduler=DDIMScheduler.from_config(configs["scheduler"]),
+    )
 
 
 def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, seed: int = 0) -> Base:
     """Return a frozen base of a shape: without contents on "meta", else with random weights.
 
     encoders: whether it gets an autoencoder and a text encoder; training from caches needs neither.
-    It has no tokenizer and no folder of its own.
+    It has no tokenizer and no folder of its own. BenchError where its configuration gives no network.
     """
     import diffusers
     import torch
@@ -124,9 +113,16 @@ def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, see
     alphas = shape.scheduler.alphas_cumprod.double()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        unet = diffusers.UNet2DConditionModel.from_config(dict(shape.unet))
-        vae = getattr(diffusers, shape.vae_class).from_config(dict(shape.vae)) if encoders else None
-        text = CLIPTextModel(CLIPTextConfig(**shape.text)) if encoders else None
+        try:
+            unet = diffusers.UNet2DConditionModel.from_config(dict(shape.unet))
+            vae = getattr(diffusers, shape.vae_class).from_config(dict(shape.vae)) if encoders else None
+            text = CLIPTextModel(CLIPTextConfig(**shape.text)) if encoders else None
+        except (MemoryError, RuntimeError):  # no room
+            raise
+        except Exception as error:  # the libraries raise many kinds for values that do not fit
+            raise BenchError(
+                f"the configurations of {shape.name} give no network ({error}). Restore them."
+            ) from error
     for module in filter(None, (unet, vae, text)):
         module.requires_grad_(False).eval()
     return Base(

@@ -32,6 +32,7 @@ from bench.content import (
     write_json,
 )
 from bench.prepared import Prepared, Rows, Views, mirrored, read_images, view_of
+from bench.tensors import open_tensors
 from bench.types import BenchError, Dataset, Task
 
 if TYPE_CHECKING:
@@ -194,17 +195,11 @@ class Sharded(Prepared):
 
     def _opened(self, number: int) -> dict[str, Any]:
         """Map a shard's tensors; BenchError where it was damaged since it was found to be whole."""
-        from safetensors import safe_open
-
         path, items = self._paths[number], len(_chunk(self.ids, number))
         latents = [self.views, items, *self.latent_shape]
         shapes = {"mean": latents, "deviation": latents, "text": [items, *self.empty.shape[1:]]}
-        try:
-            file = safe_open(path, framework="pt")
-            slices = {key: file.get_slice(key) for key in shapes}
-            found = {key: slice.get_shape() for key, slice in slices.items()}
-        except Exception as error:  # the library has kinds of its own
-            found, slices = {"error": [str(error)]}, {}
+        slices = open_tensors(path)
+        found = {key: slice.get_shape() for key, slice in slices.items()}
         if found != shapes:
             raise BenchError(f"{path} is no shard of these items ({found}). Remove it: it is made anew.")
         return slices

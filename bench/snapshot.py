@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bench.base_rules import INDEX, downscale_of, read_configs
 from bench.content import digest_json, read_json, sha256_file
+from bench.tensors import open_tensors
 from bench.types import BenchError, unknown
 
 MANIFEST = "manifest.json"
-INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = ("unet", "vae", "text_encoder")
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
@@ -35,13 +36,15 @@ class Snapshot:
     """A base on disk and exactly the files of it that are read.
 
     name: the folder's, or org/name@commit. files: path below the folder -> SHA-256. variants: part ->
-    the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones.
+    the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones. configs:
+    see bench.base_rules.
     """
 
     name: str
     folder: Path
     files: Mapping[str, str]
     variants: Mapping[str, str | None]
+    configs: Mapping[str, Mapping[str, Any]]
 
     @property
     def digest(self) -> str:
@@ -68,20 +71,22 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
 
     A hub id is fetched into the hub's own cache if it is not there and the hub may be asked
     (HF_HUB_OFFLINE is honoured). variant: which weights to take where a part has them; other parts
-    keep their plain ones. A manifest.json with digests beside the parts is checked. Raises BenchError
-    for a place that is no base, a part or variant that is missing and a file that does not match.
+    keep their plain ones. What the base says that it is, and a manifest.json with digests beside the
+    parts, are checked. Raises BenchError for a place that is no base or one that cannot be run, a part
+    or variant that is missing and a file that does not match.
     """
     folder, name = Path(place), Path(place).name
     if not folder.exists() and _HUB.fullmatch(str(place)):
         folder = fetch(str(place), variant=variant)
         name = f"{str(place).partition('@')[0]}@{folder.name}"
     _check_parts(folder)
+    configs = read_configs(folder)
     found = [p for part in PARTS for p in sorted((folder / part).glob("**/*")) if p.is_file()]
     chosen = choose_files((p.relative_to(folder).as_posix() for p in found), variant=variant)
     files = {n: sha256_file(folder / n) for n in (*chosen, INDEX)}
     _check_manifest(folder, files)
     variants = {part: _variant_of(chosen, part) for part in WEIGHTED}
-    return Snapshot(name=name, folder=folder, files=files, variants=variants)
+    return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs)
 
 
 def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[str]:
@@ -199,20 +204,17 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     parameters: floating-point scalars by part, None where weights are pickles. ema: whether the UNet's
     weights are an average over training, as far as their file or configuration tells.
     """
-    own = {part: read_json(snapshot.folder / part / "config.json", loose=True) for part in WEIGHTED}
-    unet, vae, text = (own[part] for part in WEIGHTED)
-    scheduler = read_json(snapshot.folder / "scheduler" / "scheduler_config.json", loose=True)
-    widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    unet, vae, text = (snapshot.configs[part] for part in WEIGHTED)
     headers = {part: _headers(snapshot, part) for part in WEIGHTED}
     return {
         "name": snapshot.name,
         "digest": snapshot.digest,
-        "prediction": scheduler.get("prediction_type", "epsilon"),
-        "downscale": 2 ** (len(widths) - 1),
-        "size": unet["sample_size"] * 2 ** (len(widths) - 1),
+        "prediction": snapshot.configs["scheduler"].get("prediction_type", "epsilon"),
+        "downscale": downscale_of(vae),
+        "size": unet["sample_size"] * downscale_of(vae),
         "widths": list(unet["block_out_channels"]),
-        "heads": unet.get("num_attention_heads") or unet["attention_head_dim"],
-        "linear projection": bool(unet.get("use_linear_projection", False)),
+        "heads": unet.get("num_attention_heads") or unet.get("attention_head_dim", 8),
+        "linear projection": unet.get("use_linear_projection", False),
         "text width": text["hidden_size"],
         "text layers": text["num_hidden_layers"],
         "unet weights": _ema(snapshot, unet),
@@ -236,17 +238,14 @@ def _ema(snapshot: Snapshot, unet: Mapping[str, Any]) -> str:
 
 def _headers(snapshot: Snapshot, part: str) -> tuple[int | None, str | None]:
     """Return parameters and dtypes of a part's safetensors; None for pickles."""
-    from safetensors import safe_open
-
     count, kinds = 0, set()
     for name in snapshot.weights:
         if not name.startswith(f"{part}/"):
             continue
         if not name.endswith(".safetensors"):
             return None, None
-        with safe_open(snapshot.folder / name, framework="numpy") as file:
-            for slices in (file.get_slice(key) for key in file.keys()):
-                if "F" in slices.get_dtype():
-                    count += math.prod(slices.get_shape())
-                    kinds.add(slices.get_dtype())
+        for tensor in open_tensors(snapshot.folder / name, framework="numpy").values():
+            if "F" in tensor.get_dtype():
+                count += math.prod(tensor.get_shape())
+                kinds.add(tensor.get_dtype())
     return count, "+".join(sorted(kinds))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
+from bench.tensors import not_finite, read_tensors
 from bench.types import BenchError, Example, Method, MetricSpec, Task, unknown
 
 if TYPE_CHECKING:
@@ -151,8 +151,14 @@ class Source:
         _quiet()
         try:
             model, report = kind.from_pretrained(
-                folder, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                use_safetensors=any(folder.glob("*.safetensors")),
+                output_loading_info=True,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # the libraries raise many kinds for a damaged folder
             raise BenchError(f"{folder} cannot be loaded as {kind.__name__} ({error}).") from error
         wrong = [f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names]
@@ -163,13 +169,7 @@ class Source:
     def tensors(self, name: str = "") -> dict[str, torch.Tensor]:
         """Return the tensors of a file (of the folder) by name, as they are stored, on the CPU."""
         path = self.path if self.is_file else self.folder() / name
-        try:
-            return _tensors(path)
-        except Exception as error:
-            raise BenchError(
-                f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}). Save its state "
-                "dict as safetensors: safetensors.torch.save_file(state_dict, PATH)."
-            ) from error
+        return read_tensors(path)
 
     def digest(self, tensors: Mapping[str, torch.Tensor]) -> str:
         """Return one SHA-256 over named tensors: names, types, shapes and bytes, in the names' order."""
@@ -208,6 +208,24 @@ def open_source(weights: Weights | None, method: Method) -> Source | None:
     if exchange is None:
         raise BenchError(f"method {method.name} takes no weights from outside. Leave --weights away.")
     return Source(weights.path, parts=exchange.parts)
+
+
+def load_into(denoiser: Any, *, method: Any, source: Source) -> dict[str, str]:
+    """Put weights from outside into a method's denoiser; return what a record should say of them.
+
+    BenchError where they do not fit, and where one of them is not finite.
+    """
+    try:
+        facts: dict[str, str] = method.load(denoiser, source)
+    except (AttributeError, LookupError, RuntimeError) as error:  # tensors of other shapes or names
+        raise BenchError(f"--weights {source.path} does not fit method {method.name} ({error}).") from error
+    wrong = not_finite(denoiser.state_dict())
+    if wrong:
+        raise BenchError(
+            f"--weights {source.path} holds weights that are not finite: {_some(wrong)}. Nothing that is "
+            "drawn with them could be scored. Fetch or train them again."
+        )
+    return facts
 
 
 def described(weights: Weights | None, source: Source | None) -> dict[str, Any]:
@@ -253,20 +271,6 @@ def _twin(one: Path, other: Path) -> bool:
 
 def _rank(path: Path) -> int:
     return _TENSORS.index(path.suffix)
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    import torch
-
-    mapped = zipfile.is_zipfile(path)  # torch's older format cannot be mapped
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    while isinstance(state.get("state_dict"), dict):  # as trainers nest it
-        state = state["state_dict"]
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _settled(model: Any) -> Any:

@@ -24,6 +24,7 @@ LEVELS = [
         "bench.randomness",
         "bench.emoji.tokenizer",
     },
+    {"bench.base_rules", "bench.tensors"},
     {"bench.snapshot"},
     {
         "bench.checkpoint",

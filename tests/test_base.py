@@ -107,5 +107,5 @@ def test_folders_that_are_no_base_are_refused(micro_folder: Path, tmp_path: Path
     (copy / "manifest.json").unlink()
     config = copy / "scheduler/scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "sample"}))
-    with pytest.raises(BenchError, match="predicts 'sample'"):
+    with pytest.raises(BenchError, match="prediction_type.* got 'sample'"):
         load_base(copy)

@@ -15,7 +15,7 @@ from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, mirrored, prepare
 from bench.randomness import TOLERANCES, derangement, generator, initial_noise
-from bench.sample import build_scheduler, sample_images, sample_latents
+from bench.sample import build_scheduler, sample_images, sample_latents, sample_to_folder
 from bench.suites import Sampler, Training
 from bench.tasks import find_task
 from bench.train import draw_batch, learning_rate_factor, train, training_loss
@@ -200,6 +200,24 @@ def test_shuffled_samples_get_the_condition_they_are_said_to(micro_base: Base, d
     got = np.concatenate([pixels for _, pixels in parts])
     assert np.abs(got - wanted.permute(0, 2, 3, 1).numpy()).max() < 2e-3
     assert len(set(means.tolist())) == len(data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_stop_and_leave_nothing(
+    micro_base: Base, data: Prepared, tmp_path: Path, value: float
+) -> None:
+    class Broken:
+        def encode(self, condition: torch.Tensor) -> None:
+            return None
+
+        def __call__(self, z: torch.Tensor, t: torch.Tensor, text: Any, features: Any) -> Any:
+            return torch.full((len(text), *z.shape), value)
+
+    with pytest.raises(BenchError, match="not finite"):
+        sample_to_folder(
+            Broken(), tmp_path, base=micro_base, data=data, sampler=Sampler(steps=2), seed=0, batch=4
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(

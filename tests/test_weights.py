@@ -28,7 +28,7 @@ from bench.content import sha256_file
 from bench.data.openmoji import OpenMoji64
 from bench.tasks import find_task
 from bench.types import BenchError
-from bench.weights import Source, Weights, open_source, shown
+from bench.weights import Source, Weights, load_into, open_source, shown
 from bps import BPSAdapter, SteeredUNet
 from tests.loading import TASK, Evil, built, eps, inputs, load, other_base, saved, source
 
@@ -248,3 +248,43 @@ def test_a_revision_in_a_hub_cache_has_the_repositorys_name(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     (folder / "x.safetensors").write_bytes(b"x")
     assert Source(folder).name == "someone--scribble@01234567"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_are_not_finite_are_refused_when_loaded(
+    name: str, micro_base: Base, tmp_path: Path
+) -> None:
+    saved(name, micro_base, tmp_path)
+    file = sorted(tmp_path.glob("*.safetensors"))[-1]
+    state = load_file(file)
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    save_file(state, file)
+    given = source(tmp_path, name)
+    with pytest.raises(BenchError, match="not finite"):
+        load_into(built(name, micro_base, seed=5), method=cli._method(name), source=given)
+
+
+def test_a_light_adapter_gives_one_feature_map_a_level(micro_base: Base, tmp_path: Path) -> None:
+    """Its widths are one fewer than the levels: the last block has the width of the one before."""
+    for folder, widths in (("light", [32, 32, 32]), ("more", [32, 32, 32, 32])):
+        torch.manual_seed(0)
+        adapter = T2IAdapter(1, widths, num_res_blocks=4, downscale_factor=4, adapter_type="light_adapter")
+        adapter.save_pretrained(tmp_path / folder)
+    fresh = built("t2i-adapter", micro_base)
+    before = eps(fresh, micro_base)
+    load(fresh, tmp_path / "light", "t2i-adapter")
+    assert not torch.allclose(before, eps(fresh, micro_base), atol=1e-4)
+    with pytest.raises(BenchError, match="widths"):
+        load(fresh, tmp_path / "more", "t2i-adapter")
+
+
+def test_weights_in_pickles_are_no_reason_for_words_of_errors(
+    micro_base: Base, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved("controlnet", micro_base, tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    capfd.readouterr()
+    load(built("controlnet", micro_base), tmp_path, "controlnet")
+    assert "error" not in "".join(capfd.readouterr()).lower()

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import cli
 from bench.base import Base
 from bench.tasks import find_task
 from bench.types import BenchError
+from bench.weights import load_into
 from bps.release import ADAPTER, UNET, split_release_checkpoint
-from tests.loading import Evil, built, load, other_base
+from tests.loading import Evil, built, load, other_base, source
 
 GOLDEN = Path(__file__).parent / "bps" / "golden"
 
@@ -131,3 +133,12 @@ def test_a_release_checkpoint_that_cannot_be_is_refused(sd15_base: Base, tmp_pat
     refused("Missing: res_weights.3")
     with pytest.raises(ValueError, match="no name begins with 'model.diffusion_model.control_model.'"):
         split_release_checkpoint({unet_name: kept}, unet_config=sd15_base.unet.config)
+
+
+def test_tensors_of_odd_shapes_are_an_error_of_the_project(sd15_base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "bps.ckpt"
+    state = checkpoint(sd15_base.unet, path)
+    for name, odd in (("res_weights.1", torch.ones(2)), ("input_blocks.0.weight", torch.ones(()))):
+        torch.save({**state, f"{ADAPTER}{name}": odd}, path)
+        with pytest.raises(BenchError, match="does not fit method bps"):
+            load_into(built("bps", sd15_base), method=cli._method("bps"), source=source(path, "bps"))
