@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     from bench.base import Base
     from bench.types import Task
 
+OWN_LOOP = """\
+pipe = StableDiffusionPipeline.from_pretrained(
+    "{base}", unet=unet, safety_checker=None, feature_extractor=None, dtype=torch.float32)
+# a loop of its own, since no pipeline feeds a condition
+prompt, empty = pipe.encode_prompt("{prompt}", pipe.device, 1, True)
+seen = torch.nn.functional.pixel_unshuffle(condition, {downscale})
+pipe.scheduler.set_timesteps({steps})
+latents = torch.randn(1, 4, *seen.shape[2:]) * pipe.scheduler.init_noise_sigma
+with torch.no_grad():
+    for t in pipe.scheduler.timesteps:
+        rows = torch.cat([pipe.scheduler.scale_model_input(latents, t), seen], dim=1)
+        plain, told = unet(rows.repeat(2, 1, 1, 1), t, torch.cat([empty, prompt])).sample.chunk(2)
+        latents = pipe.scheduler.step(plain + {guidance} * (told - plain), t, latents).prev_sample
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+image = pipe.image_processor.postprocess(pixels)[0]
+"""
+"""How to draw with a UNet that reads latents and condition together, as lines of an Exchange."""
+
 
 class ConcatDenoiser(torch.nn.Module):
     """A copy of the base's UNet that takes latents and condition together.

@@ -31,13 +31,13 @@ EXCHANGE = Exchange(
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 net = ControlNetModel.from_pretrained("{folder}")
 pipe = StableDiffusionControlNetPipeline.from_pretrained(
-    "{base}", controlnet=net, torch_dtype=torch.float32)
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+    "{base}", controlnet=net, safety_checker=None, feature_extractor=None, dtype=torch.float32)
+image = pipe("{prompt}", image=condition, {sampling}).images[0]
 """,
     whole="""\
 from diffusers import StableDiffusionControlNetPipeline
 pipe = StableDiffusionControlNetPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+image = pipe("{prompt}", image=condition, {sampling}).images[0]
 """,
 )
 

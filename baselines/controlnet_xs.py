@@ -30,14 +30,14 @@ EXCHANGE = Exchange(
 from diffusers import ControlNetXSAdapter, StableDiffusionControlNetXSPipeline
 net = ControlNetXSAdapter.from_pretrained("{folder}")
 pipe = StableDiffusionControlNetXSPipeline.from_pretrained(
-    "{base}", controlnet=net, torch_dtype=torch.float32)
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+    "{base}", controlnet=net, safety_checker=None, feature_extractor=None, dtype=torch.float32)
+image = pipe("{prompt}", image=condition, {sampling}).images[0]
 # diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
 """,
     whole="""\
 from diffusers import StableDiffusionControlNetXSPipeline
 pipe = StableDiffusionControlNetXSPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
+image = pipe("{prompt}", image=condition, {sampling}).images[0]
 # diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
 """,
 )

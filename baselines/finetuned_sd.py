@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel
 
-from baselines.concat import ConcatDenoiser, put_input, widened
+from baselines.concat import OWN_LOOP, ConcatDenoiser, put_input, widened
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -20,19 +20,15 @@ EXCHANGE = Exchange(
     classes={"unet": ("diffusers", "UNet2DConditionModel")},
     pipeline="StableDiffusionPipeline",
     usage="""\
-from diffusers import UNet2DConditionModel
-from torch.nn.functional import pixel_unshuffle
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 unet = UNet2DConditionModel.from_pretrained("{folder}")
-# in a loop of your own, since no pipeline feeds a condition; condition [B,{channels},H,W] in [0, 1]:
-eps = unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
-""",
+"""
+    + OWN_LOOP,
     whole="""\
-from diffusers import StableDiffusionPipeline
-from torch.nn.functional import pixel_unshuffle
-pipe = StableDiffusionPipeline.from_pretrained("{folder}")  # its parts; its own call feeds no condition
-# in a loop of your own; condition [B,{channels},H,W] in [0, 1]:
-eps = pipe.unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
-""",
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
+"""
+    + OWN_LOOP.replace("{base}", "{folder}"),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 
-from baselines.concat import ConcatDenoiser, put_input, wide_input
+from baselines.concat import OWN_LOOP, ConcatDenoiser, put_input, wide_input
 from baselines.inputs import like_base
 from bench.types import BenchError, Exchange
 
@@ -21,25 +21,20 @@ if TYPE_CHECKING:
 
 FACTORS, INPUT = "pytorch_lora_weights.safetensors", "conv_in.safetensors"
 _LOADED = """\
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 unet = UNet2DConditionModel.from_pretrained(
     "{base}", subfolder="unet", in_channels={inputs}, low_cpu_mem_usage=False,
     ignore_mismatched_sizes=True)
 unet.conv_in.load_state_dict(load_file("{folder}/conv_in.safetensors"))
 unet.load_lora_adapter("{folder}", prefix=None, weight_name="pytorch_lora_weights.safetensors")
-# in a loop of your own, since no pipeline feeds a condition; condition [B,{channels},H,W] in [0, 1]:
-eps = unet(torch.cat([latents, pixel_unshuffle(condition, {downscale})], dim=1), t, text).sample
-"""
-_IMPORTS = """\
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
-from torch.nn.functional import pixel_unshuffle
 """
 EXCHANGE = Exchange(
     parts=("lora",),
     classes={},
     pipeline="StableDiffusionPipeline",
-    usage=_IMPORTS + _LOADED,
-    whole=_IMPORTS + _LOADED.replace("{folder}", "{folder}/lora").replace("{base}", "{folder}"),
+    usage=_LOADED + OWN_LOOP,
+    whole=(_LOADED.replace("{folder}", "{folder}/lora") + OWN_LOOP).replace("{base}", "{folder}"),
 )
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -19,22 +19,30 @@ if TYPE_CHECKING:
     from bench.types import Task
     from bench.weights import Source
 
+_DRAWN = """\
+with adapted(pipe.unet, adapter(condition)):
+    image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]
+# StableDiffusionAdapterPipeline does the same where all of the UNet's blocks but the last have attention
+"""
 EXCHANGE = Exchange(
     parts=("adapter",),
     classes={"adapter": ("diffusers", "T2IAdapter")},
     pipeline="StableDiffusionAdapterPipeline",
     usage="""\
-from diffusers import StableDiffusionAdapterPipeline, T2IAdapter
+from baselines.t2i_adapter import adapted  # of BPS-Bench
+from diffusers import StableDiffusionPipeline, T2IAdapter
 adapter = T2IAdapter.from_pretrained("{folder}")
-pipe = StableDiffusionAdapterPipeline.from_pretrained(
-    "{base}", adapter=adapter, torch_dtype=torch.float32)
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
-""",
+pipe = StableDiffusionPipeline.from_pretrained(
+    "{base}", safety_checker=None, feature_extractor=None, dtype=torch.float32)
+"""
+    + _DRAWN,
     whole="""\
-from diffusers import StableDiffusionAdapterPipeline
-pipe = StableDiffusionAdapterPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition).images[0]  # condition: [1,{channels},H,W] in [0, 1]
-""",
+from baselines.t2i_adapter import adapted  # of BPS-Bench
+from diffusers import StableDiffusionAdapterPipeline, StableDiffusionPipeline
+whole = StableDiffusionAdapterPipeline.from_pretrained("{folder}").components
+adapter, pipe = whole.pop("adapter"), StableDiffusionPipeline(**whole, requires_safety_checker=False)
+"""
+    + _DRAWN,
 )
 KINDS = ("full_adapter", "light_adapter")
 TIMESTEPS = ("uniform", "cubic")

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.artifacts import load_weights
 from bench.base import Base, load_base
+from bench.base_rules import LATENT_CHANNELS
 from bench.checkpoint import Trainable
 from bench.content import atomic_write, read_json, write_json
 from bench.record import RECORD_FILE, RunRecord, load_record
@@ -122,15 +123,6 @@ def _write(
         _write_base(out, base, exchange)
     _drop_paths(out)
     licence = licence_notes(record, base)
-    inputs = 4 + task.channels * base.downscale**2
-    usage = (exchange.whole if whole else exchange.usage).format(
-        folder="DIR",
-        base="BASE",
-        prompt="your prompt",
-        channels=task.channels,
-        downscale=base.downscale,
-        inputs=inputs,
-    )
     about = About(
         title=method.title,
         source=method.source,
@@ -138,11 +130,34 @@ def _write(
         whole=whole,
         licence=licence,
         condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
-        usage=f"{usage}# DIR: this folder" + ("" if whole else f"; BASE: {base.name}") + "\n",
+        usage=_usage(exchange.whole if whole else exchange.usage, record, base=base, task=task)
+        + ("# DIR: this folder" if whole else f"# DIR: this folder; BASE: {base.name}")
+        + "\n",
     )
     atomic_write(out / CARD, model_card(record, about).encode())
     atomic_write(out / LICENCE_FILE, ("# Licence\n" + _items(licence)).encode())
     write_json(out / RECORD_FILE, dataclasses.asdict(record))
+
+
+def _usage(lines: str, record: RunRecord, *, base: Base, task: Task) -> str:
+    """Return a program that draws an image as the run drew its samples."""
+    sampler = record.protocol.get("sampler", {})
+    size = base.unet.config["sample_size"] * base.downscale
+    steps, guidance = sampler.get("steps", 50), sampler.get("guidance", 7.5)
+    filled = lines.format(
+        folder="DIR",
+        base="BASE",
+        prompt="your prompt",
+        channels=task.channels,
+        downscale=base.downscale,
+        inputs=LATENT_CHANNELS + task.channels * base.downscale**2,
+        size=size,
+        steps=steps,
+        guidance=guidance,
+        sampling=f"num_inference_steps={steps}, guidance_scale={guidance}",
+    )
+    shape = f"1, {task.channels}, {size}, {size}"
+    return f"import torch\ncondition = torch.zeros({shape})  # yours, in [0, 1]\n{filled}"
 
 
 def licence_notes(record: RunRecord, base: Base) -> list[str]:

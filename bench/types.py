@@ -117,8 +117,10 @@ class Exchange:
 
     parts: names that a pipeline gives to them, the method's own first. classes: name -> class, where
     the class is the method's. pipeline: the class that samples with them, "StableDiffusionPipeline"
-    where there is none of its own. usage: lines of Python that load them, {folder} and {base} to fill
-    in; whole: the same for a folder that holds the base too.
+    where there is none of its own. usage: lines of Python that load them and draw an `image` from a
+    `condition`, with torch imported, to be filled in: {folder}, {base}, {prompt}, {channels} of the
+    condition, {downscale}, {inputs} that a UNet then has, {size} in pixels, {steps}, {guidance} and both
+    as {sampling} of a pipeline; whole: the same for a folder that holds the base too.
     """
 
     parts: tuple[str, ...]

@@ -32,13 +32,14 @@ EXCHANGE = Exchange(
     usage="""\
 from bps import BPSAdapter, StableDiffusionBPSPipeline
 adapter = BPSAdapter.from_pretrained("{folder}")
-pipe = StableDiffusionBPSPipeline.from_pretrained("{base}", adapter=adapter, torch_dtype=torch.float32)
-image = pipe("{prompt}", image=condition).images[0]  # condition: PIL, array or [1,{channels},H,W] in [0, 1]
+pipe = StableDiffusionBPSPipeline.from_pretrained(
+    "{base}", adapter=adapter, safety_checker=None, feature_extractor=None, dtype=torch.float32)
+image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too
 """,
     whole="""\
 from bps import StableDiffusionBPSPipeline
 pipe = StableDiffusionBPSPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition).images[0]  # condition: PIL, array or [1,{channels},H,W] in [0, 1]
+image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too
 """,
 )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from baselines.inputs import embedding_widths
 from bench.checkpoint import Trainable
 from bench.commands import Request, make_run
 from bench.content import sha256_file
+from bench.random_base import write_random_base
 from bench.record import load_record
+from bench.report.card import About, model_card
 from bench.report.names import command_line
 from bench.tasks import find_task
 from bench.weights import Weights, open_source
@@ -273,6 +277,66 @@ def test_the_card_is_filled_from_the_record(exported: Any) -> None:
     assert json.loads((weights / "record.json").read_text())["run_id"] == record.run_id
     assert "MIT" in (weights / "LICENSE.md").read_text()
     assert str(folder.parent) not in card
+
+
+def drawn_by_code(page: Path, tmp_path: Path, *, base: Path, folder: Path) -> dict[str, Any]:
+    """Execute a page's Python as a reader would who puts in two paths; return the names it defines.
+
+    The base names a safety checker, as the published ones do, and does not hold it.
+    """
+    named = tmp_path / "named"
+    if not named.exists():
+        shutil.copytree(base, named)
+        index = json.loads((named / "model_index.json").read_text())
+        checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+        (named / "model_index.json").write_text(json.dumps({**index, **checker}))
+    found: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        filled = code.replace('"BASE"', repr(str(named))).replace('"DIR', f'"{folder}')
+        found = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*(is|are) deprecated")
+            exec(compile(filled, page.name, "exec"), found)
+    return found
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cards_code_draws_an_image(
+    exported: Any, micro_folder: Path, tmp_path: Path, method: str, whole: bool
+) -> None:
+    run_folder, folder = exported(method)
+    if whole:
+        folder = tmp_path / "whole"
+        bench("export", run_folder, folder, "--base", micro_folder, "--with-base")
+    found = drawn_by_code(folder / "README.md", tmp_path, base=micro_folder, folder=folder)
+    assert found["image"].size == (64, 64) and found["condition"].shape == (1, 1, 64, 64)
+
+
+def test_the_readmes_code_runs(tmp_path: Path) -> None:
+    base = write_random_base(tmp_path / "base", width=32, size=512)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(base, subfolder="unet")
+    BPSAdapter.from_unet(unet, condition_channels=1, downscale_factor=8).save_pretrained(tmp_path / "bps")
+    page = tmp_path / "short.md"  # of fewer steps
+    readme = (Path(cli.__file__).parent / "README.md").read_text()
+    page.write_text(readme.replace("image=sketch)", "image=sketch, num_inference_steps=1)"))
+    found = drawn_by_code(page, tmp_path, base=base, folder=tmp_path / "bps")
+    assert found["image"].size == (512, 512)
+
+
+def test_a_card_names_a_base_of_the_hub_alone(exported: Any) -> None:
+    folder, weights = exported("bps")
+    assert "base_model" not in (weights / "README.md").read_text()
+    about = About(
+        title="BPS",
+        source="",
+        base=f"somebody/sd@{'0' * 40}",
+        whole=False,
+        licence=(),
+        usage="",
+        condition="",
+    )
+    assert "\nbase_model: somebody/sd\n" in model_card(load_record(folder), about)
 
 
 def disc(size: int = 64) -> np.ndarray:

@@ -31,8 +31,7 @@ license: other
 license_name: see-license-file
 license_link: {licence}
 library_name: diffusers
-base_model: {base}
-tags: [bps-bench, {method}, {task}]
+{base}tags: [bps-bench, {method}, {task}]
 ---
 """
 
@@ -56,7 +55,9 @@ class About:
 
 def model_card(record: RunRecord, about: About) -> str:
     """Return README.md of a folder with the weights of a run, ending in a newline."""
-    front = _FRONT.format(licence=LICENCE_FILE, base=about.base, method=record.method, task=record.task)
+    hub, _, _ = about.base.partition("@")
+    base = f"base_model: {hub}\n" if "/" in hub else ""  # a folder's name is no model of the hub
+    front = _FRONT.format(licence=LICENCE_FILE, base=base, method=record.method, task=record.task)
     sections = {
         f"{about.title}: {record.task} → image": _what(record, about),
         "Use": f"```python\n{about.usage}```",
