@@ -19,7 +19,7 @@ from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
 from bench.suites import Sampler
-from bench.types import Dataset, unknown
+from bench.types import BenchError, Dataset, unknown
 
 if TYPE_CHECKING:
     import torch
