@@ -141,6 +141,7 @@ def _first(error: ValidationError) -> str:
         return f"{place}: {str(found['ctx']['error']).rstrip('.')}"
     said = found["msg"].replace("Input should be", "must be").replace("a valid dictionary", "an object")
     said = re.sub(r"a dictionary or an instance of \w+", "an object", said)
+    said = said.replace("a valid tuple", "a list")
     return f"{place} {said}, got {shown(found['input'])}"
 
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from bench.study.key import Key
-from bench.study.strict import code, fields, load_strict, shown
+from annotated_types import Le
+from pydantic import StringConstraints
+
+from bench.strict import Amount, Code, FromFile, Text, Whole, shown
+from bench.study.key import Key, Short, read_marked
 from bench.types import BenchError
 
 FORMAT = "bps-bench study answers"
 VERSION = 1
 MOST_BYTES = 2_000_000
 LEFT, RIGHT, SAME = "left", "right", "same"
-_RATER = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(FromFile):
     """One judgement: the codes that stood left and right, what was asked, and what was said."""
 
-    question: str
-    left: str
-    right: str
-    asked: str
-    answer: str
-    seconds: float
+    question: Code
+    left: Code
+    right: Code
+    asked: Short
+    answer: Literal["left", "right", "same"]
+    seconds: Annotated[Amount, Le(1e6)]
 
     @property
     def preferred(self) -> str | None:
@@ -62,72 +62,46 @@ def read_answers(paths: Sequence[Path], *, key: Key) -> list[Answers]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _AnswersFile(FromFile):
+    format: Text
+    version: Whole
+    study: Short
+    rater: Annotated[Short, StringConstraints(pattern="^[0-9a-f]{16}$")]
+    started: Short | None
+    finished: Short | None
+    answers: tuple[Answer, ...]
+
+
 def _read(path: Path, key: Key) -> Answers:
-    raw = load_strict(path, most_bytes=MOST_BYTES)
-    if isinstance(raw, dict) and raw.get("format") != FORMAT:
+    remedy = "Name the files that people downloaded from the page."
+    raw = read_marked(path, _AnswersFile, marks=(FORMAT, VERSION), most_bytes=MOST_BYTES, remedy=remedy)
+    if raw.study != key.study:
         raise BenchError(
-            f"{path} holds no answers of a study (format {shown(raw.get('format'))}). Name the files "
-            "that people downloaded from the page."
+            f"{path} answers study {shown(raw.study)}; the key is that of {key.study} ({key.title})."
         )
-    text = (str, type(None))
-    raw = fields(
-        raw,
-        str(path),
-        kinds={
-            "format": str,
-            "version": int,
-            "study": str,
-            "rater": str,
-            "started": text,
-            "finished": text,
-            "answers": list,
-        },
-    )
-    if raw["version"] != VERSION:
-        raise BenchError(f"{path} has version {raw['version']}; this program reads {VERSION}.")
-    if raw["study"] != key.study:
-        raise BenchError(
-            f"{path} answers study {shown(raw['study'])}; the key is that of {key.study} ({key.title})."
-        )
-    if not _RATER.fullmatch(raw["rater"]):
-        raise BenchError(f"{path}: 'rater' must be 16 hexadecimal digits, got {shown(raw['rater'])}.")
     most = len(key.questions) * len(key.aspects)
-    if len(raw["answers"]) > most:
-        raise BenchError(f"{path} holds {len(raw['answers'])} answers; the study asks {most}.")
-    answers = [_answer(a, f"{path}: answer {i + 1}", key) for i, a in enumerate(raw["answers"])]
-    if not answers:
+    if len(raw.answers) > most:
+        raise BenchError(f"{path} holds {len(raw.answers)} answers; the study asks {most}.")
+    if not raw.answers:
         raise BenchError(f"{path} holds no answer. Leave the file out.")
-    _check_once(answers, path)
-    return Answers(path=path, rater=raw["rater"], answers=tuple(answers))
+    for number, answer in enumerate(raw.answers, 1):
+        _check_answer(answer, f"{path}: answer {number}", key)
+    _check_once(raw.answers, path)
+    return Answers(path=path, rater=raw.rater, answers=raw.answers)
 
 
-def _answer(raw: Any, where: str, key: Key) -> Answer:
-    raw = fields(
-        raw,
-        where,
-        kinds={
-            "question": str,
-            "left": str,
-            "right": str,
-            "asked": str,
-            "answer": str,
-            "seconds": (int, float),
-        },
-    )
-    question = key.questions.get(code(raw["question"], f"{where}: question"))
+def _check_answer(answer: Answer, where: str, key: Key) -> None:
+    question = key.questions.get(answer.question)
     if question is None:
-        raise BenchError(f"{where}: the study has no question {raw['question']}.")
-    if {raw["left"], raw["right"]} != set(question.sides):
+        raise BenchError(f"{where}: the study has no question {answer.question}.")
+    if {answer.left, answer.right} != set(question.sides):
         raise BenchError(
-            f"{where}: question {raw['question']} shows {' and '.join(question.sides)}, not "
-            f"{shown(raw['left'])} and {shown(raw['right'])}."
+            f"{where}: question {answer.question} shows {' and '.join(question.sides)}, not "
+            f"{shown(answer.left)} and {shown(answer.right)}."
         )
-    for name, allowed in (("asked", key.aspects), ("answer", (LEFT, RIGHT, SAME))):
-        if raw[name] not in allowed:
-            raise BenchError(f"{where}: '{name}' must be of {', '.join(allowed)}, got {shown(raw[name])}.")
-    if not 0 <= raw["seconds"] <= 1e6 or not math.isfinite(raw["seconds"]):
-        raise BenchError(f"{where}: 'seconds' must be in 0 to 1e6, got {shown(raw['seconds'])}.")
-    return Answer(**raw)
+    if answer.asked not in key.aspects:
+        raise BenchError(f"{where}: 'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}.")
 
 
 def _check_once(answers: Sequence[Answer], path: Path) -> None:

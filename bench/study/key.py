@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from bench.content import write_json
+from annotated_types import MaxLen, MinLen
+
+from bench.content import read_json, write_json
+from bench.strict import Code, Count, Flag, FromFile, Text, Whole, Word, shown, validated
 from bench.study.design import NOISE, OTHER, TARGET
-from bench.study.strict import code, fields, load_strict, shown
 from bench.types import BenchError
 
 FORMAT = "bps-bench study key"
 VERSION = 1
 MOST_BYTES = 32_000_000
+MOST_TEXT = 500
+Short = Annotated[Text, MaxLen(MOST_TEXT)]
 FIDELITY, QUALITY = "fidelity", "quality"
 ASPECTS = (FIDELITY, QUALITY)
 _CHECKED = {OTHER: (FIDELITY,), NOISE: ASPECTS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyQuestion:
+class KeyQuestion(FromFile):
     """item: its id; sides: code of a picture -> method, or what stands there in a check."""
 
-    item: str
-    sides: Mapping[str, str]
-    check: bool
+    item: Short
+    sides: Annotated[Mapping[Code, Short], MinLen(2), MaxLen(2)]
+    check: Flag
 
     def checks(self, aspect: str) -> bool:
         """Whether an answer about this aspect tells if somebody is looking.
@@ -74,64 +78,46 @@ def write_key(path: Path, key: Key) -> None:
     write_json(path, value)
 
 
+def read_marked(path: Path, kind: Any, *, marks: tuple[str, int], most_bytes: int, remedy: str) -> Any:
+    """Read a study's file of a type, whose "format" and "version" are marks; BenchError otherwise."""
+    raw = read_json(path, most_bytes=most_bytes, remedy=remedy)
+    if isinstance(raw, dict) and raw.get("format") != marks[0]:
+        raise BenchError(f"{path} is no {marks[0]} (its format: {shown(raw.get('format'))}). {remedy}")
+    if isinstance(raw, dict) and raw.get("version") != marks[1]:
+        raise BenchError(f"{path} has version {shown(raw.get('version'))}; this program reads {marks[1]}.")
+    return validated(raw, kind, path, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeyFile(FromFile):
+    format: Text
+    version: Whole
+    study: Code
+    title: Short
+    suite: Word
+    task: Word
+    protocol: Short
+    seed: Count
+    aspects: Annotated[tuple[Literal["fidelity", "quality"], ...], MinLen(1)]
+    methods: Annotated[tuple[tuple[Short, Short], ...], MinLen(2)]
+    questions: Mapping[Code, KeyQuestion]
+
+
 def read_key(path: Path) -> Key:
     """Read and validate a key; BenchError for anything that is not one."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "format": str,
-        "version": int,
-        "study": str,
-        "title": str,
-        "suite": str,
-        "task": str,
-        "protocol": str,
-        "seed": int,
-        "aspects": list,
-        "methods": list,
-        "questions": dict,
-    }
-    raw = load_strict(path, most_bytes=MOST_BYTES)
-    if isinstance(raw, dict) and raw.get("format") != FORMAT:
-        raise BenchError(
-            f"{path} is not the key of a study (format {shown(raw.get('format'))}). `bench study make`"
-            " wrote the key beside the page, by default as key.json."
-        )
-    raw = fields(raw, str(path), kinds=kinds)
-    if raw["version"] != VERSION:
-        raise BenchError(f"{path} has version {raw['version']}; this program reads {VERSION}.")
-    methods = _methods(raw["methods"], path)
-    aspects = tuple(raw["aspects"])
-    if not aspects or len(set(aspects)) < len(aspects) or not set(aspects) <= set(ASPECTS):
-        raise BenchError(f"{path}: 'aspects' must be of {', '.join(ASPECTS)}, got {shown(aspects)}.")
-    questions = {
-        code(name, f"{path}: question"): _question(q, f"{path}: question {name}", methods)
-        for name, q in raw["questions"].items()
-    }
-    plain = {n: raw[n] for n in ("title", "suite", "task", "protocol", "seed")}
-    return Key(
-        study=code(raw["study"], f"{path}: study"),
-        aspects=aspects,
-        methods=methods,
-        questions=questions,
-        **plain,
-    )
+    remedy = "`bench study make` writes the key beside the page, by default as key.json."
+    found = read_marked(path, _KeyFile, marks=(FORMAT, VERSION), most_bytes=MOST_BYTES, remedy=remedy)
+    methods = dict(found.methods)
+    if len(methods) < len(found.methods) or len(set(found.aspects)) < len(found.aspects):
+        raise BenchError(f"{path}: 'methods' and 'aspects' must name each once. {remedy}")
+    for name, question in found.questions.items():
+        _check_sides(question, f"{path}: question {name}", methods)
+    plain = {n: getattr(found, n) for n in ("study", "title", "suite", "task", "protocol", "seed", "aspects")}
+    return Key(methods=methods, questions=found.questions, **plain)
 
 
-def _methods(raw: Sequence[Any], path: Path) -> dict[str, str]:
-    for pair in raw:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
-            raise BenchError(f"{path}: 'methods' must be pairs of name and run, got {shown(pair)}.")
-    methods = dict(raw)
-    if len(methods) < max(2, len(raw)):
-        raise BenchError(f"{path}: 'methods' must be at least two different names.")
-    return methods
-
-
-def _question(raw: Any, where: str, methods: Mapping[str, str]) -> KeyQuestion:
-    raw = fields(raw, where, kinds={"item": str, "sides": dict, "check": bool})
-    sides = {code(c, f"{where}: side"): name for c, name in raw["sides"].items()}
-    names = list(sides.values())
-    known = (TARGET, OTHER, NOISE) if raw["check"] else tuple(methods)
-    right = len(names) == 2 and all(isinstance(n, str) and n in known for n in names)
-    if not right or names[0] == names[1] or (raw["check"] and TARGET not in names):
-        raise BenchError(f"{where}: two different sides of {', '.join(known)}, got {shown(names)}.")
-    return KeyQuestion(item=raw["item"], sides=sides, check=raw["check"])
+def _check_sides(question: KeyQuestion, where: str, methods: Mapping[str, str]) -> None:
+    names = set(question.sides.values())
+    known = (TARGET, OTHER, NOISE) if question.check else tuple(methods)
+    if len(names) < 2 or not names <= set(known) or (question.check and TARGET not in names):
+        raise BenchError(f"{where}: two different sides of {', '.join(known)}, got {shown(sorted(names))}.")
