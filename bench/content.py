@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.strict import parse_json, validated
+from bench.strict import check_name, parse_json, validated
 from bench.types import BenchError
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
@@ -27,7 +27,6 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _KINDS = "biufcSU"  # of array elements: numbers and texts
 _UNPACKED = 100  # times its own size that an archive may hold; the shipped ones hold 13 times theirs
 _SMALL = 1 << 24  # bytes that any archive may hold
-_LONGEST_NAME = 200
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -211,23 +210,16 @@ def check_array(array: np.ndarray, name: str, *, dtype: type, shape: tuple[int |
         )
 
 
-def check_name(name: Any, what: str) -> str:
-    """Return a name from outside that may become a file's; BenchError for any other value.
-
-    Allowed: up to 200 printable characters without a slash or backslash, and no leading dot.
-    """
-    plain = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()
-    if not plain or name.startswith(".") or set("/\\") & set(name):
-        raise BenchError(
-            f"{what} {ascii(name)[:60]} is not a plain file name. Allowed: up to {_LONGEST_NAME} printable "
-            "characters, no leading dot, no slash. Restore the file that says it, or make it anew."
-        )
-    return str(name)
+def check_offsets(offsets: np.ndarray, *, items: int, rows: int) -> None:
+    """Raise BenchError unless offsets [N+1] cut so many rows into those of N items, in order."""
+    fits = len(offsets) == items + 1 and offsets[0] == 0 and offsets[-1] == rows
+    if not fits or (np.diff(offsets) < 0).any():
+        raise BenchError(f"its offsets do not cut {rows} rows into those of {items} items.")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a file named from outside in a folder; BenchError as `check_name`."""
-    return folder / check_name(name, "the file name")
+    """Return the path of a file named from outside in a folder; BenchError for a name that leads out."""
+    return folder / check_name(name)
 
 
 class Cache:

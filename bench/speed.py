@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
 from bench.base import Base
 from bench.content import atomic_write, read_json, write_json
 from bench.cost import be_deterministic, libraries_bytes, peak_memory, reset_peak_memory
@@ -26,6 +29,7 @@ from bench.prepared import Prepared
 from bench.record import device_words, environment
 from bench.sample import build_scheduler
 from bench.shapes import Shape, build_base
+from bench.strict import Count, FromFile, Positive, Text
 from bench.suites import Sampler, Training
 from bench.train import training_loss
 from bench.types import Method, Task
@@ -85,35 +89,62 @@ SAMPLER = Sampler(name="ddim", steps=50, guidance=7.5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class Spread(FromFile):
     """Seconds of a step: the middle of the rounds, the least and the most."""
 
-    median: float
-    least: float
-    most: float
+    median: Positive
+    least: Positive
+    most: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(FromFile):
     """What one subject took; None where there is nothing to train or to sample.
 
     Bytes: the peak in training steps and in sampling steps, measured and, where it was planned,
     planned (of the process on a CPU, of the allocator on a GPU). Operations an image as in Footprint.
     """
 
-    name: str
-    title: str
-    parameters: int
-    trainable: int
+    name: Text
+    title: Text
+    parameters: Count
+    trainable: Count
     train: Spread | None
     sample: Spread | None
     encode: Spread | None
-    train_bytes: int | None
-    sample_bytes: int | None
-    planned_train_bytes: int | None
-    planned_sample_bytes: int | None
-    train_flops: int | None
-    sample_flops: int | None
+    train_bytes: Count | None
+    sample_bytes: Count | None
+    planned_train_bytes: Count | None
+    planned_sample_bytes: Count | None
+    train_flops: Count | None
+    sample_flops: Count | None
+
+
+@with_config(extra="allow")
+class _Machine(TypedDict):
+    processor: Text
+    threads: Count
+
+
+class _Spec(TypedDict):
+    base: Text
+    size: Count
+    task: Text
+    batch: Count
+    sampled: Count
+    precision: Text
+    execution: Mapping[Text, Any]
+    rounds: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File(FromFile):
+    """What the file of a folder holds; see `SpeedSpec.as_dict` for spec."""
+
+    machine: _Machine
+    spec: _Spec
+    command: Text
+    entries: tuple[Speed, ...]
 
 
 def measure_method(
@@ -281,10 +312,10 @@ def add_speed(folder: Path, speed: Speed, *, spec: SpeedSpec, command: str) -> l
     machine = environment(device=spec.device, threads=torch.get_num_threads())
     what = {"machine": machine, "spec": spec.as_dict(), "command": command}
     path = folder / FILE
-    found = read_json(path) if path.exists() else {}
-    alike = all(found.get(key) == what[key] for key in ("machine", "spec"))
-    others = [e for e in found.get("entries", []) if alike and e["name"] != speed.name]
-    write_json(path, {**what, "entries": [*others, asdict(speed)]})
+    found: _File | None = read_json(path, of=_File) if path.exists() else None
+    alike = found is not None and (found.machine, found.spec) == (what["machine"], what["spec"])
+    others = [e for e in found.entries if e.name != speed.name] if found is not None and alike else []
+    write_json(path, {**what, "entries": [asdict(entry) for entry in (*others, speed)]})
     atomic_write(folder / TABLE, speed_table(folder).encode())
     return [path, folder / TABLE]
 
@@ -293,11 +324,11 @@ def speed_table(folder: Path) -> str:
     """Return a folder's measurements as Markdown: times, memory, operations, share of the peak rate."""
     from bench.report.grid import Grid, Text, to_markdown
 
-    found = read_json(folder / FILE)
-    spec, machine = found["spec"], found["machine"]
+    found: _File = read_json(folder / FILE, of=_File)
+    spec, machine = found.spec, found.machine
     gpu = recognise(device_words(machine))
     peak = gpu.peak(spec["precision"]) if gpu is not None else None
-    body = tuple(tuple(Text(main=c) for c in _row(e, spec, peak)) for e in found["entries"])
+    body = tuple(tuple(Text(main=c) for c in _row(e, spec, peak)) for e in found.entries)
     table = to_markdown(Grid(header=_HEADER, body=body, caption=_NOTES))
     about = (
         f"{spec['base']} with random weights, {spec['size']} px, {spec['task']}, {spec['precision']}, "
@@ -306,7 +337,7 @@ def speed_table(folder: Path) -> str:
         "[least, most]"
     )
     more = f"; {_execution(spec)}" if spec["execution"] else ""
-    return f"{about}{more}.\n\n{table}\n    {found['command']}\n"
+    return f"{about}{more}.\n\n{table}\n    {found.command}\n"
 
 
 _HEADER = (
@@ -332,34 +363,32 @@ _NOTES = (
 )
 
 
-def _row(entry: Mapping[str, Any], spec: Mapping[str, Any], peak: float | None) -> list[str]:
-    train, flops = entry["train"], entry["train_flops"]
-    rate = flops * spec["batch"] / train["median"] if train and flops else None
+def _row(entry: Speed, spec: _Spec, peak: float | None) -> list[str]:
+    train, flops = entry.train, entry.train_flops
+    rate = flops * spec["batch"] / train.median if train and flops else None
     return [
-        entry["title"],
-        f"{entry['parameters'] / 1e6:.1f} M",
-        f"{entry['trainable'] / 1e6:.1f} M",
+        entry.title,
+        f"{entry.parameters / 1e6:.1f} M",
+        f"{entry.trainable / 1e6:.1f} M",
         _spread(train),
-        _shown(train and spec["batch"] / train["median"]),
+        _shown(spec["batch"] / train.median if train else None),
         _shown(rate and rate / 1e12),
         _shown(rate and peak and 100 * rate / peak, "%"),
-        _gib(entry["train_bytes"]),
-        _gib(entry["planned_train_bytes"]),
-        _spread(entry["sample"]),
-        _spread(entry["encode"]),
-        _gib(entry["sample_bytes"]),
-        _gib(entry["planned_sample_bytes"]),
+        _gib(entry.train_bytes),
+        _gib(entry.planned_train_bytes),
+        _spread(entry.sample),
+        _spread(entry.encode),
+        _gib(entry.sample_bytes),
+        _gib(entry.planned_sample_bytes),
     ]
 
 
-def _execution(spec: Mapping[str, Any]) -> str:
+def _execution(spec: _Spec) -> str:
     return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in spec["execution"].items())
 
 
-def _spread(spread: Mapping[str, float] | None) -> str:
-    if spread is None:
-        return "-"
-    return "{median:.3g} [{least:.3g}, {most:.3g}]".format(**spread)
+def _spread(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.median:.3g} [{spread.least:.3g}, {spread.most:.3g}]"
 
 
 def _shown(value: float | None, unit: str = "") -> str:

@@ -36,17 +36,19 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file or a pickled state dict by name, on the CPU.
 
     BenchError for a damaged file, a pickle with anything but data in it, and tensors that are not plain
-    (sparse, quantised, without contents).
+    (sparse, quantised, expanded, without contents).
     """
     try:
         found = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise BenchError(
+            f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
+        ) from error
     except Exception as error:  # the libraries raise many kinds for a damaged file
         raise _damaged(path, error) from error
     odd = [name for name, tensor in found.items() if not _is_plain(tensor)]
     if odd:
-        raise BenchError(f"{path}: {odd[0]} is no plain tensor (sparse, quantised or without contents).")
+        raise BenchError(f"{path}: {odd[0]} is no plain tensor (sparse, quantised, expanded or empty).")
     return found
 
 
@@ -85,7 +87,9 @@ def _pickled(path: Path) -> dict[str, Any]:
 def _is_plain(tensor: torch.Tensor) -> bool:
     import torch
 
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()  # else a few bytes stand for terabytes
 
 
 def _is_pointer(path: Path) -> bool:

@@ -119,12 +119,14 @@ def _key_of(folder: Path) -> str | None:
         return None
     record = load_record(folder, verify=False)
     options = dict(record.options)
-    rate = float(options.pop("learning_rate"))
-    return training_key(
-        record.protocol,
-        method=record.method,
-        options=options,
-        learning_rate=rate,
-        seed=record.seed,
-        device=str(record.environment["device"]),
-    )
+    try:
+        return training_key(
+            record.protocol,
+            method=record.method,
+            learning_rate=float(options.pop("learning_rate")),
+            options=options,
+            seed=record.seed,
+            device=str(record.environment["device"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):  # a record of something else
+        return None

@@ -5,15 +5,47 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from bench.content import atomic_write, read_json, write_json
 from bench.grid import Outcome
 from bench.record import RunRecord, made_on
+from bench.strict import Count, Flag, Number, Text
 from bench.types import BenchError
 
 CRITERION = "cosine"  # to the target, in the judge's features: paired, and not about style alone
 EVIDENCE = ("cosine", "fd", "kid", "retrieval", "mae", "clip")
+
+
+class _Value(TypedDict):
+    value: Number
+    low: Number
+    high: Number
+
+
+@with_config(extra="allow", allow_inf_nan=False)
+class _Tried(TypedDict):
+    """A trial in the evidence's file: the criterion, or the error of a run that failed."""
+
+    cosine: NotRequired[_Value]
+    error: NotRequired[Text]
+
+
+class _Tuned(TypedDict):
+    chosen: Number | None
+    at_the_edge: Flag
+    devices: NotRequired[list[Text]]
+    trials: Mapping[Text, _Tried]
+
+
+@with_config(extra="allow")
+class _Evidence(TypedDict):
+    protocol_hash: Text
+    seed: Count
+    methods: Mapping[Text, _Tuned]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,8 +137,8 @@ def write_evidence(folder: Path, found: Mapping[str, Any]) -> list[Path]:
 def _earlier(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {}
-    there = read_json(path)
-    if there.get("protocol_hash") != found["protocol_hash"] or there.get("seed") != found["seed"]:
+    there: _Evidence = read_json(path, of=_Evidence, loose=True)  # errors have line ends
+    if (there["protocol_hash"], there["seed"]) != (found["protocol_hash"], found["seed"]):
         raise BenchError(
             f"{path} holds trials of another protocol or seed. Move it away, or give another --out."
         )
@@ -140,7 +172,7 @@ def _cell(entry: Mapping[str, Any], rate: str, criterion: str) -> str:
     trial = entry["trials"].get(rate)
     if trial is None:
         return "–"
-    if "error" in trial:
+    if criterion not in trial:
         return "failed"
     v = trial[criterion]
     text = f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]"

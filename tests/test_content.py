@@ -21,7 +21,6 @@ from bench.content import (
     atomic_path,
     atomic_write,
     check_array,
-    check_name,
     digest_arrays,
     digest_json,
     inside,
@@ -234,13 +233,11 @@ def test_arrays_from_outside_have_the_type_and_shape_that_is_asked_for() -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".hidden", "../a", "/a", "a/b", "a\\b", "a\n", "\0", "\ud800", "a" * 201, 7, None]
+    "name", ["", ".", "..", "../a", "/a", "a/b", "a\\b", "a\n", "\0", "\ud800", "a" * 201]
 )
-def test_no_name_from_outside_leaves_its_folder(tmp_path: Path, name: object) -> None:
+def test_no_name_from_outside_leaves_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BenchError):
-        check_name(name, "the id")
-    with pytest.raises(BenchError):
-        inside(tmp_path, name)  # type: ignore[arg-type]
+        inside(tmp_path, name)
     assert inside(tmp_path, "1F600-fe0f é.png") == tmp_path / "1F600-fe0f é.png"
 
 

@@ -27,6 +27,7 @@ from bench.types import BenchError, Task
 from tests.test_child import foreign
 
 RUNNER = CliRunner()
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def bench_command(*words: object) -> Any:
@@ -276,6 +277,18 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     assert set(json.loads(merged[0].read_text())["methods"]) == {"bps", "z"}
     with pytest.raises(BenchError, match="another protocol"):
         write_evidence(tmp_path / "tuning", {**evidence([good]), "protocol_hash": "0"})
+
+
+@pytest.mark.parametrize("damage", [7, [], {"bps": {"trials": {}}}, {"bps": {"chosen": "x"}}])
+def test_damaged_evidence_is_refused(tmp_path: Path, damage: Any) -> None:
+    whole = json.loads((ROOT / "results" / "tuning" / "emoji-sketch.json").read_text())
+    path = tmp_path / "emoji-sketch.json"
+    path.write_text(json.dumps(whole))
+    none = {**whole, "methods": {}}
+    assert write_evidence(tmp_path, none)[0] == path and json.loads(path.read_text()) == whole
+    path.write_text(json.dumps({**whole, "methods": damage}))
+    with pytest.raises(BenchError, match="emoji-sketch.json"):
+        write_evidence(tmp_path, none)
 
 
 def test_rates_are_never_chosen_on_the_test_side(

@@ -19,6 +19,7 @@ from bench.shapes import build_base, shape_like
 from bench.speed import FILE, TABLE, speed_table
 from bench.speeds import SpeedAsk
 from bench.tasks import find_task
+from bench.types import BenchError
 from bench.yardsticks import YARDSTICKS
 
 RUNNER = CliRunner()
@@ -125,6 +126,26 @@ def test_yardsticks_train_what_they_say(name: str) -> None:
     moved = any(not torch.equal(a, b) for a, b in zip(before, base.unet.parameters(), strict=True))
     assert moved == (name == "unet-trained")
     assert made.parameters >= base.unet.num_parameters() and (made.trainable > 0) == ("backward" not in name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"entries": 1},
+        {"entries": [{"name": "bps"}]},
+        {"spec": {"base": "sd15"}},
+        {"machine": "cpu"},
+        {"machine": {"processor": 1, "threads": "two"}},
+        {"command": ["bench"]},
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    whole = json.loads((ROOT / "results" / "speed" / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps(whole))
+    assert "BPS" in speed_table(tmp_path)
+    (tmp_path / FILE).write_text(json.dumps({**whole, **damage}))
+    with pytest.raises(BenchError, match=FILE):
+        speed_table(tmp_path)
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ ODD = {
     "sparse": {"x": torch.eye(3).to_sparse()},
     "without contents": {"x": torch.ones(3, device="meta")},
     "quantised": {"x": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)},
+    "expanded": {"x": torch.ones(1).expand(1 << 40)},
     "a list": [torch.ones(1)],
     "a tensor": torch.ones(1),
     "code": {"x": Path.touch},

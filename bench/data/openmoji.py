@@ -10,13 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.content import digest_arrays, digest_json, read_json, read_npz
+from bench.content import check_array, check_offsets, digest_arrays, digest_json, read_json, read_npz
 from bench.data.splits import Splits, load_splits
+from bench.strict import check_name
 from bench.types import BenchError, Example
 
 NAME = "openmoji64"
 ASSETS = Path(__file__).resolve().parent.parent / "emoji" / "assets"
-_ARRAYS = ("ids", "captions", "images", "sketches", "classes", "boxes", "box_offsets")
+_COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {  # beside ids and captions
+    "images": (np.uint8, (None, 64, 64, 3)),
+    "sketches": (np.uint8, (None, 64, 64)),
+    "classes": (np.uint8, (None, 64, 64)),
+    "boxes": (np.uint8, (None, 5)),
+    "box_offsets": (np.int32, (None,)),
+}
 _REMEDY = (
     "Restore it from the repository, or make it anew with "
     "`python -m bench.emoji.build_openmoji --package FOLDER --out FOLDER` (see its --help)."
@@ -42,7 +49,7 @@ class OpenMoji64:
         try:
             manifest = read_json(root / f"{NAME}.manifest.json")
             arrays = read_npz(root / f"{NAME}.npz", sha256=str(manifest["sha256"]))
-            self.ids = tuple(str(item) for item in arrays["ids"])
+            self.ids = tuple(check_name(str(item)) for item in arrays["ids"])
             self.captions = tuple(str(text) for text in arrays["captions"])
             self.class_names = tuple(str(entry["name"]) for entry in manifest["classes"])
             colours = [bytes.fromhex(entry["rgb"].lstrip("#")) for entry in manifest["classes"]]
@@ -51,12 +58,18 @@ class OpenMoji64:
                 raise BenchError("the manifest's content digest is not that of the arrays.")
             self.digest = digest_json({"arrays": manifest["content_digest"], "classes": manifest["classes"]})
             self.attribution = str(manifest["attribution"])
+            for name, (dtype, shape) in _COLUMNS.items():
+                check_array(arrays[name], f"'{name}'", dtype=dtype, shape=shape)
             self.images, self.sketches, self.classes, self._boxes, self._offsets = (
-                arrays[name] for name in _ARRAYS[2:]
+                arrays[name] for name in _COLUMNS
             )
+            check_offsets(self._offsets, items=len(self.ids), rows=len(self._boxes))
+            lengths = (set(self.ids), self.captions, self.images, self.sketches, self.classes)
+            if {*map(len, lengths)} != {len(self.ids)}:
+                raise BenchError("its arrays have different lengths, or an id stands twice.")
         except BenchError as error:
             raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BenchError(f"the manifest in {root} is incomplete ({error!r}). {_REMEDY}") from (error)
         for array in (self.images, self.sketches, self.classes, self._boxes, self.palette):
             array.flags.writeable = False

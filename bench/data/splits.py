@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, check_name, digest_arrays, digest_json, read_json
+from bench.content import Cache, digest_arrays, digest_json, read_json
 from bench.data.leaks import Finding, compare, fingerprint, how_many, some, tell
 from bench.data.stored import Stored
+from bench.strict import check_name
 from bench.types import BenchError, Dataset, Example
 
 SIDES = ("train", "val", "test")
@@ -95,7 +96,7 @@ def _texts(value: Any) -> dict[str, str]:
     """Return item -> text from JSON; BenchError for another form, and for ids that are no names."""
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BenchError("items and groups must be objects of texts")
-    return {check_name(item, "the id"): text for item, text in value.items()}
+    return {check_name(item): text for item, text in value.items()}
 
 
 def splits_json(name: str, sides: Mapping[str, Mapping[str, str]], **extra: Any) -> dict[str, Any]:

@@ -22,13 +22,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from pydantic import StringConstraints, with_config
 from scipy import ndimage
+from typing_extensions import TypedDict
 
 from bench.content import digest_arrays, read_json, sha256_file, write_json, write_npz
 from bench.emoji.build_splits import make_splits
+from bench.strict import Name, Text
 from bench.types import BenchError
 
 NAME = "openmoji64"
@@ -95,6 +98,30 @@ _NO_SKETCH = "empty sketch: the line layers hold no ink"
 _NO_COLOUR = "empty colour: nothing is drawn but lines"
 
 
+_Hex = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
+_others = with_config(extra="allow")  # files of another project, of which a part is read
+
+
+@_others
+class _Colours(TypedDict):
+    colors: Sequence[_Hex]
+    skintones: Mapping[Text, Sequence[_Hex]]
+
+
+@_others
+class _Entry(TypedDict):
+    hexcode: Name
+    annotation: Text
+    group: Text
+    subgroups: Text
+    skintone: NotRequired[Any]
+
+
+@_others
+class _Package(TypedDict, total=False):
+    version: Text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """One rendered emoji: image [64,64,3], sketch [64,64], classes [64,64], all uint8."""
@@ -114,7 +141,7 @@ class Palette:
 
 def load_palette(package: Path) -> Palette:
     """Read data/color-palette.json: background, the colours, then skin and hair tones."""
-    table = read_json(package / "data" / "color-palette.json", loose=True)
+    table: _Colours = read_json(package / "data" / "color-palette.json", of=_Colours, loose=True)
     tones = [code for key in sorted(table["skintones"]) for code in table["skintones"][key]]
     codes = list(dict.fromkeys(code.lower() for code in [*table["colors"], *tones]))
     rgb = [tuple(bytes.fromhex(code[1:])) for code in codes]
@@ -213,7 +240,7 @@ def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, An
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
     kept: list[tuple[Mapping[str, Any], Drawing]] = []
     dropped: Counter[str] = Counter()
-    entries = read_json(package / "data" / "openmoji.json", loose=True)
+    entries: list[_Entry] = read_json(package / "data" / "openmoji.json", of=list[_Entry], loose=True)
     for entry in sorted(entries, key=lambda entry: entry["hexcode"]):
         reason = drop_reason(entry)
         if reason is None and entry["hexcode"] not in files:
@@ -255,7 +282,7 @@ def manifest_of(
     package: Path, palette: Palette, arrays: Mapping[str, np.ndarray], dropped: Counter[str]
 ) -> dict[str, Any]:
     """Say what the data file is, where it comes from, under which terms, and what was left out."""
-    version = read_json(package / "package.json", loose=True).get("version", "unknown")
+    version = read_json(package / "package.json", of=_Package, loose=True).get("version", "unknown")
     return {
         "schema": 1,
         "name": NAME,

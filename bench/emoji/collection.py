@@ -7,18 +7,49 @@ of the benchmark never needs it; `bench pretrain` does.
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
+from bench.content import read_json
+from bench.strict import Flag, Name, Number, Text, Whole
 from bench.types import BenchError
 
 SIZE = 64
+
+
+_MOST_BYTES = 1 << 30
+_Length = Whole | Number  # as written: it goes into the drawing's text
+
+
+@with_config(extra="allow")
+class _Icon(TypedDict):
+    body: str
+    hidden: NotRequired[Flag]
+    left: NotRequired[_Length]
+    top: NotRequired[_Length]
+    width: NotRequired[_Length]
+    height: NotRequired[_Length]
+
+
+@with_config(extra="allow")
+class _Icons(TypedDict):
+    icons: dict[Name, _Icon]
+    left: NotRequired[_Length]
+    top: NotRequired[_Length]
+    width: NotRequired[_Length]
+    height: NotRequired[_Length]
+
+
+@with_config(extra="allow")
+class _Package(TypedDict):
+    version: Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +151,9 @@ def load_icons(folder: Path) -> list[Icon]:
 def _read_family(folder: Path, family: Family) -> dict[str, str]:
     path = folder / family.package
     try:
-        version = json.loads((path / "package.json").read_text())["version"]
-        data = json.loads((path / "icons.json").read_text())
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+        version = read_json(path / "package.json", of=_Package, loose=True)["version"]
+        data: _Icons = read_json(path / "icons.json", of=_Icons, loose=True, most_bytes=_MOST_BYTES)
+    except BenchError as error:
         raise BenchError(
             f"cannot read icon family '{family.package}' in {path}: {error}. Unpack the npm package "
             f"@iconify-json/{family.package}@{family.version} there."
@@ -136,7 +167,7 @@ def _read_family(folder: Path, family: Family) -> dict[str, str]:
     return {n: _svg(i, data) for n, i in icons.items() if _keep(n, icons)}
 
 
-def _keep(name: str, icons: dict[str, Any]) -> bool:
+def _keep(name: str, icons: Mapping[str, Any]) -> bool:
     """Drop flags and those skin-tone variants whose untoned base the family also has."""
     if name.startswith("flag-") or name.endswith("flag"):
         return False
@@ -145,7 +176,7 @@ def _keep(name: str, icons: dict[str, Any]) -> bool:
     return name in _TONE_OBJECTS or _TONE.sub("", name) == name or _TONE.sub("", name) not in icons
 
 
-def _svg(icon: dict[str, Any], data: dict[str, Any]) -> str:
+def _svg(icon: _Icon, data: _Icons) -> str:
     """Wrap an Iconify body into a square SVG; non-square icons are padded, not stretched."""
     left, top = icon.get("left", data.get("left", 0)), icon.get("top", data.get("top", 0))
     width = icon.get("width", data.get("width", 16))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from bench.content import digest_json, read_json, sha256_file
 from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
+from bench.strict import Count, Name, Text
 from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -23,6 +26,12 @@ _OPEN_REMEDY = (
     "a laion/CLIP-... repository on the Hugging Face Hub) and give the file."
 )
 _STYLE = re.compile(r",\s*[^,]+\sstyle\s*$")
+
+
+@with_config(extra="allow")
+class _Manifest(TypedDict):
+    files: Mapping[Name, Text]
+    image_size: Count
 
 
 def bare_caption(caption: str) -> str:
@@ -38,19 +47,16 @@ def emoji_card(name: str, weights: Path | None) -> JudgeCard:
     folder = weights or EMOJI_CLIP
     remedy = "restore the folder, or make it: python -m bench.emoji.train_clip --help"
     try:
-        manifest = read_json(folder / "manifest.json")
-        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
-        size = int(manifest["image_size"])
-    except (BenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
+    except BenchError as error:
         raise BenchError(
             f"judge 'emoji-clip' has no valid manifest in {folder} ({error}); {remedy}"
         ) from error
+    files, size = dict(manifest["files"]), manifest["image_size"]
     missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
     if missing:
         raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
     for name, digest in sorted(files.items()):
-        if Path(name).name != name:
-            raise BenchError(f"the manifest in {folder} names '{name}', which is not a plain name")
         check_digest(folder / name, digest, remedy)
     return JudgeCard(
         name="emoji-clip",
@@ -67,7 +73,10 @@ def load_emoji(name: str, card: JudgeCard, weights: Path | None, device: str) ->
 
     folder = weights or EMOJI_CLIP
     model, preprocess = _create_open_clip(f"local-dir:{folder}", None, device)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises bare ones
+        raise BenchError(f"{folder / 'tokenizer.json'} is no tokenizer ({error}). Restore it.") from error
 
     def texts(captions: list[str]) -> torch.Tensor:
         encoded = tokenizer.encode_batch([bare_caption(caption) for caption in captions])
@@ -110,12 +119,13 @@ def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[A
 
     try:
         model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True, device=device)
+        transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     except Exception as error:
         raise BenchError(
             f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give a weight "
             "file of that model."
         ) from error
-    return model.eval(), image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    return model.eval(), transform
 
 
 def _judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,26 @@ def test_skin_and_foreground_are_classes_and_small_regions_no_boxes(package: Pat
 def test_a_wrong_package_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="npm pack openmoji"):
         build(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [
+        ("data/openmoji.json", {}),
+        ("data/openmoji.json", [{"hexcode": 1}]),
+        ("data/openmoji.json", [{**entry("../A1", "escaped")}]),
+        ("data/color-palette.json", []),
+        ("data/color-palette.json", {"colors": ["red"], "skintones": {}}),
+        ("package.json", [1]),
+    ],
+)
+def test_a_package_of_another_form_is_refused(
+    package: Path, tmp_path: Path, file: str, value: object
+) -> None:
+    shutil.copytree(package, tmp_path / "other")
+    (tmp_path / "other" / file).write_text(json.dumps(value))
+    with pytest.raises(BenchError, match=Path(file).name):
+        build(tmp_path / "other", tmp_path / "out")
 
 
 def test_the_command_line_builds_and_refuses(

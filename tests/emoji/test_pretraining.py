@@ -51,6 +51,22 @@ def test_another_version_or_a_missing_family_is_said(families: Path) -> None:
         load_icons(families)
 
 
+@pytest.mark.parametrize(
+    "icons",
+    [
+        [],
+        {"icons": {}, "width": "wide"},
+        {"icons": {"a": "<path/>"}},
+        {"icons": {"a": {"body": 7}}},
+        {"icons": {"../a": {"body": CIRCLE}}},
+    ],
+)
+def test_icons_of_another_form_are_refused(families: Path, icons: object) -> None:
+    (families / "noto" / "icons.json").write_text(json.dumps(icons))
+    with pytest.raises(BenchError, match="noto"):
+        load_icons(families)
+
+
 def test_views_are_seeded_and_the_first_is_plain(families: Path) -> None:
     pytest.importorskip("resvg_py")
     icons = load_icons(families)[:2]

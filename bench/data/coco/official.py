@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.content import check_name, sha256_file
+from bench.content import sha256_file
 from bench.data.coco import SETS, item_name
 from bench.data.leaks import how_many, some
+from bench.strict import FromFile, Text, check_name
 from bench.types import BenchError
 
 CAPTIONS, INSTANCES, PANOPTIC = "captions", "instances", "panoptic"
@@ -28,17 +29,17 @@ _IDS = range(10**12)  # in 12 digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skip:
+class Skip(FromFile):
     """Something left out: of which set, the image's id and file, and why.
 
     what: "image" where the whole item is left out, "annotation" where the item stays.
     """
 
-    set: str
-    id: str
-    file: str
-    reason: str
-    what: str = "image"
+    set: Text
+    id: Text
+    file: Text
+    reason: Text
+    what: Text = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +206,19 @@ def _rows(path: Path, value: Any, name: str, /, **fields: type | tuple[type, ...
 def _images(path: Path, value: Any) -> list[dict[str, Any]]:
     rows = _rows(path, value, "images", id=int, file_name=str, width=int, height=int)
     for row in rows:
-        check_name(row["file_name"], f"{path}: the file")
+        _plain(path, row["file_name"])
         sides = (row["width"], row["height"])
         if row["id"] not in _IDS or not 1 <= min(sides) <= max(sides) <= _MOST_PIXELS:
             raise BenchError(f"{path}: image {row['id']} of {sides} has a size or an id that cannot be.")
     return rows
+
+
+def _plain(path: Path, name: str) -> str:
+    """Return a file's name; BenchError if it leads anywhere else."""
+    try:
+        return check_name(name)
+    except BenchError as error:
+        raise BenchError(f"{path} names a picture that is not a plain file name: {error}") from error
 
 
 def _known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
@@ -251,7 +260,7 @@ def _panoptic(
         parts = _rows(path, row, "segments_info", id=int, category_id=int)
         _known(path, "class", (p["category_id"] for p in parts), ids)
         segments = {p["id"]: p["category_id"] for p in parts}
-        found[row["image_id"]] = (check_name(row["file_name"], f"{path}: the file"), segments)
+        found[row["image_id"]] = (_plain(path, row["file_name"]), segments)
     return categories, found
 
 

@@ -33,7 +33,7 @@ from bench.data.coco.dataset import Coco17
 from bench.data.coco.official import OfficialSet, Skip, needed_kinds, read_official
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import describe_sketch
-from bench.data.coco.tables import join, read_skips, read_table, write_table
+from bench.data.coco.tables import join, read_table, write_table
 from bench.data.coco.work import PARTS, PIECE, draw_pieces, pieces_of
 from bench.data.leaks import Finding, how_many
 from bench.types import BenchError
@@ -122,7 +122,7 @@ def estimate_bytes(recipe: Recipe, *, items: int) -> int:
 def report(folder: Path) -> Report:
     """Describe a prepared folder."""
     data = Coco17(folder)
-    skipped = read_skips(read_json(folder / SKIPPED), folder / SKIPPED)
+    skipped = read_json(folder / SKIPPED, of=tuple[Skip, ...])
     train, val = data.table(TRAIN).ids, data.table(VAL).ids
     found: tuple[Finding, ...] = ()
     if data.recipe.leaky or data.recipe.duplicates == "keep":

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench.content import check_array, check_name, digest_arrays, read_npz, write_npz
+from bench.content import check_array, check_offsets, digest_arrays, read_npz, write_npz
 from bench.data.coco.official import Skip
 from bench.data.likeness import GRID, shrink
 from bench.data.seen import BITS, codes_of
 from bench.data.splits import item_digest
+from bench.strict import check_name, parse_json, validated
 from bench.types import BenchError, Example
 
 _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {  # of a table: dtype, and shape of a row
@@ -122,36 +121,24 @@ def read_table(path: Path, *, sha256: str | None = None) -> tuple[Table, tuple[S
             **arrays,
         )
         _check(table, count)
-        skipped = read_skips(json.loads(texts["skipped"]), path)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        skipped = parse_json(texts["skipped"].encode(), path, remedy="")
+    except (KeyError, TypeError, ValueError) as error:
         raise BenchError(
             f"{path} is not a table of a prepared COCO ({error}). Prepare the data anew."
         ) from error
-    return table, skipped
+    return table, validated(skipped, tuple[Skip, ...], path, remedy="Prepare the data anew.")
 
 
 def _check(table: Table, count: int) -> None:
     """Raise BenchError unless the columns belong to one table of so many items, each id a name."""
     for item in table.ids:
-        check_name(item, "the id")
+        check_name(item)
     for name, (dtype, row) in _COLUMNS.items():
         check_array(getattr(table, name), f"'{name}'", dtype=dtype, shape=(None, *row))
-    lengths = (table.ids, table.captions, table.images, table.codes, set(table.ids), table.offsets[1:])
-    steps = np.diff(table.offsets)
-    fits = len(table.offsets) and table.offsets[0] == 0 and table.offsets[-1] == len(table.boxes)
-    if {*map(len, lengths)} != {count} or not fits or (steps < 0).any() or len(table.small) not in (0, count):
+    check_offsets(table.offsets, items=count, rows=len(table.boxes))
+    lengths = (table.ids, table.captions, table.images, table.codes, set(table.ids))
+    if {*map(len, lengths)} != {count} or len(table.small) not in (0, count):
         raise BenchError("its arrays have different lengths, or an id stands twice.")
-
-
-def read_skips(rows: Any, path: Path) -> tuple[Skip, ...]:
-    """Return what a file says was left out, from its JSON; BenchError for another form."""
-    fields = {field.name for field in dataclasses.fields(Skip)}
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and set(row) == fields and all(isinstance(v, str) for v in row.values())
-        for row in rows
-    ):
-        raise BenchError(f"{path}: what was left out is no list of set, id, file, reason and what.")
-    return tuple(Skip(**row) for row in rows)
 
 
 def _digests(digests: Sequence[str]) -> np.ndarray:
