@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check setup report
+.PHONY: run test test-all check setup report
 
 run: $(STAMP)
 	$(BIN)/bench run --method bps --task sketch
 
 test: $(STAMP)
 	$(PYTEST)
+
+# Every test, and 20,000 damaged files over all loaders instead of a few each.
+test-all: $(STAMP)
+	BENCH_FUZZ=20000 $(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

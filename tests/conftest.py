@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Files that take a minute or more: begun first, so that no worker ends long after the others.
 _LONG = (
+    *(("test_fuzz_files",) if "BENCH_FUZZ" in os.environ else ()),
     "test_cli",
     "test_grid",
     "test_ablations",
