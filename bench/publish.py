@@ -16,7 +16,7 @@ from bench.data.splits import Splits, digests_of, side_digest
 from bench.data.stored import compare_items, fingerprints_of, limits_of
 from bench.score import Scores
 from bench.suites import changes
-from bench.trained import ORIGIN
+from bench.trained import ORIGIN, Trained
 from bench.types import BenchError, Dataset
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         rows=metrics,
         cost=_cost(run, score_seconds=rows["samples"].seconds),
         changes=changes(spec.suite, spec.budget),
-        trained_in=read_json(run.work / "train.json").get(ORIGIN),
+        trained_in=read_json(run.work / "train.json", of=Trained).get(ORIGIN),
         environment={
             **records.environment(device=spec.device, threads=torch.get_num_threads()),
             **_execution(run),
@@ -176,7 +176,7 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
 
 def _execution(run: Run) -> dict[str, object]:
     """Say how the training's starts were carried out, unless each was one plain process."""
-    starts = read_json(run.work / "train.json").get("starts", [])
+    starts = read_json(run.work / "train.json", of=Trained).get("starts", [])
     plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in starts)
     return {} if plain else {"execution": starts}
 
@@ -185,7 +185,7 @@ def _outside(run: Run) -> records.Outside | None:
     """Return what the record says of weights from outside, None without any."""
     if run.source is None or run.spec.weights is None:
         return None
-    images = read_json(run.work / "train.json")["images"]
+    images = read_json(run.work / "train.json", of=Trained)["images"]
     return records.Outside(
         name=run.source.name,
         sha256=run.source.sha256,
@@ -227,7 +227,7 @@ def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
 
 
 def _cost(run: Run, *, score_seconds: float) -> records.Cost:
-    trained, spent = read_json(run.work / "train.json"), read_json(run.work / "cost.json")
+    trained, spent = read_json(run.work / "train.json", of=Trained), read_json(run.work / "cost.json")
     total, trainable = count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
     seconds = trained["seconds"] or None

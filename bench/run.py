@@ -30,7 +30,7 @@ from bench.spec import RunSpec, check_options, check_same, learning_rate, run_id
 from bench.suites import Protocol
 from bench.tasks import find_task
 from bench.train import TrainResult, train
-from bench.trained import ADAPTER, take_over, training_key
+from bench.trained import ADAPTER, Begun, Sampled, Trained, take_over, training_key
 from bench.types import BenchError, Dataset, Refused, Task, refusal
 from bench.weights import described, load_into, open_source, shown
 
@@ -185,7 +185,7 @@ class Run:
         path = self.work / "run.json"
         with self.processes.main_first():
             if path.exists():
-                check_same(read_json(path), wanted, self.folder)
+                check_same(read_json(path, of=Begun), wanted, self.folder)
             elif self.processes.main:
                 write_json(path, {**wanted, "started": now(), "training": self.training_key})
             else:
@@ -287,7 +287,7 @@ class Run:
             seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
             write_json(self.work / "sample.json", {"seconds_per_image": seconds})
         self.processes.wait()
-        return float(read_json(self.work / "sample.json")["seconds_per_image"])
+        return float(read_json(self.work / "sample.json", of=Sampled)["seconds_per_image"])
 
     def _ledger(self) -> Ledger:
         """Costs are those of the main process, which every other does likewise."""
@@ -324,7 +324,7 @@ class Run:
         for name, images in self._image_sets().items():
             self._stop_if_asked()
             rows[name] = evaluator.evaluate(images())
-        curve = read_json(self.work / "train.json")["curve"]
+        curve = read_json(self.work / "train.json", of=Trained)["curve"]
         items = items_json(self.eval_ids, rows, curve=curve)
         write_json(self.folder / records.ITEMS_FILE, items | self._learned())
         self._contact(self._samples("samples"))
@@ -365,7 +365,7 @@ class Run:
                 raise BenchError(
                     f"{self.work / name} is missing: train and sample first, or use `bench run`."
                 )
-        return str(read_json(self.work / "run.json")["started"])
+        return str(read_json(self.work / "run.json", of=Begun)["started"])
 
     def _real_images(self) -> np.ndarray:
         """As many real training images as there are evaluation items, the same for every run."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.record import RECORD_FILE, load_record
+from bench.strict import Amount, Count, Number, Text, Word, holding
 from bench.suites import changes
 from bench.train import CHECKPOINT, TrainResult
 from bench.types import BenchError
@@ -19,6 +23,33 @@ if TYPE_CHECKING:
 
 ADAPTER = "work/adapter.safetensors"
 ORIGIN = "trained_in"
+
+
+@with_config(extra="allow")
+class _Trained(TypedDict):
+    steps: Count
+    images: Count
+    seconds: Amount
+    dead: Count
+    curve: Sequence[tuple[Count, Number]]
+    starts: NotRequired[Sequence[Mapping[str, Any]]]
+    trained_in: NotRequired[Word]
+
+
+@with_config(extra="allow")
+class _Begun(TypedDict):
+    started: Text
+    training: NotRequired[Text]
+
+
+class _Sampled(TypedDict):
+    seconds_per_image: Amount | None
+
+
+Trained = Annotated[Mapping[str, Any], holding(_Trained)]
+Begun = Annotated[Mapping[str, Any], holding(_Begun)]
+Sampled = Annotated[Mapping[str, Any], holding(_Sampled)]
+"""What train.json, run.json and sample.json hold, which a run leaves below work/."""
 _SAME = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
 _RESAMPLE = {"guidance", "steps"}
 
@@ -69,7 +100,7 @@ def take_over(run: Run) -> TrainResult | None:
     donor = find_trained(run.spec.results, run.training_key)
     if donor is None:
         return None
-    result = read_json(donor / "work" / "train.json")
+    result = read_json(donor / "work" / "train.json", of=Trained)
     write_json(run.work / "train.json", {ORIGIN: donor.name, **result})
     atomic_write(run.folder / ADAPTER, (donor / ADAPTER).read_bytes())
     return _already(run)
@@ -82,7 +113,7 @@ def find_trained(results: Path, key: str) -> Path | None:
 
 def _already(run: Run) -> TrainResult | None:
     path = run.work / "train.json"
-    values = read_json(path) if path.exists() and (run.folder / ADAPTER).exists() else {}
+    values = read_json(path, of=Trained) if path.exists() and (run.folder / ADAPTER).exists() else {}
     if ORIGIN not in values:
         return None
     known = {field.name for field in fields(TrainResult)}  # older folders lack the newer ones
@@ -112,8 +143,9 @@ def _holds(folder: Path) -> bool:
 
 def _key_of(folder: Path) -> str | None:
     """Return a run's training key: as it was begun with or, in older folders, from its record."""
-    begun = read_json(folder / "work" / "run.json") if (folder / "work" / "run.json").exists() else {}
-    if isinstance(begun, dict) and "training" in begun:
+    path = folder / "work" / "run.json"
+    begun = read_json(path, of=dict[Text, Any]) if path.exists() else {}  # older ones say less
+    if "training" in begun:
         return str(begun["training"])
     if not (folder / RECORD_FILE).exists():
         return None
