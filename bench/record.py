@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import PlainValidator, StringConstraints, with_config
+from pydantic import PlainValidator, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from bench.content import read_json, sha256_file, write_json
@@ -379,3 +379,8 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON schema of a record, which `docs/record.schema.json` publishes."""
+    return TypeAdapter(RunRecord).json_schema()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.artifacts import from_mosaic, mosaic, pick_items, show_condition
-from bench.content import sha256_bytes
+from bench.content import read_json, sha256_bytes
 from bench.record import (
     Cost,
     LeakCheck,
@@ -23,6 +23,7 @@ from bench.record import (
     environment,
     find_records,
     load_record,
+    record_schema,
     write_record,
 )
 from bench.types import BenchError
@@ -191,3 +192,11 @@ def test_conditions_are_shown_as_ink_on_paper() -> None:
     colour[1:3], colour[3] = 0, line[0]
     shown = show_condition(colour)
     assert shown[0, 0].tolist() == [0, 0, 0] and shown[1, 1].tolist() == [255, 0, 0]
+
+
+def test_the_published_schema_is_that_of_records() -> None:
+    published = Path(__file__).parents[1] / "docs" / "record.schema.json"
+    assert read_json(published, loose=True) == record_schema(), (
+        "make it anew: python -c 'from bench.record import *; from bench.content import *; "
+        'write_json("docs/record.schema.json", record_schema())\''
+    )
