@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
+# Modules that are not kept compiled are compiled anew by every process: 10 s of torch alone.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-all check setup report
 
