@@ -59,7 +59,7 @@ class Loader:
     """What reads a file: a folder with whole files, the one to damage, how, and the call.
 
     more: other whole contents of the file. whole: whether the files as they are must be read. slow:
-    whether one takes a tenth of a second and more, so that it gets fewer.
+    whether one takes a twentieth of a second and more, so that it gets fewer.
     """
 
     folder: Path
@@ -212,9 +212,10 @@ def _runs(table: _Table) -> None:
     from bench.cost import Ledger
     from bench.record import RECORD_FILE, load_record
     from bench.report.runs import load_run, load_runs
+    from bench.spec import check_same
     from bench.speed import FILE, speed_table
     from bench.timings import TIMINGS_FILE, load_timings
-    from bench.trained import ADAPTER, find_trained
+    from bench.trained import ADAPTER, Begun, Trained, find_trained
     from bench.tune import write_evidence
 
     table.add("any JSON", {"x.json": {"a": [1, "b", None, 1.5]}}, JSON, lambda f: read_json(f / "x.json"))
@@ -229,7 +230,15 @@ def _runs(table: _Table) -> None:
     table.add("costs", {"cost.json": spent}, JSON, lambda f: Ledger(f / "cost.json", device="cpu"))
     begun = {"run_id": "a", "options": {}, "seed": 0, "started": "now", "training": "aa"}
     others = {"run/work/train.json": {}, f"run/{ADAPTER}": b"", f"run/{RECORD_FILE}": _record()}
+
+    def again(folder: Path) -> None:
+        check_same(read_json(folder / "run.json", of=Begun), begun, folder)
+
     table.add("begun", {"run/work/run.json": begun, **others}, JSON, lambda f: find_trained(f, "bb"))
+    trained = {"steps": 1, "images": 8, "seconds": 1.5, "dead": 0, "curve": [[0, 1.0]]}
+    trained |= {"starts": [{"step": 0, "processes": 1}], "trained_in": "another-run"}
+    table.add("training", {"train.json": trained}, JSON, lambda f: read_json(f / "train.json", of=Trained))
+    table.add("begun again", {"run.json": begun}, JSON, again)
     spread = {"median": 1.0, "least": 0.5, "most": 2.0}
     entry = {
         "name": "bps",
@@ -413,14 +422,14 @@ def _coco(table: _Table) -> None:
     def again(folder: Path) -> None:
         prepare_coco17(root, folder, recipe=RECIPE)
 
-    table.add("coco manifest", out, JSON, _use_coco, file="manifest.json")
-    table.add("coco left out", out, JSON, _use_coco, file="skipped.json")
-    table.add("coco begun", out, JSON, again, file="begun.json", slow=True)
+    table.add("coco manifest", out, JSON, _use_coco, file="manifest.json", slow=True)
+    table.add("coco left out", out, JSON, _use_coco, file="skipped.json", slow=True)
+    table.add("coco begun", out, JSON, again, file="begun.json")
     for name in ("train2017", "val2017"):
         table.add(f"coco table {name}", out, NPZ, with_digests, file=f"tables/{name}.npz")
     for layer in ("images", "classes", "sketch"):
         picture = next((out / layer / "val2017").iterdir()).relative_to(out)
-        table.add(f"coco {layer}", out, PNG, _use_coco, file=str(picture))
+        table.add(f"coco {layer}", out, PNG, _use_coco, file=str(picture), slow=True)
 
 
 def _pictures(table: _Table) -> None:
