@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import math
 import os
+import re
 import secrets
+import socket
 import stat
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _KINDS = "biufcSU"  # of array elements: numbers and texts
 _UNPACKED = 100  # times its own size that an archive may hold; the shipped ones hold 13 times theirs
 _SMALL = 1 << 24  # bytes that any archive may hold
+_DAY = 24 * 3600.0
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", re.DOTALL)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -91,13 +100,37 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        raise BenchError(
-            f"cannot write {target}: {error.strerror or error}. "
-            "Free some disk space or choose a folder you may write to."
-        ) from error
+        raise _unwritable(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, *, seconds: float = 0.0) -> None:
+    """Delete what killed processes left half written below a folder, not touched for so many seconds.
+
+    Only for who holds the folder's Lock, or with an age at which nobody can still be writing.
+    """
+    oldest = time.time() - seconds
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # somebody else was first
+                if _UNFINISHED.fullmatch(name) and path.lstat().st_mtime <= oldest:
+                    path.unlink()
+
+
+def give_usual_mode(folder: Path) -> None:
+    """Let everyone read the files below a folder whom the umask lets, as of any file that is written.
+
+    The safetensors library makes its files for their owner alone.
+    """
+    probe = folder / f".{secrets.token_hex(6)}"
+    probe.touch()
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(usual)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -222,6 +255,125 @@ def inside(folder: Path, name: str) -> Path:
     return folder / check_name(name)
 
 
+class Lock:
+    """Lets one process at a time do what two must not, also on hosts that share the disk.
+
+    Use as a context, also within itself. path: of the lock's file, there while it is held; it says by
+    whom. about: what is held, in words. clean: a folder to rid of what killed holders left half
+    written. wait: called with who holds it until it is free; without it that is a BenchError. A holder
+    that ends, however it ends, holds nothing; children it forks hold nothing of it. Where the file
+    system has no locks (as on some clusters) everybody is let in.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        about: object,
+        clean: Path | None = None,
+        wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path, self.wait, self._about, self._clean = path, wait, about, clean
+        self._file, self._depth = -1, 0
+
+    def __enter__(self) -> Lock:
+        """Take it; BenchError where another process holds it, or the folder cannot be written."""
+        if self._depth == 0:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                while not self._taken():
+                    continue
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+            if self._clean is not None:
+                remove_unfinished(self._clean)
+        self._depth += 1
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Give it back, and remove its file."""
+        self._depth -= 1
+        if self._depth == 0 and self._file in _HELD:
+            with contextlib.suppress(OSError):  # a folder that was deleted meanwhile
+                self.path.unlink()
+            _let_go(self._file)
+
+    def refuse_if_held(self) -> None:
+        """Raise BenchError where a process holds it; for who only reads, writes nothing."""
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            if not _locked(file.fileno(), fcntl.LOCK_SH):
+                raise BenchError(self._holder(file.fileno()))
+
+    def _taken(self) -> bool:
+        """Try once; False where it is worth another try."""
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _HELD.add(file)
+        try:
+            if not _locked(file, fcntl.LOCK_EX):
+                if self.wait is None:
+                    raise BenchError(self._holder(file))
+                self.wait(self._holder(file))
+            elif self._is_there(file):
+                self._say_who(file)
+                self._file, file = file, -1
+                return True
+            return False
+        finally:
+            if file >= 0:
+                _let_go(file)
+
+    def _is_there(self, file: int) -> bool:
+        """Whether the path still leads to the file: its last holder may have removed it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _say_who(self, file: int) -> None:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        os.ftruncate(file, 0)
+        os.pwrite(file, _dump(who, indent=1) + b"\n", 0)
+
+    def _holder(self, file: int) -> str:
+        try:
+            who = parse_json(os.pread(file, 1000, 0), self.path, remedy="")
+            named = f"process {who['pid']} on {who['host']}, since {who['since']}"
+        except (OSError, BenchError, KeyError, TypeError):  # it has only just taken it
+            named = "another process"
+        return f"{self._about} is in use by {named}. Wait until that ends, or stop it: finished work is kept."
+
+
+_HELD: set[int] = set()
+"""Files of the locks that this process holds or tries."""
+
+
+def _let_go(file: int) -> None:
+    _HELD.discard(file)
+    os.close(file)
+
+
+def _forked() -> None:
+    """Close the parent's locks in a child, which would otherwise keep them beyond the parent's end."""
+    while _HELD:
+        _let_go(min(_HELD))
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _locked(file: int, how: int) -> bool:
+    """Lock an open file if nobody else has; True too where the file system knows no locks."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
 class Cache:
     """Arrays on disk, found by a hash of what they were made from.
 
@@ -233,6 +385,13 @@ class Cache:
         """Remember the folder; it is made when the first entry is written."""
         default = Path.home() / ".cache" / "bps-bench"
         self.folder = Path(folder or os.environ.get(CACHE_VARIABLE) or default)
+        self._tidy = False
+
+    def tidy(self) -> None:
+        """Remove, once, what processes that were killed a day ago or earlier left half written."""
+        if not self._tidy:
+            self._tidy = True
+            remove_unfinished(self.folder, seconds=_DAY)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Return where the entry of a key lies, whether it exists or not."""
@@ -244,14 +403,16 @@ class Cache:
     ) -> dict[str, np.ndarray]:
         """Return the arrays of a key, calling `make` only if no whole entry is there.
 
-        key: a JSON mapping of everything that decides the arrays. make: returns them by name.
-        Errors of `make` pass through and leave no entry; a full disk is a BenchError.
+        key: a JSON mapping of everything that decides the arrays. make: returns them by name. Errors of
+        `make` pass through and leave no entry; a full disk is a BenchError. Arrays just made are laid
+        out as those read (C order, their own memory): other strides give networks other last digits.
         """
         path = self.path(key)
         found = self._load(path)
         if found is not None:
             return found
-        made = {name: np.asarray(array) for name, array in make().items()}
+        made = {name: np.array(array, order="C") for name, array in make().items()}
+        self.tidy()
         write_npz(path, made)
         write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
         return made
@@ -288,6 +449,13 @@ def _dump(value: Any, *, indent: int | None) -> bytes:
 def _settle(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError) -> BenchError:
+    return BenchError(
+        f"cannot write {path}: {error.strerror or error}. "
+        "Free some disk space or choose a folder you may write to."
+    )
 
 
 def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import stat
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,17 @@ from hypothesis.extra import numpy as hnp
 from bench import content
 from bench.content import (
     Cache,
+    Lock,
     atomic_path,
     atomic_write,
     check_array,
     digest_arrays,
     digest_json,
+    give_usual_mode,
     inside,
     read_json,
     read_npz,
+    remove_unfinished,
     sha256_bytes,
     sha256_file,
     write_json,
@@ -154,6 +160,138 @@ def test_written_files_have_the_usual_mode(tmp_path: Path) -> None:
     assert len(modes) == 1
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_written_for_their_owner_alone_get_the_usual_mode(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        path = tmp_path / "unet" / "model.safetensors"
+        path.parent.mkdir()
+        path.touch(0o600)
+        give_usual_mode(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert [p.name for p in tmp_path.iterdir()] == ["unet"]
+    finally:
+        os.umask(before)
+
+
+def leave_half_written(path: Path) -> None:
+    """Be killed while a file is being written."""
+    child = os.fork()
+    if child == 0:
+        with atomic_path(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    own = {tmp_path / ".notes.tmp", tmp_path / "deep" / "x.tmp.png"}
+    (tmp_path / "deep").mkdir()
+    for path in own:
+        path.touch()
+    for name in ("f", "x.png", "deep/train.ckpt", "deep/.hidden"):
+        leave_half_written(tmp_path / name)
+    left = {p for p in tmp_path.rglob("*") if p.is_file()} - own
+    assert len(left) == 4
+    remove_unfinished(tmp_path, seconds=60)
+    assert all(p.exists() for p in left)
+    remove_unfinished(tmp_path)
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == own
+
+
+def test_the_cache_is_rid_of_old_halves_and_keeps_young_ones(tmp_path: Path) -> None:
+    for name in ("old.npz", "young.npz"):
+        leave_half_written(tmp_path / "shards" / name)
+    (old,) = tmp_path.glob("shards/.old*")
+    long_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (long_ago, long_ago))
+    Cache(tmp_path).load_or_make({"a": 1}, Maker(1.0))
+    (young,) = (tmp_path / "shards").iterdir()
+    assert young.name.startswith(".young")
+
+
+def elsewhere(act: Callable[[], object]) -> int:
+    """Return the exit code of what another process does: 2 for an error of ours."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        except BenchError:
+            code = 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_lock_lets_one_process_in_and_says_who_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock"
+    lock = Lock(path, about="the run")
+    with lock, lock:
+        assert elsewhere(Lock(path, about="the run").__enter__) == 2
+        for ask in (Lock(path, about="the run").__enter__, Lock(path, about="the run").refuse_if_held):
+            with pytest.raises(BenchError, match=rf"the run is in use by process {os.getpid()} on .*since 2"):
+                ask()
+    assert not path.exists()
+    Lock(path, about="the run").refuse_if_held()
+    with lock:
+        assert read_json(path)["pid"] == os.getpid()
+
+
+def test_a_dead_holder_keeps_nothing_nor_do_its_children(tmp_path: Path) -> None:
+    """Of a killed process a child lives on; the lock is free, and its halves are gone with it."""
+    path, (reads, writes) = tmp_path / "lock", os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with Lock(path, about="it"), atomic_path(tmp_path / "f"):
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            os.write(writes, child.to_bytes(4, "little"))
+            signal.pause()
+    orphan = int.from_bytes(os.read(reads, 4), "little")
+    try:
+        assert len(list(tmp_path.glob(".f.*"))) == 1
+        with pytest.raises(BenchError, match=f"process {holder} "):
+            Lock(path, about="it", clean=tmp_path).__enter__()
+        assert len(list(tmp_path.glob(".f.*"))) == 1, "a living process's file"
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        with Lock(path, about="it", clean=tmp_path):
+            assert [p.name for p in tmp_path.iterdir()] == ["lock"]
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_free(tmp_path: Path) -> None:
+    path, said = tmp_path / "lock", []
+    first = Lock(path, about="it")
+    first.__enter__()
+
+    def wait(who: str) -> None:
+        said.append(who)
+        if len(said) == 2:
+            first.__exit__()
+
+    with Lock(path, about="it", wait=wait):
+        assert len(said) == 2 and str(os.getpid()) in said[0]
+        assert elsewhere(Lock(path, about="it").__enter__) == 2
+
+
+def test_a_file_system_without_locks_lets_everybody_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(content.fcntl, "flock", unknown)
+    with Lock(tmp_path / "lock", about="it"), Lock(tmp_path / "lock", about="it"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("compress", [True, False])
 def test_npz_gives_the_same_bytes_and_the_same_arrays(tmp_path: Path, compress: bool) -> None:
     arrays = {"a": np.arange(6).reshape(2, 3), "text": np.array(["ü", "bb"])}
@@ -258,6 +396,34 @@ def test_the_cache_makes_once_per_key_whatever_its_order(tmp_path: Path) -> None
         assert cache.load_or_make(key, make)["x"].tolist() == [1.0] * 3
     assert make.calls == 1
     assert Cache(tmp_path).load_or_make({"a": 2, "b": 2}, Maker(2.0))["x"].tolist() == [2.0] * 3
+
+
+def test_arrays_just_made_are_in_every_respect_those_read_later(tmp_path: Path) -> None:
+    grid = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    frozen = grid.copy()
+    frozen.setflags(write=False)
+    arrays = {
+        "transposed": grid.transpose(2, 0, 1),
+        "columns": np.asfortranarray(grid),
+        "single": grid[:1].transpose(2, 1, 0),
+        "reversed": grid[::-1, :, ::2],
+        "scalar": np.array(0.25),
+        "number": np.float64(0.5),
+        "empty": grid[:, :0],
+        "big end": grid.astype(">i2"),
+        "words": np.array(["ü", "bb"]),
+        "flags": grid > 3,
+        "frozen": frozen,
+    }
+    made, read = (Cache(tmp_path).load_or_make({"a": 1}, lambda: arrays) for _ in range(2))
+    assert set(made) == set(read) == set(arrays)
+    for name, array in made.items():
+        other = read[name]
+        assert type(array) is type(other) is np.ndarray, name
+        assert (array.dtype, array.shape) == (other.dtype, other.shape), name
+        assert array.strides == other.strides or array.size == 0, name
+        assert array.flags.writeable and other.flags.writeable, name
+        assert array.tobytes() == other.tobytes() == np.asarray(arrays[name]).tobytes(), name
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no note", "bad note", "note of a list"])
