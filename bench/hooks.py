@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+from bench.checkpoint import Stopped
+
+_TRY_SECONDS = 1.0
+
 
 class Hooks:
     """How a run tells of its progress and learns that it should stop; does nothing by itself."""
@@ -25,3 +32,19 @@ class Quiet(Hooks):
 
     def __init__(self, hooks: Hooks) -> None:
         self.stop = hooks.stop  # type: ignore[method-assign]
+
+
+def patient(say: Callable[[str], None], stop: Callable[[], int | None]) -> Callable[[str], None]:
+    """Return what waits for a bench.content.Lock: says once who holds it, raises Stopped when asked."""
+    said: list[str] = []
+
+    def wait(held: str) -> None:
+        if not said:
+            said.append(held)
+            say(f"waiting: {held}")
+        code = stop()
+        if code is not None:
+            raise Stopped(code)
+        time.sleep(_TRY_SECONDS)
+
+    return wait

@@ -24,6 +24,7 @@ from bench.base import Base, images_at_once
 from bench.checkpoint import Stopped
 from bench.content import (
     Cache,
+    Lock,
     atomic_write,
     digest_json,
     read_json,
@@ -31,6 +32,7 @@ from bench.content import (
     sha256_file,
     write_json,
 )
+from bench.hooks import patient
 from bench.prepared import Prepared, Rows, Views, mirrored, read_images, view_of
 from bench.tensors import open_tensors
 from bench.types import BenchError, Dataset, Task
@@ -80,27 +82,40 @@ def encode(
     workers: processes that read images while the base encodes, None: as many as pay. stage gets what
     is about to be written, its disk use and the number of items; tick (items done, items). Raises
     Stopped with the code that `stop` returns, after the shard at hand is given up: the same call goes
-    on with it. BenchError where the disk is too small.
+    on with it. Where another process encodes the same items, waits for it. BenchError where the disk is
+    too small.
     """
     shards = plan_shards(base, dataset=dataset, ids=ids, views=views, cache=cache)
     keys = [_key(base, dataset, chunk, views) for chunk in _chunks(shards.ids)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        whole = list(pool.map(_whole, shards.paths))
-    missing = [number for number, there in enumerate(whole) if not there]
-    items = sum(len(_chunk(shards.ids, number)) for number in missing)
+    missing = _missing(shards, range(len(shards.paths)))
     if not missing:
         return shards
-    stage(f"encode {_announce(base, shards, items, cache)}", items)
-    done = 0
-    with _Reader(dataset, shards, missing, workers) as reader:
-        for number in missing:
-            for count in _write(base, shards, number, keys[number], reader):
-                done += count
-                tick(done, items)
-                code = stop()
-                if code is not None:
-                    raise Stopped(code)
+    _announce(base, shards, missing, cache)  # a disk too small is said before anything is written
+    name = digest_json([path.stem for path in shards.paths])
+    turn = patient(lambda text: stage(text, 1), stop)
+    with Lock(cache.folder / "shards" / f".{name}.lock", about="encoding of these items", wait=turn):
+        cache.tidy()
+        missing = _missing(shards, missing)  # another process may have written them meanwhile
+        items, words = _announce(base, shards, missing, cache)
+        if missing:
+            stage(f"encode {words}", items)
+        done = 0
+        with _Reader(dataset, shards, missing, workers) as reader:
+            for number in missing:
+                for count in _write(base, shards, number, keys[number], reader):
+                    done += count
+                    tick(done, items)
+                    code = stop()
+                    if code is not None:
+                        raise Stopped(code)
     return shards
+
+
+def _missing(shards: Shards, numbers: Sequence[int]) -> list[int]:
+    """Return which of the shards are not there whole."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        whole = list(pool.map(_whole, [shards.paths[number] for number in numbers]))
+    return [number for number, there in zip(numbers, whole, strict=True) if not there]
 
 
 def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
@@ -325,8 +340,9 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _announce(base: Base, shards: Shards, items: int, cache: Cache) -> str:
-    """Say what is about to be written; BenchError where the disk has no room for it."""
+def _announce(base: Base, shards: Shards, numbers: Sequence[int], cache: Cache) -> tuple[int, str]:
+    """Return how many items shards hold and what they take; BenchError where the disk has no room."""
+    items = sum(len(_chunk(shards.ids, number)) for number in numbers)
     needed = disk_needed(
         items, views=shards.views, latent_shape=shards.latent_shape, text_shape=text_shape(base)
     )
@@ -338,4 +354,4 @@ def _announce(base: Base, shards: Shards, items: int, cache: Cache) -> str:
             f"{items} encoded items need {size_words(needed)}; {folder} has {size_words(free)} free. "
             "Free some, or name another folder in the environment variable BPS_BENCH_CACHE."
         )
-    return f"{items} items, {size_words(needed)} in {folder} ({size_words(free)} free)"
+    return items, f"{items} items, {size_words(needed)} in {folder} ({size_words(free)} free)"

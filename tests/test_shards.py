@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 import bench.shards as shards_module
 import cli
+from bench import hooks
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped
 from bench.content import Cache
@@ -245,6 +248,44 @@ def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:
     for changed in (names(views=2), names(dataset=other_data), names(base=other_vae)):
         assert not names() & changed
     assert names(ids=IDS[:4]) < names()
+
+
+def test_items_that_another_process_encodes_are_waited_for_and_not_written_twice(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "_TRY_SECONDS", 0.01)
+    begun, seen = threading.Event(), threading.Event()
+    said: list[str] = []
+    done: list[int] = []
+
+    def hold(name: str, total: int) -> None:
+        begun.set()
+        seen.wait(60)
+
+    def tell(name: str, total: int) -> None:
+        said.append(name)
+        seen.set()
+
+    other = threading.Thread(target=encode_some, args=(base, tmp_path), kwargs={"stage": hold})
+    other.start()
+    begun.wait(60)
+    with pytest.raises(Stopped):
+        encode_some(base, tmp_path, stop=lambda: 143)
+    encode_some(base, tmp_path, stage=tell, tick=lambda count, total: done.append(count))
+    other.join()
+    assert len(said) == 1 and str(os.getpid()) in said[0] and not done
+    assert len(written(tmp_path)) == 3 and not list(tmp_path.rglob(".*"))
+
+
+def test_latents_in_memory_are_the_same_cold_and_warm(base: Base, tmp_path: Path) -> None:
+    """In every respect: an autoencoder gives other last digits for other strides."""
+    cold, warm = (prepared(base, tmp_path, storage="memory") for _ in range(2))
+    assert isinstance(cold, InMemory) and isinstance(warm, InMemory)
+    for name in ("latents", "deviation", "text", "empty"):
+        one, other = getattr(cold, name), getattr(warm, name)
+        assert one.stride() == other.stride() and torch.equal(one, other), name
+    one, other = (base.decode(d.latents_at(range(4))) for d in (cold, warm))
+    assert torch.equal(one, other)
 
 
 def test_workers_write_the_same_bytes(base: Base, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from bench.checkpoint import Stopped
-from bench.content import read_json, read_npz, sha256_file, write_json, write_npz
+from bench.content import Lock, read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.draw import caption_of
 from bench.data.coco.geometry import frame_of
@@ -199,10 +199,25 @@ def test_killed_outright_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path
     recipe = Recipe(size=256, sketch="canny", tasks=("sketch",))
     prepare_coco17(root, tmp_path / "out", recipe=recipe)
     prepare_coco17(root, tmp_path / "whole", recipe=recipe)
-    left = {n: b for n, b in files_of(tmp_path / "out").items() if not n.endswith(".tmp.png")}
+    left = files_of(tmp_path / "out")
     assert left == files_of(tmp_path / "whole")
     estimate = estimate_bytes(recipe, items=21)
     assert sum(map(len, left.values())) < estimate  # the fixture is smoother than photographs
+
+
+def test_a_folder_that_another_process_prepares_is_refused(
+    root: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """Nothing of its is touched; once it was killed, what it left half written is gone."""
+    out, half = tmp_path / "out", tmp_path / "out/images/val2017/.1.png.0123456789ab.tmp.png"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    with Lock(out / "lock", about=out), pytest.raises(BenchError, match=f"process {os.getpid()} on "):
+        prepare_coco17(root, out, recipe=RECIPE, piece=4)
+    assert half.exists() and not (out / "begun.json").exists()
+    shutil.copy(prepared / "begun.json", out)
+    prepare_coco17(root, out, recipe=RECIPE, piece=4)
+    assert files_of(out) == files_of(prepared)
 
 
 def test_another_recipe_or_a_strange_folder_is_refused(root: Path, prepared: Path, tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.content import Cache, read_json, sha256_bytes, sha256_file, write_json
+from bench.content import (
+    Cache,
+    Lock,
+    read_json,
+    remove_unfinished,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from bench.data.coco import (
     ATTRIBUTION,
     MANIFEST,
@@ -39,6 +47,7 @@ from bench.data.leaks import Finding, how_many
 from bench.types import BenchError
 
 BEGUN = "begun.json"
+LOCK = "lock"
 SCHEMA = 1
 # Bytes a pixel of what is stored, for the estimate: PNG of photographs, soft and binary lines, maps.
 _BYTES = {"images": 1.7, "soft": 0.35, "binary": 0.06, "classes": 0.03}
@@ -76,7 +85,8 @@ def prepare_coco17(
 
     weights: folder of the sketch network. jobs: processes. piece: pictures drawn between two looks at
     `stop`; finished pieces are kept. The same recipe gives the same bytes, whatever jobs is. BenchError
-    for missing or inconsistent files, too small a disk, and a folder begun with other options.
+    for missing or inconsistent files, too small a disk, a folder begun with other options, and one that
+    another process prepares.
     """
     if "sketch" in recipe.maps:  # what is missing is said before minutes of reading
         describe_sketch(recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size)
@@ -84,18 +94,27 @@ def prepare_coco17(
     found = {name: limited(s, recipe.limit) for name, s in found.items()}
     protocol = recipe.protocol(found[TRAIN].categories, weights=weights)
     source = {file: digest for s in found.values() for file, digest in sorted(s.digests.items())}
-    _claim(out, {"protocol": protocol, "source": source, "piece": piece})
-    if not (out / MANIFEST).exists():
-        _check_disk(out, found, recipe, say)
-        pieces = [
-            p
-            for official in found.values()
-            for p in pieces_of(official, recipe=recipe, out=out, weights=weights, device=device, size=piece)
-        ]
-        stage("prepare", sum(len(p.pictures) for p in pieces))
-        draw_pieces(pieces, jobs=jobs, tick=tick, stop=stop)
-        stage("compare train2017 with val2017", 1)
-        _finish(out, found, recipe=recipe, protocol=protocol, source=source, piece=piece)
+    wanted = {"protocol": protocol, "source": source, "piece": piece}
+    if (out / MANIFEST).exists() and not (out / PARTS).exists():
+        _claim(out, wanted)
+        return report(out)
+    with Lock(out / LOCK, about=out):
+        _claim(out, wanted)
+        remove_unfinished(out)
+        if not (out / MANIFEST).exists():
+            _check_disk(out, found, recipe, say)
+            pieces = [
+                p
+                for official in found.values()
+                for p in pieces_of(
+                    official, recipe=recipe, out=out, weights=weights, device=device, size=piece
+                )
+            ]
+            stage("prepare", sum(len(p.pictures) for p in pieces))
+            draw_pieces(pieces, jobs=jobs, tick=tick, stop=stop)
+            stage("compare train2017 with val2017", 1)
+            _finish(out, found, recipe=recipe, protocol=protocol, source=source, piece=piece)
+        shutil.rmtree(out / PARTS, ignore_errors=True)
     return report(out)
 
 
@@ -157,7 +176,7 @@ def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
                 "delete the folder."
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if any(path.name != LOCK for path in out.iterdir()):
         raise BenchError(f"{out} is not empty and no prepared COCO. Choose another --out.")
     write_json(path, wanted)
 
@@ -226,7 +245,6 @@ def _finish(
             "skipped": {"sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)},
         },
     )
-    shutil.rmtree(out / PARTS)
 
 
 def _tables(out: Path) -> dict[str, Any]:
