@@ -385,7 +385,9 @@ def _trained(run: Any) -> str:
 
 
 def _sampled(run: Any) -> str:
-    return f"{run.sample():.3f} s an image -> {run.folder / 'work' / 'samples'}"
+    from bench.report.names import amount
+
+    return f"{amount(run.sample(), 's')} an image -> {run.folder / 'work' / 'samples'}"
 
 
 def _scored(run: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.checkpoint import Trainable
-from bench.content import atomic_write
+from bench.content import atomic_write, sha256_file
 from bench.randomness import generator
 from bench.tensors import read_tensors
 from bench.types import BenchError
@@ -22,8 +22,13 @@ def save_weights(path: Path, trainable: Trainable) -> None:
     atomic_write(path, save(tensors))
 
 
-def load_weights(path: Path, trainable: Trainable) -> None:
-    """Load parameters written by `save_weights`; BenchError if they do not fit."""
+def load_weights(path: Path, trainable: Trainable, *, sha256: str | None = None) -> None:
+    """Load parameters written by `save_weights`; BenchError if they do not fit or differ from a digest."""
+    if sha256 is not None and sha256_file(path) != sha256:
+        raise BenchError(
+            f"{path} is not what training wrote (its SHA-256 differs from train.json's). Run `bench "
+            "train` again: it writes the weights of its last checkpoint."
+        )
     try:
         trainable.load_state_dict(read_tensors(path))
     except Exception as error:

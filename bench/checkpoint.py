@@ -89,12 +89,6 @@ def _rotate(path: Path, keep: int) -> None:
             old.unlink()
 
 
-def remove_unfinished(path: Path) -> None:
-    """Delete what killed processes left half written of a checkpoint, which can be gigabytes."""
-    for left in path.parent.glob(f".{path.name}.*.tmp{path.suffix}"):
-        left.unlink(missing_ok=True)
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Read a checkpoint after checking every part of the archive: torch does not look at sums."""
     import torch

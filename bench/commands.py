@@ -224,7 +224,7 @@ def run_one(
         chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
         del chosen  # the floor goes first and alone, so that its peak memory is its own
         plain = replace(request, option=(), learning_rate=None, **_NO_WEIGHTS)
-        lowest = make_run(catalogue, plain, method=FLOOR, **where).all()
+        lowest = make_run(catalogue, plain, method=FLOOR, **where).all(wait=True)
         chosen = make_run(catalogue, request, method=method, **where)
     return chosen, chosen.all(), lowest
 

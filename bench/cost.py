@@ -7,12 +7,17 @@ import ctypes
 import gc
 import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt
 
 from bench.base import Base
 from bench.content import read_json, write_json
 from bench.prepare import Prepared
+from bench.strict import Amount, Count, FromFile
+from bench.types import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -54,37 +59,47 @@ def count_encode_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
 
 
 class Ledger:
-    """Costs of a run as they arise, in one JSON file that survives interruptions.
+    """Costs of sampling as they arise, in one JSON file that survives interruptions.
 
-    Use as a context around a stage: the peak memory of the stage is kept, the largest over stages
-    and resumptions. path: None keeps no file, for all but the main process.
+    Seconds and images are summed, the peak memory is the largest, over all starts. What a killed
+    process had not written yet, or a lost or damaged file held, is unknown: None. path: None keeps no
+    file, for all but the main process.
     """
 
     def __init__(self, path: Path | None, *, device: str) -> None:
         self.path, self.device = path, device
-        self.values: dict[str, float] = read_json(path) if path and path.exists() else {}
+        self.sums: _Sums | None = None
+        if path is not None and path.exists():
+            with contextlib.suppress(BenchError):
+                self.sums = read_json(path, of=_Sums)
 
-    def add(self, **amounts: float) -> None:
-        """Add to the named sums and write the file."""
-        for name, amount in amounts.items():
-            self.values[name] = self.values.get(name, 0) + amount
-        self._write()
-
-    def __enter__(self) -> Ledger:
-        """Begin a stage."""
-        reset_peak_memory(self.device)
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        """End a stage, whole or not."""
-        peak = max(self.values.get("peak_memory_bytes", 0), peak_memory(self.device))
-        self.values["peak_memory_bytes"] = peak
-        if self.path is not None and self.path.parent.exists():
-            self._write()
-
-    def _write(self) -> None:
+    def add(self, *, seconds: float, images: int) -> None:
+        """Add what images took, with the peak memory so far, and write the file."""
+        before = self.sums or _Sums(sample_seconds=0.0, sample_images=0, peak_memory_bytes=0)
+        self.sums = _Sums(
+            sample_seconds=before.sample_seconds + seconds,
+            sample_images=before.sample_images + images,
+            peak_memory_bytes=max(before.peak_memory_bytes, peak_memory(self.device)),
+        )
         if self.path is not None:
-            write_json(self.path, self.values)
+            write_json(self.path, vars(self.sums))
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """Mean over the images that were counted."""
+        return self.sums.sample_seconds / self.sums.sample_images if self.sums else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest peak memory while images were sampled."""
+        return self.sums.peak_memory_bytes if self.sums else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sums(FromFile):
+    sample_seconds: Amount
+    sample_images: Annotated[Count, Gt(0)]
+    peak_memory_bytes: Count
 
 
 def reset_peak_memory(device: str) -> None:

@@ -227,10 +227,14 @@ def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
 
 
 def _cost(run: Run, *, score_seconds: float) -> records.Cost:
-    trained, spent = read_json(run.work / "train.json", of=Trained), read_json(run.work / "cost.json")
+    trained, sampled = read_json(run.work / "train.json", of=Trained), run.ledger()
     total, trainable = count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
     seconds = trained["seconds"] or None
+    peaks = [sampled.peak_memory_bytes]
+    if trained["images"]:
+        peaks.append(trained.get("peak_memory_bytes"))
+    known = [peak for peak in peaks if peak is not None]
     return records.Cost(
         parameters=total,
         parameters_trainable=trainable,
@@ -241,7 +245,7 @@ def _cost(run: Run, *, score_seconds: float) -> records.Cost:
         train_seconds=seconds,
         train_images=trained["images"],
         train_images_per_second=trained["images"] / seconds if seconds else None,
-        sample_seconds_per_image=spent["sample_seconds"] / spent["sample_images"],
+        sample_seconds_per_image=sampled.seconds_per_image,
         score_seconds=score_seconds,
-        peak_memory_bytes=int(spent["peak_memory_bytes"]),
+        peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
     )

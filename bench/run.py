@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ from bench import record as records
 from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped, Trainable
-from bench.content import Cache, atomic_write, read_json, write_json
-from bench.cost import Ledger, be_deterministic
+from bench.content import Cache, Lock, atomic_write, read_json, sha256_file, write_json
+from bench.cost import Ledger, be_deterministic, reset_peak_memory
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
 from bench.engine import check_execution
-from bench.hooks import Hooks, Quiet
+from bench.hooks import Hooks, Quiet, patient
 from bench.judges import load_judge
 from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
@@ -30,7 +32,18 @@ from bench.spec import RunSpec, check_options, check_same, learning_rate, run_id
 from bench.suites import Protocol
 from bench.tasks import find_task
 from bench.train import TrainResult, train
-from bench.trained import ADAPTER, Begun, Sampled, Trained, take_over, training_key
+from bench.trained import (
+    ADAPTER,
+    ADAPTER_DIGEST,
+    LOCK,
+    Begun,
+    Sampled,
+    Trained,
+    adapter_digest,
+    intact,
+    take_over,
+    training_key,
+)
 from bench.types import BenchError, Dataset, Refused, Task, refusal
 from bench.weights import described, load_into, open_source, shown
 
@@ -94,6 +107,7 @@ class Run:
         self.id = run_id(spec, self.begun_with, self.protocol)
         self.folder = spec.results / self.id
         self.work = self.folder / "work"
+        self._lock = Lock(self.folder / LOCK, about=self.folder, clean=self.folder)
 
     def _protocol(self) -> Protocol:
         suite = self.spec.suite
@@ -171,6 +185,20 @@ class Run:
         """Whether the run trains, as far as it is asked to; a method may have nothing to train."""
         return self.spec.weights is None or self.spec.weights.train
 
+    @contextmanager
+    def held(self, *, wait: bool = False) -> Iterator[None]:
+        """Keep other processes out of the run's folder, and clean up after killed ones.
+
+        The main process does for all of a launch. wait: until a holder has ended, else that is a
+        BenchError. Stages hold the folder themselves; around several it is held throughout.
+        """
+        if not self.processes.main:
+            yield
+            return
+        self._lock.wait = patient(self.hooks.say, self.hooks.stop) if wait else None
+        with self._lock:
+            yield
+
     def begin(self) -> None:
         """Claim the run folder: a folder begun under another configuration is refused."""
         wanted = {
@@ -212,7 +240,11 @@ class Run:
 
         With another guidance or number of sampling steps, an equal training is taken over.
         """
-        self.begin()
+        with self.held():
+            self.begin()
+            return self._train()
+
+    def _train(self) -> TrainResult:
         if not self.trains:
             nothing = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=[])
             write_json(self.work / "train.json", vars(nothing))
@@ -225,29 +257,34 @@ class Run:
         images = spec.budget.images(spec.method.name)
         if trainable.parameters:
             self.hooks.stage("train", images // spec.suite.training.batch)
-        with self._ledger():
-            result = train(
-                self.denoiser,
-                base=self.base,
-                data=data,
-                training=spec.suite.training,
-                images=images,
-                learning_rate=self.learning_rate,
-                seed=spec.seed,
-                folder=self.work,
-                tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
-                stop=self.hooks.stop,
-                checkpoint_every=spec.checkpoint_every,
-                say=self.hooks.say,
-                execution=spec.execution,
-                processes=self.processes,
-            )
+        reset_peak_memory(spec.device)
+        result = train(
+            self.denoiser,
+            base=self.base,
+            data=data,
+            training=spec.suite.training,
+            images=images,
+            learning_rate=self.learning_rate,
+            seed=spec.seed,
+            folder=self.work,
+            tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
+            stop=self.hooks.stop,
+            checkpoint_every=spec.checkpoint_every,
+            say=self.hooks.say,
+            execution=spec.execution,
+            processes=self.processes,
+        )
         if self.processes.main:
-            if trainable.parameters and not (self.folder / ADAPTER).exists():
-                save_weights(self.folder / ADAPTER, trainable)
-            write_json(self.work / "train.json", vars(result))
+            weights = self._keep_weights(trainable) if trainable.parameters else {}
+            write_json(self.work / "train.json", vars(result) | weights)
         self.processes.wait()
         return result
+
+    def _keep_weights(self, trainable: Trainable) -> dict[str, str]:
+        """Write the weights, also anew where those there are damaged; return their digest by its key."""
+        if not intact(self.folder):
+            save_weights(self.folder / ADAPTER, trainable)
+        return {ADAPTER_DIGEST: sha256_file(self.folder / ADAPTER)}
 
     def load_trained(self) -> None:
         """Put the trained weights into the denoiser; BenchError if training has not finished."""
@@ -256,40 +293,47 @@ class Run:
             return
         if not (self.folder / ADAPTER).exists():
             raise BenchError(f"{self.folder} holds no trained weights; run `bench train` first.")
-        load_weights(self.folder / ADAPTER, trainable)
+        load_weights(self.folder / ADAPTER, trainable, sha256=adapter_digest(self.folder))
 
-    def sample(self) -> float:
-        """Sample every evaluation item, then under shuffled conditions; return seconds an image."""
-        self.begin()
+    def sample(self) -> float | None:
+        """Sample every evaluation item, then under shuffled conditions.
+
+        Returns seconds an image, None where no start that made any has left them.
+        """
+        with self.held():
+            self.begin()
+            return self._sample()
+
+    def _sample(self) -> float | None:
         self.load_trained()
         self.denoiser.eval()
-        data = self.eval_data
-        with self._ledger() as ledger:
-            for name, source in self._sets().items():
-                self.hooks.stage(f"sample {name}", len(self.eval_ids))
-                sample_to_folder(
-                    self.denoiser,
-                    self.work / name,
-                    base=self.base,
-                    data=data,
-                    sampler=self.spec.suite.sampler,
-                    seed=self.spec.seed,
-                    batch=self.spec.batch,
-                    condition_of=source,
-                    tick=self.hooks.tick,
-                    stop=self.hooks.stop,
-                    precision=self.spec.suite.training.precision,
-                    processes=self.processes,
-                    spent=lambda seconds, images: ledger.add(sample_seconds=seconds, sample_images=images),
-                )
-                self.processes.wait()
+        data, ledger = self.eval_data, self.ledger()
+        reset_peak_memory(self.spec.device)
+        for name, source in self._sets().items():
+            self.hooks.stage(f"sample {name}", len(self.eval_ids))
+            sample_to_folder(
+                self.denoiser,
+                self.work / name,
+                base=self.base,
+                data=data,
+                sampler=self.spec.suite.sampler,
+                seed=self.spec.seed,
+                batch=self.spec.batch,
+                condition_of=source,
+                tick=self.hooks.tick,
+                stop=self.hooks.stop,
+                precision=self.spec.suite.training.precision,
+                processes=self.processes,
+                spent=lambda seconds, images: ledger.add(seconds=seconds, images=images),
+            )
+            self.processes.wait()
         if self.processes.main:
-            seconds = ledger.values["sample_seconds"] / ledger.values["sample_images"]
-            write_json(self.work / "sample.json", {"seconds_per_image": seconds})
+            write_json(self.work / "sample.json", {"seconds_per_image": ledger.seconds_per_image})
         self.processes.wait()
-        return float(read_json(self.work / "sample.json", of=Sampled)["seconds_per_image"])
+        seconds = read_json(self.work / "sample.json", of=Sampled)["seconds_per_image"]
+        return None if seconds is None else float(seconds)
 
-    def _ledger(self) -> Ledger:
+    def ledger(self) -> Ledger:
         """Costs are those of the main process, which every other does likewise."""
         path = self.work / "cost.json" if self.processes.main else None
         return Ledger(path, device=self.spec.device)
@@ -306,7 +350,7 @@ class Run:
 
         The main process does; the others wait and read the record.
         """
-        with self.processes.main_first():
+        with self.held(), self.processes.main_first():
             return self._score() if self.processes.main else records.load_record(self.folder)
 
     def _score(self) -> records.RunRecord:
@@ -405,17 +449,33 @@ class Run:
 
     def forget(self) -> None:
         """Delete this run's folder, so that it starts afresh."""
-        if self.processes.main:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.processes.wait()
+        with self.held():
+            if self.processes.main:
+                for path in (*self.folder.iterdir(), *self.work.iterdir()):
+                    if path not in (self.work, self.folder / LOCK):
+                        _remove(path)
+            self.processes.wait()
 
-    def all(self) -> records.RunRecord:
-        """Run every stage that is not done yet."""
+    def all(self, *, wait: bool = False) -> records.RunRecord:
+        """Run every stage that is not done yet; wait: see `held`."""
         found = self.finished()
         if found is not None:
             return found
+        with self.held(wait=wait):
+            with self.processes.main_first():
+                found = self.finished()  # another process has, while this one waited
+            return found or self._stages()
+
+    def _stages(self) -> records.RunRecord:
         self.train()
         self._stop_if_asked()
         self.sample()
         self._stop_if_asked()
         return self.score()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

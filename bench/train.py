@@ -17,9 +17,9 @@ from bench.checkpoint import (
     Stopped,
     Trainable,
     load_checkpoint,
-    remove_unfinished,
     save_checkpoint,
 )
+from bench.cost import peak_memory
 from bench.engine import Engine, Execution, micro_batches, rebuilt
 from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
@@ -39,6 +39,7 @@ class TrainResult:
 
     curve: [(step, mean loss since the last point)]. starts: how it was carried out, an entry a start:
     "step" it went on from, "processes", and what of Execution was not at its default.
+    peak_memory_bytes: over all its starts, None where nothing was trained.
     """
 
     steps: int
@@ -47,10 +48,11 @@ class TrainResult:
     dead: int
     curve: list[tuple[int, float]]
     starts: list[Mapping[str, Any]] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
 
 
 class _Progress:
-    """Seconds, loss curve and starts, saved with the checkpoint."""
+    """Seconds, peak memory, loss curve and starts, saved with the checkpoint: what is killed is not lost."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -58,6 +60,7 @@ class _Progress:
         self.pending: list[float] = []
         self.dead = 0
         self.starts: list[Mapping[str, Any]] = []
+        self.peak: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -66,6 +69,7 @@ class _Progress:
             "pending": self.pending,
             "dead": self.dead,
             "starts": self.starts,
+            "peak": self.peak,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,6 +78,7 @@ class _Progress:
         self.pending = [float(v) for v in state["pending"]]
         self.dead = int(state["dead"])
         self.starts = list(state.get("starts", []))
+        self.peak = state.get("peak")
 
     def add(self, step: int, loss: float, *, every: int) -> None:
         self.pending.append(loss)
@@ -173,6 +178,7 @@ def train(
         dead=done.dead,
         curve=done.curve,
         starts=done.starts,
+        peak_memory_bytes=done.peak,
     )
 
 
@@ -198,6 +204,7 @@ class _Loop:
         self.parameters = list(trainable.parameters.values())
         self.learning_rate, self.steps, self.training = learning_rate, steps, training
         self.folder, self.execution, self.processes = folder, execution, processes
+        self.device = device
         optimiser = torch.optim.AdamW(
             self.parameters,
             lr=learning_rate,
@@ -233,10 +240,7 @@ class _Loop:
 
     def load(self, say: Callable[[str], None]) -> int:
         """Load the folder's checkpoint and return its step; all processes must find the same."""
-        path = self.folder / CHECKPOINT
-        if self.processes.main:
-            remove_unfinished(path)
-        start = load_checkpoint(path, say=say, **self.parts)
+        start = load_checkpoint(self.folder / CHECKPOINT, say=say, **self.parts)
         last, first = self.processes.largest(start, -start)
         if last != -first:
             raise BenchError(
@@ -294,6 +298,7 @@ class _Loop:
     def save(self, step: int) -> None:
         """Write the checkpoint, which holds nothing of one process alone."""
         if self.processes.main:
+            self.progress.peak = max(self.progress.peak or 0, peak_memory(self.device))
             keep = self.execution.keep
             save_checkpoint(self.folder / CHECKPOINT, step=step, keep=keep, **self.parts)
 

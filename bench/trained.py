@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.record import RECORD_FILE, load_record
-from bench.strict import Amount, Count, Number, Text, Word, holding
+from bench.strict import Amount, Code, Count, Number, Text, Word, holding
 from bench.suites import changes
 from bench.train import CHECKPOINT, TrainResult
 from bench.types import BenchError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.run import Run
 
 ADAPTER = "work/adapter.safetensors"
+ADAPTER_DIGEST = "sha256"  # of the adapter, in train.json
+LOCK = "work/lock"
 ORIGIN = "trained_in"
 
 
@@ -34,6 +36,8 @@ class _Trained(TypedDict):
     curve: Sequence[tuple[Count, Number]]
     starts: NotRequired[Sequence[Mapping[str, Any]]]
     trained_in: NotRequired[Word]
+    peak_memory_bytes: NotRequired[Count | None]
+    sha256: NotRequired[Code]
 
 
 @with_config(extra="allow")
@@ -100,21 +104,38 @@ def take_over(run: Run) -> TrainResult | None:
     donor = find_trained(run.spec.results, run.training_key)
     if donor is None:
         return None
-    result = read_json(donor / "work" / "train.json", of=Trained)
+    try:
+        result = read_json(donor / "work" / "train.json", of=Trained)
+        weights = (donor / ADAPTER).read_bytes()
+    except (BenchError, OSError):
+        return None  # somebody makes it anew just now
     write_json(run.work / "train.json", {ORIGIN: donor.name, **result})
-    atomic_write(run.folder / ADAPTER, (donor / ADAPTER).read_bytes())
+    atomic_write(run.folder / ADAPTER, weights)
     return _already(run)
 
 
 def find_trained(results: Path, key: str) -> Path | None:
     """Return a run folder that still holds the weights of the training with this key."""
-    return next((f for f in _folders(results) if _holds(f) and _key_of(f) == key), None)
+    candidates = (f for f in _folders(results) if _holds(f) and _key_of(f) == key)
+    return next((f for f in candidates if intact(f)), None)
+
+
+def adapter_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of the weights that training left in a run folder; None in older folders."""
+    path = folder / "work" / "train.json"
+    return read_json(path, of=Trained).get(ADAPTER_DIGEST) if path.exists() else None
+
+
+def intact(folder: Path) -> bool:
+    """Tell whether the weights are there as training left them."""
+    path, promised = folder / ADAPTER, adapter_digest(folder)
+    return path.exists() and promised in (None, sha256_file(path))
 
 
 def _already(run: Run) -> TrainResult | None:
     path = run.work / "train.json"
-    values = read_json(path, of=Trained) if path.exists() and (run.folder / ADAPTER).exists() else {}
-    if ORIGIN not in values:
+    values = read_json(path, of=Trained) if path.exists() else {}
+    if ORIGIN not in values or not intact(run.folder):
         return None
     known = {field.name for field in fields(TrainResult)}  # older folders lack the newer ones
     return TrainResult(**{key: value for key, value in values.items() if key in known})

@@ -169,6 +169,10 @@ def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, resul
     key = plain.training_key
     assert find_trained(results, key) == plain.folder
     assert find_trained(results / ABLATIONS_FOLDER, key) == plain.folder
+    trained = read_json(plain.work / "train.json")
+    write_json(plain.work / "train.json", trained | {"sha256": "0" * 64})
+    assert find_trained(results, key) is None, "not the weights that training wrote"
+    write_json(plain.work / "train.json", trained)
     assert find_trained(results, run_of(asked(micro_folder, results), seed=1).training_key) is None
     begun = read_json(plain.work / "run.json")
     (plain.work / "run.json").write_text("{}")  # older folders do not name their training

@@ -1,0 +1,286 @@
+"""The files of a run: one process at a time, lost costs unknown, damaged weights noticed, kills harmless."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import content, hooks
+from bench.commands import Request, make_run
+from bench.content import Lock, read_json, sha256_file, write_json
+from bench.grid import Cell, run_grid
+from bench.hooks import Hooks
+from bench.record import load_record
+from bench.report.tables import record_text
+from bench.run import Run
+from bench.types import BenchError
+from cli import catalogue
+from tests.command_line import bench, micro
+
+FLOOR = ("--method", "text-only", "--no-shuffled", "--no-floor", "--batch", 12)
+
+
+def request_of(base: Path, results: Path) -> Request:
+    return Request(suite="micro", results=results, base=base, device="cpu", batch=12, shuffled=False)
+
+
+def run_of(base: Path, results: Path, method: str = "text-only", told: Hooks | None = None) -> Run:
+    where: dict[str, Any] = {"method": method, "task": "sketch", "seed": 0, "hooks": told}
+    return make_run(catalogue(), request_of(base, results), **where)
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the floor: one batch, one set of samples."""
+    run = run_of(micro_folder, tmp_path_factory.mktemp("finished"))
+    run.all()
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def trained(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of BPS, trained and not sampled."""
+    run = run_of(micro_folder, tmp_path_factory.mktemp("trained"), "bps")
+    run.train()
+    return run.folder
+
+
+def copied(folder: Path, results: Path, *, without: tuple[str, ...] = ()) -> Path:
+    copy = Path(shutil.copytree(folder, results / folder.name))
+    for name in without:
+        (copy / name).unlink()
+    return copy
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256_file(p) for p in folder.rglob("*") if p.is_file()}
+
+
+UNSCORED = ("record.json", "work/sample.json")
+
+
+@pytest.mark.parametrize("costs", [None, "", "[]", "{}", '{"sample_seconds": "much"}', "[" * 5000])
+def test_lost_costs_are_unknown_and_the_run_ends_as_it_would_have(
+    micro_folder: Path, finished: Path, tmp_path: Path, costs: str | None
+) -> None:
+    run = copied(finished, tmp_path, without=(*UNSCORED, "work/cost.json"))
+    if costs is not None:
+        (run / "work/cost.json").write_text(costs)
+    before = {p: p.stat().st_mtime_ns for p in (run / "work/samples").iterdir()}
+    answer = bench(*micro(micro_folder, tmp_path, *FLOOR))
+    assert answer.exit_code == 0, answer.output
+    record = load_record(run)
+    assert record.artifacts == load_record(finished).artifacts
+    assert record.cost.sample_seconds_per_image is None and record.cost.peak_memory_bytes is None
+    assert record_text(record, floor=None)
+    assert {p: p.stat().st_mtime_ns for p in (run / "work/samples").iterdir()} == before
+
+
+def test_costs_are_measured_anew_over_the_pictures_still_to_make(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = copied(finished, tmp_path, without=(*UNSCORED, "work/cost.json"))
+    sorted((run / "work/samples").iterdir())[3].unlink()
+    record = run_of(micro_folder, tmp_path).all()
+    assert record.artifacts == load_record(finished).artifacts
+    assert record.cost.sample_seconds_per_image and record.cost.peak_memory_bytes
+
+
+def test_memory_of_a_training_survives_a_kill_before_its_end(
+    micro_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The checkpoint holds it: a start that takes no step has none to measure."""
+    run = copied(trained, tmp_path, without=("work/train.json",))
+    again = run_of(micro_folder, tmp_path, "bps").train()
+    assert again.peak_memory_bytes == read_json(trained / "work/train.json")["peak_memory_bytes"] > 2**26
+    assert read_json(run / "work/train.json") == read_json(trained / "work/train.json")
+
+
+def killed_at(write: int, act: Callable[[], object]) -> int:
+    """Be killed in another process before the write of that number takes its name; return the exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    genuine, count = os.replace, 0
+
+    def replace(*names: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == write:
+            os._exit(9)
+        genuine(*names)
+
+    try:
+        torch.set_num_threads(1)
+        content.os.replace = replace  # type: ignore[assignment]
+        act()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def test_killed_between_the_last_picture_and_its_costs_a_run_resumes(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    """After run.json, train.json and twelve pictures; the half of cost.json goes with the next start."""
+    run = run_of(micro_folder, tmp_path)
+    assert killed_at(15, run.all) == 9
+    assert len(list((run.work / "samples").iterdir())) == 12 and not (run.work / "cost.json").exists()
+    assert len(list(run.work.glob(".cost.json.*"))) == 1
+    record = run_of(micro_folder, tmp_path).all()
+    assert record.artifacts == load_record(finished).artifacts
+    assert record.cost.sample_seconds_per_image is None
+    assert set(contents(run.folder)) == set(contents(finished)) - {"work/cost.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["text-only", "bps"])
+def test_killed_at_each_write_a_run_resumes_to_the_same_bits(
+    micro_folder: Path, tmp_path: Path, method: str
+) -> None:
+    whole, number, code = run_of(micro_folder, tmp_path / "whole", method), 0, 9
+    wanted = whole.all().artifacts
+    while code == 9:
+        number += 1
+        code = killed_at(number, run_of(micro_folder, tmp_path / str(number), method).all)
+        resumed = run_of(micro_folder, tmp_path / str(number), method)
+        assert resumed.all().artifacts == wanted, number
+        assert not list(resumed.folder.rglob(".*")), number
+    assert code == 0 and number > 18
+
+
+@pytest.mark.parametrize("words", [("train",), ("sample",), ("score",), ("run", "--no-floor"), ("again",)])
+def test_a_run_that_a_process_is_at_is_left_alone(
+    micro_folder: Path, finished: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    again = words == ("again",)
+    run = copied(finished, tmp_path, without=() if again else ("record.json",))
+    stage = ["run", "--no-floor", "--again"] if again else [*words]
+    half = run / "work/.train.ckpt.0123456789ab.tmp.ckpt"
+    half.touch()
+    options = micro(micro_folder, tmp_path, "--method", "text-only")[1:]
+    with Lock(run / "work/lock", about=run):
+        before = contents(run)
+        answer = bench(*stage, *options)
+        assert answer.exit_code == 2 and len(answer.stderr.strip().splitlines()) == 1
+        assert str(run) in answer.stderr and f"process {os.getpid()} on " in answer.stderr
+        assert contents(run) == before
+
+
+def test_a_run_that_is_at_work_is_not_exported(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path)
+    with Lock(run / "work/lock", about=run):
+        answer = bench("export", run, tmp_path / "out")
+    assert answer.exit_code == 2 and f"process {os.getpid()} on " in answer.stderr
+
+
+def test_again_begins_anew_whatever_lies_in_the_folder(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = copied(finished, tmp_path)
+    (run / "work/run.json").write_text("[")
+    (run / "more").symlink_to(tmp_path)
+    answer = bench(*micro(micro_folder, tmp_path, *FLOOR, "--again"))
+    assert answer.exit_code == 0, answer.output
+    assert load_record(run).artifacts == load_record(finished).artifacts
+    assert set(contents(run)) == set(contents(finished)) and not (run / "more").exists()
+
+
+def test_a_grid_tells_of_a_run_that_another_process_is_at_and_goes_on(
+    micro_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    class Here:
+        def __init__(self, words: Any) -> None:
+            self.answer = bench(*words)
+
+        def poll(self) -> int:
+            return int(self.answer.exit_code)
+
+        def send_signal(self, number: int) -> None:
+            raise AssertionError(number)
+
+        def last_words(self) -> str:
+            return str(self.answer.stderr.strip().splitlines()[-1])
+
+    requests = [request_of(micro_folder, tmp_path / name) for name in ("held", "done")]
+    cells = [
+        Cell(name=str(n), arguments=r.words(method="text-only", task="sketch", seed=0))
+        for n, r in enumerate(requests)
+    ]
+    held, _ = (copied(finished, r.results, without=("record.json",)) for r in requests)
+    with Lock(held / "work/lock", about=held):
+        first, second = run_grid(
+            cells, prepare=lambda cell: run_of(micro_folder, requests[int(cell.name)].results), start=Here
+        )
+    assert first.record is None and f"process {os.getpid()} on " in str(first.error)
+    assert second.record is not None
+
+
+def test_a_floor_that_another_process_makes_is_waited_for(
+    micro_folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(finished, tmp_path, without=("record.json",))
+    lock = Lock(run / "work/lock", about=run)
+    said: list[str] = []
+
+    class Told(Hooks):
+        def say(self, text: str) -> None:
+            said.append(text)
+            shutil.copy(finished / "record.json", run)
+            lock.__exit__()
+
+    monkeypatch.setattr(hooks, "_TRY_SECONDS", 0.0)
+    waiting = run_of(micro_folder, tmp_path, told=Told())
+    lock.__enter__()
+    assert waiting.all(wait=True) == load_record(finished)
+    assert len(said) == 1 and f"process {os.getpid()} on " in said[0]
+
+
+def test_weights_damaged_after_training_are_noticed_and_written_again(
+    micro_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    path = copied(trained, tmp_path) / "work/adapter.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-3] + bytes([good[-3] ^ 1]) + good[-2:])
+    options = micro(micro_folder, tmp_path, "--method", "bps")[1:]
+    answer = bench("sample", *options)
+    assert answer.exit_code == 2 and str(path) in answer.stderr
+    assert not (path.parent / "samples").exists()
+    run = run_of(micro_folder, tmp_path, "bps")
+    run.train()
+    assert path.read_bytes() == good
+    run.load_trained()
+
+
+def test_weights_without_a_digest_are_loaded(micro_folder: Path, trained: Path, tmp_path: Path) -> None:
+    """As in folders of earlier versions."""
+    path = copied(trained, tmp_path) / "work/train.json"
+    known = read_json(path)
+    assert known.pop("sha256") == sha256_file(path.with_name("adapter.safetensors"))
+    write_json(path, known)
+    run_of(micro_folder, tmp_path, "bps").load_trained()
+
+
+def test_a_full_disk_in_sampling_is_said_as_it_is(
+    micro_folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not hidden behind another error of who keeps the costs."""
+    run = copied(finished, tmp_path, without=(*UNSCORED, "work/cost.json"))
+    picture = sorted((run / "work/samples").iterdir())[0]
+    picture.unlink()
+    genuine = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).suffix == ".png" or Path(target).name == "cost.json":
+            raise OSError(28, os.strerror(28))
+        genuine(source, target)
+
+    monkeypatch.setattr(content.os, "replace", full)
+    with pytest.raises(BenchError, match=rf"cannot write {picture}: No space left"):
+        run_of(micro_folder, tmp_path).sample()
