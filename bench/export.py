@@ -13,12 +13,12 @@ from bench.artifacts import load_weights
 from bench.base import Base, load_base
 from bench.base_rules import LATENT_CHANNELS
 from bench.checkpoint import Trainable
-from bench.content import atomic_write, read_json, write_json
+from bench.content import Lock, atomic_write, give_usual_mode, read_json, write_json
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.report.card import LICENCE_FILE, About, model_card
 from bench.suites import find_suite
 from bench.tasks import find_task
-from bench.trained import ADAPTER
+from bench.trained import ADAPTER, LOCK
 from bench.types import BenchError, Exchange, Task
 from bench.weights import FORMS, Weights, shown
 
@@ -40,10 +40,10 @@ def export_run(
     """Write what a run trained into a new folder `out`, safetensors alone, and return it.
 
     find: name -> method. base: where the run's base lies, else the suite's; variant: which of its
-    weights. with_base: write the base
-    beside it, a whole pipeline. BenchError where nothing was trained, for another base than the run's
-    and for a folder that is not empty.
+    weights. with_base: write the base beside it, a whole pipeline. BenchError where nothing was
+    trained, for another base than the run's, for a run that is at work and a folder that is not empty.
     """
+    Lock(run / LOCK, about=run).refuse_if_held()
     record = load_record(run)
     method = find(record.method)
     _check(run, record, method)
@@ -52,14 +52,15 @@ def export_run(
     loaded, task = _base(record, base, variant), _task(record)
     denoiser = trained(run, record, method=method, base=loaded, task=task)
     work = out.with_name(f".{out.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        _write(work, record, method=method, denoiser=denoiser, base=loaded, task=task, whole=with_base)
-        if out.exists():
-            out.rmdir()
-        work.replace(out)
-    finally:
+    with Lock(out.with_name(f".{out.name}.lock"), about=out):
         shutil.rmtree(work, ignore_errors=True)
+        try:
+            _write(work, record, method=method, denoiser=denoiser, base=loaded, task=task, whole=with_base)
+            if out.exists():
+                out.rmdir()
+            work.replace(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return out
 
 
@@ -121,6 +122,7 @@ def _write(
             if (own / part).exists():
                 (own / part).rename(out / part)
         _write_base(out, base, exchange)
+    give_usual_mode(out)
     _drop_paths(out)
     licence = licence_notes(record, base)
     about = About(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base import DTYPES
-from bench.content import write_json
+from bench.content import give_usual_mode, write_json
 from bench.emoji.tokenizer import train_tokenizer
 from bench.types import BenchError, unknown
 
@@ -218,6 +218,7 @@ def write_random_base(
         part.to(getattr(torch, dtype)).save_pretrained(folder / name, variant=chosen)
     tokenizer.save_pretrained(folder / "tokenizer")
     build_scheduler(model).save_pretrained(folder / "scheduler")
+    give_usual_mode(folder)
     write_json(folder / "model_index.json", _index(model))
     return folder
 

@@ -117,6 +117,13 @@ def images_of(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_what_is_exported_can_be_read_by_whom_the_umask_lets(exported: Any, method: str) -> None:
+    _, out = exported(method)
+    modes = {p.stat().st_mode for p in out.rglob("*") if p.is_file()}
+    assert len(modes) == 1 and not list(out.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_an_export_evaluated_without_training_gives_the_runs_samples(
     exported: Any, micro_folder: Path, tmp_path: Path, method: str
 ) -> None:

@@ -43,6 +43,11 @@ def test_at_full_width_the_parameters_are_those_of_the_real_model(name: str) -> 
     assert counts == [*PARAMETERS[name], 83_653_863]
 
 
+def test_a_base_can_be_read_by_whom_the_umask_lets(folders: dict[str, Path]) -> None:
+    modes = {p.stat().st_mode for folder in folders.values() for p in folder.rglob("*") if p.is_file()}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("name", sorted(LIKENESSES))
 def test_narrow_and_full_have_the_same_modules(name: str, folders: dict[str, Path]) -> None:
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.content import sha256_file, write_json
+from bench.content import give_usual_mode, sha256_file, write_json
 
 LICENCE = "CC BY-SA 4.0"
 _BESIDE = {"manifest.json", "pretraining.json", "pretraining.npz"}  # about the base, not of it
@@ -35,6 +35,7 @@ def export_base(
         part.to(dtype)
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
+    give_usual_mode(folder)
     _drop_versions(folder)
     write_json(folder / "model_index.json", _index(vae))
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _BESIDE)
