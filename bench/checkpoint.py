@@ -29,8 +29,18 @@ def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> No
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch hides the system's error behind its own
-            raise OSError(str(error)) from error
+            raise _reason(temporary) or OSError(str(error)) from error
         _rotate(path, keep)
+
+
+def _reason(path: Path) -> OSError | None:
+    """Return why the system takes no more of a file, None where it does."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        return error
+    return None
 
 
 def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any) -> int:

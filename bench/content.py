@@ -120,17 +120,25 @@ def remove_unfinished(folder: Path, *, seconds: float = 0.0) -> None:
                     path.unlink()
 
 
-def give_usual_mode(folder: Path) -> None:
-    """Let everyone read the files below a folder whom the umask lets, as of any file that is written.
+@contextlib.contextmanager
+def written_by_libraries(folder: Path) -> Iterator[None]:
+    """Let libraries write models below a folder in the block; a disk that refuses is a BenchError.
 
-    The safetensors library makes its files for their owner alone.
+    The files then have the mode of any file that is written: safetensors makes its own for their owner
+    alone.
     """
-    probe = folder / f".{secrets.token_hex(6)}"
-    probe.touch()
-    usual = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(usual)
+    from safetensors import SafetensorError
+
+    try:
+        yield
+        probe = folder / f".{secrets.token_hex(6)}"
+        probe.touch()
+        usual = stat.S_IMODE(probe.stat().st_mode)
+        probe.unlink()
+        for path in folder.rglob("*.safetensors"):
+            path.chmod(usual)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(folder, error) from error
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -451,9 +459,9 @@ def _settle(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _unwritable(path: str | os.PathLike[str], error: OSError) -> BenchError:
+def _unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
     return BenchError(
-        f"cannot write {path}: {error.strerror or error}. "
+        f"cannot write {path}: {getattr(error, 'strerror', None) or error}. "
         "Free some disk space or choose a folder you may write to."
     )
 

@@ -13,7 +13,7 @@ from bench.artifacts import load_weights
 from bench.base import Base, load_base
 from bench.base_rules import LATENT_CHANNELS
 from bench.checkpoint import Trainable
-from bench.content import Lock, atomic_write, give_usual_mode, read_json, write_json
+from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.report.card import LICENCE_FILE, About, model_card
 from bench.suites import find_suite
@@ -116,13 +116,13 @@ def _write(
     exchange: Exchange = method.exchange
     own = out / exchange.parts[0] if whole else out
     own.mkdir(parents=True)
-    method.save(denoiser, own)
-    if whole:
-        for part in exchange.parts[1:]:
-            if (own / part).exists():
-                (own / part).rename(out / part)
-        _write_base(out, base, exchange)
-    give_usual_mode(out)
+    with written_by_libraries(out):
+        method.save(denoiser, own)
+        if whole:
+            for part in exchange.parts[1:]:
+                if (own / part).exists():
+                    (own / part).rename(out / part)
+            _write_base(out, base, exchange)
     _drop_paths(out)
     licence = licence_notes(record, base)
     about = About(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base import DTYPES
-from bench.content import give_usual_mode, write_json
+from bench.content import write_json, written_by_libraries
 from bench.emoji.tokenizer import train_tokenizer
 from bench.types import BenchError, unknown
 
@@ -213,12 +213,12 @@ def write_random_base(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = build_parts(model, width=width, size=size, tokenizer=tokenizer)
-    for name, part in parts.items():
-        chosen = variant if name == "unet" else None
-        part.to(getattr(torch, dtype)).save_pretrained(folder / name, variant=chosen)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    build_scheduler(model).save_pretrained(folder / "scheduler")
-    give_usual_mode(folder)
+    with written_by_libraries(folder):
+        for name, part in parts.items():
+            chosen = variant if name == "unet" else None
+            part.to(getattr(torch, dtype)).save_pretrained(folder / name, variant=chosen)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        build_scheduler(model).save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", _index(model))
     return folder
 

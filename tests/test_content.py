@@ -5,20 +5,25 @@ from __future__ import annotations
 import errno
 import math
 import os
+import resource
 import signal
 import stat
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save_file
 
 from bench import content
+from bench.checkpoint import save_checkpoint
 from bench.content import (
     Cache,
     Lock,
@@ -27,7 +32,6 @@ from bench.content import (
     check_array,
     digest_arrays,
     digest_json,
-    give_usual_mode,
     inside,
     read_json,
     read_npz,
@@ -36,6 +40,7 @@ from bench.content import (
     sha256_file,
     write_json,
     write_npz,
+    written_by_libraries,
 )
 from bench.types import BenchError
 
@@ -167,13 +172,38 @@ def test_weights_written_for_their_owner_alone_get_the_usual_mode(
     before = os.umask(umask)
     try:
         path = tmp_path / "unet" / "model.safetensors"
-        path.parent.mkdir()
-        path.touch(0o600)
-        give_usual_mode(tmp_path)
+        with written_by_libraries(tmp_path):
+            path.parent.mkdir()
+            path.touch(0o600)
         assert stat.S_IMODE(path.stat().st_mode) == mode
         assert [p.name for p in tmp_path.iterdir()] == ["unet"]
     finally:
         os.umask(before)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let the system refuse files above 100 kB, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_refuses_is_said_though_libraries_write(tmp_path: Path, small_files: None) -> None:
+    """With the system's reason, which neither library passes on as its own."""
+    large = {"a": np.zeros(50_000)}
+    with pytest.raises(BenchError, match=rf"cannot write {tmp_path}: .*File too large"):
+        with written_by_libraries(tmp_path):
+            save_file(large, tmp_path / "model.safetensors")
+
+    class Part:
+        def state_dict(self) -> dict[str, Any]:
+            return {"a": torch.zeros(50_000)}
+
+    with pytest.raises(BenchError, match=r"cannot write .*train\.ckpt: File too large"):
+        save_checkpoint(tmp_path / "train.ckpt", step=1, part=Part())
+    assert not list(tmp_path.glob("*train.ckpt*"))
 
 
 def leave_half_written(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.content import give_usual_mode, sha256_file, write_json
+from bench.content import sha256_file, write_json, written_by_libraries
 
 LICENCE = "CC BY-SA 4.0"
 _BESIDE = {"manifest.json", "pretraining.json", "pretraining.npz"}  # about the base, not of it
@@ -29,13 +29,13 @@ def export_base(
     """
     import torch
 
-    for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
-        dtype = next(part.parameters()).dtype
-        part.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
-        part.to(dtype)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    scheduler.save_pretrained(folder / "scheduler")
-    give_usual_mode(folder)
+    with written_by_libraries(folder):
+        for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
+            dtype = next(part.parameters()).dtype
+            part.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
+            part.to(dtype)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        scheduler.save_pretrained(folder / "scheduler")
     _drop_versions(folder)
     write_json(folder / "model_index.json", _index(vae))
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _BESIDE)
