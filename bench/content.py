@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -12,12 +10,10 @@ import math
 import os
 import re
 import secrets
-import socket
 import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,6 @@ _UNPACKED = 100  # times its own size that an archive may hold; the shipped ones
 _SMALL = 1 << 24  # bytes that any archive may hold
 _DAY = 24 * 3600.0
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", re.DOTALL)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -100,7 +95,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -138,7 +133,7 @@ def written_by_libraries(folder: Path) -> Iterator[None]:
         for path in folder.rglob("*.safetensors"):
             path.chmod(usual)
     except (OSError, SafetensorError) as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -263,125 +258,6 @@ def inside(folder: Path, name: str) -> Path:
     return folder / check_name(name)
 
 
-class Lock:
-    """Lets one process at a time do what two must not, also on hosts that share the disk.
-
-    Use as a context, also within itself. path: of the lock's file, there while it is held; it says by
-    whom. about: what is held, in words. clean: a folder to rid of what killed holders left half
-    written. wait: called with who holds it until it is free; without it that is a BenchError. A holder
-    that ends, however it ends, holds nothing; children it forks hold nothing of it. Where the file
-    system has no locks (as on some clusters) everybody is let in.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        about: object,
-        clean: Path | None = None,
-        wait: Callable[[str], None] | None = None,
-    ) -> None:
-        self.path, self.wait, self._about, self._clean = path, wait, about, clean
-        self._file, self._depth = -1, 0
-
-    def __enter__(self) -> Lock:
-        """Take it; BenchError where another process holds it, or the folder cannot be written."""
-        if self._depth == 0:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                while not self._taken():
-                    continue
-            except OSError as error:
-                raise _unwritable(self.path, error) from error
-            if self._clean is not None:
-                remove_unfinished(self._clean)
-        self._depth += 1
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        """Give it back, and remove its file."""
-        self._depth -= 1
-        if self._depth == 0 and self._file in _HELD:
-            with contextlib.suppress(OSError):  # a folder that was deleted meanwhile
-                self.path.unlink()
-            _let_go(self._file)
-
-    def refuse_if_held(self) -> None:
-        """Raise BenchError where a process holds it; for who only reads, writes nothing."""
-        with contextlib.suppress(OSError), open(self.path, "rb") as file:
-            if not _locked(file.fileno(), fcntl.LOCK_SH):
-                raise BenchError(self._holder(file.fileno()))
-
-    def _taken(self) -> bool:
-        """Try once; False where it is worth another try."""
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        _HELD.add(file)
-        try:
-            if not _locked(file, fcntl.LOCK_EX):
-                if self.wait is None:
-                    raise BenchError(self._holder(file))
-                self.wait(self._holder(file))
-            elif self._is_there(file):
-                self._say_who(file)
-                self._file, file = file, -1
-                return True
-            return False
-        finally:
-            if file >= 0:
-                _let_go(file)
-
-    def _is_there(self, file: int) -> bool:
-        """Whether the path still leads to the file: its last holder may have removed it meanwhile."""
-        try:
-            return os.path.samestat(os.fstat(file), os.stat(self.path))
-        except FileNotFoundError:
-            return False
-
-    def _say_who(self, file: int) -> None:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        os.ftruncate(file, 0)
-        os.pwrite(file, _dump(who, indent=1) + b"\n", 0)
-
-    def _holder(self, file: int) -> str:
-        try:
-            who = parse_json(os.pread(file, 1000, 0), self.path, remedy="")
-            named = f"process {who['pid']} on {who['host']}, since {who['since']}"
-        except (OSError, BenchError, KeyError, TypeError):  # it has only just taken it
-            named = "another process"
-        return f"{self._about} is in use by {named}. Wait until that ends, or stop it: finished work is kept."
-
-
-_HELD: set[int] = set()
-"""Files of the locks that this process holds or tries."""
-
-
-def _let_go(file: int) -> None:
-    _HELD.discard(file)
-    os.close(file)
-
-
-def _forked() -> None:
-    """Close the parent's locks in a child, which would otherwise keep them beyond the parent's end."""
-    while _HELD:
-        _let_go(min(_HELD))
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _locked(file: int, how: int) -> bool:
-    """Lock an open file if nobody else has; True too where the file system knows no locks."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
 class Cache:
     """Arrays on disk, found by a hash of what they were made from.
 
@@ -459,7 +335,8 @@ def _settle(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
+def unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
+    """Build the error for a path that the system does not let us write."""
     return BenchError(
         f"cannot write {path}: {getattr(error, 'strerror', None) or error}. "
         "Free some disk space or choose a folder you may write to."

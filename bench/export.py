@@ -13,7 +13,8 @@ from bench.artifacts import load_weights
 from bench.base import Base, load_base
 from bench.base_rules import LATENT_CHANNELS
 from bench.checkpoint import Trainable
-from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
+from bench.content import atomic_write, read_json, write_json, written_by_libraries
+from bench.locks import Lock
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.report.card import LICENCE_FILE, About, model_card
 from bench.suites import find_suite

@@ -15,13 +15,14 @@ from bench import record as records
 from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped, Trainable
-from bench.content import Cache, Lock, atomic_write, read_json, sha256_file, write_json
+from bench.content import Cache, atomic_write, read_json, sha256_file, write_json
 from bench.cost import Ledger, be_deterministic, reset_peak_memory
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
 from bench.engine import check_execution
 from bench.hooks import Hooks, Quiet, patient
 from bench.judges import load_judge
+from bench.locks import Lock
 from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
 from bench.publish import build_record, check_sides, now

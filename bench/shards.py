@@ -24,7 +24,6 @@ from bench.base import Base, images_at_once
 from bench.checkpoint import Stopped
 from bench.content import (
     Cache,
-    Lock,
     atomic_write,
     digest_json,
     read_json,
@@ -33,6 +32,7 @@ from bench.content import (
     write_json,
 )
 from bench.hooks import patient
+from bench.locks import Lock
 from bench.prepared import Prepared, Rows, Views, mirrored, read_images, view_of
 from bench.tensors import open_tensors
 from bench.types import BenchError, Dataset, Task

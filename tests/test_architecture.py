@@ -17,6 +17,7 @@ LEVELS = [
     {"bench.strict"},
     {
         "bench.content",
+        "bench.locks",
         "bench.gpus",
         "bench.live",
         "bench.stats",

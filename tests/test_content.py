@@ -22,11 +22,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
-from bench import content
+from bench import content, locks
 from bench.checkpoint import save_checkpoint
 from bench.content import (
     Cache,
-    Lock,
     atomic_path,
     atomic_write,
     check_array,
@@ -42,6 +41,7 @@ from bench.content import (
     write_npz,
     written_by_libraries,
 )
+from bench.locks import Lock
 from bench.types import BenchError
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -316,7 +316,7 @@ def test_a_file_system_without_locks_lets_everybody_in(
     def unknown(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(content.fcntl, "flock", unknown)
+    monkeypatch.setattr(locks.fcntl, "flock", unknown)
     with Lock(tmp_path / "lock", about="it"), Lock(tmp_path / "lock", about="it"):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,10 @@ import torch
 
 from bench import content, hooks
 from bench.commands import Request, make_run
-from bench.content import Lock, read_json, sha256_file, write_json
+from bench.content import read_json, sha256_file, write_json
 from bench.grid import Cell, run_grid
 from bench.hooks import Hooks
+from bench.locks import Lock
 from bench.record import load_record
 from bench.report.tables import record_text
 from bench.run import Run

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from bench.checkpoint import Stopped
-from bench.content import Lock, read_json, read_npz, sha256_file, write_json, write_npz
+from bench.content import read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.draw import caption_of
 from bench.data.coco.geometry import frame_of
@@ -27,6 +27,7 @@ from bench.data.coco.prepare import estimate_bytes, prepare_coco17
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.splits import verify
+from bench.locks import Lock
 from bench.tasks import find_task
 from bench.types import BenchError
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of

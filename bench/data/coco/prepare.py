@@ -19,7 +19,6 @@ from typing import Any
 
 from bench.content import (
     Cache,
-    Lock,
     read_json,
     remove_unfinished,
     sha256_bytes,
@@ -44,6 +43,7 @@ from bench.data.coco.sketches import describe_sketch
 from bench.data.coco.tables import join, read_table, write_table
 from bench.data.coco.work import PARTS, PIECE, draw_pieces, pieces_of
 from bench.data.leaks import Finding, how_many
+from bench.locks import Lock
 from bench.types import BenchError
 
 BEGUN = "begun.json"
