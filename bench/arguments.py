@@ -18,7 +18,7 @@ def parse_options(pairs: Iterable[str] | None) -> dict[str, Any]:
             raise BenchError(f"--option '{pair}' is not name=value. Write for example prior=free.")
         try:
             options[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also where it is JSON beyond all bounds
             options[name] = value
     return options
 

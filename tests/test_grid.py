@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import bench.grid
 import cli
-from bench.arguments import parse_names, parse_numbers
+from bench.arguments import parse_names, parse_numbers, parse_options
 from bench.checkpoint import Stopped
 from bench.commands import Request, cells_of, described, grid_of, make_run, run_cells
 from bench.grid import Cell, Outcome, run_grid
@@ -277,6 +277,11 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     assert set(json.loads(merged[0].read_text())["methods"]) == {"bps", "z"}
     with pytest.raises(BenchError, match="another protocol"):
         write_evidence(tmp_path / "tuning", {**evidence([good]), "protocol_hash": "0"})
+
+
+@pytest.mark.parametrize("value", ["plain", "[" * 100_000, "9" * 5000])
+def test_an_option_that_is_no_json_is_text(value: str) -> None:
+    assert parse_options([f"prior={value}", "size=7"]) == {"prior": value, "size": 7}
 
 
 @pytest.mark.parametrize("damage", [7, [], {"bps": {"trials": {}}}, {"bps": {"chosen": "x"}}])

@@ -76,6 +76,10 @@ def test_pairs_and_collections_are_checked(tmp_path: Path) -> None:
         load_collection(path)
     np.savez(path, images=good.images, captions=np.array(good.captions), styles=np.array(good.styles))
     assert load_collection(path).digest == good.digest
+    for captions in (np.array("a"), np.array([b"a"]), np.array([1])):
+        np.savez(path, images=good.images[:1], captions=captions, styles=captions)
+        with pytest.raises(BenchError, match="lists of texts"):
+            load_collection(path)
 
 
 def test_openmoji_names_carry_no_style() -> None:

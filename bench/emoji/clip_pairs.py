@@ -62,6 +62,8 @@ def load_collection(path: Path) -> Pairs:
     missing = {"images", "captions", "styles"} - set(arrays)
     if missing:
         raise BenchError(f"{path} lacks the arrays {', '.join(sorted(missing))}")
+    if any(arrays[name].ndim != 1 or arrays[name].dtype.kind != "U" for name in ("captions", "styles")):
+        raise BenchError(f"{path}: captions and styles must be lists of texts. Draw the collection anew.")
     return Pairs(
         images=arrays["images"],
         captions=tuple(str(c).lower() for c in arrays["captions"]),

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from annotated_types import Interval
 from pydantic import with_config
 from typing_extensions import TypedDict
 
@@ -25,7 +26,7 @@ SIZE = 64
 
 
 _MOST_BYTES = 1 << 30
-_Length = Whole | Number  # as written: it goes into the drawing's text
+_Length = Annotated[Whole | Number, Interval(ge=-1e6, le=1e6)]  # as written: it goes into the drawing's text
 
 
 @with_config(extra="allow")

@@ -56,6 +56,7 @@ def test_another_version_or_a_missing_family_is_said(families: Path) -> None:
     [
         [],
         {"icons": {}, "width": "wide"},
+        {"icons": {}, "left": 10**15},
         {"icons": {"a": "<path/>"}},
         {"icons": {"a": {"body": 7}}},
         {"icons": {"../a": {"body": CIRCLE}}},
