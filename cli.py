@@ -409,6 +409,7 @@ def report_command(
     results: Results = RESULTS,
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
     mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="LaTeX of differences and distributions too.")] = False,
     readme: Annotated[
         Path | None, typer.Option(help="Also write a page of published results, README.md.")
     ] = None,
@@ -416,7 +417,7 @@ def report_command(
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
     from bench.report import make_report
 
-    for path in make_report(results, out or results / "report", mixed=mixed, readme=readme):
+    for path in make_report(results, out or results / "report", mixed=mixed, long=long, readme=readme):
         typer.echo(path)
 
 

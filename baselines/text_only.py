@@ -34,7 +34,7 @@ class TextOnly:
     """The base without the condition: nothing to train, nothing that can follow a sketch."""
 
     name = "text-only"
-    title = "text-only SD"
+    title = "text-only"
     conditioned = False
     source = "Rombach et al., CVPR 2022, https://arxiv.org/abs/2112.10752"
     options: dict[str, object] = {}

@@ -19,6 +19,7 @@ from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, prepare
+from bench.report.names import TITLES
 from bench.spec import check_options
 from bench.suites import Training
 from bench.tasks import TASKS, find_task
@@ -162,3 +163,7 @@ def test_the_row_is_described_and_unknown_options_are_refused(
     assert method.name == name and method.title and "http" in method.source
     with pytest.raises(BenchError, match="unknown option"):
         check_options(method, {"no-such-option": 1})
+
+
+def test_reports_call_methods_by_their_titles() -> None:
+    assert {name: cli.catalogue().find(name)[0].title for name in cli.methods()} == TITLES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.content import atomic_write
+from bench.content import atomic_write, read_json, sha256_file, write_json
 from bench.report.ablation_page import ablation_files, ablation_sections
 from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import Comparison, build_comparison
@@ -13,8 +13,9 @@ from bench.report.compare_tables import comparison_costs, comparison_grid, tidy_
 from bench.report.curves import curve_figure
 from bench.report.differences import Difference, paired_differences, verdict, verdicts
 from bench.report.figures import contact_sheet, overview
-from bench.report.grid import to_latex, to_markdown
+from bench.report.grid import to_csv, to_markdown
 from bench.report.html import html_page
+from bench.report.latex import to_latex
 from bench.report.names import task_place
 from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import draw_pictures, file_name, small_copy
@@ -32,6 +33,7 @@ from bench.report.tables import (
     tidy_costs,
     tidy_differences,
 )
+from bench.types import BenchError
 
 __all__ = [
     "BOOTSTRAP_SEED",
@@ -55,19 +57,26 @@ __all__ = [
     "verdicts",
 ]
 
+FILES_FILE = "files.json"
+"""In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
 
-def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path | None = None) -> list[Path]:
+
+def make_report(
+    results: Path, out: Path, *, mixed: bool = False, long: bool = False, readme: Path | None = None
+) -> list[Path]:
     """Write the report of all records below `results` into `out`; return the files, sorted.
 
     A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
     a suite and task whose rows are marked. A suite with several protocols for one task has no
-    comparison. Ablations follow; a variant that one shows stands in its task's table too, below the
-    methods, and in no comparison. Files are named by suite and task, and by protocol too where there
-    are several; other files in `out` are left alone. readme: where to write a page of published
-    results, with a folder of its few figures beside it. Nothing but the records moves a byte.
-    BenchError, with nothing written, where there is no record, one does not verify or one table
-    cannot hold them.
+    comparison. Ablations follow; a variant that one shows stands in its task's CSV too and in no other
+    table of methods. Files are named by suite and task, and by protocol too where there are several;
+    what an earlier report wrote into `out` and this does not is removed, other files
+    are left alone. long: write tables of several pages as LaTeX too (differences,
+    distributions). readme: where to write a page of published results, with a folder of its few
+    figures beside it. Nothing but the records moves a byte. BenchError, with nothing written, where
+    there is no record, one does not verify or one table cannot hold them.
     """
+    earlier = _earlier(out)
     runs = load_runs(results)
     ablations = build_ablations([*runs, *load_ablation_runs(results)])
     varied = in_ablations(ablations)
@@ -80,7 +89,7 @@ def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path |
     sections = [_section(out, name, table, by_suite[table.suite]) for name, table in tables.items()]
     written: list[Path] = []
     for section in sections:
-        written += _write(out, _table_files(section))
+        written += _write(out, _table_files(section, long=long))
         written += [out / file for file in section.pictures.files]
     for suite in suites:
         if suite.comparison is not None:
@@ -91,6 +100,7 @@ def make_report(results: Path, out: Path, *, mixed: bool = False, readme: Path |
         written += [out / file for file in (*part.figures, *part.pdfs)]
     written += _write(out, {"report.md": report_page(sections, suites, parts)})
     written += _write(out, {"index.html": html_page(sections, suites, parts)})
+    written.append(_settle(out, written, earlier))
     if readme is not None:
         page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
         written += _write(readme.parent, {readme.name: page})
@@ -148,29 +158,25 @@ def _shown_rows(table: Table, comparison: Comparison | None) -> list[Row]:
     return [entry.rows[table.task] for entry in entries if table.task in entry.rows]
 
 
-def _table_files(section: Section) -> dict[str, str]:
+def _table_files(section: Section, *, long: bool) -> dict[str, str]:
     name, table = section.name, section.table
-    pairs = difference_grid(table, section.differences)
     more = distribution_grid(table)
-    files = (
-        {
-            f"distribution-{name}.md": to_markdown(more),
-            f"distribution-{name}.tex": to_latex(more, key=f"distribution-{name}"),
-        }
-        if more is not None
-        else {}
-    )
-    return files | {
+    files = {
         f"table-{name}.md": to_markdown(main_grid(table)),
         f"table-{name}.tex": to_latex(main_grid(table), key=name),
-        f"table-{name}.csv": tidy(table).to_csv(index=False, lineterminator="\n"),
+        f"table-{name}.csv": to_csv(tidy(table)),
         f"cost-{name}.tex": to_latex(cost_grid(table), key=f"cost-{name}"),
-        f"cost-{name}.csv": tidy_costs(table).to_csv(index=False, lineterminator="\n"),
-        f"differences-{name}.tex": to_latex(pairs, key=f"differences-{name}"),
-        f"differences-{name}.csv": tidy_differences(section.differences).to_csv(
-            index=False, lineterminator="\n"
-        ),
+        f"cost-{name}.csv": to_csv(tidy_costs(table)),
+        f"differences-{name}.csv": to_csv(tidy_differences(section.differences)),
     }
+    if more is not None:
+        files[f"distribution-{name}.md"] = to_markdown(more)
+    if more is not None and long:
+        files[f"distribution-{name}.tex"] = to_latex(more, key=f"distribution-{name}")
+    if long:
+        pairs = difference_grid(table, section.differences)
+        files[f"differences-{name}.tex"] = to_latex(pairs, key=f"differences-{name}")
+    return files
 
 
 def _comparison_files(comparison: Comparison) -> dict[str, str]:
@@ -180,11 +186,31 @@ def _comparison_files(comparison: Comparison) -> dict[str, str]:
     return {
         f"comparison-{name}.md": to_markdown(main),
         f"comparison-{name}.tex": to_latex(main, key=f"comparison-{name}"),
-        f"comparison-{name}.csv": tidy_comparison(comparison).to_csv(index=False, lineterminator="\n"),
+        f"comparison-{name}.csv": to_csv(tidy_comparison(comparison)),
         f"cost-{name}.md": to_markdown(cost),
         f"cost-{name}.tex": to_latex(cost, key=f"cost-{name}"),
-        f"cost-{name}.csv": lines.to_csv(index=False, lineterminator="\n"),
+        f"cost-{name}.csv": to_csv(lines),
     }
+
+
+def _earlier(out: Path) -> dict[str, str]:
+    """Return what the report in a folder wrote, by its list: file -> digest; nothing where it has none."""
+    try:
+        found = read_json(out / FILES_FILE)
+    except BenchError:
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: digest for name, digest in pairs if name == Path(name).name and isinstance(digest, str)}
+
+
+def _settle(out: Path, written: Sequence[Path], earlier: Mapping[str, str]) -> Path:
+    """Remove what an earlier report wrote, nobody changed since and this one does not; list its files."""
+    for name in earlier.keys() - {path.name for path in written}:
+        path = out / name
+        if path.is_file() and not path.is_symlink() and sha256_file(path) == earlier[name]:
+            path.unlink()
+    write_json(out / FILES_FILE, {path.name: sha256_file(path) for path in written})
+    return out / FILES_FILE
 
 
 def _write(out: Path, texts: Mapping[str, str]) -> list[Path]:

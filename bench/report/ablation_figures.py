@@ -10,17 +10,27 @@ from typing import TYPE_CHECKING
 from bench.report.ablation_tables import difference_cell
 from bench.report.ablations import AblationTable, Line
 from bench.report.differences import Difference, told_apart
-from bench.report.figures import BOX, COLOURS, GRID, INK, SOFT, figure_file, label_ends, wrapped
-from bench.report.names import Column, header
+from bench.report.figures import (
+    BOX,
+    GRID,
+    INK,
+    SOFT,
+    Look,
+    figure_file,
+    floor_line,
+    label_ends,
+    looks,
+    wrapped,
+)
+from bench.report.names import Column, header, titled
 from bench.report.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Point = tuple[float, float, float | None, float | None]
-_BETTER, _WORSE, _UNTOLD = "#0072B2", "#D55E00", "#9a9a9a"
-_KEY = "blue better, orange worse, grey not told apart"
-_MARKERS = "osD^v"
+_BETTER, _WORSE, _UNTOLD = "#44AA99", "#882255", "#9a9a9a"  # none is a method's
+_KEY = "teal better, wine worse, grey not told apart"
 AXES = {
     "train_items": "training items",
     "guidance": "guidance",
@@ -34,7 +44,7 @@ _MIDDLE = 12
 def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path | None:
     """Draw each variant minus the reference as a bar with its 95% interval, a panel a metric.
 
-    Blue is better than the reference, orange worse, grey not told apart. None, and no file, where
+    Teal is better than the reference, wine worse, grey not told apart. None, and no file, where
     there is no difference. The same table gives the same bytes.
     """
     lines = [line for line in table.lines if line.differences]
@@ -44,7 +54,7 @@ def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     names = [table.full_name(line) for line in lines]
     width = 0.3 + 0.075 * max(map(len, names)) + 2.6 * len(columns)
     with figure_file(path, size=(width, 1.5 + 0.34 * len(lines)), pdf=pdf) as figure:
-        title = f"{table.title}: minus {table.ablation.reference}, 95% intervals, paired\n{_KEY}"
+        title = f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n{_KEY}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)
         for axis, column in zip(axes.flat, columns, strict=True):
@@ -102,10 +112,11 @@ def weights_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Pa
             linestyle=(0, (5, 2)),
             label="the paper's, where they started",
         )
-        for i, (run, weights) in enumerate(zip(runs, seen, strict=True)):
+        styles = looks({run.record.run_id: run.record.method for run in runs})
+        for run, weights in zip(runs, seen, strict=True):
             style = {
-                "marker": _MARKERS[i % 5],
-                "color": COLOURS[i % 7],
+                "marker": styles[run.record.run_id].marker,
+                "color": styles[run.record.run_id].colour,
                 "markersize": 5,
                 "linewidth": 1.2,
                 "label": f"learned, seed {run.record.seed}",
@@ -181,16 +192,17 @@ def _curves(axis: Axes, table: AblationTable, column: Column) -> None:
     methods = list(dict.fromkeys(line.variant.method for line in table.lines))
     ticks, ends = sorted({line.setting(name) for line in table.lines}), []
     floors: list[tuple[str, float]] = []
-    for i, method in enumerate(methods):
+    for method in methods:
         own = [line for line in table.lines if line.variant.method == method]
         known = sorted((p for line in own for p in _point(line, name, column)), key=lambda p: p[0])
         if not known:
             continue
         if own[0].row.kind == "floor":
-            floors.append((method, known[0][1]))
+            floors.append((titled(method), known[0][1]))
         else:
-            _curve(axis, known, COLOURS[i % 7], _MARKERS[i % 5])
-            ends.append((method, COLOURS[i % 7], known[-1][0], known[-1][1]))
+            look = looks({method: method})[method]
+            _curve(axis, known, look)
+            ends.append((titled(method), look.colour, known[-1][0], known[-1][1]))
     if table.ablation.resamples:
         place = next(line.setting(name) for line in table.lines if line.is_reference)
         axis.axvline(place, color=SOFT, linestyle=(0, (5, 2)), linewidth=1, zorder=0)
@@ -203,31 +215,18 @@ def _curves(axis: Axes, table: AblationTable, column: Column) -> None:
         label_ends(axis, ends)
 
 
-def floor_line(axis: Axes, name: str, value: float) -> tuple[str, float]:
-    """Dot a floor across the panel; return its label and where that stands.
-
-    One so far away that the curves would be flattened is told at the edge instead.
-    """
-    low, high = axis.get_ylim()
-    if max(low - value, value - high) <= high - low:
-        axis.axhline(value, color=SOFT, linestyle=":", linewidth=1)
-        return name, value
-    axis.set_ylim(low, high)
-    return (f"{name} {value:.3g} ↓", low) if value < low else (f"{name} {value:.3g} ↑", high)
-
-
 def _point(line: Line, axis_name: str, column: Column) -> Iterator[_Point]:
     cell = line.row.cells.get(column)
     if cell is not None and cell.value is not None:
         yield line.setting(axis_name), cell.value, cell.low, cell.high
 
 
-def _curve(axis: Axes, points: Sequence[_Point], colour: str, marker: str) -> None:
+def _curve(axis: Axes, points: Sequence[_Point], look: Look) -> None:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    axis.plot(xs, ys, marker, linestyle="-", color=colour, linewidth=1.6, markersize=4.5)
+    axis.plot(xs, ys, look.marker, linestyle="-", color=look.colour, linewidth=1.6, markersize=4.5)
     for x, _, low, high in points:
         if low is not None and high is not None:
-            axis.plot([x, x], [low, high], color=colour, linewidth=1.4, alpha=0.5)
+            axis.plot([x, x], [low, high], color=look.colour, linewidth=1.4, alpha=0.5)
 
 
 def _scale(axis: Axes, name: str, ticks: Sequence[float]) -> None:

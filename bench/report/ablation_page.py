@@ -16,7 +16,8 @@ from bench.report.ablation_tables import (
 from bench.report.ablations import AblationTable
 from bench.report.curves import curve_figure
 from bench.report.figures import pdf_path
-from bench.report.grid import escape_markdown, to_latex, to_markdown
+from bench.report.grid import code_span, escape_markdown, to_csv, to_markdown
+from bench.report.latex import to_latex
 from bench.report.pictures import file_name
 from bench.report.qualitative import SHEET_ROWS, Gallery, draw_both, gallery
 
@@ -76,7 +77,7 @@ def ablation_files(section: AblationSection) -> dict[str, str]:
     return {
         f"{section.name}.md": to_markdown(grid),
         f"{section.name}.tex": to_latex(grid, key=section.name),
-        f"{section.name}.csv": tidy_ablation(section.table).to_csv(index=False, lineterminator="\n"),
+        f"{section.name}.csv": to_csv(tidy_ablation(section.table)),
     }
 
 
@@ -96,7 +97,7 @@ def ablation_markdown(section: AblationSection, *, level: str = "##", pictures: 
         f"{level} Ablation: {escape_markdown(table.title)}\n\n{notes}"
         f"{escape_markdown(table.ablation.question)}\n\n{said}\n{drawn if pictures else ''}"
         f"{to_markdown(ablation_grid(table))}\n"
-        f"Remade by `{ablation_command(table)}`.{f' Files: {links}.' if pictures else ''}\n"
+        f"Remade by {code_span(ablation_command(table))}.{f' Files: {links}.' if pictures else ''}\n"
     )
 
 
@@ -150,4 +151,5 @@ def _curves(table: AblationTable, path: Path) -> Path | None:
         and other.record.seed == line.record.seed  # else their batches differ
     }
     y = f"loss on {table.suite} / {table.task}"
-    return curve_figure(curves, path, x="training step", y=y, minus=minus, pdf=True)
+    methods = {table.full_name(line): line.record.method for line in drawn}
+    return curve_figure(curves, path, x="training step", y=y, minus=minus, methods=methods, pdf=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.ablations import SETTINGS
 from bench.report.ablations import AblationTable, Line
 from bench.report.differences import Difference, difference_digits, seed_mark
 from bench.report.grid import Grid, Text, to_plain
@@ -13,12 +12,15 @@ from bench.report.names import (
     HASH_DIGITS,
     Column,
     brackets,
+    command,
     count,
     decimals,
     header,
     named,
     number,
     primary_metrics,
+    sentence,
+    titled,
 )
 from bench.report.notes import device_notes
 
@@ -77,7 +79,7 @@ def ablation_caption(table: AblationTable) -> str:
     text = (
         f"{'; '.join(words)}. {table.ablation.question} Held fixed: {table.ablation.fixed}. "
         "Brackets: 95% intervals over items at these seeds; minus reference: paired on the same items "
-        f"and seeds, the reference being {table.ablation.reference}"
+        f"and seeds, the reference being {titled(table.ablation.reference)}"
         f"{' at the same number of training items' if table.by_items else ''}; intervals are not "
         "widened for their number. *: single training seeds do not agree."
     )
@@ -128,7 +130,7 @@ def ablation_sentence(line: Line, difference: Difference, table: AblationTable) 
     text = f"{first} {verb} {second} by {_plus_minus(difference, size=True)} {on}{place} {basis}"
     if difference.agree is False:
         return f"On the mean over seeds {text}, but single seeds do not agree."
-    return f"{text}." if first in SETTINGS else f"{text[0].upper()}{text[1:]}."
+    return f"{sentence(text)}."
 
 
 def ablation_summary(table: AblationTable, *, metric: str) -> list[str]:
@@ -188,12 +190,12 @@ def ablation_text(table: AblationTable) -> str:
 def ablation_command(table: AblationTable) -> str:
     """Return the command that makes the runs of a table."""
     seeds = sorted({run.record.seed for run in table.runs})
-    words = ["bench ablate", table.ablation.name, "--task", table.task]
+    words = ["bench", "ablate", table.ablation.name, "--task", table.task]
     if table.suite != "emoji":
         words += ["--suite", table.suite]
     if table.base["budget"]["name"] != table.ablation.budget:
         words += ["--budget", str(table.base["budget"]["name"])]
-    return " ".join([*words, "--seeds", ",".join(map(str, seeds))])
+    return command([*words, "--seeds", ",".join(map(str, seeds))])
 
 
 def _cells(line: Line, column: Column, digits: int) -> tuple[Text, Text]:

@@ -12,7 +12,7 @@ from bench.content import digest_json
 from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing
 from bench.report.leaks import leak_mark, leak_title, split_notes
-from bench.report.names import RATE, Column, label, order_columns, primary_metrics, task_place
+from bench.report.names import RATE, Column, label, order_columns, primary_metrics, task_place, titled
 from bench.report.notes import FRECHET, device_notes, few_notes
 from bench.report.rows import BOOTSTRAP_SEED, Row, aggregate
 from bench.report.runs import SAMPLES, Run
@@ -211,7 +211,8 @@ def _one_rate(
         counts.setdefault(variant.method, Counter()).update(rates)
     kept = {m: max(c, key=lambda rate, c=c: (c[rate], -(rate or 0.0))) for m, c in counts.items()}  # type: ignore[misc]
     notes = [
-        f"{sum(c.values()) - c[kept[m]]} runs of {m} at other learning rates than {kept[m]:g} are left out."
+        f"{sum(c.values()) - c[kept[m]]} runs of {titled(m)} at other learning rates than {kept[m]:g} are "
+        "left out."
         for m, c in counts.items()
         if len(c) > 1
     ]
@@ -232,7 +233,7 @@ def _columns(ablation: Ablation, task: str, runs: Iterable[Run]) -> tuple[Column
 
 def _row(ablation: Ablation, variant: Variant, runs: Sequence[Run], columns: Sequence[Column]) -> Row:
     own = tuple(sorted(runs, key=lambda run: run.record.seed))
-    name = variant.name
+    name = titled(variant.name)
     if ablation.resamples and variant.name == ablation.reference:
         value = f"{own[0].record.protocol['sampler'][ablation.axis]:g}"
         name = label(name, f"{value} steps" if ablation.axis == "steps" else value)

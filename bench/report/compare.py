@@ -16,6 +16,7 @@ from bench.report.names import (
     named,
     primary_metrics,
     task_place,
+    titled,
     variant_details,
 )
 from bench.report.rows import BOOTSTRAP_SEED, Cell, Row, Table
@@ -234,13 +235,13 @@ def _names(
             names |= _labels(family, list(family.values()))
         else:
             names |= short
-            stands_for[method] = ", ".join(variant_details(main, list(family.values()), marks={}))
+            stands_for[titled(method)] = ", ".join(variant_details(main, list(family.values()), marks={}))
     return names, stands_for
 
 
 def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dict[str, str]:
     return {
-        key: label(record.method, *variant_details(record, others, marks={}))
+        key: label(titled(record.method), *variant_details(record, others, marks={}))
         for key, record in family.items()
     }
 

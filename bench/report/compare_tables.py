@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.record import RunRecord
 from bench.report.compare import FEWER, Comparison, Entry
 from bench.report.grid import Grid, Text
-from bench.report.names import HASH_DIGITS, Column, brackets, decimals, header, number
+from bench.report.names import HASH_DIGITS, Column, brackets, decimals, header, number, titled
 from bench.report.notes import made_equal
 from bench.report.rows import Table
 from bench.report.tables import cost_cells, cost_headers, time_words
@@ -166,12 +166,12 @@ def _seed_words(comparison: Comparison) -> list[str]:
 def _variant_words(comparison: Comparison) -> list[str]:
     """Say where variants are, if any task has some."""
     found = {
-        task: sorted({r.runs[0].record.method for r in table.rows if r.kind == "variant"})
+        task: sorted({titled(r.runs[0].record.method) for r in table.rows if r.kind == "variant"})
         for task, table in comparison.tables.items()
     }
     methods = sorted({method for own in found.values() for method in own})
     tasks = [task for task, own in found.items() if own]
-    words = f"Variants of {', '.join(methods)} stand in the table of {', '.join(tasks)}"
+    words = f"Variants of {', '.join(methods)} stand in the ablations of {', '.join(tasks)}"
     return [words] if tasks else []
 
 

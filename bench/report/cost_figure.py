@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.report.figures import COLOURS, GRID, INK, SOFT, figure_file
+from bench.report.figures import GRID, INK, SOFT, Look, figure_file, floor_line, looks
 from bench.report.names import Column, count, header, primary_metrics
 from bench.report.rows import Row
 from bench.report.tables import mean_cost
@@ -23,7 +23,7 @@ _COSTS = {
     "train_seconds": "training seconds",
     "parameters_trainable": "trainable parameters",
 }
-_MARKERS = "osD^v"
+_REACH_OF_AXIS = 0.25  # heights of a panel: a floor farther away would press the methods together
 _REACHES = (9, 16, 26, 38, 52, 68)  # points between a mark and its name
 _DIRECTIONS = 16
 
@@ -54,21 +54,22 @@ def cost_figure(
 ) -> Path:
     """Draw each column against training seconds and trainable parameters (log axes), as PNG.
 
-    rows: methods and floors of one table; floors, which train nothing, are dotted lines. columns:
-    of `cost_panels`, one line of panels each; pdf: see `figure_file`. The same rows give the same bytes.
+    rows: methods and floors of one table; floors, which train nothing, are dotted lines, or told at
+    the edge where they lie far away. columns: of `cost_panels`, one line of panels each; pdf: see
+    `figure_file`. The same rows give the same bytes.
     """
-    names = list(dict.fromkeys(row.name for row in rows if row.kind == "method"))
+    styles = looks({row.name: row.runs[0].record.method for row in rows if row.kind == "method"})
     size = (10.0, 0.5 + 3.4 * len(columns))
     with figure_file(path, size=size, pdf=pdf) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         axes = figure.subplots(len(columns), len(_COSTS), squeeze=False, sharey="row")
         panels = list(itertools.product(columns, _COSTS))
         for axis, (column, key) in zip(axes.flat, panels, strict=True):
-            _panel(axis, rows, column, key, names)
+            _panel(axis, rows, column, key, styles)
         figure.draw_without_rendering()  # fixes where panels stand, so that names can be placed
         figure.set_layout_engine("none")
         for axis, (column, key) in zip(axes.flat, panels, strict=True):
-            _place_names(axis, _points(rows, column, key), names)
+            _place_names(axis, _points(rows, column, key), styles)
     return Path(path)
 
 
@@ -82,20 +83,21 @@ def _points(rows: Sequence[Row], column: Column, key: str) -> list[_Point]:
     return found
 
 
-def _panel(axis: Axes, rows: Sequence[Row], column: Column, key: str, names: Sequence[str]) -> None:
+def _panel(axis: Axes, rows: Sequence[Row], column: Column, key: str, styles: Mapping[str, Look]) -> None:
     points = _points(rows, column, key)
     for p in points:
-        colour, marker = _look(names.index(p.name))
+        colour, marker = styles[p.name].colour, styles[p.name].marker
         if p.low is not None and p.high is not None:
             axis.plot([p.x, p.x], [p.low, p.high], color=colour, linewidth=1.6, alpha=0.55)
         axis.plot([p.x], [p.y], marker, color=colour, markersize=6, zorder=3)
+    axis.margins(y=0.18)
     for row in rows:
         cell = row.cells.get(column)
         if row.kind == "floor" and cell is not None and cell.value is not None:
-            axis.axhline(cell.value, color=SOFT, linestyle=":", linewidth=1, zorder=0)
+            words, height = floor_line(axis, row.name, cell.value, reach=_REACH_OF_AXIS)
             axis.annotate(
-                row.name,
-                (1.0, cell.value),
+                words,
+                (1.0, height),
                 xycoords=("axes fraction", "data"),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -109,11 +111,6 @@ def _panel(axis: Axes, rows: Sequence[Row], column: Column, key: str, names: Seq
         axis.set_ylabel(header(column))
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.margins(y=0.18)
-
-
-def _look(place: int) -> tuple[str, str]:
-    return COLOURS[place % len(COLOURS)], _MARKERS[place // len(COLOURS) % len(_MARKERS)]
 
 
 def _log_axis(axis: Axes, values: Sequence[float]) -> None:
@@ -132,7 +129,7 @@ def _log_axis(axis: Axes, values: Sequence[float]) -> None:
     axis.minorticks_off()
 
 
-def _place_names(axis: Axes, points: Sequence[_Point], names: Sequence[str]) -> None:
+def _place_names(axis: Axes, points: Sequence[_Point], styles: Mapping[str, Look]) -> None:
     """Write each name near its mark where it covers no mark, no interval and no other name."""
     from matplotlib.transforms import Bbox
 
@@ -144,7 +141,7 @@ def _place_names(axis: Axes, points: Sequence[_Point], names: Sequence[str]) -> 
             ends = axis.transData.transform([(point.x, point.low), (point.x, point.high)])
             taken.append(Bbox.from_extents(x - 2, ends[0][1], x + 2, ends[1][1]))
     for point in sorted(points, key=lambda p: (p.x, p.y, p.name)):
-        colour, _ = _look(names.index(point.name))
+        colour = styles[point.name].colour
         note = axis.annotate(
             point.name,
             (point.x, point.y),

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.report.figures import COLOURS, GRID, INK, figure_file, label_ends
+from bench.report.figures import GRID, INK, Look, figure_file, label_ends, looks, plain_looks
 from bench.types import BenchError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curve = Sequence[tuple[int, float]]
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-_SIGNS = ("", "- - ", "· · ", "- · ")  # before labels, which have no line to show a dash
 _FEW = 30  # points that are drawn as they are
 
 
@@ -28,17 +26,19 @@ def curve_figure(
     x: str,
     y: str,
     minus: Mapping[str, str] | None = None,
+    methods: Mapping[str, str] | None = None,
     pdf: bool = False,
 ) -> Path:
     """Draw curves of (step, number) by name, each labelled at its end, as PNG; return its path.
 
     x, y: what the axes show. minus: names of curves with the name of the one that each is compared
     with; a second panel shows the differences at each step, which the noise of batches that both
-    trained on does not blur. pdf: see `figure_file`. A curve of over 30 points is drawn faint with
-    its running mean. BenchError for no curve, an empty one or a number that is not finite.
+    trained on does not blur. methods: the method of each name, whose colour it has. pdf: see
+    `figure_file`. A curve of over 30 points is drawn faint with its running mean. BenchError for no
+    curve, an empty one or a number that is not finite.
     """
     _check_curves(curves)
-    styles = {name: (COLOURS[i % 7], _DASHES[i // 7 % 4]) for i, name in enumerate(curves)}
+    styles = looks(methods) if methods is not None else plain_looks(curves)
     gaps = differences(curves, minus or {})
     with figure_file(path, size=(7.2, 6.6 if gaps else 3.8), pdf=pdf) as figure:
         panels = figure.subplots(2 if gaps else 1, squeeze=False, sharex=True)[:, 0]
@@ -69,20 +69,19 @@ def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[s
     return found
 
 
-def _draw(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, tuple[str, Any]]) -> int:
+def _draw(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, Look]) -> int:
     """Draw curves into a panel and return the widest running mean, in points."""
     ends, widest = [], 1
     for name, points in curves.items():
-        colour, dash = styles[name]
+        look = styles[name]
         steps, values = _sorted(points)
         window = _window(len(points))
         smooth = _running_mean(values, window)
         if window > 1:
-            axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.7)
-        line = axis.plot(steps, smooth, color=colour, linestyle=dash, linewidth=1.8)[0]
+            axis.plot(steps, values, color=look.colour, alpha=0.22, linewidth=0.7)
+        line = axis.plot(steps, smooth, color=look.colour, linestyle=look.dash, linewidth=1.8)[0]
         line.set(marker="o" if len(points) <= _FEW else "none", markersize=4)
-        label = _SIGNS[_DASHES.index(dash)] + name
-        ends.append((label, colour, float(steps[-1]), float(smooth[-1])))
+        ends.append((look.sign + name, look.colour, float(steps[-1]), float(smooth[-1])))
         widest = max(widest, window)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)

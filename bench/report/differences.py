@@ -135,7 +135,7 @@ def told_apart(difference: Difference) -> bool:
 def against(differences: Sequence[Difference]) -> str:
     """Return differences of one first row in one column as a line, gathered by what may be said.
 
-    "bps on line F1 (40 items, one seed): beats a by 0.20 [0.10, 0.30], b by ...; cannot be told apart
+    "BPS on line F1 (40 items, one seed): beats a by 0.20 [0.10, 0.30], b by ...; cannot be told apart
     from c: ...". Items and seeds are said once where most share them. Claims follow `verdict`.
     """
     bases = [_basis(d) for d in differences]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.content import atomic_path
 from bench.report.names import MISSING, Column, decimals, header, number, of_distribution
@@ -23,13 +25,28 @@ __all__ = ["SheetLayout", "contact_sheet", "overview", "sheet_layout"]
 # Okabe and Ito 2008: told apart by readers with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, SOFT, GRID = "#222222", "#666666", "#e3e3e3"
-_STYLE: Mapping[str, tuple[str, str, bool]] = {
-    "reference": ("#009E73", "D", False),
-    "ceiling": ("#009E73", "D", True),
-    "method": ("#0072B2", "o", True),
-    "shuffled": ("#D55E00", "o", False),
-    "other": ("#CC79A7", "s", False),
-    "floor": ("#555555", "s", True),
+# A method has its colour in every figure; methods unknown here share the others.
+_OF_METHOD: Mapping[str, str] = {
+    "bps": "#0072B2",
+    "controlnet": "#D55E00",
+    "t2i-adapter": "#009E73",
+    "sd-finetune": "#CC79A7",
+    "lora-concat": "#E69F00",
+    "controlnet-xs": "#56B4E9",
+    "text-only": SOFT,
+}
+_OF_OTHERS = ("#000000", "#999933", "#332288", "#661100")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_SIGNS = ("", "- - ", "· · ", "- · ")  # before labels, which have no line to show a dash
+_MARKERS = "osD^v"
+_SHADES = (0.0, -0.4, 0.3)  # towards black, towards white
+_MARKS: Mapping[str, tuple[str, bool]] = {
+    "reference": ("D", False),
+    "ceiling": ("D", True),
+    "method": ("o", True),
+    "shuffled": ("o", False),
+    "other": ("s", False),
+    "floor": ("s", True),
 }
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
 # Dates and versions would move the bytes of a figure that did not change.
@@ -48,6 +65,50 @@ _SETTINGS = {
     "savefig.dpi": 150.0,
     "pdf.fonttype": 42,  # TrueType: publishers refuse the default, Type 3
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a row is drawn; sign: of its dash, before a label that has no line to show it."""
+
+    colour: str
+    marker: str
+    dash: Any
+    sign: str
+
+
+def looks(methods: Mapping[str, str]) -> dict[str, Look]:
+    """Return the look of each name, given with its method: the method's colour in every figure.
+
+    Further names of one method differ in shade, dash and marker, twelve of them in the first two.
+    """
+    found: dict[str, Look] = {}
+    seen: Counter[str] = Counter()
+    for name, method in methods.items():
+        spare = _OF_OTHERS[sum(method.encode()) % len(_OF_OTHERS)]
+        found[name] = _look(_OF_METHOD.get(method, spare), seen[method])
+        seen[method] += 1
+    return found
+
+
+def plain_looks(names: Iterable[str]) -> dict[str, Look]:
+    """Return the looks of names that are no methods: one colour each, then dashes."""
+    return {
+        name: replace(_look(COLOURS[i % len(COLOURS)], 0), **_dash(i // len(COLOURS)))
+        for i, name in enumerate(names)
+    }
+
+
+def _look(colour: str, place: int) -> Look:
+    shade = _SHADES[place % len(_SHADES)]
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    mixed = (round(p + shade * (255 - p)) if shade > 0 else round(p * (1 + shade)) for p in parts)
+    hexadecimal = "".join(f"{part:02x}" for part in mixed)
+    return Look(colour=f"#{hexadecimal}", marker=_MARKERS[place % len(_MARKERS)], **_dash(place))
+
+
+def _dash(place: int) -> dict[str, Any]:
+    return {"dash": _DASHES[place % len(_DASHES)], "sign": _SIGNS[place % len(_SIGNS)]}
 
 
 def overview(table: Table, path: Path, *, across: int = 4, pdf: bool = False) -> Path:
@@ -149,7 +210,8 @@ def _panel(axis: Axes, table: Table, column: Column) -> None:
 
 
 def _dot(axis: Axes, place: int, row: Row, cell: Cell, digits: int) -> None:
-    colour, marker, filled = _STYLE[row.kind]
+    (marker, filled), method = _MARKS[row.kind], row.runs[0].record.method
+    colour = INK if row.kind in {"reference", "ceiling"} else looks({row.name: method})[row.name].colour
     value = cell.value if cell.value is not None else math.nan
     if cell.low is not None and cell.high is not None:
         axis.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.55)
@@ -202,6 +264,20 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> Non
             fontsize=9,
             annotation_clip=False,
         )
+
+
+def floor_line(axis: Axes, name: str, value: float, *, reach: float = 1.0) -> tuple[str, float]:
+    """Dot a floor across the panel; return its label and where that stands.
+
+    One farther away than `reach` times the height of the panel, which would flatten what else it
+    shows, is told at the edge instead.
+    """
+    low, high = axis.get_ylim()
+    if max(low - value, value - high) <= reach * (high - low):
+        axis.axhline(value, color=SOFT, linestyle=":", linewidth=1, zorder=0)
+        return name, value
+    axis.set_ylim(low, high)
+    return (f"{name} {value:.3g} ↓", low) if value < low else (f"{name} {value:.3g} ↑", high)
 
 
 def _apart(values: Sequence[float], *, least: float) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.record import LeakCheck, RunRecord
+from bench.report.names import titled
 
 
 def leak_mark(records: Iterable[RunRecord]) -> str:
@@ -35,7 +36,7 @@ def outside_mark(records: Iterable[RunRecord]) -> str:
 
 
 def marked(name: str, mark: str) -> str:
-    """Put a mark into a row's brackets: "bps (prior=none, LEAK: 3 items)"."""
+    """Put a mark into a row's brackets: "BPS (prior=none, LEAK: 3 items)"."""
     if not mark:
         return name
     return f"{name[:-1]}, {mark})" if name.endswith(")") else f"{name} ({mark})"
@@ -69,7 +70,7 @@ def _outside_words(record: RunRecord) -> str:
     form = f"; condition: {given.condition}" if given.condition else ""
     facts = "".join(f"; {name}: {said}" for name, said in given.facts.items())
     return (
-        f"WEIGHTS FROM OUTSIDE: {record.method} has those of {given.name} (SHA-256 "
+        f"WEIGHTS FROM OUTSIDE: {titled(record.method)} has those of {given.name} (SHA-256 "
         f"{given.sha256[:12]}), {trained}. Their training data are unknown, so nobody knows which "
         f"evaluation items they have seen{form}{facts}."
     )

@@ -16,6 +16,17 @@ from bench.record import MetricValue, RunRecord
 from bench.types import unknown
 
 MISSING = "–"
+TITLES: Mapping[str, str] = {
+    "bps": "BPS",
+    "controlnet": "ControlNet",
+    "controlnet-xs": "ControlNet-XS",
+    "lora-concat": "LoRA + concat",
+    "sd-finetune": "fine-tuned SD",
+    "t2i-adapter": "T2I-Adapter",
+    "text-only": "text-only",
+}
+"""What readers call the methods of this repository: records name them as commands do."""
+
 HASH_DIGITS = 12
 _NAMES = {
     "fd": "FD",
@@ -130,8 +141,23 @@ def primary_metrics(task: str) -> tuple[str, ...]:
     return _PRIMARY.get(task, ())
 
 
+def titled(method: str) -> str:
+    """Return a method's title; one unknown here keeps its name."""
+    return TITLES.get(method, method)
+
+
+def sentence(text: str) -> str:
+    """Return text with a capital at its start."""
+    return text[:1].upper() + text[1:]
+
+
+def one_line(text: str) -> str:
+    """Return text with a blank in place of what would break its line or is not shown."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def label(name: str, *details: str) -> str:
-    """Return a name with its details in brackets: "bps (prior=none, shuffled conditions)"."""
+    """Return a name with its details in brackets: "BPS (prior=none, shuffled conditions)"."""
     return f"{name} ({', '.join(details)})" if details else name
 
 
@@ -221,7 +247,19 @@ def command_line(record: RunRecord) -> str:
         words += ["--option", f"{key}={option_text(value)}"]
     if record.rows and "shuffled" not in record.rows and record.method != "text-only":
         words.append("--no-shuffled")  # a later seed of a grid
-    return shlex.join(["bench", "run", *words])
+    return command(["bench", "run", *words])
+
+
+def command(words: Iterable[str]) -> str:
+    """Return words quoted for a shell, in one line whatever they hold."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = (c if c.isprintable() and c not in "\\'" else f"\\U{ord(c):08x}" for c in word)
+    return f"$'{''.join(letters)}'"
 
 
 def decimals(values: Iterable[float | None], *, widths: Iterable[float] = (), most: int = 6) -> int:

@@ -11,9 +11,9 @@ from bench.report.ablation_page import AblationSection, ablation_markdown
 from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs, comparison_grid
 from bench.report.differences import Difference, verdicts
-from bench.report.grid import escape_markdown, to_markdown
+from bench.report.grid import code_span, escape_markdown, to_markdown
 from bench.report.leaks import leak_title
-from bench.report.names import command_line, header
+from bench.report.names import command_line, header, one_line
 from bench.report.pictures import Pictures, file_name
 from bench.report.qualitative import sheet_of
 from bench.report.rows import Row, Table
@@ -91,12 +91,12 @@ def page_records(sections: Sequence[Section], ablations: Sequence[AblationSectio
 def _suite(suite: Suite) -> str:
     """Return the comparison: its tables and what they say in words."""
     name = suite.name if suite.comparison is None else suite.comparison.title
-    title = f"## Comparison: {name}\n"
+    title = f"## Comparison: {escape_markdown(name)}\n"
     if suite.comparison is None:
         return f"{title}\n{escape_markdown(suite.note)}\n"
     name, comparison = file_name(suite.name), suite.comparison
     notes = [
-        f"> **{task}: {escape_markdown(note)}**\n"
+        f"> **{escape_markdown(f'{task}: {note}')}**\n"
         for task, table in comparison.tables.items()
         for note in table.notes
     ]
@@ -112,7 +112,7 @@ def _findings(comparison: Comparison) -> str:
     words = ""
     for task, lines in findings(comparison).items():
         said = "".join(f"- {escape_markdown(line)}\n" for line in lines)
-        words += f"**{task}**\n\n{said}\n" if lines else ""
+        words += f"**{escape_markdown(task)}**\n\n{said}\n" if lines else ""
     return words or "No two methods have paired scores, so no difference is stated.\n"
 
 
@@ -124,7 +124,7 @@ def _galleries(sections: Sequence[Section]) -> str:
         records = [run.record for run in section.table.runs]
         if shown is None or file is None:
             continue
-        name = leak_title(section.table.task, records)
+        name = escape_markdown(leak_title(section.table.task, records))
         text = f"**{name}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
         left_out = "".join(f"- {escape_markdown(line)}\n" for line in shown.left_out)
         parts.append(f"{text}\n{left_out}" if left_out else text)
@@ -133,7 +133,7 @@ def _galleries(sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     table, pictures = section.table, section.pictures
-    title = f"## {table.title}"
+    title = f"## {escape_markdown(table.title)}"
     several = len(table.hashes) > 1
     title += ", mixed protocols" if several else f", protocol {table.hashes[0][:12]}"
     parts = [f"{title}\n", *(f"> **{escape_markdown(note)}**\n" for note in table.notes)]
@@ -168,9 +168,8 @@ def _scales(table: Table) -> str:
 def _files(section: Section) -> str:
     name = section.name
     files = [f"table-{name}.{suffix}" for suffix in ("tex", "csv", "md")]
-    if distribution_grid(section.table) is not None:
-        files += [f"distribution-{name}.{end}" for end in ("tex", "md")]
-    files += [f"{kind}-{name}.{end}" for kind in ("differences", "cost") for end in ("tex", "csv")]
+    files += [f"distribution-{name}.md"] if distribution_grid(section.table) is not None else []
+    files += [f"differences-{name}.csv", f"cost-{name}.tex", f"cost-{name}.csv"]
     return _links([*files, *section.pictures.pdfs])
 
 
@@ -204,18 +203,18 @@ def _row_sheets(row: Row, sheets: Mapping[str, str]) -> str:
     name = escape_markdown(row.label)
     text = f"**{name}**\n"
     if shown:
-        picture = f"![contact sheet of {shown[0].run_id}]({sheets[shown[0].run_id]})\n"
+        picture = f"![contact sheet of {escape_markdown(shown[0].run_id)}]({sheets[shown[0].run_id]})\n"
         others = len(row.runs) - len(absent) - 1
         if others:
             picture += f"\nSheets of other seeds ({others}) lie in the folders of their runs.\n"
         text = _folded(f"{name}, seed {shown[0].seed}", picture)
     if absent:
-        text += f"\nNo contact sheet: {', '.join(f'`{run}`' for run in absent)}.\n"
+        text += f"\nNo contact sheet: {', '.join(map(code_span, absent))}.\n"
     return text
 
 
 def _commands(table: Table) -> str:
-    lines = [f"{command_line(run.record)}  # {run.record.run_id}" for run in table.runs]
+    lines = [f"{command_line(run.record)}  # {one_line(run.record.run_id)}" for run in table.runs]
     return "```sh\n" + "\n".join(lines) + "\n```\n"
 
 
@@ -236,6 +235,6 @@ def _environments(records: Sequence[RunRecord]) -> str:
         found.setdefault(text, []).append(record.run_id)
     parts = ["## Environments\n"]
     for text, names in sorted(found.items(), key=lambda pair: sorted(pair[1])):
-        runs = ", ".join(f"`{name}`" for name in sorted(names))
+        runs = ", ".join(map(code_span, sorted(names)))
         parts.append(f"Measured here: {runs}\n\n```json\n{text}\n```\n")
     return "\n".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from bench.report.figures import overview, pdf_path
 from bench.report.notes import made_equal
 from bench.report.qualitative import Gallery, draw_both, gallery, sheet_of
 from bench.report.rows import Row, Table
+
+_MOST_PIXELS, _MOST_BYTES = 50_000_000, 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +103,22 @@ def _cost(table: Table, rows: Sequence[Row], out: Path, name: str) -> str | None
 
 def _curves(rows: Sequence[Row], out: Path, name: str, title: str) -> str | None:
     """Draw the training curve of each method's first seed."""
-    curves = dict(_first_curves(rows))
-    if not curves:
+    first = {row.name: row.runs[0] for row in rows}
+    drawn = {  # a loss over other timesteps is another loss
+        name: run
+        for name, run in first.items()
+        if run.curve and run.record.options.get("timesteps", "uniform") == "uniform"
+    }
+    if not drawn:
         return None
-    path = out / f"curves-{name}.png"
-    return curve_figure(curves, path, x="training step", y=f"loss on {title}", pdf=True).name
-
-
-def _first_curves(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
-    for row in rows:
-        shared = row.runs[0].record.options.get("timesteps", "uniform") == "uniform"
-        if row.runs[0].curve and shared:  # a loss over other timesteps is another loss
-            yield row.name, row.runs[0].curve
+    return curve_figure(
+        {name: run.curve for name, run in drawn.items()},
+        out / f"curves-{name}.png",
+        x="training step",
+        y=f"loss on {title}",
+        methods={name: run.record.method for name, run in drawn.items()},
+        pdf=True,
+    ).name
 
 
 def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str | None:
@@ -121,12 +127,26 @@ def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str
     return draw_both(shown, out / f"qualitative-{name}.png", title=title).name
 
 
+def _is_picture(path: Path) -> bool:
+    """Tell whether a file decodes as PNG of a size that a contact sheet may have."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            sane = opened.width * opened.height <= _MOST_PIXELS and path.stat().st_size <= _MOST_BYTES
+            if sane:
+                opened.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return sane
+
+
 def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:
     """Copy each row's first contact sheet beside the report; all of them would swell it."""
     sheets = {}
     for row in rows:
         found = ((run, sheet_of(run)) for run in row.runs)
-        run, source = next(((r, path) for r, path in found if path), (None, None))
+        run, source = next(((r, path) for r, path in found if path and _is_picture(path)), (None, None))
         if run is not None and source is not None:
             name = f"contact-{file_name(source.parent.name)}.png"
             atomic_write(out / name, source.read_bytes())

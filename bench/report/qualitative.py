@@ -12,7 +12,7 @@ import numpy as np
 from bench.content import atomic_path
 from bench.report.figures import pdf_file, pdf_path
 from bench.report.rows import Row
-from bench.report.runs import Run
+from bench.report.runs import Run, lies_within
 from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font, sheet_tiles
 from bench.types import BenchError
 
@@ -39,9 +39,11 @@ class Gallery:
 
 
 def sheet_of(run: Run) -> Path | None:
-    """Return the contact sheet of a run, None where it has none."""
+    """Return the contact sheet of a run, None where it has none or a link that leads out of the run."""
     path = run.folder / CONTACT_SHEET if run.folder is not None else None
-    return path if path is not None and path.is_file() else None
+    if path is None or run.folder is None or not path.is_file() or not lies_within(run.folder, path):
+        return None
+    return path
 
 
 def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> Gallery | None:

@@ -11,7 +11,7 @@ from bench.report.ablation_tables import ablation_summary
 from bench.report.compare import Comparison, findings
 from bench.report.compare_tables import comparison_costs
 from bench.report.grid import escape_markdown, to_markdown
-from bench.report.names import command_line, count, primary_metrics
+from bench.report.names import command_line, count, one_line, primary_metrics, titled
 from bench.report.page import HOW_TO_READ, Section, Suite, page_records
 from bench.report.rows import Row
 from bench.report.runs import OWN_METHOD
@@ -45,7 +45,7 @@ def readme_page(
         f"It also writes, into `{at}`, every table as LaTeX and CSV, every figure as PNG and PDF, and "
         "`index.html`: the same to sort, filter and look at, offline.\n",
         *(
-            f"![{what}]({FIGURES_FOLDER}/{file})\n"
+            f"![{escape_markdown(what)}]({FIGURES_FOLDER}/{file})\n"
             for file, what in readme_figures(sections, ablations).items()
         ),
         *(_task(section, _said(section, suites)) for section in sections),
@@ -139,7 +139,7 @@ def _own_standing(sections: Sequence[Section], suites: Sequence[Suite]) -> str:
         f"{section.table.title}: {line}"
         for section in sections
         for line in _said(section, suites)
-        if line.startswith(f"{OWN_METHOD} on FD")
+        if line.startswith(f"{titled(OWN_METHOD)} on FD")
     ]
     return " ".join(said)
 
@@ -177,7 +177,7 @@ def _commands(
 ) -> str:
     """List the commands that make every run and this page again; beside: the folder of the runs."""
     records = page_records(sections, ablations)
-    lines = [f"{command_line(record)}  # {name}" for name, record in records.items()]
+    lines = [f"{command_line(record)}  # {one_line(name)}" for name, record in records.items()]
     body = "\n".join(lines)
     return (
         f"## Commands\n\n`{remake}` remakes tables, figures and this page from the records. Runs and "

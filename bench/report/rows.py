@@ -19,6 +19,7 @@ from bench.report.names import (
     order_columns,
     protocol_marks,
     protocol_words,
+    titled,
     variant_details,
 )
 from bench.report.notes import table_notes, too_few
@@ -243,7 +244,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
         for one, other in zip(group, group[1:], strict=False):
             if one.record.seed == other.record.seed:
                 raise BenchError(
-                    f"{one.record.run_id} and {other.record.run_id} are the same run twice (method "
+                    f"{one.place} and {other.place} are the same run twice (method "
                     f"{one.record.method}, seed {one.record.seed}). Keep one of the two folders."
                 )
     return sorted(groups, key=_group_key)
@@ -279,8 +280,8 @@ def _with_source(group: tuple[Run, ...], source: str) -> tuple[Run, ...]:
 
 
 def _own_row(group: tuple[Run, ...], source: str, *, details: Sequence[str], seed: int) -> Row:
-    method = group[0].record.method
-    floor = method == FLOOR_METHOD
+    method = titled(group[0].record.method)
+    floor = group[0].record.method == FLOOR_METHOD
     own = list({SAMPLES: [], SHUFFLED: ["shuffled conditions"]}.get(source, [source]))
     kind = {SAMPLES: "method", SHUFFLED: "shuffled"}.get(source, "other")
     records = [run.record for run in group]

@@ -46,16 +46,32 @@ class Run:
     timed: str = ""
 
     @property
+    def place(self) -> str:
+        """The folder, else the name, for messages."""
+        return self.record.run_id if self.folder is None else str(self.folder)
+
+    @property
     def curve(self) -> tuple[tuple[int, float], ...]:
         """The training curve as (step, loss); empty where nothing was trained or kept."""
         return self.items.curve if self.items is not None else ()
 
 
 def load_run(folder: Path) -> Run:
-    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items."""
+    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items.
+
+    Refused too are files of it that are links to places outside; the folder itself may be a link.
+    """
+    for name in (RECORD_FILE, ITEMS_FILE):
+        if not lies_within(folder, folder / name):
+            raise BenchError(f"{folder / name} is a link that leads out of its run. Put the file there.")
     record = load_record(folder)
     items = load_items(folder) if (folder / ITEMS_FILE).exists() else None
     return Run(record=record, folder=folder, items=items)
+
+
+def lies_within(folder: Path, path: Path) -> bool:
+    """Tell whether a path still lies in a folder once all links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def load_runs(results: Path) -> list[Run]:

@@ -106,7 +106,7 @@ def tidy_differences(differences: Sequence[Difference]) -> pandas.DataFrame:
 
 
 def main_grid(table: Table) -> Grid:
-    """Return the table as text: value and interval in each cell, deviations over seeds beneath."""
+    """Return the methods as text: value and interval in each cell, deviations over seeds beneath."""
     columns = [column for column in table.columns if not of_distribution(column)]
     return _grid(table, columns, caption=caption(table))
 
@@ -129,8 +129,9 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
     digits = {column: column_digits(table, column) for column in columns}
     body: list[tuple[Text, ...]] = []
     rules = []
-    for i, row in enumerate(table.rows):
-        if i and _block(row) != _block(table.rows[i - 1]):
+    rows = [row for row in table.rows if row.kind != "variant"]
+    for i, row in enumerate(rows):
+        if i and _block(row) != _block(rows[i - 1]):
             rules.append(len(body))
         body.append(_value_line(row, columns, digits))
         if len(row.seeds) > 1:
@@ -145,7 +146,8 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
 
 def cost_grid(table: Table) -> Grid:
     """Return what each method cost as text, times averaged over its seeds."""
-    body = [(Text(main=row.label), *cost_cells(row)) for row in _costly(table)]
+    rows = [row for row in _costly(table) if row.kind != "variant"]
+    body = [(Text(main=row.label), *cost_cells(row)) for row in rows]
     words = (
         f"Cost of {table.title}, measured: parameters in numbers of scalars (total: "
         "with the frozen base; dead: no gradient reached them in training), MACs of one denoiser "
@@ -196,8 +198,8 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
             "bootstrap of per-item scores, and the jackknife for FD and KID, which belong to a set. They "
             "hold for the training seeds at hand. *: single training seeds do not agree, one of the first "
             "lying on the other side of one of the second; unmarked, all seeds agree, or there is one. No "
-            "interval adds seed variance: of 3 seeds it would reach 2.5 sd either way (t, 2 degrees of "
-            "freedom) and hang on the sd's own luck."
+            "interval adds seed variance: of 3 seeds it would reach 2.5 standard deviations "
+            "either way (t, 2 degrees of freedom) and hang on their own luck."
         ),
         left=3,
     )
@@ -219,7 +221,7 @@ def caption(table: Table) -> str:
     text = "; ".join(words) + ". Brackets: 95% intervals over items."
     most = max((len(row.seeds) for row in table.rows), default=0)
     if most > 1:
-        text += " Sd: standard deviation over seeds, which the intervals leave out."
+        text += " Standard deviations are over seeds, which the intervals leave out."
     if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
         text += (
             " Shuffled conditions are of the first seed alone: compare them with that seed's own "
@@ -350,7 +352,7 @@ def _value_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int
 def _deviation_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int]) -> tuple[Text, ...]:
     cells = [row.cells.get(column) for column in columns]
     return (
-        Text(main=f"sd over {len(row.seeds)} seeds"),
+        Text(main="standard deviation", beside=f"over {len(row.seeds)} seeds"),
         Text(main=""),
         *(
             Text(main=number(cell.deviation if cell else None, digits[column]))
@@ -362,7 +364,7 @@ def _deviation_line(row: Row, columns: Sequence[Column], digits: Mapping[Column,
 def _block(row: Row) -> str:
     if row.kind in {"reference", "ceiling"}:
         return "references"
-    return row.kind if row.kind in {"floor", "variant"} else "methods"
+    return "floor" if row.kind == "floor" else "methods"
 
 
 def _costly(table: Table) -> list[Row]:

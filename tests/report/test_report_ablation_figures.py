@@ -15,9 +15,9 @@ from PIL import Image
 
 from bench.ablations import ABLATIONS, FEW_ITEMS
 from bench.report import load_runs
-from bench.report.ablation_figures import floor_line
 from bench.report.ablation_page import SAMPLES, ablation_markdown, ablation_sections
 from bench.report.ablation_tables import ablation_grid
+from bench.report.figures import floor_line
 from bench.report.html.ablations import ablation_data
 from tests.report.ablation_runs import only_table, plausible, write_variant
 

@@ -57,15 +57,15 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(page.as_uri())
-    assert names(browser) == ["bps", "controlnet", "t2i-adapter"]
+    assert names(browser) == ["BPS", "ControlNet", "T2I-Adapter"]
     assert names(browser, 1) == [HOSTILE]
 
     head = browser.find_elements(By.CSS_SELECTOR, "thead th")[2]
     sort = head.find_element(By.TAG_NAME, "button")
     for state, order in (
-        ("ascending", ["controlnet", "bps", "t2i-adapter"]),
-        ("descending", ["t2i-adapter", "bps", "controlnet"]),
-        ("none", ["bps", "controlnet", "t2i-adapter"]),
+        ("ascending", ["ControlNet", "BPS", "T2I-Adapter"]),
+        ("descending", ["T2I-Adapter", "BPS", "ControlNet"]),
+        ("none", ["BPS", "ControlNet", "T2I-Adapter"]),
     ):
         sort.send_keys(Keys.ENTER)
         assert head.get_attribute("aria-sort") == state and names(browser) == order
@@ -73,7 +73,7 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
     stops = browser.find_elements(By.CSS_SELECTOR, "section:first-of-type td button[tabindex='0']")
     assert len(stops) == 1
     stops[0].send_keys(Keys.ARROW_DOWN)
-    while not focused(browser).startswith("bps, FD"):
+    while not focused(browser).startswith("BPS, FD"):
         before = focused(browser)
         browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
         assert focused(browser) != before
@@ -102,7 +102,7 @@ def _filter(browser: Any, by: Any, keys: Any) -> None:
     shown = browser.execute_script("return [...document.querySelectorAll('section')].map(s => !s.hidden)")
     assert shown == [True, False]
     browser.find_element(by.ID, "find").send_keys("CONTROL")
-    assert names(browser) == ["controlnet"]
+    assert names(browser) == ["ControlNet"]
 
 
 def _nothing_was_asked_for(browser: Any, page: Path) -> None:

@@ -97,7 +97,7 @@ def test_two_protocols_are_refused_with_what_differs_and_marked_when_mixed(
         assert words in str(caught.value)
     table = build_table(load_runs(results), mixed=True)
     own = [row.label for row in table.rows if row.kind == "method"]
-    assert own == ["bps (protocol A)", "bps (protocol B)"]
+    assert own == ["BPS (protocol A)", "BPS (protocol B)"]
     assert all("protocol" in row.label for row in table.rows)
     words = caption(table)
     assert words.startswith("MIXED PROTOCOLS")
@@ -111,16 +111,16 @@ def test_a_leak_stands_in_labels_titles_and_captions(add_run: Writer, results: P
     table = build_table(load_runs(results))
     labels = [row.label for row in table.rows if row.kind in {"method", "shuffled"}]
     assert labels == [
-        "bps (LEAK: 3 items)",
-        "bps (shuffled conditions, LEAK: 3 items)",
-        "controlnet",
+        "BPS (LEAK: 3 items)",
+        "BPS (shuffled conditions, LEAK: 3 items)",
+        "ControlNet",
     ]
     assert table.title == "emoji / sketch (LEAK: 3 items)"
     assert table.title in caption(table) and table.title in cost_grid(table).caption
     assert any(n.startswith("LEAK: 3 evaluation items") for n in table.notes)
     assert "PRETRAINING UNKNOWN: no fingerprints" in " ".join(table.notes)
     comparison = build_comparison([table])
-    assert "bps (LEAK: sketch 3 items)" in [entry.label for entry in comparison.entries]
+    assert "BPS (LEAK: sketch 3 items)" in [entry.label for entry in comparison.entries]
     assert comparison_caption(comparison).startswith("Comparison on emoji (LEAK: 3 items)")
     written = make_report(results, tmp_path / "out")
     texts = [path for path in written if path.suffix in {".md", ".tex"}]

@@ -132,11 +132,11 @@ def test_pairs_and_order(full: Path) -> None:
     found = paired_differences(build_table(load_runs(full)))
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
     assert pairs == [
-        ("bps", "text-only"),
-        ("bps", "bps (shuffled conditions)"),
-        ("t2i-adapter", "text-only"),
-        ("t2i-adapter", "t2i-adapter (shuffled conditions)"),
-        ("bps", "t2i-adapter"),
+        ("BPS", "text-only"),
+        ("BPS", "BPS (shuffled conditions)"),
+        ("T2I-Adapter", "text-only"),
+        ("T2I-Adapter", "T2I-Adapter (shuffled conditions)"),
+        ("BPS", "T2I-Adapter"),
     ]
     of_items = {"cosine", "retrieval", "sketch_f1", "mae", "clip"}
     assert {d.column.metric for d in found} == of_items | {"fd", "kid"}
@@ -160,7 +160,7 @@ def test_a_set_metric_is_paired_by_its_replicates(build: Any, add_run: Writer, r
     alone = jackknife_interval(40.0, own[2])
     assert found.interval.high - found.interval.low < (alone.high - alone.low) / 2
     assert (found.items, found.left_out, found.agree) == (40, 0, True)
-    assert verdict(found).startswith("bps beats text-only on FD")
+    assert verdict(found).startswith("BPS beats text-only on FD")
 
 
 @pytest.mark.parametrize("change", ["none", "order", "groups"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.report import build_table, contact_sheet, curve_figure, load_runs, overview
+import bench.report.cost_figure as cost_module
+from bench.report import Run, build_table, contact_sheet, curve_figure, load_runs, overview
+from bench.report.cost_figure import cost_panels
 from bench.report.curves import _running_mean, differences
-from bench.report.figures import _above, _apart
+from bench.report.figures import _above, _apart, looks
+from bench.report.names import TITLES
 from bench.report.sheet import FRAME, sheet_layout, sheet_tiles
 from bench.types import BenchError
 
@@ -156,6 +160,32 @@ def test_curves_are_compared_at_shared_steps_alone(tmp_path: Path) -> None:
     with Image.open(alone) as one, Image.open(both) as two:
         assert two.height > 1.5 * one.height
     assert apart.read_bytes() == alone.read_bytes()
+
+
+def test_a_method_has_one_colour_and_its_variants_are_told_apart() -> None:
+    known = looks({name: name for name in TITLES})
+    assert len({look.colour for look in known.values()}) == len(TITLES)
+    varied = looks({"text-only": "text-only", **{f"bps {i}": "bps" for i in range(12)}})
+    assert varied["bps 0"] == known["bps"] and varied["text-only"] == known["text-only"]
+    assert len({(look.colour, look.dash) for name, look in varied.items() if name != "text-only"}) == 12
+    assert looks({"mine": "mine"}) == looks({"mine": "mine"})
+
+
+def test_a_floor_does_not_stretch_the_figure_of_costs(
+    build: Any, add_run: Callable[..., Run], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, fd in (("bps", 90.0), ("controlnet", 95.0), ("text-only", 170.0)):
+        add_run(method, {"fd": fd})
+    limits: list[tuple[float, float]] = []
+    place = cost_module._place_names
+    monkeypatch.setattr(
+        cost_module, "_place_names", lambda axis, *a: limits.append(axis.get_ylim()) or place(axis, *a)
+    )
+    table = build_table(load_runs(results))
+    rows = [row for row in table.rows if row.kind in {"method", "floor"}]
+    panels = cost_panels(rows, table.columns, task="sketch")
+    cost_module.cost_figure(rows, panels, tmp_path / "cost.png", title="t")
+    assert limits and all(high < 110 for _, high in limits)
 
 
 def test_running_mean_by_hand() -> None:

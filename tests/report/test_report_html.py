@@ -90,16 +90,16 @@ def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
     (shown,) = data["tables"]
     kinds = {row["name"]: row["kind"] for row in shown["rows"]}
     assert kinds["text-only"] == "floor" and kinds["autoencoder"] == "ceiling"
-    assert kinds["real training images"] == "reference" and kinds["bps"] == ""
+    assert kinds["real training images"] == "reference" and kinds["BPS"] == ""
     rows = {row["name"]: row for row in shown["rows"]}
     place = next(i for i, c in enumerate(shown["columns"]) if c["name"] == "line F1")
-    own = next(row for row in table.rows if row.name == "bps")
+    own = next(row for row in table.rows if row.name == "BPS")
     column = next(c for c in table.columns if c.metric == "sketch_f1")
-    assert rows["bps"]["cells"][place]["value"] == own.cells[column].value
+    assert rows["BPS"]["cells"][place]["value"] == own.cells[column].value
     assert rows["real training images"]["cells"][place] is None
-    assert [data["runs"][i]["seed"] for i in rows["bps"]["runs"]] == [0, 1, 2]
-    assert "bps beats text-only" in " ".join(rows["bps"]["said"][shown["columns"][place]["key"]])
-    assert data["protocols"][rows["bps"]["protocol"]]["sampler"]["guidance"] == 3.0
+    assert [data["runs"][i]["seed"] for i in rows["BPS"]["runs"]] == [0, 1, 2]
+    assert "BPS beats text-only" in " ".join(rows["BPS"]["said"][shown["columns"][place]["key"]])
+    assert data["protocols"][rows["BPS"]["protocol"]]["sampler"]["guidance"] == 3.0
     for pair in shown["figures"]:
         assert all((report / name).is_file() for name in pair)
 
@@ -124,10 +124,10 @@ def test_sentences_and_pictures_call_rows_as_the_table_does(suite_report: Path) 
     data = read(suite_report)
     sketch = next(table for table in data["tables"] if table["task"] == "sketch")
     rows = {row["name"]: row for row in sketch["rows"]}
-    assert {"bps", "bps (schedule=uniform)"} <= set(rows)
-    said = [line for lines in rows["bps"]["said"].values() for line in lines]
+    assert {"BPS", "BPS (schedule=uniform)"} <= set(rows)
+    said = [line for lines in rows["BPS"]["said"].values() for line in lines]
     assert said and not any("head_heavy" in line for line in said)
-    assert all(row["pictures"] for name, row in rows.items() if name.startswith("bps"))
+    assert all(row["pictures"] for name, row in rows.items() if name.startswith("BPS"))
     assert len(data["runs"]) == 62 and len(data["galleries"]) == 4
     assert (suite_report / "index.html").stat().st_size < 2_000_000
 
@@ -144,7 +144,7 @@ def test_pictures_are_the_tiles_and_ends_are_shared(full: Path, report: Path) ->
             text = made["samples"][row["pictures"][1]][5]
             with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
                 np.testing.assert_array_equal(np.asarray(opened), tiles.columns[row["name"]][5])
-    assert {row["name"] for row in shown["rows"] if row["pictures"]} == {"bps", "t2i-adapter", "text-only"}
+    assert {row["name"] for row in shown["rows"] if row["pictures"]} == {"BPS", "T2I-Adapter", "text-only"}
 
 
 def test_pictures_lose_quality_and_items_to_keep_within_a_budget(full: Path) -> None:

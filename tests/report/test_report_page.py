@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
+from PIL import Image
 
-from bench.report import Run, build_table, load_runs, make_report
-from bench.report.grid import Grid, Text, escape_latex, to_markdown
+from bench.report import Run, build_comparison, build_table, load_runs, make_report, tidy
+from bench.report.grid import Grid, Text, to_csv, to_markdown
+from bench.report.latex import escape_latex
+from bench.report.page import Section, Suite, report_page
+from bench.report.pictures import Pictures
+from bench.report.readme import readme_page
 from bench.report.sheet import contact_sheet
 from bench.types import BenchError
+from tests.latex import complaints, needs_latex
 
 Writer = Callable[..., Run]
 
@@ -33,12 +39,13 @@ def test_report_is_remade_byte_for_byte(full: Path, report: Path, tmp_path: Path
 
 def test_report_holds_everything_it_promises(full: Path, report: Path) -> None:
     made = {path.name for path in report.iterdir()}
-    for kind in ("table", "cost", "differences"):
-        assert {f"{kind}-{STEM}.tex", f"{kind}-{STEM}.csv"} <= made
+    for name in ("table", "cost"):
+        assert {f"{name}-{STEM}.tex", f"{name}-{STEM}.csv"} <= made
+    assert f"differences-{STEM}.csv" in made
     assert {"report.md", f"table-{STEM}.md", f"overview-{STEM}.png"} <= made
     text = (report / "report.md").read_text()
     assert (report / f"table-{STEM}.md").read_text() in text
-    assert "bps beats text-only on line F1 by 0.419 [" in text
+    assert "BPS beats text-only on line F1 by 0.419 [" in text
     assert "--method bps --budget default --seed 2 --device cpu  # bps-sketch-s2" in text
     assert '"processor": "a_cpu"' in text
     assert '"guidance": 3.0' in text
@@ -71,7 +78,7 @@ def test_several_protocols_are_several_tables_or_one_marked(
     together = {path.name for path in make_report(results, tmp_path / "one", mixed=True)}
     assert f"table-{STEM}.tex" in together
     text = (tmp_path / "one" / "report.md").read_text()
-    assert "MIXED PROTOCOLS" in text and "bps (protocol B)" in text
+    assert "MIXED PROTOCOLS" in text and "BPS (protocol B)" in text
 
 
 def test_no_records_says_where_it_looked_and_what_to_run(tmp_path: Path) -> None:
@@ -112,6 +119,98 @@ def test_odd_names_stay_inside_the_folder(add_run: Writer, results: Path, tmp_pa
         add_run("bps", {"fd": 1.0}, suite="../up", run_id="two")
 
 
+HOSTILE = "<img src=x onerror=boom()> [a](javascript:boom()) `` ~~~ \\ |"
+
+
+def test_names_become_no_markup_link_or_command(build: Any) -> None:
+    broken = f"x\n```\nrm -rf /\n\n# {HOSTILE}"
+    fields = {
+        "suite": HOSTILE,
+        "task": broken,
+        "options": {"k": broken},
+        "budget": broken,
+        "attribution": broken,
+        "metrics": {"fd": build.value("fd", 1.0)},
+    }
+    records = [build.record(name, run_id=f"{broken} {name}", **fields) for name in ("m", HOSTILE)]
+    table = build_table([Run(record=record) for record in records])
+    nothing: Any = dict.fromkeys(("overview", "cost", "curves", "qualitative", "shown"))
+    pictures = Pictures(sheets={}, **nothing)
+    section = Section(name="x", table=table, differences=(), pictures=pictures)
+    suite = Suite(name=HOSTILE, comparison=build_comparison([table]), note=broken)
+    readme = readme_page(
+        [section], [suite], [], results=Path("results"), out=Path("out"), readme=Path("README.md")
+    )
+    for text in (report_page([section], [suite]), readme):
+        prose, *blocks = re.split(r"^```(?:sh|json)?$", text, flags=re.MULTILINE)
+        assert len(blocks) % 2 == 0
+        code, prose = "\n".join(blocks[::2]), prose + "".join(blocks[1::2])
+        commands = [line for line in code.splitlines() if re.match("bench|rm|#", line)]
+        assert len(commands) == 2 and all(line.startswith("bench run ") for line in commands)
+        plain = re.sub(r"`[^`\n]*`", "", prose.replace(r"\`", ""))
+        assert "<img" not in plain and not re.search(r"(?<!\\)\][(\[:] *javascript", plain)
+
+
+def test_csv_holds_no_formula(build: Any) -> None:
+    records = [build.record(name, metrics={"fd": build.value("fd", -1.0)}) for name in ("=1+1", "@sum", "-x")]
+    text = to_csv(tidy(build_table([Run(record=record) for record in records])))
+    cells = [cell for line in csv.reader(text.splitlines()) for cell in line]
+    assert {"'=1+1", "'@sum", "'-x", "-1.0"} <= set(cells)
+    assert not [cell for cell in cells if re.match("[=+@]|-[a-z]", cell)]
+
+
+@pytest.mark.parametrize("kind", ["outside", "text", "huge"])
+def test_only_pictures_of_the_run_are_copied(
+    kind: str, build: Any, add_run: Writer, results: Path, tmp_path: Path
+) -> None:
+    run = add_run("bps", {"fd": 1.0})
+    assert run.folder is not None
+    secret = tmp_path / "elsewhere.png"
+    contact_sheet(build.sheet_rows(9), secret, title="mine")
+    sheet = run.folder / "contact.png"
+    if kind == "outside":
+        sheet.symlink_to(secret)
+    elif kind == "text":
+        sheet.write_text("a private key")
+    else:
+        Image.new("1", (30_000, 2_000)).save(sheet)
+    make_report(results, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("contact-*"))
+
+
+@pytest.mark.parametrize("name", ["record.json", "items.json"])
+def test_files_of_a_run_are_no_links_to_places_outside(
+    name: str, add_run: Writer, results: Path, tmp_path: Path
+) -> None:
+    run = add_run("bps", {"fd": 1.0})
+    assert run.folder is not None
+    (run.folder / name).rename(tmp_path / name)
+    (run.folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(BenchError, match=name):
+        make_report(results, tmp_path / "out")
+    (run.folder / name).unlink()
+    (tmp_path / name).rename(run.folder / name)
+    run.folder.rename(tmp_path / "moved")
+    run.folder.symlink_to(tmp_path / "moved")
+    assert make_report(results, tmp_path / "out")
+
+
+def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(
+    add_run: Writer, results: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    add_run("bps", {"fd": 1.0})
+    other = add_run("bps", {"fd": 1.0}, task="layout", run_id="other")
+    first = {path.name for path in make_report(results, out, long=True)}
+    (out / "notes.txt").write_text("mine")
+    (out / "table-emoji-layout.csv").write_text("mine too")
+    assert other.folder is not None
+    shutil.rmtree(other.folder)
+    second = {path.name for path in make_report(results, out)}
+    assert {"table-emoji-layout.tex", "differences-emoji-sketch.tex"} <= first - second
+    assert {p.name for p in out.iterdir()} == second | {"notes.txt", "table-emoji-layout.csv"}
+
+
 def test_latex_escapes() -> None:
     assert escape_latex(r"a_b 5% \x {y} #1 & $z^2~") == (
         r"a\_b 5\% \textbackslash{}x \{y\} \#1 \& $\mathdollar$z\textasciicircum{}2\textasciitilde{}"
@@ -125,17 +224,15 @@ def test_markdown_escapes() -> None:
 
 
 def test_latex_table_is_balanced(report: Path) -> None:
-    assert r"}$-$0.084\\[-2pt]{\scriptsize [$-$" in (report / f"differences-{STEM}.tex").read_text()
+    assert not (report / f"differences-{STEM}.tex").exists(), "long tables on request"
     text = (report / f"table-{STEM}.tex").read_text()
     assert text.count(r"\begin{") == text.count(r"\end{") > 2
-    assert r"\shortstack[r]{FD $\downarrow$\\{\scriptsize (EfficientNet-Lite0)}}" in text
+    assert r"FD$\downarrow$$^a$" in text and "$^a$~EfficientNet-Lite0." in text
     assert r"\label{tab:emoji-sketch}" in text
-    assert text.count(r"\midrule") == 3
-    columns = {len(re.findall(r"(?<!\\)&", x)) for x in text.splitlines() if x.endswith(r" \\")}
-    assert columns == {8}
-
-
-needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+    for tabular in re.findall(r"\\toprule(.*?)\\bottomrule", text, re.DOTALL):
+        assert tabular.count(r"\midrule") == 3
+        columns = {len(re.findall(r"(?<!\\)&", x)) for x in tabular.splitlines() if x.endswith(r" \\")}
+        assert len(columns) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -146,39 +243,15 @@ def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path:
     add_run("b_p.s", {"fd": 8.0, "seg_miou": 0.5}, run_id="plain")
     add_run("a.method_+", {"fd": 8.0, "clip": 0.5})
     add_run("text-only", {"fd": 8.0, "seg_miou": 0.2}, protocol_hash="f" * 64)
-    make_report(results, tmp_path / "out", mixed=True)
-    assert "Overfull" not in compile_latex(tmp_path / "out", tmp_path / "pdf")
+    make_report(results, tmp_path / "out", mixed=True, long=True)
+    assert complaints(tmp_path / "out", tmp_path / "pdf") == []
 
 
 @needs_latex
-def test_latex_of_a_whole_suite_compiles(suite_report: Path, tmp_path: Path) -> None:
-    log = compile_latex(suite_report, tmp_path / "pdf")
-    assert "Overfull" not in log and "Float too large" not in log
-
-
-def compile_latex(report: Path, folder: Path) -> str:
-    """Compile all tables of a report three times (long tables settle then); return the last log."""
-    folder.mkdir()
-    parts = sorted(report.glob("*.tex"))
-    for part in parts:
-        shutil.copy(part, folder)
-    inputs = "\n".join(rf"\input{{{part.name}}}\clearpage" for part in parts)
-    (folder / "all.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs,graphicx,longtable}\n"
-        f"\\begin{{document}}\n{inputs}\n\\end{{document}}\n",
-        encoding="utf-8",
-    )
-    log = ""
-    for _ in range(3):
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
-            cwd=folder,
-            capture_output=True,
-            timeout=240,
-        )
-        log = done.stdout.decode(errors="replace")
-        assert done.returncode == 0, log[-2000:]
-    return log
+def test_latex_of_a_whole_suite_keeps_to_the_page(suite_results: Path, tmp_path: Path) -> None:
+    make_report(suite_results, tmp_path / "out", long=True)
+    assert (tmp_path / "out" / f"differences-{STEM}.tex").exists()
+    assert complaints(tmp_path / "out", tmp_path / "pdf") == []
 
 
 def test_contact_sheets_of_one_run_are_its_own(

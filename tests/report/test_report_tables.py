@@ -47,13 +47,13 @@ def cells(text: str, name: str) -> list[str]:
 def test_one_seed_shows_its_record(add_run: Writer) -> None:
     run = add_run("bps", {"fd": 38.25, "sketch_f1": 0.5231}, shuffled={"sketch_f1": 0.11})
     frame = tidy(build_table([run]))
-    for row, source in (("bps", "samples"), ("bps (shuffled conditions)", "shuffled")):
+    for row, source in (("BPS", "samples"), ("BPS (shuffled conditions)", "shuffled")):
         for metric, expected in run.record.rows[source].items():
             line = frame[(frame["row"] == row) & (frame["metric"] == metric)].iloc[0]
             got = (line["value"], line["low"], line["high"], line["items"])
             assert got == (expected.value, expected.low, expected.high, expected.n)
-    shown = cells(to_markdown(main_grid(build_table([run]))), "bps")
-    assert shown == ["bps", "1", "38.2 [37.0, 39.5]", "–", "–", "0.523 [0.503, 0.543]", "–"]
+    shown = cells(to_markdown(main_grid(build_table([run]))), "BPS")
+    assert shown == ["BPS", "1", "38.2 [37.0, 39.5]", "–", "–", "0.523 [0.503, 0.543]", "–"]
 
 
 def test_rows_stand_in_order(full: Path) -> None:
@@ -61,10 +61,10 @@ def test_rows_stand_in_order(full: Path) -> None:
     assert [row.label for row in table.rows] == [
         "real training images (reference)",
         "autoencoder (ceiling)",
-        "bps",
-        "bps (shuffled conditions)",
-        "t2i-adapter",
-        "t2i-adapter (shuffled conditions)",
+        "BPS",
+        "BPS (shuffled conditions)",
+        "T2I-Adapter",
+        "T2I-Adapter (shuffled conditions)",
         "text-only (floor)",
     ]
     assert [column.metric for column in table.columns] == [
@@ -76,7 +76,7 @@ def test_rows_stand_in_order(full: Path) -> None:
         "mae",
         "clip",
     ]
-    assert row_of(table, "bps").seeds == (0, 1, 2)
+    assert row_of(table, "BPS").seeds == (0, 1, 2)
 
 
 def test_seeds_average_by_hand(add_run: Writer) -> None:
@@ -85,7 +85,7 @@ def test_seeds_average_by_hand(add_run: Writer) -> None:
         run = add_run("bps", {"fd": fd}, items=False, seed=seed)
         assert run.items is None
     table = build_table(load_runs(run.folder.parent if run.folder else Path()))
-    cell = row_of(table, "bps").cells[column_of(table, "fd")]
+    cell = row_of(table, "BPS").cells[column_of(table, "fd")]
     assert cell.value == pytest.approx(3.0, abs=1e-12)
     assert cell.deviation == pytest.approx(7.0**0.5, abs=1e-12)
     assert (cell.low, cell.high) == (pytest.approx(1.8), pytest.approx(4.2))
@@ -98,7 +98,7 @@ def test_seeds_with_items_are_resampled_together(build: Any, add_run: Writer, re
         items = {"samples": {"sketch_f1": scores}}
         add_run("bps", {"sketch_f1": 0.5}, item_rows=items, seed=seed)
     table = build_table(load_runs(results))
-    cell = row_of(table, "bps").cells[column_of(table, "sketch_f1")]
+    cell = row_of(table, "BPS").cells[column_of(table, "sketch_f1")]
     assert (cell.low, cell.high) == (pytest.approx(0.5), pytest.approx(0.5))
     assert cell.deviation == pytest.approx(0.0, abs=1e-12)
 
@@ -107,7 +107,7 @@ def test_set_metrics_of_several_seeds_average_their_replicates(add_run: Writer, 
     for seed, fd in enumerate((30.0, 32.0)):
         add_run("bps", {"fd": fd}, seed=seed, sets=True)
     runs = load_runs(results)
-    cell = next(iter(row_of(build_table(runs), "bps").cells.values()))
+    cell = next(iter(row_of(build_table(runs), "BPS").cells.values()))
     own = [run.items.replicates["samples"]["fd"] for run in runs if run.items is not None]
     expected = jackknife_interval(31.0, (own[0] + own[1]) / 2)
     assert (cell.value, cell.low, cell.high) == (31.0, expected.low, expected.high)
@@ -122,7 +122,7 @@ def test_items_without_a_score_are_left_out_of_every_seed(build: Any, add_run: W
         items = {"samples": {"box_recall": scores}}
         add_run("bps", {"box_recall": mean}, item_rows=items, seed=seed)
     table = build_table(load_runs(results))
-    cell = row_of(table, "bps").cells[column_of(table, "box_recall")]
+    cell = row_of(table, "BPS").cells[column_of(table, "box_recall")]
     expected = mean_interval(np.asarray(known), resamples=Resamples(n_items=20, seed=0))
     assert (cell.low, cell.high) == (
         pytest.approx(expected.low, abs=1e-12),
@@ -153,7 +153,7 @@ def test_items_that_do_not_average_to_the_value_are_not_used(
         items = {"samples": {"seg_miou": build.spread(0.6, seed=seed)}}
         add_run("bps", {"seg_miou": 0.5}, item_rows=items, seed=seed)
     table = build_table(load_runs(results))
-    cell = row_of(table, "bps").cells[column_of(table, "seg_miou")]
+    cell = row_of(table, "BPS").cells[column_of(table, "seg_miou")]
     assert (cell.low, cell.high) == (pytest.approx(0.48), pytest.approx(0.52))
     assert any("do not average" in note for note in table.notes)
 
@@ -161,11 +161,11 @@ def test_items_that_do_not_average_to_the_value_are_not_used(
 def test_missing_is_a_dash_and_never_zero(add_run: Writer) -> None:
     run = add_run("bps", {"fd": None, "sketch_f1": 0.0, "mae": 0.2})
     table = build_table([run])
-    shown = cells(to_markdown(main_grid(table)), "bps")
+    shown = cells(to_markdown(main_grid(table)), "BPS")
     assert shown[2] == "–"
     assert shown[5].startswith("0.000 [")
     frame = tidy(table)
-    own = frame[frame["row"] == "bps"].set_index("metric")
+    own = frame[frame["row"] == "BPS"].set_index("metric")
     assert np.isnan(own.loc["fd", "value"])
     assert own.loc["sketch_f1", "value"] == 0.0
     assert ",fd," in frame.to_csv() and ",0.0,0.0" not in frame[frame["metric"] == "fd"].to_csv()
@@ -175,7 +175,7 @@ def test_a_seed_without_a_number_is_not_averaged_away(add_run: Writer, results: 
     add_run("bps", {"fd": 10.0})
     add_run("bps", {"fd": None}, seed=1)
     table = build_table(load_runs(results))
-    assert row_of(table, "bps").cells[column_of(table, "fd")].value is None
+    assert row_of(table, "BPS").cells[column_of(table, "fd")].value is None
     assert any("missing for seed 1" in note for note in table.notes)
 
 
@@ -188,8 +188,8 @@ def test_mixing_protocols_is_refused_and_marked_when_allowed(add_run: Writer, re
         build_table(runs)
     table = build_table(runs, mixed=True)
     assert [row.label for row in table.rows if row.kind == "method"] == [
-        "bps (protocol A)",
-        "t2i-adapter (protocol B)",
+        "BPS (protocol A)",
+        "T2I-Adapter (protocol B)",
     ]
     text = caption(table)
     assert text.startswith("MIXED PROTOCOLS")
@@ -215,8 +215,10 @@ def test_other_suites_and_tasks_are_refused(add_run: Writer, results: Path) -> N
 def test_the_same_run_twice_is_refused(add_run: Writer, results: Path) -> None:
     add_run("bps", {"fd": 38.0})
     add_run("bps", {"fd": 39.0}, run_id="again")
-    with pytest.raises(BenchError, match="the same run twice .*seed 0"):
+    with pytest.raises(BenchError, match="the same run twice .*seed 0") as caught:
         build_table(load_runs(results))
+    for run in load_runs(results):
+        assert str(run.folder) in str(caught.value)
 
 
 def test_only_differing_options_are_named(add_run: Writer, results: Path) -> None:
@@ -226,7 +228,7 @@ def test_only_differing_options_are_named(add_run: Writer, results: Path) -> Non
     add_run("bps", {"fd": 38.0}, options={"width": 64}, run_id="bps")
     add_run("t2i-adapter", {"fd": 38.0}, options={"prior": "x"})
     labels = [row.label for row in build_table(load_runs(results)).rows if row.kind == "method"]
-    assert sorted(labels) == ["bps", "bps (prior=frozen)", "bps (prior=none)", "t2i-adapter"]
+    assert sorted(labels) == ["BPS", "BPS (prior=frozen)", "BPS (prior=none)", "T2I-Adapter"]
 
 
 def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud(
@@ -284,7 +286,7 @@ def test_numbers_of_other_judges_stand_in_other_columns(build: Any, add_run: Wri
     add_run("t2i-adapter", {}, metrics={"fd": build.value("fd", 9.0, judge="inception-v3")}, rows={})
     table = build_table(load_runs(results))
     assert [c.judge for c in table.columns if c.metric == "fd"] == [JUDGE, "inception-v3"]
-    shown = cells(to_markdown(main_grid(table)), "t2i-adapter")
+    shown = cells(to_markdown(main_grid(table)), "T2I-Adapter")
     assert shown[2] == "–" and shown[3].startswith("9.00")
 
 

@@ -45,4 +45,4 @@ def test_times_come_from_the_file_and_what_was_not_measured_is_missing(
     grid = cost_grid(build_table(load_runs(results)))
     assert "each method measured alone (a quiet one, cpu, 2 threads)" in grid.caption
     cells = {row[0].main: [cell.main for cell in row] for row in grid.body}
-    assert "1024" in cells["bps"] and cells["controlnet"][-1] == "–"
+    assert "1024" in cells["BPS"] and cells["ControlNet"][-1] == "–"
