@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from bench.ablations import ABLATIONS_FOLDER
 from bench.content import read_json
 from bench.record import find_records, load_record
 from bench.report import load_runs, make_report
+from bench.report.readme import FIGURES_FOLDER
 from bench.suites import EMOJI
 from bench.timings import TIMINGS_FILE
+from tests.latex import complaints, needs_latex
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "results" / "README.md"
@@ -26,12 +29,27 @@ ON_A_GPU = ROOT / "results" / "emoji-h200"
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page and the report of the main records; read only."""
     folder = tmp_path_factory.mktemp("published") / "results"
-    make_report(MAIN, folder / MAIN.name / "report", readme=folder / README.name)
+    make_report(MAIN, folder / MAIN.name / "report", readme=folder / README.name, long=True)
     return folder
 
 
 def test_the_page_is_remade_byte_for_byte(published: Path) -> None:
     assert (published / README.name).read_bytes() == README.read_bytes()
+
+
+def test_pages_show_and_link_to_files_that_are_published() -> None:
+    for page in (README, ROOT / "README.md"):
+        links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+        assert links and all((page.parent / link).exists() for link in links), page
+    figures = list((README.parent / FIGURES_FOLDER).iterdir())
+    shown = set(re.findall(rf"{FIGURES_FOLDER}/([^)]+)\)", README.read_text()))
+    assert {path.name for path in figures} == shown
+    assert all(path.stat().st_size < 400_000 for path in figures)
+
+
+@needs_latex
+def test_tables_keep_to_the_page(published: Path, tmp_path: Path) -> None:
+    assert complaints(published / MAIN.name / "report", tmp_path) == []
 
 
 @pytest.mark.parametrize("folder", [*PUBLISHED, ON_A_GPU], ids=lambda p: p.name)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.content import atomic_path, atomic_write
-from bench.picture import decode
+from bench.picture import decode, read_exact
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
 from bench.report.notes import made_equal
 from bench.report.qualitative import Gallery, draw_both, gallery, sheet_of
 from bench.report.rows import Row, Table
-
-_MOST_PIXELS, _MOST_BYTES = 50_000_000, 100_000_000
+from bench.types import BenchError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +127,12 @@ def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str
 
 
 def _is_picture(path: Path) -> bool:
-    """Tell whether a file decodes as PNG of a size that a contact sheet may have."""
-    from PIL import Image
-
+    """Tell whether a file decodes as PNG of a size that a picture may have."""
     try:
-        with Image.open(path, formats=["PNG"]) as opened:
-            sane = opened.width * opened.height <= _MOST_PIXELS and path.stat().st_size <= _MOST_BYTES
-            if sane:
-                opened.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        read_exact(path, advice="Run again with --again.")
+    except BenchError:
         return False
-    return sane
+    return True
 
 
 def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:
