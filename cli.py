@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +40,12 @@ from bench.app.options import (
     Methods,
     Options,
     Rate,
+    Rates,
     Ray,
     Results,
     Seed,
+    Seeds,
+    Shell,
     Shuffled,
     Side,
     Steps,
@@ -57,12 +59,13 @@ from bench.app.options import (
     guarded,
     with_execution,
 )
-from bench.app.outcomes import aside, end
+from bench.app.outcomes import end
 from bench.app.plan import plan_or, speed_or
 from bench.app.show import show_command
 from bench.app.study import study_app
+from bench.terminal import aside, say, substitute_what_it_lacks, to_json
 
-app = typer.Typer(
+app = Shell(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
     no_args_is_help=True,
     add_completion=False,
@@ -75,6 +78,7 @@ app = typer.Typer(
 def begin() -> None:
     child.end_with_parent()
     child.check_program(Path(__file__))
+    substitute_what_it_lacks()
 
 
 app.add_typer(data_app, name="data")
@@ -112,18 +116,19 @@ def _method(name: str) -> Any:
 
 def _show(run: Any, record: Any, *, floor: Any, as_json: bool) -> None:
     """Print the table with the floor's row, or the record as JSON."""
+    from bench.content import read_json
     from bench.processes import speaks
     from bench.report.tables import record_text
 
     if not speaks():
         return
     if as_json:
-        typer.echo((run.folder / "record.json").read_text().rstrip())
+        say(to_json(read_json(run.folder / "record.json")))
         return
-    typer.echo(record_text(record, floor=floor))
-    typer.echo(f"record   {run.folder / 'record.json'}")
-    typer.echo(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
-    typer.echo(f"         {run.folder / 'work' / 'samples.png'}  (all samples)")
+    say(record_text(record, floor=floor))
+    say(f"record   {run.folder / 'record.json'}")
+    say(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
+    say(f"         {run.folder / 'work' / 'samples.png'}  (all samples)")
 
 
 @app.command("run")
@@ -134,7 +139,7 @@ def run_command(
     task: Tasks = "sketch",
     suite: SuiteName = "emoji",
     budget: BudgetName = None,
-    seed: Seed = 0,
+    seeds: Seeds = "0",
     results: Results = RESULTS,
     device: Device = "auto",
     base: BaseFolder = None,
@@ -159,7 +164,6 @@ def run_command(
     train: Trained = True,
     condition_channels: ConditionChannels = "same",
     invert_condition: Inverted = False,
-    seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     again: Annotated[bool, typer.Option(help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
     *,
@@ -195,7 +199,7 @@ def run_command(
         invert_condition=invert_condition,
         **execution,
     )
-    cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds or str(seed))
+    cells = grid_of(catalogue(), request, method=method, task=task, seeds=seeds)
     if again and (len(cells) > 1 or ray is not None):
         raise BenchError("--again redoes one run at a time, here. Name one method, task and seed.")
     many = len(cells) > 1 or ray is not None
@@ -228,7 +232,7 @@ def tune_command(
     jobs: Jobs = 1,
     data: DataFolder = None,
     variant: Variant = None,
-    rates: Annotated[str, typer.Option(help="The grid, the same for all methods.")] = RATES,
+    rates: Rates = RATES,
     results: Annotated[Path, typer.Option(help="Folder of the trials.")] = RESULTS / "tuning",
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
@@ -261,7 +265,7 @@ def tune_command(
             jobs=jobs,
         )
     for path in files:
-        typer.echo(path)
+        say(path)
     end(outcomes)
 
 
@@ -288,7 +292,7 @@ def cost_command(
     request = Request(
         suite=suite, results=results, device=device, base=base, batch=batch, data=data, variant=variant
     )
-    typer.echo(
+    say(
         measure_costs(
             catalogue(),
             request,
@@ -376,7 +380,7 @@ def _act(
         said = act(make_run(catalogue(), request, method=method, task=task, seed=seed, hooks=hooks))
         hooks.close()
     if speaks():
-        typer.echo(said)
+        say(said)
 
 
 def _trained(run: Any) -> str:
@@ -418,7 +422,7 @@ def report_command(
     from bench.report import make_report
 
     for path in make_report(results, out or results / "report", mixed=mixed, long=long, readme=readme):
-        typer.echo(path)
+        say(path)
 
 
 @app.command("list")
@@ -448,7 +452,7 @@ def list_command(as_json: AsJson = False) -> None:
             for s in SUITES.values()
         },
     }
-    typer.echo(json.dumps(table, indent=1) if as_json else outline(table))
+    say(to_json(table) if as_json else outline(table))
 
 
 @app.command("check")
@@ -472,7 +476,7 @@ def check_command(
     run = make_run(catalogue(), request, method=method, task=task, seed=0)
     findings = check_run(run)
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")
+        say(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")
     if not all(f.holds for f in findings):
         raise typer.Exit(1)
 
@@ -512,7 +516,7 @@ def pretrain_command(
             start=start,
         )
         for line in lines:
-            typer.echo(line)
+            say(line)
 
 
 app.command("coverage")(coverage_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,27 @@ def parse_options(pairs: Iterable[str] | None) -> dict[str, Any]:
         name, mark, value = pair.partition("=")
         if not mark:
             raise BenchError(f"--option '{pair}' is not name=value. Write for example prior=free.")
+        if name in options:
+            raise BenchError(f"--option {name} came more than once; give it once.")
         try:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):  # also where it is JSON beyond all bounds
             options[name] = value
+        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+            raise BenchError(
+                f"--option {name}=... cannot be read ({error}). Write something shorter."
+            ) from error
+        _check_finite(name, options[name])
     return options
+
+
+def _check_finite(name: str, value: Any) -> None:
+    """Raise BenchError for numbers of an option that are none, at whatever depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BenchError(f"--option {name}: {value} is no finite number. Write one, as in name=0.5.")
+    if isinstance(value, (list, dict)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            _check_finite(name, entry)
 
 
 def parse_names(
@@ -40,12 +57,12 @@ def parse_names(
 
 
 def parse_numbers(what: str, text: str, *, kind: type = float) -> list[Any]:
-    """Return the distinct numbers of a comma list in order: seeds (int, from 0) or rates (float > 0)."""
+    """Return the distinct numbers of a comma list in order: seeds (int, below 2**63) or rates (float)."""
     try:
         numbers = [kind(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or not all((n >= 0 if kind is int else 0 < n < 1e6) for n in numbers):
+    if not numbers or not all((0 <= n < 2**63 if kind is int else 0 < n < 1e6) for n in numbers):
         example = "0,1,2" if kind is int else "1e-4,1e-3"
         raise BenchError(f"{what} '{text}' is no list of such numbers. Write for example {example}.")
     return list(dict.fromkeys(numbers))

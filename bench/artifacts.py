@@ -11,7 +11,7 @@ from bench.checkpoint import Trainable
 from bench.content import atomic_write, sha256_file
 from bench.randomness import generator
 from bench.tensors import read_tensors
-from bench.types import BenchError
+from bench.types import BenchError, raise_of_machine
 
 
 def save_weights(path: Path, trainable: Trainable) -> None:
@@ -32,6 +32,7 @@ def load_weights(path: Path, trainable: Trainable, *, sha256: str | None = None)
     try:
         trainable.load_state_dict(read_tensors(path))
     except Exception as error:
+        raise_of_machine(error)
         raise BenchError(
             f"weights {path} cannot be loaded ({error}). Delete the run folder and train again."
         ) from error

@@ -14,7 +14,7 @@ import numpy as np
 from bench.base_rules import downscale_of
 from bench.snapshot import WEIGHTED, Snapshot, find_snapshot
 from bench.tensors import not_finite
-from bench.types import BenchError, unknown
+from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -262,9 +262,8 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
-    except MemoryError:
-        raise
     except Exception as error:  # the libraries raise many kinds for a damaged folder
+        raise_of_machine(error)
         raise BenchError(
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
             "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."

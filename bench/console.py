@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.hooks import Hooks
 from bench.processes import speaks
+from bench.terminal import visible
 
 _QUIET_SECONDS = 15.0
 
@@ -49,7 +50,7 @@ class ConsoleHooks(Hooks):
         if sys.stderr.isatty() and total > 1:
             self._bar = _bar()
             self._bar.start()
-            self._bar_task = self._bar.add_task(name, total=total, note="")
+            self._bar_task = self._bar.add_task(visible(name), total=total, note="")
         else:
             self._say(name)
 
@@ -81,14 +82,14 @@ class ConsoleHooks(Hooks):
     def say(self, text: str) -> None:
         """Say a line, below the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(visible(text), highlight=False, markup=False)
         else:
             self._say(text)
 
     def _say(self, text: str) -> None:
         if not speaks():
             return
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(visible(text) + "\n")
         sys.stderr.flush()
 
 
@@ -105,12 +106,12 @@ def _bar(*, terminal: Any = None) -> Any:
             return Text("-/s" if task.speed is None else f"{task.speed:.1f}/s")
 
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         Rate(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.fields[note]}", markup=False),
     )
     return progress.Progress(*columns, console=terminal or Console(stderr=True))
 

@@ -267,8 +267,7 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Remember the folder; it is made when the first entry is written."""
-        default = Path.home() / ".cache" / "bps-bench"
-        self.folder = Path(folder or os.environ.get(CACHE_VARIABLE) or default)
+        self.folder = Path(folder or os.environ.get(CACHE_VARIABLE) or _own_cache())
         self._tidy = False
 
     def tidy(self) -> None:
@@ -297,8 +296,11 @@ class Cache:
             return found
         made = {name: np.array(array, order="C") for name, array in make().items()}
         self.tidy()
-        write_npz(path, made)
-        write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
+        try:
+            write_npz(path, made)
+            write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
+        except BenchError as error:
+            raise BenchError(f"{error} {CACHE_VARIABLE} moves the cache to another folder.") from error
         return made
 
     def _load(self, path: Path) -> dict[str, np.ndarray] | None:
@@ -309,6 +311,15 @@ class Cache:
             return read_npz(path, sha256=note["sha256"])
         except (BenchError, KeyError, TypeError):
             return None
+
+
+def _own_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "bps-bench"
+    except RuntimeError as error:
+        raise BenchError(
+            f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
+        ) from error
 
 
 def _dump(value: Any, *, indent: int | None) -> bytes:

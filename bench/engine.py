@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.processes import ALONE, Processes, partner_ended
 from bench.trackers import check_trackers, opened
-from bench.types import BenchError, unknown
+from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,7 @@ def _check_compiler(device: str) -> None:
     try:
         torch.compile(lambda x: (x + 1).relu())(torch.ones(8, device=device))
     except Exception as error:  # torch raises many kinds
+        raise_of_machine(error)
         reason = str(error).strip().splitlines()[0]
         raise BenchError(
             f"--compile: torch.compile does not work here ({reason}). It needs a C++ compiler on a "

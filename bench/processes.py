@@ -74,12 +74,23 @@ ALONE = Processes()
 
 def launched() -> int:
     """Return how many processes the launcher started, by its environment; 1 without a launcher."""
-    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    return max(1, _number("WORLD_SIZE", 1))
 
 
 def speaks() -> bool:
     """Whether this process is the one that talks to the user."""
-    return int(os.environ.get("RANK", "0")) == 0 or launched() == 1
+    return launched() == 1 or _number("RANK", 0) == 0
+
+
+def _number(variable: str, default: int) -> int:
+    """Return what a launcher says in an environment variable; BenchError where it is no such number."""
+    text = os.environ.get(variable, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BenchError(
+            f"{variable} is '{text}' in the environment; a launcher sets it to a number. Unset it, or start "
+            "the processes with accelerate launch or torchrun."
+        )
+    return int(text)
 
 
 def join(device: str) -> Processes:
@@ -93,6 +104,8 @@ def join(device: str) -> Processes:
         return ALONE
     from accelerate import PartialState
 
+    for variable in ("RANK", "LOCAL_RANK"):
+        _number(variable, 0)
     with _told():
         state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     return Processes(index=state.process_index, count=state.num_processes, state=state)

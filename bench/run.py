@@ -27,7 +27,7 @@ from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
 from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
-from bench.sample import load_images, png, sample_to_folder, to_bytes
+from bench.sample import check_steps, load_images, png, sample_to_folder, to_bytes
 from bench.score import Evaluator, Scores, items_json
 from bench.spec import RunSpec, check_options, check_same, learning_rate, run_id, train_items
 from bench.suites import Protocol
@@ -88,6 +88,7 @@ class Run:
         self.splits: Splits = spec.suite.splits()
         assert spec.suite.base is not None, "find_suite refuses suites without a base"
         self.base: Base = load_base(spec.suite.base, device=spec.device, variant=spec.suite.variant)
+        check_steps(self.base, spec.suite.sampler)
         self.feature_judge = load_judge(spec.suite.feature_judge)
         self.clip_judge = load_judge(spec.suite.clip_judge) if spec.suite.clip_judge else None
         self.train_ids = train_items(self.splits.side("train"), spec.budget)

@@ -56,6 +56,16 @@ def build_scheduler(base: Base, sampler: Sampler) -> Any:
     return scheduler
 
 
+def check_steps(base: Base, sampler: Sampler) -> None:
+    """Raise BenchError for more sampling steps than the base's diffusion has timesteps."""
+    most = len(base.alphas) - (sampler.name == "ddim")  # whose steps begin at timestep 1
+    if sampler.steps > most:
+        raise BenchError(
+            f"--steps {sampler.steps}: the sampler {sampler.name} has at most {most} on this base, whose "
+            f"diffusion has {len(base.alphas)} timesteps. Give fewer."
+        )
+
+
 def sample_latents(
     denoiser: Any,
     *,

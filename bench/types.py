@@ -9,6 +9,8 @@ Shape legend, used in every docstring:
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 
 class BenchError(ValueError):
     """An error for the user: says what came, what is allowed and what to do; exit code 2."""
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|Cannot allocate memory")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory could not be had: torch has several kinds of it."""
+    return isinstance(error, MemoryError) or bool(
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+    )
+
+
+def raise_of_machine(error: BaseException) -> None:
+    """Raise the error again where it tells of the machine (no memory, no space), not of what was read."""
+    if lacks_memory(error) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+        raise error
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BenchError:

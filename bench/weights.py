@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
 from bench.tensors import not_finite, read_tensors
-from bench.types import BenchError, Example, Method, MetricSpec, Task, unknown
+from bench.types import BenchError, Example, Method, MetricSpec, Task, raise_of_machine, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -157,9 +157,8 @@ class Source:
                 use_safetensors=any(folder.glob("*.safetensors")),
                 output_loading_info=True,
             )
-        except MemoryError:
-            raise
         except Exception as error:  # the libraries raise many kinds for a damaged folder
+            raise_of_machine(error)
             raise BenchError(f"{folder} cannot be loaded as {kind.__name__} ({error}).") from error
         wrong = [f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names]
         if wrong:

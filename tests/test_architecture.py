@@ -13,7 +13,7 @@ PACKAGES = ("bench", "baselines", "bps")
 
 # Rooms from the bottom up: a module imports its own level's earlier rows and lower levels only.
 LEVELS = [
-    {"bench.types", "bench.child"},
+    {"bench.types", "bench.child", "bench.terminal"},
     {"bench.strict"},
     {
         "bench.content",
@@ -155,6 +155,8 @@ def test_nothing_prints_outside_the_command_line() -> None:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
         assert not prints, module
+        echoes = [c for c in calls if ast.unparse(c.func) == "typer.echo"]
+        assert not echoes or module == "bench.terminal", f"{module}: what is said goes through bench.terminal"
 
 
 def test_pictures_are_opened_in_one_place() -> None:

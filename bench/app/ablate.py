@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.app.options import (
+    LIST,
     RESULTS,
     BaseFolder,
     Batch,
@@ -21,11 +22,13 @@ from bench.app.options import (
     Jobs,
     Ray,
     Results,
+    Seeds,
     SuiteName,
     Variant,
     guarded,
 )
-from bench.app.outcomes import aside, end
+from bench.app.outcomes import end
+from bench.terminal import aside, say
 
 if TYPE_CHECKING:
     from bench.ablate import Planned
@@ -39,8 +42,10 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
     @guarded
     def ablate(
         name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, guidance or steps.")],
-        task: Annotated[str | None, typer.Option(help="Tasks: a,b or all; else its own.")] = None,
-        seeds: Annotated[str, typer.Option(help="Training seeds.")] = "0,1,2",
+        task: Annotated[
+            str | None, typer.Option("--task", metavar=LIST, help="Tasks: a,b or all; else its own.")
+        ] = None,
+        seeds: Seeds = "0,1,2",
         suite: SuiteName = "emoji",
         budget: BudgetName = None,
         jobs: Jobs = 1,
@@ -80,13 +85,12 @@ def ablate_of(catalogue: Callable[[], Any]) -> Callable[..., None]:
             variant=weights,
         )
         planned = plan_ablation(tables, ablation, request, task=task, seeds=seeds)
-        say = typer.echo if plan else aside
-        say(plan_text(ablation, planned, Forecast(results)))
+        (say if plan else aside)(plan_text(ablation, planned, Forecast(results)))
         if plan:
             return
         with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
             outcomes = do_ablation(tables, ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start)
-        typer.echo(_tables(ablation, planned, results))
+        say(_tables(ablation, planned, results))
         end(outcomes)
 
     return ablate

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.app.options import AsJson, BaseFolder, DataFolder, SuiteName, guarded
+from bench.terminal import say, to_json
 
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Audit the items and base of this run.")]
 
@@ -31,6 +31,6 @@ def audit_command(
         found = audit_run(
             run.parent if run.name == "record.json" else run, base=base, cache=Cache(), data=data
         )
-    typer.echo(json.dumps(audit_value(found), indent=1) if as_json else audit_text(found))
+    say(to_json(audit_value(found)) if as_json else audit_text(found))
     if found.failed:
         raise typer.Exit(1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.app.options import AsJson, Variant, guarded
+from bench.app.options import AsJson, Shell, Variant, guarded
+from bench.terminal import say, to_json
 
-base_app = typer.Typer(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
+base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
 Out = Annotated[Path, typer.Argument(help="A new folder.")]
 Like = Annotated[str, typer.Option(help="sd15 or sd21.")]
 Width = Annotated[int, typer.Option(help="Of the UNet's first level; 320 is the real width.")]
@@ -33,7 +33,7 @@ def random_command(
     from bench.random_base import write_random_base
 
     write_random_base(out, like=like, width=width, size=size, seed=seed, dtype=dtype, variant=variant)
-    typer.echo(_shown(out, variant=variant, as_json=False))
+    say(_shown(out, variant=variant, as_json=False))
 
 
 @base_app.command("show")
@@ -44,7 +44,7 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a base is: prediction, sizes, parameters, and the SHA-256 of every part."""
-    typer.echo(_shown(Path(place), variant=variant, as_json=as_json))
+    say(_shown(Path(place), variant=variant, as_json=as_json))
 
 
 def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
@@ -52,4 +52,4 @@ def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
     from bench.snapshot import describe, find_snapshot
 
     found = describe(find_snapshot(place, variant=variant))
-    return json.dumps(found, indent=1) if as_json else outline(found)
+    return to_json(found) if as_json else outline(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.app.options import AsJson, guarded
+from bench.terminal import say, to_json
 
 if TYPE_CHECKING:
     from bench.simulate import Coverage
@@ -41,9 +41,9 @@ def coverage_command(
     finally:
         hooks.close()
     if as_json:
-        typer.echo(json.dumps([_plain(c) for c in found], indent=1))
+        say(to_json([_plain(c) for c in found]))
     else:
-        typer.echo(coverage_text(found))
+        say(coverage_text(found))
 
 
 def coverage_text(found: Sequence[Coverage]) -> str:

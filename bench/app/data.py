@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from bench.app.encode import encode_command
-from bench.app.options import DataFolder, SuiteName, guarded
+from bench.app.options import DataFolder, Shell, SuiteName, guarded
 from bench.app.prepare import prepare_command
+from bench.terminal import aside, say
 
-data_app = typer.Typer(help="The data sets and their splits.", no_args_is_help=True)
+data_app = Shell(help="The data sets and their splits.", no_args_is_help=True)
 data_app.command("prepare")(prepare_command)
 data_app.command("encode")(encode_command)
 
@@ -27,13 +28,13 @@ def verify_command(suite: SuiteName = "emoji", data: DataFolder = None) -> None:
     dataset, splits = found.dataset(), found.splits()
     findings = verify(dataset, splits)
     for finding in findings:
-        typer.echo(f"FAIL {finding.kind}: {finding.message}", err=True)
+        aside(f"FAIL {finding.kind}: {finding.message}")
     if findings:
         raise typer.Exit(1)
     counts = ", ".join(f"{side} {len(splits.side(side))}" for side in ("train", "val", "test"))
-    typer.echo(f"ok   {dataset.name}: {len(dataset.ids)} items ({counts}); digests hold, no leaks")
+    say(f"ok   {dataset.name}: {len(dataset.ids)} items ({counts}); digests hold, no leaks")
     for name, value in getattr(dataset, "protocol", {}).items():
-        typer.echo(f"     {name}: {value}")
+        say(f"     {name}: {value}")
 
 
 @data_app.command("export")
@@ -54,4 +55,4 @@ def export_command(
     dataset, splits = found.dataset(), found.splits()
     ids = pick_items(splits.side(side), items)
     export_images(dataset, ids, out)
-    typer.echo(f"{len(ids)} images of {dataset.name}, {side} -> {out}")
+    say(f"{len(ids)} images of {dataset.name}, {side} -> {out}")

@@ -16,6 +16,7 @@ from bench.app.options import (
     Variant,
     guarded,
 )
+from bench.terminal import say
 
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that read images; else what pays.")
@@ -57,4 +58,4 @@ def encode_command(
         )
         hooks.close()
     for name, shards in found.items():
-        typer.echo(encoded_words(name, shards, base=loaded))
+        say(encoded_words(name, shards, base=loaded))

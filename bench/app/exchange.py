@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.app.options import BaseFolder, Variant, guarded
+from bench.terminal import say
 
 RunPlace = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 Out = Annotated[Path, typer.Argument(help="A new folder.")]
@@ -37,6 +38,6 @@ def exporting(catalogue: Callable[[], Any]) -> Callable[..., None]:
             variant=variant,
             with_base=with_base,
         )
-        typer.echo(f"{folder}\n{folder / CARD}  (how to load it, scores, licence)")
+        say(f"{folder}\n{folder / CARD}  (how to load it, scores, licence)")
 
     return export

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +33,7 @@ from bench.app.options import (
     guarded,
     with_execution,
 )
+from bench.terminal import aside, say, to_json
 
 if TYPE_CHECKING:
     from bench.comparison import Comparison
@@ -140,7 +139,7 @@ def score_or(stage: Callable[..., None]) -> Callable[..., None]:
             sensitivity=sensitivity,
             intervals=intervals,
         )
-        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else comparison_text(found))
+        say(to_json(found.as_json()) if as_json else comparison_text(found))
 
     return score
 
@@ -302,10 +301,10 @@ def tools_command(
         clip=reader,
         batch=batch,
         rounds=rounds,
-        say=functools.partial(typer.echo, err=True),
+        say=aside,
     )
     found: Mapping[str, Any] = table.as_json()
     if out is not None:
         atomic_write(out / "tools.md", table.as_markdown().encode())
         write_json(out / "tools.json", found)
-    typer.echo(json.dumps(found, indent=1) if as_json else table.as_markdown().rstrip())
+    say(to_json(found) if as_json else table.as_markdown().rstrip())

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from bench.terminal import aside
 
 MethodName = Annotated[str, typer.Option("--method", help="A method; see `bench list`.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task; see `bench list`.")]
-Methods = Annotated[str, typer.Option("--method", help="Methods: a name, a,b,c, or paper, all, variants.")]
-Tasks = Annotated[str, typer.Option("--task", help="Tasks: a name, a,b,c, or all.")]
+LIST = "A,B,..."
+"""What marks options that take several values in one text: given more than once, their values add up."""
+Methods = Annotated[
+    str,
+    typer.Option("--method", metavar=LIST, help="Methods: a name, a,b,c, or paper, all, variants."),
+]
+Tasks = Annotated[str, typer.Option("--task", metavar=LIST, help="Tasks: a name, a,b,c, or all.")]
+Seeds = Annotated[
+    str, typer.Option("--seed", "--seeds", metavar=LIST, help="Training and sampling seeds: one, or 0,1,2.")
+]
+Rates = Annotated[str, typer.Option("--rates", metavar=LIST, help="The grid, the same for all methods.")]
 Side = Annotated[str | None, typer.Option("--side", help="Evaluate on test (default) or val.")]
 SuiteName = Annotated[str, typer.Option("--suite", help="emoji (embedded), coco17 or micro.")]
 BudgetName = Annotated[
@@ -88,6 +102,7 @@ EXECUTION: dict[str, tuple[Any, Any]] = {
     "track": (Annotated[str | None, typer.Option(help="jsonl, tensorboard, wandb, mlflow (a,b).")], None),
 }
 """How training is carried out: option -> (type, default). Names are those of commands.Request."""
+LARGEST = 2**63 - 1  # what torch, numpy and file systems count with
 RESULTS = Path("results/runs")
 RATES = "3e-4,1e-3,3e-3,1e-2"
 PRETRAINING = Path("results/pretraining")
@@ -112,6 +127,53 @@ def with_execution(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class _Command(TyperCommand):
+    """A command that refuses what it would have to guess: an option of one value that came twice, numbers
+    that are none or that no machine holds. Its help means every character it says.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        lists: list[Any] = [param for param in self.params if param.metavar == LIST]
+        for param in lists:
+            param.multiple = True  # the parser keeps all, not the last
+        came: tuple[dict[str, Any], Any, list[Any]] = self.make_parser(ctx).parse_args(args=given)
+        values, _, order = came
+        for param in lists:
+            param.multiple = False
+        ctx.params.update({param.name: ",".join(values[param.name]) for param in lists if param in order})
+        for param, times in Counter(order).items():
+            if times > 1 and param not in lists and not getattr(param, "multiple", False):
+                raise typer.BadParameter("it came more than once; give it once.", ctx=ctx, param=param)
+        for param in self.params:
+            _check_number(ctx.params.get(param.name or ""), ctx=ctx, param=param)
+        return rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from rich.markup import escape
+
+        for param in self.params:
+            if getattr(param, "help", None):
+                param.help = escape(param.help)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def _check_number(value: object, *, ctx: Any, param: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.", ctx=ctx, param=param)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise typer.BadParameter(f"{value} is too large; allowed: up to {LARGEST}.", ctx=ctx, param=param)
+
+
+class Shell(typer.Typer):
+    """A group of commands, each read strictly."""
+
+    def command(self, name: str | None = None, *, cls: Any = _Command, **settings: Any) -> Any:
+        """Add a command, see `typer.Typer.command`."""
+        return super().command(name, cls=cls, **settings)
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn errors for the user into one message and exit code 2, and stops into 130 or 143."""
 
@@ -128,12 +190,16 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:
             from bench.checkpoint import Stopped
-            from bench.types import BenchError
+            from bench.types import BenchError, lacks_memory
 
             if isinstance(error, Stopped):
                 fail("stopped; work is saved, the same command goes on where it was.", error.code)
             if isinstance(error, (BenchError, OSError)):
                 fail(f"error: {error}", 2)
+            if lacks_memory(error):
+                first = (str(error) or "MemoryError").splitlines()[0]
+                advice = "Finished work is kept. Lower --batch or --micro-batch, or end other programs."
+                fail(f"error: the memory that this needs cannot be had ({first}). {advice}", 2)
             raise
 
     return wrapper
@@ -141,5 +207,5 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def fail(message: str, code: int) -> None:
     """Say it on standard error and end with the code."""
-    typer.echo(message, err=True)
+    aside(message)
     raise typer.Exit(code) from None

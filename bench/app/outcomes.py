@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
+from bench.terminal import aside, say, to_json
+
 if TYPE_CHECKING:
     from bench.grid import Outcome
-
-
-def aside(text: str) -> None:
-    """Say something beside the output proper."""
-    typer.echo(text, err=True)
 
 
 def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
@@ -23,7 +19,7 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
     failed = [o for o in outcomes if o.error]
     if as_json:
         said = {o.cell.name: o.error or o.refused or str(o.folder) for o in outcomes}
-        typer.echo(json.dumps(said, indent=1))
+        say(to_json(said))
     if outcomes:  # an ablation whose runs all exist has made none
         made = sum(o.record is not None for o in outcomes)
         aside(f"{made} of {len(outcomes)} runs have a record")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.app.options import (
+    LIST,
     AsJson,
     BaseFolder,
     Batch,
@@ -23,6 +23,7 @@ from bench.app.options import (
     guarded,
     with_execution,
 )
+from bench.terminal import aside, say, to_json
 
 if TYPE_CHECKING:
     from bench.plan import Plan, Work
@@ -81,8 +82,8 @@ def plan_or(catalogue: Any) -> Any:
             timings=timings,
             execution=execution,
         )
-        work, plans = plan_runs(catalogue(), ask, say=lambda text: typer.echo(text, err=True))
-        typer.echo(json.dumps(plan_dict(work, plans), indent=1) if as_json else plan_text(work, plans))
+        work, plans = plan_runs(catalogue(), ask, say=aside)
+        say(to_json(plan_dict(work, plans)) if as_json else plan_text(work, plans))
 
     return command
 
@@ -94,7 +95,8 @@ def speed_or(catalogue: Any) -> Any:
     @with_execution
     def command(
         method: Annotated[
-            str, typer.Option(help="Methods as elsewhere, all, or yardsticks; both with a comma.")
+            str,
+            typer.Option("--method", metavar=LIST, help="Methods as elsewhere, all, or yardsticks."),
         ] = "all,yardsticks",
         task: TaskName = "sketch",
         like: Like = "sd15",
@@ -124,8 +126,8 @@ def speed_or(catalogue: Any) -> Any:
             out=out,
             execution=execution,
         )
-        for path in measure_speeds(catalogue(), ask, say=lambda text: typer.echo(text, err=True)):
-            typer.echo(path)
+        for path in measure_speeds(catalogue(), ask, say=aside):
+            say(path)
 
     return command
 

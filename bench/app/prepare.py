@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.app.options import Device, guarded
+from bench.app.options import LIST, Device, guarded
+from bench.terminal import aside, say
 
 if TYPE_CHECKING:
     from bench.data.coco.prepare import Report
 
 Root = Annotated[Path, typer.Option(help="COCO's folder: train2017/, val2017/ and annotations/ lie in it.")]
 Out = Annotated[Path, typer.Option(help="Folder for the prepared data; the same one to go on.")]
-TaskNames = Annotated[str, typer.Option("--tasks", help="What to draw conditions for.")]
+TaskNames = Annotated[str, typer.Option("--tasks", metavar=LIST, help="What to draw conditions for.")]
 Size = Annotated[int, typer.Option(help="Side of the square images, in pixels.")]
 Resize = Annotated[str, typer.Option(help="crop (middle square) or squash (as the release).")]
 Sketch = Annotated[str, typer.Option(help="Lines by pidinet, hed (need --weights) or canny.")]
@@ -47,7 +48,6 @@ def prepare_command(
     device: Device = "auto",
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
-    import functools
 
     from bench.arguments import parse_device, parse_names
     from bench.console import console_hooks
@@ -76,13 +76,13 @@ def prepare_command(
             weights=weights,
             device="cpu" if sketch == "canny" else parse_device(device),
             jobs=jobs or os.cpu_count() or 1,
-            say=functools.partial(typer.echo, err=True),
+            say=aside,
             stage=hooks.stage,
             tick=hooks.tick,
             stop=hooks.stop,
         )
         hooks.close()
-    typer.echo(report_text(found))
+    say(report_text(found))
 
 
 def report_text(found: Report) -> str:

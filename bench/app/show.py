@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.app.options import AsJson, guarded
+from bench.terminal import say, to_json
 
 RunPlace = Annotated[Path, typer.Argument(help="A run folder, or its record.json.")]
 Other = Annotated[Path | None, typer.Option("--diff", help="Another run: say in words what differs.")]
@@ -17,17 +17,17 @@ Other = Annotated[Path | None, typer.Option("--diff", help="Another run: say in 
 @guarded
 def show_command(run: RunPlace, diff: Other = None, as_json: AsJson = False) -> None:
     """Show the record of a run, after checking its artifacts; or what differs from another."""
-    from bench.record import load_record
+    from bench.content import read_json
+    from bench.record import RECORD_FILE, load_record
     from bench.report.changes import record_changes
     from bench.report.tables import record_text
 
     record = load_record(_folder(run))
     if diff is not None:
         said = record_changes(record, load_record(_folder(diff)))
-        typer.echo(json.dumps(said, indent=1, ensure_ascii=False) if as_json else "\n".join(said))
+        say(to_json(said) if as_json else "\n".join(said))
         return
-    text = (_folder(run) / "record.json").read_text().rstrip() if as_json else record_text(record)
-    typer.echo(text)
+    say(to_json(read_json(_folder(run) / RECORD_FILE)) if as_json else record_text(record))
 
 
 def _folder(place: Path) -> Path:

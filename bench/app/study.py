@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.app.options import AsJson, guarded
+from bench.app.options import AsJson, Shell, guarded
+from bench.terminal import aside, say, to_json
 
-study_app = typer.Typer(
+study_app = Shell(
     help="A blind user study: an offline page of pairs, and the scores of its answers.",
     no_args_is_help=True,
 )
@@ -47,13 +47,13 @@ def make_command(
     )
     checked = sum(q.check for q in made.questions.values())
     size = out.stat().st_size / 1e6
-    typer.echo(f"page  {out}  ({size:.1f} MB, study {made.study}: send this file to people)")
-    typer.echo(f"key   {kept}  (keep it to yourself: it says which method is which)")
-    typer.echo(
+    say(f"page  {out}  ({size:.1f} MB, study {made.study}: send this file to people)")
+    say(f"key   {kept}  (keep it to yourself: it says which method is which)")
+    say(
         f"asks  {', '.join(made.aspects)} of {len(made.questions) - checked} pairs of "
         f"{len(made.methods)} methods and {checked} attention checks"
     )
-    typer.echo(f"then  bench study score FILES --key {kept}")
+    say(f"then  bench study score FILES --key {kept}")
 
 
 @study_app.command("score")
@@ -72,5 +72,5 @@ def score_command(
 
     results = score_study(files, key=key, allowed=allow_failed, seed=seed)
     if results.left_out:
-        typer.echo(f"left out for failed attention checks: {len(results.left_out)}", err=True)
-    typer.echo(json.dumps(results.as_dict(), indent=1) if as_json else to_text(results).rstrip())
+        aside(f"left out for failed attention checks: {len(results.left_out)}")
+    say(to_json(results.as_dict()) if as_json else to_text(results).rstrip())

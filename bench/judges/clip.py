@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from bench.content import digest_json, read_json, sha256_file
 from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
 from bench.strict import Count, Name, Text
-from bench.types import BenchError, unknown
+from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +121,7 @@ def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[A
         model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True, device=device)
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     except Exception as error:
+        raise_of_machine(error)
         raise BenchError(
             f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give a weight "
             "file of that model."

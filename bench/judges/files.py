@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.content import sha256_file
 from bench.judges.judge import Judge, JudgeCard, need_file
-from bench.types import BenchError
+from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,7 @@ def load_inception(name: str, card: JudgeCard, weights: Path | None, device: str
     try:
         torch.load(path, map_location="cpu", weights_only=True)  # refuses a file with code in it
     except Exception as error:
+        raise_of_machine(error)
         raise BenchError(f"{path} holds no plain weights ({error})") from error
     network = FeatureExtractorInceptionV3(
         "inception-v3", ["2048"], feature_extractor_weights_path=str(path)
@@ -127,6 +128,7 @@ def _dinov2_network(path: Path) -> Any:
     try:
         load_checkpoint(network, str(path), use_ema=False, filter_fn=checkpoint_filter_fn, weights_only=True)
     except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
+        raise_of_machine(error)
         said = " ".join(str(error).split())
         raise BenchError(f"timm cannot load {DINOV2_MODEL} from {path} ({said}). {_DINOV2_REMEDY}") from error
     return network

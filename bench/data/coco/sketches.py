@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.content import sha256_file
-from bench.types import BenchError, unknown
+from bench.types import BenchError, raise_of_machine, unknown
 
 SKETCHES = ("pidinet", "hed", "canny")
 FILES = {"pidinet": "table5_pidinet.pth", "hed": "ControlNetHED.pth"}
@@ -79,6 +79,7 @@ def _pidinet(weights: Path | None) -> Any:
         network = parts.pidinet()
         network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except Exception as error:  # torch raises many kinds for a wrong file
+        raise_of_machine(error)
         raise BenchError(f"{path} does not hold PiDiNet's weights ({error}).") from error
     return detector.PidiNetDetector(network.eval())
 
@@ -89,6 +90,7 @@ def _hed(weights: Path | None) -> Any:
     try:
         return detector.from_pretrained(str(path.parent), filename=path.name)
     except Exception as error:
+        raise_of_machine(error)
         raise BenchError(f"{path} does not hold HED's weights ({error}).") from error
 
 
