@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.types import BenchError
+from bench.types import BenchError, lacks_memory
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +40,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         found = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    except MemoryError as error:
-        raise BenchError(
-            f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
-        ) from error
     except Exception as error:  # the libraries raise many kinds for a damaged file
+        if lacks_memory(error):
+            raise BenchError(
+                f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
+            ) from error
         raise _damaged(path, error) from error
     odd = [name for name, tensor in found.items() if not _is_plain(tensor)]
     if odd:
