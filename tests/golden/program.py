@@ -37,6 +37,7 @@ from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import build_comparison
 from bench.report.compare_tables import tidy_comparison
 from bench.report.differences import paired_differences
+from bench.report.names import TITLES
 from bench.report.rows import Row, build_table
 from bench.report.runs import load_ablation_runs, load_runs
 from bench.report.tables import tidy, tidy_costs, tidy_differences
@@ -316,7 +317,8 @@ class _Named:
 
     def __init__(self, *columns: str, numbers: Any = tuple(_NUMBERS), rows: Any = ()) -> None:
         self.names, self.columns = columns, set(numbers)
-        self.rows = {title: _row_name(row) for row in rows for title in (row.name, row.label)}
+        self.rows = {title: method for method, title in TITLES.items()}
+        self.rows |= {title: _row_name(row) for row in rows for title in (row.name, row.label)}
 
     def __call__(self, line: Mapping[str, Any]) -> str:
         return " | ".join(self.rows.get(str(line[c]), str(line[c])) for c in self.names)
