@@ -9,16 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.content import digest_json, sha256_file
+from bench.child import PROGRAM
 from bench.cost import peak_memory, reset_peak_memory
-from bench.record import MACHINE, environment
+from bench.record import MACHINE, digest_sources, environment
 from bench.run import Run
 from bench.sample import sample_images
 from bench.timings import Timing
 from bench.train import train
 
 _WARM_UP = 3
-_SOURCES, _PACKAGES = ("bench", "bps", "baselines"), ("torch", "diffusers", "numpy")
+_PACKAGES = ("torch", "diffusers", "numpy")
 
 
 def measure(run: Run, *, steps: int, batches: int) -> Timing:
@@ -51,11 +51,9 @@ def machine(run: Run) -> dict[str, Any]:
     return {key: found[key] for key in MACHINE if key in found}
 
 
-def code_measured(root: Path = Path(__file__).resolve().parent.parent) -> dict[str, str]:
+def code_measured(root: Path = PROGRAM.parent) -> dict[str, str]:
     """Return what tells this code from other code: a digest of the sources, versions of packages."""
-    sources = [p for name in _SOURCES for p in (root / name).rglob("*.py")]
-    files = {p.relative_to(root).as_posix(): sha256_file(p) for p in (*sources, root / "cli.py")}
-    return {"sources": digest_json(files)[:12], **{n: metadata.version(n) for n in _PACKAGES}}
+    return {"sources": digest_sources(root)[:12], **{n: metadata.version(n) for n in _PACKAGES}}
 
 
 def _train(run: Run, steps: int) -> tuple[float | None, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +17,8 @@ import numpy as np
 from pydantic import PlainValidator, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from bench.content import read_json, sha256_file, write_json
+from bench.child import PROGRAM
+from bench.content import digest_json, read_json, sha256_file, write_json
 from bench.strict import Amount, Count, FromFile, Name, Number, Text, Whole, Word, holding, validated
 from bench.types import BenchError
 
@@ -27,7 +30,9 @@ MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
 _REMEDY = "Restore it or run again with --again."
 _WHERE_SAID = ("changes", "trained_in", "weights")
-_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
+_ROOT = PROGRAM.parent
+_OWN = ("bench", "bps", "baselines")
+_PACKAGES = ("bps-bench", "torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,9 +311,10 @@ def load_items(folder: Path) -> ItemScores:
 
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:
-    """Say on what the run was made: versions, processor, device, threads, commit of the code.
+    """Say on what the run was made: versions, processor, device, threads, commit and digest of the code.
 
-    On "cuda" also the GPU's name, as "gpu".
+    On "cuda" also the GPU's name, as "gpu". The digest names the code where no commit is known, as in
+    an installed wheel.
     """
     return {
         "python": platform.python_version(),
@@ -319,7 +325,14 @@ def environment(*, device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "packages": dict(_versions(_PACKAGES)),
         "commit": _commit(),
+        "sources": digest_sources(),
     }
+
+
+def digest_sources(root: Path = _ROOT) -> str:
+    """Return one SHA-256 over the program's Python files, installed or in a checkout."""
+    found = [path for name in _OWN for path in (root / name).rglob("*.py")]
+    return digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in (*found, root / "cli.py")})
 
 
 def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -361,17 +374,22 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the running code, with "+changes" if the tree differs; else "unknown"."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    """Return the commit of the running code, with "+changes" if the tree differs; else "unknown".
+
+    Of a program installed from a repository, pip has noted it (PEP 610).
+    """
+    if not (_ROOT / ".git").exists():
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+            noted = metadata.distribution("bps-bench").read_text("direct_url.json")
+            return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])
         return "unknown"
     try:
         head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "rev-parse", "HEAD"], cwd=_ROOT, capture_output=True, text=True, timeout=10
         )
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "bench", "baselines", "bps", "cli.py"],
-            cwd=root,
+            ["git", "status", "--porcelain", "--", *_OWN, "cli.py"],
+            cwd=_ROOT,
             capture_output=True,
             text=True,
             timeout=10,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from bench.record import (
     SplitInfo,
     Splits,
     device_words,
+    digest_sources,
     environment,
     find_records,
     load_record,
@@ -27,6 +30,8 @@ from bench.record import (
     write_record,
 )
 from bench.types import BenchError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def example(**changes: object) -> RunRecord:
@@ -174,6 +179,22 @@ def test_an_environment_names_the_gpu_and_only_a_gpu(monkeypatch: pytest.MonkeyP
     assert device_words(environment(device="cpu", threads=1)) == "cpu"
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"A Card at {device}")
     assert device_words(environment(device="cuda", threads=1)) == "A Card at cuda"
+
+
+def test_an_environment_names_the_program_without_git_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a wheel lies: the code is named by version and digest, its commit where pip knows it."""
+    here = environment(device="cpu", threads=1)
+    assert here["packages"]["bps-bench"] == metadata.version("bps-bench")
+    for package in ("bench", "bps", "baselines"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__py*"))
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    assert digest_sources(tmp_path) == here["sources"]
+    (tmp_path / "cli.py").write_text("")
+    assert digest_sources(tmp_path) != here["sources"]
+    monkeypatch.setattr("bench.record._ROOT", tmp_path)
+    assert environment(device="cpu", threads=1)["commit"] == "unknown"
 
 
 def test_items_are_picked_by_a_fixed_rule() -> None:
