@@ -95,7 +95,7 @@ def test_the_command_measures_methods_one_after_another(
     assert refused.exit_code == 2 and "another machine" in refused.output
     assert [t.rounds for t in (load_timings(tmp_path) or pytest.fail("gone")).entries] == [3]
     (tmp_path / TIMINGS_FILE).unlink()
-    monkeypatch.setattr("bench.commands.Process", Here)  # the refused one was a process
+    monkeypatch.setattr("bench.commands.child", Here)  # the refused one was a process
     done = RUNNER.invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     found = load_timings(tmp_path)
