@@ -159,7 +159,7 @@ def test_tables_mark_weights_from_outside(
         shutil.copytree(folder, tmp_path / "results" / folder.name)
     bench("report", "--results", tmp_path / "results", "--out", tmp_path / "report")
     text = (tmp_path / "report/table-micro-sketch.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("| bps")]
+    lines = [line for line in text.splitlines() if line.startswith("| BPS")]
     assert len(lines) == 3
     assert sum("NOT TRAINED HERE" in line and weights.name in line for line in lines) == 1
     assert sum("WEIGHTS FROM OUTSIDE" in line for line in lines) == 1
