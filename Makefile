@@ -15,9 +15,9 @@ run: $(STAMP)
 	$(BIN)/bench run --method bps --task sketch
 
 test: $(STAMP)
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
-# Every test, and 20,000 damaged files over all loaders instead of a few each.
+# Every test, those of minutes too, and 20,000 damaged files over all loaders instead of a few each.
 test-all: $(STAMP)
 	BENCH_FUZZ=20000 $(PYTEST)
 

@@ -107,6 +107,7 @@ class ControlNet:
     conditioned = True
     source = "Zhang, Rao, Agrawala, ICCV 2023, https://arxiv.org/abs/2302.05543"
     options: dict[str, object] = {"conditioning_scale": 1.0}
+    allowed = {"conditioning_scale": "a finite number"}
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, conditioning_scale: float = 1.0) -> ControlNetDenoiser:

@@ -235,6 +235,7 @@ class ControlNetXS:
     conditioned = True
     source = "Zavadski, Feiden, Rother, ECCV 2024, https://arxiv.org/abs/2312.06573"
     options: dict[str, object] = {"size_ratio": 0.25}
+    allowed = {"size_ratio": "a number above 0, at most 1"}
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, size_ratio: float = 0.25) -> ControlNetXSDenoiser:

@@ -74,6 +74,7 @@ class LoraConcat:
         "https://arxiv.org/abs/2211.09800"
     )
     options: dict[str, object] = {"rank": 16}
+    allowed = {"rank": "a whole number from 1"}
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, rank: int = 16) -> ConcatDenoiser:

@@ -141,6 +141,7 @@ class T2IAdapter:
     conditioned = True
     source = "Mou et al., AAAI 2024, https://arxiv.org/abs/2302.08453"
     options: dict[str, object] = {"timesteps": "uniform"}
+    allowed = {"timesteps": "uniform, cubic"}
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, timesteps: str = "uniform") -> T2IAdapterDenoiser:

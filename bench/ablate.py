@@ -1,4 +1,4 @@
-"""Ablations from words to runs: which exist, which are missing, how long those take, and doing them."""
+"""Ablations as runs: which exist, which are missing, how long those take, and doing them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
-from bench.arguments import parse_names, parse_numbers
-from bench.commands import Catalogue, Request, make_run, make_spec, run_cells
-from bench.grid import Child, Outcome
+from bench.config import RunConfig, RunSpec
+from bench.grid import Outcome, Start, run_grid
 from bench.hooks import Hooks
-from bench.record import RECORD_FILE, load_record
-from bench.report.names import option_text
-from bench.run import Run
-from bench.spec import RunSpec, check_options, learning_rate, run_id, train_items
-from bench.suites import changes, find_suite
-from bench.tasks import TASKS, find_task
-from bench.trained import find_trained, training_key
-from bench.types import BenchError, refusal
+from bench.pace import Paces, duration
+from bench.record import RECORD_FILE
+from bench.run import Identity, finished, identify
+from bench.suites import changes, resolve
+from bench.trained import find_trained
+from bench.types import BenchError
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
 
@@ -27,73 +25,64 @@ EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
 class Planned:
     """One run of an ablation. folder: where it lies or will lie; why: what is wrong with it.
 
-    state: "exists", "missing" or "cannot be". training: its key, see `bench.trained`; trains: whether
-    it will train, or takes over the weights of another run.
+    state: "exists", "missing" or "cannot be". trains: whether it will train, or takes over the weights
+    of another run.
     """
 
     variant: Variant
-    request: Request
     spec: RunSpec
-    seed: int
     folder: Path
     state: str
-    training: str
-    trains: bool
-    items: int
+    identity: Identity | None = None
+    trains: bool = False
     why: str = ""
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run is asked to be."""
+        return self.spec.config
 
     @property
     def name(self) -> str:
         """What messages call it: the variant, not the options behind it."""
-        return f"{self.variant.called}, {self.spec.task}, seed {self.seed}"
-
-    @property
-    def cell(self) -> tuple[Request, str, str, int]:
-        """What `run_cells` takes."""
-        return self.request, self.variant.method, self.spec.task, self.seed
+        return f"{self.variant.called}, {self.spec.task.name}, seed {self.config.seed}"
 
 
 def plan_ablation(
-    catalogue: Catalogue, ablation: Ablation, request: Request, *, task: str | None, seeds: str
+    ablation: Ablation, config: RunConfig, *, tasks: Sequence[str], seeds: Sequence[int]
 ) -> list[Planned]:
     """Return every run of an ablation, seeds outermost, then tasks: each round is a comparison.
 
-    request: suite, base, device, results; its budget None is the ablation's. A run whose protocol is
-    the suite's own belongs into the results folder, others into `ablations` below it.
+    config: suite, base, device, results; its budget None is the ablation's. tasks: its own where none
+    are named. A run whose protocol is the suite's own belongs into the results folder, others into
+    `ablations` below it.
     """
-    budget = request.budget or ablation.budget
-    asked = replace(request, budget=budget, shuffled=False)
-    suite = find_suite(asked.suite, base=asked.base, data=asked.data)
-    tasks = _tasks(ablation, task)
-    for name in tasks:
-        suite.check_task(name)
-    suite.budget(budget)
-    known = {name: _known(catalogue, asked, task=name) for name in tasks}
+    asked = replace(config, budget=config.budget or ablation.budget, shuffled=False)
+    named = registry.names("task", tasks) or ablation.tasks
     planned: dict[Path, Planned] = {}
     trained: set[str] = set()
-    for seed in parse_numbers("--seeds", seeds, kind=int):
-        for name in tasks:
+    for seed in seeds:
+        for task in named:
             for variant in ablation.variants:
-                one = _planned(catalogue, asked, variant, run=known[name], seed=seed)
+                one = _planned(replace(asked, seed=seed, task=task), variant)
                 if one.folder in planned:
                     continue  # a number that is the suite's own
                 if ablation.resamples and one.state == MISSING:
-                    one = _shared(one, request.results, trained)
+                    one = _shared(one, config.results, trained)
                 planned[one.folder] = one
     return list(planned.values())
 
 
 def do_ablation(
-    catalogue: Catalogue,
     ablation: Ablation,
     planned: Sequence[Planned],
     *,
     hooks: Hooks,
     say: Callable[[str], None],
     jobs: int = 1,
-    start: Callable[[Sequence[str]], Child] | None = None,
+    start: Start | None = None,
 ) -> list[Outcome]:
-    """Do the missing runs; one that fails does not stop the others. start: see `run_cells`.
+    """Do the missing runs; one that fails does not stop the others.
 
     Where one training serves several variants it is done before those that take it over.
     """
@@ -102,97 +91,86 @@ def do_ablation(
     later = [one for one in missing if not any(one is other for other in first)]
     outcomes: list[Outcome] = []
     for part in (first, later):
-        if part:
-            outcomes += run_cells(
-                catalogue,
-                [one.cell for one in part],
-                names=[one.name for one in part],
-                hooks=hooks,
-                say=say,
-                jobs=jobs,
-                start=start,
-            )
+        configs, names = [one.config for one in part], [one.name for one in part]
+        outcomes += run_grid(configs, names=names, hooks=hooks, say=say, jobs=jobs, start=start)
     return outcomes
 
 
-def _tasks(ablation: Ablation, task: str | None) -> list[str]:
-    if task is None:
-        return list(ablation.tasks)
-    return parse_names("task", task, allowed=TASKS, groups={"all": tuple(TASKS)})
+def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) -> str:
+    """Return the question, every run with its state and about how long it takes, and the sum."""
+    from bench.report.grid import to_plain
+
+    paces = Paces(results)
+    lines = [["task", "variant", "seed", "run", "state", "takes"]]
+    seconds: list[float | None] = []
+    for one in planned:
+        takes = ""
+        if one.state == MISSING:
+            assert one.identity is not None, "what can be is identified"
+            seconds.append(paces.seconds(one.spec, items=one.identity.items, trains=one.trains))
+            takes = "unknown" if seconds[-1] is None else duration(seconds[-1])
+        state = f"{one.state} ({one.why})" if one.why else one.state
+        where = [one.spec.task.name, one.variant.called, str(one.config.seed), one.folder.name]
+        lines.append([*where, state, takes])
+    counts = {state: sum(one.state == state for one in planned) for state in (EXISTS, MISSING, CANNOT)}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    lacking = seconds.count(None)
+    if len(seconds) > lacking:
+        text += f"; {duration(sum(s for s in seconds if s))}, one after the other, starting not counted"
+    if lacking:
+        text += f"; {lacking} of unknown length: measure with `bench cost`"
+    return f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n{text}."
 
 
-def _known(catalogue: Catalogue, request: Request, *, task: str) -> Run:
-    """Load data, base and judges of a task once: every run of it has the same."""
-    return make_run(catalogue, request, method="text-only", task=task, seed=0)
+def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
+    """Return the tables of the runs that were planned and now have a record."""
+    from bench.packed import load_run
+    from bench.report.ablation_tables import ablation_text
+    from bench.report.ablations import build_ablations
+
+    folders = [one.folder for one in planned if (one.folder / RECORD_FILE).exists()]
+    tables = build_ablations([load_run(folder) for folder in folders], only=ablation)
+    if not tables:
+        return "Nothing to compare yet: the reference and another variant need a record each."
+    return "\n".join(ablation_text(table) for table in tables)
 
 
-def _planned(catalogue: Catalogue, request: Request, variant: Variant, *, run: Run, seed: int) -> Planned:
-    option = [f"{key}={option_text(value)}" for key, value in variant.options.items()]
-    own = replace(
-        request,
-        option=option,
+def _planned(config: RunConfig, variant: Variant) -> Planned:
+    config = replace(
+        config,
+        method=variant.method,
+        options=dict(variant.options),
         train_items=variant.train_items,
         guidance=variant.guidance,
-        steps=variant.steps,
+        sampling_steps=variant.steps,
     )
-    spec = make_spec(catalogue, own, method=variant.method, task=run.spec.task, seed=seed)
-    protocol = replace(run.protocol, budget=spec.budget, sampler=spec.suite.sampler)
-    options = check_options(spec.method, spec.options)
-    name = run_id(spec, options, protocol)
-    home = request.results if _is_main(spec) else request.results / ABLATIONS_FOLDER
-    places = [home / name, request.results / name, request.results / ABLATIONS_FOLDER / name]
+    spec = resolve(config)
+    home = config.results if _is_main(spec) else config.results / ABLATIONS_FOLDER
+    try:
+        identity = identify(spec)
+    except BenchError as error:
+        spec = replace(spec, config=replace(config, results=home))
+        return Planned(variant=variant, spec=spec, folder=home / variant.called, state=CANNOT, why=str(error))
+    places = [f / identity.run_id for f in (home, config.results, config.results / ABLATIONS_FOLDER)]
     folder = next((p for p in places if (p / RECORD_FILE).exists()), places[0])
-    own = replace(own, results=folder.parent)
-    state, why = _state(spec, run, folder)
-    key = training_key(
-        protocol.as_dict(),
-        method=spec.method.name,
-        options=options,
-        seed=seed,
-        learning_rate=learning_rate(spec),
-        device=spec.device,
-    )
-    return Planned(
-        variant=variant,
-        request=own,
-        spec=spec,
-        seed=seed,
-        folder=folder,
-        state=state,
-        why=why,
-        training=key,
-        trains=state == MISSING,
-        items=len(run.eval_ids),
-    )
+    spec = replace(spec, config=replace(config, results=folder.parent))
+    one = Planned(variant=variant, spec=spec, identity=identity, folder=folder, state=MISSING, trains=True)
+    try:
+        return one if finished(folder) is None else replace(one, state=EXISTS, trains=False)
+    except BenchError as error:
+        return replace(one, why=str(error))
 
 
 def _is_main(spec: RunSpec) -> bool:
     """Tell whether a run has the protocol that main tables of the suite have."""
-    own = spec.budget.name == spec.suite.default_budget
-    return own and not changes(spec.suite, spec.budget)
-
-
-def _state(spec: RunSpec, run: Run, folder: Path) -> tuple[str, str]:
-    """Return a run's state and what is wrong with it."""
-    try:
-        reason = refusal(spec.method, find_task(spec.task))
-        train_items(run.splits.side("train"), spec.budget)
-    except BenchError as error:
-        reason = str(error)
-    if reason:
-        return CANNOT, reason
-    if not (folder / RECORD_FILE).exists():
-        return MISSING, ""
-    try:
-        load_record(folder)
-    except BenchError as error:
-        return MISSING, str(error)
-    return EXISTS, ""
+    return spec.budget.name == spec.suite.default_budget and not changes(spec.config)
 
 
 def _shared(one: Planned, results: Path, trained: set[str]) -> Planned:
     """Say whether a run trains itself or takes over what another has trained, or will have."""
-    if one.training in trained or find_trained(results, one.training) is not None:
+    assert one.identity is not None, "what is missing is identified"
+    key = one.identity.training
+    if key in trained or find_trained(results, key) is not None:
         return replace(one, trains=False)
-    trained.add(one.training)
+    trained.add(key)
     return one

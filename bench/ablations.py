@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.types import unknown
+
 ABLATIONS_FOLDER = "ablations"
 """Below a results folder: runs of another protocol than the suite's own, kept out of main tables."""
 
@@ -202,3 +204,10 @@ _TABLE = (
 )
 
 ABLATIONS: Mapping[str, Ablation] = {ablation.name: ablation for ablation in _TABLE}
+
+
+def find_ablation(name: str) -> Ablation:
+    """Return an ablation by name; BenchError with a "did you mean" otherwise."""
+    if name not in ABLATIONS:
+        raise unknown("ablation", name, ABLATIONS)
+    return ABLATIONS[name]

@@ -65,10 +65,3 @@ def mosaic(images: np.ndarray, *, columns: int = 24) -> np.ndarray:
         top, left = i // columns * height, i % columns * width
         page[top : top + height, left : left + width] = image
     return page
-
-
-def from_mosaic(page: np.ndarray, count: int, *, size: int, columns: int = 24) -> np.ndarray:
-    """Cut a `mosaic` back into its images, [N,size,size,3]."""
-    rows = page.shape[0] // size
-    tiles = page.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(rows * columns, size, size, 3)[:count]

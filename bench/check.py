@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base import Base, PlainDenoiser
 from bench.checkpoint import Trainable
+from bench.config import Training
 from bench.prepare import Prepared
-from bench.suites import Training
 from bench.train import training_loss
 from bench.types import Method, Task
 

@@ -115,7 +115,7 @@ SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half o
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `bench score A B` tells.
+    """What `bench compare A B` tells.
 
     metrics: by name, value None where it could not be measured; reasons says why. kid_error: standard
     error of KID from subsets. sensitivity: change -> metric -> its value then, None where missing; the

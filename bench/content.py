@@ -73,7 +73,27 @@ def digest_json(value: Any) -> str:
 
     Tuples count as lists; NaN, infinities and values JSON does not know are a BenchError.
     """
-    return sha256_bytes(_dump(value, indent=None))
+    return sha256_bytes(json_bytes(value))
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """Return a value as JSON: sorted keys, UTF-8; BenchError for NaN, infinities and values unknown to it."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        text = json.dumps(
+            value,
+            sort_keys=True,
+            indent=indent,
+            separators=separators,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BenchError(
+            f"cannot be written as JSON: {error}. Allowed: text keys, text, finite numbers, "
+            "true, false, null, lists and mappings of these."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -147,7 +167,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     NaN, infinities and values JSON does not know are a BenchError, and nothing is written.
     """
-    atomic_write(path, _dump(value, indent=1) + b"\n")
+    atomic_write(path, json_bytes(value, indent=1) + b"\n")
 
 
 def read_json(
@@ -163,17 +183,22 @@ def read_json(
     of: the type of its value, a dataclass or alias of `bench.strict`, None for any JSON. remedy: what to
     do about a bad file. loose: a file of another program, which may hold infinities and line ends.
     """
+    raw = read_small(path, most_bytes=most_bytes, remedy=remedy)
+    value = parse_json(raw, path, remedy=remedy, loose=loose)
+    return value if of is None else validated(value, of, path, remedy=remedy)
+
+
+def read_small(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES, remedy: str = "") -> bytes:
+    """Read a file from outside; BenchError if it is missing, too large or not a plain file."""
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # a pipe or device would never end
             raise BenchError(f"{path} is not a file. {remedy}")
         if found.st_size > most_bytes:
             raise BenchError(f"{path} is larger than {most_bytes:,} bytes, which no such file is. {remedy}")
-        raw = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    value = parse_json(raw, path, remedy=remedy, loose=loose)
-    return value if of is None else validated(value, of, path, remedy=remedy)
 
 
 def write_npz(
@@ -183,13 +208,18 @@ def write_npz(
 
     The same arrays give the same bytes (entries carry no clock). Arrays of objects are refused.
     """
+    atomic_write(path, npz_bytes(arrays, compress=compress))
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> bytes:
+    """Return the archive that `write_npz` writes."""
     for name, array in arrays.items():
         if np.asarray(array).dtype.hasobject:
             raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
     buffer = io.BytesIO()
     save: Any = np.savez_compressed if compress else np.savez
     save(buffer, **arrays)
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, np.ndarray]:
@@ -207,6 +237,11 @@ def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict
             f"{path} is not the file its record names (SHA-256 {sha256_bytes(data)[:16]}..., "
             f"expected {sha256[:16]}...)."
         )
+    return npz_arrays(data, path)
+
+
+def npz_arrays(data: bytes, path: object) -> dict[str, np.ndarray]:
+    """Return the arrays of an archive's bytes as `read_npz` does; path: where they came from."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -319,25 +354,6 @@ def _own_cache() -> Path:
     except RuntimeError as error:
         raise BenchError(
             f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
-        ) from error
-
-
-def _dump(value: Any, *, indent: int | None) -> bytes:
-    separators = (",", ":") if indent is None else (",", ": ")
-    try:
-        text = json.dumps(
-            value,
-            sort_keys=True,
-            indent=indent,
-            separators=separators,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        return text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BenchError(
-            f"cannot be written as JSON: {error}. Allowed: text keys, text, finite numbers, "
-            "true, false, null, lists and mappings of these."
         ) from error
 
 

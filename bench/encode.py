@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from bench.artifacts import pick_items
 from bench.base import Base
+from bench.config import Suite
 from bench.content import Cache
 from bench.shards import Shards, disk_needed, encode, size_words, text_shape
-from bench.suites import Suite
 from bench.types import BenchError
 
 

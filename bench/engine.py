@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config import PRECISIONS, RunConfig
 from bench.processes import ALONE, Processes, partner_ended
 from bench.trackers import check_trackers, opened
 from bench.types import BenchError, raise_of_machine, unknown
@@ -20,7 +21,6 @@ from bench.types import BenchError, raise_of_machine, unknown
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 _COMPILED = "BasicTransformerBlock"  # as in diffusers' regional compilation
 _SHARDING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 
@@ -40,6 +40,17 @@ class Execution:
     fused: bool = False
     track: tuple[str, ...] = ()
     keep: int = 2
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Execution:
+        """Return how a configuration asks training to be carried out."""
+        return cls(
+            micro_batch=config.micro_batch,
+            gradient_checkpointing=config.gradient_checkpointing,
+            compile=config.compile,
+            fused=config.fused,
+            track=config.track,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is not at its default, as plain values for a record."""

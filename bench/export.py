@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import registry
 from bench.artifacts import load_weights
 from bench.base import Base, load_base
 from bench.base_rules import LATENT_CHANNELS
@@ -17,8 +17,6 @@ from bench.content import atomic_write, read_json, write_json, written_by_librar
 from bench.locks import Lock
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.report.card import LICENCE_FILE, About, model_card
-from bench.suites import find_suite
-from bench.tasks import find_task
 from bench.trained import ADAPTER, LOCK
 from bench.types import BenchError, Exchange, Task
 from bench.weights import FORMS, Weights, shown
@@ -33,20 +31,19 @@ def export_run(
     run: Path,
     out: Path,
     *,
-    find: Callable[[str], Any],
     base: Path | None = None,
     variant: str | None = None,
     with_base: bool = False,
 ) -> Path:
     """Write what a run trained into a new folder `out`, safetensors alone, and return it.
 
-    find: name -> method. base: where the run's base lies, else the suite's; variant: which of its
+    base: where the run's base lies, else the suite's; variant: which of its
     weights. with_base: write the base beside it, a whole pipeline. BenchError where nothing was
     trained, for another base than the run's, for a run that is at work and a folder that is not empty.
     """
     Lock(run / LOCK, about=run).refuse_if_held()
     record = load_record(run)
-    method = find(record.method)
+    method = registry.recorded("method", record)
     _check(run, record, method)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} exists and is not empty. Name a new folder.")
@@ -89,14 +86,17 @@ def _check(run: Path, record: RunRecord, method: Any) -> None:
 
 
 def _base(record: RunRecord, folder: Path | None, variant: str | None) -> Base:
-    place = find_suite(record.suite, base=folder).base
-    assert place is not None, "find_suite refuses suites without a base"
+    place = folder or registry.recorded("suite", record).base
+    if place is None:
+        raise BenchError(
+            f"suite '{record.suite}' brings no base model. Give the run's own with --base FOLDER."
+        )
     base = load_base(place, variant=variant)
     if base.digest != record.protocol.get("base"):
         raise BenchError(
             f"the run was made with another base than {base.name} (digest "
             f"{str(record.protocol.get('base'))[:12]}, this one {base.digest[:12]}). Give it "
-            "with --base and --variant."
+            "with --base and --base-variant."
         )
     return base
 
@@ -108,7 +108,7 @@ def _task(record: RunRecord) -> Task:
         channels=str(record.options.get("condition_channels", FORMS[0])),
         invert=bool(record.options.get("invert_condition", False)),
     )
-    return shown(find_task(record.task), form)
+    return shown(registry.recorded("task", record), form)
 
 
 def _write(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base import Base
 from bench.checkpoint import Trainable
+from bench.config import Sampler, Training
 from bench.engine import Execution, autocast, rebuilt
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
 from bench.prepared import InMemory, Prepared
 from bench.shapes import Shape, build_base
-from bench.suites import Sampler, Training
 from bench.train import Average, training_loss
 from bench.types import BenchError, Method, Task
 
@@ -31,8 +31,9 @@ class Setting:
 
     micro: images trained at once; accumulate: whether a step takes several such. sampled: images
     sampled at once. cuda: on a GPU (norms in float32 under autocast, AdamW over lists of tensors).
-    processes: of data-parallel training. alone: nothing but the denoiser is loaded, as by bench speed: no
-    autoencoder, no text encoder, no UNet that the base keeps beside a copy that is trained.
+    processes: of data-parallel training. alone: nothing but the denoiser is loaded, as by
+    `bench cost --random`: no autoencoder, no text encoder, no UNet that the base keeps beside a copy
+    that is trained.
     """
 
     training: Training

@@ -5,6 +5,7 @@ A process a run keeps peak memory honest and lets the grid go on when one run is
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,34 +15,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from bench.checkpoint import Stopped
 from bench.child import child
+from bench.config import RunConfig, option_text
 from bench.hooks import Hooks
+from bench.processes import launched
 from bench.record import RunRecord, load_record
+from bench.run import finished, identify
+from bench.suites import changes, resolve
 from bench.types import BenchError, Refused
-
-if TYPE_CHECKING:
-    from bench.run import Run
 
 STOPPED = (130, 143)
 _LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run of a grid. name: in words; arguments: of the command line, from "run" on."""
+class Outcome:
+    """What became of a run: a record and its folder, or what went wrong, or why it cannot be."""
 
     name: str
-    arguments: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a cell: a record and its folder, or what went wrong, or why it cannot be."""
-
-    cell: Cell
+    config: RunConfig
     record: RunRecord | None = None
     folder: Path | None = None
     error: str | None = None
@@ -61,30 +56,51 @@ class Child(Protocol):
         """Return the last line it wrote, or "see above" where it wrote to the terminal."""
 
 
+Start = Callable[[Sequence[str]], Child]
+"""Starts this program's command line with some arguments."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Running:
-    cell: Cell
+    name: str
+    config: RunConfig
     folder: Path
     child: Child
 
 
 def run_grid(
-    cells: Sequence[Cell],
+    configs: Sequence[RunConfig],
     *,
-    prepare: Callable[[Cell], Run],
+    names: Sequence[str] | None = None,
     hooks: Hooks | None = None,
     say: Callable[[str], None] = lambda text: None,
-    start: Callable[[Sequence[str]], Child] | None = None,
+    start: Start | None = None,
     jobs: int = 1,
 ) -> list[Outcome]:
-    """Run every cell that has no valid record yet; a cell that fails does not stop the others.
+    """Do every run that has no valid record yet; one that fails does not stop the others.
 
-    prepare: makes the cell's Run without starting it, so that finished ones are found and wrong names
-    fail at once. start: starts the command line's arguments (default: a new process, with its share
-    of the cores). jobs: how many run at once. Raises Stopped where somebody asked to stop, after the
-    running ones have saved their work.
+    names: what messages call each; its configuration in words where None. start: starts a run (default:
+    a new process here, with its share of the cores), elsewhere as many at once as there is room for.
+    jobs: how many run at once here. Raises Stopped where somebody asked to stop, after the running ones
+    have saved their work, and BenchError in one of several processes of a launcher, each of which
+    would start the whole grid.
     """
-    grid = _Grid(cells, prepare=prepare, start=start or starter(jobs), say=say)
+    if not configs:
+        return []
+    if launched() > 1:
+        raise BenchError(
+            f"{len(configs)} runs were asked of {launched()} launched processes, which share one run. "
+            "Launch one method, task and seed at a time."
+        )
+    named = sorted({config.method for config in configs if config.weights is not None})
+    if len(named) > 1:
+        raise BenchError(
+            f"--weights {configs[0].weights} belong to one method, got {', '.join(named)}. Name one with "
+            "--method."
+        )
+    jobs = jobs if start is None else len(configs)
+    cells = list(zip(names or [words(config) for config in configs], configs, strict=True))
+    grid = _Grid(cells, start=start or starter(jobs), say=say)
     with _passed_on(grid.running):
         while grid.waiting or grid.running:
             while grid.waiting and len(grid.running) < jobs:
@@ -95,43 +111,48 @@ def run_grid(
                 grid.end(code)
             if grid.running:
                 time.sleep(_LOOK_SECONDS)
-    return [grid.outcomes[number] for number in range(len(cells))]
+    return [grid.outcomes[number] for number in range(len(configs))]
+
+
+def words(config: RunConfig) -> str:
+    """Return what messages call a run: method, task, seed and what is set apart."""
+    rate = [] if config.learning_rate is None else [f"learning rate {config.learning_rate:g}"]
+    options = [f"{name}={option_text(value)}" for name, value in config.options.items()]
+    more = [f"{name.replace('_', ' ')} {value}" for name, value in changes(config).items()]
+    return ", ".join([config.method, config.task, f"seed {config.seed}", *rate, *options, *more])
 
 
 class _Grid:
-    """Cells that wait, run and have ended, by their place."""
+    """Runs that wait, run and have ended, by their place."""
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        *,
-        prepare: Callable[[Cell], Run],
-        start: Callable[[Sequence[str]], Child],
-        say: Callable[[str], None],
+        self, named: Sequence[tuple[str, RunConfig]], *, start: Start, say: Callable[[str], None]
     ) -> None:
-        self.prepare, self.start, self.say = prepare, start, say
-        self.waiting = list(enumerate(cells))
+        self.start, self.say = start, say
+        self.waiting = [(number, *pair) for number, pair in enumerate(named)]
         self.running: dict[int, _Running] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self.total = len(cells)
+        self.total = len(named)
 
     def begin(self) -> None:
-        """Start the next cell, unless it has a record or cannot be."""
-        number, cell = self.waiting.pop(0)
+        """Start the next run, unless it has a record or cannot be."""
+        number, name, config = self.waiting.pop(0)
+        outcome = partial(Outcome, name=name, config=config)
         try:
-            run = self.prepare(cell)
-            record, folder = run.finished(), run.folder
-            del run  # its memory is the child's to use
+            spec = resolve(config)
+            folder = config.results / identify(spec).run_id
+            record = finished(folder)
         except Refused as reason:
-            self._ended(number, Outcome(cell=cell, refused=str(reason)))
-            return
+            self._ended(number, outcome(refused=str(reason)))
         except (BenchError, OSError) as error:
-            self._ended(number, Outcome(cell=cell, error=str(error)))
-            return
-        if record is not None:
-            self._ended(number, Outcome(cell=cell, record=record, folder=folder))
-            return
-        self.running[number] = _Running(cell=cell, folder=folder, child=self.start(cell.arguments))
+            self._ended(number, outcome(error=str(error)))
+        else:
+            if record is not None:
+                self._ended(number, outcome(record=record, folder=folder))
+                return
+            asked = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
+            child = self.start(asked)
+            self.running[number] = _Running(name=name, config=config, folder=folder, child=child)
 
     def collect(self) -> None:
         """Take up every run that has ended; Stopped where one was asked to stop."""
@@ -155,20 +176,20 @@ class _Grid:
     def _ended(self, number: int, outcome: Outcome) -> None:
         self.outcomes[number] = outcome
         state = outcome.error or outcome.refused or "done"
-        self.say(f"[{len(self.outcomes)}/{self.total}] {outcome.cell.name}: {state}")
+        self.say(f"[{len(self.outcomes)}/{self.total}] {outcome.name}: {state}")
 
 
 def _outcome(running: _Running, code: int) -> Outcome:
+    outcome = partial(Outcome, name=running.name, config=running.config)
     if code:
-        words = running.child.last_words()
-        return Outcome(cell=running.cell, error=f"failed with exit code {code}, {words}")
+        return outcome(error=f"failed with exit code {code}, {running.child.last_words()}")
     try:
-        return Outcome(cell=running.cell, record=load_record(running.folder), folder=running.folder)
+        return outcome(record=load_record(running.folder), folder=running.folder)
     except (BenchError, OSError) as error:
-        return Outcome(cell=running.cell, error=str(error))
+        return outcome(error=str(error))
 
 
-def starter(jobs: int) -> Callable[[Sequence[str]], Child]:
+def starter(jobs: int) -> Start:
     """Return what starts a run, `jobs` of which share the cores.
 
     Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.child import PROGRAM
+from bench.child import PROGRAM, child
+from bench.config import RunConfig
 from bench.cost import peak_memory, reset_peak_memory
+from bench.engine import Execution
 from bench.record import MACHINE, digest_sources, environment
 from bench.run import Run
 from bench.sample import sample_images
-from bench.timings import Timing
+from bench.suites import method_of, resolve
+from bench.timings import (
+    TIMINGS_FILE,
+    Timing,
+    Timings,
+    add_timing,
+    load_timings,
+    timing_key,
+    with_timing_added,
+)
 from bench.train import train
+from bench.types import BenchError
 
 _WARM_UP = 3
 _PACKAGES = ("torch", "diffusers", "numpy")
@@ -32,8 +48,8 @@ def measure(run: Run, *, steps: int, batches: int) -> Timing:
     seconds, items, sample_peak = _sample(run, batches)
     return Timing(
         method=run.spec.method.name,
-        options=dict(run.options),
-        task=run.spec.task,
+        options=dict(run.spec.options),
+        task=run.spec.task.name,
         train_images_per_second=rate,
         sample_seconds_per_image=seconds,
         peak_memory_bytes=max(train_peak, sample_peak),
@@ -41,6 +57,61 @@ def measure(run: Run, *, steps: int, batches: int) -> Timing:
         items=items,
         code=code,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much is measured. steps: of the optimiser; batches: of sampled items; rounds: over all methods.
+
+    further: whether rounds are added to what was measured earlier, see `add_timing`.
+    """
+
+    steps: int = 30
+    batches: int = 2
+    rounds: int = 3
+    further: bool = False
+
+
+def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable[[str], None]) -> Path:
+    """Measure what methods take, each in a process of its own and alone; return the timings' file.
+
+    Of the rounds over all methods the fastest counts; they go in turns, so that a slow spell of the
+    machine does not meet one method alone. What was measured earlier stays until a method's last round
+    is done.
+    """
+    results = configs[0].results
+    if len(configs) == 1 and amount.rounds == 1:
+        run = Run(resolve(configs[0]))
+        timing = measure(run, steps=amount.steps, batches=amount.batches)
+        return add_timing(results, timing, machine=machine(run), further=amount.further)
+    turns = list(itertools.product(range(amount.rounds), _timed_once(configs)))
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (turn, config) in enumerate(turns, start=1):
+            made = _round_of(config, amount, folder=Path(scratch) / config.method.replace(":", "-"))
+            say(f"[{number}/{len(turns)}] {config.method}: measured")
+            keep = add_timing if turn == amount.rounds - 1 else with_timing_added  # refuses early
+            keep(results, made.entries[0], machine=made.machine, further=amount.further)
+    return results / TIMINGS_FILE
+
+
+def _round_of(config: RunConfig, amount: Amount, *, folder: Path) -> Timings:
+    """Measure a method once more in a process of its own; return what its folder holds by then."""
+    counts = ["--train-steps", str(amount.steps), "--sample-batches", str(amount.batches)]
+    asked = json.dumps(replace(config, results=folder).as_dict())
+    code = child(["cost", "--rounds", "1", "--further", *counts, "--config", asked], alone=True).wait()
+    made = load_timings(folder)
+    if code or made is None:
+        raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
+    return made
+
+
+def _timed_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Return the configurations without those whose options cost what an earlier one's do."""
+    found: dict[str, RunConfig] = {}
+    for config in configs:
+        method, options = method_of(config)
+        found.setdefault(timing_key(method.name, options), config)
+    return list(found.values())
 
 
 def machine(run: Run) -> dict[str, Any]:
@@ -67,10 +138,10 @@ def _train(run: Run, steps: int) -> tuple[float | None, int]:
             data=data,
             training=run.spec.suite.training,
             images=(_WARM_UP + steps) * batch,
-            learning_rate=run.learning_rate,
-            seed=run.spec.seed,
+            learning_rate=run.spec.learning_rate,
+            seed=run.spec.config.seed,
             folder=Path(folder),
-            execution=run.spec.execution,
+            execution=Execution.of(run.spec.config),
             checkpoint_every=_WARM_UP + steps,
             tick=lambda step, total, loss: times.append(time.perf_counter()),
         )
@@ -90,8 +161,8 @@ def _sample(run: Run, batches: int) -> tuple[float, int, int]:
         base=run.base,
         data=data,
         sampler=run.spec.suite.sampler,
-        seed=run.spec.seed,
-        batch=run.spec.batch,
+        seed=run.spec.config.seed,
+        batch=run.spec.config.sample_batch,
     )
     next(drawn)
     begun, items = time.perf_counter(), 0

@@ -8,18 +8,22 @@ bytes, the bytes of a stored pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from bench.config import Budget, RunConfig, Suite
+from bench.cost import libraries_bytes
 from bench.engine import Execution, micro_batches
 from bench.footprint import Footprint, Setting, encoding_flops, footprint
-from bench.gpus import ALLOWANCE, USABLE, Gpu
+from bench.gpus import ALLOWANCE, USABLE, Gpu, find_gpu
 from bench.processes import Processes
-from bench.shapes import Shape
+from bench.shapes import Shape, shape_like, shape_of
 from bench.shards import disk_needed
-from bench.suites import Budget, Suite
-from bench.timings import Timing
+from bench.suites import budget_of, method_of, suite_of, task_of
+from bench.timings import Timing, load_timings
 from bench.types import BenchError, Method, Task, refusal
 
 MFU = 0.25
@@ -205,7 +209,7 @@ def advise(method: Method, *, options: Mapping[str, Any], work: Work, counted: F
     """
     still = max(counted.sample_peak, counted.decode_peak)
     if needs(still, work) > work.usable:
-        return f"sampling {work.sampled} at once needs {gib(needs(still, work))}: lower --batch"
+        return f"sampling {work.sampled} at once needs {gib(needs(still, work))}: lower --sample-batch"
     for recomputed in (False, True):
         asked = {"checkpointing": recomputed}
         most = counted
@@ -306,9 +310,90 @@ def assumptions(work: Work) -> list[str]:
         ]
     return [
         *said,
-        f"assumed: {work.mfu:.0%} of the peak rate (bench speed measures it; --mfu), training and "
+        f"assumed: {work.mfu:.0%} of the peak rate (bench cost --random measures it; --mfu), training and "
         f"sampling at {work.gpu.peak(work.suite.training.precision) / 1e12:.0f} TFLOP/s, encoding and "
         f"decoding in float32 at {work.gpu.peak('fp32') / 1e12:.0f} ({work.gpu.source})",
         f"assumed: {ALLOWANCE - 1:.0%} over the counted bytes for kernels and fragments; "
         f"{1 - USABLE:.0%} of the {work.gpu.memory:g} GiB for ECC, driver and context",
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where runs are planned for. gpu: a name of bench.gpus, or "cpu" for this machine; gpus: processes.
+
+    mfu: share of the peak rate, None for MFU. timings: folder of `bench cost`'s file, for a CPU. like,
+    size: the base's likeness where the suite brings none, and image size in pixels, None for its own.
+    """
+
+    gpu: str = "h100"
+    gpus: int = 1
+    mfu: float | None = None
+    timings: Path | None = None
+    like: str = "sd15"
+    size: int | None = None
+
+
+def plan_runs(
+    configs: Sequence[RunConfig], machine: Machine, *, say: Callable[[str], None]
+) -> tuple[Work, list[Plan]]:
+    """Plan runs that differ in method alone; say gets a line for each that cannot do the task.
+
+    Raises BenchError for unknown names and for what the device or the suite cannot do.
+    """
+    work = work_of(configs[0], machine)
+    known = load_timings(machine.timings) if machine.timings is not None and work.gpu is None else None
+    plans = []
+    for config in configs:
+        method, options = method_of(config)
+        reason = refusal(method, work.task)
+        if reason:
+            say(f"{method.title} cannot do {work.task.name}: {reason}")
+            continue
+        timing = known.find(method.name, options) if known is not None else None
+        plans.append(plan_method(method, options=options, work=work, timing=timing))
+        say(f"{method.title}: counted")
+    return work, plans
+
+
+def work_of(config: RunConfig, machine: Machine) -> Work:
+    """Return what is to be done, checked; BenchError for what is not allowed."""
+    suite, task = suite_of(config), task_of(config)
+    precision, gpu = suite.training.precision, None if machine.gpu == "cpu" else find_gpu(machine.gpu)
+    if gpu is None and (machine.gpus > 1 or precision == "fp16"):
+        raise BenchError("--gpu cpu: one process, fp32 or bf16. Name a GPU for anything else.")
+    if gpu is not None and precision == "bf16" and not gpu.bfloat16:
+        raise BenchError(f"--precision bf16: {gpu.name} has no bfloat16. Use fp16 or fp32.")
+    work = Work(
+        suite=suite,
+        budget=budget_of(config, suite),
+        task=task,
+        shape=_shape(suite.base, machine),
+        items=_items(suite),
+        gpu=gpu,
+        gpus=machine.gpus,
+        execution=Execution.of(config),
+        sampled=config.sample_batch,
+        shuffled=config.shuffled,
+        mfu=MFU if machine.mfu is None else machine.mfu,
+        process=libraries_bytes(),
+        available=round(HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+    )
+    work.check()
+    return work
+
+
+def _shape(base: Path | None, machine: Machine) -> Shape:
+    size = machine.size
+    return shape_like(machine.like, size=size) if base is None else shape_of(base, size=size)
+
+
+def _items(suite: Suite) -> tuple[int, int]:
+    """Count the items of both sides; where the user's data are not there yet, those of the original."""
+    try:
+        splits = suite.splits()
+    except BenchError:
+        if suite.name not in ITEMS:
+            raise
+        return ITEMS[suite.name]
+    return len(splits.side("train")), len(splits.side(suite.eval_side))

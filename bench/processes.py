@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from bench.types import BenchError
+from bench.types import BenchError, unknown
 
 _PATIENCE = timedelta(days=7)  # others wait while the main process encodes or scores
 _BROKEN = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
@@ -91,6 +91,21 @@ def _number(variable: str, default: int) -> int:
             "the processes with accelerate launch or torchrun."
         )
     return int(text)
+
+
+def find_device(name: str) -> str:
+    """Return "cpu" or "cuda" for auto, cpu or cuda; BenchError where there is no such device."""
+    if name == "cpu":
+        return name
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cuda":
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
+    if not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+    return name
 
 
 def join(device: str) -> Processes:

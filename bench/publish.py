@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from bench import record as records
+from bench.base import Base
+from bench.config import Protocol, RunSpec
 from bench.content import Cache, read_json, sha256_file
-from bench.cost import count_encode_macs, count_macs, count_parameters
+from bench.cost import Ledger, count_encode_macs, count_macs, count_parameters
 from bench.data.leaks import Checked, Finding, Fingerprints, how_many, overlap
 from bench.data.seen import Seen, code_limits, compare_seen
 from bench.data.splits import Splits, digests_of, side_digest
 from bench.data.stored import compare_items, fingerprints_of, limits_of
+from bench.prepared import Prepared
 from bench.score import Scores
 from bench.suites import changes
+from bench.tiles import TILES_FILE
 from bench.trained import ORIGIN, Trained
 from bench.types import BenchError, Dataset
+from bench.weights import Source
 
-if TYPE_CHECKING:
-    from bench.run import Run
+ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, "work/samples.png", "work/adapter.safetensors")
 
-ARTIFACTS = (records.ITEMS_FILE, "contact.png", "work/samples.png", "work/adapter.safetensors")
+
+class Ran(typing.Protocol):
+    """What a record is made of: a run whose stages are done, as `bench.run.Run`."""
+
+    spec: RunSpec
+    id: str
+    folder: Path
+    work: Path
+    given: dict[str, Any]
+    protocol: Protocol
+    split_info: records.Splits
+    leaks: records.Leaks
+    dataset: Dataset
+    base: Base
+    source: Source | None
+    facts: dict[str, str]
+
+    @property
+    def denoiser(self) -> Any:
+        """The method's, trained."""
+
+    @property
+    def eval_data(self) -> Prepared:
+        """The evaluation items."""
+
+    def ledger(self) -> Ledger:
+        """What sampling has cost."""
 
 
 def now() -> str:
@@ -137,7 +169,7 @@ def _leaks(
     return records.Leaks(items=overlap(findings), training=training, pretraining=pretraining)
 
 
-def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> records.RunRecord:
+def build_record(run: Ran, rows: Mapping[str, Scores], *, started: str) -> records.RunRecord:
     """Return the record of a run whose rows are scored."""
     import torch
 
@@ -147,11 +179,11 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
     return records.RunRecord(
         run_id=run.id,
         suite=spec.suite.name,
-        task=spec.task,
+        task=spec.task.name,
         method=spec.method.name,
-        options={**run.options, **run.given, "learning_rate": run.learning_rate},
+        options={**spec.options, **run.given, "learning_rate": spec.learning_rate},
         budget=spec.budget.name,
-        seed=spec.seed,
+        seed=spec.config.seed,
         protocol_hash=run.protocol.hash,
         protocol=run.protocol.as_dict(),
         splits=run.split_info,
@@ -160,7 +192,8 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
         weights=outside,
         rows=metrics,
         cost=_cost(run, score_seconds=rows["samples"].seconds),
-        changes=changes(spec.suite, spec.budget),
+        changes=changes(spec.config),
+        config=spec.config.told().as_dict(),
         trained_in=read_json(run.work / "train.json", of=Trained).get(ORIGIN),
         environment={
             **records.environment(device=spec.device, threads=torch.get_num_threads()),
@@ -174,14 +207,14 @@ def build_record(run: Run, rows: Mapping[str, Scores], *, started: str) -> recor
     )
 
 
-def _execution(run: Run) -> dict[str, object]:
+def _execution(run: Ran) -> dict[str, object]:
     """Say how the training's starts were carried out, unless each was one plain process."""
     starts = read_json(run.work / "train.json", of=Trained).get("starts", [])
     plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in starts)
     return {} if plain else {"execution": starts}
 
 
-def _outside(run: Run) -> records.Outside | None:
+def _outside(run: Ran) -> records.Outside | None:
     """Return what the record says of weights from outside, None without any."""
     if run.source is None or run.spec.weights is None:
         return None
@@ -226,7 +259,7 @@ def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
     )
 
 
-def _cost(run: Run, *, score_seconds: float) -> records.Cost:
+def _cost(run: Ran, *, score_seconds: float) -> records.Cost:
     trained, sampled = read_json(run.work / "train.json", of=Trained), run.ledger()
     total, trainable = count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}

@@ -19,7 +19,19 @@ from typing_extensions import TypedDict
 
 from bench.child import PROGRAM
 from bench.content import digest_json, read_json, sha256_file, write_json
-from bench.strict import Amount, Count, FromFile, Name, Number, Text, Whole, Word, holding, validated
+from bench.strict import (
+    LARGEST,
+    Amount,
+    Count,
+    FromFile,
+    Name,
+    Number,
+    Text,
+    Whole,
+    Word,
+    holding,
+    validated,
+)
 from bench.types import BenchError
 
 SCHEMA_VERSION = 1
@@ -29,7 +41,7 @@ ITEMS_FILE = "items.json"
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
 _REMEDY = "Restore it or run again with --again."
-_WHERE_SAID = ("changes", "trained_in", "weights")
+_WHERE_SAID = ("changes", "config", "trained_in", "weights")
 _ROOT = PROGRAM.parent
 _OWN = ("bench", "bps", "baselines")
 _PACKAGES = ("bps-bench", "torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
@@ -152,6 +164,9 @@ class _Changes(TypedDict, total=False):
     guidance: Number
     steps: Count
     train_items: Count
+    train_images: Count
+    train_batch: Count
+    limit: Count
 
 
 @with_config(extra="allow")
@@ -181,8 +196,9 @@ class RunRecord(FromFile):
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
     was looked at. weights: those that came from outside, None where the run began with its own.
     changes: what was asked in place of the suite's and the budget's own: "guidance", "steps",
-    "train_items". trained_in: the run whose equal training this one took over, None where it trained
-    itself. The last three are left out of the file while they say nothing.
+    "train_items", "train_images", "train_batch", "limit". trained_in: the run whose equal training this
+    one took over, None where it trained itself. config: what was asked, as `bench run --config` takes
+    it; {} in older records. The last four are left out of the file while they say nothing.
     """
 
     schema_version: Whole = SCHEMA_VERSION
@@ -208,6 +224,7 @@ class RunRecord(FromFile):
     changes: Annotated[Mapping[str, Any], holding(_Changes)] = field(default_factory=dict)
     trained_in: Word | None = None
     weights: Outside | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def leaked(self) -> int:
@@ -216,6 +233,8 @@ class RunRecord(FromFile):
 
 
 def _scores(values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray) and not (np.abs(values) >= LARGEST).any():
+        return values
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float, type(None)}:
         raise ValueError("a list of numbers and nulls is needed")
     return np.asarray(values, dtype=np.float64)
@@ -258,19 +277,30 @@ def _by_metric(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Iterable[tuple[s
 def write_record(folder: Path, record: RunRecord) -> Path:
     """Write the record into its run folder atomically and return the file's path."""
     path = folder / RECORD_FILE
-    values = dataclasses.asdict(record)
-    write_json(path, {k: v for k, v in values.items() if v or k not in _WHERE_SAID})
+    write_json(path, record_values(record))
     return path
+
+
+def record_values(record: RunRecord) -> dict[str, Any]:
+    """Return a record as its file says it."""
+    return {k: v for k, v in dataclasses.asdict(record).items() if v or k not in _WHERE_SAID}
 
 
 def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
     """Read a run folder's record; with `verify`, check every artifact that lies there.
 
-    Artifacts that git does not carry (below work/) may be absent; what is there must match its
-    digest. Raises BenchError for a record of another schema, missing keys or a changed artifact.
+    Pictures and what lies below work/ may be absent, as packs do not carry them; what is there must match
+    its digest. Raises BenchError for a record of another schema, missing keys or a changed artifact.
     """
     path = folder / RECORD_FILE
-    raw = read_json(path, remedy=_REMEDY)
+    record = record_of(read_json(path, remedy=_REMEDY), path)
+    if verify:
+        _check_artifacts(folder, record.artifacts)
+    return record
+
+
+def record_of(raw: Any, path: object) -> RunRecord:
+    """Build a record from parsed JSON; path: where it came from. BenchError as `load_record`."""
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise BenchError(
@@ -279,8 +309,6 @@ def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
     record: RunRecord = validated(raw, RunRecord, path, remedy=_REMEDY)
     if record.metrics != record.rows.get("samples", record.metrics):
         raise BenchError(f"{path}: 'metrics' differs from the row 'samples'. Run again with --again.")
-    if verify:
-        _check_artifacts(folder, record.artifacts)
     return record
 
 
@@ -295,7 +323,7 @@ def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
         if not path.is_relative_to(folder.resolve()):
             raise BenchError(f"the record in {folder} names an artifact outside it: '{name}'.")
         if not path.exists():
-            if name.startswith("work/"):
+            if name != ITEMS_FILE:
                 continue
             raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
         if sha256_file(path) != digest:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,29 @@ from typing import Any
 import numpy as np
 
 from bench import record as records
+from bench import registry
 from bench.artifacts import load_weights, mosaic, pick_items, save_weights, show_condition
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped, Trainable
+from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
 from bench.content import Cache, atomic_write, read_json, sha256_file, write_json
 from bench.cost import Ledger, be_deterministic, reset_peak_memory
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
-from bench.engine import check_execution
+from bench.engine import Execution, check_execution
 from bench.hooks import Hooks, Quiet, patient
-from bench.judges import load_judge
+from bench.judges import JudgeCard, judge_card, load_judge
 from bench.locks import Lock
 from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
 from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
+from bench.registry import FLOOR
 from bench.sample import check_steps, load_images, png, sample_to_folder, to_bytes
 from bench.score import Evaluator, Scores, items_json
-from bench.spec import RunSpec, check_options, check_same, learning_rate, run_id, train_items
-from bench.suites import Protocol
-from bench.tasks import find_task
+from bench.snapshot import find_snapshot
+from bench.suites import changes, resolve
+from bench.tiles import MOST_TILES, TILES_FILE, write_tiles
 from bench.train import TrainResult, train
 from bench.trained import (
     ADAPTER,
@@ -48,7 +53,6 @@ from bench.trained import (
 from bench.types import BenchError, Dataset, Refused, Task, refusal
 from bench.weights import described, load_into, open_source, shown
 
-CONTACT_ITEMS = 24
 _DECODED = 64  # images held as floats at once
 
 
@@ -62,7 +66,7 @@ class Run:
         self.hooks = (hooks or Hooks()) if self.processes.main else Quiet(hooks or Hooks())
         training = spec.suite.training
         check_execution(
-            spec.execution,
+            Execution.of(spec.config),
             precision=training.precision,
             batch=training.batch,
             device=spec.device,
@@ -74,19 +78,16 @@ class Run:
 
     def _load(self) -> None:
         spec = self.spec
-        spec.suite.check_task(spec.task)
-        self.task: Task = find_task(spec.task)
-        reason = refusal(spec.method, self.task)
-        if reason:
-            raise Refused(f"{spec.method.name} cannot do {spec.task}: {reason}")
-        self.options = check_options(spec.method, spec.options)
+        self.task: Task = spec.task
+        check_refusal(spec)
+        self.options = spec.options
         self.source = open_source(spec.weights, spec.method)
         self.given = described(spec.weights, self.source)
         self.shown: Task = shown(self.task, spec.weights)
         self.facts: dict[str, str] = {}
         self.dataset: Dataset = spec.suite.dataset()
         self.splits: Splits = spec.suite.splits()
-        assert spec.suite.base is not None, "find_suite refuses suites without a base"
+        assert spec.suite.base is not None, "resolve refuses suites without a base"
         self.base: Base = load_base(spec.suite.base, device=spec.device, variant=spec.suite.variant)
         check_steps(self.base, spec.suite.sampler)
         self.feature_judge = load_judge(spec.suite.feature_judge)
@@ -100,43 +101,17 @@ class Run:
             evaluation=self.eval_ids,
             side=spec.suite.eval_side,
             seen=load_seen(self.base.folder, base=self.base.digest),
-            allow_leak=spec.allow_leak,
+            allow_leak=spec.config.allow_leak,
             cache=self.cache,
         )
-        self.protocol = self._protocol()
+        judges = {"features": self.feature_judge, "clip": self.clip_judge}
+        cards = {role: judge.card for role, judge in judges.items() if judge is not None}
         outside = {**self.given, "sha256": self.source.sha256} if self.source else {}
-        self.begun_with = {**self.options, **outside}
-        self.id = run_id(spec, self.begun_with, self.protocol)
-        self.folder = spec.results / self.id
+        self.identity = _identity(spec, self.dataset, self.splits, self.base.digest, cards, outside)
+        self.protocol, self.id = self.identity.protocol, self.identity.run_id
+        self.folder = spec.config.results / self.id
         self.work = self.folder / "work"
         self._lock = Lock(self.folder / LOCK, about=self.folder, clean=self.folder)
-
-    def _protocol(self) -> Protocol:
-        suite = self.spec.suite
-        judges = {"features": self.feature_judge, "clip": self.clip_judge}
-        return Protocol(
-            suite=suite.name,
-            task=self.spec.task,
-            dataset=self.dataset.digest,
-            splits=self.splits.digest,
-            base=self.base.digest,
-            eval_side=suite.eval_side,
-            budget=self.spec.budget,
-            training=suite.training,
-            sampler=suite.sampler,
-            judges={
-                role: {"name": judge.name, "digest": judge.digest, "resize": judge.resize}
-                for role, judge in judges.items()
-                if judge is not None
-            },
-            task_version=self.task.version,
-            data=getattr(self.dataset, "protocol", {}),
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate in force."""
-        return learning_rate(self.spec)
 
     @cached_property
     def train_data(self) -> Prepared:
@@ -172,7 +147,7 @@ class Run:
         """The method's denoiser, freshly initialised from the seed, or with weights from outside."""
         import torch
 
-        torch.manual_seed(self.spec.seed)
+        torch.manual_seed(self.spec.config.seed)
         method: Any = self.spec.method
         try:
             built = method.build(self.base, self.shown, **self.options)
@@ -208,8 +183,8 @@ class Run:
             "protocol_hash": self.protocol.hash,
             "method": self.spec.method.name,
             "options": {**self.options, **self.given},
-            "seed": self.spec.seed,
-            "learning_rate": self.learning_rate,
+            "seed": self.spec.config.seed,
+            "learning_rate": self.spec.learning_rate,
             "device": self.spec.device,
         }
         path = self.work / "run.json"
@@ -217,25 +192,12 @@ class Run:
             if path.exists():
                 check_same(read_json(path, of=Begun), wanted, self.folder)
             elif self.processes.main:
-                write_json(path, {**wanted, "started": now(), "training": self.training_key})
+                write_json(path, {**wanted, "started": now(), "training": self.identity.training})
             else:
                 raise BenchError(
                     f"process {self.processes.index} does not see {path}, which the main process "
                     "wrote. All nodes need the same --results folder, on shared storage."
                 )
-
-    @property
-    def training_key(self) -> str:
-        """What tells this run's training from others, see `bench.trained`."""
-        spec = self.spec
-        return training_key(
-            self.protocol.as_dict(),
-            method=spec.method.name,
-            options=self.begun_with,
-            seed=spec.seed,
-            learning_rate=self.learning_rate,
-            device=spec.device,
-        )
 
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
@@ -252,7 +214,12 @@ class Run:
             write_json(self.work / "train.json", vars(nothing))
             return nothing
         trainable = Trainable(self.denoiser)
-        taken = take_over(self) if trainable.parameters else None
+        asked = changes(self.spec.config)
+        taken = (
+            take_over(self.folder, key=self.identity.training, changed=asked)
+            if trainable.parameters
+            else None
+        )
         if taken is not None:
             return taken
         spec, data = self.spec, self.train_data if trainable.parameters else self.eval_data
@@ -266,14 +233,14 @@ class Run:
             data=data,
             training=spec.suite.training,
             images=images,
-            learning_rate=self.learning_rate,
-            seed=spec.seed,
+            learning_rate=self.spec.learning_rate,
+            seed=spec.config.seed,
             folder=self.work,
             tick=lambda s, n, v: self.hooks.tick(s, n, f"loss {v:.4f}"),
             stop=self.hooks.stop,
-            checkpoint_every=spec.checkpoint_every,
+            checkpoint_every=spec.config.checkpoint_every,
             say=self.hooks.say,
-            execution=spec.execution,
+            execution=Execution.of(spec.config),
             processes=self.processes,
         )
         if self.processes.main:
@@ -319,8 +286,8 @@ class Run:
                 base=self.base,
                 data=data,
                 sampler=self.spec.suite.sampler,
-                seed=self.spec.seed,
-                batch=self.spec.batch,
+                seed=self.spec.config.seed,
+                batch=self.spec.config.sample_batch,
                 condition_of=source,
                 tick=self.hooks.tick,
                 stop=self.hooks.stop,
@@ -343,8 +310,8 @@ class Run:
     def _sets(self) -> dict[str, np.ndarray | None]:
         """The sample sets of this method: its own and, where it has a condition, the shuffled."""
         sets: dict[str, np.ndarray | None] = {"samples": None}
-        if self.spec.method.conditioned and self.spec.shuffled:
-            sets["shuffled"] = derangement(self.spec.seed, len(self.eval_ids))
+        if self.spec.method.conditioned and self.spec.config.shuffled:
+            sets["shuffled"] = derangement(self.spec.config.seed, len(self.eval_ids))
         return sets
 
     def score(self) -> records.RunRecord:
@@ -365,6 +332,7 @@ class Run:
             clip=self.clip_judge,
             cache=self.cache,
             training=self._real_images(),
+            metrics=[registry.load("metric", name) for name in self.spec.config.metrics],
         )
         rows: dict[str, Scores] = {}
         for name, images in self._image_sets().items():
@@ -429,9 +397,9 @@ class Run:
         return np.concatenate(parts)
 
     def _contact(self, samples: np.ndarray) -> None:
-        from bench.report.figures import contact_sheet
+        from bench.report.sheet import contact_sheet, sheet_title
 
-        shown = pick_items(self.eval_ids, CONTACT_ITEMS)
+        shown = pick_items(self.eval_ids, MOST_TILES)
         chosen = [self.eval_ids.index(i) for i in shown]
         conditions = [show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
         rows = {
@@ -439,15 +407,9 @@ class Run:
             "sample": samples[chosen],
             "target": self.eval_data.images(chosen),
         }
-        title = f"{self.id} (LEAK: {self.leaks.items} items)" if self.leaks.items else self.id
-        contact_sheet(rows, self.folder / "contact.png", title=title)
+        write_tiles(self.folder / TILES_FILE, rows, shown)
+        contact_sheet(rows, self.folder / "contact.png", title=sheet_title(self.id, self.leaks.items))
         atomic_write(self.work / "samples.png", png(mosaic(samples)))
-
-    def finished(self) -> records.RunRecord | None:
-        """Return the record if this run is already done and whole."""
-        if not (self.folder / records.RECORD_FILE).exists():
-            return None
-        return records.load_record(self.folder)
 
     def forget(self) -> None:
         """Delete this run's folder, so that it starts afresh."""
@@ -460,12 +422,12 @@ class Run:
 
     def all(self, *, wait: bool = False) -> records.RunRecord:
         """Run every stage that is not done yet; wait: see `held`."""
-        found = self.finished()
+        found = finished(self.folder)
         if found is not None:
             return found
         with self.held(wait=wait):
             with self.processes.main_first():
-                found = self.finished()  # another process has, while this one waited
+                found = finished(self.folder)  # another process has, while this one waited
             return found or self._stages()
 
     def _stages(self) -> records.RunRecord:
@@ -481,3 +443,128 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a run is, known before anything is loaded: by its digests alone.
+
+    training: what tells its training from others, see `bench.trained`. items: evaluated.
+    """
+
+    run_id: str
+    protocol: Protocol
+    training: str
+    items: int
+
+
+def identify(spec: RunSpec) -> Identity:
+    """Return what a run is, without loading its networks; errors as a Run's."""
+    check_refusal(spec)
+    suite = spec.suite
+    assert suite.base is not None, "resolve refuses suites without a base"
+    names = {"features": suite.feature_judge, "clip": suite.clip_judge}
+    cards = {role: judge_card(name) for role, name in names.items() if name}
+    source = open_source(spec.weights, spec.method)
+    outside = {**described(spec.weights, source), "sha256": source.sha256} if source else {}
+    dataset, splits = suite.dataset(), suite.splits()
+    train_items(splits.side("train"), spec.budget)
+    base = find_snapshot(suite.base, variant=suite.variant).digest
+    return _identity(spec, dataset, splits, base, cards, outside)
+
+
+def _identity(
+    spec: RunSpec,
+    dataset: Dataset,
+    splits: Splits,
+    base: str,
+    cards: Mapping[str, JudgeCard],
+    outside: Mapping[str, Any],
+) -> Identity:
+    suite = spec.suite
+    protocol = Protocol(
+        suite=suite.name,
+        task=spec.task.name,
+        dataset=dataset.digest,
+        splits=splits.digest,
+        base=base,
+        eval_side=suite.eval_side,
+        budget=spec.budget,
+        training=suite.training,
+        sampler=suite.sampler,
+        judges={
+            role: {"name": card.name, "digest": card.digest, "resize": card.resize}
+            for role, card in cards.items()
+        },
+        task_version=spec.task.version,
+        data=getattr(dataset, "protocol", {}),
+    )
+    begun_with = {**spec.options, **outside}
+    training = training_key(
+        protocol.as_dict(),
+        method=spec.method.name,
+        options=begun_with,
+        seed=spec.config.seed,
+        learning_rate=spec.learning_rate,
+        device=spec.device,
+    )
+    return Identity(
+        run_id=run_id(spec, begun_with, protocol),
+        protocol=protocol,
+        training=training,
+        items=len(pick_items(splits.side(suite.eval_side), spec.budget.eval_items)),
+    )
+
+
+def check_refusal(spec: RunSpec) -> None:
+    """Raise Refused where a method says that it cannot do a task."""
+    reason = refusal(spec.method, spec.task)
+    if reason:
+        raise Refused(f"{spec.method.name} cannot do {spec.task.name}: {reason}")
+
+
+def finished(folder: Path) -> records.RunRecord | None:
+    """Return the record of a run that is done and whole, None where there is none yet."""
+    if not (folder / records.RECORD_FILE).exists():
+        return None
+    return records.load_record(folder)
+
+
+def run_with_floor(
+    config: RunConfig, *, hooks: Hooks, again: bool = False, floor: bool = True
+) -> tuple[Run, records.RunRecord, records.RunRecord | None]:
+    """Do one run, and its floor where wanted; return run, record and the floor's record."""
+    chosen, lowest = Run(resolve(config), hooks), None
+    if again:
+        chosen.forget()
+    if floor and config.method != FLOOR:
+        chosen.denoiser  # noqa: B018  a wrong option fails now, not after the floor
+        del chosen  # the floor goes first and alone, so that its peak memory is its own
+        lowest = Run(resolve(replace(config.without_weights(), method=FLOOR)), hooks).all(wait=True)
+        chosen = Run(resolve(config), hooks)
+    return chosen, chosen.all(), lowest
+
+
+def train_items(side: Sequence[str], budget: Budget) -> tuple[str, ...]:
+    """Return the items of the train side that a budget trains on; BenchError for more than there are."""
+    if budget.train_items is None:
+        return tuple(side)
+    if not 0 < budget.train_items <= len(side):
+        raise BenchError(
+            f"--train-items {budget.train_items}: the train side has {len(side):,} items. Give 1 to "
+            f"{len(side)}, or leave it away to train on all."
+        )
+    return pick_items(side, budget.train_items)
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Raise BenchError if a run folder was begun under another configuration, saying what differs."""
+    plain = json.loads(json.dumps(wanted))
+    if not isinstance(found, dict):
+        raise BenchError(f"run.json in {folder} is damaged. Delete the folder to start again.")
+    differ = [f"{k}: {found.get(k)!r} there, {v!r} now" for k, v in plain.items() if found.get(k) != v]
+    if differ:
+        raise BenchError(
+            f"{folder} was begun under another protocol ({'; '.join(differ)}). Delete the folder or "
+            "choose another with --results."
+        )

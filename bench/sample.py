@@ -12,13 +12,13 @@ import numpy as np
 
 from bench.base import Base
 from bench.checkpoint import Stopped
+from bench.config import Sampler
 from bench.content import atomic_write, inside
 from bench.engine import autocast
 from bench.picture import read_exact
 from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
-from bench.suites import Sampler
 from bench.types import BenchError, Dataset, unknown
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def check_steps(base: Base, sampler: Sampler) -> None:
     most = len(base.alphas) - (sampler.name == "ddim")  # whose steps begin at timestep 1
     if sampler.steps > most:
         raise BenchError(
-            f"--steps {sampler.steps}: the sampler {sampler.name} has at most {most} on this base, whose "
-            f"diffusion has {len(base.alphas)} timesteps. Give fewer."
+            f"--sampling-steps {sampler.steps}: the sampler {sampler.name} has at most {most} on this base, "
+            f"whose diffusion has {len(base.alphas)} timesteps. Give fewer."
         )
 
 

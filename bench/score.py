@@ -29,7 +29,7 @@ from bench.stats import (
     linear_replicates,
     mean_interval,
 )
-from bench.types import Example, MetricSpec, Task
+from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task
 
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
@@ -57,6 +57,7 @@ NEARNESS_METRIC = MetricSpec(
     judge="features",
 )
 CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="clip")
+_OWN = (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,8 @@ class Evaluator:
     """Scores sets of images against the same targets, with the same judges and resamples.
 
     examples: the N items; clip: a judge or None; training: [>= N-1,H,W,3] uint8 real training images
-    for the memorisation check, None to leave it out. targets: the items' images, [N,H,W,3] uint8.
+    for the memorisation check, None to leave it out. metrics: others, besides the task's. targets: the
+    items' images, [N,H,W,3] uint8.
     Features of images seen before come from the cache, keyed by pixels and judge.
     """
 
@@ -91,7 +93,9 @@ class Evaluator:
         clip: Any,
         cache: Cache,
         training: np.ndarray | None = None,
+        metrics: Sequence[Metric] = (),
     ) -> None:
+        self.metrics = _distinct(metrics, task)
         self.examples, self.task, self.cache = list(examples), task, cache
         self.feature_judge, self.clip_judge = features, clip
         self.targets = np.stack([e.image for e in examples])
@@ -128,7 +132,7 @@ class Evaluator:
             seconds += more
         begun = time.perf_counter()
         items = self._items(images, features, read)
-        specs = {s.name: s for s in (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC, *self.task.metrics)}
+        specs = {s.name: s for s in (*_OWN, *self.task.metrics, *(m.spec for m in self.metrics))}
         metrics, replicates = self._sets(features, read)
         for name, values in items.items():
             metrics[name] = self._item_metric(specs[name], values)
@@ -152,7 +156,31 @@ class Evaluator:
             items[spec.name] = np.array([o[spec.name] for o in obeyed])
         if read is not None and self.text is not None:
             items["clip"] = clip_score(read, self.text)
-        return items
+        return items | self._further(images, features, read)
+
+    def _further(
+        self, images: np.ndarray, features: np.ndarray, read: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Return the values of metrics from outside; BenchError where one is not a number an item."""
+        scored = Scored(
+            images=images,
+            targets=self.targets,
+            examples=self.examples,
+            features=features,
+            target_features=self.target_features,
+            read=read,
+            text=self.text,
+        )
+        found = {}
+        for metric in self.metrics:
+            values = np.asarray(metric.items(scored), dtype=np.float64)
+            if values.shape != (len(images),) or np.isinf(values).any():
+                raise BenchError(
+                    f"metric '{metric.spec.name}' gave an array of shape {values.shape}, or infinite values, "
+                    f"for {len(images)} images. Return a finite number, or NaN, for each."
+                )
+            found[metric.spec.name] = values
+        return found
 
     def _sets(
         self, features: np.ndarray, read: np.ndarray | None
@@ -212,6 +240,16 @@ class Evaluator:
             scale=spec.scale,
             better=spec.better,
         )
+
+
+def _distinct(metrics: Sequence[Metric], task: Task) -> tuple[Metric, ...]:
+    """Return metrics from outside; BenchError where one has a name that another has."""
+    taken = {spec.name for spec in (*_OWN, *_SETS, *task.metrics)}
+    for metric in metrics:
+        if metric.spec.name in taken:
+            raise BenchError(f"two metrics are called '{metric.spec.name}'. Give yours a name of its own.")
+        taken.add(metric.spec.name)
+    return tuple(metrics)
 
 
 def items_json(

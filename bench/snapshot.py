@@ -99,7 +99,7 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
     read = [n for n in names if PurePosixPath(n).suffix in _READ and n.split("/")[0] in PARTS]
     offered = {v for n in read if (v := _words(n)[1])}
     if variant is not None and variant not in offered:
-        raise unknown("variant of the base", variant, offered or ["none; leave --variant out"])
+        raise unknown("variant of the base", variant, offered or ["none; leave --base-variant out"])
     chosen: list[str] = []
     for part in PARTS:
         own = [n for n in read if n.startswith(f"{part}/")]
@@ -121,7 +121,7 @@ def _choose_weights(part: str, names: list[str], variant: str | None) -> list[st
                 return sorted([*others, *groups[kind, wanted]])
     if groups:
         has = ", ".join(sorted({str(v) for _, v in groups}))
-        raise BenchError(f"{part}/ has weights of the variants {has} alone. Choose with --variant.")
+        raise BenchError(f"{part}/ has weights of the variants {has} alone. Choose with --base-variant.")
     return others
 
 
@@ -169,6 +169,12 @@ def fetch(place: str, *, variant: str | None = None) -> Path:
 
 
 def _check_parts(folder: Path) -> None:
+    if folder.is_file():
+        raise BenchError(
+            f"{folder} is a file; a base is a folder in diffusers' format (model_index.json, unet/) or a "
+            "hub id org/name[@revision]. Convert single files with diffusers' own from_single_file, and save "
+            "the pipeline with save_pretrained."
+        )
     if not (folder / INDEX).is_file():
         raise BenchError(
             f"there is no base model in {folder} (no model_index.json). Give the folder of a "

@@ -7,10 +7,12 @@ a step made as in the training script for ControlNets that diffusers publishes.
 
 from __future__ import annotations
 
+import json
+import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,23 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.base import Base
+from bench.child import child
+from bench.config import RunConfig, Sampler, Training
 from bench.content import atomic_write, read_json, write_json
 from bench.cost import be_deterministic, libraries_bytes, peak_memory, reset_peak_memory
-from bench.engine import Engine, Execution, autocast, micro_batches, rebuilt
+from bench.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
 from bench.footprint import Setting, footprint, let_go, stand_in
 from bench.gpus import recognise
 from bench.plan import CPU_ALLOWANCE
 from bench.prepared import Prepared
+from bench.processes import find_device
 from bench.record import device_words, environment
 from bench.sample import build_scheduler
-from bench.shapes import Shape, build_base
+from bench.shapes import Shape, build_base, shape_like
 from bench.strict import Count, FromFile, Positive, Text
-from bench.suites import Sampler, Training
+from bench.suites import method_of, task_of
 from bench.train import training_loss
-from bench.types import Method, Task
+from bench.types import BenchError, Method, Task, refusal, unknown
 from bench.yardsticks import YARDSTICKS
 
 FILE, TABLE = "speed.json", "speed.md"
@@ -145,6 +150,82 @@ class _File(FromFile):
     spec: _Spec
     command: Text
     entries: tuple[Speed, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """What stands in for a base: its likeness with random weights, and where measurements go.
+
+    like: "sd15" or "sd21"; width: of the UNet's first level; size: of images in pixels, None for its own.
+    """
+
+    like: str
+    width: int = 320
+    size: int | None = None
+    rounds: int = 5
+    out: Path = Path("results/speed")
+
+    def words(self) -> list[str]:
+        """Return the command line's words that say so."""
+        size = [] if self.size is None else ["--size", str(self.size)]
+        given = ["--random", self.like, "--width", str(self.width), "--rounds", str(self.rounds)]
+        return [*given, *size, "--out", str(self.out)]
+
+    def spec(self, config: RunConfig) -> SpeedSpec:
+        """Return what is measured, checked; BenchError for what the device cannot do."""
+        device, batch = find_device(config.device), config.train_batch or 16
+        execution, precision = Execution.of(config), config.precision or "fp32"
+        check_execution(execution, precision=precision, batch=batch, device=device)
+        return SpeedSpec(
+            shape=shape_like(self.like, width=self.width, size=self.size),
+            task=task_of(config),
+            batch=batch,
+            sampled=config.sample_batch,
+            precision=precision,
+            device=device,
+            execution=execution,
+            rounds=self.rounds,
+        )
+
+
+def measure_speeds(
+    configs: Sequence[RunConfig], stand: Stand, *, yardstick: str | None, say: Callable[[str], None]
+) -> list[Path]:
+    """Measure steps of methods, and of yardsticks beside several; return the files written.
+
+    Several are measured in a process each, so that the peak memory is each one's own. yardstick: that
+    one alone. BenchError for unknown names, and where one could not be measured.
+    """
+    spec = stand.spec(configs[0])
+    if yardstick is not None:
+        if yardstick not in YARDSTICKS:
+            raise unknown("yardstick", yardstick, YARDSTICKS)
+        found = measure_yardstick(yardstick, spec=spec)
+        return add_speed(stand.out, found, spec=spec, command=_command(configs[0], stand))
+    if len(configs) == 1:
+        method, options = method_of(configs[0])
+        reason = refusal(method, spec.task)
+        if reason:
+            raise BenchError(f"{configs[0].method} cannot do {spec.task.name}: {reason}")
+        found = measure_method(method, options=options, spec=spec, name=configs[0].method)
+        return add_speed(stand.out, found, spec=spec, command=_command(configs[0], stand))
+    asked: dict[str, tuple[RunConfig, list[str]]] = {config.method: (config, []) for config in configs}
+    asked |= {name: (configs[0], ["--yardstick", name]) for name in YARDSTICKS}
+    failed = []
+    for number, (name, (config, more)) in enumerate(asked.items(), start=1):
+        words = ["cost", *stand.words(), *more, "--config", json.dumps(config.as_dict())]
+        code = child(words, alone=True).wait()
+        say(f"[{number}/{len(asked)}] {name}: {'measured' if not code else f'exit code {code}'}")
+        failed += [name] if code else []
+    if failed:
+        raise BenchError(f"{', '.join(failed)} could not be measured, see above.")
+    return [stand.out / FILE, stand.out / TABLE]
+
+
+def _command(config: RunConfig, stand: Stand) -> str:
+    """Return the command that measures all methods and yardsticks as one was."""
+    words = shlex.split(replace(config, method="all").command())[2:]
+    return shlex.join(["bench", "cost", *words, *stand.words()])
 
 
 def measure_method(

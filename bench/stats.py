@@ -6,7 +6,6 @@ items and a seed, serves the whole table: difference intervals are then paired a
     per-item metrics      mean_interval, difference_interval: percentile bootstrap
     FD (of a set)         linear_replicates: the jackknife to first order, from exact derivatives
     KID and others        jackknife, jackknife_difference: groups of items left out in turn
-    shape wanted          half_samples with half_interval: thousands of replicates, no item repeated
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ def centred_interval(value: float, replicates: np.ndarray, *, level: float = 0.9
     shape, holds the value, and aims at the distance *expected at this number of items*. That is
     what two methods of one table share, so compare only rows of equal N. Measured with 95% asked:
     0.88 to 0.93 for N=100, D=5; always for N <= D, where repeated items make it 1.4 to 2.1 times
-    too wide: `linear_replicates` and `half_samples` are better there. Source of the basic interval:
+    too wide: `linear_replicates` is better there. Source of the basic interval:
     Davison and Hinkley 1997, section 5.2; the centring is ours.
     """
     low, high = np.quantile(replicates, _tails(level))
@@ -202,7 +201,7 @@ def jackknife_interval(
 
     share_of: the value is a share of so many items. Near 0 or 1 its replicates hardly differ, so the
     interval is at least Wilson's, and within [0, 1]: it then holds the truth too often rather than
-    too rarely (`bench coverage`).
+    too rarely (tests/metrics/coverage.py).
     """
     values = np.asarray(replicates, dtype=np.float64)
     groups = len(values)
@@ -232,44 +231,13 @@ def linear_replicates(value: float, influence: np.ndarray, *, resamples: Resampl
 
     For the Fréchet distance with N near D, where leaving out an item for good also takes a dimension
     away, the grouped jackknife is up to 1.34 times too wide and holds 99%; this one is 0.96 to 1.07 times
-    as wide as it should be and holds 92 to 97% (`bench coverage`, 400 trials, N of 30 to 120 below and
-    above D, for the distance expected at this N), and costs one decomposition instead of a hundred.
+    as wide as it should be and holds 92 to 97% (tests/metrics/coverage.py, 400 trials, N of 30 to 120 below
+    and above D, for the distance expected at this N), and costs one decomposition instead of a hundred.
     Source: Jaeckel 1972; Efron 1982, chapter 6.
     """
     moved = _checked_values(influence, resamples)
     order = np.random.default_rng(resamples.seed).permutation(resamples.n_items)
     return np.asarray(value - moved[order] / (resamples.n_items - 1))
-
-
-def half_samples(resamples: Resamples) -> np.ndarray:
-    """Return random halves of the items as counts [R,N] uint16 of 0 and 1, a pure function.
-
-    Rows 2k and 2k + 1 are the halves of one shuffle (balanced; an odd item stays out of both). N at
-    least 4. Source: Shao and Tu 1995, section 2.3 (delete-d jackknife); McCarthy 1969.
-    """
-    n, count = resamples.n_items, resamples.n_replicates
-    if n < 4:
-        raise BenchError(f"half-samples need at least 4 items, got {n}")
-    draw = np.random.default_rng([resamples.seed, 1])
-    counts = np.zeros((count + count % 2, n), dtype=np.uint16)
-    for first in range(0, len(counts), 2):
-        order = draw.permutation(n)
-        counts[first, order[: n // 2]] = 1
-        counts[first + 1, order[n // 2 : 2 * (n // 2)]] = 1
-    return counts[:count]
-
-
-def half_interval(value: float, replicates: np.ndarray, *, n_items: int, level: float = 0.95) -> Interval:
-    """Return the interval about a value from its replicates on `half_samples` [R].
-
-    Halves of size h vary about their mean as sets of N items do, but for sqrt((N - h) / h), 1 for
-    even N. Like `centred_interval` it keeps the replicates' shape, holds the value and aims at the
-    statistic expected at N items; unlike the bootstrap no item is ever repeated.
-    """
-    half = n_items // 2
-    drawn = np.asarray(replicates, dtype=np.float64)
-    moved = (drawn - drawn.mean()) * np.sqrt((n_items - half) / half)
-    return centred_interval(value, moved, level=level)
 
 
 def jackknife_difference(

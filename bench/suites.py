@@ -2,168 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.content import digest_json
-from bench.data.splits import Splits
-from bench.types import BenchError, Dataset, unknown
+from bench import registry
+from bench.config import Budget, RunConfig, RunSpec, Sampler, Suite, Training
+from bench.processes import find_device
+from bench.types import BenchError, Dataset, Method, Task, unknown
+from bench.weights import Weights
+
+if TYPE_CHECKING:
+    from bench.data.splits import Splits
 
 ASSETS = Path(__file__).parent / "emoji" / "assets"
-METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new numbers never share a table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much of everything: the same number of training images for every method of a table.
-
-    eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
-    training images of single methods where time, not images, is to be equal. train_items: how many
-    items of the train side are trained on, picked by the same rule, so that fewer are a part of more;
-    None for all.
-    """
-
-    name: str
-    train_images: int
-    eval_items: int | None
-    images_of: Mapping[str, int] = field(default_factory=dict)
-    train_items: int | None = None
-
-    def images(self, method: str) -> int:
-        """Return the training images of a method."""
-        return self.images_of.get(method, self.train_images)
-
-    def with_items(self, train_items: int | None) -> Budget:
-        """Return the budget on so many training items ("short-10"), itself for None."""
-        if train_items is None:
-            return self
-        return replace(self, name=f"{self.name}-{train_items}", train_items=train_items)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """The fair loop's settings, equal for all methods of a suite.
-
-    loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
-    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
-    of the autoencoder's posterior, or "sample": a draw of it at every visit.
-    precision, ema: see the engine.
-    """
-
-    batch: int = 64
-    weight_decay: float = 0.01
-    warmup_share: float = 0.05
-    drop_caption: float = 0.1
-    mirror: bool = True
-    loss: str = "v"
-    clip_norm: float = 1.0
-    latents: str = "mode"
-    precision: str = "fp32"
-    ema: float = 0.0
-
-
-_LATER = ("precision", "ema", "latents")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """name: "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M); guidance 1 asks for the prompt alone."""
-
-    name: str = "dpm++"
-    steps: int = 20
-    guidance: float = 2.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """A benchmark: data, base and protocol.
-
-    dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
-    environment) -> such loaders. base: folder or hub id of the frozen base; None where the user brings
-    it; variant: which of its weights, None for the plain ones. storage: encoded items are
-    held in "memory", or in "shards" on disk (text in float16), for data sets that no memory holds; part
-    of what the suite is, so that equal suites read equal numbers.
-    learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
-    side by method. feature_judge, clip_judge: names in bench.judges.
-    """
-
-    name: str
-    about: str
-    dataset: Callable[[], Dataset]
-    splits: Callable[[], Splits]
-    base: Path | None
-    tasks: tuple[str, ...]
-    feature_judge: str
-    clip_judge: str | None
-    learning_rate: float
-    budgets: Mapping[str, Budget]
-    training: Training = field(default_factory=Training)
-    sampler: Sampler = field(default_factory=Sampler)
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
-    default_budget: str = "standard"
-    eval_side: str = "test"
-    at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
-    variant: str | None = None
-    storage: str = "memory"
-
-    def budget(self, name: str | None) -> Budget:
-        """Return a budget by name (default: the suite's); BenchError for an unknown one."""
-        chosen = name or self.default_budget
-        if chosen not in self.budgets:
-            raise unknown("budget", chosen, self.budgets)
-        return self.budgets[chosen]
-
-    def check_task(self, task: str) -> None:
-        """Raise BenchError if the suite does not have the task."""
-        if task not in self.tasks:
-            raise unknown(f"task of suite {self.name}", task, self.tasks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Everything that can move a number, as one value; equal hashes may share a table.
-
-    data: how the user's data were prepared, in words (the data set's digest covers it).
-    """
-
-    suite: str
-    task: str
-    dataset: str
-    splits: str
-    base: str
-    eval_side: str
-    budget: Budget
-    training: Training
-    sampler: Sampler
-    judges: Mapping[str, Mapping[str, str]]
-    task_version: int
-    metric_version: int = METRIC_VERSION
-    data: Mapping[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the protocol as plain JSON values; what is not used of it is left out.
-
-        So are settings that came later while they have their default: hashes of old records hold.
-        """
-        values = asdict(self)
-        if not values["data"]:
-            del values["data"]
-        if not values["budget"]["images_of"]:
-            del values["budget"]["images_of"]
-        if values["budget"]["train_items"] is None:
-            del values["budget"]["train_items"]
-        for name in _LATER:
-            if values["training"][name] == getattr(Training, name):
-                del values["training"][name]
-        return values
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the protocol, 64 hexadecimal digits; tables show the first 12."""
-        return digest_json(self.as_dict())
 
 
 def _openmoji() -> Dataset:
@@ -274,11 +128,6 @@ COCO17 = Suite(
     eval_side="val",
 )
 
-SUITES: Mapping[str, Suite] = {"emoji": EMOJI, "micro": MICRO, "coco17": COCO17}
-
-
-SIDES = ("val", "test")
-
 
 def find_data(name: str, folder: Path | None = None) -> Suite:
     """Return a suite by name, over the user's prepared data where it takes such.
@@ -286,9 +135,7 @@ def find_data(name: str, folder: Path | None = None) -> Suite:
     folder: where they lie; else the environment says. BenchError for an unknown suite and for a folder
     given to a suite that brings its own data.
     """
-    if name not in SUITES:
-        raise unknown("suite", name, SUITES)
-    suite = SUITES[name]
+    suite: Suite = registry.load("suite", name)
     if suite.at is not None:
         dataset, splits = suite.at(folder)
         return replace(suite, dataset=dataset, splits=splits)
@@ -297,45 +144,99 @@ def find_data(name: str, folder: Path | None = None) -> Suite:
     return suite
 
 
-def find_suite(
-    name: str,
-    *,
-    base: Path | None = None,
-    side: str | None = None,
-    data: Path | None = None,
-    variant: str | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-) -> Suite:
-    """Return a suite by name, with the user's base, variant, data, side and sampling where given.
-
-    Raises BenchError for an unknown suite and where the suite needs a base and none came.
-    """
-    suite = find_data(name, data)
-    suite = suite if base is None else replace(suite, base=base)
-    suite = suite if variant is None else replace(suite, variant=variant)
-    if side is not None:
-        if side not in SIDES:
-            raise unknown("side", side, SIDES)
-        suite = replace(suite, eval_side=side)
-    if suite.base is None:
-        raise BenchError(
-            f"suite '{name}' brings no base model. Give the folder of a Stable Diffusion in "
-            "diffusers' format with --base FOLDER."
-        )
-    sampler = suite.sampler
+def suite_of(config: RunConfig) -> Suite:
+    """Return the suite of a configuration, with its base, data, side, training and sampling in place."""
+    suite = find_data(config.suite, config.data)
+    training = {"batch": config.train_batch, "precision": config.precision, "ema": config.ema}
+    sampler = {"guidance": config.guidance, "steps": config.sampling_steps}
     return replace(
         suite,
-        sampler=replace(
-            sampler,
-            guidance=sampler.guidance if guidance is None else float(guidance),
-            steps=sampler.steps if steps is None else steps,
-        ),
+        base=config.base or suite.base,
+        variant=config.base_variant or suite.variant,
+        eval_side=config.side or suite.eval_side,
+        training=replace(suite.training, **_given(training)),
+        sampler=replace(suite.sampler, **_given(sampler)),
     )
 
 
-def changes(suite: Suite, budget: Budget) -> dict[str, Any]:
-    """Return what differs from the suite of that name: "guidance", "steps", "train_items"."""
-    own, now = SUITES.get(suite.name, suite).sampler, suite.sampler
-    found = {k: getattr(now, k) for k in ("guidance", "steps") if getattr(now, k) != getattr(own, k)}
-    return found | ({} if budget.train_items is None else {"train_items": budget.train_items})
+def with_base(suite: Suite) -> Suite:
+    """Return a suite that has a base; BenchError where none came."""
+    if suite.base is None:
+        raise BenchError(
+            f"suite '{suite.name}' brings no base model. Give the folder of a Stable Diffusion in "
+            "diffusers' format with --base FOLDER."
+        )
+    return suite
+
+
+def budget_of(config: RunConfig, suite: Suite) -> Budget:
+    """Return the budget of a configuration in its suite; BenchError for an unknown one."""
+    return suite.budget(config.budget).asked(
+        images=config.train_images, items=config.train_items, limit=config.limit
+    )
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a configuration; BenchError for one that is unknown or not the suite's."""
+    suite: Suite = registry.load("suite", config.suite)
+    task: Task = registry.load("task", config.task)
+    own = [name for name, row in registry.rows("task").items() if not row.package]
+    suite.check_task(config.task, known=own)
+    return task
+
+
+def method_of(config: RunConfig) -> tuple[Method, dict[str, Any]]:
+    """Return the method of a configuration and all its options; BenchError for one it does not have."""
+    method: Method = registry.load("method", config.method)
+    given = {**registry.row("method", config.method).options, **config.options}
+    for name in given:
+        if name not in method.options:
+            raise unknown(f"option of {method.name}", name, method.options)
+    return method, {**method.options, **given}
+
+
+def resolve(config: RunConfig) -> RunSpec:
+    """Return what a configuration names, loaded as far as names go.
+
+    Raises BenchError for a wrong name, and where the suite needs a base and none came.
+    """
+    method, options = method_of(config)
+    suite, task = with_base(suite_of(config)), task_of(config)
+    rate = suite.learning_rates.get(method.name, suite.learning_rate)
+    return RunSpec(
+        config=config,
+        suite=suite,
+        task=task,
+        method=method,
+        budget=budget_of(config, suite),
+        options=options,
+        learning_rate=rate if config.learning_rate is None else config.learning_rate,
+        device=find_device(config.device),
+        weights=_outside(config),
+    )
+
+
+def _outside(config: RunConfig) -> Weights | None:
+    if config.weights is None:
+        return None
+    return Weights(
+        path=config.weights,
+        train=config.train,
+        channels=config.condition_channels,
+        invert=config.invert_condition,
+    )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def changes(config: RunConfig) -> dict[str, Any]:
+    """Return what a configuration sets apart from its suite and budget, by the names records have."""
+    own = registry.load("suite", config.suite).sampler
+    asked = {"guidance": config.guidance, "steps": config.sampling_steps}
+    found = {name: value for name, value in asked.items() if value not in (None, getattr(own, name))}
+    for name in ("train_items", "train_images", "train_batch", "limit"):
+        if getattr(config, name) is not None:
+            found[name] = getattr(config, name)
+    return found

@@ -51,7 +51,8 @@ class Timing(FromFile):
         if amounts[0] != amounts[1]:
             raise BenchError(
                 f"{self.method}: rounds of (task, steps, items) {amounts[0]} and {amounts[1]} do not "
-                "compare. Measure every round with the same --task, --steps, --batches and --batch."
+                "compare. Measure every round with the same --task, --train-steps, --sample-batches and "
+                "--sample-batch."
             )
         if dict(self.code) != dict(other.code):
             raise BenchError(

@@ -19,12 +19,12 @@ from bench.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from bench.config import Training
 from bench.cost import peak_memory
 from bench.engine import Engine, Execution, micro_batches, rebuilt
 from bench.prepare import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import generator
-from bench.suites import Training
 from bench.types import BenchError
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -14,12 +14,8 @@ from bench.ablations import ABLATIONS_FOLDER
 from bench.content import atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.record import RECORD_FILE, load_record
 from bench.strict import Amount, Code, Count, Number, Text, Word, holding
-from bench.suites import changes
 from bench.train import CHECKPOINT, TrainResult
 from bench.types import BenchError
-
-if TYPE_CHECKING:
-    from bench.run import Run
 
 ADAPTER = "work/adapter.safetensors"
 ADAPTER_DIGEST = "sha256"  # of the adapter, in train.json
@@ -88,20 +84,21 @@ def training_key(
     )
 
 
-def take_over(run: Run) -> TrainResult | None:
+def take_over(folder: Path, *, key: str, changed: Collection[str]) -> TrainResult | None:
     """Put the weights of an equal training into a run's folder, None where it must train itself.
 
-    Only for runs with a guidance or number of steps of their own: what other runs say they cost is
-    their own cost. Looks in the run's results folder, among ablations and beside them.
+    key: of its training. changed: what the run sets apart from its suite; only for runs with a guidance
+    or number of steps of their own: what other runs say they cost is their own cost. Looks in the run's
+    results folder, among ablations and beside them.
     """
-    found = _already(run)
+    found = _already(folder)
     if found is not None:
         return found
-    if not _RESAMPLE & set(changes(run.spec.suite, run.spec.budget)):
+    if not _RESAMPLE & set(changed):
         return None
-    if (run.work / CHECKPOINT).exists():
+    if (folder / "work" / CHECKPOINT).exists():
         return None  # it has begun to train itself
-    donor = find_trained(run.spec.results, run.training_key)
+    donor = find_trained(folder.parent, key)
     if donor is None:
         return None
     try:
@@ -109,9 +106,9 @@ def take_over(run: Run) -> TrainResult | None:
         weights = (donor / ADAPTER).read_bytes()
     except (BenchError, OSError):
         return None  # somebody makes it anew just now
-    write_json(run.work / "train.json", {ORIGIN: donor.name, **result})
-    atomic_write(run.folder / ADAPTER, weights)
-    return _already(run)
+    write_json(folder / "work" / "train.json", {ORIGIN: donor.name, **result})
+    atomic_write(folder / ADAPTER, weights)
+    return _already(folder)
 
 
 def find_trained(results: Path, key: str) -> Path | None:
@@ -132,10 +129,10 @@ def intact(folder: Path) -> bool:
     return path.exists() and promised in (None, sha256_file(path))
 
 
-def _already(run: Run) -> TrainResult | None:
-    path = run.work / "train.json"
+def _already(folder: Path) -> TrainResult | None:
+    path = folder / "work" / "train.json"
     values = read_json(path, of=Trained) if path.exists() else {}
-    if ORIGIN not in values or not intact(run.folder):
+    if ORIGIN not in values or not intact(folder):
         return None
     known = {field.name for field in fields(TrainResult)}  # older folders lack the newer ones
     return TrainResult(**{key: value for key, value in values.items() if key in known})

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
 
+from bench.config import RunConfig
 from bench.content import atomic_write, read_json, write_json
-from bench.grid import Outcome
+from bench.grid import Outcome, run_grid
+from bench.hooks import Hooks
 from bench.record import RunRecord, made_on
+from bench.registry import FLOOR
 from bench.strict import Count, Flag, Number, Text
 from bench.types import BenchError
 
@@ -55,6 +59,44 @@ class Trial:
     method: str
     rate: float
     outcome: Outcome
+
+
+def tune_rates(
+    configs: Sequence[RunConfig],
+    *,
+    rates: Sequence[str],
+    out: Path,
+    hooks: Hooks,
+    say: Callable[[str], None],
+    jobs: int = 1,
+) -> tuple[list[Path], list[Outcome]]:
+    """Try every rate with every trained method; write the evidence and return its files.
+
+    rates: numbers above 0, as text. BenchError for others.
+    """
+    numbers = _rates(rates)
+    tried = [
+        replace(config, learning_rate=rate, shuffled=False)
+        for config in configs
+        if config.method != FLOOR
+        for rate in numbers
+    ]
+    outcomes = run_grid(tried, hooks=hooks, say=say, jobs=jobs)
+    trials = [
+        Trial(method=config.method, rate=config.learning_rate or 0.0, outcome=outcome)
+        for config, outcome in zip(tried, outcomes, strict=True)
+    ]
+    return write_evidence(out, evidence(trials)), outcomes
+
+
+def _rates(texts: Sequence[str]) -> list[float]:
+    try:
+        rates = [float(text) for text in texts]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < 1e6 for rate in rates):
+        raise BenchError(f"--rates '{','.join(texts)}' is no list of rates. Write for example 1e-4,1e-3.")
+    return list(dict.fromkeys(rates))
 
 
 def evidence(trials: Sequence[Trial]) -> dict[str, Any]:

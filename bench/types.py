@@ -11,13 +11,12 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -100,6 +99,35 @@ class MetricSpec:
     judge: str = "none"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a metric may look at: N images with what judges see in them, and the items they are of.
+
+    images, targets: [N,H,W,3] uint8. features, target_features: [N,D] of the feature judge. read, text:
+    [N,D] of the CLIP judge, of images and captions; None without one.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    examples: Sequence[Example]
+    features: np.ndarray
+    target_features: np.ndarray
+    read: np.ndarray | None = None
+    text: np.ndarray | None = None
+
+
+class Metric(Protocol):
+    """A metric from outside: one value an item, of which records hold the mean with its interval.
+
+    spec: its name, which no other metric has, scale and direction; judge "features", "clip" or "none".
+    """
+
+    spec: MetricSpec
+
+    def items(self, scored: Scored) -> np.ndarray:
+        """Return [N] float values, NaN where an item has none."""
+
+
 class Task(Protocol):
     """Image -> condition, and how well a sample obeys it.
 
@@ -153,7 +181,8 @@ class Method(Protocol):
     """A way of adding an image condition to a frozen base.
 
     title: its name in tables. conditioned: whether it uses the condition at all. options: what
-    `build` takes, with the defaults. A denoiser that differs from the base before training says so
+    `build` takes, with the defaults; `allowed`, where a method has it, says what each takes. A denoiser
+    that differs from the base before training says so
     with an attribute `starts_as_base = False`. One that trains at timesteps that are not uniform has a
     method `warp_timesteps`: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to
     train at, [B] int64 in 0..T-1, each from its own row alone. One whose layer weights may be trained

@@ -26,19 +26,6 @@ __all__ = [
     "steered",
 ]
 
-METHODS = {"bps": "bps.method:BPS"}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bps-uniform": ("bps", {"schedule": "uniform"}),
-    "bps-foot-heavy": ("bps", {"schedule": "foot_heavy"}),
-    "bps-learned": ("bps", {"schedule": "learned"}),
-    "bps-free": ("bps", {"prior": "free"}),
-    "bps-no-prior": ("bps", {"prior": "none"}),
-    "bps-encoder": ("bps", {"sites": ["encoder"]}),
-    "bps-middle": ("bps", {"sites": ["middle"]}),
-    "bps-decoder": ("bps", {"sites": ["decoder"]}),
-}
-"""Short names of methods with some options set: name -> (method, options)."""
-
 _HOMES = {
     "BPSAdapter": "bps.adapter",
     "Residuals": "bps.adapter",

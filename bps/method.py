@@ -103,6 +103,12 @@ class BPS:
         "sites": ("encoder", "middle", "decoder"),
         "modules": "both",
     }
+    allowed = {
+        "schedule": "head_heavy, uniform, foot_heavy, learned, or a list of 13 numbers",
+        "prior": "frozen, free, none",
+        "sites": "a list of encoder, middle, decoder",
+        "modules": "both, resnets, attentions",
+    }
     exchange = EXCHANGE
 
     def build(

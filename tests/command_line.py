@@ -17,20 +17,9 @@ def bench(*args: object) -> Any:
 
 
 def micro(base: Path, results: Path, *more: object) -> list[object]:
-    return [
-        "run",
-        "--suite",
-        "micro",
-        "--base",
-        base,
-        "--results",
-        results,
-        "--device",
-        "cpu",
-        "--batch",
-        4,
-        *more,
-    ]
+    batch = () if "--sample-batch" in more else ("--sample-batch", 4)
+    where = ("--suite", "micro", "--base", base, "--results", results, "--device", "cpu")
+    return ["run", *where, *batch, *more]
 
 
 def folder_of(results: Path, method: str) -> Path:

@@ -11,18 +11,17 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-import cli
+from bench import registry
 from bench.base import Base
 from bench.checkpoint import Trainable
-from bench.tasks import find_task
 from bench.weights import Source, Weights, open_source
 
-TASK = find_task("sketch")
+TASK = registry.load("task", "sketch")
 
 
 def built(name: str, base: Base, *, seed: int = 0, task: Any = TASK, **options: Any) -> Any:
     torch.manual_seed(seed)
-    method = cli._method(name)
+    method = registry.load("method", name)
     return method.build(base, task, **{**method.options, **options}).eval()
 
 
@@ -54,19 +53,19 @@ def eps(denoiser: Any, base: Base, channels: int = 1) -> torch.Tensor:
 
 
 def source(path: Path, name: str) -> Source:
-    found = open_source(Weights(path=path), cli._method(name))
+    found = open_source(Weights(path=path), registry.load("method", name))
     assert found is not None
     return found
 
 
 def load(denoiser: Any, path: Path, name: str) -> dict[str, str]:
-    return cli._method(name).load(denoiser, source(path, name))
+    return registry.load("method", name).load(denoiser, source(path, name))
 
 
 def saved(name: str, base: Base, folder: Path, **options: Any) -> Any:
     denoiser = moved(name, base, **options)
     folder.mkdir(exist_ok=True)
-    cli._method(name).save(denoiser, folder)
+    registry.load("method", name).save(denoiser, folder)
     return denoiser
 
 

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import bench.ablate
 import cli
-from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_ablation
+from bench import registry
+from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_ablation, plan_text
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.artifacts import pick_items
 from bench.base import Base
-from bench.commands import Request, make_run
+from bench.cli.options import make_config, read_config
+from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
-from bench.forecast import Forecast
+from bench.pace import Paces
 from bench.record import load_record
-from bench.run import Hooks
-from bench.spec import check_options
-from bench.suites import EMOJI, MICRO
-from bench.tasks import find_task
+from bench.run import Hooks, identify
+from bench.suites import EMOJI, MICRO, resolve
 from bench.timings import Timing, add_timing
 from bench.trained import find_trained
 from bench.types import BenchError
+from tests.asking import made, micro
 
 RUNNER = CliRunner()
 
@@ -37,35 +37,26 @@ def bench_command(*words: object) -> Any:
     return RUNNER.invoke(cli.app, [str(w) for w in words])
 
 
-def asked(base: Path, results: Path, **changes: Any) -> Request:
-    return Request(
-        suite="micro",
-        results=results,
-        base=base,
-        device="cpu",
-        batch=4,
-        budget="quick",
-        shuffled=False,
-        **changes,
-    )
+def asked(base: Path, results: Path, **changes: Any) -> RunConfig:
+    return micro(base, results, budget="quick", shuffled=False, **changes)
 
 
-def run_of(request: Request, *, method: str = "bps", seed: int = 0) -> Any:
-    return make_run(cli.catalogue(), request, method=method, task="sketch", seed=seed)
+def training_of(config: RunConfig, **changes: Any) -> str:
+    return identify(resolve(replace(config, **changes))).training
 
 
 @pytest.fixture(scope="module")
-def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done_once(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with one finished run of BPS; read only."""
     results = tmp_path_factory.mktemp("finished")
-    run_of(asked(micro_folder, results)).all()
+    made(asked(micro_folder, results)).all()
     return results
 
 
 @pytest.fixture
-def results(finished: Path, tmp_path: Path) -> Path:
-    """A copy of `finished`."""
-    return Path(shutil.copytree(finished, tmp_path / "results"))
+def results(done_once: Path, tmp_path: Path) -> Path:
+    """A copy of `done_once`."""
+    return Path(shutil.copytree(done_once, tmp_path / "results"))
 
 
 SMALL = Ablation(
@@ -83,7 +74,7 @@ SMALL = Ablation(
 
 def test_settings_are_the_methods_own_defaults() -> None:
     for method, settings in SETTINGS.items():
-        options = cli.catalogue().find(method)[0].options
+        options = registry.load("method", method).options
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()} == settings
 
 
@@ -114,7 +105,7 @@ def test_steeper_and_flatter_schedules_fall_from_the_same_head() -> None:
 
 
 def test_fewer_training_items_are_a_part_of_more_and_say_so(micro_folder: Path, tmp_path: Path) -> None:
-    runs = [run_of(asked(micro_folder, tmp_path, train_items=n)) for n in (5, 20, None)]
+    runs = [made(asked(micro_folder, tmp_path, train_items=n)) for n in (5, 20, None)]
     few, more, whole = (set(run.train_ids) for run in runs)
     assert few < more < whole and len(few) == 5 and len(more) == 20
     assert runs[0].train_ids == pick_items(sorted(whole), 5)
@@ -124,40 +115,49 @@ def test_fewer_training_items_are_a_part_of_more_and_say_so(micro_folder: Path, 
     assert len({run.protocol.hash for run in runs}) == 3
     assert [r.split_info.train.n for r in runs] == [5, 20, len(whole)]
     with pytest.raises(BenchError, match="--train-items 99999"):
-        run_of(asked(micro_folder, tmp_path, train_items=99999))
+        made(asked(micro_folder, tmp_path, train_items=99999))
 
 
 def test_what_is_the_suites_own_is_no_change(micro_folder: Path, tmp_path: Path) -> None:
-    plain = run_of(asked(micro_folder, tmp_path))
-    own = asked(micro_folder, tmp_path, guidance=MICRO.sampler.guidance, steps=MICRO.sampler.steps)
-    assert run_of(own).id == plain.id
-    other = run_of(replace(own, guidance=1.0))
+    plain = made(asked(micro_folder, tmp_path))
+    sampler = {"guidance": MICRO.sampler.guidance, "sampling_steps": MICRO.sampler.steps}
+    own = asked(micro_folder, tmp_path, **sampler)
+    assert made(own).id == plain.id
+    other = made(own, guidance=1.0)
     assert other.id != plain.id and other.protocol.sampler.guidance == 1.0
-    assert other.training_key == plain.training_key
-    for changed in ({"train_items": 5}, {"option": ("prior=free",)}, {"learning_rate": 1e-2}):
-        assert run_of(replace(own, **changed)).training_key != plain.training_key
-    assert run_of(own, seed=1).training_key != plain.training_key
+    key = plain.identity.training
+    assert other.identity.training == key == training_of(own)
+    different: list[dict[str, Any]] = [
+        {"train_items": 5},
+        {"train_images": 40},
+        {"train_batch": 4},
+        {"options": {"prior": "free"}},
+        {"learning_rate": 1e-2},
+        {"seed": 1},
+    ]
+    for changes in different:
+        assert training_of(own, **changes) != key, changes
 
 
 def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     micro_folder: Path, results: Path, tmp_path: Path
 ) -> None:
-    plain = run_of(asked(micro_folder, results))
+    plain = made(asked(micro_folder, results))
     older = read_json(plain.work / "train.json")
     older.pop("starts")  # folders of earlier versions say less
     write_json(plain.work / "train.json", older)
-    other = asked(micro_folder, results, guidance=1.0, steps=2)
-    taken = run_of(other)
+    other = asked(micro_folder, results, guidance=1.0, sampling_steps=2)
+    taken = made(other)
     record = taken.all()
     assert record.trained_in == plain.id and not (taken.work / "train.ckpt").exists()
     assert record.changes == {"guidance": 1.0, "steps": 2}
-    alone = run_of(replace(other, results=tmp_path / "two"))
+    alone = made(other, results=tmp_path / "two")
     own = alone.all()
     assert own.trained_in is None and (alone.work / "train.ckpt").exists()
     assert own.artifacts == record.artifacts and own.rows == record.rows
-    assert own.metrics != plain.finished().metrics, "another guidance is another result"
+    assert own.metrics != load_record(plain.folder).metrics, "another guidance is another result"
     assert "trained_in" not in read_json(plain.folder / "record.json")
-    again = run_of(other)
+    again = made(other)
     assert again.train().steps == record.cost.train_images // MICRO.training.batch, (
         "taken over once, not trained again"
     )
@@ -165,15 +165,15 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
 
 
 def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, results: Path) -> None:
-    plain = run_of(asked(micro_folder, results))
-    key = plain.training_key
+    plain = made(asked(micro_folder, results))
+    key = plain.identity.training
     assert find_trained(results, key) == plain.folder
     assert find_trained(results / ABLATIONS_FOLDER, key) == plain.folder
     trained = read_json(plain.work / "train.json")
     write_json(plain.work / "train.json", trained | {"sha256": "0" * 64})
     assert find_trained(results, key) is None, "not the weights that training wrote"
     write_json(plain.work / "train.json", trained)
-    assert find_trained(results, run_of(asked(micro_folder, results), seed=1).training_key) is None
+    assert find_trained(results, training_of(asked(micro_folder, results), seed=1)) is None
     begun = read_json(plain.work / "run.json")
     (plain.work / "run.json").write_text("{}")  # older folders do not name their training
     assert find_trained(results, key) == plain.folder
@@ -187,20 +187,22 @@ def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, resul
 
 
 def test_learned_layer_weights_are_kept(micro_folder: Path, tmp_path: Path) -> None:
-    learned = run_of(asked(micro_folder, tmp_path), method="bps-learned")
+    learned = made(asked(micro_folder, tmp_path), method="bps-learned")
     learned.all()
     weights = read_json(learned.folder / "items.json")["layer_weights"]
     assert [slot for slot, _, _ in weights] == [1, 2, 4, 5, 7, 8, 10, 11, 12]
     assert [start for _, start, _ in weights] == [16, 16, 8, 8, 4, 4, 2, 2, 16]
     assert all(start != now for _, start, now in weights)
-    afresh = run_of(asked(micro_folder, tmp_path), method="bps-learned")
+    afresh = made(asked(micro_folder, tmp_path), method="bps-learned")
     assert afresh._learned() == {"layer_weights": weights}, "a stage alone reads them from the weights"
 
 
 @pytest.mark.parametrize("variant", ABLATIONS["schedule"].variants, ids=lambda v: v.name)
 def test_constant_layer_weights_are_where_they_started(micro_base: Base, variant: Variant) -> None:
     """To the last bit, although 11.3137 is no number of single precision: else they count as learned."""
-    denoiser = cli._method("bps").build(micro_base, find_task("sketch"), **variant.settings)
+    denoiser = registry.load("method", "bps").build(
+        micro_base, registry.load("task", "sketch"), **variant.settings
+    )
     weights = denoiser.layer_weights()
     assert len(weights) == 9 and all(start == now for start, now in weights.values())
 
@@ -228,8 +230,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 
 
 def plan(base: Path, results: Path, ablation: Ablation = SMALL, **changes: Any) -> list[Planned]:
-    request = asked(base, results, **changes)
-    return plan_ablation(cli.catalogue(), ablation, request, task="sketch", seeds="0")
+    return plan_ablation(ablation, asked(base, results, **changes), tasks=("sketch",), seeds=(0,))
+
+
+def seconds(paces: Paces, one: Planned) -> float | None:
+    assert one.identity is not None
+    return paces.seconds(one.spec, items=one.identity.items, trains=one.trains)
 
 
 def test_a_plan_uses_what_exists_and_parts_protocols(
@@ -239,19 +245,22 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     assert [one.state for one in planned] == [EXISTS, MISSING, MISSING]
     few = planned[2].folder
     assert planned[1].folder.parent == results and few.parent == results / ABLATIONS_FOLDER
-    forecast = Forecast(results)
-    assert forecast.seconds(planned[0]) == 0.0 and (forecast.seconds(planned[1]) or 0.0) > 0.0
-    assert "1 of 3 runs exist, 2 missing: about" in forecast.words(planned)
-    unknown = Forecast(results / "elsewhere")
-    assert unknown.seconds(planned[1]) is None and "is unknown" in unknown.words(planned)
-    elsewhere = [replace(one, spec=replace(one.spec, device="cuda")) for one in planned]
-    assert forecast.seconds(elsewhere[1]) is None, "a CPU's record says nothing of a GPU"
-    assert forecast.scoring(elsewhere[1]) == 0.0 < forecast.scoring(planned[1])
+    said = plan_text(SMALL, planned, results=results)
+    assert "1 exists, 2 missing; about" in said and "unknown" not in said
+    nowhere = plan_text(SMALL, planned, results=results / "elsewhere")
+    assert "2 of unknown length" in nowhere and seconds(Paces(results / "elsewhere"), planned[1]) is None
+    paces, (missing, record) = Paces(results), (planned[1], load_record(planned[0].folder))
+    cost, items = record.cost, record.splits.eval.n
+    assert cost.sample_seconds_per_image and cost.score_seconds and cost.train_images_per_second
+    still = items * cost.sample_seconds_per_image + cost.score_seconds
+    assert paces.seconds(missing.spec, items=items, trains=False) == pytest.approx(still)
+    assert seconds(paces, missing) == pytest.approx(48 / cost.train_images_per_second + still)
+    elsewhere = replace(missing, spec=replace(missing.spec, device="cuda"))
+    assert seconds(paces, elsewhere) is None, "a CPU's record says nothing of a GPU"
     machine = {"processor": "a", "device": "cuda", "threads": 1, "platform": "Linux"}
-    method, options = planned[1].spec.method, dict(planned[1].spec.options)
     alone = Timing(
-        method=method.name,
-        options=check_options(method, options),
+        method=missing.spec.method.name,
+        options=dict(missing.spec.options),
         task="sketch",
         steps=1,
         items=1,
@@ -260,12 +269,11 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
         peak_memory_bytes=1,
     )
     add_timing(results, alone, machine=machine)
-    on_gpus = Forecast(results)
-    assert on_gpus.seconds(planned[1]) == forecast.seconds(planned[1]), "and the other way round"
-    assert (on_gpus.seconds(elsewhere[1]) or 0.0) >= planned[1].items * 1.0
-    assert "scoring not counted" in on_gpus.words(elsewhere[1:2])
+    on_gpus = Paces(results)
+    assert seconds(on_gpus, missing) == seconds(paces, missing), "and the other way round"
+    assert seconds(on_gpus, elsewhere) == pytest.approx(4.8 + 12 * 1.0), "no CPU's scoring is counted"
 
-    done = do_ablation(cli.catalogue(), SMALL, planned, hooks=Hooks(), say=len)
+    done = do_ablation(SMALL, planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)
     assert load_record(few).changes == {"train_items": 5}
     assert "shuffled" not in load_record(few).rows
@@ -299,12 +307,12 @@ def test_a_failing_cell_does_not_stop_an_ablation(
         "quick",
         "--device",
         "cpu",
-        "--batch",
+        "--sample-batch",
         "4",
     )
     said = bench_command(*words, "--plan")
     assert said.exit_code == 0 and not in_process, said.output
-    assert "0 of 3 runs exist, 3 missing" in said.stdout and "bench cost" in said.stdout
+    assert "3 missing" in said.stdout and "exists" not in said.stdout and "bench cost" in said.stdout
     blocked = plan(micro_folder, tmp_path)[1].folder
     (blocked / "work").mkdir(parents=True)
     (blocked / "work" / "run.json").write_text('{"run_id": "another"}')
@@ -331,10 +339,11 @@ def test_one_training_serves_all_guidances(
     (planned[0].folder / "work" / "adapter.safetensors").unlink()
     planned = plan(micro_folder, results, few)
     assert [one.trains for one in planned] == [False, True, False]
-    outcomes = do_ablation(cli.catalogue(), few, planned, hooks=Hooks(), say=len, jobs=2)
+    outcomes = do_ablation(few, planned, hooks=Hooks(), say=len, jobs=2)
     origins = [o.record.trained_in for o in outcomes if o.record is not None]
     assert origins == [None, planned[1].folder.name]
-    assert [words[words.index("--guidance") + 1] for words in in_process] == ["1.0", "2.0"]
+    started = [make_config(read_config(words[-1])) for words in in_process]
+    assert [config.guidance for config in started] == [1.0, 2.0]
     weights = {sha256_file(one.folder / "work" / "adapter.safetensors") for one in planned[1:]}
     assert len(weights) == 1
 
@@ -343,5 +352,6 @@ def test_what_cannot_be_is_said_and_not_run(micro_folder: Path, tmp_path: Path) 
     much = replace(SMALL, variants=(*SMALL.variants, Variant(name="all", train_items=10**6)))
     planned = plan(micro_folder, tmp_path, much)
     assert planned[-1].state == CANNOT and "--train-items" in planned[-1].why
-    assert "1 cannot be" in Forecast(tmp_path).words(planned)
-    assert bench.ablate.MISSING not in planned[-1].state
+    assert "1 cannot be" in plan_text(much, planned, results=tmp_path)
+    assert planned[-1].identity is None
+    assert not any("all" in o.name for o in do_ablation(much, planned[-1:], hooks=Hooks(), say=len))

@@ -7,35 +7,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cli
-from bench.commands import Request, make_run
-from bench.run import Run
-from bench.suites import EMOJI, Budget
+from bench import registry
+from bench.config import Budget
+from bench.run import Run, identify
+from bench.suites import EMOJI, resolve
 from bench.timings import load_timings
+from tests.asking import micro
 
 
 def test_a_protocol_without_images_by_method_is_what_it_was(micro_folder: Path) -> None:
-    request = Request(suite="micro", results=Path("unused"), base=micro_folder, device="cpu")
-    run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
-    assert "images_of" not in run.protocol.as_dict()["budget"]
-    budget = replace(run.protocol.budget, images_of={"bps": 8})
-    other = replace(run.protocol, budget=budget)
-    assert other.as_dict()["budget"]["images_of"] == {"bps": 8} and other.hash != run.protocol.hash
+    protocol = identify(resolve(micro(micro_folder, Path("unused")))).protocol
+    assert "images_of" not in protocol.as_dict()["budget"]
+    budget = replace(protocol.budget, images_of={"bps": 8})
+    other = replace(protocol, budget=budget)
+    assert other.as_dict()["budget"]["images_of"] == {"bps": 8} and other.hash != protocol.hash
 
 
 def test_a_method_trains_on_its_own_number_of_images(micro_folder: Path, tmp_path: Path) -> None:
     budget = Budget(name="timed", train_images=48, eval_items=12, images_of={"bps": 16})
-    request = Request(suite="micro", results=tmp_path, base=micro_folder, device="cpu")
     images = {}
     for method in ("bps", "controlnet"):
-        made = make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
-        images[method] = Run(replace(made.spec, budget=budget)).train().images
+        spec = resolve(micro(micro_folder, tmp_path, method=method))
+        images[method] = Run(replace(spec, budget=budget)).train().images
     assert images == {"bps": 16, "controlnet": 48}
+
+
+def test_images_that_are_asked_for_are_every_methods() -> None:
+    timed = Budget(name="timed", train_images=48, eval_items=None, images_of={"bps": 16})
+    assert timed.asked(images=None, items=None, limit=None) == timed
+    asked = timed.asked(images=8, items=5, limit=3)
+    assert [asked.images(name) for name in ("bps", "controlnet")] == [8, 8]
+    assert (asked.train_items, asked.eval_items, asked.name) == (5, 3, "timed-8images-5-3eval")
+    assert timed.asked(images=None, items=None, limit=3).images("bps") == 16
 
 
 def _defaults(method: str) -> Any:
     """A method's own options as JSON has them."""
-    return json.loads(json.dumps(cli.catalogue().find(method)[0].options))
+    return json.loads(json.dumps(registry.load("method", method).options))
 
 
 def test_equal_time_is_equal_by_the_published_timings() -> None:
@@ -53,5 +61,5 @@ def test_equal_time_is_equal_by_the_published_timings() -> None:
 
 def test_every_method_of_a_budget_trains_on_equally_many_images() -> None:
     for budget in EMOJI.budgets.values():
-        numbers = {budget.images(name) for name in cli.methods()}
+        numbers = {budget.images(name) for name in registry.rows("method")}
         assert len(numbers) == 1 or budget.images_of, budget.name

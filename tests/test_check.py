@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench import registry
 from bench.base import Base
 from bench.check import check_method
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, prepare
-from bench.tasks import find_task
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         micro_base,
         dataset=OpenMoji64(),
         ids=openmoji64_splits().val[:6],
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         mirror=False,
         cache=Cache(tmp_path_factory.mktemp("check")),
     )
@@ -69,6 +69,7 @@ def test_the_integration_check_sees_a_wrong_wire(
         def build(self, base: Base, task: object) -> Broken:
             return Broken(base, fault)
 
-    findings = check_method(Row(), base=micro_base, task=find_task("sketch"), data=data, options={})  # type: ignore[arg-type]
+    task = registry.load("task", "sketch")
+    findings = check_method(Row(), base=micro_base, task=task, data=data, options={})  # type: ignore[arg-type]
     failed = [f.statement for f in findings if not f.holds]
     assert len(failed) == (fault != "none") and all(seen in statement for statement in failed)

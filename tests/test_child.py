@@ -44,11 +44,16 @@ def test_a_child_runs_this_program_from_another_checkout(
 
 
 def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")  # who reads it waits
-    words = ["study", "score", str(tmp_path / "pipe"), "--key", str(tmp_path / "pipe")]
+    (tmp_path / "waits.py").write_text("import time\n\ntime.sleep(600)\n")
+    words = ["list", "waits:Method"]  # imports what lies in its folder, and so waits
     code = f"from bench.child import child; print(child({words}, alone=True).pid, flush=True); input()"
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())

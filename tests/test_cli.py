@@ -14,12 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench import registry
+from bench.ablations import ABLATIONS
 from bench.content import sha256_file
 from bench.record import RunRecord, load_record
 from cli import app
@@ -65,9 +68,17 @@ def test_help_is_instant() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    heavy = ("torch", "numpy", "pandas", "matplotlib", "diffusers", "transformers", "PIL", "scipy")
-    code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+    heavy = ("torch", "pandas", "matplotlib", "diffusers", "transformers", "PIL", "scipy")
+    code = f"""import sys, cli
+try:
+    cli.app(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+finally:
+    print([name for name in {(*heavy, "numpy")} if name in sys.modules])"""
+    for words, loaded in ((["--help"], "[]"), (["list"], "['numpy']")):  # numpy: to describe suites
+        said = subprocess.check_output([sys.executable, "-c", code, *words], cwd=ROOT, text=True)
+        assert said.splitlines()[-1] == loaded, words
 
 
 def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Path) -> None:
@@ -233,7 +244,7 @@ def test_the_stages_one_by_one_equal_the_run(micro_folder: Path, finished: Path,
         micro_folder,
         "--results",
         tmp_path,
-        "--batch",
+        "--sample-batch",
         4,
         "--budget",
         "standard",
@@ -271,11 +282,11 @@ def test_data_verify_passes_on_the_shipped_set() -> None:
 def test_plain_progress_says_a_pace_only_once_there_is_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench import console
+    from bench.cli import progress
 
     clock = iter([0.0, 0.0, 20.0, 30.0])  # twice for the stage, once a tick
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    hooks = console.ConsoleHooks()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    hooks = progress.ConsoleHooks()
     hooks.stage("sample", 96)
     hooks.tick(32, 96)
     hooks.tick(96, 96)
@@ -289,7 +300,7 @@ def test_plain_progress_says_a_pace_only_once_there_is_one(
 def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
     from rich.console import Console
 
-    from bench.console import _bar
+    from bench.cli.progress import _bar
 
     screen = io.StringIO()
     bar = _bar(terminal=Console(file=screen, force_terminal=True, width=100))
@@ -329,8 +340,29 @@ def test_content_that_is_not_the_committed_one_stops_the_run(
 
 def test_list_names_every_row() -> None:
     table = json.loads(bench("list", "--json").stdout)
-    assert {"bps", "text-only"} <= set(table["methods"])
-    assert "sketch" in table["tasks"] and {"emoji", "micro"} <= set(table["suites"])
+    assert set(table["methods"]) | set(table["variants"]) == set(registry.rows("method"))
+    assert set(table["tasks"]) == set(registry.rows("task"))
+    assert set(table["suites"]) == set(registry.rows("suite"))
+    assert set(table["ablations"]) == set(ABLATIONS)
+    shown = bench("list").output
+    assert all(name in shown for kind in table.values() for name in kind)
+
+
+def test_list_says_what_a_method_takes() -> None:
+    options = json.loads(bench("list", "bps", "--json").stdout)["options"]
+    assert set(options) == set(registry.load("method", "bps").options)
+    for name, values in {"schedule": ("head_heavy", "foot_heavy"), "prior": ("free", "none")}.items():
+        assert all(value in options[name]["allowed"] for value in values), name
+    assert "encoder" in bench("list", "bps").output
+    variant = json.loads(bench("list", "bps-free", "--json").stdout)
+    assert json.loads(variant["options"]["prior"]["default"]) == "free"
+
+
+def test_the_version_and_the_short_help() -> None:
+    assert bench("--version").output.split() == ["bps-bench", metadata.version("bps-bench")]
+    for words in ((), ("run",), ("data", "verify")):
+        short = bench(*words, "-h")
+        assert short.exit_code == 0 and short.output == bench(*words, "--help").output
 
 
 def test_a_side_is_exported_as_it_is(tmp_path: Path) -> None:

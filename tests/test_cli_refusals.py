@@ -22,10 +22,8 @@ BAD = [
     (["report", "--results", "/nowhere"], "/nowhere"),
     (["show", "/nowhere"], "/nowhere"),
     (["data", "verify", "--suite", "emojy"], "Did you mean 'emoji'?"),
-    (
-        ["pretrain", "--families", "/nowhere", "--out", "o", "--work", "w", "--until", "end"],
-        "unknown stage 'end'",
-    ),
+    (["list", "bsp"], "Did you mean 'bps'?"),
+    (["run", "--budget", "quick", "--budgets", "full"], "--budgets"),
 ]
 
 
@@ -43,7 +41,7 @@ MICRO_BAD = [
     (["--option", "sites=encode"], "encoder"),
     (["--option", "sites=3"], "method bps"),
     (["--option", "schedule=null"], "method bps"),
-    (["--learning-rate", "1e30"], "Lower it with --learning-rate"),
+    (["--learning-rate", "1e6"], "Lower it with --learning-rate"),
 ]
 
 

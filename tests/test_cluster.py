@@ -27,6 +27,7 @@ Start = Callable[[Sequence[str]], Remote]
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Start runs that take a whole core of a node of two, from a folder of somebody else's `bench`."""
     folder = foreign(tmp_path_factory.mktemp("elsewhere"))
+    (folder / "waits.py").write_text("import time\n\ntime.sleep(600)\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with placed("local", cpus=1, gpus=0) as found:
@@ -69,20 +70,13 @@ def begun(run: Remote) -> Remote:
     return run
 
 
-@pytest.fixture
-def pipe(tmp_path: Path) -> Path:
-    """What nobody writes to, so that who reads it waits."""
-    os.mkfifo(tmp_path / "pipe")
-    return tmp_path / "pipe"
+WAITING = ["list", "waits:Method"]
+"""A command that waits: it imports what lies in its folder."""
 
 
-def waiting_for(pipe: Path) -> list[str]:
-    return ["study", "score", str(pipe), "--key", str(pipe)]
-
-
-def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start, pipe: Path) -> None:
+def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start) -> None:
     cores = int(ray.cluster_resources()["CPU"])
-    held = [begun(start(waiting_for(pipe))) for _ in range(cores)]
+    held = [begun(start(WAITING)) for _ in range(cores)]
     waiting = start(["--help"])
     assert waiting.poll() is None
     waiting.send_signal(signal.SIGTERM)
@@ -92,10 +86,10 @@ def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start, pipe: P
     assert [ended(one) for one in held] == [-signal.SIGTERM] * cores
 
 
-def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start, pipe: Path) -> None:
+def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start) -> None:
     """A host that is gone takes its process along: the system asks it to stop."""
-    run = begun(start(waiting_for(pipe)))
-    pid = _child_that_reads(pipe)
+    run = begun(start(WAITING))
+    pid = _child_that_waits()
     ray.kill(run._host)
     assert ended(run) == 1 and "lost" in run.last_words()
     until = time.monotonic() + 20
@@ -104,8 +98,8 @@ def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start, pipe: Path)
     assert not Path(f"/proc/{pid}").exists()
 
 
-def _child_that_reads(pipe: Path) -> int:
-    """Return the process whose command line names the pipe."""
+def _child_that_waits() -> int:
+    """Return the process that has the waiting command."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for entry in Path("/proc").iterdir():
@@ -114,7 +108,7 @@ def _child_that_reads(pipe: Path) -> int:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if str(pipe).encode() in words and str(PROGRAM).encode() in words:
+                if words[-3:-1] == [w.encode() for w in WAITING] and str(PROGRAM).encode() in words:
                     return int(entry.name)
         time.sleep(0.05)
     raise AssertionError("no such process")
@@ -150,7 +144,7 @@ def test_the_command_makes_the_records_of_an_ordinary_run(micro_folder: Path, tm
         micro_folder,
         "--device",
         "cpu",
-        "--batch",
+        "--sample-batch",
         4,
         "--no-floor",
     ]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base import load_base
-from bench.commands import Request
+from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.data.coco.prepare import prepare_coco17
 from bench.data.coco.recipe import Recipe
 from bench.emoji.export import export_base
@@ -22,10 +22,9 @@ from bench.emoji.prior import PriorRecipe, build_text_encoder, build_unet
 from bench.emoji.tokenizer import train_tokenizer
 from bench.judges import judge_card
 from bench.record import load_record
-from bench.run import Run
-from bench.spec import RunSpec
-from bench.suites import SUITES, Budget, Sampler, Suite, Training, find_data, find_suite
+from bench.suites import COCO17, find_data, resolve
 from bench.types import BenchError
+from tests.asking import made
 from tests.coco_fixture import build_coco
 
 RUNNER = CliRunner()
@@ -58,8 +57,8 @@ def leaky(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Suite:
     """The suite with judges that are at hand, and budgets of seconds."""
-    suite = dataclasses.replace(SUITES["coco17"], **SMALL)  # type: ignore[arg-type]
-    monkeypatch.setitem(SUITES, "coco17", suite)  # type: ignore[arg-type]
+    suite = dataclasses.replace(COCO17, **SMALL)  # type: ignore[arg-type]
+    monkeypatch.setattr("bench.suites.COCO17", suite)
     return suite
 
 
@@ -107,7 +106,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_suite_is_the_papers() -> None:
-    suite = SUITES["coco17"]
+    suite = COCO17
     assert (suite.training.batch, suite.training.loss, suite.training.mirror) == (16, "eps", False)
     assert (suite.sampler.name, suite.sampler.steps, suite.sampler.guidance) == ("ddim", 50, 7.5)
     assert suite.learning_rate == 1e-5 and suite.eval_side == "val" and suite.base is None
@@ -126,7 +125,7 @@ def test_without_data_or_judges_it_says_what_to_do(
     with pytest.raises(BenchError, match="brings its own data"):
         find_data("emoji", leaky)
     with pytest.raises(BenchError, match="brings no base model"):
-        find_suite("coco17", data=leaky)
+        resolve(RunConfig(suite="coco17", data=leaky))
     monkeypatch.delenv("BENCH_JUDGES", raising=False)
     with pytest.raises(BenchError, match=r"open-clip-ViT-B-16\.\* .*BENCH_JUDGES"):
         judge_card("open-clip/ViT-B-16")
@@ -181,24 +180,10 @@ def test_release_leaky_needs_leave_and_is_marked(
 
 def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_path: Path) -> None:
     """Official folders with all their faults -> prepared data -> train, sample, score; latents 64x64."""
-    import baselines
-    import bps
-
     out = tmp_path / "prepared"
     prepare_coco17(root, out, recipe=Recipe(sketch="canny", tasks=("sketch",)))
-    suite = find_suite("coco17", base=narrow, data=out)
-    method = baselines.load(bps.METHODS["bps"])()
-    spec = RunSpec(
-        suite=suite,
-        task="sketch",
-        method=method,
-        budget=suite.budget(None),
-        seed=0,
-        batch=4,
-        results=tmp_path / "runs",
-        shuffled=False,
-    )
-    run = Run(spec)
+    config = RunConfig(suite="coco17", base=narrow, data=out, results=tmp_path / "runs", device="cpu")
+    run = made(config, sample_batch=4, shuffled=False)
     assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, 64, 64)
     record = run.all()
     assert record.splits.train.n == 11 and record.splits.eval.name == "val" and record.leaked == 0
@@ -236,7 +221,6 @@ def test_a_planted_twin_stops_a_run_before_it_begins(
     assert not (tmp_path / "runs").exists()
 
 
-def test_requests_pass_the_data_on() -> None:
-    request = Request(suite="coco17", results=Path("runs"), data=Path("prepared"))
-    words = request.words(method="bps", task="sketch", seed=0)
-    assert words[words.index("--data") + 1] == "prepared"
+def test_configurations_pass_the_data_on() -> None:
+    config = RunConfig(suite="coco17", data=Path("prepared"))
+    assert config.as_dict()["data"] == "prepared" and " --data prepared" in config.command()

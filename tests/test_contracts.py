@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-import cli
+from bench import registry
 from bench.artifacts import load_weights, save_weights
 from bench.base import Base
 from bench.check import check_method
 from bench.checkpoint import Trainable
+from bench.config import RunConfig, Training
 from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, prepare
-from bench.report.names import TITLES
-from bench.spec import check_options
-from bench.suites import Training
-from bench.tasks import TASKS, find_task
+from bench.suites import method_of
 from bench.train import training_loss
 from bench.types import BenchError
 
-pytestmark = pytest.mark.parametrize(
-    ("name", "task"), [(m, t) for m in sorted(cli.methods()) for t in sorted(TASKS)]
+every_row = pytest.mark.parametrize(
+    ("name", "task"),
+    list(itertools.product(sorted(registry.names("method", ["all"])), sorted(registry.rows("task")))),
 )
 
 
@@ -40,18 +40,18 @@ def prepared(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict
             micro_base,
             dataset=OpenMoji64(),
             ids=ids,
-            task=find_task(name),
+            task=registry.load("task", name),
             mirror=False,
             cache=cache,
         )
-        for name in TASKS
+        for name in registry.rows("task")
     }
 
 
 def built(name: str, task: str, base: Base, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    method = cli._method(name)
-    return method.build(base, find_task(task), **method.options)
+    method = registry.load("method", name)
+    return method.build(base, registry.load("task", task), **method.options)
 
 
 def call(denoiser: Any, data: Prepared, rows: slice, *, branches: str = "both") -> torch.Tensor:
@@ -92,12 +92,14 @@ def shaken(micro_base: Base, prepared: dict[str, Prepared]) -> Shaken:
     return make
 
 
+@every_row
 def test_shape_dtype_and_finite(name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken) -> None:
     eps = call(shaken(name, task), prepared[task], slice(0, 4))
     assert eps.shape == (2, 4, 4, 16, 16) and eps.dtype == torch.float32
     assert torch.isfinite(eps).all()
 
 
+@every_row
 def test_branches_are_independent(
     name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
 ) -> None:
@@ -108,6 +110,7 @@ def test_branches_are_independent(
         assert torch.allclose(both[k], alone[0], atol=1e-4)
 
 
+@every_row
 def test_an_item_does_not_depend_on_its_batch_mates(
     name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
 ) -> None:
@@ -118,6 +121,7 @@ def test_an_item_does_not_depend_on_its_batch_mates(
         assert torch.allclose(many[:, row], one[:, 0], atol=1e-4)
 
 
+@every_row
 def test_saved_and_loaded_weights_are_equal(
     name: str,
     task: str,
@@ -133,17 +137,19 @@ def test_saved_and_loaded_weights_are_equal(
     assert torch.equal(call(fresh, data, slice(0, 4)), call(trained, data, slice(0, 4)))
 
 
+@every_row
 def test_the_integration_check_holds(
     name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
 ) -> None:
-    method = cli._method(name)
+    method = registry.load("method", name)
     findings = check_method(
-        method, base=micro_base, task=find_task(task), data=prepared[task], options=method.options
+        method, base=micro_base, task=registry.load("task", task), data=prepared[task], options=method.options
     )
     assert len(findings) >= 2
     assert [f.statement for f in findings if not f.holds] == []
 
 
+@every_row
 def test_cost_is_measured(name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]) -> None:
     denoiser = built(name, task, micro_base)
     total, trainable = count_parameters(denoiser)
@@ -156,11 +162,19 @@ def test_cost_is_measured(name: str, task: str, micro_base: Base, prepared: dict
     assert (macs > floor) == (total > unet)
 
 
+@every_row
 def test_the_row_is_described_and_unknown_options_are_refused(
     name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
 ) -> None:
-    method = cli._method(name)
-    assert method.name == name and "http" in method.source
-    assert method.title == TITLES[name], "what reports call it"
+    method = registry.load("method", name)
+    assert method.name == name and method.title and "http" in method.source
     with pytest.raises(BenchError, match="unknown option"):
-        check_options(method, {"no-such-option": 1})
+        method_of(RunConfig(method=name, options={"no-such-option": 1}))
+
+
+def test_methods_have_one_title_everywhere_and_say_what_their_options_take() -> None:
+    named = {name: row for name, row in registry.rows("method").items() if not row.variant_of}
+    methods = {name: registry.load("method", name) for name in named}
+    assert {name: m.title for name, m in methods.items()} == {n: row.title for n, row in named.items()}
+    for method in methods.values():
+        assert set(getattr(method, "allowed", {})) == set(method.options)

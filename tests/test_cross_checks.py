@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bench.comparison import compare
 from bench.judges import EMOJI_CLIP, Judge, JudgeCard, load_judge
 from bench.metrics.clip import clip_score
-from bench.tools import OURS, clean_fid, three_tools, torch_fidelity
+from bench.tools import TOOLS, clean_fid, find_tools, tool_values, torch_fidelity
 from bench.types import BenchError
 from cli import app
 
@@ -97,49 +97,33 @@ def test_clip_score_equals_open_clip_called_directly() -> None:
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_the_table_of_three_tools(folders: tuple[Path, Path]) -> None:
-    said: list[str] = []
-    table = three_tools(*folders, judge=Exact(), batch=16, rounds=2, say=said.append)
-    assert len(said) == 1 + 2 * 3 and said[-1] == "clean-fid, round 2 of 2"
-    ours, torch_row, clean_row = table.rows
-    assert [row.tool for row in table.rows] == [OURS, "torch-fidelity", "clean-fid"]
-    for row in table.rows:
-        assert row.error == "" and row.images == 2 * N and row.seconds > 0
-        assert row.values["fd"] == pytest.approx(ours.values["fd"], rel=1e-6)
-        assert row.values["kid"] == pytest.approx(ours.values["kid"], rel=1e-6)
-    assert len(ours.values) == 7 and table.images == (N, N) and table.size == (8, 8)
-    assert table.ratio == pytest.approx((torch_row.seconds + clean_row.seconds) / ours.seconds)
-    text = table.as_markdown()
-    assert "| torch-fidelity |" in text and f"{table.ratio:.2f} times" in text
-    assert "FD (linear)" in text and "FID |" not in text
-
-
-def test_a_tool_that_failed_counts_into_no_ratio(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_tool_that_failed_says_why_and_the_others_go_on(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = tool_values(TOOLS, *folders, judge=Exact(), batch=16)
+    assert list(whole) == ["torch-fidelity", "clean-fid"]
     a, b = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders)
     (a / "._a00.png").write_bytes(b"left by a file manager")  # hidden: ours leaves it out
-    table = three_tools(a, b, judge=Exact(), batch=16)
-    ours, *others = table.rows
-    failed = [row for row in others if row.error]
-    ran = [row for row in others if not row.error]
-    assert failed and not ours.error
-    expected = sum(row.seconds for row in ran) / ours.seconds if ran else None
-    assert table.ratio == (pytest.approx(expected) if ran else None)
-    assert "one after the other" not in table.as_markdown()
+    found = tool_values(TOOLS, a, b, judge=Exact(), batch=16)
+    failed = {name for name, values in found.items() if isinstance(values, str)}
+    assert failed and all("failed: " in found[name] for name in failed)
+    assert all(found[name] == whole[name] for name in set(found) - failed)
 
 
-def test_the_command_writes_both_files_and_refuses_mixed_sizes(
+def test_the_command_asks_other_tools_and_refuses_what_they_cannot_take(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     for name, folder in zip("ab", folders, strict=True):
         (tmp_path / name).mkdir()
         for path in sorted(folder.iterdir())[:20]:
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    words = ["tools", str(tmp_path / "a"), str(tmp_path / "b"), "--judge", "emoji-clip"]
-    told = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--device", "cpu"])
+    words = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--judge", "emoji-clip", "--device", "cpu"]
+    words += ["--no-intervals", "--also", "torch-fidelity,clean-fid"]
+    told = CliRunner().invoke(app, [*words, "--json"])
     assert told.exit_code == 0, told.output
-    assert (tmp_path / "out" / "tools.md").read_text().strip() == told.stdout.strip()
-    found = json.loads((tmp_path / "out" / "tools.json").read_text())
-    assert [row["images"] for row in found["rows"]] == [40, 40, 40]
+    found = json.loads(told.stdout)
+    for tool in ("torch-fidelity", "clean-fid"):
+        assert found["also"][tool]["fd"] == pytest.approx(found["metrics"]["fd"]["value"], rel=1e-3), tool
     Image.new("RGB", (9, 9)).save(tmp_path / "a" / "large.png")
-    with pytest.raises(BenchError, match="2 sizes"):
-        three_tools(tmp_path / "a", tmp_path / "b", judge=Exact())
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 2 and "2 sizes" in told.stderr
+    with pytest.raises(BenchError, match="Did you mean 'clean-fid'"):
+        find_tools(["torch-fidelity", "clean-fit"])

@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-import cli
-from bench.commands import Request, make_run, run_cells
 from bench.content import read_json
+from bench.grid import run_grid
 from bench.hooks import Hooks
 from bench.judges import Judge, load_judge
 from bench.randomness import TOLERANCES
-from bench.record import RECORD_FILE
+from bench.record import RECORD_FILE, load_record
 from bench.run import ADAPTER
 from bench.sample import load_images
 from bench.types import BenchError
+from tests.asking import made, micro
 
 
 @contextmanager
@@ -37,9 +37,8 @@ def threads(number: int) -> Iterator[None]:
 
 
 def finished(folder: Path, base: Path, *, batch: int = 4, number: int = 1) -> Any:
-    request = Request(suite="micro", results=folder, base=base, device="cpu", batch=batch, shuffled=False)
     with threads(number):
-        run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
+        run = made(micro(base, folder, sample_batch=batch, shuffled=False))
         run.all()
     return run
 
@@ -47,6 +46,10 @@ def finished(folder: Path, base: Path, *, batch: int = 4, number: int = 1) -> An
 @pytest.fixture(scope="module")
 def one(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return finished(tmp_path_factory.mktemp("one"), micro_folder)
+
+
+def recorded(run: Any) -> Any:
+    return load_record(run.folder)
 
 
 def pixels(run: Any) -> np.ndarray:
@@ -71,7 +74,7 @@ def check_near(run: Any, other: Any) -> None:
         gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
         assert max(gaps, default=0.0) <= TOLERANCES.items, name
     for name in ("fd", "cosine", "mae"):
-        a, b = (r.finished().metrics[name].value for r in (run, other))
+        a, b = (recorded(r).metrics[name].value for r in (run, other))
         assert math.isclose(a, b, rel_tol=TOLERANCES.metrics), name
 
 
@@ -93,7 +96,7 @@ def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path)
     for name, tensor in weights(one).items():
         np.testing.assert_array_equal(weights(again)[name], tensor)
     files = [(r.folder / "items.json").read_bytes() for r in (one, again)]
-    assert files[0] == files[1] and again.finished().rows == one.finished().rows
+    assert files[0] == files[1] and recorded(again).rows == recorded(one).rows
 
 
 def test_threads_and_batches_move_nothing_beyond_the_tolerances(
@@ -120,16 +123,13 @@ def test_two_jobs_of_a_grid_give_the_bits_of_one_process(
     """Two processes of one thread each, against this process with one thread."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def requests(folder: str) -> Request:
-        return Request(suite="micro", results=tmp_path / folder, base=micro_folder, device="cpu", batch=4)
-
-    cells = [(requests("grid"), "text-only", "sketch", seed) for seed in (0, 1)]
-    outcomes = run_cells(cli.catalogue(), cells, hooks=Hooks(), say=len, jobs=2)
-    for outcome, seed in zip(outcomes, (0, 1), strict=True):
+    asked = [micro(micro_folder, tmp_path / "grid", method="text-only", seed=seed) for seed in (0, 1)]
+    outcomes = run_grid(asked, hooks=Hooks(), say=len, jobs=2)
+    for outcome, config in zip(outcomes, asked, strict=True):
         assert outcome.record is not None, outcome.error
         with threads(1):
-            run = make_run(cli.catalogue(), requests("here"), method="text-only", task="sketch", seed=seed)
+            run = made(config, results=tmp_path / "here")
             run.all()
         there, here = (p / run.id for p in (tmp_path / "grid", tmp_path / "here"))
         assert (there / "items.json").read_bytes() == (here / "items.json").read_bytes()
-        assert run.finished().rows == outcome.record.rows
+        assert recorded(run).rows == outcome.record.rows

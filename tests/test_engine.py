@@ -15,24 +15,25 @@ from typing import Any
 import pytest
 import torch
 
-import cli
+from bench import registry
 from bench.base import Base
 from bench.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.commands import Request
+from bench.config import Protocol, RunConfig, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.locks import Lock
 from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
-from bench.suites import EMOJI, Protocol, Training, find_suite
-from bench.tasks import find_task
+from bench.run import identify
+from bench.suites import resolve
 from bench.train import CHECKPOINT, Average, train, training_loss
 from bench.types import BenchError
 
 TRAINING = Training(batch=4)
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
-    *((name, {}) for name in sorted(cli.methods()) if name != "text-only"),
+    *((name, {}) for name in sorted(registry.names("method", ["all"])) if name != "text-only"),
     ("bps", {"prior": "free"}),
 ]
 rows = pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         micro_base,
         dataset=OpenMoji64(),
         ids=ids,
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         mirror=True,
         cache=Cache(tmp_path_factory.mktemp("engine")),
     )
@@ -56,8 +57,8 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 def shaken(base: Base, name: str = "bps", **options: Any) -> Any:
     """Return a method with every trained parameter moved: nothing is zero any more."""
     torch.manual_seed(3)
-    method = cli._method(name)
-    denoiser = method.build(base, find_task("sketch"), **{**method.options, **options})
+    method = registry.load("method", name)
+    denoiser = method.build(base, registry.load("task", "sketch"), **{**method.options, **options})
     with torch.no_grad():
         for parameter in Trainable(denoiser).parameters.values():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
@@ -259,7 +260,8 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     newest.write_bytes(newest.read_bytes()[:-100])
     (newest.parent / f".{newest.name}.0123456789ab.tmp.ckpt").write_bytes(b"left by a kill")
     said: list[str] = []
-    again, _ = trained(micro_base, data, tmp_path / "cut", say=said.append)
+    with Lock(tmp_path / "lock", about=newest.parent, clean=newest.parent):  # as a run holds its folder
+        again, _ = trained(micro_base, data, tmp_path / "cut", say=said.append)
     assert len(said) == 1 and "going on from train.1.ckpt" in said[0]
     assert not list(newest.parent.glob(".*"))
     for name, tensor in Trainable(whole).state_dict().items():
@@ -320,41 +322,24 @@ def test_a_launch_that_started_one_process_for_several_is_told(
 
 
 def test_precision_and_average_are_protocol_and_the_rest_is_not(micro_folder: Path) -> None:
-    assert {"precision", "ema"} & set(
-        protocol(Request(suite="emoji", results=Path())).as_dict()["training"]
-    ) == set()
-    plain = protocol(Request(suite="emoji", results=Path())).hash
-    same = Request(
-        suite="emoji",
-        results=Path(),
-        micro_batch=2,
-        gradient_checkpointing=True,
-        compile=True,
-        fused=True,
-        track="jsonl",
-        precision="fp32",
-        ema=0.0,
-    )
-    assert protocol(same).hash == plain
+    assert {"precision", "ema"} & set(protocol().as_dict()["training"]) == set()
+    plain = protocol().hash
+    same = {
+        "micro_batch": 2,
+        "gradient_checkpointing": True,
+        "compile": True,
+        "fused": True,
+        "track": ("jsonl",),
+        "precision": "fp32",
+        "ema": 0.0,
+    }
+    assert protocol(**same).hash == plain
     for other in ({"precision": "bf16"}, {"ema": 0.9}):
-        assert protocol(Request(suite="emoji", results=Path(), **other)).hash != plain
+        assert protocol(**other).hash != plain
 
 
-def protocol(request: Request) -> Protocol:
-    suite = request.trained_as_asked(find_suite(request.suite))
-    return Protocol(
-        suite=suite.name,
-        task="sketch",
-        dataset="d",
-        splits="s",
-        base="b",
-        eval_side="test",
-        budget=EMOJI.budget(None),
-        training=suite.training,
-        sampler=suite.sampler,
-        judges={},
-        task_version=1,
-    )
+def protocol(**asked: Any) -> Protocol:
+    return identify(resolve(RunConfig(device="cpu", **asked))).protocol
 
 
 def compiles() -> bool:

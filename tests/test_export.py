@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,25 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-import typer
+import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
 from baselines.inputs import embedding_widths
+from bench import registry
 from bench.checkpoint import Trainable
-from bench.commands import Request, make_run
+from bench.config import RunConfig
 from bench.content import sha256_file
 from bench.random_base import write_random_base
 from bench.record import load_record
 from bench.report.card import About, model_card
 from bench.report.names import command_line
-from bench.tasks import find_task
 from bench.weights import Weights, open_source
 from bps import BPSAdapter, StableDiffusionBPSPipeline
+from tests.asking import made, micro
 
-METHODS = sorted(name for name in cli.methods() if name != "text-only")
+METHODS = sorted(name for name in registry.names("method", ["all"]) if name != "text-only")
 RUNNER = CliRunner()
 
 
@@ -96,20 +97,10 @@ def warm(exported: Any, micro_folder: Path, tmp_path_factory: pytest.TempPathFac
 
 def sampled(base: Path, results: Path, method: str, weights: Path, **asked: Any) -> dict[str, str]:
     """Sample with given weights; return the digest of each image."""
-    request = Request(
-        suite="micro",
-        results=results,
-        device="cpu",
-        base=base,
-        weights=weights,
-        train=False,
-        shuffled=False,
-        **asked,
-    )
-    made = make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
-    made.train()
-    made.sample()
-    return images_of(made.folder)
+    run = made(micro(base, results, method=method, weights=weights, train=False, shuffled=False, **asked))
+    run.train()
+    run.sample()
+    return images_of(run.folder)
 
 
 def images_of(folder: Path) -> dict[str, str]:
@@ -206,28 +197,33 @@ def test_a_published_network_of_three_channels_sees_the_sketch_repeated(
     record = load_record(folder)
     assert record.weights is not None and record.weights.condition == "repeat, invert"
     assert record.options["condition_channels"] == "repeat"
-    assert "--invert-condition --condition-channels repeat" in command_line(record)
+    assert {"--invert-condition", "--condition-channels"} <= set(command_line(record).split())
 
 
 def test_a_grids_runs_ask_for_the_same_weights_in_words(tmp_path: Path) -> None:
-    request = Request(
+    """A run of a grid is handed its configuration; the floor beside it has no weights from outside."""
+    config = RunConfig(
         suite="micro",
+        method="controlnet",
+        seed=1,
         results=tmp_path,
         weights=tmp_path / "w",
         train=False,
         condition_channels="repeat",
         invert_condition=True,
     )
-    command = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
 
-    def asked(one: Request) -> dict[str, Any]:
-        words = one.words(method="controlnet", task="sketch", seed=1)
-        return command.make_context("run", list(words[1:])).params
+    def asked(*words: str) -> dict[str, Any]:
+        return yaml.safe_load(bench(*words, "--print-config").stdout)
 
-    found, plain = asked(request), asked(replace(request, weights=None))
-    assert found["weights"] == tmp_path / "w" and found["train"] is False
+    def handed(one: RunConfig) -> dict[str, Any]:
+        return asked("run", "--no-floor", "--config", json.dumps(one.as_dict()))
+
+    found, plain = handed(config), handed(config.without_weights())
+    assert found == asked(*shlex.split(config.command())[1:])
+    assert found["weights"] == str(tmp_path / "w") and found["train"] is False
     assert found["condition_channels"] == "repeat" and found["invert_condition"] is True
-    assert plain["weights"] is None and plain["train"] is True
+    assert not {"weights", "train", "condition_channels", "invert_condition"} & set(plain)
 
 
 BAD = [
@@ -396,8 +392,8 @@ def test_a_whole_pipeline_loads_in_diffusers_and_comes_back(
         assert drawn.shape == (64, 64, 3) and np.isfinite(drawn).all()
     states = []
     for place in (out, weights):
-        chosen = cli._method(method)
-        denoiser = chosen.build(micro_base, find_task("sketch"), **chosen.options)
+        chosen = registry.load("method", method)
+        denoiser = chosen.build(micro_base, registry.load("task", "sketch"), **chosen.options)
         source = open_source(Weights(path=place), chosen)
         assert source is not None
         chosen.load(denoiser, source)

@@ -1,4 +1,4 @@
-"""Folders of a user's own images: what is read, what is refused, and what `bench score A B` says."""
+"""Folders of a user's own images: what is read, what is refused, and what `bench compare A B` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.app.folders import comparison_text
+from bench.cli.compare import comparison_text
 from bench.comparison import FLOOR, SPECS, compare
 from bench.folders import AS_GIVEN, judged, manifest_of, read_folders
 from bench.judges import Judge, JudgeCard
@@ -230,7 +230,7 @@ def test_bad_folders_are_refused_in_words(folders: tuple[Path, Path], tmp_path: 
 def test_the_command_scores_folders_with_a_text_file_among_them(folders: tuple[Path, Path]) -> None:
     a, b = folders
     (a / "notes.txt").write_text("prompt")
-    told = bench("score", a, b, "--judge", "emoji-clip", "--device", "cpu")
+    told = bench("compare", a, b, "--judge", "emoji-clip", "--device", "cpu")
     assert told.exit_code == 0, told.output
     assert "FD (emoji-clip) ↓" in told.output and "24 images of 16x12; skipped: 1 .txt" in told.output
     assert "no CLIP judge given" in told.output and "–" in told.output and "warning" in told.output
@@ -238,20 +238,21 @@ def test_the_command_scores_folders_with_a_text_file_among_them(folders: tuple[P
 
 def test_the_command_speaks_json_and_names_its_errors(folders: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = folders
-    told = bench("score", a, b, "--judge", "emoji-clip", "--json", "--no-intervals", "--sensitivity")
+    told = bench("compare", a, b, "--judge", "emoji-clip", "--json", "--no-intervals", "--sensitivity")
     found = json.loads(told.stdout)
     assert found["metrics"]["cmmd"]["value"] is None and found["metrics"]["fd"]["value"] > 0
     assert found["folders"][0]["n"] == 24 and set(found["sensitivity"]) == set(found["changes"])
     for words, said in (
-        ((a,), "one folder only"),
+        ((a,), "Missing argument 'reference'"),
         ((a, tmp_path / "nowhere"), "there is no folder"),
         ((a, b, "--judge", "emoji-klip"), "Did you mean 'emoji-clip'"),
         ((a, b, "--judge", "dinov2-vitb14"), "dinov2_vitb14_pretrain.pth"),
         ((a, b, "--clip", "efficientnet-lite0"), "no CLIP judge"),
         ((a, b, "--clip-weights", "x"), "needs --clip"),
-        ((a, b, "--method", "bps"), "--method belongs to a run"),
-        (("--sensitivity",), "needs two folders"),
+        ((a, b, "--also", "clean-fit"), "Did you mean 'clean-fid'"),
+        ((a, b, "--method", "bps"), "--method"),
+        (("--sensitivity",), "Missing argument 'generated'"),
     ):
-        told = bench("score", *words)
+        told = bench("compare", *words)
         assert told.exit_code == 2 and said in told.output, (words, told.output)
         assert "Traceback" not in told.output

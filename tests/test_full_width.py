@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-import cli
-from bench.speed import FILE
+from bench import registry
+from bench.config import RunConfig
+from bench.speed import FILE, Stand
+from bench.suites import method_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 24 * 2**30
@@ -34,19 +36,19 @@ def available() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("BENCH_FULL_WIDTH"), reason="BENCH_FULL_WIDTH is not set")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("method", cli.methods())
+@pytest.mark.parametrize("method", registry.names("method", ["all"]))
 def test_a_method_takes_the_memory_that_was_planned(method: str, tmp_path: Path) -> None:
     words = [
-        "speed",
+        "cost",
         "--method",
         method,
-        "--like",
+        "--random",
         "sd15",
         "--size",
         "512",
-        "--batch",
+        "--train-batch",
         "1",
-        "--sampled",
+        "--sample-batch",
         "1",
         "--rounds",
         "1",
@@ -80,14 +82,13 @@ def _planned(method: str) -> int:
     from bench.cost import libraries_bytes
     from bench.footprint import footprint
     from bench.plan import CPU_ALLOWANCE
-    from bench.spec import check_options
-    from bench.speeds import SpeedAsk
 
-    spec = SpeedAsk(method=method, batch=1, sampled=1, device="cpu").spec
-    chosen, preset = cli.catalogue().find(method)
+    config = RunConfig(method=method, train_batch=1, sample_batch=1, device="cpu")
+    spec = Stand(like="sd15", size=512).spec(config)
+    chosen, options = method_of(config)
     counted = footprint(
         chosen,
-        options=check_options(chosen, preset),
+        options=options,
         shape=spec.shape,
         task=spec.task,
         setting=spec.setting,

@@ -28,13 +28,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench import registry
 from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import prepare_coco17, report
 from bench.data.coco.recipe import Recipe
 from bench.sample import export_images
-from bench.tasks import find_task
 from bench.types import BenchError
 from tests import mutations as mutate
 from tests.coco_fixture import build_coco
@@ -208,11 +208,26 @@ class _Table:
         self.rows[name] = Loader(folder=folder, damage=damage, load=load, **more)
 
 
+def _packs(table: _Table, files: Mapping[str, Any]) -> None:
+    """Both files of a pack of one run."""
+    from bench.packed import kept_runs, pack_runs
+
+    made = table.folder("run to pack")
+    for name, value in files.items():
+        (made / "run" / name).parent.mkdir(exist_ok=True)
+        write_json(made / "run" / name, value)
+    for path in pack_runs(made, table.folder("pack") / "p"):
+        damage = NPZ if path.suffix == ".npz" else NPZ[-1:]
+        loader = f"pack {path.suffix}"
+        table.add(loader, path.parent, damage, lambda f: kept_runs(f / "p"), file=path.name)
+
+
 def _runs(table: _Table) -> None:
     from bench.cost import Ledger
+    from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
-    from bench.report.runs import load_run, load_runs
-    from bench.spec import check_same
+    from bench.report.runs import load_runs
+    from bench.run import check_same
     from bench.speed import FILE, speed_table
     from bench.timings import TIMINGS_FILE, load_timings
     from bench.trained import ADAPTER, Begun, Trained, find_trained
@@ -222,6 +237,7 @@ def _runs(table: _Table) -> None:
     table.add("record", {RECORD_FILE: _record()}, JSON, load_record)
     files = {"items.json": _items(), RECORD_FILE: _record()}
     table.add("items", files, JSON, load_run)
+    _packs(table, files)
     timing = {"method": "bps", "options": {}, "task": "sketch", "train_images_per_second": 1.5}
     timing |= {"sample_seconds_per_image": 0.5, "peak_memory_bytes": 7, "steps": 3, "items": 3, "rounds": 1}
     timings = {"machine": _record()["environment"], "entries": [{**timing, "code": {"sources": "aa"}}]}
@@ -252,7 +268,8 @@ def _runs(table: _Table) -> None:
     entry |= {"encode": spread, "planned_train_bytes": 7, "planned_sample_bytes": None}
     spec = {"base": "sd15", "size": 512, "task": "sketch", "precision": "fp32", "batch": 2, "sampled": 2}
     spec |= {"rounds": 3, "execution": {"micro_batch": 1}}
-    found = {"machine": _record()["environment"], "spec": spec, "command": "bench speed", "entries": [entry]}
+    machine, command = _record()["environment"], "bench cost --random sd15"
+    found = {"machine": machine, "spec": spec, "command": command, "entries": [entry]}
     table.add("speeds", {FILE: found}, JSON, speed_table)
     trial = {"run_id": "a", "train_seconds": 1.0, "cosine": {"value": 0.5, "low": 0.4, "high": 0.6}}
     method = {"chosen": 0.001, "at_the_edge": False, "devices": ["cpu"], "trials": {"0.001": trial}}
@@ -385,7 +402,7 @@ def _use_coco(folder: Path) -> None:
     report(folder)
     for item in splits_of(data).val:
         for name in RECIPE.tasks:
-            find_task(name).condition(data[item])
+            registry.load("task", name).condition(data[item])
     export_images(data, data.ids, folder / "exported")
 
 
@@ -435,10 +452,10 @@ def _coco(table: _Table) -> None:
 def _pictures(table: _Table) -> None:
     from bench.artifacts import mosaic
     from bench.folders import manifest_of, read_folders
-    from bench.report.sheet import contact_sheet, sheet_tiles
     from bench.sample import load_images
     from bench.study.sources import _samples
-    from bench.tools import _one_size
+    from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
+    from bench.tools import check_one_size
 
     sample = {"a.png": _png(PIXELS), "b.png": _png(PIXELS)}
     table.add("samples", sample, PNG, lambda f: load_images(f, ["a", "b"]), more=PICTURES)
@@ -450,14 +467,10 @@ def _pictures(table: _Table) -> None:
         read_folders(first, second, judges={})
 
     table.add("folder of images", one, PNG, folders, more=PICTURES)
-    table.add("images of other tools", one, PNG, lambda f: _one_size(f / "a", f / "b"), more=PICTURES)
-    sheets = table.folder("sheets")
-    contact_sheet({"one": PIXELS[None], "two": PIXELS[None]}, sheets / "contact.png", title="t")
-
-    def tiles(folder: Path) -> None:
-        sheet_tiles(folder / "contact.png", names=["one", "two"], items=1)
-
-    table.add("contact sheet", sheets, PNG, tiles, file="contact.png")
+    table.add("images of other tools", one, PNG, lambda f: check_one_size(f / "a", f / "b"), more=PICTURES)
+    tiled = table.folder("tile files")
+    write_tiles(tiled / TILES_FILE, dict.fromkeys(SIDES, PIXELS[None]), ["a"])
+    table.add("tiles", tiled, NPZ, lambda f: tile_pictures(read_tiles(f / TILES_FILE), f), file=TILES_FILE)
     samples = {"work/samples.png": _png(mosaic(PIXELS[None])), "work/samples/a.png": _png(PIXELS)}
     table.add("mosaic", samples, PNG, lambda f: _samples(f, ["a"], size=(16, 16)))
 
@@ -565,7 +578,7 @@ def _judges(table: _Table) -> None:
 
 
 def _words(table: _Table) -> None:
-    from bench.arguments import parse_options
+    from bench.cli.options import parse_options
 
     def option(folder: Path) -> None:
         parse_options([f"a={(folder / 'words').read_bytes().decode('utf-8', 'surrogateescape')}"])

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import bench.grid
 import cli
-from bench.arguments import parse_names, parse_numbers, parse_options
+from bench import registry
 from bench.checkpoint import Stopped
-from bench.commands import Request, cells_of, described, grid_of, make_run, run_cells
-from bench.grid import Cell, Outcome, run_grid
+from bench.cli.options import Asked, make_config, parse_options, read_config
+from bench.config import RunConfig
+from bench.grid import Outcome, run_grid
 from bench.hooks import Hooks
 from bench.record import load_record
-from bench.spec import RunSpec, learning_rate
-from bench.suites import EMOJI
-from bench.tune import Trial, evidence, write_evidence
-from bench.types import BenchError, Task
+from bench.run import identify
+from bench.suites import EMOJI, resolve
+from bench.tune import Trial, evidence, tune_rates, write_evidence
+from bench.types import BenchError, Refused, Task
+from tests.asking import made, micro
 from tests.test_child import foreign
 
 RUNNER = CliRunner()
@@ -35,9 +38,8 @@ def bench_command(*words: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def request_(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Request:
-    results = tmp_path_factory.mktemp("grid")
-    return Request(suite="micro", results=results, base=micro_folder, device="cpu", batch=4)
+def config(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return micro(micro_folder, tmp_path_factory.mktemp("grid"))
 
 
 class Ended:
@@ -61,20 +63,19 @@ def in_process(words: Sequence[str]) -> Ended:
     return Ended(int(bench_command(*words).exit_code))
 
 
-def grid(request: Request, names: Sequence[str], *, start: Any = in_process, jobs: int = 1) -> list[Outcome]:
-    table = {Cell(name=n, arguments=request.words(method=n, task="sketch", seed=0)): n for n in names}
-
-    def prepare(cell: Cell) -> Any:
-        return make_run(cli.catalogue(), request, method=table[cell], task="sketch", seed=0)
-
-    return run_grid(list(table), prepare=prepare, start=start, jobs=jobs)
+def grid(config: RunConfig, methods: Sequence[str], *, start: Any = in_process) -> list[Outcome]:
+    return run_grid([replace(config, method=name) for name in methods], start=start)
 
 
-def test_a_failing_cell_does_not_stop_the_others_and_is_done_later(request_: Request) -> None:
-    broken = make_run(cli.catalogue(), request_, method="bps", task="sketch", seed=0)
+def run_id(config: RunConfig, **changes: Any) -> str:
+    return identify(resolve(replace(config, **changes))).run_id
+
+
+def test_a_failing_run_does_not_stop_the_others_and_is_done_later(config: RunConfig) -> None:
+    broken = made(config)
     broken.work.mkdir(parents=True)
     (broken.work / "run.json").write_text("{}")
-    first, second = grid(request_, ["bps", "text-only"])
+    first, second = grid(config, ["bps", "text-only"])
     assert first.record is None and first.error is not None and "exit code 2" in first.error
     assert second.record is not None and second.record.method == "text-only"
     broken.forget()
@@ -84,20 +85,22 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_done_later(request_: Req
         started.append(words)
         return in_process(words)
 
-    outcomes = grid(request_, ["bps", "text-only"], start=counted)
+    outcomes = grid(config, ["bps", "text-only"], start=counted)
     assert [o.record is not None for o in outcomes] == [True, True]
-    assert len(started) == 1 and "bps" in started[0], "a valid record is not made again"
+    assert [o.config.method for o in outcomes] == ["bps", "text-only"]
+    (words,) = started
+    assert make_config(read_config(words[-1])) == config, "a valid record is not made again"
 
 
-def test_a_variant_is_its_method_with_options_set(request_: Request) -> None:
-    by_name = make_run(cli.catalogue(), request_, method="bps-uniform", task="sketch", seed=0)
-    other = Request(**{**vars(request_), "option": ["schedule=uniform"]})
-    by_option = make_run(cli.catalogue(), other, method="bps", task="sketch", seed=0)
-    plain = make_run(cli.catalogue(), request_, method="bps", task="sketch", seed=0)
-    assert by_name.id == by_option.id != plain.id
-    for name in cli.catalogue().variants:
-        run = make_run(cli.catalogue(), request_, method=name, task="sketch", seed=0)
-        assert run.options != run.spec.method.options
+def test_a_variant_is_its_method_with_options_set(config: RunConfig) -> None:
+    by_name = made(config, method="bps-uniform")
+    by_option = made(config, options={"schedule": "uniform"})
+    assert by_name.id == by_option.id != run_id(config)
+    variants = [name for name, row in registry.rows("method").items() if row.variant_of]
+    assert "bps-uniform" in variants
+    for name in variants:
+        spec = resolve(replace(config, method=name))
+        assert dict(spec.options) != dict(spec.method.options)
 
 
 def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_stands(
@@ -113,7 +116,7 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
         micro_folder,
         "--results",
         tmp_path,
-        "--batch",
+        "--sample-batch",
         4,
         "--device",
         "cpu",
@@ -143,21 +146,23 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
     assert "0 of 2 runs have a record" in failed.output and "again: bench run" in failed.output
 
 
-def test_being_asked_to_stop_ends_the_grid(request_: Request) -> None:
-    class Asked(Hooks):
+def test_being_asked_to_stop_ends_the_grid(config: RunConfig) -> None:
+    class Stopping(Hooks):
         def stop(self) -> int | None:
             return 143
 
-    cells = cells_of(cli.catalogue(), method="text-only", task="sketch", seeds="0,1")
+    cells = [replace(config, method="text-only", seed=seed) for seed in (0, 1)]
     with pytest.raises(Stopped):
-        run_cells(cli.catalogue(), [(request_, *c) for c in cells], hooks=Asked(), say=len)
+        run_grid(cells, hooks=Stopping())
     with pytest.raises(Stopped):
-        fresh = Request(**{**vars(request_), "results": request_.results / "fresh"})
+        fresh = replace(config, results=config.results / "fresh")
         grid(fresh, ["text-only"], start=lambda words: Ended(130))
 
 
-def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(request_: Request) -> None:
-    fresh = Request(**{**vars(request_), "results": request_.results / "jobs"})
+def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = replace(config, results=config.results / "jobs")
     at_once, most = [], []
 
     def start(words: Sequence[str]) -> Ended:
@@ -166,28 +171,25 @@ def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(request_: Req
         return at_once[-1]
 
     names = ["bps", "bps-uniform", "text-only"]
-    outcomes = grid(fresh, names, start=start, jobs=2)
-    assert [o.cell.name for o in outcomes] == names and max(most) == 2
+    configs = [replace(fresh, method=name) for name in names]
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs: start)
+    outcomes = run_grid(configs, jobs=2)
+    assert [o.config.method for o in outcomes] == names and max(most) == 2
     assert all(o.error == "failed with exit code 2, see above" for o in outcomes)
     children = [Ended(143), Ended(None, None, 143)]
     waiting = iter(children)
     with pytest.raises(Stopped):
-        grid(fresh, names, start=lambda words: next(waiting), jobs=2)
+        monkeypatch.setattr(bench.grid, "starter", lambda jobs: lambda words: next(waiting))
+        run_grid(configs, jobs=2)
     assert children[1].signals and children[1].codes == [143], "the other run was awaited"
 
 
-def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(
-    request_: Request,
-) -> None:
-    cells = grid_of(cli.catalogue(), request_, method="bps", task="sketch", seeds="3,1")
-    assert [(s, r.shuffled) for r, _, _, s in cells] == [(3, True), (1, False)]
-    words = cells[1][0].words(method="bps", task="sketch", seed=1)
-    assert "--no-shuffled" in words
-    run = make_run(cli.catalogue(), cells[1][0], method="bps", task="sketch", seed=1)
-    assert (
-        list(run._sets()) == ["samples"]
-        and "shuffled" in make_run(cli.catalogue(), cells[0][0], method="bps", task="sketch", seed=3)._sets()
-    )
+def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(config: RunConfig) -> None:
+    each = {"method": ("bps",), "task": ("sketch",), "seed": (3, 1)}
+    cells = Asked(config=config, each=each).cells()
+    assert [(c.seed, c.shuffled) for c in cells] == [(3, True), (1, False)]
+    assert "--no-shuffled" in cells[1].command() and "shuffled" not in cells[0].command()
+    assert [list(made(c)._sets()) for c in cells] == [["samples", "shuffled"], ["samples"]]
 
 
 class LinesOnly:
@@ -206,28 +208,35 @@ class LinesOnly:
         raise AssertionError("never built")
 
 
-def test_a_method_that_cannot_do_a_task_says_so(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert described(LinesOnly())["cannot do"]["sketch"] == "it needs colours"
-    monkeypatch.setattr(cli.catalogue().__class__, "find", lambda self, name: (LinesOnly(), {}))
-    with pytest.raises(BenchError, match="lines-only cannot do sketch: it needs colours"):
-        make_run(cli.catalogue(), request_, method="lines-only", task="sketch", seed=0)
-    (outcome,) = grid(request_, ["lines-only"])
+def test_a_method_that_cannot_do_a_task_says_so(config: RunConfig) -> None:
+    name = f"{__name__}:LinesOnly"
+    listed = bench_command("list", name, "--json")
+    assert json.loads(listed.stdout)["cannot do"]["sketch"] == "it needs colours"
+    with pytest.raises(Refused, match="lines-only cannot do sketch: it needs colours"):
+        made(config, method=name)
+    (outcome,) = grid(config, [name])
     assert outcome.error is None and outcome.refused is not None
 
 
-def test_names_and_numbers_of_the_command_line() -> None:
-    groups = {"all": ("a", "b")}
-    assert parse_names("method", "b,all", allowed=["a", "b"], groups=groups) == ["b", "a"]
-    with pytest.raises(BenchError, match="Did you mean 'alpha'"):
-        parse_names("method", "alpa", allowed=["alpha"], groups={})
-    assert parse_numbers("--seeds", "2,0,2", kind=int) == [2, 0]
+def test_names_and_numbers_of_the_command_line(config: RunConfig) -> None:
+    paper = ("bps", "controlnet", "t2i-adapter", "sd-finetune", "text-only")
+    assert registry.names("method", ["paper"]) == paper
+    assert registry.names("method", ["controlnet", "paper"]) == ("controlnet", "bps", *paper[2:])
+    assert registry.names("task", ["drawing", "all", "a.module:Own"])[0] == "drawing"
+    with pytest.raises(BenchError, match="Did you mean 'sketch'"):
+        registry.names("task", ["skech"])
+    asked = bench_command("run", "--seeds", "2,0,2", "--print-config")
+    assert yaml.safe_load(asked.stdout)["seed"] == [2, 0]
     for wrong in ("", "a", "-1", "1.5"):
-        with pytest.raises(BenchError, match="no list of such numbers"):
-            parse_numbers("--seeds", wrong, kind=int)
-    with pytest.raises(BenchError, match="no list"):
-        parse_numbers("--rates", "0,1e-3")
-    names = [c[0] for c in cells_of(cli.catalogue(), method="paper", task="sketch", seeds="0")]
-    assert names == ["bps", "controlnet", "t2i-adapter", "sd-finetune", "text-only"]
+        refused = bench_command("run", "--seeds", wrong, "--print-config")
+        assert refused.exit_code == 2 and "--seed" in refused.stderr, wrong
+    for rates in (["0", "1e-3"], ["a"], [], ["nan"]):
+        with pytest.raises(BenchError, match="no list of rates"):
+            tune_rates([config], rates=rates, out=config.results, hooks=Hooks(), say=len)
+
+
+def outcome_of(**what: Any) -> Outcome:
+    return Outcome(name="x", config=RunConfig(), **what)
 
 
 def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
@@ -252,7 +261,7 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
         "cpu",
         "--out",
         tmp_path / "tuning",
-        "--batch",
+        "--sample-batch",
         4,
     )
     found = json.loads((tmp_path / "tuning" / "micro-sketch.json").read_text())
@@ -265,9 +274,8 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     table = (tmp_path / "tuning" / "micro-sketch.md").read_text()
     assert "**" in table and f"\nTrained on cpu, torch {version('torch')}.\n" in table
     records = [load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()]
-    cell = Cell(name="x", arguments=())
-    good = Trial(method="bps", rate=1.0, outcome=Outcome(cell=cell, record=records[0]))
-    bad = Trial(method="bps", rate=2.0, outcome=Outcome(cell=cell, error="diverged"))
+    good = Trial(method="bps", rate=1.0, outcome=outcome_of(record=records[0]))
+    bad = Trial(method="bps", rate=2.0, outcome=outcome_of(error="diverged"))
     assert evidence([good, bad])["methods"]["bps"]["chosen"] == 1.0
     with pytest.raises(BenchError, match="every run failed"):
         evidence([bad])
@@ -320,25 +328,18 @@ def test_rates_are_never_chosen_on_the_test_side(
         tmp_path / "out",
         "--device",
         "cpu",
-        "--batch",
+        "--sample-batch",
         4,
     )
     assert done.exit_code == 2 and "never chosen on the test side" in done.output
     assert not (tmp_path / "out").exists()
 
 
+TUNED = replace(EMOJI, name="tuned", learning_rates={"bps": 2e-4})
+
+
 def test_a_methods_rate_is_its_own_then_the_suites() -> None:
-    method = cli.catalogue().find("bps")[0]
-    spec = RunSpec(
-        suite=EMOJI,
-        task="sketch",
-        method=method,
-        budget=EMOJI.budget("quick"),
-        seed=0,
-        results=Path(),
-    )
     expected = EMOJI.learning_rates.get("bps", EMOJI.learning_rate)
-    assert learning_rate(spec) == expected
-    assert learning_rate(replace(spec, learning_rate=5e-4)) == 5e-4
-    suite = replace(EMOJI, learning_rates={"bps": 2e-4})
-    assert learning_rate(replace(spec, suite=suite)) == 2e-4
+    assert resolve(RunConfig(device="cpu")).learning_rate == expected
+    assert resolve(RunConfig(device="cpu", learning_rate=5e-4)).learning_rate == 5e-4
+    assert resolve(RunConfig(device="cpu", suite=f"{__name__}:TUNED")).learning_rate == 2e-4

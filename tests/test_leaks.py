@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 import cli
 from bench.artifacts import pick_items
 from bench.base import folder_digest
-from bench.commands import Request, grid_of
+from bench.cli.options import Asked
+from bench.config import RunConfig
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.seen import write_seen
 from bench.data.splits import Splits, item_digest, side_digest
 from bench.record import RunRecord, load_record
-from bench.suites import SUITES
+from bench.suites import EMOJI, MICRO
 from bench.types import Example
 
 RUNNER = CliRunner()
@@ -59,8 +60,8 @@ def planted_splits() -> Splits:
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    suite = dataclasses.replace(SUITES["micro"], dataset=Planted, splits=planted_splits)
-    monkeypatch.setitem(SUITES, "micro", suite)  # type: ignore[arg-type]
+    suite = dataclasses.replace(MICRO, dataset=Planted, splits=planted_splits)
+    monkeypatch.setattr("bench.suites.MICRO", suite)
     return
 
 
@@ -140,11 +141,13 @@ def test_pretraining_is_checked_where_the_base_brings_fingerprints(
 
 
 def test_the_flag_travels_through_grids() -> None:
-    request = Request(suite="micro", results=Path("r"), allow_leak=True)
-    cells = grid_of(cli.catalogue(), request, method="bps", task="sketch", seeds="0,1")
-    assert all("--allow-leak" in own.words(method=m, task=t, seed=s) for own, m, t, s in cells)
-    plain = dataclasses.replace(request, allow_leak=False)
-    assert "--no-allow-leak" in plain.words(method="bps", task="sketch", seed=0)
+    config = RunConfig(suite="micro", allow_leak=True)
+    each = {"method": ("bps",), "task": ("sketch",), "seed": (0, 1)}
+    cells = Asked(config=config, each=each).cells()
+    assert len(cells) == 2 and all(RunConfig(**cell.as_dict()).allow_leak for cell in cells)
+    assert all("--allow-leak" in cell.command() for cell in cells)
+    plain = dataclasses.replace(config, allow_leak=False)
+    assert not RunConfig(**plain.as_dict()).allow_leak and "--allow-leak" not in plain.command()
 
 
 def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micro_folder: Path) -> None:
@@ -171,7 +174,7 @@ def test_an_audit_of_a_run_looks_at_its_own_items(micro_folder: Path, tmp_path: 
 
 
 def cli_base() -> Path:
-    base = SUITES["emoji"].base
+    base = EMOJI.base
     assert base is not None
     return base
 

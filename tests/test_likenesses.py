@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-import cli
+from bench import registry
 from bench.base import Base, load_base
 from bench.check import check_method
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import prepare
 from bench.random_base import LIKENESSES, write_random_base
-from bench.tasks import find_task
 from bench.types import Example
 from bps.adapter import BPSAdapter
 from bps.steering import SteeredUNet
@@ -57,18 +56,18 @@ def data(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Any:
         base,
         dataset=Doubled(),
         ids=openmoji64_splits().val[:4],
-        task=find_task(TASK),
+        task=registry.load("task", TASK),
         mirror=False,
         cache=Cache(tmp_path_factory.mktemp("cache")),
     )
 
 
-@pytest.mark.parametrize("name", sorted(cli.methods()))
+@pytest.mark.parametrize("name", sorted(registry.names("method", ["all"])))
 def test_a_method_is_wired_into_the_base(name: str, base: Base, data: Any) -> None:
     """Equal to the base before training, a gradient everywhere, the prior frozen, the condition seen."""
-    method = cli._method(name)
+    method = registry.load("method", name)
     findings = check_method(
-        method, base=base, task=find_task(TASK), data=data, options=method.options, steps=3
+        method, base=base, task=registry.load("task", TASK), data=data, options=method.options, steps=3
     )
     assert len(findings) >= 2 and [f.statement for f in findings if not f.holds] == []
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from bench import registry
 from bench.base import Base
 from bench.checkpoint import Stopped, Trainable
+from bench.config import Sampler, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import Prepared, mirrored, prepare
 from bench.randomness import TOLERANCES, derangement, generator, initial_noise
 from bench.sample import build_scheduler, sample_images, sample_latents, sample_to_folder
-from bench.suites import Sampler, Training
-from bench.tasks import find_task
 from bench.train import draw_batch, learning_rate_factor, train, training_loss
 from bench.types import BenchError
 from bps.method import BPS
@@ -32,7 +32,7 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         micro_base,
         dataset=OpenMoji64(),
         ids=ids,
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         mirror=True,
         cache=Cache(tmp_path_factory.mktemp("prepared")),
     )
@@ -40,7 +40,7 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 
 def steered(base: Base) -> Any:
     torch.manual_seed(3)
-    return BPS().build(base, find_task("sketch"))
+    return BPS().build(base, registry.load("task", "sketch"))
 
 
 def run_training(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:

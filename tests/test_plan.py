@@ -13,6 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import cli
+from bench import registry
+from bench.config import RunConfig, Sampler, Training
 from bench.engine import Execution, autocast, rebuilt
 from bench.footprint import (
     Footprint,
@@ -25,10 +27,9 @@ from bench.footprint import (
 )
 from bench.gpus import ALLOWANCE, GPUS, Gpu, recognise
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
-from bench.plan import Work, needs, plan_method
+from bench.plan import Machine, Work, needs, plan_method, work_of
 from bench.shapes import Shape, build_base, shape_like, shape_of
-from bench.suites import EMOJI, SUITES, Sampler, Training, find_suite
-from bench.tasks import find_task
+from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.train import training_loss
 from bench.types import BenchError
 
@@ -59,8 +60,7 @@ def setting(**changes: Any) -> Setting:
 
 
 def find(name: str) -> tuple[Any, dict[str, Any]]:
-    method, preset = cli.catalogue().find(name)
-    return method, {**method.options, **preset}
+    return method_of(RunConfig(method=name))
 
 
 def without_effect() -> float:
@@ -71,7 +71,7 @@ def without_effect() -> float:
 
 @pytest.mark.parametrize("name", SD15)
 def test_full_width_parameters_and_operations_are_the_known_ones(name: str) -> None:
-    shape, task = shape_like("sd15"), find_task("sketch")
+    shape, task = shape_like("sd15"), registry.load("task", "sketch")
     base = build_base(shape)
     assert base.unet.num_parameters() == UNET[0]
     assert base.vae.num_parameters() == 83_653_863
@@ -93,7 +93,10 @@ def test_full_width_parameters_and_operations_are_the_known_ones(name: str) -> N
 def test_a_three_channel_controlnet_has_the_known_size() -> None:
     method, options = find("controlnet")
     net = build_meta(
-        method, base=build_base(shape_like("sd15"), encoders=False), task=find_task("layout"), options=options
+        method,
+        base=build_base(shape_like("sd15"), encoders=False),
+        task=registry.load("task", "layout"),
+        options=options,
     )
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 361_279_120
 
@@ -101,7 +104,7 @@ def test_a_three_channel_controlnet_has_the_known_size() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bool) -> None:
     task, asked = (
-        find_task("sketch"),
+        registry.load("task", "sketch"),
         setting(
             execution=Execution(gradient_checkpointing=checkpointing),
             training=Training(batch=2, loss="v", ema=0.99),
@@ -125,8 +128,8 @@ def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bo
 def test_activations_are_what_autograd_saves(tiny: Shape) -> None:
     method, options = find("t2i-adapter")
     base = build_base(tiny, device="cpu", encoders=False)
-    denoiser = method.build(base, find_task("sketch"), **options)
-    data = stand_in(tiny, task=find_task("sketch"), count=2)
+    denoiser = method.build(base, registry.load("task", "sketch"), **options)
+    data = stand_in(tiny, task=registry.load("task", "sketch"), count=2)
     counted = count_training(denoiser, base=base, data=data, setting=setting())["activations"]
     own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
     saved: dict[int, int] = {}
@@ -170,7 +173,7 @@ def test_live_bytes_follow_storages_not_tensors() -> None:
 
 def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) -> None:
     method, options = find("t2i-adapter")
-    task, live = find_task("sketch"), LiveBytes()
+    task, live = registry.load("task", "sketch"), LiveBytes()
     base = build_base(tiny, encoders=False)
     denoiser = build_meta(method, base=base, task=task, options=options)
 
@@ -262,7 +265,7 @@ def work(memory: float, **changes: Any) -> Work:
     made = Work(
         suite=suite,
         budget=suite.budget("standard"),
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         shape=shape_like("sd15", width=32, size=64),
         items=(100, 10),
         gpu=gpu,
@@ -279,7 +282,7 @@ def work(memory: float, **changes: Any) -> Work:
         (14_000, "--micro-batch 1"),
         (11_800, "--micro-batch 1 --gradient-checkpointing"),
         (11_000, "no micro batch fits"),
-        (5_000, "lower --batch"),
+        (5_000, "lower --sample-batch"),
     ],
 )
 def test_what_does_not_fit_comes_with_what_to_change(counted: None, memory: int, advice: str) -> None:
@@ -371,7 +374,7 @@ def test_the_command_prints_tables_and_json(micro_folder: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     method = found["methods"][0]
-    images, batch = SUITES["micro"].budgets["quick"].train_images, SUITES["micro"].training.batch
+    images, batch = MICRO.budgets["quick"].train_images, MICRO.training.batch
     assert method["steps"] == images // batch and method["fits"]
     assert method["footprint"]["peak"] < method["needed"] < found["usable_bytes"]
     shown = run(*words, "--gradient-checkpointing", "--precision", "bf16").stdout
@@ -395,10 +398,9 @@ def test_what_cannot_be_is_said_before_anything_is_counted(words: tuple[str, ...
 
 
 def test_the_paper_suite_needs_neither_data_nor_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.plans import Ask, work_of
-
     monkeypatch.delenv("BENCH_COCO17", raising=False)
-    found = work_of(Ask(method="bps", task="sketch", suite="coco17"))
+    config = RunConfig(suite="coco17")
+    found = work_of(config, Machine())
     assert found.items == (118_287, 5_000) and found.shape.name == "sd15"
     with pytest.raises(BenchError, match="--base"):
-        find_suite("coco17")
+        resolve(config)

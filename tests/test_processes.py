@@ -26,17 +26,17 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import cli
+from bench import registry
 from bench.base import Base
 from bench.checkpoint import Stopped, Trainable
 from bench.child import PROGRAM
+from bench.config import Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.engine import Execution
 from bench.prepare import Prepared, prepare
 from bench.processes import ALONE, join
 from bench.record import load_record
-from bench.suites import Training
-from bench.tasks import find_task
 from bench.train import CHECKPOINT, train
 from bench.types import BenchError
 from tests.test_child import foreign
@@ -53,7 +53,7 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         micro_base,
         dataset=OpenMoji64(),
         ids=ids,
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         mirror=True,
         cache=Cache(tmp_path_factory.mktemp("processes")),
     )
@@ -122,8 +122,8 @@ class Double(torch.nn.Module):
 def built(base: Base, *, dead: bool = False) -> Any:
     """Return BPS with a copy of the base; dead: also with parameters that have no effect."""
     torch.manual_seed(3)
-    method, own = cli._method("bps"), replace(base, unet=copy.deepcopy(base.unet))
-    denoiser = method.build(own, find_task("sketch"), **method.options)
+    method, own = registry.load("method", "bps"), replace(base, unet=copy.deepcopy(base.unet))
+    denoiser = method.build(own, registry.load("task", "sketch"), **method.options)
     return Double(denoiser, dead=dead)
 
 
@@ -231,7 +231,7 @@ def command(stage: str, base: Path, results: Path, *more: object) -> list[str]:
         results,
         "--device",
         "cpu",
-        "--batch",
+        "--sample-batch",
         4,
         "--method",
         "bps",

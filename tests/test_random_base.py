@@ -107,7 +107,7 @@ def test_the_commands_write_and_show_a_base(tmp_path: Path) -> None:
         "128",
         "--dtype",
         "float16",
-        "--variant",
+        "--base-variant",
         "non_ema",
     ]
     made = RUNNER.invoke(cli.app, words)

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.artifacts import from_mosaic, mosaic, pick_items, show_condition
+from bench.artifacts import mosaic, pick_items, show_condition
+from bench.cli.options import make_config
+from bench.config import RunConfig
 from bench.content import read_json, sha256_bytes
 from bench.record import (
     Cost,
@@ -29,6 +31,7 @@ from bench.record import (
     record_schema,
     write_record,
 )
+from bench.suites import changes
 from bench.types import BenchError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +80,32 @@ def test_a_record_survives_the_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path / "run", example())
     assert load_record(tmp_path / "run") == example()
     assert find_records(tmp_path) == [tmp_path / "run"]
+
+
+def test_what_was_asked_survives_the_round_trip_and_old_records_do_not_say_it(tmp_path: Path) -> None:
+    """Everything that a run may be asked to be, also what it sets apart from its suite and budget."""
+    config = RunConfig(
+        suite="micro",
+        base=tmp_path,
+        options={"prior": "free"},
+        guidance=3.0,
+        sampling_steps=7,
+        train_items=20,
+        train_images=16,
+        train_batch=4,
+        limit=12,
+    )
+    asked = example(config=config.as_dict(), changes=changes(config))
+    path = write_record(tmp_path, asked)
+    found = load_record(tmp_path)
+    assert found == asked and make_config(found.config) == config
+    assert len(found.changes) == 6
+    raw = json.loads(path.read_text())
+    del raw["config"]
+    path.write_text(json.dumps(raw))
+    assert load_record(tmp_path) == example(changes=asked.changes)
+    write_record(tmp_path, example())
+    assert not {"config", "changes"} & set(json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -147,13 +176,14 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
 
 
 def test_artifacts_are_held_to_their_digests(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"one")
-    write_record(tmp_path, example(artifacts={"a.png": sha256_bytes(b"one"), "work/x": "absent"}))
+    (tmp_path / "items.json").write_bytes(b"one")
+    absent = {"contact.png": "absent", "work/x": "absent"}
+    write_record(tmp_path, example(artifacts={"items.json": sha256_bytes(b"one"), **absent}))
     load_record(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"two")
+    (tmp_path / "items.json").write_bytes(b"two")
     with pytest.raises(BenchError, match="SHA-256 differs"):
         load_record(tmp_path)
-    (tmp_path / "a.png").unlink()
+    (tmp_path / "items.json").unlink()
     with pytest.raises(BenchError, match="is missing"):
         load_record(tmp_path)
     write_record(tmp_path, example(artifacts={"../outside": "x"}))
@@ -171,7 +201,8 @@ def test_a_mosaic_holds_every_image_exactly() -> None:
     images = np.random.default_rng(0).integers(256, size=(29, 8, 8, 3)).astype(np.uint8)
     page = mosaic(images, columns=5)
     assert page.shape == (6 * 8, 5 * 8, 3)
-    assert np.array_equal(from_mosaic(page, 29, size=8, columns=5), images)
+    assert np.array_equal(page[5 * 8 :, 3 * 8 : 4 * 8], images[28])
+    assert (page[5 * 8 :, 4 * 8 :] == 255).all()
 
 
 def test_an_environment_names_the_gpu_and_only_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
-import cli
-from bench.ablations import ABLATIONS_FOLDER
+from bench import registry
+from bench.ablations import ABLATIONS_FOLDER, SETTINGS
 from bench.content import read_json
-from bench.record import find_records, load_record
+from bench.packed import kept_records
 from bench.report import load_runs, make_report
 from bench.report.readme import FIGURES_FOLDER
 from bench.suites import EMOJI
@@ -54,8 +57,7 @@ def test_tables_keep_to_the_page(published: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", [*PUBLISHED, ON_A_GPU], ids=lambda p: p.name)
 def test_published_records_were_made_by_committed_code_without_a_leak(folder: Path) -> None:
-    places = (folder, folder / ABLATIONS_FOLDER)
-    records = [load_record(p) for place in places for p in find_records(place)]
+    records = [record for within in ("", ABLATIONS_FOLDER) for record in kept_records(folder, within)]
     assert records
     for record in records:
         commit = record.environment["commit"]
@@ -63,12 +65,13 @@ def test_published_records_were_made_by_committed_code_without_a_leak(folder: Pa
         assert record.splits.overlap == 0 and record.protocol["eval_side"] == "test"
 
 
-def test_a_gpu_repeats_what_is_not_trained_and_readme_says_how_training_drifts() -> None:
-    text = (ROOT / "README.md").read_text()
-    found = {load_record(p).method: p for p in find_records(ON_A_GPU)}
+def test_a_gpu_repeats_what_is_not_trained_and_the_docs_say_how_training_drifts() -> None:
+    text = (ROOT / "docs" / "trust.md").read_text()
+    found = {record.method: record for record in kept_records(ON_A_GPU)}
+    on_cpu = {record.run_id: record for record in kept_records(MAIN)}
     assert set(found) == {"bps", "sd-finetune", "text-only"}
-    for method, folder in found.items():
-        there, here = load_record(folder), load_record(MAIN / folder.name)
+    for method, there in found.items():
+        here = on_cpu[there.run_id]
         assert there.environment["gpu"] == "NVIDIA H200" and here.environment["device"] == "cpu"
         assert there.protocol_hash == here.protocol_hash
         if method == "text-only":
@@ -83,7 +86,7 @@ def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
     found = read_json(ROOT / "results" / "tuning" / "emoji-sketch.json")
     chosen = {method: entry["chosen"] for method, entry in found["methods"].items()}
     assert chosen == dict(EMOJI.learning_rates)
-    assert set(chosen) == set(cli.methods()) - {"text-only"}
+    assert set(chosen) == set(registry.names("method", ["all"])) - {"text-only"}
     assert found["side"] == "val" and found["budget"]["name"] == EMOJI.default_budget
     for method, entry in found["methods"].items():
         trials = entry["trials"]
@@ -97,14 +100,48 @@ def table(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")] for row in rows]
 
 
-def test_the_readme_leads_with_the_numbers_of_the_report(published: Path) -> None:
-    results = (ROOT / "README.md").read_text().partition("<!-- results -->")[2]
-    told = table(results.partition("\n- ")[0])
-    made = table((published / MAIN.name / "report" / "comparison-emoji.md").read_text())
-    shown = [k for k, head in enumerate(made[0]) if "cosine" not in head]
-    names = [made[0][k].replace(" (EfficientNet-Lite0)", "").replace(" ΔE76", "") for k in shown]
-    assert told[0] == names
-    assert told[2:] == [[row[k] for k in shown] for row in made[2:]]
+TOLD = {
+    "BPS": "bps",
+    "ControlNet": "controlnet",
+    "T2I-Adapter": "t2i-adapter",
+    "fine-tuned SD": "sd-finetune",
+    "LoRA + concat": "lora-concat",
+    "ControlNet-XS": "controlnet-xs",
+    "text-only SD (floor)": "text-only",
+}
+CEILING = "autoencoder (ceiling)"
+COLUMNS = [
+    ("sketch", "fd"),
+    ("sketch", "sketch_f1"),
+    ("segmentation", "fd"),
+    ("segmentation", "miou"),
+    ("layout", "fd"),
+    ("layout", "box_recall"),
+    ("drawing", "fd"),
+    ("drawing", "colour_error"),
+]
+
+
+def test_readme_and_docs_tell_the_numbers_of_the_records() -> None:
+    """Means over seeds of each method as its paper has it, to the digits that are told."""
+    made: dict[tuple[str, str, str], list[float]] = {}
+    for record in kept_records(MAIN):
+        if any(record.options[name] != value for name, value in SETTINGS.get(record.method, {}).items()):
+            continue
+        rows = {record.method: record.metrics, CEILING: record.rows["autoencoder"]}
+        for (row, metrics), (task, metric) in itertools.product(rows.items(), COLUMNS):
+            if task == record.task:
+                value = metrics[metric].value
+                made.setdefault((row, task, metric), []).append(value if value is not None else math.nan)
+    for page in ("README.md", "docs/results.md"):
+        head, _, *lines = (r for r in table((ROOT / page).read_text()) if len(r) == 1 + len(COLUMNS))
+        assert head[0] == "method" and len(lines) >= 6
+        for name, *cells in lines:
+            for cell, (task, metric) in zip(cells, COLUMNS, strict=True):
+                if cell:
+                    values = made[TOLD.get(name, name), task, metric]
+                    digits = len(cell.partition(".")[2])
+                    assert float(cell) == pytest.approx(fmean(values), abs=0.5 * 10**-digits), (page, name)
 
 
 def test_equal_time_is_told_by_the_timings_that_made_it_equal() -> None:

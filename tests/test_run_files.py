@@ -12,28 +12,27 @@ import pytest
 import torch
 
 from bench import content, hooks
-from bench.commands import Request, make_run
+from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
-from bench.grid import Cell, run_grid
+from bench.grid import run_grid
 from bench.hooks import Hooks
 from bench.locks import Lock
 from bench.record import load_record
 from bench.report.tables import record_text
 from bench.run import Run
 from bench.types import BenchError
-from cli import catalogue
+from tests import asking
 from tests.command_line import bench, micro
 
-FLOOR = ("--method", "text-only", "--no-shuffled", "--no-floor", "--batch", 12)
+FLOOR = ("--method", "text-only", "--no-shuffled", "--no-floor", "--sample-batch", 12)
 
 
-def request_of(base: Path, results: Path) -> Request:
-    return Request(suite="micro", results=results, base=base, device="cpu", batch=12, shuffled=False)
+def config_of(base: Path, results: Path, method: str = "text-only") -> RunConfig:
+    return asking.micro(base, results, method=method, sample_batch=12, shuffled=False)
 
 
 def run_of(base: Path, results: Path, method: str = "text-only", told: Hooks | None = None) -> Run:
-    where: dict[str, Any] = {"method": method, "task": "sketch", "seed": 0, "hooks": told}
-    return make_run(catalogue(), request_of(base, results), **where)
+    return asking.made(config_of(base, results, method), told)
 
 
 @pytest.fixture(scope="module")
@@ -212,16 +211,10 @@ def test_a_grid_tells_of_a_run_that_another_process_is_at_and_goes_on(
         def last_words(self) -> str:
             return str(self.answer.stderr.strip().splitlines()[-1])
 
-    requests = [request_of(micro_folder, tmp_path / name) for name in ("held", "done")]
-    cells = [
-        Cell(name=str(n), arguments=r.words(method="text-only", task="sketch", seed=0))
-        for n, r in enumerate(requests)
-    ]
-    held, _ = (copied(finished, r.results, without=("record.json",)) for r in requests)
+    configs = [config_of(micro_folder, tmp_path / name) for name in ("held", "done")]
+    held, _ = (copied(finished, config.results, without=("record.json",)) for config in configs)
     with Lock(held / "work/lock", about=held):
-        first, second = run_grid(
-            cells, prepare=lambda cell: run_of(micro_folder, requests[int(cell.name)].results), start=Here
-        )
+        first, second = run_grid(configs, start=Here)
     assert first.record is None and f"process {os.getpid()} on " in str(first.error)
     assert second.record is not None
 

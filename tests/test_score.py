@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bench import registry
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
@@ -18,7 +19,6 @@ from bench.metrics.prdc import NAMES as PRDC
 from bench.metrics.prdc import SHARES
 from bench.score import Evaluator, Scores, items_json
 from bench.stats import jackknife_difference, jackknife_interval, linear_replicates
-from bench.tasks import find_task
 
 COUNT = 16
 
@@ -28,7 +28,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     data, ids = OpenMoji64(), openmoji64_splits().val[:COUNT]
     return Evaluator(
         examples=[data[i] for i in ids],
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         clip=None,
         features=load_judge("efficientnet-lite0"),
         cache=Cache(tmp_path_factory.mktemp("score")),
@@ -103,7 +103,7 @@ def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
 
     made = Evaluator(
         examples=[data[i] for i in ids],
-        task=find_task("sketch"),
+        task=registry.load("task", "sketch"),
         clip=None,
         features=Counting(),
         cache=Cache(tmp_path),

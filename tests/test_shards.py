@@ -18,21 +18,20 @@ from typer.testing import CliRunner
 
 import bench.shards as shards_module
 import cli
-from bench import hooks
+from bench import hooks, registry
 from bench.base import Base, load_base
 from bench.checkpoint import Stopped
+from bench.config import RunConfig, Sampler, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.prepare import InMemory, Prepared, mirrored, prepare
 from bench.random_base import write_random_base
-from bench.run import Run
 from bench.sample import sample_images
 from bench.shards import Sharded, disk_needed, encode, plan_shards, text_shape
-from bench.spec import RunSpec
-from bench.suites import SUITES, Sampler, Suite, Training
-from bench.tasks import find_task
+from bench.suites import MICRO
 from bench.train import draw_batch
 from bench.types import BenchError
+from tests.asking import made
 
 RUNNER = CliRunner()
 IDS = openmoji64_splits().val[:10]
@@ -60,7 +59,7 @@ def prepared(base: Base, folder: Path, *, storage: str, task: str = "drawing", *
         base,
         dataset=OpenMoji64(),
         ids=IDS,
-        task=find_task(task),
+        task=registry.load("task", task),
         mirror=True,
         cache=Cache(folder),
         posterior=True,
@@ -328,26 +327,17 @@ def test_images_that_do_not_fit_the_latents_are_refused(base: Base, tmp_path: Pa
 
 
 @pytest.fixture
-def suite(base: Base, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """The suite micro on shards, registered, with the base of these tests."""
-    made = dataclasses.replace(SUITES["micro"], name="micro-shards", storage="shards")
-    monkeypatch.setattr("bench.suites.SUITES", {**SUITES, made.name: made})
+def on_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite micro on shards, with few items to train on."""
     splits = dataclasses.replace(openmoji64_splits(), train=openmoji64_splits().train[:12])
-    return dataclasses.replace(made, base=base.folder, splits=lambda: splits)
+    suite = dataclasses.replace(MICRO, storage="shards", splits=lambda: splits)
+    monkeypatch.setattr("bench.suites.MICRO", suite)
 
 
-def test_a_run_on_shards_trains_samples_and_scores(suite: Suite, tmp_path: Path) -> None:
-    budget = dataclasses.replace(suite.budget("quick"), train_images=16, eval_items=12)
-    spec = RunSpec(
-        suite=suite,
-        task="sketch",
-        method=cli._method("t2i-adapter"),
-        budget=budget,
-        seed=0,
-        results=tmp_path,
-        batch=4,
-    )
-    run = Run(spec)
+@pytest.mark.usefixtures("on_shards")
+def test_a_run_on_shards_trains_samples_and_scores(base: Base, tmp_path: Path) -> None:
+    config = RunConfig(suite="micro", base=base.folder, results=tmp_path, method="t2i-adapter", device="cpu")
+    run = made(config, train_images=16, sample_batch=4)
     record = run.all()
     assert isinstance(run.train_data, Sharded) and record.cost.train_images == 16
     kept = record.environment["base"]
@@ -356,24 +346,13 @@ def test_a_run_on_shards_trains_samples_and_scores(suite: Suite, tmp_path: Path)
     assert (run.folder / "contact.png").exists()
 
 
+@pytest.mark.usefixtures("on_shards")
 def test_the_command_encodes_ahead_and_the_second_call_has_nothing_to_do(
-    suite: Suite, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BPS_BENCH_CACHE", str(tmp_path / "cache"))
-    few = dataclasses.replace(suite, base=None)
-    monkeypatch.setattr("bench.suites.SUITES", {"micro-shards": few, "emoji": SUITES["emoji"]})
-    words = [
-        "data",
-        "encode",
-        "--suite",
-        "micro-shards",
-        "--base",
-        str(base.folder),
-        "--budget",
-        "quick",
-        "--device",
-        "cpu",
-    ]
+    words = ["data", "encode", "--suite", "micro", "--base", str(base.folder)]
+    words += ["--budget", "quick", "--device", "cpu"]
     first = RUNNER.invoke(cli.app, words)
     assert first.exit_code == 0, first.output
     assert "train: 12 items, 2 view(s), 3 shards" in first.stdout and "test: 12 items" in first.stdout

@@ -1,52 +1,43 @@
-"""`bench speed`: what it measures and writes."""
+"""`bench cost --random`: what it measures and writes."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
+from bench import registry
+from bench.config import RunConfig
 from bench.footprint import stand_in
 from bench.gpus import GPUS
 from bench.shapes import build_base, shape_like
-from bench.speed import FILE, TABLE, speed_table
-from bench.speeds import SpeedAsk
-from bench.tasks import find_task
+from bench.speed import FILE, TABLE, Stand, speed_table
 from bench.types import BenchError
 from bench.yardsticks import YARDSTICKS
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = (
-    "--width",
-    32,
-    "--size",
-    64,
-    "--batch",
-    2,
-    "--sampled",
-    3,
-    "--rounds",
-    2,
-    "--device",
-    "cpu",
-)
+SMALL = ("--random", "sd15", "--width", 32, "--size", 64, "--rounds", 2, "--device", "cpu")
 
 
-def speed(*words: Any) -> Any:
-    return RUNNER.invoke(cli.app, ["speed", *(str(w) for w in (*words, *SMALL))])
+def cost(*words: Any, batch: int = 2) -> Any:
+    given = ("cost", *words, *SMALL, "--train-batch", batch, "--sample-batch", 3)
+    return RUNNER.invoke(cli.app, [str(w) for w in given])
 
 
 def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
-    for name in ("t2i-adapter", "unet-backward"):
-        done = speed("--method", name, "--out", tmp_path)
+    for words in (("--method", "t2i-adapter"), ("--yardstick", "unet-backward")):
+        done = cost(*words, "--out", tmp_path)
         assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / FILE).read_text())
     method, alone = found["entries"]
@@ -66,21 +57,23 @@ def test_methods_and_yardsticks_share_a_table(tmp_path: Path) -> None:
     assert percent == pytest.approx([100 * rate for rate in rates], rel=1e-2)
     assert "NVIDIA H100 80GB HBM3" in speed_table(tmp_path / "gpu")
     table = (tmp_path / TABLE).read_text()
-    assert "T2I-Adapter" in table and "median of 2 rounds" in table and "bench speed" in table
+    assert "T2I-Adapter" in table and "median of 2 rounds" in table and "bench cost" in table
 
 
 def test_a_process_takes_the_memory_that_was_planned(tmp_path: Path) -> None:
     words = [
-        "speed",
+        "cost",
+        "--random",
+        "sd15",
         "--method",
         "bps",
         "--width",
         "64",
         "--size",
         "256",
-        "--batch",
+        "--train-batch",
         "2",
-        "--sampled",
+        "--sample-batch",
         "2",
         "--rounds",
         "1",
@@ -97,26 +90,33 @@ def test_a_process_takes_the_memory_that_was_planned(tmp_path: Path) -> None:
 
 
 def test_another_size_starts_a_new_table(tmp_path: Path) -> None:
-    assert speed("--method", "unet-trained", "--out", tmp_path).exit_code == 0
-    words = ["speed", "--method", "unet-backward", "--out", tmp_path, *SMALL, "--batch", 1]
-    assert RUNNER.invoke(cli.app, [str(w) for w in words]).exit_code == 0
+    assert cost("--yardstick", "unet-trained", "--out", tmp_path).exit_code == 0
+    assert cost("--yardstick", "unet-backward", "--out", tmp_path, batch=1).exit_code == 0
     found = json.loads((tmp_path / FILE).read_text())
     assert [e["name"] for e in found["entries"]] == ["unet-backward"]
     assert found["spec"]["batch"] == 1
 
 
 def test_words_ask_for_the_same_again(tmp_path: Path) -> None:
-    execution = {"precision": "bf16", "gradient_checkpointing": True, "ema": None}
-    ask = SpeedAsk(method="all", width=64, batch=2, out=tmp_path, device="cpu", execution=execution)
-    words = ask.words("bps")
-    assert words[:3] == ["speed", "--method", "bps"] and "--gradient-checkpointing" in words
-    assert words[words.index("--precision") + 1] == "bf16" and "--ema" not in words
-    assert ask.spec.shape.unet["block_out_channels"] == (64, 128, 256, 256)
+    stand = Stand(like="sd21", width=64, size=128, rounds=3, out=tmp_path)
+    asked = get_command(cli.app).commands["cost"].make_context("cost", stand.words()).params  # type: ignore[attr-defined]
+    assert Stand(like=asked["random"], **{k: asked[k] for k in ("width", "size", "rounds", "out")}) == stand
+    config = RunConfig(precision="bf16", gradient_checkpointing=True, train_batch=2, device="cpu")
+    spec = replace(stand, like="sd15").spec(config)
+    assert spec.shape.unet["block_out_channels"] == (64, 128, 256, 256)
+    assert (spec.precision, spec.batch, spec.execution.gradient_checkpointing) == ("bf16", 2, True)
+    done = cost("--yardstick", "unet-backward", "--micro-batch", 1, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    words = shlex.split(json.loads((tmp_path / FILE).read_text())["command"])
+    again = get_command(cli.app).commands["cost"].make_context("cost", words[2:]).params  # type: ignore[attr-defined]
+    assert words[:2] == ["bench", "cost"] and again["method"] == ["all"]
+    assert (again["train_batch"], again["sample_batch"], again["micro_batch"]) == (2, 3, 1)
+    assert (again["width"], again["rounds"], again["out"]) == (32, 2, tmp_path)
 
 
 @pytest.mark.parametrize("name", YARDSTICKS)
 def test_yardsticks_train_what_they_say(name: str) -> None:
-    shape, task = shape_like("sd15", width=32, size=64), find_task("sketch")
+    shape, task = shape_like("sd15", width=32, size=64), registry.load("task", "sketch")
     kind = YARDSTICKS[name]
     base = build_base(shape, device="cpu", encoders=kind.encoders)
     made = kind.make(base, task, stand_in(shape, task=task, count=2), "fp32")
@@ -149,7 +149,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> No
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
-    done = speed("--method", "bps,nothing", "--out", tmp_path)
+    done = cost("--method", "bps,nothing", "--out", tmp_path)
     assert done.exit_code == 2 and "unknown method 'nothing'" in done.output
-    done = speed("--method", "bps", "--precision", "fp16", "--out", tmp_path)
+    done = cost("--method", "bps", "--precision", "fp16", "--out", tmp_path)
     assert done.exit_code == 2 and "fp16" in done.output
+    done = cost("--yardstick", "unet-backwards", "--out", tmp_path)
+    assert done.exit_code == 2 and "unet-backward" in done.output

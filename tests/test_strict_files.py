@@ -138,6 +138,7 @@ DAMAGE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "suite": ("record", ("..", "javascript:a", {})),
     "budget": ("record", ("|", ["standard"])),
     "options": ("record", (3, [], None)),
+    "config": ("record", (3, [], "bps", None)),
     "protocol": ("record", (3, [])),
     "protocol.sampler": ("record", (3, {"steps": "20"}, {"guidance": True})),
     "protocol.budget": ("record", ([], "short")),

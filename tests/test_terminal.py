@@ -14,22 +14,23 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench.app.options import guarded
-from bench.arguments import parse_options
 from bench.base import load_base
+from bench.cli.options import guarded, parse_options
+from bench.config import Sampler
 from bench.content import CACHE_VARIABLE, Cache
+from bench.packed import kept_records
 from bench.processes import launched, speaks
+from bench.record import record_values
 from bench.sample import check_steps
-from bench.suites import Sampler
 from bench.terminal import say, substitute_what_it_lacks, visible
 from bench.types import BenchError, lacks_memory, raise_of_machine
 from tests.command_line import bench
 
-PUBLISHED = sorted((Path(__file__).resolve().parent.parent / "results/emoji").glob("*/record.json"))[0]
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "emoji"
 
 
 def test_names_from_a_record_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    values = json.loads(PUBLISHED.read_bytes())
+    values = record_values(kept_records(PUBLISHED)[0])
     (tmp_path / "record.json").write_text(json.dumps({**values, "attribution": "\x1b[31mred\x9b2J\u202e"}))
     for words in ((), ("--json",)):
         shown = bench("show", tmp_path, *words)
@@ -52,10 +53,10 @@ def test_a_terminal_that_lacks_a_character_gets_a_substitute(monkeypatch: pytest
 TWICE = [
     ("run", "--base", "a", "--base", "b"),
     ("run", "--floor", "--no-floor"),
-    ("train", "--method", "bps", "--method", "text-only"),
+    ("train", "--side", "val", "--side", "test"),
     ("show", "x", "--diff", "a", "--diff", "b"),
     ("study", "make", "a", "--out", "b", "--out", "c"),
-    ("base", "show", "x", "--variant", "a", "--variant", "b"),
+    ("base", "show", "x", "--base-variant", "a", "--base-variant", "b"),
     ("data", "verify", "--suite", "emoji", "--suite", "micro"),
 ]
 
@@ -73,7 +74,9 @@ def test_options_that_take_a_list_add_up() -> None:
         answer = bench("run", *words)
         assert answer.exit_code == 2 and "'bsp'" in answer.stderr
     answer = bench("run", "--seed", 0, "--seeds", "1,x", "--seed", 2)
-    assert answer.exit_code == 2 and "0,1,x,2" in answer.stderr
+    assert answer.exit_code == 2 and "--seed x" in answer.stderr
+    answer = bench("train", "--method", "bps", "--method", "text-only")
+    assert answer.exit_code == 2 and "2 runs" in answer.stderr
     answer = bench("tune", "--rates", "1e-3", "--rates", "x")
     assert answer.exit_code == 2 and "1e-3,x" in answer.stderr
 
@@ -84,9 +87,10 @@ NUMBERS = [
     ("train", "--seed", -1),
     ("run", "--learning-rate", "inf"),
     ("run", "--learning-rate", "nan"),
+    ("run", "--learning-rate", "1e30"),
     ("run", "--guidance", "inf"),
     ("run", "--guidance", "nan"),
-    ("run", "--batch", 10**30),
+    ("run", "--sample-batch", 10**30),
     ("run", "--train-items", 10**30),
     ("run", "--checkpoint-every", 2**64),
     ("run", "--jobs", 10**30),
@@ -115,10 +119,10 @@ def test_more_sampling_steps_than_the_base_has_are_refused_before_anything_is_tr
     base = load_base(micro_folder)
     for name, most in (("ddim", 999), ("dpm++", 1000)):
         check_steps(base, Sampler(name=name, steps=most))
-        with pytest.raises(BenchError, match=f"--steps {most + 1}"):
+        with pytest.raises(BenchError, match=f"--sampling-steps {most + 1}"):
             check_steps(base, Sampler(name=name, steps=most + 1))
     words = ("--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--device", "cpu")
-    assert bench("run", *words, "--steps", 1001).exit_code == 2
+    assert bench("run", *words, "--sampling-steps", 1001).exit_code == 2
     assert not list(tmp_path.iterdir())
 
 

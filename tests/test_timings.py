@@ -13,17 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from bench.commands import Request, make_run
 from bench.cost import peak_memory, reset_peak_memory
 from bench.measure import code_measured, machine, measure
 from bench.timings import TIMINGS_FILE, Timing, add_timing, load_timings
 from bench.types import BenchError
+from tests.asking import made, micro
 
 RUNNER = CliRunner()
 
 
 def timing(method: str, **changes: Any) -> Timing:
-    made = Timing(
+    whole = Timing(
         method=method,
         options={"schedule": "head_heavy"},
         task="sketch",
@@ -33,22 +33,22 @@ def timing(method: str, **changes: Any) -> Timing:
         sample_seconds_per_image=0.5,
         peak_memory_bytes=2**30,
     )
-    return replace(made, **changes)
+    return replace(whole, **changes)
 
 
 MACHINE = {"processor": "a", "device": "cpu", "threads": 2, "platform": "Linux"}
 
 
 def test_measuring_finds_positive_costs_and_leaves_no_trace(micro_folder: Path, tmp_path: Path) -> None:
-    request = Request(suite="micro", results=tmp_path, base=micro_folder, device="cpu", batch=4)
-    run = make_run(cli.catalogue(), request, method="bps", task="sketch", seed=0)
+    config = micro(micro_folder, tmp_path)
+    run = made(config)
     found = measure(run, steps=3, batches=2)
     assert found.train_images_per_second is not None and found.train_images_per_second > 0
     assert found.sample_seconds_per_image > 0 and found.items == 8
     assert found.peak_memory_bytes > 2**26, "a process with torch has more than 64 MiB"
     assert list(tmp_path.iterdir()) == []
     assert found.code == code_measured() and set(found.code) > {"sources", "torch"}
-    floor = make_run(cli.catalogue(), request, method="text-only", task="sketch", seed=0)
+    floor = made(config, method="text-only")
     assert measure(floor, steps=3, batches=1).train_images_per_second is None
     assert set(machine(run)) == set(MACHINE), "no GPU is named on a CPU"
 
@@ -81,11 +81,11 @@ def test_the_command_measures_methods_one_after_another(
         tmp_path,
         "--device",
         "cpu",
-        "--batch",
+        "--sample-batch",
         4,
-        "--steps",
+        "--train-steps",
         2,
-        "--batches",
+        "--sample-batches",
         1,
         "--rounds",
         2,
@@ -95,7 +95,7 @@ def test_the_command_measures_methods_one_after_another(
     assert refused.exit_code == 2 and "another machine" in refused.output
     assert [t.rounds for t in (load_timings(tmp_path) or pytest.fail("gone")).entries] == [3]
     (tmp_path / TIMINGS_FILE).unlink()
-    monkeypatch.setattr("bench.commands.child", Here)  # the refused one was a process
+    monkeypatch.setattr("bench.measure.child", Here)  # the refused one was a process
     done = RUNNER.invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     found = load_timings(tmp_path)
@@ -115,7 +115,7 @@ def test_rounds_keep_the_fastest_and_the_largest_memory(tmp_path: Path) -> None:
     assert found is not None and found.entries == (best,) and "fastest of 2 rounds" in found.words
     floor = timing("text-only", train_images_per_second=None)
     assert floor.with_round(floor) == replace(floor, rounds=2)
-    with pytest.raises(BenchError, match=r"rounds of .*'sketch', 4, 8.*'sketch', 9, 8.*--steps"):
+    with pytest.raises(BenchError, match=r"rounds of .*'sketch', 4, 8.*'sketch', 9, 8.*--train-steps"):
         add_timing(tmp_path, timing("bps", steps=9), machine=MACHINE, further=True)
     assert load_timings(tmp_path) == found
 

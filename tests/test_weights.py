@@ -21,18 +21,17 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import pixel_unshuffle
 
-import cli
+from bench import registry
 from bench.base import Base
 from bench.checkpoint import Trainable
 from bench.content import sha256_file
 from bench.data.openmoji import OpenMoji64
-from bench.tasks import find_task
 from bench.types import BenchError
 from bench.weights import Source, Weights, load_into, open_source, shown
 from bps import BPSAdapter, SteeredUNet
 from tests.loading import TASK, Evil, built, eps, inputs, load, other_base, saved, source
 
-METHODS = sorted(name for name in cli.methods() if name != "text-only")
+METHODS = sorted(name for name in registry.names("method", ["all"]) if name != "text-only")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -166,7 +165,7 @@ def test_a_condition_is_repeated_and_inverted_where_that_is_asked_for(
     assert shown(TASK, Weights(path=tmp_path)) is TASK
     assert task.fidelity(example.image, example) == TASK.fidelity(example.image, example)
     with pytest.raises(BenchError, match="allowed: a task with one"):
-        shown(find_task("layout"), asked)
+        shown(registry.load("task", "layout"), asked)
 
     saved("controlnet", micro_base, tmp_path, task=task)
     with pytest.raises(BenchError, match=r"condition channels 3, needed 1.*--condition-channels"):
@@ -230,7 +229,7 @@ def test_what_is_no_folder_of_weights_is_refused(micro_base: Base, tmp_path: Pat
     with pytest.raises(BenchError, match="missing keys"):
         load(built("t2i-adapter", micro_base), tmp_path, "t2i-adapter")
     with pytest.raises(BenchError, match="text-only takes no weights"):
-        open_source(Weights(path=tmp_path), cli._method("text-only"))
+        open_source(Weights(path=tmp_path), registry.load("method", "text-only"))
 
 
 def test_a_whole_pipeline_gives_its_part_alone(micro_base: Base, tmp_path: Path) -> None:
@@ -261,7 +260,7 @@ def test_weights_that_are_not_finite_are_refused_when_loaded(
     save_file(state, file)
     given = source(tmp_path, name)
     with pytest.raises(BenchError, match="not finite"):
-        load_into(built(name, micro_base, seed=5), method=cli._method(name), source=given)
+        load_into(built(name, micro_base, seed=5), method=registry.load("method", name), source=given)
 
 
 def test_a_light_adapter_gives_one_feature_map_a_level(micro_base: Base, tmp_path: Path) -> None:

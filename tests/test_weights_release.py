@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import cli
+from bench import registry
 from bench.base import Base
-from bench.tasks import find_task
 from bench.types import BenchError
 from bench.weights import load_into
 from bps.release import ADAPTER, UNET, split_release_checkpoint
@@ -120,7 +119,7 @@ def test_a_release_checkpoint_that_cannot_be_is_refused(sd15_base: Base, tmp_pat
         with pytest.raises(BenchError, match=message):
             load(built("bps", base, **options), path, "bps")
 
-    refused("condition channels 1, needed 3", task=find_task("layout"))
+    refused("condition channels 1, needed 3", task=registry.load("task", "layout"))
     refused(r"option schedule\) \[16.0, .*needed \[1.0", schedule="uniform")
     state[f"{ADAPTER}zero_blocks.3.weight"] += 1
     refused("was trained with is_controlnet")
@@ -141,4 +140,5 @@ def test_tensors_of_odd_shapes_are_an_error_of_the_project(sd15_base: Base, tmp_
     for name, odd in (("res_weights.1", torch.ones(2)), ("input_blocks.0.weight", torch.ones(()))):
         torch.save({**state, f"{ADAPTER}{name}": odd}, path)
         with pytest.raises(BenchError, match="does not fit method bps"):
-            load_into(built("bps", sd15_base), method=cli._method("bps"), source=source(path, "bps"))
+            method = registry.load("method", "bps")
+            load_into(built("bps", sd15_base), method=method, source=source(path, "bps"))

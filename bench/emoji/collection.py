@@ -1,7 +1,7 @@
 """The pretraining collection: fourteen open icon families, none of them OpenMoji.
 
 Each family is one npm package in the Iconify JSON format (``icons.json``: SVG bodies by name). A user
-of the benchmark never needs it; `bench pretrain` does.
+of the benchmark never needs it; `bench.emoji.pretrain` does.
 """
 
 from __future__ import annotations

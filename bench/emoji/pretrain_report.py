@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base import Base, PlainDenoiser, load_base
+from bench.config import Sampler
 from bench.content import write_json
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.paired import unit_rows
 from bench.randomness import initial_noise
 from bench.sample import png, sample_latents, to_bytes
-from bench.suites import Sampler
 
 if TYPE_CHECKING:
     pass

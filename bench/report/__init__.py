@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.content import atomic_write, read_json, sha256_file, write_json
+from bench.packed import Run, load_run
 from bench.report.ablation_page import ablation_files, ablation_sections
 from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import Comparison, build_comparison
@@ -21,8 +22,7 @@ from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import draw_pictures, file_name, small_copy
 from bench.report.readme import FIGURES_FOLDER, readme_figures, readme_page
 from bench.report.rows import BOOTSTRAP_SEED, Row, Table, build_table
-from bench.report.runs import Run, load_ablation_runs, load_run, load_runs
-from bench.report.sheet import sheet_tiles
+from bench.report.runs import load_ablation_runs, load_runs
 from bench.report.tables import (
     cost_grid,
     difference_grid,
@@ -51,7 +51,6 @@ __all__ = [
     "overview",
     "paired_differences",
     "record_text",
-    "sheet_tiles",
     "tidy",
     "verdict",
     "verdicts",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.packed import Run
 from bench.report.ablation_tables import difference_cell
 from bench.report.ablations import AblationTable, Line
 from bench.report.differences import Difference, told_apart
@@ -23,7 +24,6 @@ from bench.report.figures import (
     wrapped,
 )
 from bench.report.names import Column, header, titled
-from bench.report.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

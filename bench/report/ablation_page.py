@@ -19,7 +19,8 @@ from bench.report.figures import pdf_path
 from bench.report.grid import code_span, escape_markdown, to_csv, to_markdown
 from bench.report.latex import to_latex
 from bench.report.pictures import file_name
-from bench.report.qualitative import SHEET_ROWS, Gallery, draw_both, gallery
+from bench.report.qualitative import Gallery, draw_both, gallery
+from bench.tiles import SIDES
 
 CURVES = "training curves, first seed"
 SAMPLES = "samples of the same items from the same initial noise"
@@ -124,7 +125,7 @@ def _draw(table: AblationTable, out: Path, name: str) -> dict[str, str]:
 def _compared(table: AblationTable) -> Gallery | None:
     """Return the same items under each variant; along training items, under each of the reference's.
 
-    None where no reference, or nothing beside it, has a contact sheet.
+    None where no reference, or nothing beside it, keeps tiles.
     """
     along = table.ablation.axis == "train_items"
     lines = [x for x in table.lines if not along or x.variant.name == table.ablation.reference]
@@ -132,7 +133,7 @@ def _compared(table: AblationTable) -> Gallery | None:
     if shown is None:
         return None
     references = {table.full_name(line) for line in lines if line.is_reference}
-    variants = set(shown.columns) - set(SHEET_ROWS)
+    variants = set(shown.columns) - set(SIDES)
     return shown if len(variants) > 1 and variants & references else None
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from bench.ablations import ABLATIONS, FLOOR, Ablation, Variant
 from bench.content import digest_json
+from bench.packed import Run
 from bench.record import RunRecord
 from bench.report.differences import Difference, Pairing
 from bench.report.leaks import leak_mark, leak_title, split_notes
 from bench.report.names import RATE, Column, label, order_columns, primary_metrics, task_place, titled
 from bench.report.notes import FRECHET, device_notes, few_notes
 from bench.report.rows import BOOTSTRAP_SEED, Row, aggregate
-from bench.report.runs import SAMPLES, Run
+from bench.report.runs import SAMPLES
 from bench.stats import FEW_ITEMS
 
 _SAMPLER = ("guidance", "steps")

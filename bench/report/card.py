@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.config import option_text
 from bench.record import MetricValue, RunRecord
 from bench.report.grid import Grid, Text, to_markdown
 from bench.report.leaks import leak_lines
@@ -16,7 +17,6 @@ from bench.report.names import (
     decimals,
     header,
     number,
-    option_text,
     order_columns,
 )
 from bench.report.notes import few_notes, too_few

@@ -11,22 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench import registry
 from bench.ablations import ABLATIONS
+from bench.config import RunConfig, option_text
 from bench.record import MetricValue, RunRecord
+from bench.strict import validated
 from bench.types import unknown
 
 MISSING = "–"
-TITLES: Mapping[str, str] = {
-    "bps": "BPS",
-    "controlnet": "ControlNet",
-    "controlnet-xs": "ControlNet-XS",
-    "lora-concat": "LoRA + concat",
-    "sd-finetune": "fine-tuned SD",
-    "t2i-adapter": "T2I-Adapter",
-    "text-only": "text-only",
-}
-"""What readers call the methods of this repository: records name them as commands do."""
-
 HASH_DIGITS = 12
 _NAMES = {
     "fd": "FD",
@@ -67,6 +59,7 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _FLAGS = ("suite", "task", "method", "budget", "seed")
 RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 _DEVICES = ("cpu", "cuda")
+_LATER = {"steps": "sampling-steps"}  # what records called otherwise
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -142,8 +135,9 @@ def primary_metrics(task: str) -> tuple[str, ...]:
 
 
 def titled(method: str) -> str:
-    """Return a method's title; one unknown here keeps its name."""
-    return TITLES.get(method, method)
+    """Return a method's title; one that is not installed here keeps its name."""
+    known = registry.rows("method").get(method)
+    return known.title or method if known is not None else method
 
 
 def sentence(text: str) -> str:
@@ -159,19 +153,6 @@ def one_line(text: str) -> str:
 def label(name: str, *details: str) -> str:
     """Return a name with its details in brackets: "BPS (prior=none, shuffled conditions)"."""
     return f"{name} ({', '.join(details)})" if details else name
-
-
-def option_text(value: Any) -> str:
-    """Return an option's value as the command line takes it: JSON, but plain text without quotes.
-
-    Text that would read as JSON ("1", "true") keeps its quotes, so that it comes back as text.
-    """
-    if isinstance(value, str):
-        try:
-            json.loads(value)
-        except ValueError:
-            return value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def variant_details(record: RunRecord, others: Sequence[RunRecord], *, marks: Mapping[str, str]) -> list[str]:
@@ -225,14 +206,20 @@ def protocol_words(records: Sequence[RunRecord]) -> str:
 
 
 def command_line(record: RunRecord) -> str:
-    """Return the command that does a run again, quoted for a POSIX shell."""
+    """Return the command that does a run again, quoted for a POSIX shell.
+
+    Made from what was asked where the record says it.
+    """
+    if record.config:
+        config: RunConfig = validated(dict(record.config), RunConfig, record.run_id, remedy="")
+        return config.command()
     given: dict[str, Any] = {key: getattr(record, key) for key in _FLAGS}
     options = dict(record.options)
     if RATE in options:
         given["learning-rate"] = options.pop(RATE)
     if "train_items" in record.changes:
         given["budget"] = record.budget.removesuffix(f"-{record.changes['train_items']}")
-    given |= {key.replace("_", "-"): value for key, value in sorted(record.changes.items())}
+    given |= {_LATER.get(key, key.replace("_", "-")): v for key, v in sorted(record.changes.items())}
     if record.environment.get("device") in _DEVICES:
         given["device"] = record.environment["device"]
     words = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]

@@ -15,7 +15,6 @@ from bench.report.grid import code_span, escape_markdown, to_markdown
 from bench.report.leaks import leak_title
 from bench.report.names import command_line, header, one_line
 from bench.report.pictures import Pictures, file_name
-from bench.report.qualitative import sheet_of
 from bench.report.rows import Row, Table
 from bench.report.tables import cost_grid, difference_grid, distribution_grid, main_grid
 
@@ -197,19 +196,13 @@ def _sheets(section: Section) -> str:
 
 
 def _row_sheets(row: Row, sheets: Mapping[str, str]) -> str:
-    """Fold the one sheet that was copied; say which runs have none at all."""
+    """Fold the one sheet that was drawn, or say that there are no pictures to draw it of."""
     shown = [run.record for run in row.runs if run.record.run_id in sheets]
-    absent = [run.record.run_id for run in row.runs if sheet_of(run) is None]
     name = escape_markdown(row.label)
-    text = f"**{name}**\n"
+    text = f"**{name}**: no tiles are kept, as by runs of older versions.\n"
     if shown:
         picture = f"![contact sheet of {escape_markdown(shown[0].run_id)}]({sheets[shown[0].run_id]})\n"
-        others = len(row.runs) - len(absent) - 1
-        if others:
-            picture += f"\nSheets of other seeds ({others}) lie in the folders of their runs.\n"
         text = _folded(f"{name}, seed {shown[0].seed}", picture)
-    if absent:
-        text += f"\nNo contact sheet: {', '.join(map(code_span, absent))}.\n"
     return text
 
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.content import atomic_path, atomic_write
-from bench.picture import decode, read_exact
+from bench.content import atomic_path
+from bench.picture import decode
 from bench.report.cost_figure import cost_figure, cost_panels
 from bench.report.curves import curve_figure
 from bench.report.figures import overview, pdf_path
 from bench.report.notes import made_equal
-from bench.report.qualitative import Gallery, draw_both, gallery, sheet_of
+from bench.report.qualitative import Gallery, draw_both, gallery
 from bench.report.rows import Row, Table
+from bench.report.sheet import contact_sheet, sheet_title
 from bench.types import BenchError
 
 
@@ -65,7 +66,7 @@ def draw_pictures(table: Table, rows: Sequence[Row], out: Path, *, name: str) ->
         curves=_curves(rows, out, name, title),
         qualitative=_qualitative(shown, out, name, title),
         shown=shown,
-        sheets=_copy_sheets(rows, out),
+        sheets=_draw_sheets(rows, out),
     )
 
 
@@ -126,23 +127,18 @@ def _qualitative(shown: Gallery | None, out: Path, name: str, title: str) -> str
     return draw_both(shown, out / f"qualitative-{name}.png", title=title).name
 
 
-def _is_picture(path: Path) -> bool:
-    """Tell whether a file decodes as PNG of a size that a picture may have."""
-    try:
-        read_exact(path, advice="Run again with --again.")
-    except BenchError:
-        return False
-    return True
-
-
-def _copy_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:
-    """Copy each row's first contact sheet beside the report; all of them would swell it."""
+def _draw_sheets(rows: Sequence[Row], out: Path) -> dict[str, str]:
+    """Draw each row's first tiles as a contact sheet beside the report; all of them would swell it."""
     sheets = {}
     for row in rows:
-        found = ((run, sheet_of(run)) for run in row.runs)
-        run, source = next(((r, path) for r, path in found if path and _is_picture(path)), (None, None))
-        if run is not None and source is not None:
-            name = f"contact-{file_name(source.parent.name)}.png"
-            atomic_write(out / name, source.read_bytes())
-            sheets[run.record.run_id] = name
+        for run in row.runs:
+            try:
+                tiles = run.tiles() if run.has_tiles else None
+            except BenchError:
+                continue  # the gallery says so
+            if tiles is not None:
+                name = f"contact-{file_name(run.record.run_id)}.png"
+                contact_sheet(tiles, out / name, title=sheet_title(run.record.run_id, run.record.leaked))
+                sheets[run.record.run_id] = name
+                break
     return sheets

@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.content import atomic_path
+from bench.packed import Run
 from bench.report.figures import pdf_file, pdf_path
 from bench.report.rows import Row
-from bench.report.runs import Run, lies_within
-from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font, sheet_tiles
+from bench.report.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font
 from bench.types import BenchError
 
-CONTACT_SHEET = "contact.png"
-SHEET_ROWS = ("condition", "sample", "target")
-SHEET_ITEMS = 24
 _SHOWN = 8
 _MOST = 10  # more columns would be too small to see
 _WIDE = 128
@@ -38,36 +35,26 @@ class Gallery:
     left_out: tuple[str, ...]
 
 
-def sheet_of(run: Run) -> Path | None:
-    """Return the contact sheet of a run, None where it has none or a link that leads out of the run."""
-    path = run.folder / CONTACT_SHEET if run.folder is not None else None
-    if path is None or run.folder is None or not path.is_file() or not lies_within(run.folder, path):
-        return None
-    return path
-
-
 def gallery(rows: Sequence[Row], *, items: int = _SHOWN, most: int = _MOST) -> Gallery | None:
-    """Take the first items of each row's contact sheet, all of one seed; None without a sheet.
+    """Take the first tiles of each row, all of one seed; None without any.
 
     rows: of one protocol, or of several with the same items and noise, in the order to show. The seed
-    is the first that all rows have, else the first of those that most have. A sheet that shows other
-    items than the first is left out. most: rows that there is room for.
+    is the first that all rows have, else the first of those that most have. Tiles of other
+    items than the first are left out. most: rows that there is room for.
     """
     rows, crowd = list(rows[:most]), rows[most:]
     left_out = [f"{row.name} is not shown for want of room." for row in crowd]
-    sheets = {row.name: {r.record.seed: r for r in row.runs if sheet_of(r)} for row in rows}
-    left_out += [f"{name} has no contact sheet." for name, own in sheets.items() if not own]
+    tiled = {row.name: {r.record.seed: r for r in row.runs if r.has_tiles} for row in rows}
+    left_out += [f"{name} keeps no tiles." for name, own in tiled.items() if not own]
     counts: dict[int, int] = {}
-    for own in sheets.values():
+    for own in tiled.values():
         for seed in own:
             counts[seed] = counts.get(seed, 0) + 1
     if not counts:
         return None
     seed = min(counts, key=lambda s: (-counts[s], s))
-    left_out += [
-        f"{n} has no contact sheet of seed {seed}." for n, o in sheets.items() if o and seed not in o
-    ]
-    chosen = {name: own[seed] for name, own in sheets.items() if seed in own}
+    left_out += [f"{n} keeps no tiles of seed {seed}." for n, o in tiled.items() if o and seed not in o]
+    chosen = {name: own[seed] for name, own in tiled.items() if seed in own}
     columns, refused = _columns(chosen, items)
     if not columns:
         return None
@@ -138,33 +125,26 @@ def draw_gallery_pdf(shown: Gallery, path: Path, *, title: str) -> Path:
 
 
 def _columns(runs: Mapping[str, Run], items: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the columns of the runs whose sheets can be read and show the same items."""
+    """Return the columns of the runs whose tiles can be read and show the same items."""
     own: dict[str, np.ndarray] = {}
     ends: dict[str, np.ndarray] = {}
     refused = []
     for name, run in runs.items():
         try:
-            tiles = _tiles(run)
+            tiles = run.tiles()
         except BenchError:
-            refused.append(f"{name}: its contact sheet cannot be read.")
+            refused.append(f"{name}: its tiles cannot be read.")
             continue
         sides = {side: tiles[side] for side in ("condition", "target")}
         ends = ends or sides
         if not all(np.array_equal(sides[side], ends[side]) for side in ends):
-            refused.append(f"{name}: its contact sheet shows other items.")
+            refused.append(f"{name}: its tiles show other items.")
             continue
         own[name] = tiles["sample"]
     if not own:
         return {}, refused
     columns = {"condition": ends["condition"], **own, "target": ends["target"]}
     return {name: images[:items] for name, images in columns.items()}, refused
-
-
-def _tiles(run: Run) -> dict[str, np.ndarray]:
-    path = sheet_of(run)
-    assert path is not None, run.record.run_id
-    items = min(SHEET_ITEMS, run.record.splits.eval.n)
-    return sheet_tiles(path, names=SHEET_ROWS, items=items)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

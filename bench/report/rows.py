@@ -11,10 +11,12 @@ import numpy as np
 
 from bench.content import digest_json
 from bench.metrics.prdc import SHARES
+from bench.packed import Run
 from bench.record import MetricValue
-from bench.report.leaks import leak_mark, leak_title, outside_mark
+from bench.report.leaks import leak_mark, leak_title, outside_mark, split_notes
 from bench.report.names import (
     Column,
+    header,
     label,
     order_columns,
     protocol_marks,
@@ -22,20 +24,20 @@ from bench.report.names import (
     titled,
     variant_details,
 )
-from bench.report.notes import table_notes, too_few
+from bench.report.notes import FRECHET, device_notes, few_notes, too_few
 from bench.report.runs import (
     AUTOENCODER,
     FLOOR_METHOD,
     REAL,
     SAMPLES,
     SHUFFLED,
-    Run,
     item_matrix,
+    items_disagree,
     measured,
     metric_rows,
     replicate_matrix,
 )
-from bench.stats import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
+from bench.stats import FEW_ITEMS, Interval, Resamples, jackknife_interval, mean_interval, seed_spread
 from bench.types import BenchError
 
 BOOTSTRAP_SEED = 0
@@ -148,7 +150,7 @@ def build_table(
         columns=order_columns(column for row in rows for column in row.cells),
         runs=tuple(run for group in groups for run in group),
         marks=marks,
-        notes=(*notes, *table_notes(runs, rows=rows, own=own)),
+        notes=(*notes, *_table_notes(runs, rows=rows, own=own)),
     )
 
 
@@ -376,3 +378,46 @@ def _differ_note(source: str, versions: Sequence[Sequence[Run]]) -> str:
 def _place(kind: str) -> int:
     """Return where a kind of row stands; a method and its own rows keep together."""
     return _KINDS.index("method") if kind in {"shuffled", "other"} else _KINDS.index(kind)
+
+
+def _table_notes(runs: Sequence[Run], *, rows: Sequence[Row], own: Sequence[Row]) -> list[str]:
+    """Return a table's notes in order; own: its rows but for the references."""
+    records = [run.record for run in runs]
+    leaks, devices = split_notes(records), device_notes(records)
+    return [*leaks, *devices, *_few_notes(rows), *_missing_notes(own), *_item_notes(own)]
+
+
+def _few_notes(rows: Sequence[Row]) -> list[str]:
+    """Say how far Fréchet distances of few items may be believed, and which are not shown."""
+    items = [row.cells[c].items for row in rows for c in row.cells if c.metric in FRECHET]
+    return few_notes(min(items, default=FEW_ITEMS))
+
+
+def _missing_notes(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for row in rows:
+        for column in order_columns(row.cells):
+            known = [measured(run, row.source, column) for run in row.runs]
+            absent = [
+                str(run.record.seed)
+                for run, m in zip(row.runs, known, strict=True)
+                if m is None or m.value is None
+            ]
+            if 0 < len(absent) < len(known):
+                notes.append(
+                    f"{row.name}: {header(column)} is missing for seed {', '.join(absent)}, so no "
+                    "mean over seeds is given."
+                )
+    return notes
+
+
+def _item_notes(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for row in rows:
+        for column in order_columns(row.cells):
+            if any(items_disagree(r, source=row.source, metric=column.metric) for r in row.runs):
+                notes.append(
+                    f"{row.name}: the per-item scores of {header(column)} do not average to its "
+                    "value, so no paired difference is stated."
+                )
+    return notes

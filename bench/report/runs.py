@@ -1,25 +1,17 @@
-"""Runs as the report reads them: a record, its folder and its per-item scores."""
+"""What a report reads of runs: their records with times measured alone, scores by item, metrics by row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.ablations import ABLATIONS_FOLDER
-from bench.record import (
-    ITEMS_FILE,
-    RECORD_FILE,
-    ItemScores,
-    MetricValue,
-    RunRecord,
-    find_records,
-    load_items,
-    load_record,
-)
+from bench.packed import LINES, Run, kept_runs
+from bench.record import RECORD_FILE, MetricValue, RunRecord
 from bench.report.names import Column
 from bench.timings import load_timings, with_timing
 from bench.types import BenchError
@@ -32,62 +24,20 @@ FLOOR_METHOD = "text-only"
 OWN_METHOD = "bps"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A record with the folder it lies in and its per-item scores, None where there are none.
-
-    timed: on what machine and how its costs in time and memory were measured alone, in words; "" where they
-    are those of the run itself.
-    """
-
-    record: RunRecord
-    folder: Path | None = None
-    items: ItemScores | None = None
-    timed: str = ""
-
-    @property
-    def place(self) -> str:
-        """The folder, else the name, for messages."""
-        return self.record.run_id if self.folder is None else str(self.folder)
-
-    @property
-    def curve(self) -> tuple[tuple[int, float], ...]:
-        """The training curve as (step, loss); empty where nothing was trained or kept."""
-        return self.items.curve if self.items is not None else ()
-
-
-def load_run(folder: Path) -> Run:
-    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items.
-
-    Refused too are files of it that are links to places outside; the folder itself may be a link.
-    """
-    for name in (RECORD_FILE, ITEMS_FILE):
-        if not lies_within(folder, folder / name):
-            raise BenchError(f"{folder / name} is a link that leads out of its run. Put the file there.")
-    record = load_record(folder)
-    items = load_items(folder) if (folder / ITEMS_FILE).exists() else None
-    return Run(record=record, folder=folder, items=items)
-
-
-def lies_within(folder: Path, path: Path) -> bool:
-    """Tell whether a path still lies in a folder once all links are followed."""
-    return path.resolve().is_relative_to(folder.resolve())
-
-
 def load_runs(results: Path) -> list[Run]:
-    """Read every run folder below `results`, sorted by name; BenchError where there is none at all.
+    """Read every run of `results`, folders and pack, sorted by name; BenchError where there is none at all.
 
     Where `bench cost` left timings beside them, costs in time and memory are those.
     """
-    folders = find_records(results)
-    if not folders and find_records(results / ABLATIONS_FOLDER):
+    runs = kept_runs(results)
+    if not runs and kept_runs(results, ABLATIONS_FOLDER):
         return []
-    if not folders:
+    if not runs:
         raise BenchError(
-            f"no records in {results}: looked for {results / '*' / RECORD_FILE}. Make one with "
-            "'bench run --method bps --task sketch', or name the folder that holds the runs."
+            f"no records in {results}: looked for {results / '*' / RECORD_FILE} and {results}{LINES}. Make "
+            "one with 'bench run --method bps --task sketch', or name the folder that holds the runs."
         )
-    runs, timings = [load_run(folder) for folder in folders], load_timings(results)
+    timings = load_timings(results)
     if timings is None:
         return runs
     return [replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs]
@@ -95,7 +45,7 @@ def load_runs(results: Path) -> list[Run]:
 
 def load_ablation_runs(results: Path) -> list[Run]:
     """Read the runs that `bench ablate` keeps apart from main tables; none where there are none."""
-    return [load_run(folder) for folder in find_records(results / ABLATIONS_FOLDER)]
+    return kept_runs(results, ABLATIONS_FOLDER)
 
 
 def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:

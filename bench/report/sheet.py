@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.content import atomic_path
-from bench.picture import read_exact
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -130,77 +129,9 @@ def contact_sheet(
     return Path(path)
 
 
-def sheet_tiles(
-    path: Path,
-    *,
-    names: Sequence[str],
-    items: int,
-    scale: int = 2,
-    per_band: int = 8,
-    notes: bool = False,
-) -> dict[str, np.ndarray]:
-    """Return the images of a contact sheet by row name, [N,H,W,3] uint8 each: its exact inverse.
-
-    names, items, scale, per_band, notes: as the sheet was made. Sizes come from the sheet itself,
-    so it does not matter with which font it was drawn. BenchError where the file is no such sheet:
-    every frame must stand where it belongs and every pixel must be repeated `scale` times.
-    """
-    sheet = read_exact(path, advice="Run again with --again.")
-    for layout in _layouts(sheet, len(names), items, per_band=per_band, notes=notes):
-        if layout.width % scale == 0 and layout.height % scale == 0:
-            tiles = _tiles(sheet, layout, scale)
-            if tiles is not None:
-                return dict(zip(names, tiles, strict=True))
-    raise BenchError(
-        f"{path} is no contact sheet of {items} items in {len(names)} rows ({', '.join(names)}) at "
-        f"scale {scale}. Run again with --again."
-    )
-
-
-def _layouts(
-    sheet: np.ndarray, rows: int, items: int, *, per_band: int, notes: bool
-) -> Iterator[SheetLayout]:
-    """Yield the layouts that a sheet [Y,X,3] may have: height from its own, width from frames."""
-    layout = SheetLayout(
-        items=items, rows=rows, width=1, height=1, per_band=per_band, label_width=0, notes=notes
-    )
-    height, rest = divmod(sheet.shape[0] - layout.size[1], layout.bands * rows)
-    height += 1
-    if rest or height < 1:
-        return
-    _, y = layout.origin(row=0, item=0)
-    side = (sheet[y - 1 : y + height + 1] == FRAME).all(axis=(0, 2))
-    left, *others = np.flatnonzero(side).tolist() or [0]
-    for right in others:
-        yield replace(
-            layout,
-            width=right - left - 1,
-            height=height,
-            label_width=left + 1 - layout.margin,
-        )
-
-
-def _tiles(sheet: np.ndarray, layout: SheetLayout, scale: int) -> np.ndarray | None:
-    """Return the images [R,N,H,W,3] of a sheet, None where it does not follow the layout."""
-    width, height = layout.width, layout.height
-    tiles = np.empty((layout.rows, layout.items, height, width, 3), dtype=np.uint8)
-    for row in range(layout.rows):
-        for item in range(layout.items):
-            x, y = layout.origin(row=row, item=item)
-            framed = sheet[y - 1 : y + height + 1, x - 1 : x + width + 1]
-            if framed.shape[:2] != (height + 2, width + 2):
-                return None
-            edge = [framed[0], framed[-1], framed[:, 0], framed[:, -1]]
-            if not all((line == FRAME).all() for line in edge):
-                return None
-            tiles[row, item] = framed[1:-1, 1:-1]
-    if layout.items % layout.per_band and layout.items > layout.per_band:
-        x, y = layout.origin(row=0, item=layout.items)
-        if (sheet[y - 1, x - 1 : x + width + 1] == FRAME).all():
-            return None  # one more item than asked for
-    small = tiles[:, :, ::scale, ::scale]
-    whole = small.repeat(scale, axis=2).repeat(scale, axis=3)
-    return small if np.array_equal(whole, tiles) else None
+def sheet_title(run_id: str, leaked: int) -> str:
+    """Return the line above the sheet of a run, which says how many of its items a leak touches."""
+    return f"{run_id} (LEAK: {leaked} items)" if leaked else run_id
 
 
 def _draw_words(

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import registry
 from bench.artifacts import mosaic, show_condition
 from bench.picture import read_exact
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.report.names import label, variant_details
 from bench.sample import load_images
-from bench.suites import SUITES
-from bench.tasks import find_task
-from bench.types import BenchError, Example, unknown
+from bench.types import BenchError, Example
 
 MOSAIC = "work/samples.png"
 _SAME = ("suite", "task", "protocol_hash", "seed")
@@ -66,7 +65,7 @@ def load_source(folders: Sequence[Path]) -> Source:
     examples = _examples(found[0], items[0])
     height, width = examples[0].image.shape[:2]
     samples = {n: _samples(f, items[0], size=(height, width)) for n, f in zip(names, folders, strict=True)}
-    task = find_task(found[0].task)
+    task = registry.recorded("task", found[0])
     return Source(
         records=dict(zip(names, found, strict=True)),
         ids=items[0],
@@ -104,6 +103,11 @@ def _short(value: object) -> str:
 
 def _samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.ndarray:
     """Read a run's samples and compare them with those that were scored."""
+    if not (folder / "work" / "samples").is_dir():
+        raise BenchError(
+            f"{folder} holds no samples: they stay where a run was made, published results do not carry "
+            "them. Make the run here with `bench run`, and name its folder."
+        )
     images = load_images(folder / "work" / "samples", ids, size=size)
     if (folder / MOSAIC).exists():
         expected = mosaic(images)
@@ -118,9 +122,7 @@ def _samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.n
 
 
 def _examples(record: RunRecord, ids: Sequence[str]) -> tuple[Example, ...]:
-    if record.suite not in SUITES:
-        raise unknown("suite", record.suite, SUITES)
-    dataset = SUITES[record.suite].dataset()
+    dataset = registry.recorded("suite", record).dataset()
     if dataset.digest != record.protocol.get("dataset"):
         raise BenchError(
             f"the data set of suite {record.suite} is not the one the runs were made on (its digest "

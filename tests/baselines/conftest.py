@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from bench import registry
 from bench.base import Base
-from bench.tasks import find_task
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 
@@ -62,7 +62,7 @@ def build(micro_base: Base) -> Callable[..., Any]:
 
     def make(method: Any, **options: Any) -> Any:
         torch.manual_seed(0)
-        return method().build(micro_base, find_task("sketch"), **options).eval()
+        return method().build(micro_base, registry.load("task", "sketch"), **options).eval()
 
     return make
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import baselines
 from baselines.inputs import (
     add_to_branches,
     check_condition,
@@ -17,8 +16,9 @@ from baselines.inputs import (
     embedding_widths,
     expand,
 )
+from bench import registry
 
-CONDITIONED = sorted(set(baselines.METHODS) - {"text-only"})
+CONDITIONED = sorted(set(registry.names("method", ["all"])) - {"bps", "text-only"})
 
 
 @pytest.mark.parametrize("name", CONDITIONED)
@@ -33,7 +33,7 @@ CONDITIONED = sorted(set(baselines.METHODS) - {"text-only"})
 def test_a_condition_that_cannot_fit_is_refused(
     name: str, shape: tuple[int, ...], message: str, build: Callable[..., Any]
 ) -> None:
-    denoiser = build(baselines.load(baselines.METHODS[name]))
+    denoiser = build(type(registry.load("method", name)))
     with pytest.raises(ValueError, match=message):
         denoiser.encode(torch.zeros(shape))
     with pytest.raises(ValueError, match="torch.uint8; allowed: floating point"):
@@ -45,7 +45,7 @@ def test_a_condition_that_cannot_fit_is_refused(
 def test_a_condition_of_other_latents_is_refused_and_not_broadcast(
     name: str, shape: tuple[int, ...], build: Callable[..., Any], inputs: SimpleNamespace
 ) -> None:
-    denoiser = build(baselines.load(baselines.METHODS[name]))
+    denoiser = build(type(registry.load("method", name)))
     with torch.no_grad(), pytest.raises(ValueError, match=r"latents \[3, 4, 16, 16\] need 3"):
         features = denoiser.encode(torch.zeros(shape))
         denoiser(inputs.latents, inputs.timesteps, inputs.text, features)

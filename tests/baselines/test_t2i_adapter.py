@@ -80,7 +80,7 @@ def test_cubic_timesteps_reach_the_training_loss(
     build: Callable[..., Any], micro_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench.train
-    from bench.suites import Training
+    from bench.config import Training
 
     drawn = torch.tensor([0, 500, 999])
     batch = (

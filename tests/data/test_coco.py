@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import registry
 from bench.checkpoint import Stopped
 from bench.content import read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
@@ -28,7 +29,6 @@ from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.splits import verify
 from bench.locks import Lock
-from bench.tasks import find_task
 from bench.types import BenchError
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench
@@ -75,7 +75,7 @@ def test_every_task_finds_its_layers(prepared: Path) -> None:
     data = Coco17(prepared)
     for name, channels in (("sketch", 1), ("segmentation", 3), ("layout", 3), ("drawing", 4)):
         for item in data.ids:
-            condition = find_task(name).condition(data[item])
+            condition = registry.load("task", name).condition(data[item])
             assert condition.shape == (channels, 64, 64) and condition.dtype == np.float32
             assert 0 <= condition.min() and condition.max() <= 1
 
@@ -121,7 +121,7 @@ def test_maps_and_layouts_lie_over_the_image_by_either_rule(root: Path, tmp_path
             x0, y0, x1, y1 = item.layers["boxes"][-1, 1:]  # nothing is drawn over the smallest
             inside = item.layers["classes"][y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]
             assert (inside == things[-1].category).all()
-            drawn = find_task("layout").condition(item)[:, (y0 + y1) // 2, (x0 + x1) // 2]
+            drawn = registry.load("task", "layout").condition(item)[:, (y0 + y1) // 2, (x0 + x1) // 2]
             assert np.allclose(drawn * 255, CATEGORIES[things[-1].category - 1]["color"])
 
 
@@ -129,22 +129,22 @@ def test_classes_have_cocos_colours_and_void_is_black(prepared: Path) -> None:
     data = Coco17(prepared)
     assert data.class_names == ("void", *(c["name"] for c in CATEGORIES))
     item = data["000000000010"]
-    condition = (find_task("segmentation").condition(item) * 255).round().astype(np.uint8)
+    condition = (registry.load("task", "segmentation").condition(item) * 255).round().astype(np.uint8)
     colours = {tuple(c) for c in condition.reshape(3, -1).T.tolist()}
     assert colours == {(0, 0, 0), *(tuple(c["color"]) for c in CATEGORIES)}
-    empty = find_task("layout").condition(data["000000000011"])
+    empty = registry.load("task", "layout").condition(data["000000000011"])
     assert empty.max() == 0 and data["000000000011"].layers["boxes"].shape == (0, 5)
 
 
 def test_photographs_are_judged_by_what_can_be_read_from_them(prepared: Path) -> None:
     data = Coco17(prepared)
     item, other = data["000000000101"], data["000000000102"]
-    own = {n: find_task(n).fidelity(item.image, item) for n in ("sketch", "drawing")}
+    own = {n: registry.load("task", n).fidelity(item.image, item) for n in ("sketch", "drawing")}
     assert own["sketch"]["sketch_f1"] == 1 and own["drawing"]["colour_error"] == 0
-    worse = find_task("drawing").fidelity(other.image, item)
+    worse = registry.load("task", "drawing").fidelity(other.image, item)
     assert worse["colour_error"] > 5 and worse["sketch_f1"] < 0.9
     for name in ("segmentation", "layout"):
-        assert all(np.isnan(v) for v in find_task(name).fidelity(item.image, item).values())
+        assert all(np.isnan(v) for v in registry.load("task", name).fidelity(item.image, item).values())
 
 
 def test_the_same_bytes_come_from_one_and_two_processes(root: Path, prepared: Path, tmp_path: Path) -> None:

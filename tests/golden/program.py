@@ -7,7 +7,6 @@ change, with `keep`: `keep("numbers.json.xz", published_numbers())`.
 
 from __future__ import annotations
 
-import copy
 import json
 import lzma
 from collections.abc import Iterator, Mapping
@@ -20,38 +19,34 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import cli
-from bench.ablations import ABLATIONS_FOLDER
+from bench import registry
 from bench.artifacts import pick_items
 from bench.base import Base
 from bench.checkpoint import Trainable
-from bench.commands import Request, make_run, make_spec
+from bench.config import RunConfig
 from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.data.splits import SIDES
+from bench.packed import Pack
 from bench.prepare import InMemory, mirrored, prepare
 from bench.randomness import derangement, initial_noise
-from bench.record import ITEMS_FILE, RunRecord, find_records, load_record
+from bench.record import ITEMS_FILE, RunRecord, load_record
 from bench.report.ablation_tables import tidy_ablation
 from bench.report.ablations import build_ablations, in_ablations
 from bench.report.compare import build_comparison
 from bench.report.compare_tables import tidy_comparison
 from bench.report.differences import paired_differences
-from bench.report.names import TITLES
 from bench.report.rows import Row, build_table
 from bench.report.runs import load_ablation_runs, load_runs
 from bench.report.tables import tidy, tidy_costs, tidy_differences
-from bench.run import Run
+from bench.run import Run, identify
 from bench.score import Evaluator
-from bench.spec import check_options, run_id
-from bench.suites import EMOJI, SUITES
-from bench.tasks import TASKS, find_task
+from bench.suites import EMOJI, resolve
 from bench.train import draw_batch, learning_rate_factor
-from bench.trained import training_key
 
 KEPT = Path(__file__).parent / "kept"
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-PLACES = ("emoji", f"emoji/{ABLATIONS_FOLDER}", "emoji-equal-time", "emoji-h200")
+PLACES = ("emoji", "emoji-equal-time", "emoji-h200")
 _NUMBERS = (
     "value low high deviation items best reference difference difference_low difference_high "
     "difference_seeds left_out seeds_agree"
@@ -72,19 +67,24 @@ def keep(name: str, value: Any) -> None:
     (KEPT / name).write_bytes(lzma.compress(data, preset=9) if small else data)
 
 
-def published_records() -> dict[str, tuple[RunRecord, Path]]:
-    """Return every published record with its folder, by "place/run id"."""
-    folders = {f"{place}/{f.name}": f for place in PLACES for f in find_records(RESULTS / place)}
-    return {name: (load_record(folder, verify=False), folder) for name, folder in folders.items()}
+def published_records() -> dict[str, tuple[RunRecord, Mapping[str, Any]]]:
+    """Return every published record with its values by item, by "place/run id"."""
+    found = {}
+    for name in PLACES:
+        pack = Pack(RESULTS / name)
+        for place, line in pack.lines.items():
+            items = json.loads(pack.files(line)[ITEMS_FILE])
+            found[f"{name}/{place}"] = (pack.record(line), items)
+    return found
 
 
-def record_digests(record: RunRecord, folder: Path) -> dict[str, str]:
+def record_digests(record: RunRecord, values: Mapping[str, Any]) -> dict[str, str]:
     """Return digests of what a record says and of its values by item; fields that came later are left out.
 
     So are its artifacts, of which it may be said where they lie.
     """
     told = {k: v for k, v in asdict(record).items() if k in _TOLD}
-    items = {k: v for k, v in read_json(folder / ITEMS_FILE).items() if k in _ITEMS}
+    items = {k: v for k, v in values.items() if k in _ITEMS}
     return {"record": digest_json(told)[:16], "items": digest_json(items)[:16]}
 
 
@@ -97,7 +97,7 @@ _ITEMS = ("ids", "rows", "replicates", "curve", "layer_weights")
 
 def asked_for(record: RunRecord) -> dict[str, Any]:
     """Return what a user asks for to get this run, as little as says it; the seed is left out."""
-    method = cli.catalogue().find(record.method)[0]
+    method = registry.load("method", record.method)
     defaults = json.loads(json.dumps(method.options))
     options = {k: v for k, v in record.options.items() if k != "learning_rate" and v != defaults[k]}
     items = record.changes.get("train_items")
@@ -108,41 +108,13 @@ def asked_for(record: RunRecord) -> dict[str, Any]:
 
 def loaded_run(results: Path, *, suite: str = "emoji", method: str = "text-only", **asked: Any) -> Run:
     """Return a run with data, base and judges loaded, whose folder lies below `results`; CPU, seed 0."""
-    request = Request(suite=suite, results=results, device="cpu", **asked)
-    return make_run(cli.catalogue(), request, method=method, task="sketch", seed=0)
+    return Run(resolve(RunConfig(suite=suite, method=method, results=results, device="cpu", **asked)))
 
 
-def identity(asked: Mapping[str, Any], *, seed: int, like: Run) -> dict[str, str]:
-    """Return protocol hash, run id and training key of what is asked for.
-
-    like: a run of the same suite, of which data, base and judges are taken instead of loaded again.
-    """
-    run = copy.copy(like)
-    request = Request(
-        suite=asked["suite"],
-        results=like.spec.results,
-        budget=asked["budget"],
-        device="cpu",
-        option=[f"{name}={json.dumps(value)}" for name, value in asked.get("options", {}).items()],
-        train_items=asked.get("train_items"),
-    )
-    run.spec = make_spec(cli.catalogue(), request, method=asked["method"], task=asked["task"], seed=seed)
-    run.task = find_task(asked["task"])
-    run.protocol = run._protocol()
-    options = check_options(run.spec.method, run.spec.options)
-    key = training_key(
-        run.protocol.as_dict(),
-        method=run.spec.method.name,
-        options=options,
-        seed=seed,
-        learning_rate=run.learning_rate,
-        device="cpu",
-    )
-    return {
-        "protocol": run.protocol.hash,
-        "run": run_id(run.spec, options, run.protocol),
-        "training": key[:16],
-    }
+def identity(asked: Mapping[str, Any], *, seed: int) -> dict[str, str]:
+    """Return protocol hash, run id and training key of what is asked for."""
+    found = identify(resolve(RunConfig(**asked, seed=seed, device="cpu")))
+    return {"protocol": found.protocol.hash, "run": found.run_id, "training": found.training[:16]}
 
 
 def cache_names(run: Run, folder: Path) -> list[str]:
@@ -192,8 +164,8 @@ def condition_digests() -> dict[str, Any]:
     """Return each task's version and a digest of its conditions of 12 items, also of mirrored ones."""
     data, ids = OpenMoji64(), pick_items(openmoji64_splits().test, 12)
     found = {}
-    for name in TASKS:
-        task = find_task(name)
+    for name in registry.rows("task"):
+        task = registry.load("task", name)
         examples = [data[item] for item in ids]
         views = [
             np.stack([task.condition(e) for e in v]) for v in (examples, [mirrored(e) for e in examples])
@@ -220,7 +192,7 @@ def chance_digests() -> dict[str, Any]:
     )
     batches = {}
     for name in ("emoji", "micro"):
-        training = SUITES[name].training
+        training = registry.load("suite", name).training
         names = ("latents", "conditions", "text", "timesteps", "noise")
         parts = [draw_batch(data, training=training, seed=1, step=step) for step in range(4)]
         batches[name] = [
@@ -237,10 +209,10 @@ def chance_digests() -> dict[str, Any]:
 def model_shapes(base: Base) -> dict[str, Any]:
     """Return, by method and task, what weight files hold: tensors, scalars, a digest of names and shapes."""
     found = {}
-    for name in cli.methods():
+    for name in registry.names("method", ["all"]):
         for task in ("sketch", "drawing"):
-            method = cli.catalogue().find(name)[0]
-            denoiser = method.build(base, find_task(task), **check_options(method, {}))
+            method = registry.load("method", name)
+            denoiser = method.build(base, registry.load("task", task), **method.options)
             found[f"{name} {task}"] = _shape(Trainable(denoiser).state_dict())
     return found
 
@@ -317,7 +289,7 @@ class _Named:
 
     def __init__(self, *columns: str, numbers: Any = tuple(_NUMBERS), rows: Any = ()) -> None:
         self.names, self.columns = columns, set(numbers)
-        self.rows = {title: method for method, title in TITLES.items()}
+        self.rows = {row.title: name for name, row in registry.rows("method").items() if not row.variant_of}
         self.rows |= {title: _row_name(row) for row in rows for title in (row.name, row.label)}
 
     def __call__(self, line: Mapping[str, Any]) -> str:

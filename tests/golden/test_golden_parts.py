@@ -64,7 +64,7 @@ def test_weight_files_of_every_method_hold_the_same_names_and_shapes(micro_base:
 def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """BPS in suite micro, from nothing to its record."""
     results = tmp_path_factory.mktemp("golden-bps")
-    run = loaded_run(results, suite="micro", method="bps", base=micro_folder, budget="quick", batch=4)
+    run = loaded_run(results, suite="micro", method="bps", base=micro_folder, budget="quick", sample_batch=4)
     run.all()
     return run
 
@@ -98,10 +98,10 @@ def begun(micro_folder: Path, tmp_path: Path) -> Any:
 
     Its base is drawn on the spot, and with it name, protocol hash and key of the run.
     """
-    run = loaded_run(tmp_path, suite="micro", base=micro_folder, budget="quick", batch=4)
+    run = loaded_run(tmp_path, suite="micro", base=micro_folder, budget="quick", sample_batch=4)
     shutil.copytree(BEGUN, run.folder)
     path = run.work / "run.json"
-    names = {"run_id": run.id, "protocol_hash": run.protocol.hash, "training": run.training_key}
+    names = {"run_id": run.id, "protocol_hash": run.protocol.hash, "training": run.identity.training}
     path.write_text(json.dumps(json.loads(path.read_text()) | names))
     return run
 

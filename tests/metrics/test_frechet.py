@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -13,8 +11,6 @@ from bench.metrics.frechet import (
     frechet_distance,
     frechet_from_moments,
 )
-from bench.metrics.frechet_replicates import frechet_replicates
-from bench.stats import Resamples, half_samples
 from bench.types import BenchError
 
 
@@ -144,31 +140,3 @@ def test_influence_is_the_derivative_by_each_items_weight(n: int, d: int) -> Non
         ends = [paired(np.ones(n) + sign * step * move) for sign in (1, -1)]
         slope = n * (ends[0] - ends[1]) / (2 * step)
         assert found[item] == pytest.approx(slope, rel=1e-4, abs=1e-5 * np.abs(found).max())
-
-
-@pytest.mark.parametrize(("n", "d"), [(20, 64), (60, 9)])
-def test_shared_replicates_equal_the_distances_one_by_one(n: int, d: int) -> None:
-    target = features(n, d, 1)
-    samples = {name: features(n, d, 5 + s, shift=0.1 * s) for s, name in enumerate("abc")}
-    resamples = Resamples(n_items=n, n_replicates=20, seed=3)
-    for counts in (resamples.counts, half_samples(resamples)):
-        found = frechet_replicates(samples, target, counts=counts)
-        for name, sample in samples.items():
-            paired = PairedFrechet(sample, target)
-            np.testing.assert_allclose(found[name], [paired(row) for row in counts], rtol=1e-6)
-    with pytest.raises(BenchError, match="pair up"):
-        frechet_replicates(samples, target[:-1], counts=counts)
-    with pytest.raises(BenchError, match="2 items"):
-        frechet_replicates(samples, target, counts=0 * counts)
-
-
-def test_a_thousand_replicates_of_six_methods_fit_in_a_minute_of_two_cores() -> None:
-    """Processor seconds at N = 500, D = 1,280: 24 of 1,000 half-samples of 2 of 6 methods."""
-    target = features(500, 64, 1) @ np.random.default_rng(0).normal(size=(64, 1280))
-    noise = np.random.default_rng(1)
-    samples = {str(s): target + noise.normal(size=target.shape) for s in range(2)}
-    counts = half_samples(Resamples(n_items=500, n_replicates=24, seed=0))
-    begun = time.process_time()
-    frechet_replicates(samples, target, counts=counts)
-    spent = time.process_time() - begun  # 48 distances of 6,000
-    assert spent * 6000 / 48 < 120, "seconds of one core; 60 on two"

@@ -9,10 +9,11 @@ from typing import Any
 
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, Ablation, Variant
 from bench.content import digest_json, read_json, write_json
+from bench.packed import Run
 from bench.record import SplitInfo
 from bench.report import load_runs
 from bench.report.ablations import AblationTable, build_ablations
-from bench.report.runs import Run, load_ablation_runs
+from bench.report.runs import load_ablation_runs
 
 ALL_ITEMS = 2900
 PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)
@@ -59,7 +60,7 @@ def write_variant(
     place = results if not asked and budget == "standard" else results / ABLATIONS_FOLDER
     place.mkdir(exist_ok=True)
     curve = [(step, 0.4 + 2.0 / step) for step in range(1, 60)]
-    extra = {"sets": True, "sheet": False, "curve": curve}
+    extra = {"sets": True, "tiles": False, "curve": curve}
     return build.write_run(place, variant.method, levels, **{**extra, **fields, **changes})
 
 

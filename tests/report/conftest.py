@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from bench.content import write_json
+from bench.packed import Run
 from bench.record import (
     ITEMS_FILE,
     Cost,
@@ -27,8 +28,7 @@ from bench.record import (
     write_record,
 )
 from bench.report import load_run, make_report
-from bench.report.runs import Run
-from bench.report.sheet import contact_sheet
+from bench.tiles import TILES_FILE, write_tiles
 
 JUDGE = "EfficientNet-Lite0"
 IDS = tuple(f"{i:04X}" for i in range(40))
@@ -118,7 +118,7 @@ def references() -> dict[str, dict[str, MetricValue]]:
 
 
 def sheet_rows(seed: int = 0, n: int = 12, *, size: int = 64) -> dict[str, np.ndarray]:
-    """Images of a contact sheet, [N,H,W,3] uint8 a row; only the sample depends on the seed."""
+    """Images of tiles or a contact sheet, [N,H,W,3] uint8 a row; only the sample depends on the seed."""
     fixed, draw = np.random.default_rng(0), np.random.default_rng(seed)
     condition, target = fixed.integers(0, 256, (2, n, size, size, 3), dtype=np.uint8)
     sample = draw.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
@@ -163,7 +163,7 @@ def write_run(
     *,
     shuffled: Mapping[str, float | None] | None = None,
     items: bool = True,
-    sheet: bool = False,
+    tiles: bool = False,
     sets: bool = False,
     size: int = 64,
     curve: Sequence[tuple[int, float]] = (),
@@ -174,7 +174,7 @@ def write_run(
     """Write a run and load it again.
 
     levels: mean per metric of the samples; shuffled: the same for the shuffled row; items: whether
-    to write per-item scores; sheet: whether to write a contact sheet; sets: whether to write the
+    to write per-item scores; tiles: whether to write tiles; sets: whether to write the
     replicates of FD and KID and the curve, which older runs lack; size: of pictures; changes: of
     record fields.
     """
@@ -190,9 +190,9 @@ def write_run(
         found = {"ids": list(item_ids), "rows": scores}
         extra = {"replicates": _replicates(made, levels), "curve": [list(p) for p in curve]}
         write_json(folder / ITEMS_FILE, found | (extra if sets else {}))
-    if sheet:
+    if tiles:
         pictures = sheet_rows(_seed(made.method, made.seed), n=24, size=size)
-        contact_sheet(pictures, folder / "contact.png", title=made.run_id)
+        write_tiles(folder / TILES_FILE, pictures, [f"item {k:02}" for k in range(24)])
     return load_run(folder)
 
 
@@ -245,7 +245,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, one with three seeds, a floor, sheets: the report as it will be; read only."""
+    """Two methods, one with three seeds, a floor, tiles: the report as it will be; read only."""
     return made_once(tmp_path_factory, "full", _write_full)
 
 
@@ -258,7 +258,7 @@ def _write_full(results: Path) -> None:
             own,
             shuffled=_levels(44.0, 0.11),
             seed=seed,
-            sheet=True,
+            tiles=True,
             sets=True,
             curve=_curve(0.52, seed),
         )
@@ -268,7 +268,7 @@ def _write_full(results: Path) -> None:
         "t2i-adapter",
         other,
         shuffled=_levels(45.0, 0.12),
-        sheet=True,
+        tiles=True,
         sets=True,
         curve=_curve(0.5, 0),
     )
@@ -280,7 +280,7 @@ def _write_full(results: Path) -> None:
         train_images=0,
         train_images_per_second=None,
     )
-    write_run(results, "text-only", _levels(47.3, 0.10), cost=untrained, sheet=True, sets=True)
+    write_run(results, "text-only", _levels(47.3, 0.10), cost=untrained, tiles=True, sets=True)
 
 
 @pytest.fixture(scope="session")
@@ -365,7 +365,7 @@ def _write_task(
             options=options,
             cost=cost,
             run_id=f"emoji-{task}-{method}-{schedule}-s{seed}",
-            sheet=seed == 0,
+            tiles=seed == 0,
             sets=True,
             size=16,
             curve=_curve(share, seed) if seconds else (),

@@ -58,7 +58,7 @@ def drawn_columns(picture: Path) -> int:
 
 def test_samples_of_every_variant_stand_side_by_side(build: Any, results: Path) -> None:
     for variant in PRIOR.variants:
-        write_variant(build, results, variant, plausible(variant, 0), sheet=True)
+        write_variant(build, results, variant, plausible(variant, 0), tiles=True)
     (section,) = ablation_sections([only_table(results)], results)
     name = "ablation-prior-emoji-sketch-samples.png"
     assert name in section.figures and (results / name).with_suffix(".pdf").exists()
@@ -67,7 +67,7 @@ def test_samples_of_every_variant_stand_side_by_side(build: Any, results: Path) 
 
 def test_samples_along_training_items_are_the_references(build: Any, results: Path) -> None:
     for variant in DATA.variants:
-        fields = {"budget": DATA.budget, "sheet": True}
+        fields = {"budget": DATA.budget, "tiles": True}
         write_variant(build, results, variant, plausible(variant, 0), **fields)
     (section,) = ablation_sections([only_table(results)], results)
     name = "ablation-data-emoji-sketch-samples.png"
@@ -78,16 +78,16 @@ def test_samples_along_training_items_are_the_references(build: Any, results: Pa
 def test_samples_without_the_references_are_no_comparison(build: Any, results: Path) -> None:
     for variant in PRIOR.variants[:3]:
         levels = plausible(variant, 0)
-        write_variant(build, results, variant, levels, sheet=variant is not FROZEN)
+        write_variant(build, results, variant, levels, tiles=variant is not FROZEN)
     (section,) = ablation_sections([only_table(results)], results)
     assert not [name for name in section.figures if "samples" in name]
-    write_variant(build, results, FROZEN, plausible(FROZEN, 0), sheet=True)
+    write_variant(build, results, FROZEN, plausible(FROZEN, 0), tiles=True)
     for run in load_runs(results):
         if run.record.options["prior"] == "none":
-            (results / run.record.run_id / "contact.png").unlink()
+            (results / run.record.run_id / "tiles.npz").unlink()
     (section,) = ablation_sections([only_table(results)], results)
-    assert section.left_out == ("2,900 items: no prior has no contact sheet.",)
-    assert "- 2,900 items: no prior has no contact sheet.\n" in ablation_markdown(section)
+    assert section.left_out == ("2,900 items: no prior keeps no tiles.",)
+    assert "- 2,900 items: no prior keeps no tiles.\n" in ablation_markdown(section)
     assert ablation_data([section])[0]["left_out"] == list(section.left_out)
 
 
@@ -104,9 +104,9 @@ def test_large_samples_stay_small_in_the_page(build: Any, results: Path) -> None
     assert len(packed) < (results / "large.png").stat().st_size / 4
 
 
-def test_one_contact_sheet_is_no_comparison(build: Any, results: Path) -> None:
+def test_tiles_of_one_row_are_no_comparison(build: Any, results: Path) -> None:
     for variant in PRIOR.variants[:3]:
         levels = plausible(variant, 0)
-        write_variant(build, results, variant, levels, sheet=variant is FROZEN)
+        write_variant(build, results, variant, levels, tiles=variant is FROZEN)
     (section,) = ablation_sections([only_table(results)], results)
     assert not [name for name in section.figures if "samples" in name]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bench.ablations import ABLATIONS, Variant
 from bench.content import read_json, write_json
+from bench.packed import load_run
 from bench.record import load_record
 from bench.report import load_runs, make_report
 from bench.report.ablation_figures import moved, weights_figure
@@ -28,7 +29,6 @@ from bench.report.ablation_tables import (
 )
 from bench.report.ablations import AblationTable, Line, build_ablations, in_ablations
 from bench.report.names import command_line
-from bench.report.runs import load_run
 from bench.stats import Interval
 from bench.types import BenchError
 from tests.report.ablation_runs import (
@@ -282,7 +282,7 @@ def test_a_folder_of_ablations_alone_has_a_report(build: Any, results: Path, tmp
 def test_the_command_that_makes_a_varied_run_again(build: Any, results: Path) -> None:
     run = write_variant(build, results, Variant(name="x", train_items=10, steps=50), {"fd": 1.0})
     words = command_line(run.record)
-    assert "--budget standard " in words and "--train-items 10" in words and "--steps 50" in words
+    assert "--budget standard " in words and "--train-items 10" in words and "--sampling-steps 50" in words
 
 
 def test_what_was_changed_survives_a_round_trip_and_older_records_say_nothing(

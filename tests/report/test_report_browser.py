@@ -35,7 +35,7 @@ def page(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of three methods on one task, one on another, and a name that is markup."""
     runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
     for method, fd in (("bps", 38.0), ("controlnet", 36.0), ("t2i-adapter", 41.0)):
-        build.write_run(runs, method, {"fd": fd, "sketch_f1": 0.5}, sheet=True, size=16)
+        build.write_run(runs, method, {"fd": fd, "sketch_f1": 0.5}, tiles=True, size=16)
     build.write_run(runs, HOSTILE, {"fd": 39.0, "miou": 0.5}, task="layout", run_id="hostile")
     make_report(runs, out)
     return out / "index.html"

@@ -24,7 +24,7 @@ from bench.report.grid import to_markdown
 from bench.report.latex import to_latex
 from bench.report.notes import made_equal
 from bench.report.qualitative import gallery
-from bench.report.sheet import contact_sheet, sheet_tiles
+from bench.tiles import TILES_FILE, write_tiles
 from bench.types import BenchError
 
 Writer = Callable[..., Run]
@@ -225,16 +225,14 @@ def test_several_protocols_of_one_task_have_no_comparison(
         build_comparison([build_table(load_runs(results), mixed=True)])
 
 
-def test_a_gallery_shows_the_first_items_of_every_sheet(suite: Comparison) -> None:
+def test_a_gallery_shows_the_first_tiles_of_every_row(suite: Comparison) -> None:
     entries = [*suite.own("method"), *suite.own("floor")]
     rows = [entry.rows["sketch"] for entry in entries]
     shown = gallery(rows)
     assert shown is not None and shown.seed == 0 and shown.left_out == ()
     assert list(shown.columns) == ["condition", *(row.name for row in rows), "target"]
     for row in rows:
-        folder = row.runs[0].folder
-        assert folder is not None
-        tiles = sheet_tiles(folder / "contact.png", names=("condition", "sample", "target"), items=24)
+        tiles = row.runs[0].tiles()
         np.testing.assert_array_equal(shown.columns[row.name], tiles["sample"][:8])
         np.testing.assert_array_equal(shown.columns["target"], tiles["target"][:8])
 
@@ -242,25 +240,25 @@ def test_a_gallery_shows_the_first_items_of_every_sheet(suite: Comparison) -> No
 def test_a_gallery_says_what_it_leaves_out(build: Any, add_run: Writer, results: Path) -> None:
     for method in ("bps", "t2i-adapter", "text-only"):
         for seed in (0, 1):
-            add_run(method, {"fd": 1.0}, seed=seed, sheet=(method, seed) != ("bps", 0))
+            add_run(method, {"fd": 1.0}, seed=seed, tiles=(method, seed) != ("bps", 0))
     other = add_run("other", {"fd": 1.0}, seed=1)
     assert other.folder is not None
     moved = {name: images[::-1] for name, images in build.sheet_rows(n=24).items()}
-    contact_sheet(moved, other.folder / "contact.png", title="run")
-    late = add_run("late", {"fd": 1.0}, seed=2, sheet=True)
-    broken = add_run("broken", {"fd": 1.0}, seed=1, sheet=True)
+    write_tiles(other.folder / TILES_FILE, moved, [f"item {k:02}" for k in range(24)])
+    late = add_run("late", {"fd": 1.0}, seed=2, tiles=True)
+    broken = add_run("broken", {"fd": 1.0}, seed=1, tiles=True)
     assert late.folder is not None and broken.folder is not None
-    (broken.folder / "contact.png").write_bytes(b"")
+    (broken.folder / TILES_FILE).write_bytes(b"")
     add_run("none", {"fd": 1.0}, seed=1)
     table = build_table(load_runs(results))
     shown = gallery([row for row in table.rows if row.kind in {"method", "floor"}])
     assert shown is not None and shown.seed == 1
     assert list(shown.columns) == ["condition", "BPS", "T2I-Adapter", "text-only", "target"]
     assert set(shown.left_out) == {
-        "none has no contact sheet.",
-        "late has no contact sheet of seed 1.",
-        "other: its contact sheet shows other items.",
-        "broken: its contact sheet cannot be read.",
+        "none keeps no tiles.",
+        "late keeps no tiles of seed 1.",
+        "other: its tiles show other items.",
+        "broken: its tiles cannot be read.",
     }
 
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import bench.report.cost_figure as cost_module
+from bench import registry
 from bench.report import Run, build_table, contact_sheet, curve_figure, load_runs, overview
 from bench.report.cost_figure import cost_panels
 from bench.report.curves import _running_mean, differences
 from bench.report.figures import _above, _apart, looks
-from bench.report.names import TITLES
-from bench.report.sheet import FRAME, sheet_layout, sheet_tiles
+from bench.report.sheet import sheet_layout
 from bench.types import BenchError
 
 
@@ -40,47 +40,6 @@ def test_sheet_holds_the_images_where_the_layout_says(build: Any, tmp_path: Path
     assert covered.max() == 1
     words = pixels[:, : layout.margin + layout.label_width - 2]
     assert (words < 128).any()
-
-
-@pytest.mark.parametrize("n", [1, 2, 12, 24])
-@pytest.mark.parametrize("shape", [(64, 64), (32, 48), (7, 5)])
-@pytest.mark.parametrize("notes", [False, True])
-def test_tiles_are_the_exact_images_of_a_sheet(
-    tmp_path: Path, n: int, shape: tuple[int, int], notes: bool
-) -> None:
-    draw = np.random.default_rng(n)
-    names = ("condition", "sample", "target")
-    rows = {k: draw.integers(0, 256, (n, *shape, 3), dtype=np.uint8) for k in names}
-    rows["condition"][:] = FRAME  # as if every picture were part of its frame
-    items = ["text"] * n if notes else ()
-    path = contact_sheet(rows, tmp_path / "sheet.png", title="a long title " * n, items=items)
-    tiles = sheet_tiles(path, names=names, items=n, notes=notes)
-    assert list(tiles) == list(names)
-    for name in names:
-        np.testing.assert_array_equal(tiles[name], rows[name])
-
-
-def test_tiles_refuse_what_is_no_such_sheet(build: Any, tmp_path: Path) -> None:
-    path = contact_sheet(build.sheet_rows(), tmp_path / "sheet.png", title="run")
-    names = ("condition", "sample", "target")
-    changes: tuple[dict[str, Any], ...] = (
-        {"items": 11},
-        {"items": 24},
-        {"names": names[:2]},
-        {"scale": 3},
-        {"notes": True},
-    )
-    for wrong in changes:
-        with pytest.raises(BenchError, match="is no contact sheet of"):
-            given: dict[str, Any] = {"names": names, "items": 12, **wrong}
-            sheet_tiles(path, **given)
-    with Image.open(path) as opened:
-        opened.crop((0, 0, 600, opened.height)).save(tmp_path / "cut.png")
-    with pytest.raises(BenchError, match="no contact sheet"):
-        sheet_tiles(tmp_path / "cut.png", names=names, items=12)
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(BenchError, match="no picture"):
-        sheet_tiles(tmp_path / "text.png", names=names, items=12)
 
 
 def test_sheet_has_the_same_bytes_each_time(build: Any, tmp_path: Path) -> None:
@@ -163,8 +122,9 @@ def test_curves_are_compared_at_shared_steps_alone(tmp_path: Path) -> None:
 
 
 def test_a_method_has_one_colour_and_its_variants_are_told_apart() -> None:
-    known = looks({name: name for name in TITLES})
-    assert len({look.colour for look in known.values()}) == len(TITLES)
+    names = [name for name, row in registry.rows("method").items() if not row.variant_of]
+    known = looks({name: name for name in names})
+    assert len({look.colour for look in known.values()}) == len(names)
     varied = looks({"text-only": "text-only", **{f"bps {i}": "bps" for i in range(12)}})
     assert varied["bps 0"] == known["bps"] and varied["text-only"] == known["text-only"]
     assert len({(look.colour, look.dash) for name, look in varied.items() if name != "text-only"}) == 12

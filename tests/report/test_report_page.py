@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas
 import pytest
-from PIL import Image
 
 from bench.report import Run, build_comparison, build_table, load_runs, make_report, tidy
 from bench.report.grid import Grid, Text, to_csv, to_markdown
@@ -19,7 +18,6 @@ from bench.report.latex import escape_latex
 from bench.report.page import Section, Suite, report_page
 from bench.report.pictures import Pictures
 from bench.report.readme import readme_page
-from bench.report.sheet import contact_sheet
 from bench.types import BenchError
 from tests.latex import complaints, needs_latex
 
@@ -52,10 +50,8 @@ def test_report_holds_everything_it_promises(full: Path, report: Path) -> None:
     assert str(full.parent) not in text
     targets = re.findall(r"\]\(([^)]+)\)", text)
     assert len(targets) >= 12 and set(targets) <= made
-    copied = (report / "contact-bps-sketch-s0.png").read_bytes()
-    assert copied == (full / "bps-sketch-s0" / "contact.png").read_bytes()
+    assert (report / "contact-bps-sketch-s0.png").exists()
     assert not (report / "contact-bps-sketch-s1.png").exists()
-    assert "Sheets of other seeds (2) lie in the folders of their runs" in text
 
 
 def test_csv_is_the_table_in_full_precision(full: Path, report: Path) -> None:
@@ -107,7 +103,7 @@ def test_a_record_without_numbers_still_makes_a_report(
     names = {path.name for path in make_report(results, tmp_path / "out")}
     assert f"overview-{STEM}.png" not in names
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "No contact sheet: `bps-sketch-s0`" in text
+    assert "**BPS**: no tiles are kept" in text
     assert "no difference is stated" in text
 
 
@@ -159,30 +155,19 @@ def test_csv_holds_no_formula(build: Any) -> None:
     assert not [cell for cell in cells if re.match("[=+@]|-[a-z]", cell)]
 
 
-@pytest.mark.parametrize("kind", ["outside", "text", "huge"])
-def test_only_pictures_of_the_run_are_copied(
-    kind: str, build: Any, add_run: Writer, results: Path, tmp_path: Path
-) -> None:
-    run = add_run("bps", {"fd": 1.0})
+def test_tiles_that_are_none_are_not_drawn(add_run: Writer, results: Path, tmp_path: Path) -> None:
+    run = add_run("bps", {"fd": 1.0}, tiles=True)
     assert run.folder is not None
-    secret = tmp_path / "elsewhere.png"
-    contact_sheet(build.sheet_rows(9), secret, title="mine")
-    sheet = run.folder / "contact.png"
-    if kind == "outside":
-        sheet.symlink_to(secret)
-    elif kind == "text":
-        sheet.write_text("a private key")
-    else:
-        Image.new("1", (70_000, 10)).save(sheet)
+    (run.folder / "tiles.npz").write_text("a private key")
     make_report(results, tmp_path / "out")
     assert not list((tmp_path / "out").glob("contact-*"))
 
 
-@pytest.mark.parametrize("name", ["record.json", "items.json"])
+@pytest.mark.parametrize("name", ["record.json", "items.json", "tiles.npz"])
 def test_files_of_a_run_are_no_links_to_places_outside(
     name: str, add_run: Writer, results: Path, tmp_path: Path
 ) -> None:
-    run = add_run("bps", {"fd": 1.0})
+    run = add_run("bps", {"fd": 1.0}, tiles=True)
     assert run.folder is not None
     (run.folder / name).rename(tmp_path / name)
     (run.folder / name).symlink_to(tmp_path / name)
@@ -252,14 +237,3 @@ def test_latex_of_a_whole_suite_keeps_to_the_page(suite_results: Path, tmp_path:
     make_report(suite_results, tmp_path / "out", long=True)
     assert (tmp_path / "out" / f"differences-{STEM}.tex").exists()
     assert complaints(tmp_path / "out", tmp_path / "pdf") == []
-
-
-def test_contact_sheets_of_one_run_are_its_own(
-    build: Any, add_run: Writer, results: Path, tmp_path: Path
-) -> None:
-    run = add_run("bps", {"fd": 1.0})
-    assert run.folder is not None
-    contact_sheet(build.sheet_rows(9), run.folder / "contact.png", title="mine")
-    make_report(results, tmp_path / "out")
-    copied = (tmp_path / "out" / "contact-bps-sketch-s0.png").read_bytes()
-    assert copied == (run.folder / "contact.png").read_bytes()

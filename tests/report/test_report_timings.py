@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.packed import Run
 from bench.report.rows import build_table
-from bench.report.runs import Run, load_runs
+from bench.report.runs import load_runs
 from bench.report.tables import cost_grid, time_words
 from bench.timings import Timing, add_timing
 

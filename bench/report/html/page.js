@@ -246,7 +246,7 @@
     const title = make("h3", {}, "Samples");
     if (!row.pictures) {
       const own = table.without.filter((line) => line.startsWith(row.name));
-      return [title, make("p", { class: "soft" }, own.join(" ") || "No contact sheet shows samples of this row.")];
+      return [title, make("p", { class: "soft" }, own.join(" ") || "No tiles show samples of this row.")];
     }
     const gallery = data.galleries[row.pictures[0]];
     const others = table.rows.filter((other) => other !== row && other.pictures && other.pictures[0] === row.pictures[0]);

@@ -1,4 +1,4 @@
-"""Pictures of the page: the tiles of contact sheets, encoded anew and shared between methods."""
+"""Pictures of the page: tiles of runs, encoded anew and shared between methods."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.qualitative import SHEET_ITEMS, Gallery, gallery
+from bench.report.qualitative import Gallery, gallery
 from bench.report.rows import Row
+from bench.tiles import MOST_TILES
 
 _MEDIA = "image/webp"
 _LARGEST = 128  # pixels of the longer side: the page shows pictures no larger
@@ -28,9 +29,9 @@ class _Encoding:
 
 # The first whose pictures fit the budget is taken; the last is taken in any case.
 _LADDER = (
-    _Encoding(words="WebP without loss", items=SHEET_ITEMS, settings={"lossless": True}),
-    _Encoding(words="WebP of quality 92", items=SHEET_ITEMS, settings={"quality": 92}),
-    _Encoding(words="WebP of quality 80", items=SHEET_ITEMS, settings={"quality": 80}),
+    _Encoding(words="WebP without loss", items=MOST_TILES, settings={"lossless": True}),
+    _Encoding(words="WebP of quality 92", items=MOST_TILES, settings={"quality": 92}),
+    _Encoding(words="WebP of quality 80", items=MOST_TILES, settings={"quality": 80}),
     _Encoding(words="WebP of quality 80", items=8, settings={"quality": 80}),
     _Encoding(words="WebP of quality 60", items=4, settings={"quality": 60}),
 )
@@ -52,7 +53,7 @@ class Samples:
 
 
 def collect_samples(tables: Sequence[Sequence[Row]], *, budget: int) -> Samples:
-    """Take and encode the contact sheets of each table's rows: one gallery a protocol.
+    """Take and encode the tiles of each table's rows: one gallery a protocol.
 
     budget: bytes of base64 for all pictures; samples lose quality, then items, to keep within it.
     """
@@ -66,7 +67,7 @@ def collect_samples(tables: Sequence[Sequence[Row]], *, budget: int) -> Samples:
                 for r, row in enumerate(rows)
                 if row.protocol_hash == digest and row.kind in {"method", "floor"}
             ]
-            found = gallery([row for _, row in own], items=SHEET_ITEMS, most=len(own))
+            found = gallery([row for _, row in own], items=MOST_TILES, most=len(own))
             if found is None:
                 continue
             names = list(found.columns)[1:-1]

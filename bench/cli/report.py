@@ -1,0 +1,137 @@
+"""`bench report`, `bench show` and `bench list`: looking at what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.options import AsJson, guarded, outline
+from bench.config import RESULTS
+from bench.terminal import say, to_json
+
+if TYPE_CHECKING:
+    from bench.record import RunRecord
+
+RunPlace = Annotated[Path, typer.Argument(help="A run folder, packed or not, or its record.json.")]
+
+
+@guarded
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of run folders, or a pack of them.")] = RESULTS,
+    out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
+    mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="LaTeX of differences and distributions too.")] = False,
+    readme: Annotated[
+        Path | None, typer.Option(help="Also write a page of published results, README.md.")
+    ] = None,
+) -> None:
+    """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
+    from bench.packed import Pack
+    from bench.report import make_report
+
+    results = Pack(results).results
+    for path in make_report(results, out or results / "report", mixed=mixed, long=long, readme=readme):
+        say(path)
+
+
+@guarded
+def show(
+    run: RunPlace,
+    diff: Annotated[
+        Path | None, typer.Option("--diff", help="Another run: say in words what differs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: its record, its artifacts checked; or what differs from another; or list a folder."""
+    from bench.packed import kept_record, kept_records
+    from bench.record import RECORD_FILE, record_values
+    from bench.report.changes import record_changes
+    from bench.report.tables import record_text
+
+    listed = kept_records(run) if run.is_dir() and not (run / RECORD_FILE).exists() else []
+    if listed and diff is None:
+        say(to_json([record.run_id for record in listed]) if as_json else "\n".join(map(_line, listed)))
+        return
+    record = kept_record(run_folder(run))
+    if diff is not None:
+        said = record_changes(record, kept_record(run_folder(diff)))
+        say(to_json(said) if as_json else "\n".join(said))
+        return
+    say(to_json(record_values(record)) if as_json else record_text(record))
+
+
+def _line(record: RunRecord) -> str:
+    """Return a run's id, and how good its samples are, in a line."""
+    found = {name: value.value for name, value in record.metrics.items() if name in ("fd", "kid", "cosine")}
+    values = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if value is not None)
+    return f"{record.run_id}: {values}"
+
+
+def run_folder(place: Path) -> Path:
+    """Return the folder of a run that is named by its folder or its record."""
+    return place.parent if place.name == "record.json" else place
+
+
+@guarded
+def list_names(
+    name: Annotated[str | None, typer.Argument(help="A method: its options and what they take.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List methods, ablations, tasks, suites and budgets; or what one method takes."""
+    table = _everything() if name is None else _method(name)
+    say(to_json(table) if as_json else outline(table))
+
+
+def _everything() -> dict[str, Any]:
+    from bench import registry
+    from bench.ablations import ABLATIONS
+
+    methods = registry.rows("method")
+    suites = {name: registry.load("suite", name) for name in registry.rows("suite")}
+    return {
+        "methods": {n: _titled(r) for n, r in methods.items() if not r.variant_of},
+        "variants": {n: _titled(r) for n, r in methods.items() if r.variant_of},
+        "ablations": {a.name: a.question for a in ABLATIONS.values()},
+        "tasks": {n: _titled(r) for n, r in registry.rows("task").items()},
+        "suites": {
+            name: {
+                "about": suite.about,
+                "tasks": list(suite.tasks),
+                "budgets": {
+                    b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
+                    for b in suite.budgets.values()
+                },
+            }
+            for name, suite in suites.items()
+        },
+        "judges": {n: _titled(r) for n, r in registry.rows("judge").items()},
+    }
+
+
+def _titled(row: Any) -> str:
+    return f"{row.title or row.target}{f' (package {row.package})' if row.package else ''}"
+
+
+def _method(name: str) -> dict[str, Any]:
+    """Return what a method is, its options with their defaults and allowed values, tasks it refuses."""
+    from bench import registry
+    from bench.types import refusal
+
+    row, method = registry.row("method", name), registry.load("method", name)
+    allowed = getattr(method, "allowed", {})
+    tasks = {n: registry.load("task", n) for n in registry.rows("task")}
+    return {
+        "title": row.title or method.title,
+        "source": method.source,
+        "options": {
+            option: {
+                "default": json.dumps(row.options.get(option, default)),
+                "allowed": allowed.get(option, "as the method says"),
+            }
+            for option, default in method.options.items()
+        },
+        "cannot do": {n: reason for n, task in tasks.items() if (reason := refusal(method, task))},
+    }

@@ -1,0 +1,201 @@
+"""`bench run` and its stages, `bench ablate` and `bench tune`: what trains, samples and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.options import AsJson, Asked, Jobs, PrintConfig, configured, guarded, split, to_yaml
+from bench.config import EXECUTION, OUTSIDE, RESULTS
+from bench.terminal import aside, say, to_json
+
+if TYPE_CHECKING:
+    from bench.grid import Outcome
+
+_VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", *OUTSIDE)
+RATES = "3e-4,1e-3,3e-3,1e-2"
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Spread a grid over a Ray cluster: auto, local or its address.",
+        rich_help_panel=EXECUTION,
+    ),
+]
+CpusPerRun = Annotated[
+    float, typer.Option(min=0, help="With --ray: cores for each run.", rich_help_panel=EXECUTION)
+]
+GpusPerRun = Annotated[
+    float, typer.Option(min=0, help="With --ray: GPUs for each run.", rich_help_panel=EXECUTION)
+]
+
+
+@guarded
+@configured()
+def run(
+    *,
+    asked: Asked,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    cpus_per_run: CpusPerRun = 1,
+    gpus_per_run: GpusPerRun = 0,
+    again: Annotated[bool, typer.Option("--again", help="Redo a finished run.")] = False,
+    floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    from bench.cli.progress import console_hooks
+    from bench.cluster import placed
+    from bench.grid import run_grid
+    from bench.run import run_with_floor
+    from bench.types import BenchError
+
+    if print_config:
+        say(to_yaml(asked))
+        return
+    configs = asked.cells()
+    if len(configs) == 1 and ray is None:
+        with console_hooks() as hooks:
+            done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)
+        _show(*done, as_json=as_json)
+        return
+    if again:
+        raise BenchError("--again redoes one run at a time, here. Name one method, task and seed.")
+    with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
+        outcomes = run_grid(configs, hooks=hooks, say=aside, jobs=jobs, start=start)
+    end(outcomes, as_json=as_json)
+
+
+def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
+    """Return the command of one stage of a run; all have the options of `bench run`."""
+
+    @guarded
+    @configured()
+    def command(*, asked: Asked) -> None:
+        from bench.cli.progress import console_hooks
+        from bench.processes import speaks
+        from bench.run import Run
+        from bench.suites import resolve
+
+        with console_hooks() as hooks:
+            said = act(Run(resolve(asked.one), hooks))
+            hooks.close()
+        if speaks():
+            say(said)
+
+    command.__doc__ = about
+    return command
+
+
+def trained(run: Any) -> str:
+    """Train a run and say so."""
+    result = run.train()
+    return f"trained {result.images} images in {result.seconds:.1f} s -> {run.folder / 'work'}"
+
+
+def sampled(run: Any) -> str:
+    """Sample a run and say so."""
+    return f"{run.sample():.3f} s an image -> {run.folder / 'work' / 'samples'}"
+
+
+def scored(run: Any) -> str:
+    """Score a run and return its table."""
+    from bench.report.tables import record_text
+
+    return record_text(run.score())
+
+
+@guarded
+@configured(without=_VARIED, task=(), seed=(0, 1, 2))
+def ablate(
+    name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, guidance or steps.")],
+    *,
+    asked: Asked,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    cpus_per_run: CpusPerRun = 1,
+    gpus_per_run: GpusPerRun = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
+) -> None:
+    """Compare the variants of one design choice: runs that exist are used, missing ones made."""
+    from bench.ablate import do_ablation, plan_ablation, plan_text, result_text
+    from bench.ablations import find_ablation
+    from bench.cli.progress import console_hooks
+    from bench.cluster import placed
+
+    ablation = find_ablation(name)
+    planned = plan_ablation(ablation, asked.config, tasks=asked.each["task"], seeds=asked.each["seed"])
+    (say if plan else aside)(plan_text(ablation, planned, results=asked.config.results))
+    if plan:
+        return
+    with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
+        outcomes = do_ablation(ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start)
+    say(result_text(ablation, planned))
+    end(outcomes)
+
+
+@guarded
+@configured(
+    without=("learning_rate", *OUTSIDE),
+    method=("paper",),
+    budget="standard",
+    side="val",
+    results=RESULTS / "tuning",
+)
+def tune(
+    *,
+    asked: Asked,
+    jobs: Jobs = 1,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option("--rates", help=f"The grid, the same for all methods. [default: {RATES}]"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
+) -> None:
+    """Choose each method's learning rate on the validation side, by one grid for all."""
+    from bench.cli.progress import console_hooks
+    from bench.tune import tune_rates
+
+    with console_hooks() as hooks:
+        files, outcomes = tune_rates(
+            asked.cells(), rates=split(rate or [RATES]), out=out, hooks=hooks, say=aside, jobs=jobs
+        )
+    for path in files:
+        say(path)
+    end(outcomes)
+
+
+def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
+    """Say which runs of a grid failed and how to do them again; exit code 1 if any did."""
+    failed = [o for o in outcomes if o.error]
+    if as_json:
+        said = {o.name: o.error or o.refused or str(o.folder) for o in outcomes}
+        say(to_json(said))
+    if outcomes:  # an ablation whose runs all exist has made none
+        made = sum(o.record is not None for o in outcomes)
+        aside(f"{made} of {len(outcomes)} runs have a record")
+    for outcome in failed:
+        aside(f"FAILED {outcome.name}: {outcome.error}\n  again: {outcome.config.command()}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
+    """Print the table with the floor's row, or the record as JSON."""
+    from bench.content import read_json
+    from bench.processes import speaks
+    from bench.report.tables import record_text
+
+    if not speaks():
+        return
+    if as_json:
+        say(to_json(read_json(run.folder / "record.json")))
+        return
+    say(record_text(record, floor=floor))
+    say(f"record   {run.folder / 'record.json'}")
+    say(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
+    say(f"         {run.folder / 'work' / 'samples.png'}  (all samples)")

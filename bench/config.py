@@ -1,0 +1,427 @@
+"""What is asked and what is fair: the configuration of a run, and the types of suite and protocol.
+
+`RunConfig` is the one description of a run: the command line's options are made from its fields, a YAML
+file holds it, other processes and the record are handed it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.types import BenchError, Dataset, Method, Task, unknown
+
+if TYPE_CHECKING:
+    from bench.data.splits import Splits
+    from bench.weights import Weights
+
+METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new numbers never share a table
+RESULTS = Path("results/runs")
+SIDES = ("val", "test")
+FORMS = ("same", "repeat")
+PRECISIONS = ("fp32", "bf16", "fp16")
+OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
+WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights", "How it is carried out"
+
+
+def _asked(default: Any, help: str, *, panel: str, **more: Any) -> Any:
+    """A field with what the command line needs: help and panel; flag, min, max, allowed where given."""
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**given, metadata={"help": help, "panel": panel, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is asked to be. None stands for what suite, budget or method say.
+
+    Fields of the panel "Protocol", suite, task, base, data and weights can move a number; those of
+    EXECUTION cannot, but for rounding.
+    """
+
+    method: str = _asked("bps", "A method or variant of `bench list`, or module:Name.", panel=WHAT)
+    task: str = _asked("sketch", "A task of `bench list`, or module:Name.", panel=WHAT)
+    suite: str = _asked("emoji", "emoji (embedded), coco17, micro, or module:NAME.", panel=WHAT)
+    seed: int = _asked(0, "Training and sampling seed.", panel=WHAT, min=0, max=2**63 - 1)
+    options: Mapping[str, Any] = _asked(
+        dict, "A method's option, name=value (JSON); see `bench list METHOD`.", panel=WHAT, flag="--option"
+    )
+    metrics: tuple[str, ...] = _asked(
+        (), "Further metrics: names, or module:Name.", panel=WHAT, flag="--metric"
+    )
+    results: Path = _asked(RESULTS, "Folder that holds the run folders.", panel=WHAT)
+
+    budget: str | None = _asked(
+        None, "quick, short, standard, full; equal-time (emoji), paper (coco17).", panel=PROTOCOL
+    )
+    train_images: int | None = _asked(
+        None, "Training images in all; else the budget's.", panel=PROTOCOL, min=1, max=10**9
+    )
+    train_batch: int | None = _asked(
+        None, "Images of an optimiser step; else the suite's.", panel=PROTOCOL, min=1, max=10**6
+    )
+    train_items: int | None = _asked(
+        None, "Train on so many items; else on all.", panel=PROTOCOL, min=1, max=10**9
+    )
+    limit: int | None = _asked(
+        None, "Evaluate so many items, 10 or more; else the budget's.", panel=PROTOCOL, min=10, max=10**9
+    )
+    side: str | None = _asked(None, "Evaluate on test or val.", panel=PROTOCOL, allowed=SIDES)
+    learning_rate: float | None = _asked(
+        None, "Else the method's in the suite.", panel=PROTOCOL, min=1e-12, max=1e6
+    )
+    guidance: float | None = _asked(
+        None, "Guidance in sampling; else the suite's.", panel=PROTOCOL, min=1.0, max=1e6
+    )
+    sampling_steps: int | None = _asked(
+        None, "Steps of the sampler; else the suite's.", panel=PROTOCOL, min=1, max=10**6
+    )
+    precision: str | None = _asked(None, "Else the suite's.", panel=PROTOCOL, allowed=PRECISIONS)
+    ema: float | None = _asked(
+        None, "Decay of averaged weights; else the suite's.", panel=PROTOCOL, min=0.0, max=0.999999
+    )
+    shuffled: bool = _asked(
+        True, "Sample once more under other items' conditions (grids: first seed).", panel=PROTOCOL
+    )
+    allow_leak: bool = _asked(
+        False, "Go on although evaluation items were seen in training; marked.", panel=PROTOCOL
+    )
+
+    base: Path | None = _asked(
+        None, "Your own Stable Diffusion: a diffusers folder or org/name[@revision].", panel=DATA
+    )
+    base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", panel=DATA)
+    data: Path | None = _asked(None, "Prepared data of a suite that brings none.", panel=DATA)
+    weights: Path | None = _asked(
+        None, "Begin with these: a folder diffusers loads, or a checkpoint.", panel=DATA
+    )
+    train: bool = _asked(True, "Train, or evaluate --weights as they are.", panel=DATA)
+    condition_channels: str = _asked(
+        "same", "For --weights: repeat gives the one channel three times.", panel=DATA, allowed=FORMS
+    )
+    invert_condition: bool = _asked(False, "For --weights: give them 1 - x, dark lines on white.", panel=DATA)
+
+    device: str = _asked(
+        "auto", "Else the first GPU, if any.", panel=EXECUTION, allowed=("auto", "cpu", "cuda")
+    )
+    sample_batch: int = _asked(32, "Images sampled at once.", panel=EXECUTION, min=1, max=10**6)
+    checkpoint_every: int = _asked(
+        100, "Optimiser steps between checkpoints.", panel=EXECUTION, min=1, max=10**9
+    )
+    micro_batch: int | None = _asked(
+        None, "Images trained at once in a process.", panel=EXECUTION, min=1, max=10**6
+    )
+    gradient_checkpointing: bool = _asked(
+        False, "Recompute activations: less memory, more time.", panel=EXECUTION
+    )
+    compile: bool = _asked(False, "Compile the transformer blocks.", panel=EXECUTION)
+    fused: bool = _asked(False, "The fused AdamW.", panel=EXECUTION)
+    track: tuple[str, ...] = _asked(
+        (), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.", panel=EXECUTION
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values outside a field's bounds, whoever asks: a command, a file or another process."""
+        for known in dataclasses.fields(self):
+            _check(known, getattr(self, known.name))
+        if self.weights is None and (
+            not self.train or self.condition_channels != "same" or self.invert_condition
+        ):
+            raise BenchError(
+                "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
+                "that diffusers loads, or a checkpoint file."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is not at its default as plain JSON values, of which `validated` makes an equal one."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _at_default(self, f)}
+        return {name: _plain(value) for name, value in plain.items()}
+
+    def told(self) -> RunConfig:
+        """Return what a record may tell of it: folders of this machine by their names alone."""
+        return replace(
+            self,
+            results=RESULTS,
+            base=_name(self.base),
+            data=_name(self.data),
+            weights=_name(self.weights),
+        )
+
+    def command(self) -> str:
+        """Return the command line that asks for this run alone, quoted for a POSIX shell."""
+        argv = ["bench", "run", "--method", self.method, "--task", self.task]
+        for known in dataclasses.fields(self):
+            if known.name not in {"method", "task"} and not _at_default(self, known):
+                argv += _flags(known, getattr(self, known.name))
+        return shlex.join(argv)
+
+    def without_weights(self) -> RunConfig:
+        """Return the same without weights from outside, options and learning rate: what the floor needs."""
+        return replace(
+            self,
+            options={},
+            learning_rate=None,
+            weights=None,
+            train=True,
+            condition_channels="same",
+            invert_condition=False,
+        )
+
+
+def _name(place: Path | None) -> Path | None:
+    return Path(place.name) if place is not None and place.is_absolute() else place
+
+
+def flag(known: dataclasses.Field[Any]) -> str:
+    """Return the flag of a field on the command line."""
+    return str(known.metadata.get("flag", f"--{known.name.replace('_', '-')}"))
+
+
+def _flags(known: dataclasses.Field[Any], value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(known) if value else flag(known).replace("--", "--no-", 1)]
+    if isinstance(value, Mapping):
+        return [word for k, v in sorted(value.items()) for word in (flag(known), f"{k}={option_text(v)}")]
+    if isinstance(value, tuple):
+        return [flag(known), ",".join(map(str, value))]
+    return [
+        flag(known),
+        f"{value:g}" if isinstance(value, float) and value == float(f"{value:g}") else str(value),
+    ]
+
+
+def _at_default(config: RunConfig, known: dataclasses.Field[Any]) -> bool:
+    return bool(getattr(config, known.name) == getattr(_DEFAULTS, known.name))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return (
+        [_plain(v) for v in value]
+        if isinstance(value, (list, tuple))
+        else (str(value) if isinstance(value, Path) else value)
+    )
+
+
+def option_text(value: Any) -> str:
+    """Return an option's value as the command line takes it: JSON, but plain text without quotes.
+
+    Text that would read as JSON ("1", "true") keeps its quotes, so that it comes back as text.
+    """
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _check(known: dataclasses.Field[Any], value: Any) -> None:
+    """Raise BenchError where a value is outside what its field allows; None is the suite's own."""
+    allowed = known.metadata.get("allowed")
+    if allowed is not None and value is not None and value not in allowed:
+        raise unknown(flag(known).lstrip("-"), str(value), allowed)
+    low, high = known.metadata.get("min"), known.metadata.get("max")
+    if value is None or low is None or low <= value <= high:
+        return
+    raise BenchError(f"{flag(known)} {value}: allowed are numbers from {low:g} to {high:g}.")
+
+
+_DEFAULTS = RunConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A configuration whose names are resolved: what a run works with.
+
+    config: as asked. task: its name. options: the method's own, defaults filled in. device: "cpu" or
+    "cuda". weights: to begin with, from outside.
+    """
+
+    config: RunConfig
+    suite: Suite
+    task: Task
+    method: Method
+    budget: Budget
+    options: Mapping[str, Any]
+    learning_rate: float
+    device: str = "cpu"
+    weights: Weights | None = None
+
+
+def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str:
+    """Name a run by what it is: suite, task, method, budget, seed and a hash of the rest."""
+    from bench.content import digest_json
+
+    rest = {"protocol": protocol.hash, "options": dict(options), "learning_rate": spec.learning_rate}
+    parts = (spec.suite.name, spec.task.name, spec.method.name, spec.budget.name, f"s{spec.config.seed}")
+    return "-".join((*parts, digest_json(rest)[:8]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything: the same number of training images for every method of a table.
+
+    eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
+    training images of single methods where time, not images, is to be equal. train_items: how many
+    items of the train side are trained on, picked by the same rule, so that fewer are a part of more;
+    None for all.
+    """
+
+    name: str
+    train_images: int
+    eval_items: int | None
+    images_of: Mapping[str, int] = field(default_factory=dict)
+    train_items: int | None = None
+
+    def images(self, method: str) -> int:
+        """Return the training images of a method."""
+        return self.images_of.get(method, self.train_images)
+
+    def asked(self, *, images: int | None, items: int | None, limit: int | None) -> Budget:
+        """Return the budget with other training images, training or evaluation items ("short-10").
+
+        None leaves what it is. Images that are asked for are every method's.
+        """
+        parts = [self.name]
+        parts += [] if images is None else [f"{images}images"]
+        parts += [] if items is None else [str(items)]
+        parts += [] if limit is None else [f"{limit}eval"]
+        return replace(
+            self,
+            name="-".join(parts),
+            train_images=self.train_images if images is None else images,
+            images_of=self.images_of if images is None else {},
+            train_items=self.train_items if items is None else items,
+            eval_items=self.eval_items if limit is None else limit,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The fair loop's settings, equal for all methods of a suite.
+
+    loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
+    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
+    of the autoencoder's posterior, or "sample": a draw of it at every visit.
+    precision, ema: see the engine.
+    """
+
+    batch: int = 64
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    drop_caption: float = 0.1
+    mirror: bool = True
+    loss: str = "v"
+    clip_norm: float = 1.0
+    latents: str = "mode"
+    precision: str = "fp32"
+    ema: float = 0.0
+
+
+_LATER = ("precision", "ema", "latents")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """name: "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M); guidance 1 asks for the prompt alone."""
+
+    name: str = "dpm++"
+    steps: int = 20
+    guidance: float = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A benchmark: data, base and protocol.
+
+    dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
+    environment) -> such loaders. base: folder or hub id of the frozen base; None where the user brings
+    it; variant: which of its weights, None for the plain ones. storage: encoded items are
+    held in "memory", or in "shards" on disk (text in float16), for data sets that no memory holds; part
+    of what the suite is, so that equal suites read equal numbers.
+    learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
+    side by method. feature_judge, clip_judge: names in bench.judges.
+    """
+
+    name: str
+    about: str
+    dataset: Callable[[], Dataset]
+    splits: Callable[[], Splits]
+    base: Path | None
+    tasks: tuple[str, ...]
+    feature_judge: str
+    clip_judge: str | None
+    learning_rate: float
+    budgets: Mapping[str, Budget]
+    training: Training = field(default_factory=Training)
+    sampler: Sampler = field(default_factory=Sampler)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    default_budget: str = "standard"
+    eval_side: str = "test"
+    at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
+    variant: str | None = None
+    storage: str = "memory"
+
+    def budget(self, name: str | None) -> Budget:
+        """Return a budget by name (default: the suite's); BenchError for an unknown one."""
+        chosen = name or self.default_budget
+        if chosen not in self.budgets:
+            raise unknown("budget", chosen, self.budgets)
+        return self.budgets[chosen]
+
+    def check_task(self, task: str, *, known: Collection[str]) -> None:
+        """Raise BenchError if the suite does not have a task that is `known`; an outsider's may try."""
+        if task in known and task not in self.tasks:
+            raise unknown(f"task of suite {self.name}", task, self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that can move a number, as one value; equal hashes may share a table.
+
+    data: how the user's data were prepared, in words (the data set's digest covers it).
+    """
+
+    suite: str
+    task: str
+    dataset: str
+    splits: str
+    base: str
+    eval_side: str
+    budget: Budget
+    training: Training
+    sampler: Sampler
+    judges: Mapping[str, Mapping[str, str]]
+    task_version: int
+    metric_version: int = METRIC_VERSION
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the protocol as plain JSON values; what is not used of it is left out.
+
+        So are settings that came later while they have their default: hashes of old records hold.
+        """
+        values = asdict(self)
+        if not values["data"]:
+            del values["data"]
+        if not values["budget"]["images_of"]:
+            del values["budget"]["images_of"]
+        if values["budget"]["train_items"] is None:
+            del values["budget"]["train_items"]
+        for name in _LATER:
+            if values["training"][name] == getattr(Training, name):
+                del values["training"][name]
+        return values
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the protocol, 64 hexadecimal digits; tables show the first 12."""
+        from bench.content import digest_json  # numpy comes with it, which help does not need
+
+        return digest_json(self.as_dict())

@@ -1,0 +1,474 @@
+"""Runs as they are kept: a folder each, or all of a results folder packed as data in two files.
+
+A pack of `results/emoji` is `results/emoji.jsonl.gz`, a line a run, and `results/emoji.npz`. A line holds
+the run's place (its folder below `results/emoji`), its record as it is, and digests of its arrays (scores
+of items, curve, tiles), each of which lies once in the archive.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.ablations import ABLATIONS_FOLDER
+from bench.content import (
+    MOST_BYTES,
+    atomic_write,
+    check_array,
+    check_offsets,
+    digest_arrays,
+    digest_json,
+    json_bytes,
+    npz_arrays,
+    npz_bytes,
+    read_npz,
+    read_small,
+    unwritable,
+    write_npz,
+)
+from bench.record import (
+    ITEMS_FILE,
+    RECORD_FILE,
+    ItemScores,
+    RunRecord,
+    find_records,
+    load_items,
+    load_record,
+    record_of,
+)
+from bench.strict import Code, FromFile, Name, Text, check_name, parse_json, validated
+from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures
+from bench.types import BenchError
+
+LINES, ARRAYS = ".jsonl.gz", ".npz"
+_REMEDY = "Restore both files of the pack, or make them anew: bench results pack."
+_MOST_DECIMALS = 12
+_BITS = -1  # in place of decimals, where none hold the numbers: their bits as they are
+_EXACT = 2**53
+_MISSING = np.iinfo(np.int64).min
+_OF_VARIANT = ("suite", "task", "method", "options", "budget", "changes")
+"""What of a record tells variants apart: runs that are alike in these differ in their seed alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A record with the folder it lies in (None in a pack) and its per-item scores, None without any.
+
+    strips: tiles out of a pack. timed: on what machine and how its costs in time and memory were measured
+    alone, in words; "" where they are those of the run itself.
+    """
+
+    record: RunRecord
+    folder: Path | None = None
+    items: ItemScores | None = None
+    strips: Mapping[str, np.ndarray] | None = None
+    timed: str = ""
+
+    @property
+    def place(self) -> str:
+        """The folder, else the name, for messages."""
+        return self.record.run_id if self.folder is None else str(self.folder)
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """The training curve as (step, loss); empty where nothing was trained or kept."""
+        return self.items.curve if self.items is not None else ()
+
+    @property
+    def has_tiles(self) -> bool:
+        """Tell whether pictures of it are kept, damaged or not."""
+        return self.strips is not None or (self.folder is not None and (self.folder / TILES_FILE).is_file())
+
+    def tiles(self) -> dict[str, np.ndarray]:
+        """Return condition, sample and target of a few items, [N,H,W,3] uint8 each; BenchError if damaged."""
+        strips = self.strips
+        if strips is None:
+            strips = read_tiles((self.folder or Path()) / TILES_FILE)
+        return tile_pictures(strips, self.place)
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items.
+
+    Refused too are files of it that are links to places outside; the folder itself may be a link.
+    """
+    for name in (RECORD_FILE, ITEMS_FILE, TILES_FILE):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BenchError(f"{folder / name} is a link that leads out of its run. Put the file there.")
+    record = load_record(folder)
+    items = load_items(folder) if (folder / ITEMS_FILE).exists() else None
+    return Run(record=record, folder=folder, items=items)
+
+
+def kept_runs(results: Path, within: str = "") -> list[Run]:
+    """Read every run of a results folder and of the pack beside it, sorted by name; a folder goes first.
+
+    within: a folder below, such as that of ablations' runs.
+    """
+    pack = Pack(results)
+    folders = {folder.name: folder for folder in find_records(pack.results / within)}
+    packed = pack.within(within)
+    names = sorted({*folders, *packed})
+    return [load_run(folders[n]) if n in folders else pack.run(packed[n]) for n in names]
+
+
+def kept_records(results: Path, within: str = "", *, skip_damaged: bool = False) -> list[RunRecord]:
+    """Read the records alone of what `kept_runs` reads, without looking at artifacts.
+
+    skip_damaged: let what is damaged count for nothing; else it is a BenchError.
+    """
+    found: dict[str, RunRecord] = {}
+    pack, packed = Pack(results), {}
+    try:
+        packed = pack.within(within)
+    except BenchError:
+        if not skip_damaged:
+            raise
+    reads: dict[str, Callable[[], RunRecord]] = {n: partial(pack.record, one) for n, one in packed.items()}
+    reads |= {f.name: partial(load_record, f, verify=False) for f in find_records(pack.results / within)}
+    for name in sorted(reads):
+        try:
+            found[name] = reads[name]()
+        except BenchError:
+            if not skip_damaged:
+                raise
+    return list(found.values())
+
+
+def kept_record(folder: Path) -> RunRecord:
+    """Read the record of a run by its folder, or by the place where that lay before it was packed."""
+    if not (folder / RECORD_FILE).exists():
+        for above in folder.parents[:2]:
+            pack = Pack(above)
+            line = pack.lines.get(folder.relative_to(above).as_posix())
+            if line is not None:
+                return pack.record(line)
+    return load_record(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedItems(FromFile):
+    """An items file with digests in place of lists of numbers; curve: those of steps and losses."""
+
+    ids: Code
+    rows: Mapping[Name, Mapping[Name, Code]]
+    replicates: Mapping[Name, Mapping[Name, Code]] | None = None
+    curve: tuple[Code, Code] | None = None
+    layer_weights: list[Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(FromFile):
+    """A run of a pack. place: its folder below the results folder; tiles: side -> digest of a strip."""
+
+    place: Text
+    record: Mapping[str, Any]
+    items: PackedItems | None = None
+    tiles: Mapping[Name, Code] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise BenchError for a place that is no run's, or tiles that lack a side."""
+        folder, _, name = self.place.rpartition("/")
+        if folder not in ("", ABLATIONS_FOLDER) or check_name(name) in ("", ABLATIONS_FOLDER):
+            raise BenchError(f"'{self.place}' is no place of a run")
+        if self.tiles is not None and set(self.tiles) != {*SIDES, "items"}:
+            raise BenchError(f"tiles are of other sides than {', '.join(SIDES)} and items")
+
+
+class Pack:
+    """The pack of a results folder, read where it is asked for; without lines where there is none."""
+
+    def __init__(self, results: Path) -> None:
+        """Take the results folder, whether it exists or not, or the file of lines, which bears its name."""
+        self.results = results.with_name(results.name.removesuffix(LINES)) if results.name else results
+        named = self.results if self.results.name not in ("", "..") else self.results.resolve()
+        self.paths = [named.parent / f"{named.name}{end}" for end in (LINES, ARRAYS)]
+
+    @cached_property
+    def lines(self) -> dict[str, Line]:
+        """The lines by place; BenchError for a file that is damaged or holds something else."""
+        found: dict[str, Line] = {}
+        path = self.paths[0]
+        raw = _unzipped(path) if path.exists() else b""
+        for number, text in enumerate(raw.splitlines(), start=1):
+            where = f"{path}, line {number}"
+            line: Line = validated(parse_json(text, where, remedy=_REMEDY), Line, where, remedy=_REMEDY)
+            if line.place in found:
+                raise BenchError(f"{where} holds '{line.place}' again. {_REMEDY}")
+            found[line.place] = line
+        return found
+
+    def within(self, folder: str) -> dict[str, Line]:
+        """Return the lines of runs right below a folder, by their folder's name."""
+        places = {place: place.rpartition("/") for place in self.lines}
+        return {name: self.lines[place] for place, (above, _, name) in places.items() if above == folder}
+
+    def record(self, line: Line) -> RunRecord:
+        """Return the record of a line; BenchError as `load_record`."""
+        return record_of(dict(line.record), f"{self.paths[0]}, {line.place}")
+
+    def run(self, line: Line) -> Run:
+        """Return a line as the report reads it."""
+        where, items = f"{self.paths[0]}, {line.place}", self.items(line)
+        return Run(
+            record=self.record(line),
+            items=None if items is None else validated(items, ItemScores, where, remedy=_REMEDY),
+            strips=self.strips(line),
+        )
+
+    def items(self, line: Line) -> dict[str, Any] | None:
+        """Return what a line's items file held, scores and replicates as arrays."""
+        packed = line.items
+        if packed is None:
+            return None
+        found: dict[str, Any] = {"ids": self._texts(packed.ids)}
+        for name, rows in (("rows", packed.rows), ("replicates", packed.replicates)):
+            if rows is not None:
+                found[name] = {row: {m: self._array(d) for m, d in of.items()} for row, of in rows.items()}
+        if packed.curve is not None:
+            steps, losses = (self._array(digest).tolist() for digest in packed.curve)
+            whole = [int(step) if math.isfinite(step) else -1 for step in steps]
+            found["curve"] = [list(point) for point in zip(whole, losses, strict=False)]
+        if packed.layer_weights is not None:
+            found["layer_weights"] = packed.layer_weights
+        return found
+
+    def strips(self, line: Line) -> dict[str, np.ndarray] | None:
+        """Return the tiles of a line as `bench.tiles.read_tiles` does."""
+        if line.tiles is None:
+            return None
+        sides = {side: self._array(line.tiles[side], np.uint8) for side in SIDES}
+        return {**sides, "items": np.asarray(self._texts(line.tiles["items"]))}
+
+    def files(self, line: Line) -> dict[str, bytes]:
+        """Return the files of a line's run folder, byte for byte as they were."""
+        files, items, strips = {RECORD_FILE: _json_file(line.record)}, self.items(line), self.strips(line)
+        if items is not None:
+            for name in {"rows", "replicates"} & set(items):
+                items[name] = {r: {m: _listed(a) for m, a in of.items()} for r, of in items[name].items()}
+            files[ITEMS_FILE] = _json_file(items)
+        if strips is not None:
+            files[TILES_FILE] = npz_bytes(strips)
+        return files
+
+    def _texts(self, digest: str) -> list[str]:
+        raw, where = self._array(digest, np.uint8).tobytes(), f"{self.paths[1]}, {digest}"
+        return list(validated(parse_json(raw, where, remedy=_REMEDY), list[Name], where, remedy=_REMEDY))
+
+    def _array(self, digest: str, kind: type = np.float64) -> np.ndarray:
+        array = self._arrays.get(digest)
+        if array is None or array.dtype != kind:
+            raise BenchError(f"{self.paths[1]} lacks array {digest}, which {self.paths[0]} names. {_REMEDY}")
+        return array
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return _read_arrays(self.paths[1])
+
+
+def pack_runs(results: Path, out: Path) -> list[Path]:
+    """Write all runs of a results folder, and of its pack, as a pack; return its two files.
+
+    Tiles are kept of the first seed of each variant alone; contact sheets and what lies in work/ are not.
+    BenchError, with nothing written, where there are no runs, for a damaged one, and for one that would
+    not come back byte for byte.
+    """
+    source, target = Pack(results), Pack(out)
+    folders = [*find_records(source.results), *find_records(source.results / ABLATIONS_FOLDER)]
+    files = {place: source.files(line) for place, line in source.lines.items()}
+    files |= {f.relative_to(source.results).as_posix(): _files_of(f) for f in folders}
+    if not files:
+        raise BenchError(f"no runs in {results}: name a folder that holds run folders.")
+    arrays: dict[str, np.ndarray] = {}
+    _keep_first_tiles(files)
+    lines = [_line(place, files[place], arrays) for place in sorted(files)]
+    with tempfile.TemporaryDirectory(prefix=".pack-", dir=_made(target.results.parent)) as folder:
+        made = Pack(Path(folder) / target.results.name)
+        text = b"".join(json_bytes(line) + b"\n" for line in lines)
+        atomic_write(made.paths[0], gzip.compress(text, mtime=0))
+        _write_arrays(made.paths[1], arrays)
+        for place, line in made.lines.items():
+            if made.files(line) != files[place]:
+                raise BenchError(
+                    f"{place} would not come back as it is: this program did not write its files."
+                )
+        for path, final in zip(reversed(made.paths), reversed(target.paths), strict=True):
+            os.replace(path, final)  # lines last: they name the arrays
+    return target.paths
+
+
+def unpack_runs(results: Path, folder: Path) -> list[Path]:
+    """Write the runs of a pack as run folders below a folder; return them, sorted.
+
+    BenchError, with nothing written, for a damaged pack, files that are not what their records say, and
+    a run that is there already.
+    """
+    source = Pack(results)
+    if not source.lines:
+        raise BenchError(f"{source.paths[0]} is no pack of runs: name one that bench results pack wrote.")
+    there = [place for place in source.lines if (folder / place).exists()]
+    if there:
+        raise BenchError(f"{folder / there[0]} is there already. Choose a folder without runs of the pack.")
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=_made(folder)) as made:
+        for place, line in source.lines.items():
+            for name, data in source.files(line).items():
+                atomic_write(Path(made) / place / name, data)
+            load_run(Path(made) / place)
+        for place in source.lines:
+            os.replace(Path(made) / place, _made((folder / place).parent) / Path(place).name)
+    return sorted(folder / place for place in source.lines)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run that a pack keeps, after checking them."""
+    load_run(folder)
+    paths = [folder / name for name in (RECORD_FILE, ITEMS_FILE, TILES_FILE)]
+    return {path.name: read_small(path) for path in paths if path.exists()}
+
+
+def _keep_first_tiles(files: Mapping[str, dict[str, bytes]]) -> None:
+    """Take away the tiles of all seeds of a variant but the first that has them."""
+    records = {place: json.loads(own[RECORD_FILE]) for place, own in files.items() if TILES_FILE in own}
+    seen: set[str] = set()
+    for place, record in sorted(records.items(), key=lambda pair: (pair[1]["seed"], pair[0])):
+        kinds = {name: record.get(name, {}) for name in _OF_VARIANT}
+        variant = digest_json([place.rpartition("/")[0], kinds])
+        if variant in seen:
+            del files[place][TILES_FILE]
+        seen.add(variant)
+
+
+def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return a run as a line; its arrays go among the others, by digest."""
+
+    def add(values: Any, kind: type = np.float64) -> str:
+        array: np.ndarray = np.asarray(values, dtype=kind)
+        digest = digest_arrays(array=array)[:16]
+        arrays[digest] = array
+        return digest
+
+    def texts(values: list[str]) -> str:
+        return add(np.frombuffer(json_bytes(values), dtype=np.uint8), np.uint8)
+
+    line: dict[str, Any] = {"place": place, "record": json.loads(files[RECORD_FILE])}
+    if ITEMS_FILE in files:
+        items = json.loads(files[ITEMS_FILE])
+        for name in {"rows", "replicates"} & set(items):
+            items[name] = {r: {m: add(v) for m, v in of.items()} for r, of in items[name].items()}
+        if "curve" in items:
+            items["curve"] = [add([point[k] for point in items["curve"]]) for k in (0, 1)]
+        line["items"] = {**items, "ids": texts(items["ids"])}
+    if TILES_FILE in files:
+        strips = npz_arrays(files[TILES_FILE], TILES_FILE)
+        line["tiles"] = {s: add(strips[s], np.uint8) for s in SIDES} | {
+            "items": texts(strips["items"].tolist())
+        }
+    return line
+
+
+def _json_file(values: Any) -> bytes:
+    return json_bytes(values, indent=1) + b"\n"
+
+
+def _listed(scores: np.ndarray) -> list[float | None]:
+    return [None if value != value else value for value in scores.tolist()]
+
+
+def _unzipped(path: Path) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(read_small(path, remedy=_REMEDY))) as file:
+            raw = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BenchError(f"{path} cannot be unpacked ({error}). {_REMEDY}") from error
+    if len(raw) > MOST_BYTES:
+        raise BenchError(f"{path} holds more than {MOST_BYTES:,} bytes, which no pack does. {_REMEDY}")
+    return raw
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by digest, [N] float64 or uint8 each; numbers that decimals hold exactly as whole ones."""
+    numbers = {d: _whole(a) for d, a in arrays.items() if a.dtype == np.float64}
+    texts = {d: a for d, a in arrays.items() if a.dtype == np.uint8}
+    write_npz(
+        path,
+        {
+            "decimals": np.asarray([decimals for decimals, _ in numbers.values()], dtype=np.int64),
+            **_joined("numbers", {d: whole for d, (_, whole) in numbers.items()}, np.int64),
+            **_joined("bytes", texts, np.uint8),
+        },
+        compress=True,
+    )
+
+
+def _joined(name: str, arrays: Mapping[str, np.ndarray], kind: type) -> dict[str, np.ndarray]:
+    ends = np.cumsum([0, *(len(array) for array in arrays.values())], dtype=np.int64)
+    joined = np.concatenate([np.zeros(0, dtype=kind), *arrays.values()])
+    return {name: joined, f"{name}_offsets": ends, f"{name}_digests": np.asarray([*arrays], dtype="U16")}
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays by digest; BenchError where one is not what its digest says."""
+    found = read_npz(path)
+    try:
+        numbers = _parted(found, "numbers", np.int64)
+        decimals = found["decimals"]
+        check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
+        arrays = {d: _floats(a, int(e)) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
+        arrays |= _parted(found, "bytes", np.uint8)
+    except (BenchError, KeyError) as error:
+        raise BenchError(f"{path} is no archive of a pack ({error}). {_REMEDY}") from error
+    for digest, array in arrays.items():
+        if digest_arrays(array=array)[:16] != digest:
+            raise BenchError(f"{path} is damaged: array {digest} is another. {_REMEDY}")
+    return arrays
+
+
+def _parted(found: Mapping[str, np.ndarray], name: str, kind: type) -> dict[str, np.ndarray]:
+    joined, offsets, digests = found[name], found[f"{name}_offsets"], found[f"{name}_digests"]
+    check_array(joined, name, dtype=kind, shape=(None,))
+    check_array(offsets, f"{name}_offsets", dtype=np.int64, shape=(None,))
+    names = [str(digest) for digest in digests.ravel()]
+    check_offsets(offsets, items=len(names), rows=len(joined))
+    return {d: joined[a:b] for d, a, b in zip(names, offsets, offsets[1:], strict=False)}
+
+
+def _whole(values: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return decimals and the values as whole numbers of these, else `_BITS` and their bits."""
+    missing = np.isnan(values)
+    known = np.where(missing, 0.0, values)
+    for decimals in range(_MOST_DECIMALS + 1):
+        rounded = np.rint(known * 10.0**decimals)
+        if not (np.abs(rounded) < _EXACT).all():
+            break
+        whole = rounded.astype(np.int64)
+        if ((whole / 10.0**decimals).view(np.int64) == known.view(np.int64)).all():  # -0.0 is not 0.0
+            return decimals, np.where(missing, _MISSING, whole)
+    return _BITS, values.view(np.int64)
+
+
+def _floats(whole: np.ndarray, decimals: int) -> np.ndarray:
+    if decimals == _BITS:
+        return whole.view(np.float64)
+    if not 0 <= decimals <= _MOST_DECIMALS:
+        raise BenchError(f"{decimals} decimals")
+    return np.where(whole == _MISSING, np.nan, whole / 10.0**decimals)

@@ -1,0 +1,152 @@
+"""Methods, tasks, judges, metrics and suites by name: built-in rows, entry points and "module:Name".
+
+A row says where a thing lies, so that naming it imports nothing. A package outside adds rows by entry
+points of the group bps_bench.methods, .tasks, .metrics, .judges or .suites; "module:Name" names a thing
+without any packaging, from the working folder too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.types import BenchError, unknown
+
+if TYPE_CHECKING:
+    from bench.record import RunRecord
+
+FLOOR = "text-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One name. target: "module:Name"; title: what tables print, "" where only the thing itself knows.
+
+    variant_of, options: where the name is a method's with options set. package: who brings it, "" for
+    this project.
+    """
+
+    target: str
+    title: str = ""
+    variant_of: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    package: str = ""
+
+
+def _variant(of: str, title: str, **options: Any) -> Row:
+    return Row(target=_METHODS[of].target, title=title, variant_of=of, options=options)
+
+
+_METHODS = {
+    "bps": Row(target="bps.method:BPS", title="BPS"),
+    "controlnet": Row(target="baselines.controlnet:ControlNet", title="ControlNet"),
+    "t2i-adapter": Row(target="baselines.t2i_adapter:T2IAdapter", title="T2I-Adapter"),
+    "sd-finetune": Row(target="baselines.finetuned_sd:FinetunedSD", title="fine-tuned SD"),
+    "controlnet-xs": Row(target="baselines.controlnet_xs:ControlNetXS", title="ControlNet-XS"),
+    "lora-concat": Row(target="baselines.lora_concat:LoraConcat", title="LoRA + concat"),
+    FLOOR: Row(target="baselines.text_only:TextOnly", title="text-only"),
+}
+_VARIANTS = {
+    "bps-uniform": _variant("bps", "BPS, uniform weights", schedule="uniform"),
+    "bps-foot-heavy": _variant("bps", "BPS, foot-heavy", schedule="foot_heavy"),
+    "bps-learned": _variant("bps", "BPS, learned weights", schedule="learned"),
+    "bps-free": _variant("bps", "BPS, free prior", prior="free"),
+    "bps-no-prior": _variant("bps", "BPS, no prior", prior="none"),
+    "bps-encoder": _variant("bps", "BPS, encoder alone", sites=["encoder"]),
+    "bps-middle": _variant("bps", "BPS, middle alone", sites=["middle"]),
+    "bps-decoder": _variant("bps", "BPS, decoder alone", sites=["decoder"]),
+    "t2i-adapter-cubic": _variant("t2i-adapter", "T2I-Adapter, cubic timesteps", timesteps="cubic"),
+}
+_BUILT_IN: Mapping[str, Mapping[str, Row]] = {
+    "method": {**_METHODS, **_VARIANTS},
+    "task": {
+        "sketch": Row(target="bench.tasks.sketch:Sketch"),
+        "segmentation": Row(target="bench.tasks.segmentation:Segmentation"),
+        "layout": Row(target="bench.tasks.layout:Layout"),
+        "drawing": Row(target="bench.tasks.drawing:Drawing"),
+    },
+    "suite": {
+        "emoji": Row(target="bench.suites:EMOJI"),
+        "coco17": Row(target="bench.suites:COCO17"),
+        "micro": Row(target="bench.suites:MICRO"),
+    },
+    "judge": {},
+    "metric": {},
+}
+_PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
+
+
+@cache
+def rows(kind: str) -> Mapping[str, Row]:
+    """Return every row of a kind ("method", "task", "suite", "judge", "metric"), by name.
+
+    BenchError where an installed package takes a name that is taken: it would change what a record says.
+    """
+    found = dict(_BUILT_IN[kind])
+    for point in metadata.entry_points(group=f"bps_bench.{kind}s"):
+        package = point.dist.name if point.dist is not None else point.value
+        if point.name in found:
+            taker = found[point.name].package or "bps-bench"
+            raise BenchError(
+                f"package {package} names a {kind} '{point.name}', which {taker} has. Rename its entry point."
+            )
+        found[point.name] = Row(target=point.value, package=package)
+    return found
+
+
+def groups(kind: str) -> dict[str, tuple[str, ...]]:
+    """Return what stands for several names: all; paper and variants for methods."""
+    own = {name: row for name, row in rows(kind).items() if not row.variant_of}
+    if kind != "method":
+        return {"all": tuple(own)}
+    return {"paper": _PAPER, "all": tuple(own), "variants": tuple(n for n in rows(kind) if n not in own)}
+
+
+def names(kind: str, asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the names asked for, groups opened, each once and in order; BenchError for an unknown one."""
+    known, opened = rows(kind), groups(kind)
+    found: list[str] = []
+    for name in asked:
+        if ":" not in name and name not in known and name not in opened:
+            raise unknown(kind, name, [*known, *opened])
+        found += opened.get(name, (name,))
+    return tuple(dict.fromkeys(found))
+
+
+def row(kind: str, name: str) -> Row:
+    """Return the row of a name or of "module:Name"; BenchError with a "did you mean" otherwise."""
+    if ":" in name:
+        return Row(target=name)
+    if name not in rows(kind):
+        raise unknown(kind, name, [*rows(kind), *groups(kind)])
+    return rows(kind)[name]
+
+
+def recorded(kind: str, record: RunRecord) -> Any:
+    """Return the method, task or suite of a record, found as the run's configuration named it."""
+    return load(kind, str(record.config.get(kind, getattr(record, kind))))
+
+
+def load(kind: str, name: str) -> Any:
+    """Import what a name stands for: a class is returned made, a value as it is.
+
+    BenchError where the module or the name in it does not exist, or importing it fails.
+    """
+    target = row(kind, name).target
+    module, _, attribute = target.partition(":")
+    here = str(Path.cwd())
+    if ":" in name and here not in sys.path:
+        sys.path.append(here)  # last: nothing there hides a module of ours
+    try:
+        thing = getattr(import_module(module), attribute)
+        return thing() if isinstance(thing, type) else thing
+    except (ImportError, AttributeError, TypeError) as error:
+        raise BenchError(
+            f"{kind} '{name}': {target} cannot be loaded ({error}). Write module:Name, where the module can "
+            "be imported from here and the class takes no arguments."
+        ) from error
