@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
 from bench.base import load_base
 from bench.content import atomic_path, digest_arrays, write_npz
@@ -265,3 +266,35 @@ def _export(out: Path, prior: Prior, tokenizer: Any, vae: Any, scale: float, fig
             **figures,
         },
     )
+
+
+def _main(
+    families: Annotated[Path, typer.Option(help="The unpacked icon families.")],
+    out: Annotated[Path, typer.Option(help="Folder for the finished base.")],
+    work: Annotated[Path, typer.Option(help="Checkpoints to resume from.")],
+    until: str = "report",
+    report: Path = Path("results/pretraining"),
+    steps: int | None = None,
+    threads: int = 2,
+    start: Path | None = None,
+) -> None:
+    """Make the embedded base model anew (hours), or go on with it; no user of the benchmark needs this."""
+    from bench.hooks import Hooks
+    from bench.terminal import say
+
+    for line in pretrain(
+        families,
+        out=out,
+        work=work,
+        until=until,
+        steps=steps,
+        threads=threads,
+        report=report,
+        hooks=Hooks(),
+        start=start,
+    ):
+        say(line)
+
+
+if __name__ == "__main__":
+    typer.run(_main)
