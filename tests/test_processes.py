@@ -268,7 +268,6 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (folder / "work" / "samples").iterdir()}
 
 
-@pytest.mark.slow
 def test_the_command_in_two_processes_makes_the_same_run(finished: dict[str, Path]) -> None:
     one, two = (finished[name] for name in ("one", "two"))
     assert one.name == two.name, "processes are no part of what a run is"
@@ -285,7 +284,6 @@ def test_the_command_in_two_processes_makes_the_same_run(finished: dict[str, Pat
     assert set(pictures(one)) == set(pictures(two)) and len(pictures(one)) == 12
 
 
-@pytest.mark.slow
 def test_two_processes_sample_the_bytes_of_one(
     finished: dict[str, Path], micro_folder: Path, tmp_path: Path
 ) -> None:
@@ -309,7 +307,6 @@ def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> No
         assert code == 2 and "Launch one method, task and seed at a time" in said
 
 
-@pytest.mark.slow
 def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     words = [
