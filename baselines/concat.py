@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
 
 OWN_LOOP = """\

@@ -18,7 +18,7 @@ from baselines.inputs import (
 from bench.types import Exchange
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
     from bench.weights import Source
 

@@ -11,7 +11,7 @@ from baselines.concat import OWN_LOOP, ConcatDenoiser, put_input, widened
 from bench.types import Exchange
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
     from bench.weights import Source
 

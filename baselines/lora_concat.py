@@ -15,7 +15,7 @@ from baselines.inputs import like_base
 from bench.types import BenchError, Exchange
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
     from bench.weights import Source
 

@@ -15,7 +15,7 @@ from baselines.inputs import add_to_branches, check_condition, check_match, expa
 from bench.types import Exchange
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
     from bench.weights import Source
 

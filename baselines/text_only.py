@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
 
 

@@ -13,7 +13,7 @@ from bench.grid import Outcome, Start, run_grid
 from bench.hooks import Hooks
 from bench.pace import Paces, duration
 from bench.record import RECORD_FILE
-from bench.run import Identity, finished, identify
+from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
 from bench.trained import find_trained
 from bench.types import BenchError
@@ -98,7 +98,7 @@ def do_ablation(
 
 def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) -> str:
     """Return the question, every run with its state and about how long it takes, and the sum."""
-    from bench.report.grid import to_plain
+    from bench.reporting.grid import to_plain
 
     paces = Paces(results)
     lines = [["task", "variant", "seed", "run", "state", "takes"]]
@@ -125,8 +125,8 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) 
 def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     """Return the tables of the runs that were planned and now have a record."""
     from bench.packed import load_run
-    from bench.report.ablation_tables import ablation_text
-    from bench.report.ablations import build_ablations
+    from bench.reporting.ablation_tables import ablation_text
+    from bench.reporting.ablations import build_ablations
 
     folders = [one.folder for one in planned if (one.folder / RECORD_FILE).exists()]
     tables = build_ablations([load_run(folder) for folder in folders], only=ablation)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.checkpoint import Trainable
 from bench.content import atomic_write, sha256_file
 from bench.randomness import generator
 from bench.tensors import read_tensors
+from bench.training.checkpoint import Trainable
 from bench.types import BenchError, raise_of_machine
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.base import Base, PlainDenoiser
-from bench.checkpoint import Trainable
+from bench.base.load import Base, PlainDenoiser
 from bench.config import Training
-from bench.prepare import Prepared
-from bench.train import training_loss
+from bench.data.prepare import Prepared
+from bench.training.checkpoint import Trainable
+from bench.training.loop import training_loss
 from bench.types import Method, Task
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _condition_matters(denoiser: Any, base: Base, data: Prepared) -> Finding:
 
 
 def check_run(run: Any) -> list[Finding]:
-    """Check the method of a `bench.run.Run` on its evaluation items."""
+    """Check the method of a `bench.running.Run` on its evaluation items."""
     return check_method(
         run.spec.method, base=run.base, task=run.task, data=run.eval_data, options=run.options
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.folders import (
+from bench.data.folder import (
     AS_GIVEN,
     Change,
     Manifest,
@@ -28,10 +28,18 @@ from bench.folders import (
     readable,
 )
 from bench.judges import Judge, JudgeCard
+from bench.metrics.intervals import (
+    Interval,
+    Resamples,
+    Statistic,
+    jackknife_interval,
+    jackknife_replicates,
+    mean_interval,
+)
 from bench.metrics.kernel import kernel_distance_subsets
+from bench.metrics.neighbours import NAMES as PRDC
+from bench.metrics.neighbours import NEAREST, SHARES
 from bench.metrics.paired import cosine_to_target, retrieval_hits
-from bench.metrics.prdc import NAMES as PRDC
-from bench.metrics.prdc import NEAREST, SHARES
 from bench.metrics.two_sets import (
     Deal,
     TwoSetCmmd,
@@ -43,14 +51,6 @@ from bench.metrics.two_sets import (
 )
 from bench.picture import FRAMES, LOSSY, ODD, ROTATED, TRANSPARENT, decode
 from bench.record import MetricValue
-from bench.stats import (
-    Interval,
-    Resamples,
-    Statistic,
-    jackknife_interval,
-    jackknife_replicates,
-    mean_interval,
-)
 from bench.types import BenchError, MetricSpec
 
 FLOOR = 20

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
 
-from bench.base import Base
+from bench.base.load import Base
 from bench.content import read_json, write_json
-from bench.prepare import Prepared
+from bench.data.prepare import Prepared
 from bench.strict import Amount, Count, FromFile
 from bench.types import BenchError
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from bench import registry
 from bench.artifacts import load_weights
-from bench.base import Base, load_base
-from bench.base_rules import LATENT_CHANNELS
-from bench.checkpoint import Trainable
+from bench.base.load import Base, load_base
+from bench.base.rules import LATENT_CHANNELS
 from bench.content import atomic_write, read_json, write_json, written_by_libraries
 from bench.locks import Lock
 from bench.record import RECORD_FILE, RunRecord, load_record
-from bench.report.card import LICENCE_FILE, About, model_card
+from bench.reporting.card import LICENCE_FILE, About, model_card
 from bench.trained import ADAPTER, LOCK
+from bench.training.checkpoint import Trainable
 from bench.types import BenchError, Exchange, Task
 from bench.weights import FORMS, Weights, shown
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.base import Base
-from bench.checkpoint import Trainable
+from bench.base.load import Base
+from bench.base.shapes import Shape, build_base
 from bench.config import Sampler, Training
-from bench.engine import Execution, autocast, rebuilt
+from bench.data.prepared import InMemory, Prepared
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
-from bench.prepared import InMemory, Prepared
-from bench.shapes import Shape, build_base
-from bench.train import Average, training_loss
+from bench.training.checkpoint import Trainable
+from bench.training.engine import Execution, autocast, rebuilt
+from bench.training.loop import Average, training_loss
 from bench.types import BenchError, Method, Task
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _first_step(denoiser: Any, optimiser: Any, *, base: Base, data: Prepared, se
 
 
 def _descend(parameters: Any, optimiser: Any, *, setting: Setting, found: dict[str, int]) -> None:
-    """Clip, step and forget, as bench.engine.Engine does, and note the gradients."""
+    """Clip, step and forget, as bench.training.engine.Engine does, and note the gradients."""
     import torch
 
     found["gradients"] = _bytes_of(p.grad for p in parameters if p.grad is not None)

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from bench.checkpoint import Stopped
 from bench.child import child
 from bench.config import RunConfig, option_text
 from bench.hooks import Hooks
 from bench.processes import launched
 from bench.record import RunRecord, load_record
-from bench.run import finished, identify
+from bench.running import finished, identify
 from bench.suites import changes, resolve
+from bench.training.checkpoint import Stopped
 from bench.types import BenchError, Refused
 
 STOPPED = (130, 143)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bench.checkpoint import Stopped
+from bench.training.checkpoint import Stopped
 
 _TRY_SECONDS = 1.0
 

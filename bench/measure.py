@@ -16,10 +16,9 @@ from typing import Any
 from bench.child import PROGRAM, child
 from bench.config import RunConfig
 from bench.cost import peak_memory, reset_peak_memory
-from bench.engine import Execution
 from bench.record import MACHINE, digest_sources, environment
-from bench.run import Run
-from bench.sample import sample_images
+from bench.running import Run
+from bench.sampling import sample_images
 from bench.suites import method_of, resolve
 from bench.timings import (
     TIMINGS_FILE,
@@ -30,7 +29,8 @@ from bench.timings import (
     timing_key,
     with_timing_added,
 )
-from bench.train import train
+from bench.training.engine import Execution
+from bench.training.loop import train
 from bench.types import BenchError
 
 _WARM_UP = 3

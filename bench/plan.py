@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.base.shapes import Shape, shape_like, shape_of
 from bench.config import Budget, RunConfig, Suite
 from bench.cost import libraries_bytes
-from bench.engine import Execution, micro_batches
+from bench.data.shards import disk_needed
 from bench.footprint import Footprint, Setting, encoding_flops, footprint
 from bench.gpus import ALLOWANCE, USABLE, Gpu, find_gpu
 from bench.processes import Processes
-from bench.shapes import Shape, shape_like, shape_of
-from bench.shards import disk_needed
 from bench.suites import budget_of, method_of, suite_of, task_of
 from bench.timings import Timing, load_timings
+from bench.training.engine import Execution, micro_batches
 from bench.types import BenchError, Method, Task, refusal
 
 MFU = 0.25

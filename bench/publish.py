@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import record as records
-from bench.base import Base
+from bench.base.load import Base
 from bench.config import Protocol, RunSpec
 from bench.content import Cache, read_json, sha256_file
 from bench.cost import Ledger, count_encode_macs, count_macs, count_parameters
 from bench.data.leaks import Checked, Finding, Fingerprints, how_many, overlap
+from bench.data.prepared import Prepared
 from bench.data.seen import Seen, code_limits, compare_seen
 from bench.data.splits import Splits, digests_of, side_digest
 from bench.data.stored import compare_items, fingerprints_of, limits_of
-from bench.prepared import Prepared
-from bench.score import Scores
+from bench.scoring import Scores
 from bench.suites import changes
 from bench.tiles import TILES_FILE
 from bench.trained import ORIGIN, Trained
@@ -30,7 +30,7 @@ ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, "work/samples.png", 
 
 
 class Ran(typing.Protocol):
-    """What a record is made of: a run whose stages are done, as `bench.run.Run`."""
+    """What a record is made of: a run whose stages are done, as `bench.running.Run`."""
 
     spec: RunSpec
     id: str

@@ -20,23 +20,23 @@ from typing import Any
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from bench.base import Base
+from bench.base.load import Base
+from bench.base.shapes import Shape, build_base, shape_like
 from bench.child import child
 from bench.config import RunConfig, Sampler, Training
 from bench.content import atomic_write, read_json, write_json
 from bench.cost import be_deterministic, libraries_bytes, peak_memory, reset_peak_memory
-from bench.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.data.prepared import Prepared
 from bench.footprint import Setting, footprint, let_go, stand_in
 from bench.gpus import recognise
 from bench.plan import CPU_ALLOWANCE
-from bench.prepared import Prepared
 from bench.processes import find_device
 from bench.record import device_words, environment
-from bench.sample import build_scheduler
-from bench.shapes import Shape, build_base, shape_like
+from bench.sampling import build_scheduler
 from bench.strict import Count, FromFile, Positive, Text
 from bench.suites import method_of, task_of
-from bench.train import training_loss
+from bench.training.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.training.loop import training_loss
 from bench.types import BenchError, Method, Task, refusal, unknown
 from bench.yardsticks import YARDSTICKS
 
@@ -403,7 +403,7 @@ def add_speed(folder: Path, speed: Speed, *, spec: SpeedSpec, command: str) -> l
 
 def speed_table(folder: Path) -> str:
     """Return a folder's measurements as Markdown: times, memory, operations, share of the peak rate."""
-    from bench.report.grid import Grid, Text, to_markdown
+    from bench.reporting.grid import Grid, Text, to_markdown
 
     found: _File = read_json(folder / FILE, of=_File)
     spec, machine = found.spec, found.machine

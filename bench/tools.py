@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.comparison import SEED
-from bench.folders import SUFFIXES, manifest_of, pictures_of, readable
+from bench.data.folder import SUFFIXES, manifest_of, pictures_of, readable
 from bench.judges import Judge
 from bench.types import BenchError, unknown
 

@@ -14,7 +14,7 @@ from bench.ablations import ABLATIONS_FOLDER
 from bench.content import atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.record import RECORD_FILE, load_record
 from bench.strict import Amount, Code, Count, Number, Text, Word, holding
-from bench.train import CHECKPOINT, TrainResult
+from bench.training.loop import CHECKPOINT, TrainResult
 from bench.types import BenchError
 
 ADAPTER = "work/adapter.safetensors"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.base import Base
-from bench.engine import autocast
-from bench.prepared import Prepared
+from bench.base.load import Base
+from bench.data.prepared import Prepared
+from bench.training.engine import autocast
 from bench.types import Task
 
 _CLIP = 1.0

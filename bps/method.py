@@ -18,7 +18,7 @@ from bps.sites import MIDDLE_SLOT
 from bps.steering import SteeredUNet
 
 if TYPE_CHECKING:
-    from bench.base import Base
+    from bench.base.load import Base
     from bench.types import Task
     from bench.weights import Source
 

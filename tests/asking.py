@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import RunConfig
 from bench.hooks import Hooks
-from bench.run import Run
+from bench.running import Run
 from bench.suites import resolve
 
 

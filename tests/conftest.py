@@ -72,6 +72,6 @@ def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_base(micro_folder: Path) -> Any:
     """The loaded tiny base; treat it as read-only."""
-    from bench.base import load_base
+    from bench.base.load import load_base
 
     return load_base(micro_folder)

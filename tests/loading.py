@@ -12,8 +12,8 @@ from diffusers import (
 )
 
 from bench import registry
-from bench.base import Base
-from bench.checkpoint import Trainable
+from bench.base.load import Base
+from bench.training.checkpoint import Trainable
 from bench.weights import Source, Weights, open_source
 
 TASK = registry.load("task", "sketch")

@@ -17,13 +17,13 @@ from bench import registry
 from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_ablation, plan_text
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.artifacts import pick_items
-from bench.base import Base
+from bench.base.load import Base
 from bench.cli.options import make_config, read_config
 from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
 from bench.pace import Paces
 from bench.record import load_record
-from bench.run import Hooks, identify
+from bench.running import Hooks, identify
 from bench.suites import EMOJI, MICRO, resolve
 from bench.timings import Timing, add_timing
 from bench.trained import find_trained

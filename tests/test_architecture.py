@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "baselines", "bps")
 
-_LOOP = ("bench.run", "bench.grid", "bench.train", "bench.engine")
-_METHODS = ("bench.base", "bench.types", "bench.weights")
+_LOOP = ("bench.running", "bench.grid", "bench.training.loop", "bench.training.engine")
+_METHODS = ("bench.base.load", "bench.types", "bench.weights")
 # Of the product, a module of these rooms imports nothing but its own room and what stands here;
 ONLY = {
     "bps": _METHODS,
@@ -23,7 +23,7 @@ ONLY = {
     "bench.metrics": ("bench.content", "bench.types", "bench.randomness", "bench.record"),
 }
 # nothing of these;
-NEVER = {"bench.report": _LOOP, "bench.study": _LOOP}
+NEVER = {"bench.reporting": _LOOP, "bench.study": _LOOP}
 # and these rooms are imported by nobody else: methods are found by the registry's strings.
 ALONE = {"cli": (), "bench.cli": ("cli",), "bps": (), "baselines": ()}
 HEAVY = ("torch", "scipy", "pandas", "matplotlib", "diffusers")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.base import Base, load_base
+from bench.base.load import Base, load_base
 from bench.data.openmoji import OpenMoji64
 from bench.types import BenchError
 

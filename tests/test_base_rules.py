@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
-from bench.base import load_base
-from bench.random_base import write_random_base
-from bench.shapes import build_base, shape_of
-from bench.snapshot import describe, find_snapshot
+from bench.base.load import load_base
+from bench.base.random import write_random_base
+from bench.base.shapes import build_base, shape_of
+from bench.base.snapshot import describe, find_snapshot
 from bench.types import BenchError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -367,7 +367,7 @@ def test_the_version_and_the_short_help() -> None:
 
 def test_a_side_is_exported_as_it_is(tmp_path: Path) -> None:
     from bench.data.openmoji import OpenMoji64, openmoji64_splits
-    from bench.sample import load_images
+    from bench.sampling import load_images
 
     done = bench("data", "export", tmp_path, "--side", "val", "--items", "3")
     assert done.exit_code == 0, done.output

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cli
-from bench.base import load_base
+from bench.base.load import load_base
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.data.coco.prepare import prepare_coco17
 from bench.data.coco.recipe import Recipe

@@ -17,7 +17,7 @@ import cli
 from bench.cli.options import Asked, Shell, configured, make_config
 from bench.config import RunConfig
 from bench.packed import kept_record
-from bench.run import identify
+from bench.running import identify
 from bench.suites import resolve
 from bench.types import BenchError
 from tests.asking import micro

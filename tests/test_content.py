@@ -23,7 +23,6 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 from bench import content, locks
-from bench.checkpoint import save_checkpoint
 from bench.content import (
     Cache,
     atomic_path,
@@ -42,6 +41,7 @@ from bench.content import (
     written_by_libraries,
 )
 from bench.locks import Lock
+from bench.training.checkpoint import save_checkpoint
 from bench.types import BenchError
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

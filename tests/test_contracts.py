@@ -13,16 +13,16 @@ import torch
 
 from bench import registry
 from bench.artifacts import load_weights, save_weights
-from bench.base import Base
+from bench.base.load import Base
 from bench.check import check_method
-from bench.checkpoint import Trainable
 from bench.config import RunConfig, Training
 from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.prepare import Prepared, prepare
+from bench.data.prepare import Prepared, prepare
 from bench.suites import method_of
-from bench.train import training_loss
+from bench.training.checkpoint import Trainable
+from bench.training.loop import training_loss
 from bench.types import BenchError
 
 every_row = pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from bench.hooks import Hooks
 from bench.judges import Judge, load_judge
 from bench.randomness import TOLERANCES
 from bench.record import RECORD_FILE, load_record
-from bench.run import ADAPTER
-from bench.sample import load_images
+from bench.running import ADAPTER
+from bench.sampling import load_images
 from bench.types import BenchError
 from tests.asking import made, micro
 

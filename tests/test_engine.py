@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from bench import registry
-from bench.base import Base
-from bench.checkpoint import Trainable, load_checkpoint, save_checkpoint
+from bench.base.load import Base
 from bench.config import Protocol, RunConfig, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.data.prepare import Prepared, prepare
 from bench.locks import Lock
-from bench.prepare import Prepared, prepare
 from bench.processes import Processes, join
-from bench.run import identify
+from bench.running import identify
 from bench.suites import resolve
-from bench.train import CHECKPOINT, Average, train, training_loss
+from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
+from bench.training.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.training.loop import CHECKPOINT, Average, train, training_loss
 from bench.types import BenchError
 
 TRAINING = Training(batch=4)
@@ -207,7 +207,7 @@ def test_the_average_has_its_closed_form() -> None:
 
 
 def test_a_stopped_training_keeps_its_average(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
-    from bench.checkpoint import Stopped
+    from bench.training.checkpoint import Stopped
 
     training = replace(TRAINING, ema=0.5)
     whole, _ = trained(micro_base, data, tmp_path / "whole", training=training)

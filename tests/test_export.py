@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 import cli
 from baselines.inputs import embedding_widths
 from bench import registry
-from bench.checkpoint import Trainable
+from bench.base.random import write_random_base
 from bench.config import RunConfig
 from bench.content import sha256_file
-from bench.random_base import write_random_base
 from bench.record import load_record
-from bench.report.card import About, model_card
-from bench.report.names import command_line
+from bench.reporting.card import About, model_card
+from bench.reporting.names import command_line
+from bench.training.checkpoint import Trainable
 from bench.weights import Weights, open_source
 from bps import BPSAdapter, StableDiffusionBPSPipeline
 from tests.asking import made, micro

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench.cli.compare import comparison_text
 from bench.comparison import FLOOR, SPECS, compare
-from bench.folders import AS_GIVEN, judged, manifest_of, read_folders
+from bench.data.folder import AS_GIVEN, judged, manifest_of, read_folders
 from bench.judges import Judge, JudgeCard
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance

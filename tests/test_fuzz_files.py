@@ -34,7 +34,7 @@ from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import prepare_coco17, report
 from bench.data.coco.recipe import Recipe
-from bench.sample import export_images
+from bench.sampling import export_images
 from bench.types import BenchError
 from tests import mutations as mutate
 from tests.coco_fixture import build_coco
@@ -226,8 +226,8 @@ def _runs(table: _Table) -> None:
     from bench.cost import Ledger
     from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
-    from bench.report.runs import load_runs
-    from bench.run import check_same
+    from bench.reporting.runs import load_runs
+    from bench.running import check_same
     from bench.speed import FILE, speed_table
     from bench.timings import TIMINGS_FILE, load_timings
     from bench.trained import ADAPTER, Begun, Trained, find_trained
@@ -451,8 +451,8 @@ def _coco(table: _Table) -> None:
 
 def _pictures(table: _Table) -> None:
     from bench.artifacts import mosaic
-    from bench.folders import manifest_of, read_folders
-    from bench.sample import load_images
+    from bench.data.folder import manifest_of, read_folders
+    from bench.sampling import load_images
     from bench.study.sources import _samples
     from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
     from bench.tools import check_one_size
@@ -480,7 +480,7 @@ def _weights(table: _Table) -> None:
     from safetensors.torch import save
 
     from bench.artifacts import load_weights
-    from bench.checkpoint import Trainable, load_checkpoint, save_checkpoint
+    from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
     from bench.weights import Source
 
     layer = torch.nn.Linear(3, 2)
@@ -531,9 +531,9 @@ def _saved(value: Any, **more: Any) -> bytes:
 def _bases(table: _Table) -> None:
     from safetensors.numpy import save
 
+    from bench.base.shapes import shape_of
+    from bench.base.snapshot import describe, find_snapshot
     from bench.data.openmoji import ASSETS
-    from bench.shapes import shape_of
-    from bench.snapshot import describe, find_snapshot
 
     shipped = ASSETS / "emoji-sd-v1"
     files: dict[str, Any] = {

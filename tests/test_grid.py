@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import bench.grid
 import cli
 from bench import registry
-from bench.checkpoint import Stopped
 from bench.cli.options import Asked, make_config, parse_options, read_config
 from bench.config import RunConfig
 from bench.grid import Outcome, run_grid
 from bench.hooks import Hooks
 from bench.record import load_record
-from bench.run import identify
+from bench.running import identify
 from bench.suites import EMOJI, resolve
+from bench.training.checkpoint import Stopped
 from bench.tune import Trial, evidence, tune_rates, write_evidence
 from bench.types import BenchError, Refused, Task
 from tests.asking import made, micro

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.artifacts import pick_items
-from bench.base import folder_digest
+from bench.base.load import folder_digest
 from bench.cli.options import Asked
 from bench.config import RunConfig
 from bench.data.openmoji import OpenMoji64, openmoji64_splits

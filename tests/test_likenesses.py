@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from bench import registry
-from bench.base import Base, load_base
+from bench.base.load import Base, load_base
+from bench.base.random import LIKENESSES, write_random_base
 from bench.check import check_method
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.prepare import prepare
-from bench.random_base import LIKENESSES, write_random_base
+from bench.data.prepare import prepare
 from bench.types import Example
 from bps.adapter import BPSAdapter
 from bps.steering import SteeredUNet

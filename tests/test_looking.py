@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from bench.base.snapshot import find_snapshot
 from bench.pace import Paces
 from bench.packed import kept_records
-from bench.snapshot import find_snapshot
 from bench.study.sources import _samples
 from bench.suites import resolve
 from bench.types import BenchError

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from bench import registry
-from bench.base import Base
-from bench.checkpoint import Stopped, Trainable
+from bench.base.load import Base
 from bench.config import Sampler, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.prepare import Prepared, mirrored, prepare
+from bench.data.prepare import Prepared, mirrored, prepare
 from bench.randomness import TOLERANCES, derangement, generator, initial_noise
-from bench.sample import build_scheduler, sample_images, sample_latents, sample_to_folder
-from bench.train import draw_batch, learning_rate_factor, train, training_loss
+from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
+from bench.training.checkpoint import Stopped, Trainable
+from bench.training.loop import draw_batch, learning_rate_factor, train, training_loss
 from bench.types import BenchError
 from bps.method import BPS
 

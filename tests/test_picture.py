@@ -26,7 +26,7 @@ from bench.picture import (
     picture_bytes,
     read_exact,
 )
-from bench.sample import load_images
+from bench.sampling import load_images
 from bench.types import BenchError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
+from bench.base.shapes import Shape, build_base, shape_like, shape_of
 from bench.config import RunConfig, Sampler, Training
-from bench.engine import Execution, autocast, rebuilt
 from bench.footprint import (
     Footprint,
     Setting,
@@ -28,9 +28,9 @@ from bench.footprint import (
 from bench.gpus import ALLOWANCE, GPUS, Gpu, recognise
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
 from bench.plan import Machine, Work, needs, plan_method, work_of
-from bench.shapes import Shape, build_base, shape_like, shape_of
 from bench.suites import EMOJI, MICRO, method_of, resolve
-from bench.train import training_loss
+from bench.training.engine import Execution, autocast, rebuilt
+from bench.training.loop import training_loss
 from bench.types import BenchError
 
 RUNNER = CliRunner()

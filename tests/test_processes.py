@@ -27,17 +27,17 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.base import Base
-from bench.checkpoint import Stopped, Trainable
+from bench.base.load import Base
 from bench.child import PROGRAM
 from bench.config import Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.engine import Execution
-from bench.prepare import Prepared, prepare
+from bench.data.prepare import Prepared, prepare
 from bench.processes import ALONE, join
 from bench.record import load_record
-from bench.train import CHECKPOINT, train
+from bench.training.checkpoint import Stopped, Trainable
+from bench.training.engine import Execution
+from bench.training.loop import CHECKPOINT, train
 from bench.types import BenchError
 from tests.test_child import foreign
 

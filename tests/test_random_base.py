@@ -12,15 +12,15 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
 import cli
-from bench.base import load_base
-from bench.random_base import (
+from bench.base.load import load_base
+from bench.base.random import (
     LIKENESSES,
     text_config,
     unet_config,
     vae_config,
     write_random_base,
 )
-from bench.snapshot import describe, find_snapshot
+from bench.base.snapshot import describe, find_snapshot
 from bench.types import BenchError
 
 RUNNER = CliRunner()

@@ -14,8 +14,8 @@ from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, SETTINGS
 from bench.content import read_json
 from bench.packed import kept_records
-from bench.report import load_runs, make_report
-from bench.report.readme import FIGURES_FOLDER
+from bench.reporting import load_runs, make_report
+from bench.reporting.readme import FIGURES_FOLDER
 from bench.suites import EMOJI
 from bench.timings import TIMINGS_FILE
 from tests.latex import complaints, needs_latex

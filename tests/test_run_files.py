@@ -18,8 +18,8 @@ from bench.grid import run_grid
 from bench.hooks import Hooks
 from bench.locks import Lock
 from bench.record import load_record
-from bench.report.tables import record_text
-from bench.run import Run
+from bench.reporting.tables import record_text
+from bench.running import Run
 from bench.types import BenchError
 from tests import asking
 from tests.command_line import bench, micro

@@ -14,11 +14,11 @@ from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
 from bench.metrics.frechet import PairedFrechet
+from bench.metrics.intervals import jackknife_difference, jackknife_interval, linear_replicates
 from bench.metrics.kernel import PairedKernel
-from bench.metrics.prdc import NAMES as PRDC
-from bench.metrics.prdc import SHARES
-from bench.score import Evaluator, Scores, items_json
-from bench.stats import jackknife_difference, jackknife_interval, linear_replicates
+from bench.metrics.neighbours import NAMES as PRDC
+from bench.metrics.neighbours import SHARES
+from bench.scoring import Evaluator, Scores, items_json
 
 COUNT = 16
 

@@ -16,20 +16,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import bench.shards as shards_module
+import bench.data.shards as shards_module
 import cli
 from bench import hooks, registry
-from bench.base import Base, load_base
-from bench.checkpoint import Stopped
+from bench.base.load import Base, load_base
+from bench.base.random import write_random_base
 from bench.config import RunConfig, Sampler, Training
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.prepare import InMemory, Prepared, mirrored, prepare
-from bench.random_base import write_random_base
-from bench.sample import sample_images
-from bench.shards import Sharded, disk_needed, encode, plan_shards, text_shape
+from bench.data.prepare import InMemory, Prepared, mirrored, prepare
+from bench.data.shards import Sharded, disk_needed, encode, plan_shards, text_shape
+from bench.sampling import sample_images
 from bench.suites import MICRO
-from bench.train import draw_batch
+from bench.training.checkpoint import Stopped
+from bench.training.loop import draw_batch
 from bench.types import BenchError
 from tests.asking import made
 

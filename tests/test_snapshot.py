@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.base import Base, load_base
-from bench.random_base import write_random_base
-from bench.snapshot import choose_files, describe, fetch, find_snapshot
+from bench.base.load import Base, load_base
+from bench.base.random import write_random_base
+from bench.base.snapshot import choose_files, describe, fetch, find_snapshot
 from bench.types import BenchError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

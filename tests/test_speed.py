@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
+from bench.base.shapes import build_base, shape_like
 from bench.config import RunConfig
 from bench.footprint import stand_in
 from bench.gpus import GPUS
-from bench.shapes import build_base, shape_like
 from bench.speed import FILE, TABLE, Stand, speed_table
 from bench.types import BenchError
 from bench.yardsticks import YARDSTICKS

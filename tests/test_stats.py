@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from bench.metrics.frechet import PairedFrechet, frechet_distance
-from bench.metrics.kernel import PairedKernel
-from bench.stats import (
+from bench.metrics.intervals import (
     Resamples,
     bootstrap,
     bootstrap_difference,
@@ -23,6 +22,7 @@ from bench.stats import (
     seed_spread,
     wilson_interval,
 )
+from bench.metrics.kernel import PairedKernel
 from bench.types import BenchError
 
 

@@ -14,14 +14,14 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench.base import load_base
+from bench.base.load import load_base
 from bench.cli.options import guarded, parse_options
 from bench.config import Sampler
 from bench.content import CACHE_VARIABLE, Cache
 from bench.packed import kept_records
 from bench.processes import launched, speaks
 from bench.record import record_values
-from bench.sample import check_steps
+from bench.sampling import check_steps
 from bench.terminal import say, substitute_what_it_lacks, visible
 from bench.types import BenchError, lacks_memory, raise_of_machine
 from tests.command_line import bench

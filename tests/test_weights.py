@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pixel_unshuffle
 
 from bench import registry
-from bench.base import Base
-from bench.checkpoint import Trainable
+from bench.base.load import Base
 from bench.content import sha256_file
 from bench.data.openmoji import OpenMoji64
+from bench.training.checkpoint import Trainable
 from bench.types import BenchError
 from bench.weights import Source, Weights, load_into, open_source, shown
 from bps import BPSAdapter, SteeredUNet

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import registry
-from bench.base import Base
+from bench.base.load import Base
 from bench.types import BenchError
 from bench.weights import load_into
 from bps.release import ADAPTER, UNET, split_release_checkpoint

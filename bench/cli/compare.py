@@ -40,7 +40,7 @@ def compare(
     """Compare two folders of images: the metrics of sets, with intervals, and of pairs of one stem."""
     from bench.cli.progress import ConsoleHooks
     from bench.comparison import compare as compare_folders
-    from bench.folders import manifest_of
+    from bench.data.folder import manifest_of
     from bench.tools import check_one_size, find_tools, tool_values
 
     tools = find_tools(split(also or ()))
@@ -98,9 +98,9 @@ def _others_text(others: dict[str, Any]) -> str:
 
 def comparison_text(found: Comparison) -> str:
     """Return a comparison as plain tables for a terminal."""
-    from bench.folders import left_out
-    from bench.report.grid import to_plain
-    from bench.report.names import amount
+    from bench.data.folder import left_out
+    from bench.reporting.grid import to_plain
+    from bench.reporting.names import amount
 
     lines = []
     for letter, facts in zip("AB", found.folders, strict=True):
@@ -118,7 +118,7 @@ def comparison_text(found: Comparison) -> str:
 
 
 def _metric_lines(found: Comparison) -> list[list[str]]:
-    from bench.report.names import Column, brackets, decimals, header, number
+    from bench.reporting.names import Column, brackets, decimals, header, number
 
     lines = []
     for name, metric in found.metrics.items():
@@ -133,8 +133,8 @@ def _metric_lines(found: Comparison) -> list[list[str]]:
 
 def _sensitivity_text(found: Comparison) -> str:
     from bench.comparison import SAYS
-    from bench.report.grid import to_plain
-    from bench.report.names import Column, named
+    from bench.reporting.grid import to_plain
+    from bench.reporting.names import Column, named
 
     changes = list(found.sensitivity)
     lines = [["how far it moves", "as given", *changes]]
@@ -149,7 +149,7 @@ def _sensitivity_text(found: Comparison) -> str:
 
 def _moved(before: float | None, after: float | None) -> str:
     """Return a value, and how far it is from what it was, in percent of that."""
-    from bench.report.names import MISSING
+    from bench.reporting.names import MISSING
 
     if after is None:
         return MISSING

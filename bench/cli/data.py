@@ -53,7 +53,7 @@ def export_data(
 ) -> None:
     """Write the images of a side as PNG files, as a reference for `bench compare A B`."""
     from bench.artifacts import pick_items
-    from bench.sample import export_images
+    from bench.sampling import export_images
     from bench.suites import find_data
 
     suite = find_data(asked.config.suite, asked.config.data)
@@ -74,10 +74,10 @@ def encode(
     ] = None,
 ) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
-    from bench.base import load_base
+    from bench.base.load import load_base
     from bench.cli.progress import console_hooks
     from bench.content import Cache
-    from bench.encode import encode_suite, encoded_words
+    from bench.data.encode import encode_suite, encoded_words
     from bench.processes import find_device
     from bench.suites import suite_of, with_base
 
@@ -203,7 +203,7 @@ def random_base(
     seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
 ) -> None:
     """Write a base with random weights and a Stable Diffusion's topology, as a diffusers folder."""
-    from bench.random_base import write_random_base
+    from bench.base.random import write_random_base
 
     variant = asked.config.base_variant
     write_random_base(out, like=like, width=width, size=size, seed=seed, dtype=dtype, variant=variant)
@@ -224,7 +224,7 @@ def show_base(
 
 
 def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
-    from bench.snapshot import describe, find_snapshot
+    from bench.base.snapshot import describe, find_snapshot
 
     found = describe(find_snapshot(place, variant=variant))
     return to_json(found) if as_json else outline(found)
@@ -239,9 +239,9 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Check a suite's data, and its evaluation items against training and pretraining."""
-    from bench.audit import audit as audit_suite
-    from bench.audit import audit_run, audit_text, audit_value
     from bench.content import Cache
+    from bench.data.audit import audit as audit_suite
+    from bench.data.audit import audit_run, audit_text, audit_value
 
     base, data, cache = asked.config.base, asked.config.data, Cache()
     if run is None:

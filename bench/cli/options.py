@@ -336,7 +336,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:
-            from bench.checkpoint import Stopped
+            from bench.training.checkpoint import Stopped
             from bench.types import BenchError, lacks_memory
 
             if isinstance(error, Stopped):

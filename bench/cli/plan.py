@@ -96,7 +96,7 @@ def check(*, asked: Asked) -> None:
     from dataclasses import replace
 
     from bench.check import check_run
-    from bench.run import Run
+    from bench.running import Run
     from bench.suites import resolve
 
     findings = check_run(Run(resolve(replace(asked.one, device="cpu"))))
@@ -133,7 +133,7 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
 def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     """Return plans as plain tables with what they assume and what does not fit."""
     from bench.plan import assumptions, gib, total_hours
-    from bench.report.grid import to_plain
+    from bench.reporting.grid import to_plain
 
     training = work.suite.training
     head = (
@@ -157,8 +157,8 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
 
 
 def _data(work: Work) -> list[str]:
+    from bench.data.shards import size_words
     from bench.plan import disk_of_data, encode_hours
-    from bench.shards import size_words
 
     disk = [f"{size_words(b)} of {n}" for n, b in disk_of_data(work).items()]
     if not disk:
@@ -171,8 +171,8 @@ def _data(work: Work) -> list[str]:
 
 
 def _needs(plans: Sequence[Plan]) -> list[list[Any]]:
+    from bench.data.shards import size_words
     from bench.plan import gib
-    from bench.shards import size_words
 
     rows: list[list[Any]] = [
         [

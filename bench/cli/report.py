@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
     from bench.packed import Pack
-    from bench.report import make_report
+    from bench.reporting import make_report
 
     results = Pack(results).results
     for path in make_report(results, out or results / "report", mixed=mixed, long=long, readme=readme):
@@ -48,8 +48,8 @@ def show(
     """Show a run: its record, its artifacts checked; or what differs from another; or list a folder."""
     from bench.packed import kept_record, kept_records
     from bench.record import RECORD_FILE, record_values
-    from bench.report.changes import record_changes
-    from bench.report.tables import record_text
+    from bench.reporting.changes import record_changes
+    from bench.reporting.tables import record_text
 
     listed = kept_records(run) if run.is_dir() and not (run / RECORD_FILE).exists() else []
     if listed and diff is None:

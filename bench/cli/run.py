@@ -51,7 +51,7 @@ def run(
     from bench.cli.progress import console_hooks
     from bench.cluster import placed
     from bench.grid import run_grid
-    from bench.run import run_with_floor
+    from bench.running import run_with_floor
     from bench.types import BenchError
 
     if print_config:
@@ -78,7 +78,7 @@ def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
     def command(*, asked: Asked) -> None:
         from bench.cli.progress import console_hooks
         from bench.processes import speaks
-        from bench.run import Run
+        from bench.running import Run
         from bench.suites import resolve
 
         with console_hooks() as hooks:
@@ -104,7 +104,7 @@ def sampled(run: Any) -> str:
 
 def scored(run: Any) -> str:
     """Score a run and return its table."""
-    from bench.report.tables import record_text
+    from bench.reporting.tables import record_text
 
     return record_text(run.score())
 
@@ -188,7 +188,7 @@ def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
     """Print the table with the floor's row, or the record as JSON."""
     from bench.content import read_json
     from bench.processes import speaks
-    from bench.report.tables import record_text
+    from bench.reporting.tables import record_text
 
     if not speaks():
         return

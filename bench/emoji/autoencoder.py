@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
+from bench.training.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.base import folder_digest
+from bench.base.load import folder_digest
 from bench.content import digest_arrays, read_json
 from bench.data.likeness import FLOOR, alike
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits

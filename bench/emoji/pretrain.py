@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from bench.base import load_base
+from bench.base.load import load_base
 from bench.content import atomic_path, digest_arrays, write_npz
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.emoji.autoencoder import (

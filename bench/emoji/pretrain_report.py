@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.base import Base, PlainDenoiser, load_base
+from bench.base.load import Base, PlainDenoiser, load_base
 from bench.config import Sampler
 from bench.content import write_json
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.paired import unit_rows
 from bench.randomness import initial_noise
-from bench.sample import png, sample_latents, to_bytes
+from bench.sampling import png, sample_latents, to_bytes
 
 if TYPE_CHECKING:
     pass
@@ -145,7 +145,7 @@ def _grid(base: Base, path: Path, sampler: Sampler) -> None:
 
 
 def _curve(path: Path, out: Path) -> None:
-    from bench.report.curves import curve_figure
+    from bench.reporting.curves import curve_figure
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     write_json(out / "curve.json", lines)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
 from bench.content import atomic_write
+from bench.training.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.base import Base
+    from bench.base.load import Base
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.content import Cache, atomic_write, digest_arrays, digest_json
 from bench.emoji.clip_model import ClipRecipe, build_model, export, model_config
 from bench.emoji.clip_pairs import (
@@ -45,6 +44,7 @@ from bench.emoji.clip_pairs import (
 from bench.judges import judge_card, load_judge, preprocess_images
 from bench.metrics.clip import retrieval_recall
 from bench.randomness import generator
+from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.types import BenchError
 
 if TYPE_CHECKING:

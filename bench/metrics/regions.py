@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from bench.metrics.control import extract_lines
+from bench.metrics.lines import extract_lines
 from bench.types import BenchError
 
 REGIONS_VERSION = 1

@@ -3,7 +3,7 @@
 Both sets, of any two lengths, are dealt into the same number of blocks. Every statistic here takes
 counts [blocks] of 0 or 1 and answers for the rows of the held blocks: all ones is the value itself,
 and leaving out each block in turn, in both sets at once, is the delete-a-group jackknife of two
-samples (`bench.stats.jackknife_replicates` with blocks for items): deviations of the two sets add
+samples (`bench.metrics.intervals.jackknife_replicates` with blocks for items): deviations of the two sets add
 as their variances do. Rows of equal index share a block where the sets have one length, so that
 pairs leave together and what ties them is accounted for.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from bench.metrics.cmmd import SCALE, SIGMA
 from bench.metrics.frechet import ExtrapolatedFrechet, Moments, checked_pair, frechet_from_moments
 from bench.metrics.kernel import polynomial_kernel
+from bench.metrics.neighbours import NEAREST, from_distances, squared_distances
 from bench.metrics.paired import unit_rows
-from bench.metrics.prdc import NEAREST, from_distances, squared_distances
 from bench.types import BenchError
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.content import atomic_write, digest_json
 from bench.randomness import generator
-from bench.sample import png
+from bench.sampling import png
 from bench.study.design import NOISE, OTHER, TARGET, Question, plan_questions
 from bench.study.key import ASPECTS, FIDELITY, MOST_TEXT, QUALITY, Key, KeyQuestion, write_key
 from bench.study.sources import Source, load_source

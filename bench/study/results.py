@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.grid import Grid, Text, to_markdown
-from bench.report.names import MISSING, brackets, number
-from bench.stats import Interval
+from bench.metrics.intervals import Interval
+from bench.reporting.grid import Grid, Text, to_markdown
+from bench.reporting.names import MISSING, brackets, number
 from bench.study.answers import LEFT, SAME, Answer, Answers, attention, read_answers
 from bench.study.key import Key, read_key
 from bench.study.strengths import (

@@ -12,8 +12,8 @@ from bench import registry
 from bench.artifacts import mosaic, show_condition
 from bench.picture import read_exact
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
-from bench.report.names import label, variant_details
-from bench.sample import load_images
+from bench.reporting.names import label, variant_details
+from bench.sampling import load_images
 from bench.types import BenchError, Example
 
 MOSAIC = "work/samples.png"

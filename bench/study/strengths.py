@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bench.stats import Interval
+from bench.metrics.intervals import Interval
 from bench.types import BenchError
 
 PRIOR = 1.0

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from bench.metrics.control import extract_lines, line_f1, sketch_lines
+from bench.metrics.lines import extract_lines, line_f1, sketch_lines
 from bench.metrics.regions import (
     SMALLEST,
     coarse_colours,

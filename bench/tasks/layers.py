@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.metrics.control import extract_lines, sketch_lines
+from bench.metrics.lines import extract_lines, sketch_lines
 from bench.types import BenchError, Example
 
 # The colour of "nothing here" in class maps and layouts: apart from all palette colours (95 in RGB

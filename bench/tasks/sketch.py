@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bench.metrics.control import (
+from bench.metrics.lines import (
     LINE_EXTRACTOR_VERSION,
     chamfer,
     line_f1,

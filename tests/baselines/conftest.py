@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bench import registry
-from bench.base import Base
+from bench.base.load import Base
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from baselines.finetuned_sd import FinetunedSD
 from baselines.lora_concat import LoraConcat, add_lora, lora_targets
-from bench.base import Base
+from bench.base.load import Base
 
 
 def count(module: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from baselines.controlnet import ControlNet, build_controlnet
-from bench.base import Base
+from bench.base.load import Base
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 361_278_832), (3, 361_279_120)])

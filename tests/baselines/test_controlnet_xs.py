@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 
 from baselines.controlnet_xs import ControlNetXS, build_fused, control_widths
-from bench.base import Base
+from bench.base.load import Base
 
 
 def test_it_holds_the_base_once_and_frozen(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from baselines.t2i_adapter import T2IAdapter, adapted, build_adapter, cubic_timesteps
-from bench.base import Base
-from bench.train import training_loss
+from bench.base.load import Base
+from bench.training.loop import training_loss
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 77_000_640), (3, 77_369_280)])
@@ -79,7 +79,7 @@ def test_cubic_timesteps_have_their_closed_form(steps: int) -> None:
 def test_cubic_timesteps_reach_the_training_loss(
     build: Callable[..., Any], micro_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.train
+    import bench.training.loop
     from bench.config import Training
 
     drawn = torch.tensor([0, 500, 999])
@@ -90,7 +90,7 @@ def test_cubic_timesteps_reach_the_training_loss(
         drawn,
         torch.randn(3, 4, 16, 16),
     )
-    monkeypatch.setattr(bench.train, "draw_batch", lambda *a, **k: batch)
+    monkeypatch.setattr(bench.training.loop, "draw_batch", lambda *a, **k: batch)
     data: Any = None
     for name, expected in (("uniform", [0, 500, 999]), ("cubic", [999, 874, 1])):
         denoiser, seen = build(T2IAdapter, timesteps=name), []

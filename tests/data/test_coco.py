@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from bench import registry
-from bench.checkpoint import Stopped
 from bench.content import read_json, read_npz, sha256_file, write_json, write_npz
 from bench.data.coco.dataset import Coco17, splits_of
 from bench.data.coco.draw import caption_of
@@ -29,6 +28,7 @@ from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.splits import verify
 from bench.locks import Lock
+from bench.training.checkpoint import Stopped
 from bench.types import BenchError
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench

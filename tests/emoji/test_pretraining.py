@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.base import Base
+from bench.base.load import Base
 from bench.emoji.autoencoder import AutoencoderRecipe, psnr, reconstruct, train_autoencoder
 from bench.emoji.collection import FAMILIES, Icon, load_icons, may_mirror, render, render_all
 from bench.emoji.prior import Prior, PriorRecipe, draw_batch, learning_rate_factor, train_prior

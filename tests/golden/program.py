@@ -21,28 +21,28 @@ from safetensors.torch import load_file
 
 from bench import registry
 from bench.artifacts import pick_items
-from bench.base import Base
-from bench.checkpoint import Trainable
+from bench.base.load import Base
 from bench.config import RunConfig
 from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
+from bench.data.prepare import InMemory, mirrored, prepare
 from bench.data.splits import SIDES
 from bench.packed import Pack
-from bench.prepare import InMemory, mirrored, prepare
 from bench.randomness import derangement, initial_noise
 from bench.record import ITEMS_FILE, RunRecord, load_record
-from bench.report.ablation_tables import tidy_ablation
-from bench.report.ablations import build_ablations, in_ablations
-from bench.report.compare import build_comparison
-from bench.report.compare_tables import tidy_comparison
-from bench.report.differences import paired_differences
-from bench.report.rows import Row, build_table
-from bench.report.runs import load_ablation_runs, load_runs
-from bench.report.tables import tidy, tidy_costs, tidy_differences
-from bench.run import Run, identify
-from bench.score import Evaluator
+from bench.reporting.ablation_tables import tidy_ablation
+from bench.reporting.ablations import build_ablations, in_ablations
+from bench.reporting.compare import build_comparison
+from bench.reporting.compare_tables import tidy_comparison
+from bench.reporting.differences import paired_differences
+from bench.reporting.rows import Row, build_table
+from bench.reporting.runs import load_ablation_runs, load_runs
+from bench.reporting.tables import tidy, tidy_costs, tidy_differences
+from bench.running import Run, identify
+from bench.scoring import Evaluator
 from bench.suites import EMOJI, resolve
-from bench.train import draw_batch, learning_rate_factor
+from bench.training.checkpoint import Trainable
+from bench.training.loop import draw_batch, learning_rate_factor
 
 KEPT = Path(__file__).parent / "kept"
 RESULTS = Path(__file__).resolve().parents[2] / "results"

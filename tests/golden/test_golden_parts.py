@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.base import Base
+from bench.base.load import Base
 from tests.golden.program import (
     KEPT,
     asset_digests,

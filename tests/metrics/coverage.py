@@ -21,9 +21,7 @@ from statistics import NormalDist
 import numpy as np
 
 from bench.metrics.frechet import PairedFrechet
-from bench.metrics.kernel import PairedKernel
-from bench.metrics.prdc import SHARES, PairedPrdc
-from bench.stats import (
+from bench.metrics.intervals import (
     Interval,
     Resamples,
     difference_interval,
@@ -32,6 +30,8 @@ from bench.stats import (
     linear_replicates,
     mean_interval,
 )
+from bench.metrics.kernel import PairedKernel
+from bench.metrics.neighbours import SHARES, PairedPrdc
 
 LEAST, MOST = 0.93, 0.97
 _CORRELATION, _SHIFT, _STRETCH = 0.7, 0.5, (0.8, 1.3)

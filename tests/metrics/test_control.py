@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.metrics.control import chamfer, extract_lines, line_f1, sketch_lines
+from bench.metrics.lines import chamfer, extract_lines, line_f1, sketch_lines
 from bench.types import BenchError
 
 

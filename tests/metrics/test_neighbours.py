@@ -7,9 +7,9 @@ import pytest
 
 from bench.metrics.cmmd import PairedCmmd, cmmd
 from bench.metrics.frechet import ExtrapolatedFrechet, PairedFrechet
+from bench.metrics.intervals import Resamples, jackknife_replicates
 from bench.metrics.memorisation import nearer_to_training
-from bench.metrics.prdc import NAMES, PairedPrdc, prdc
-from bench.stats import Resamples, jackknife_replicates
+from bench.metrics.neighbours import NAMES, PairedPrdc, prdc
 from bench.types import BenchError
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from bench.metrics.cmmd import cmmd
 from bench.metrics.frechet import ExtrapolatedFrechet, frechet_distance
+from bench.metrics.intervals import Resamples, jackknife_replicates
 from bench.metrics.kernel import kernel_distance
-from bench.metrics.prdc import NAMES, prdc
+from bench.metrics.neighbours import NAMES, prdc
 from bench.metrics.two_sets import (
     Deal,
     TwoSetCmmd,
@@ -18,7 +19,6 @@ from bench.metrics.two_sets import (
     TwoSetPrdc,
     deal,
 )
-from bench.stats import Resamples, jackknife_replicates
 from bench.types import BenchError
 
 

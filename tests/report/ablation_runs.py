@@ -11,9 +11,9 @@ from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, Ablation, Variant
 from bench.content import digest_json, read_json, write_json
 from bench.packed import Run
 from bench.record import SplitInfo
-from bench.report import load_runs
-from bench.report.ablations import AblationTable, build_ablations
-from bench.report.runs import load_ablation_runs
+from bench.reporting import load_runs
+from bench.reporting.ablations import AblationTable, build_ablations
+from bench.reporting.runs import load_ablation_runs
 
 ALL_ITEMS = 2900
 PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)

@@ -27,7 +27,7 @@ from bench.record import (
     Splits,
     write_record,
 )
-from bench.report import load_run, make_report
+from bench.reporting import load_run, make_report
 from bench.tiles import TILES_FILE, write_tiles
 
 JUDGE = "EfficientNet-Lite0"

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.ablations import ABLATIONS, FEW_ITEMS
-from bench.report import load_runs
-from bench.report.ablation_page import SAMPLES, ablation_markdown, ablation_sections
-from bench.report.ablation_tables import ablation_grid
-from bench.report.figures import floor_line
-from bench.report.html.ablations import ablation_data
+from bench.reporting import load_runs
+from bench.reporting.ablation_page import SAMPLES, ablation_markdown, ablation_sections
+from bench.reporting.ablation_tables import ablation_grid
+from bench.reporting.figures import floor_line
+from bench.reporting.html.ablations import ablation_data
 from tests.report.ablation_runs import only_table, plausible, write_variant
 
 PRIOR, DATA = ABLATIONS["prior"], ABLATIONS["data"]

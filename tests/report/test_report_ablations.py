@@ -16,20 +16,20 @@ from PIL import Image
 
 from bench.ablations import ABLATIONS, Variant
 from bench.content import read_json, write_json
+from bench.metrics.intervals import Interval
 from bench.packed import load_run
 from bench.record import load_record
-from bench.report import load_runs, make_report
-from bench.report.ablation_figures import moved, weights_figure
-from bench.report.ablation_tables import (
+from bench.reporting import load_runs, make_report
+from bench.reporting.ablation_figures import moved, weights_figure
+from bench.reporting.ablation_tables import (
     ablation_grid,
     ablation_sentences,
     ablation_summary,
     ablation_text,
     tidy_ablation,
 )
-from bench.report.ablations import AblationTable, Line, build_ablations, in_ablations
-from bench.report.names import command_line
-from bench.stats import Interval
+from bench.reporting.ablations import AblationTable, Line, build_ablations, in_ablations
+from bench.reporting.names import command_line
 from bench.types import BenchError
 from tests.report.ablation_runs import (
     both,

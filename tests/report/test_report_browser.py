@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.report import make_report
+from bench.reporting import make_report
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,11 +32,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of three methods on one task, one on another, and a name that is markup."""
+    """The page of three methods on one task, one on another, and a line of credit that is markup."""
     runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
     for method, fd in (("bps", 38.0), ("controlnet", 36.0), ("t2i-adapter", 41.0)):
         build.write_run(runs, method, {"fd": fd, "sketch_f1": 0.5}, tiles=True, size=16)
-    build.write_run(runs, HOSTILE, {"fd": 39.0, "miou": 0.5}, task="layout", run_id="hostile")
+    build.write_run(runs, "stranger", {"fd": 39.0, "miou": 0.5}, task="layout", attribution=HOSTILE)
     make_report(runs, out)
     return out / "index.html"
 
@@ -58,7 +58,9 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
 
     browser.get(page.as_uri())
     assert names(browser) == ["BPS", "ControlNet", "T2I-Adapter"]
-    assert names(browser, 1) == [HOSTILE]
+    assert names(browser, 1) == ["stranger"]
+    assert HOSTILE in browser.find_element(By.TAG_NAME, "body").get_attribute("textContent")
+    assert browser.find_elements(By.CSS_SELECTOR, "img[onerror]") == []
 
     head = browser.find_elements(By.CSS_SELECTOR, "thead th")[2]
     sort = head.find_element(By.TAG_NAME, "button")

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from bench.packed import Run
 from bench.record import LeakCheck, Leaks
-from bench.report import build_table, load_runs, make_report
-from bench.report.changes import record_changes
-from bench.report.compare import build_comparison
-from bench.report.compare_tables import comparison_caption
-from bench.report.leaks import marked
-from bench.report.tables import caption, cost_grid, record_text
+from bench.reporting import build_table, load_runs, make_report
+from bench.reporting.changes import record_changes
+from bench.reporting.compare import build_comparison
+from bench.reporting.compare_tables import comparison_caption
+from bench.reporting.leaks import marked
+from bench.reporting.tables import caption, cost_grid, record_text
 from bench.types import BenchError
 from cli import app
 

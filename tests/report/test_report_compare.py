@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 
 from bench.content import read_json
-from bench.report import Run, build_comparison, build_table, load_runs, make_report, verdict
-from bench.report.compare import Comparison, findings
-from bench.report.compare_tables import comparison_grid, cost_task, tidy_comparison
-from bench.report.cost_figure import cost_figure, cost_panels
-from bench.report.grid import to_markdown
-from bench.report.latex import to_latex
-from bench.report.notes import made_equal
-from bench.report.qualitative import gallery
+from bench.reporting import Run, build_comparison, build_table, load_runs, make_report, verdict
+from bench.reporting.compare import Comparison, findings
+from bench.reporting.compare_tables import comparison_grid, cost_task, tidy_comparison
+from bench.reporting.cost_figure import cost_figure, cost_panels
+from bench.reporting.grid import to_markdown
+from bench.reporting.latex import to_latex
+from bench.reporting.notes import made_equal
+from bench.reporting.qualitative import gallery
 from bench.tiles import TILES_FILE, write_tiles
 from bench.types import BenchError
 

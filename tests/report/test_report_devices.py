@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import Run, build_table, load_runs
-from bench.report.tables import caption, cost_grid
+from bench.reporting import Run, build_table, load_runs
+from bench.reporting.tables import caption, cost_grid
 
 Writer = Callable[..., Run]
 

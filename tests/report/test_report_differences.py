@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from bench.content import read_json, write_json
-from bench.report import Difference, Run, build_table, load_runs, paired_differences, verdict
-from bench.report.differences import against, told_apart
-from bench.report.names import Column
-from bench.report.tables import difference_grid
-from bench.stats import Interval, Resamples, difference_interval, jackknife_interval
+from bench.metrics.intervals import Interval, Resamples, difference_interval, jackknife_interval
+from bench.reporting import Difference, Run, build_table, load_runs, paired_differences, verdict
+from bench.reporting.differences import against, told_apart
+from bench.reporting.names import Column
+from bench.reporting.tables import difference_grid
 from bench.types import BenchError
 
 Writer = Callable[..., Run]

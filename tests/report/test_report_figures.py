@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import bench.report.cost_figure as cost_module
+import bench.reporting.cost_figure as cost_module
 from bench import registry
-from bench.report import Run, build_table, contact_sheet, curve_figure, load_runs, overview
-from bench.report.cost_figure import cost_panels
-from bench.report.curves import _running_mean, differences
-from bench.report.figures import _above, _apart, looks
-from bench.report.sheet import sheet_layout
+from bench.reporting import Run, build_table, contact_sheet, curve_figure, load_runs, overview
+from bench.reporting.cost_figure import cost_panels
+from bench.reporting.curves import _running_mean, differences
+from bench.reporting.figures import _above, _apart, looks
+from bench.reporting.sheet import sheet_layout
 from bench.types import BenchError
 
 
@@ -168,7 +168,7 @@ def test_names_under_the_axis_are_lifted_and_those_far_above_stay() -> None:
 def test_names_of_dashed_curves_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(
-        "bench.report.curves.label_ends", lambda axis, ends: written.extend(e[0] for e in ends)
+        "bench.reporting.curves.label_ends", lambda axis, ends: written.extend(e[0] for e in ends)
     )
     curves = {f"curve {i}": [(1, float(i)), (2, i + 1.0)] for i in range(8)}
     curve_figure(curves, tmp_path / "curves.png", x="step", y="loss")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.report import Run, build_comparison, build_table, load_runs, make_report
-from bench.report.html import data_block, fill
-from bench.report.html.samples import collect_samples
-from bench.report.qualitative import gallery
+from bench.reporting import Run, build_comparison, build_table, load_runs, make_report
+from bench.reporting.html import data_block, fill
+from bench.reporting.html.samples import collect_samples
+from bench.reporting.qualitative import gallery
 
 Writer = Callable[..., Run]
 NASTY = "</script><script>alert(1)</script><!--<b id=x>&amp; \"quoted\" 'one' \u2028 {{script}}"

@@ -12,12 +12,12 @@ from typing import Any
 import pandas
 import pytest
 
-from bench.report import Run, build_comparison, build_table, load_runs, make_report, tidy
-from bench.report.grid import Grid, Text, to_csv, to_markdown
-from bench.report.latex import escape_latex
-from bench.report.page import Section, Suite, report_page
-from bench.report.pictures import Pictures
-from bench.report.readme import readme_page
+from bench.reporting import Run, build_comparison, build_table, load_runs, make_report, tidy
+from bench.reporting.grid import Grid, Text, to_csv, to_markdown
+from bench.reporting.latex import escape_latex
+from bench.reporting.page import Section, Suite, report_page
+from bench.reporting.pictures import Pictures
+from bench.reporting.readme import readme_page
 from bench.types import BenchError
 from tests.latex import complaints, needs_latex
 

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.report import Run, build_table, load_runs, record_text, tidy
-from bench.report.grid import to_markdown
-from bench.report.names import Column, command_line, decimals, header, label, number
-from bench.report.rows import Row, Table
-from bench.report.runs import item_matrix
-from bench.report.tables import caption, cost_grid, main_grid, tidy_costs
-from bench.stats import (
+from bench.metrics.intervals import (
     FEW_ITEMS,
     LEAST_ITEMS,
     Resamples,
     jackknife_interval,
     mean_interval,
 )
+from bench.reporting import Run, build_table, load_runs, record_text, tidy
+from bench.reporting.grid import to_markdown
+from bench.reporting.names import Column, command_line, decimals, header, label, number
+from bench.reporting.rows import Row, Table
+from bench.reporting.runs import item_matrix
+from bench.reporting.tables import caption, cost_grid, main_grid, tidy_costs
 from bench.types import BenchError
 
 Writer = Callable[..., Run]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.packed import Run
-from bench.report.rows import build_table
-from bench.report.runs import load_runs
-from bench.report.tables import cost_grid, time_words
+from bench.reporting.rows import build_table
+from bench.reporting.runs import load_runs
+from bench.reporting.tables import cost_grid, time_words
 from bench.timings import Timing, add_timing
 
 MACHINE = {"processor": "a quiet one", "device": "cpu", "threads": 2, "platform": "Linux"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.data.prepare import mirrored
 from bench.metrics.regions import colour_error, to_lab
-from bench.prepare import mirrored
 from bench.randomness import derangement
 from bench.tasks.drawing import Drawing
 from bench.types import BenchError, Example

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.data.prepare import mirrored
 from bench.metrics.regions import box_iou, find_boxes
-from bench.prepare import mirrored
 from bench.randomness import derangement
 from bench.tasks.layout import Layout
 from bench.types import BenchError, Example

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.prepare import mirrored
+from bench.data.prepare import mirrored
 from bench.randomness import derangement
 from bench.tasks.layers import NOTHING
 from bench.tasks.segmentation import Segmentation

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.checkpoint import Stopped
 from bench.content import atomic_write
 from bench.data.coco import VAL, item_name
 from bench.data.coco.dataset import palette_of
@@ -24,6 +23,7 @@ from bench.data.coco.official import Category, OfficialSet, Picture, Skip
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.coco.tables import table_of, write_table
+from bench.training.checkpoint import Stopped
 from bench.types import BenchError, Example
 
 PARTS = "parts"

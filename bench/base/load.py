@@ -1,0 +1,317 @@
+"""The frozen base: a Stable Diffusion in diffusers' folder format, loaded once and asked for eps."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.base.rules import downscale_of
+from bench.base.snapshot import WEIGHTED, Snapshot, find_snapshot
+from bench.tensors import not_finite
+from bench.types import BenchError, raise_of_machine, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+PRIORS = ("frozen", "free", "none")
+DTYPES = ("float32", "float16", "bfloat16")
+_PIXELS_AT_ONCE = 2**21  # through the autoencoder: 8 images of 512 x 512
+
+
+@dataclass(kw_only=True)
+class Base:
+    """A frozen text-to-image diffusion model and what one must know to use it.
+
+    downscale f: image pixels per latent cell. scale: latents are multiplied by it. digest: SHA-256
+    over all files that are read; parts: of each part alone; weights: file -> SHA-256; variants: part
+    -> word in its weights' names. alphas: cumulative products of 1 - beta, [T] float64. dtype: of the
+    frozen UNet; text encoder and autoencoder stay in float32.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    downscale: int
+    scale: float
+    prediction: str
+    alphas: torch.Tensor
+    device: str = "cpu"
+    dtype: str = "float32"
+    parts: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, str | None] = field(default_factory=dict)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return which weights these are, as records keep it: by hash, and by their files' names."""
+        chosen = {part: word for part, word in self.variants.items() if word}
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "parts": dict(self.parts),
+            "weights": dict(self.weights),
+            "variants": chosen,
+        }
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Open the context in which float32 inputs may meet a UNet of less precision."""
+        import torch
+
+        if self.dtype == "float32":
+            return contextlib.nullcontext()
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=getattr(torch, self.dtype))
+
+    def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
+        """Encode captions as the Stable Diffusion pipeline does, [N,L,D] float32."""
+        import torch
+
+        ids = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        with torch.inference_mode():
+            parts = [self.text_encoder(p.to(self.device))[0].float() for p in ids.split(64)]
+        return torch.cat(parts).clone()
+
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        """[N,H,W,3] uint8 -> latents [N,4,h,w] float32, scaled; the mode, not a draw."""
+        import torch
+
+        with torch.inference_mode():
+            encoded = self.vae.encode(self.to_pixels(images))
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            return (latents.float() * self.scale).clone()
+
+    def encode_posterior(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
+
+        An autoencoder that is not variational has a deviation of 0.
+        """
+        import torch
+
+        with torch.inference_mode():
+            encoded = self.vae.encode(self.to_pixels(images))
+            if hasattr(encoded, "latents"):
+                mean = (encoded.latents.float() * self.scale).clone()
+                return mean, torch.zeros_like(mean)
+            posterior = encoded.latent_dist
+            parts = (posterior.mode(), posterior.std)
+            mean, deviation = ((part.float() * self.scale).clone() for part in parts)
+            return mean, deviation
+
+    def to_pixels(self, images: np.ndarray) -> torch.Tensor:
+        """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1] on the base's device."""
+        import torch
+
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+        return (pixels.to(self.device).float() / 127.5 - 1).contiguous()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [N,4,h,w] -> images [N,3,H,W] float32 in [0, 1]."""
+        import torch
+
+        with torch.inference_mode():
+            side = self.downscale
+            at_once = images_at_once(latents.shape[-2] * side, latents.shape[-1] * side)
+            blocks = (latents.to(self.device) / self.scale).split(at_once)
+            pixels = torch.cat([self.vae.decode(block).sample.float() for block in blocks])
+        return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def to_eps(self, output: torch.Tensor, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Turn the UNet's output into eps: as it is, or alpha * v + sigma * z (arXiv 2202.00512).
+
+        output, latents [..., 4,h,w] with batch in the fourth axis from the end, timesteps [B].
+        """
+        if self.prediction == "epsilon":
+            return output
+        alpha = self.alphas.to(latents.device, latents.dtype)[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt() * output + (1 - alpha).sqrt() * latents
+
+    def eps(self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Predict the noise without any condition: latents [B,4,h,w], timesteps [B], text [K,B,L,D].
+
+        -> [K,B,4,h,w].
+        """
+        branches = len(text)
+        with self.autocast():
+            output = self.unet(
+                latents.repeat(branches, 1, 1, 1),
+                timesteps.repeat(branches),
+                text.flatten(0, 1),
+                return_dict=False,
+            )[0]
+        return self.to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
+
+    def prior_unet(self, prior: str, *, seed: int = 0) -> Any:
+        """Return the UNet of a prior: "frozen" (this one), "free" (a trainable copy), "none".
+
+        "none" has the architecture without the pretrained weights, drawn from `seed`, trainable. What
+        trains is float32, whatever the frozen UNet is.
+        """
+        import torch
+
+        if prior not in PRIORS:
+            raise BenchError(f"unknown prior '{prior}'. Allowed: {', '.join(PRIORS)}.")
+        if prior == "frozen":
+            return self.unet
+        if prior == "free":
+            return copy.deepcopy(self.unet).float().requires_grad_(True)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = type(self.unet).from_config(self.unet.config)
+        return _channels_last(fresh).to(self.device).eval()
+
+
+class PlainDenoiser:
+    """The base without any condition, as a denoiser."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+
+    def encode(self, condition: Any) -> None:
+        """Ignore the condition."""
+
+    def __call__(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any
+    ) -> torch.Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
+        return self.base.eps(latents, timesteps, text)
+
+
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of so many pixels go through the autoencoder at once: 1 to 64."""
+    return max(1, min(64, _PIXELS_AT_ONCE // (height * width)))
+
+
+def load_base(
+    place: str | Path, *, device: str = "cpu", dtype: str = "float32", variant: str | None = None
+) -> Base:
+    """Load a diffusers folder, or a hub id org/name[@revision], and freeze it.
+
+    dtype: of the frozen UNet; text encoder and autoencoder are float32. variant: which weights, for
+    example non_ema or fp16, see bench.base.snapshot. A manifest.json with digests beside the parts is
+    checked before anything is loaded. Raises BenchError for a missing folder or part, a file that
+    does not match its digest, a base that cannot be run (bench.base.rules), and weights that are missing,
+    too many, of other shapes or not finite.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    snapshot = find_snapshot(place, variant=variant)
+    unet, vae, text_encoder, tokenizer, scheduler = _load_parts(snapshot, dtype)
+    _check_tokenizer(tokenizer, snapshot)
+    for module in (unet, vae, text_encoder):
+        module.requires_grad_(False).eval().to(device)
+    return Base(
+        name=snapshot.name,
+        folder=snapshot.folder,
+        digest=snapshot.digest,
+        unet=_channels_last(unet),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        downscale=downscale_of(snapshot.configs["vae"]),
+        scale=float(vae.config.scaling_factor),
+        prediction=str(scheduler.config["prediction_type"]),
+        alphas=scheduler.alphas_cumprod.double(),
+        device=device,
+        dtype=dtype,
+        parts=snapshot.parts,
+        weights=snapshot.weights,
+        variants=snapshot.variants,
+    )
+
+
+def _channels_last(unet: Any) -> Any:
+    import torch
+
+    return unet.to(memory_format=torch.channels_last)
+
+
+def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
+    import diffusers
+    import transformers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    folder = snapshot.folder
+    try:
+        classes = {
+            "unet": diffusers.UNet2DConditionModel,
+            "text_encoder": CLIPTextModel,
+            "vae": getattr(diffusers, snapshot.configs["vae"]["_class_name"]),
+        }
+        return (
+            *(_load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED),
+            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+            diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        )
+    except Exception as error:  # the libraries raise many kinds for a damaged folder
+        raise_of_machine(error)
+        raise BenchError(
+            f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
+            "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+        ) from error
+
+
+def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
+    """Load one part; weights and configuration are of one network, to the last tensor."""
+    import torch
+
+    chosen = getattr(torch, dtype) if part == "unet" else torch.float32
+    module, info = kind.from_pretrained(
+        snapshot.folder,
+        subfolder=part,
+        local_files_only=True,
+        dtype=chosen,
+        variant=snapshot.variants[part],
+        use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.weights),
+        output_loading_info=True,
+    )
+    _refuse(part, "lacks the weights", info["missing_keys"])
+    _refuse(part, "has weights that its configuration does not use:", info["unexpected_keys"])
+    loaded = module.to(chosen)
+    _refuse(part, f"has weights that are not finite in {chosen}:", not_finite(loaded.state_dict()))
+    return loaded
+
+
+def _refuse(part: str, said: str, names: Collection[str]) -> None:
+    if names:
+        raise BenchError(f"{part}/ {said} {', '.join(sorted(names)[:3])}")
+
+
+def _check_tokenizer(tokenizer: Any, snapshot: Snapshot) -> None:
+    """Refuse a tokenizer whose prompts the text encoder cannot read."""
+    text = snapshot.configs["text_encoder"]
+    folder, length = snapshot.folder / "tokenizer", text["max_position_embeddings"]
+    if len(tokenizer) < 3:
+        raise BenchError(f"{folder} holds no vocabulary. Give a whole base.")
+    if tokenizer.model_max_length > length or len(tokenizer) > text["vocab_size"]:
+        raise BenchError(
+            f"{folder} has {len(tokenizer)} tokens in prompts of {tokenizer.model_max_length}; the text "
+            f"encoder reads {text['vocab_size']} in {length}. Give the tokenizer of this text encoder."
+        )
+
+
+def folder_digest(folder: Path) -> str:
+    """Check a base's folder and its manifest's digests, if there is one; return one digest over all.
+
+    BenchError for a folder that is no base, a missing part and a file that does not match.
+    """
+    return find_snapshot(folder).digest

@@ -1,0 +1,311 @@
+"""How training is carried out: precision, micro batches, processes, recomputing, compiling.
+
+Accelerate wraps, scales and averages; what is computed is `bench.training.loop`'s alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config import PRECISIONS, RunConfig
+from bench.processes import ALONE, Processes, partner_ended
+from bench.trackers import check_trackers, opened
+from bench.types import BenchError, raise_of_machine, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+_COMPILED = "BasicTransformerBlock"  # as in diffusers' regional compilation
+_SHARDING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What changes time and memory but numbers only by rounding: provenance, never protocol.
+
+    micro_batch: images a process takes at once, None for its whole share of the batch.
+    gradient_checkpointing: recompute activations in the backward pass. compile: the transformer
+    blocks, by torch.compile. fused: the fused AdamW. track: names of TRACKERS. keep: checkpoints.
+    """
+
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    fused: bool = False
+    track: tuple[str, ...] = ()
+    keep: int = 2
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Execution:
+        """Return how a configuration asks training to be carried out."""
+        return cls(
+            micro_batch=config.micro_batch,
+            gradient_checkpointing=config.gradient_checkpointing,
+            compile=config.compile,
+            fused=config.fused,
+            track=config.track,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is not at its default, as plain values for a record."""
+        plain = asdict(Execution())
+        return {k: v for k, v in asdict(self).items() if v != plain[k]}
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return the context in which matrix products run in a precision; none for fp32.
+
+    Casts of weights are not kept: a cast made without gradients would hide the weight from later
+    ones that need them.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(torch.device(device).type, dtype=dtype, cache_enabled=False)
+
+
+def micro_batches(batch: int, *, processes: Processes = ALONE, micro: int | None = None) -> list[range]:
+    """Return the places within a batch that this process takes, a range a micro batch.
+
+    Processes take equal shares in order, so their mean gradient is that of the whole batch. Raises
+    BenchError where shares or micro batches would differ in size.
+    """
+    share, odd = divmod(batch, processes.count)
+    size = micro or share
+    if odd or size > share or share % size:
+        raise BenchError(
+            f"a batch of {batch} images cannot be divided among {processes.count} process(es) in "
+            f"micro batches of {micro or 'equal size'}. Choose --micro-batch and the number of "
+            "processes so that their product divides the batch."
+        )
+    first = processes.index * share
+    return [range(start, start + size) for start in range(first, first + share, size)]
+
+
+def check_execution(
+    execution: Execution, *, precision: str, batch: int, device: str, processes: Processes = ALONE
+) -> None:
+    """Raise BenchError for what this machine or launch cannot do, before anything is spent."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision == "fp16" and device == "cpu":
+        raise BenchError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
+    if precision == "bf16" and device != "cpu":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise BenchError("this GPU has no bf16. Use --precision fp16 or fp32.")
+    asked = [name for name in _SHARDING if os.environ.get(name, "").lower() == "true"]
+    if asked:
+        raise BenchError(
+            f"{asked[0]} is set: only plain data parallelism is supported. Choose multi-GPU in "
+            "`accelerate config`, or give --multi_gpu to accelerate launch."
+        )
+    micro_batches(batch, processes=processes, micro=execution.micro_batch)
+    check_trackers(execution.track)
+    if execution.compile:
+        _check_compiler(device)
+
+
+def _check_compiler(device: str) -> None:
+    """Compile a trifle: the one way to know that compilers and drivers work together."""
+    import torch
+
+    try:
+        torch.compile(lambda x: (x + 1).relu())(torch.ones(8, device=device))
+    except Exception as error:  # torch raises many kinds
+        raise_of_machine(error)
+        reason = str(error).strip().splitlines()[0]
+        raise BenchError(
+            f"--compile: torch.compile does not work here ({reason}). It needs a C++ compiler on a "
+            "CPU and Triton on a GPU; run without --compile."
+        ) from error
+
+
+@contextmanager
+def rebuilt(denoiser: Any, execution: Execution) -> Iterator[None]:
+    """Recompute and compile inside the denoiser as asked while open, and leave it as it was.
+
+    Raises BenchError where the denoiser has nothing to recompute or compile.
+    """
+    models = _checkpointed(denoiser) if execution.gradient_checkpointing else []
+    blocks = _compiled(denoiser) if execution.compile else []
+    for model in models:
+        model.enable_gradient_checkpointing()
+    for block in blocks:
+        block.compile()
+    try:
+        yield
+    finally:
+        for model in models:
+            model.disable_gradient_checkpointing()
+        for block in blocks:
+            block._compiled_call_impl = None
+
+
+def _checkpointed(denoiser: Any) -> list[Any]:
+    """diffusers' models inside the denoiser that can recompute their blocks."""
+    found = [m for m in denoiser.modules() if getattr(m, "_supports_gradient_checkpointing", False)]
+    if not found:
+        raise BenchError(
+            "--gradient-checkpointing: this method has no diffusers model that can recompute its "
+            "blocks. Run without it, or with a smaller --micro-batch."
+        )
+    return found
+
+
+def _compiled(denoiser: Any) -> list[Any]:
+    found = [m for m in denoiser.modules() if type(m).__name__ == _COMPILED]
+    if not found:
+        raise BenchError("--compile: this method has no transformer blocks. Run without it.")
+    return found
+
+
+class Engine:
+    """A denoiser and its optimiser under accelerate: gradients of a batch, clipping, steps, logs.
+
+    loss: (step, places within the batch) -> scalar; it calls the denoiser. optimiser: a plain one.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        optimiser: Any,
+        *,
+        loss: Callable[[int, range], torch.Tensor],
+        parts: Sequence[range],
+        precision: str = "fp32",
+        device: str = "cpu",
+        execution: Execution | None = None,
+        processes: Processes = ALONE,
+        folder: Path | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=processes.state is None)
+        self.processes, self.parts = processes, list(parts)
+        self.accelerator = Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision,
+            cpu=device == "cpu",
+            device_placement=False,
+            dynamo_backend="no",
+            log_with=opened((execution or Execution()).track, folder=folder),
+            project_dir=folder,
+            **_plugins(len(self.parts)),
+        )
+        self.silent: list[Any] = []
+        self.module = self._wrapped(_as_module(denoiser, loss))
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        self.scaler = self.accelerator.scaler
+
+    def _wrapped(self, module: Any) -> Any:
+        """Put the module under DDP where there are several processes.
+
+        Parameters that no example gives a gradient (the record counts them as dead) must be kept
+        from it. torch's own ways to find them are no good here: one warns wherever there are none,
+        the other fails with micro batches. So one example is tried first.
+        """
+        if self.processes.count > 1:
+            trainable = [p for p in module.parameters() if p.requires_grad]
+            with self.accelerator.autocast():
+                loss = module(0, self.parts[0].start, self.parts[0].start + 1)
+            loss.backward()
+            self.silent = [p for p in trainable if p.grad is None]
+            module.zero_grad(set_to_none=True)
+        for parameter in self.silent:
+            parameter.requires_grad_(False)
+        wrapped = self.accelerator.prepare_model(module)
+        for parameter in self.silent:
+            parameter.requires_grad_(True)
+        return wrapped
+
+    def backward(self, step: int) -> float:
+        """Leave the batch's mean gradient in the parameters; return its mean loss.
+
+        Both are the same in every process.
+        """
+        losses = []
+        try:
+            for places in self.parts:
+                with self.accelerator.accumulate(self.module):
+                    loss = self.module(step, places.start, places.stop)
+                    self.accelerator.backward(loss)
+                losses.append(loss.detach())
+        except RuntimeError as error:
+            if not partner_ended(error):
+                raise
+            self.processes.wait()  # says that a partner is gone
+            raise
+        if any(p.grad is not None for p in self.silent):
+            raise BenchError(
+                f"a parameter without gradient at the start got one at step {step}: which parameters "
+                "train depends on the examples, and processes would drift apart. Use one process."
+            )
+        (total,) = self.processes.sum(sum(float(one) for one in losses) / len(losses))
+        return total / self.processes.count
+
+    def descend(self, parameters: Sequence[Any], *, clip: float) -> float:
+        """Clip to a norm, step and forget the gradients; return the norm before clipping.
+
+        A norm that is not finite is returned with the weights untouched, unless the loss scale of
+        fp16 is still being found: then the step is left out, and the norm returned is 0.
+        """
+        norm = float(self.accelerator.clip_grad_norm_(parameters, clip))
+        finite = math.isfinite(norm)
+        searching = self.scaler is not None and self.scaler.get_scale() > 1
+        if not finite and not searching:
+            return norm
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm if finite else 0.0
+
+    def begin_log(self, name: str, settings: dict[str, Any]) -> None:
+        """Tell the trackers the run's name and settings (plain values)."""
+        kwargs = {"wandb": {"name": name}, "mlflow": {"run_name": name}}
+        self.accelerator.init_trackers("bps-bench", settings, init_kwargs=kwargs)
+
+    def log(self, step: int, **values: float) -> None:
+        """Tell the trackers values of a step; does nothing without any."""
+        if self.accelerator.trackers:
+            self.accelerator.log(values, step=step)
+
+    def close(self) -> None:
+        """End the trackers. The processes stay joined: sampling comes next."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+
+def _plugins(parts: int) -> dict[str, Any]:
+    """Settings that would else come from the launcher's environment; see `autocast`."""
+    from accelerate.utils import AutocastKwargs, GradientAccumulationPlugin
+
+    return {
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(
+            num_steps=parts, sync_with_dataloader=False
+        ),
+        "kwargs_handlers": [AutocastKwargs(cache_enabled=False)],
+    }
+
+
+def _as_module(denoiser: Any, loss: Callable[[int, range], torch.Tensor]) -> Any:
+    """Return a module whose forward is the loss: DDP sees one call, whatever the denoiser does."""
+    import torch
+
+    class Objective(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.denoiser = denoiser
+
+        def forward(self, step: int, first: int, last: int) -> torch.Tensor:
+            return loss(step, range(first, last))
+
+    return Objective()
