@@ -283,8 +283,7 @@ def _runs(table: _Table) -> None:
 
 
 def _studies(table: _Table) -> None:
-    from bench.study.answers import read_answers
-    from bench.study.key import read_key
+    from bench.study.files import read_answers, read_key
 
     pair = {"item": "a", "sides": {"aaaaaaaa": "bps", "bbbbbbbb": "controlnet"}, "check": False}
     key = {"format": "bps-bench study key", "version": 1, "study": "cccccccc", "title": "t", "suite": "emoji"}
@@ -453,7 +452,7 @@ def _pictures(table: _Table) -> None:
     from bench.artifacts import mosaic
     from bench.data.folder import manifest_of, read_folders
     from bench.sampling import load_images
-    from bench.study.sources import _samples
+    from bench.study.page import read_samples
     from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
     from bench.tools import check_one_size
 
@@ -472,7 +471,7 @@ def _pictures(table: _Table) -> None:
     write_tiles(tiled / TILES_FILE, dict.fromkeys(SIDES, PIXELS[None]), ["a"])
     table.add("tiles", tiled, NPZ, lambda f: tile_pictures(read_tiles(f / TILES_FILE), f), file=TILES_FILE)
     samples = {"work/samples.png": _png(mosaic(PIXELS[None])), "work/samples/a.png": _png(PIXELS)}
-    table.add("mosaic", samples, PNG, lambda f: _samples(f, ["a"], size=(16, 16)))
+    table.add("mosaic", samples, PNG, lambda f: read_samples(f, ["a"], size=(16, 16)))
 
 
 def _weights(table: _Table) -> None:

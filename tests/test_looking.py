@@ -11,7 +11,7 @@ import cli
 from bench.base.snapshot import find_snapshot
 from bench.pace import Paces
 from bench.packed import kept_records
-from bench.study.sources import _samples
+from bench.study.page import read_samples
 from bench.suites import resolve
 from bench.types import BenchError
 from tests.asking import micro
@@ -30,7 +30,7 @@ def test_a_folder_of_runs_is_listed(tmp_path: Path) -> None:
 
 def test_published_runs_have_no_samples_to_study(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="bench run"):
-        _samples(tmp_path, ["a"], size=(64, 64))
+        read_samples(tmp_path, ["a"], size=(64, 64))
 
 
 def test_a_base_in_a_single_file_is_told_from_a_folder(tmp_path: Path) -> None:

@@ -28,23 +28,15 @@ def make_command(
         int | None, typer.Option(min=1, help="Pairs that a person sees; else 40, or all there are.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs, their sides and codes.")] = 0,
-    title: Annotated[str | None, typer.Option(help="Shown to people; name no method.")] = None,
+    title: Annotated[str, typer.Option(help="Shown to people; name no method.")] = "Which picture is better?",
     ask: Annotated[str, typer.Option(help="fidelity, quality or both.")] = "both",
     checks: Annotated[float, typer.Option(help="Share of attention checks, 0 to 0.5.")] = 0.1,
 ) -> None:
     """Make a blind A/B page from runs of one suite, task, protocol and seed."""
-    from bench.study.page import TITLE, make_study
+    from bench.study.page import Design, make_study
 
-    kept, made = make_study(
-        runs,
-        out=out,
-        key=key,
-        pairs=pairs,
-        seed=seed,
-        title=TITLE if title is None else title,
-        ask=ask,
-        checks=checks,
-    )
+    design = Design(pairs=pairs, seed=seed, title=title, ask=ask, checks=checks)
+    kept, made = make_study(runs, out=out, key=key, design=design)
     checked = sum(q.check for q in made.questions.values())
     size = out.stat().st_size / 1e6
     say(f"page  {out}  ({size:.1f} MB, study {made.study}: send this file to people)")

@@ -4,47 +4,121 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench import registry
+from bench.artifacts import mosaic, show_condition
 from bench.content import atomic_write, digest_json
+from bench.picture import read_exact
 from bench.randomness import generator
-from bench.sampling import png
-from bench.study.design import NOISE, OTHER, TARGET, Question, plan_questions
-from bench.study.key import ASPECTS, FIDELITY, MOST_TEXT, QUALITY, Key, KeyQuestion, write_key
-from bench.study.sources import Source, load_source
-from bench.types import BenchError, unknown
+from bench.record import RECORD_FILE, RunRecord, load_items, load_record
+from bench.reporting.names import label, variant_details
+from bench.sampling import load_images, png
+from bench.study.files import (
+    ASPECTS,
+    FIDELITY,
+    MOST_TEXT,
+    NOISE,
+    OTHER,
+    QUALITY,
+    TARGET,
+    Key,
+    KeyQuestion,
+    write_key,
+)
+from bench.types import BenchError, Example, unknown
 
 PAIRS = 40
-CHECKS = 0.1
-TITLE = "Which picture is better?"
+MOSAIC = "work/samples.png"
 _ASSETS = Path(__file__).parent
 _CRISP = 256  # pictures up to this side are shown in hard pixels
+_CANDIDATES = 24
+_SAME = ("suite", "task", "protocol_hash", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A page as HTML, and its key."""
+class Source:
+    """What a study is made from.
 
-    page: str
-    key: Key
+    records, samples: by the method's name in tables; samples [N,H,W,3] uint8, in the order of ids, all of
+    the same initial noise. conditions: [N,C,H,W] float32 in [0, 1]. examples: the N items.
+    """
+
+    records: Mapping[str, RunRecord]
+    ids: tuple[str, ...]
+    samples: Mapping[str, np.ndarray]
+    conditions: np.ndarray
+    examples: tuple[Example, ...]
+
+    @property
+    def record(self) -> RunRecord:
+        """The first run's record; suite, task, protocol, seed and attribution are everyone's."""
+        return next(iter(self.records.values()))
+
+    def side(self, question: Question, side: str, seed: int) -> np.ndarray:
+        """Return the picture of one side of a question, [H,W,3] uint8."""
+        target = self.examples[question.item].image
+        if not question.check:
+            return self.samples[side][question.item]
+        if side == NOISE:
+            draw = generator(seed, "study noise", self.ids[question.item])
+            return draw.integers(256, size=target.shape, dtype=np.uint8)
+        return target if side == TARGET else self.examples[question.other].image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Two pictures of one item: left and right before a page is mirrored for its reader.
+
+    item: row of the item. sides: names of methods; in an attention check TARGET, the real picture,
+    and OTHER or NOISE. other: row of the item whose picture stands for OTHER.
+    """
+
+    item: int
+    sides: tuple[str, str]
+    check: bool = False
+    other: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a study asks. pairs: None for 40, or all there are. checks: share of attention checks.
+
+    ask: fidelity, quality or both. seed: of the pairs, their sides and codes.
+    """
+
+    pairs: int | None = None
+    seed: int = 0
+    title: str = "Which picture is better?"
+    ask: str = "both"
+    checks: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what no study may be."""
+        if self.ask not in ("both", *ASPECTS):
+            raise unknown("aspect", self.ask, ("both", *ASPECTS))
+        if not self.title.strip() or len(self.title) > MOST_TEXT:
+            raise BenchError(f"the title must have 1 to {MOST_TEXT} characters, got {len(self.title)}.")
+        if not 0 <= self.checks <= 0.5:
+            raise BenchError(f"the share of attention checks must be in 0 to 0.5, got {self.checks:g}.")
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """What is asked of each pair."""
+        return ASPECTS if self.ask == "both" else (self.ask,)
 
 
 def make_study(
-    folders: Sequence[Path],
-    *,
-    out: Path,
-    key: Path | None = None,
-    pairs: int | None = None,
-    seed: int = 0,
-    title: str = TITLE,
-    ask: str = "both",
-    checks: float = CHECKS,
+    folders: Sequence[Path], *, out: Path, key: Path | None = None, design: Design
 ) -> tuple[Path, Key]:
     """Write the page to `out` and the key to `key` (default: key.json beside it).
 
@@ -54,66 +128,207 @@ def make_study(
     target = key or out.parent / "key.json"
     if target.resolve() == out.resolve():
         raise BenchError(f"page and key cannot both be {out}. Give another file with --key.")
-    study = build_study(load_source(folders), pairs=pairs, seed=seed, title=title, ask=ask, checks=checks)
-    write_key(target, study.key)
-    atomic_write(out, study.page.encode())
-    return target, study.key
+    page, made = build_study(load_source(folders), design)
+    write_key(target, made)
+    atomic_write(out, page.encode())
+    return target, made
 
 
-def build_study(
-    source: Source, *, pairs: int | None, seed: int, title: str, ask: str, checks: float
-) -> Study:
-    """Return page and key; pairs None: 40, or all there are. A pure function of its arguments."""
-    aspects = _aspects(ask)
-    if not title.strip() or len(title) > MOST_TEXT:
-        raise BenchError(f"the title must have 1 to {MOST_TEXT} characters, got {len(title)}.")
-    methods = tuple(source.samples)
-    most = len(methods) * (len(methods) - 1) // 2 * len(source.ids)
-    questions = plan_questions(
-        methods,
-        conditions=source.conditions,
-        pairs=min(PAIRS, most) if pairs is None else pairs,
-        checks=checks,
-        seed=seed,
-        kinds=(OTHER, NOISE) if FIDELITY in aspects else (NOISE,),
-    )
-    data, answers = _coded(source, questions, seed)
+class Study(NamedTuple):
+    """A page as HTML, and its key."""
+
+    page: str
+    key: Key
+
+
+def build_study(source: Source, design: Design) -> Study:
+    """Return page and key: a pure function of its arguments."""
+    methods, record = tuple(source.samples), source.record
+    kinds = (OTHER, NOISE) if FIDELITY in design.aspects else (NOISE,)
+    questions = plan_questions(methods, conditions=source.conditions, design=design, kinds=kinds)
+    data, answers = _coded(source, questions, design.seed)
     data |= {
-        "title": title,
-        "condition": source.record.task,
+        "title": design.title,
+        "condition": record.task,
         "crisp": max(source.examples[0].image.shape[:2]) <= _CRISP,
-        "aspects": [_words(aspect, source.record.task) for aspect in aspects],
+        "aspects": [_aspect(aspect, record.task) for aspect in design.aspects],
     }
-    data["study"] = digest_json([data, list(source.records), source.record.protocol_hash])[:16]
-    record = source.record
+    data["study"] = digest_json([data, list(source.records), record.protocol_hash])[:16]
     key = Key(
         study=data["study"],
-        title=title,
+        title=design.title,
         suite=record.suite,
         task=record.task,
         protocol=record.protocol_hash,
         seed=record.seed,
-        aspects=aspects,
+        aspects=design.aspects,  # type: ignore[arg-type]
+        methods=tuple((name, of.run_id) for name, of in source.records.items()),
         questions=answers,
-        methods={name: found.run_id for name, found in source.records.items()},
     )
-    return Study(page=_html(data, credit=record.attribution), key=key)
+    return Study(_html(data, credit=record.attribution), key)
 
 
-def _aspects(ask: str) -> tuple[str, ...]:
-    if ask != "both" and ask not in ASPECTS:
-        raise unknown("aspect", ask, ("both", *ASPECTS))
-    return ASPECTS if ask == "both" else (ask,)
+def load_source(folders: Sequence[Path]) -> Source:
+    """Read two or more finished runs of one suite, task, protocol and seed.
+
+    Records and the files they list are checked against their digests, samples against the picture of
+    all samples that was scored, the data set against the protocol. BenchError otherwise.
+    """
+    if len(folders) < 2:
+        raise BenchError(
+            f"a study compares at least two runs, got {len(folders)}. Name two or more run folders."
+        )
+    folders = [f.parent if f.name == RECORD_FILE else f for f in folders]
+    records = [load_record(folder) for folder in folders]
+    _check_same(records, folders)
+    ids = [load_items(folder).ids for folder in folders]
+    for folder, its in zip(folders, ids, strict=True):
+        if its != ids[0]:
+            raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
+    names = [label(r.method, *variant_details(r, records, marks={})) for r in records]
+    examples = _examples(records[0], ids[0])
+    height, width = examples[0].image.shape[:2]
+    task = registry.recorded("task", records[0])
+    return Source(
+        records=dict(zip(names, records, strict=True)),
+        ids=ids[0],
+        samples={
+            n: read_samples(f, ids[0], size=(height, width)) for n, f in zip(names, folders, strict=True)
+        },
+        conditions=np.stack([task.condition(e) for e in examples]),
+        examples=examples,
+    )
 
 
-def _words(aspect: str, task: str) -> dict[str, Any]:
+def _check_same(records: Sequence[RunRecord], folders: Sequence[Path]) -> None:
+    """Raise BenchError where runs may not be compared, or where two are one and the same."""
+    first, places = records[0], dict[str, Path]()
+    for record, folder in zip(records, folders, strict=True):
+        for name in _SAME:
+            ours, theirs = str(getattr(first, name)), str(getattr(record, name))
+            if ours != theirs:
+                raise BenchError(
+                    f"{folders[0]} has {name} {ours:.16} but {folder} has {theirs:.16}. A study"
+                    " compares samples of one suite, task, protocol and seed (the same noise)."
+                )
+        if record.run_id in places:
+            raise BenchError(
+                f"{places[record.run_id]} and {folder} are the same run, {record.run_id}. Name each "
+                "method once."
+            )
+        places[record.run_id] = folder
+
+
+def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.ndarray:
+    """Read a run's samples, [N,H,W,3] uint8; BenchError where they are not those that were scored."""
+    if not (folder / "work" / "samples").is_dir():
+        raise BenchError(
+            f"{folder} holds no samples: they stay where a run was made, published results do not carry "
+            "them. Make the run here with `bench run`, and name its folder."
+        )
+    images = load_images(folder / "work" / "samples", ids, size=size)
+    if (folder / MOSAIC).exists():
+        expected = mosaic(images)
+        height, width = expected.shape[:2]
+        page = read_exact(folder / MOSAIC, advice="Run again with --again.", size=(height, width))
+        if not np.array_equal(page, expected):
+            raise BenchError(
+                f"the samples in {folder / 'work' / 'samples'} are not those that were scored "
+                f"({folder / MOSAIC} differs). Run again with --again."
+            )
+    return images
+
+
+def _examples(record: RunRecord, ids: Sequence[str]) -> tuple[Example, ...]:
+    dataset = registry.recorded("suite", record).dataset()
+    if dataset.digest != record.protocol.get("dataset"):
+        raise BenchError(
+            f"the data set of suite {record.suite} is not the one the runs were made on (its digest "
+            f"is {dataset.digest[:12]}, the protocol's {str(record.protocol.get('dataset'))[:12]}). "
+            "Run again with this version."
+        )
+    return tuple(dataset[i] for i in ids)
+
+
+def plan_questions(
+    methods: Sequence[str],
+    *,
+    conditions: np.ndarray,
+    design: Design,
+    kinds: Sequence[str] = (OTHER, NOISE),
+) -> list[Question]:
+    """Draw a study's questions in random order; a pure function of its arguments.
+
+    conditions: [N,C,H,W] of all items. kinds: of attention checks, in turn; any share of them above 0
+    gives at least one. Over the pairs, counts of method pairs, of items and of sides within a method
+    pair differ by at most 1, and no two are alike. BenchError for more pairs than there are.
+    """
+    items, seed = len(conditions), design.seed
+    couples = list(itertools.combinations(methods, 2))
+    most = len(couples) * items
+    pairs = min(PAIRS, most) if design.pairs is None else design.pairs
+    if not 1 <= pairs <= most:
+        raise BenchError(f"{len(methods)} methods on {items} items give 1 to {most} pairs, got {pairs}.")
+    draw = generator(seed, "study pairs")
+    questions = _comparisons(couples, items, pairs, draw)
+    checks = design.checks
+    count = max(1, round(pairs * checks / (1 - checks))) if checks else 0
+    questions += _checks(conditions, count, kinds, generator(seed, "study checks"))
+    return [questions[i] for i in draw.permutation(len(questions))]
+
+
+def _comparisons(
+    couples: Sequence[tuple[str, str]], items: int, pairs: int, draw: np.random.Generator
+) -> list[Question]:
+    """Deal items to method pairs: both run in circles, offset by one after each common multiple."""
+    couple_order, item_order = draw.permutation(len(couples)), draw.permutation(items)
+    turn = draw.integers(2, size=len(couples))
+    circle = math.lcm(len(couples), items)
+    questions = []
+    for j in range(pairs):
+        which = int(couple_order[j % len(couples)])
+        item = int(item_order[(j + j // circle) % items])
+        first, second = couples[which]
+        sides = (first, second) if (turn[which] + j // len(couples)) % 2 else (second, first)
+        questions.append(Question(item=item, sides=sides))
+    return questions
+
+
+def _checks(
+    conditions: np.ndarray, count: int, kinds: Sequence[str], draw: np.random.Generator
+) -> list[Question]:
+    """Draw attention checks on distinct items as far as they go round, the real side in turn."""
+    order, turn = draw.permutation(len(conditions)), int(draw.integers(2))
+    questions = []
+    for j in range(count):
+        item, kind = int(order[j % len(order)]), kinds[j % len(kinds)]
+        other = _unlike(conditions, item, draw) if kind == OTHER else -1
+        sides = (TARGET, kind) if (turn + j // len(kinds)) % 2 else (kind, TARGET)
+        questions.append(Question(item=item, sides=sides, check=True, other=other))
+    return questions
+
+
+def _unlike(conditions: np.ndarray, item: int, draw: np.random.Generator) -> int:
+    """Return, of some items drawn at random, the one whose condition is least like the item's.
+
+    A near twin would be a fair answer, and no check.
+    """
+    others = np.setdiff1d(np.arange(len(conditions)), [item])
+    if len(others) == 0:
+        raise BenchError("an attention check with another item's picture needs at least two items.")
+    drawn = draw.choice(others, size=min(_CANDIDATES, len(others)), replace=False)
+    gaps = [float(np.abs(conditions[o] - conditions[item]).mean()) for o in drawn]
+    return int(drawn[int(np.argmax(gaps))])
+
+
+def _aspect(aspect: str, task: str) -> dict[str, Any]:
     """Return what the page asks: the question in three parts, the middle one to be stressed."""
-    if aspect == QUALITY:
-        parts, hint = ("Which picture ", "looks", " better?"), f"Never mind the {task}."
-    else:
-        parts = ("Which picture ", f"follows the {task}", " better?")
-        hint = "Never mind which is prettier."
-    return {"name": aspect, "question": list(parts), "hint": hint}
+    stress, hint = (
+        ("looks", f"Never mind the {task}.")
+        if aspect == QUALITY
+        else (f"follows the {task}", "Never mind which is prettier.")
+    )
+    return {"name": aspect, "question": ["Which picture ", stress, " better?"], "hint": hint}
 
 
 def _coded(
@@ -121,46 +336,28 @@ def _coded(
 ) -> tuple[dict[str, Any], dict[str, KeyQuestion]]:
     """Give every question and every picture a code; return the page's data and the key's questions."""
     draw = generator(seed, "study codes", "/".join(r.run_id for r in source.records.values()))
-    used: dict[Any, str] = {}
+    codes: dict[Any, str] = {}
 
     def code_of(thing: Any) -> str:
-        while thing not in used:
+        while thing not in codes:
             new = draw.bytes(6).hex()
-            if new not in used.values():
-                used[thing] = new
-        return used[thing]
+            if new not in codes.values():
+                codes[thing] = new
+        return codes[thing]
 
     pictures: dict[str, str] = {}
     asked, answers = [], {}
     for number, question in enumerate(questions):
         row = question.item
-        own = (number,) if question.check else ()
-        shown = [code_of((row,)), *(code_of((row, s, *own)) for s in question.sides)]
-        images = [source.picture(row), *(_side(source, question, s, seed) for s in question.sides)]
-        pictures |= {c: _data_uri(image) for c, image in zip(shown, images, strict=True)}
-        name = code_of(number)
-        caption = source.examples[row].caption
-        asked.append({"code": name, "condition": shown[0], "sides": shown[1:], "caption": caption})
-        answers[name] = KeyQuestion(
-            item=source.ids[row],
-            check=question.check,
-            sides=dict(zip(shown[1:], question.sides, strict=True)),
-        )
+        apart = (number,) if question.check else ()
+        condition = code_of((row,))
+        sides = {code_of((row, side, *apart)): side for side in question.sides}
+        pictures[condition] = _data_uri(show_condition(source.conditions[row]))
+        pictures |= {code: _data_uri(source.side(question, side, seed)) for code, side in sides.items()}
+        code, caption = code_of(number), source.examples[row].caption
+        asked.append({"code": code, "condition": condition, "sides": list(sides), "caption": caption})
+        answers[code] = KeyQuestion(item=source.ids[row], check=question.check, sides=sides)
     return {"pictures": dict(sorted(pictures.items())), "questions": asked}, answers
-
-
-def _side(source: Source, question: Question, side: str, seed: int) -> np.ndarray:
-    """Return the picture of one side, [H,W,3] uint8."""
-    target = source.examples[question.item].image
-    if not question.check:
-        return source.samples[side][question.item]
-    if side == TARGET:
-        return target
-    if side == NOISE:
-        draw = generator(seed, "study noise", source.ids[question.item])
-        return draw.integers(256, size=target.shape, dtype=np.uint8)
-    assert question.other is not None, question
-    return source.examples[question.other].image
 
 
 def _data_uri(image: np.ndarray) -> str:
@@ -169,18 +366,13 @@ def _data_uri(image: np.ndarray) -> str:
 
 def _html(data: dict[str, Any], *, credit: str) -> str:
     """Put data, style and script into the page; the data cannot end its script element."""
-    dumped = json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c")
     parts = {
         "title": html.escape(data["title"]),
         "study": data["study"],
         "credit": html.escape(credit),
         "style": (_ASSETS / "page.css").read_text("utf-8").rstrip(),
         "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(),
-        "data": dumped,
+        "data": json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c"),
     }
-    pieces = (_ASSETS / "page.html").read_text("utf-8").split("{{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, rest = piece.split("}}", 1)
-        filled.append(parts[name] + rest)
-    return "".join(filled)
+    page = (_ASSETS / "page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], page)

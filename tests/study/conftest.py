@@ -14,9 +14,8 @@ import pytest
 from bench import registry
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.packed import kept_records
-from bench.study.key import Key, KeyQuestion
-from bench.study.page import Study, build_study
-from bench.study.sources import Source
+from bench.study.files import Key, KeyQuestion
+from bench.study.page import Design, Source, Study, build_study
 from tests.asking import made, micro
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "emoji"
@@ -44,7 +43,7 @@ def source() -> Source:
 @pytest.fixture(scope="session")
 def study(source: Source) -> Study:
     """All 36 pairs of three methods on twelve items, and 4 checks, both kinds."""
-    return build_study(source, pairs=36, seed=0, title="A <title> & more", ask="both", checks=0.1)
+    return build_study(source, Design(pairs=36, title="A <title> & more"))
 
 
 Choose = Callable[[KeyQuestion, str], str | None]

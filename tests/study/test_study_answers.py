@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.study.answers import MOST_BYTES, attention, read_answers
+from bench.study.files import MOST_BYTES, attention, read_answers
 from bench.study.page import Study
 from bench.types import BenchError
 
@@ -34,7 +34,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rater's name": (lambda r: r.update(rater="../../x"), "'rater' .* pattern .*16"),
     "long text": (lambda r: r.update(started="9" * 501), "'started' .* at most 500 characters"),
     "answers no list": (lambda r: r.update(answers={}), "'answers' must be a list"),
-    "no answers": (lambda r: r.update(answers=[]), "holds no answer"),
+    "no answers": (lambda r: r.update(answers=[]), "holds 0 answers"),
     "too many": (lambda r: r.update(answers=r["answers"] * 2), "holds 160 answers; the study asks 80"),
     "twice": (lambda r: r["answers"].__setitem__(1, first(r)), "more than once"),
     "an answer is no object": (
@@ -104,9 +104,9 @@ def test_good_files_are_read_whole_or_in_part(study: Study, answers_of: Make, sa
     whole, part = answers_of(study.key, rater=1), answers_of(study.key, rater=2)
     part["answers"] = part["answers"][:7]
     read = read_answers([save(whole), save(part)], key=study.key)
-    assert [len(one.answers) for one in read] == [80, 7]
-    again = json.loads(read[0].path.read_text())["answers"]
-    assert [vars(a) for a in read[0].answers] == again
+    assert [len(file.answers) for file in read.values()] == [80, 7]
+    path, first_file = next(iter(read.items()))
+    assert [vars(a) for a in first_file.answers] == json.loads(path.read_text())["answers"]
 
 
 def test_attention_counts_what_can_be_failed(study: Study, answers_of: Make, save: Save) -> None:
@@ -114,4 +114,4 @@ def test_attention_counts_what_can_be_failed(study: Study, answers_of: Make, sav
     good = save(answers_of(study.key, rater=1))
     idle = save(answers_of(study.key, rater=2, choose=lambda question, asked: None))
     read = read_answers([good, idle], key=study.key)
-    assert [attention(one, key=study.key) for one in read] == [(6, 0), (6, 6)]
+    assert [attention(one, key=study.key) for one in read.values()] == [(6, 0), (6, 6)]

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.study.design import NOISE, OTHER, TARGET, Question, plan_questions
+from bench.study.files import NOISE, OTHER, TARGET
+from bench.study.page import Design, Question, plan_questions
 from bench.types import BenchError
 
 
 def plan(methods: int, items: int, pairs: int, *, checks: float = 0.0, seed: int = 0) -> list[Question]:
     names = [f"m{i}" for i in range(methods)]
     conditions = np.random.default_rng(0).random((items, 1, 4, 4)).astype(np.float32)
-    return plan_questions(names, conditions=conditions, pairs=pairs, checks=checks, seed=seed)
+    return plan_questions(names, conditions=conditions, design=Design(pairs=pairs, checks=checks, seed=seed))
 
 
 def spread(counts: Counter[object], among: int) -> int:
@@ -51,7 +52,9 @@ def test_checks_have_their_share_both_kinds_and_the_real_side_in_turn() -> None:
 def test_another_items_picture_is_of_an_unlike_condition() -> None:
     conditions = np.zeros((6, 1, 4, 4), np.float32)
     conditions[5] = 1.0
-    questions = plan_questions(("a", "b"), conditions=conditions, pairs=6, checks=0.5, seed=0, kinds=(OTHER,))
+    questions = plan_questions(
+        ("a", "b"), conditions=conditions, design=Design(pairs=6, checks=0.5), kinds=(OTHER,)
+    )
     for question in (q for q in questions if q.check):
         assert question.other != question.item
         assert question.item == 5 or question.other == 5

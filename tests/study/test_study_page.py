@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -16,10 +17,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.study.design import NOISE, OTHER, TARGET
-from bench.study.key import read_key, write_key
-from bench.study.page import Study, build_study, make_study
-from bench.study.sources import Source, load_source
+from bench.artifacts import show_condition
+from bench.study.files import NOISE, OTHER, TARGET, read_key, write_key
+from bench.study.page import Design, Source, Study, build_study, load_source, make_study
 from bench.types import BenchError
 from cli import app
 
@@ -46,7 +46,7 @@ def test_codes_resolve_to_the_very_pictures(source: Source, study: Study) -> Non
         row = rows[meant.item]
         assert question["caption"] == source.examples[row].caption
         shown = pixels(data["pictures"][question["condition"]])
-        assert np.array_equal(shown, source.picture(row))
+        assert np.array_equal(shown, show_condition(source.conditions[row]))
         for code, name in meant.sides.items():
             seen.add(name)
             picture = pixels(data["pictures"][code])
@@ -71,22 +71,22 @@ def test_nothing_in_the_page_names_a_method_or_a_check(source: Source, study: St
 
 
 def test_the_same_arguments_give_the_same_bytes(source: Source, study: Study) -> None:
-    options = {"pairs": 36, "title": "A <title> & more", "ask": "both", "checks": 0.1}
-    assert build_study(source, seed=0, **options) == study
-    other = build_study(source, seed=1, **options)
+    design = Design(pairs=36, title="A <title> & more")
+    assert build_study(source, design) == study
+    other = build_study(source, dataclasses.replace(design, seed=1))
     assert other.key.study != study.key.study
     assert not set(other.key.questions) & set(study.key.questions)
 
 
 def test_text_from_the_data_cannot_leave_its_element(source: Source) -> None:
     title = "</script><script>alert(1)</script>{{data}}"
-    study = build_study(source, pairs=3, seed=0, title=title, ask="quality", checks=0.0)
+    study = build_study(source, Design(pairs=3, title=title, ask="quality", checks=0.0))
     assert data_of(study.page)["title"] == title
     assert study.page.count("<script") == 2 and len(study.key.questions) == 3
 
 
 def test_quality_alone_is_checked_by_noise_alone(source: Source) -> None:
-    study = build_study(source, pairs=18, seed=0, title="t", ask="quality", checks=0.3)
+    study = build_study(source, Design(pairs=18, title="t", ask="quality", checks=0.3))
     checks = [q for q in study.key.questions.values() if q.check]
     assert len(checks) == 8
     assert all(set(q.sides.values()) == {TARGET, NOISE} and q.checks("quality") for q in checks)
@@ -99,11 +99,10 @@ def test_another_items_picture_checks_fidelity_but_not_quality(study: Study) -> 
     assert all(q.checks("fidelity") and not q.checks("quality") for q in of_other)
 
 
-def test_bad_titles_and_aspects_are_refused(source: Source) -> None:
-    good: dict[str, Any] = {"pairs": 3, "seed": 0, "title": "t", "ask": "both", "checks": 0.0}
+def test_bad_titles_and_aspects_are_refused() -> None:
     for wrong, said in (({"ask": "fidelty"}, "Did you mean 'fidelity'"), ({"title": " "}, "title")):
         with pytest.raises(BenchError, match=said):
-            build_study(source, **{**good, **wrong})
+            Design(**wrong)
 
 
 def test_the_key_comes_back_and_is_never_overwritten_by_another(
@@ -112,9 +111,9 @@ def test_the_key_comes_back_and_is_never_overwritten_by_another(
     path = tmp_path / "key.json"
     write_key(path, study.key)
     assert read_key(path) == study.key
-    assert list(read_key(path).methods) == list(study.key.methods)
+    assert list(read_key(path).names) == list(study.key.names)
     write_key(path, study.key)
-    other = build_study(source, pairs=3, seed=1, title="Other", ask="both", checks=0.0)
+    other = build_study(source, Design(pairs=3, seed=1, title="Other", checks=0.0))
     with pytest.raises(BenchError, match="is the key of study"):
         write_key(path, other.key)
     assert read_key(path) == study.key
@@ -156,11 +155,11 @@ def test_real_runs_make_a_page_and_unlike_runs_are_refused(runs: tuple[Path, Pat
     first, second = runs
     source = load_source([first, second / "record.json"])
     assert list(source.samples) == ["bps", "text-only"] and len(source.ids) == 12
-    kept, key = make_study(runs, out=tmp_path / "page.html", pairs=5)
+    kept, key = make_study(runs, out=tmp_path / "page.html", design=Design(pairs=5))
     assert kept == tmp_path / "key.json" and read_key(kept) == key
     assert sum(not q.check for q in key.questions.values()) == 5
     with pytest.raises(BenchError, match="cannot both be"):
-        make_study(runs, out=tmp_path / "page.html", key=tmp_path / "page.html")
+        make_study(runs, out=tmp_path / "page.html", key=tmp_path / "page.html", design=Design())
     with pytest.raises(BenchError, match="at least two runs, got 1"):
         load_source([first])
     with pytest.raises(BenchError, match="are the same run"):
