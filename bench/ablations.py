@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.registry import FLOOR
 from bench.types import unknown
 
 ABLATIONS_FOLDER = "ablations"
@@ -27,12 +28,11 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "controlnet": {"conditioning_scale": 1.0},
     "t2i-adapter": {"timesteps": "uniform"},
     "sd-finetune": {},
-    "text-only": {},
+    FLOOR: {},
 }
 """The options of the methods below as their papers have them: what a variant does not change."""
 
 FEW_ITEMS = (10, 40, 160, 640)
-FLOOR = "text-only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,28 +101,22 @@ def _levels(ratio: float) -> list[float]:
     return [w for level in levels for w in (level, level, 1.0)] + [16.0]
 
 
-def _priors(train_items: int | None) -> tuple[Variant, ...]:
-    return tuple(
-        Variant(
-            name=f"{word} prior",
-            options={"prior": prior} if prior != "frozen" else {},
-            train_items=train_items,
-        )
-        for word, prior in (("frozen", "frozen"), ("free", "free"), ("no", "none"))
-    )
-
-
-def _sites(*sites: str) -> Variant:
-    return Variant(name=f"{' + '.join(sites)} only", options={"sites": list(sites)})
-
-
+_SITES = (*("encoder", "middle", "decoder"), *("encoder middle", "encoder decoder", "middle decoder"))
 _DATA_METHODS = ("bps", "controlnet", "t2i-adapter", "sd-finetune")
 _TABLE = (
     Ablation(
         name="prior",
         question="What is the Bayesian prior worth: the pretrained UNet frozen, trained along from the "
         "same start, or without its pretrained weights?",
-        variants=(*_priors(None), *_priors(160)),
+        variants=tuple(
+            Variant(name=name, options=options, train_items=items)
+            for items in (None, 160)
+            for name, options in (
+                ("frozen prior", {}),
+                ("free prior", {"prior": "free"}),
+                ("no prior", {"prior": "none"}),
+            )
+        ),
         reference="frozen prior",
         fixed=f"architecture of adapter and UNet, schedule, sites, training items, {_IMAGES}",
         tasks=("sketch", "segmentation"),
@@ -147,12 +141,10 @@ _TABLE = (
         question="Where must the UNet be steered: encoder, middle, decoder; resnets, attentions?",
         variants=(
             Variant(name="every site"),
-            _sites("encoder"),
-            _sites("middle"),
-            _sites("decoder"),
-            _sites("encoder", "middle"),
-            _sites("encoder", "decoder"),
-            _sites("middle", "decoder"),
+            *(
+                Variant(name=f"{sites.replace(' ', ' + ')} only", options={"sites": sites.split()})
+                for sites in _SITES
+            ),
             Variant(name="resnets only", options={"modules": "resnets"}),
             Variant(name="attentions only", options={"modules": "attentions"}),
         ),

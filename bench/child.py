@@ -1,7 +1,7 @@
-"""A new process of the very program that asks for it, which ends when the one that asked does.
+"""This program in another process, here or on a node of a Ray cluster, which ends with the one that asked.
 
-Imports nothing of this project at first: a node of a Ray cluster is handed `Process` as a value, since the
-working folder, which comes first there, may hold another project's `bench/`.
+Imports nothing of this project at first: a node is handed `on_node` as a value, since the working folder,
+which comes first there, may hold another project's `bench/`.
 """
 
 from __future__ import annotations
@@ -14,93 +14,68 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 PROGRAM = Path(__file__).resolve().parent.parent / "cli.py"
+LOCAL = "local"
+LOOK_SECONDS = 0.1
 _CHILD = "BPS_BENCH_CHILD"
+_TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """Return what starts this program's command line: its own file, not one of the working folder."""
-    return [sys.executable, "-P", str(PROGRAM), *arguments]
+class Process(subprocess.Popen[bytes]):
+    """A command in a new process that only its parent signals; what it prints goes nowhere.
 
-
-def handed_over() -> dict[str, str]:
-    """Return the environment in which a new process finds the modules that this one finds, in order.
-
-    It also says that the process is a child, and what PYTHONPATH was before.
-    """
-    places = dict.fromkeys(os.path.abspath(place) for place in sys.path)  # "" is the working folder
-    found = os.pathsep.join(place for place in places if os.path.exists(place))
-    return {"PYTHONPATH": found, _CHILD: os.environ.get("PYTHONPATH", "")}
-
-
-class Process:
-    """A command in a new process; its table goes nowhere, its messages where they can be read.
-
-    alone: it writes to this program's standard error; else several run at once, and what each says
-    is kept aside, since their progress would be a muddle.
+    alone: its messages go to this program's standard error; else several run at once, and what each
+    says is kept aside, since their progress would be a muddle. added: to this program's environment.
     """
 
     def __init__(
-        self,
-        words: Sequence[str],
-        *,
-        alone: bool,
-        added: Mapping[str, str],
-        folder: str | None = None,
+        self, argv: Sequence[str], *, alone: bool, added: Mapping[str, str], folder: str | None = None
     ) -> None:
-        """Start it; it hears signals only through `send_signal`.
-
-        words: as `command` returns them. added: to this program's environment. folder None: this
-        program's. RuntimeError where the folder is not there.
-        """
-        if folder is not None and not os.path.isdir(folder):
-            raise RuntimeError(
-                f"node {platform.node()} has no folder {folder}. Share it under the same path on "
-                "every node; this program, results, base and data too."
-            )
-        self._aside = None if alone else tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            list(words),
+        self.kept = None if alone else tempfile.TemporaryFile()
+        super().__init__(
+            argv,
             stdin=subprocess.PIPE,  # held open for as long as this process lives, see `end_with_parent`
             stdout=subprocess.DEVNULL,
-            stderr=self._aside,
+            stderr=self.kept,
             env={**os.environ, **added},
             cwd=folder,
             start_new_session=True,
         )
 
-    @property
-    def pid(self) -> int:
-        """The system's number of the process."""
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self._process.poll()
-
-    def wait(self) -> int:
-        """Wait for its end and return the exit code."""
-        return self._process.wait()
-
-    def send_signal(self, number: int) -> None:
-        """Pass a signal on."""
-        self._process.send_signal(number)
-
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-        if self._aside is None:
+        if self.kept is None:
             return "see above"
-        self._aside.seek(0)
-        lines = self._aside.read().decode(errors="replace").strip().splitlines()
+        self.kept.seek(0)
+        lines = self.kept.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "without a word"
 
 
 def child(arguments: Sequence[str], *, alone: bool, added: Mapping[str, str] | None = None) -> Process:
-    """Start this program's command line here with the arguments, see `Process`."""
-    return Process(command(arguments), alone=alone, added={**(added or {}), **handed_over()})
+    """Start this program's command line with the arguments, see `Process`."""
+    return Process(_argv(arguments), alone=alone, added={**(added or {}), **_handed_over()})
+
+
+def _argv(arguments: Sequence[str]) -> list[str]:
+    """Return the command: this program's own file, not one of the working folder."""
+    return [sys.executable, "-P", str(PROGRAM), *arguments]
+
+
+def _handed_over() -> dict[str, str]:
+    """Return the environment in which a new process finds the modules that this one finds, in order.
+
+    It also says that the process is a child, and what PYTHONPATH was before.
+    """
+    places = dict.fromkeys(os.path.abspath(place) for place in sys.path)  # "" is the working folder
+    existing = os.pathsep.join(place for place in places if os.path.exists(place))
+    return {"PYTHONPATH": existing, _CHILD: os.environ.get("PYTHONPATH", "")}
 
 
 def check_program(entry: Path) -> None:
@@ -111,12 +86,12 @@ def check_program(entry: Path) -> None:
     from bench.types import BenchError
 
     for name in ("bench", "bps", "baselines"):
-        found = importlib.util.find_spec(name)
-        lies = list(found.submodule_search_locations or ()) if found else []
-        if not any(Path(place).resolve() == entry.resolve().parent / name for place in lies):
+        spec = importlib.util.find_spec(name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        if not any(Path(place).resolve() == entry.resolve().parent / name for place in places):
             raise BenchError(
-                f"{entry} would run with the package {name} of {', '.join(lies) or 'nowhere'}, not its own. "
-                "Leave that folder and take it out of PYTHONPATH, or start the program as `bench`."
+                f"{entry} would run with the package {name} of {', '.join(places) or 'nowhere'}, not its own."
+                " Leave that folder and take it out of PYTHONPATH, or start the program as `bench`."
             )
 
 
@@ -136,3 +111,113 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, name="parent", daemon=True).start()
+
+
+@contextmanager
+def placed(address: str | None, *, cpus: float, gpus: float) -> Iterator[Callable[..., Remote] | None]:
+    """Give what starts this program on a Ray cluster with some arguments, None without an address.
+
+    address: "auto" for the cluster that this machine belongs to, "local" for one started here and
+    ended afterwards, else as Ray takes it. cpus, gpus: what each process takes of its node. Every node
+    needs this program, its Python, the working folder, results, base and data under the same paths.
+    BenchError without Ray, where no cluster answers, and where no node could ever hold a process.
+    """
+    if address is None:
+        yield None
+        return
+    ray = _connected(address)
+    try:
+        _check_room(ray, cpus=cpus, gpus=gpus)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        task = ray.remote(on_node).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        given = {k: v for k, v in os.environ.items() if k.startswith(_TO_NODES)} | _handed_over()
+        yield lambda arguments: Remote(task.remote(_argv(arguments), given, str(Path.cwd())))
+    finally:
+        ray.shutdown()
+
+
+def on_node(argv: Sequence[str], added: Mapping[str, str], folder: str) -> tuple[int, str]:
+    """Run a command on a node and return exit code and last line; when cancelled, ask it to stop."""
+    if not os.path.isdir(folder):
+        return 1, (
+            f"node {platform.node()} has no folder {folder}. Share it under the same path on every node; "
+            "this program, results, base and data too."
+        )
+    process = Process(argv, alone=False, added=added, folder=folder)
+    while process.poll() is None:
+        try:
+            time.sleep(LOOK_SECONDS)
+        except KeyboardInterrupt:  # how Ray cancels
+            process.terminate()
+    return process.returncode, process.last_line()
+
+
+class Remote:
+    """A process on some node, or one that still waits for room there."""
+
+    def __init__(self, task: Any) -> None:
+        """Take the reference of what `on_node` will return."""
+        self._task = task
+        self._result: tuple[int, str] | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it waits or runs; 1 where its node was lost."""
+        import ray
+
+        if self._result is None and ray.wait([self._task], timeout=0)[0]:
+            try:
+                self._result = ray.get(self._task)
+            except ray.exceptions.TaskCancelledError:
+                self._result = 128 + signal.SIGTERM, "stopped"
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                self._result = 1, f"its node was lost or could not begin it: {reason}"
+        return None if self._result is None else self._result[0]
+
+    def terminate(self) -> None:
+        """Ask it to save its work and end; one that waits for room ends at once."""
+        import ray
+
+        ray.cancel(self._task)
+
+    def last_line(self) -> str:
+        """Return the last line it wrote."""
+        return "" if self._result is None else self._result[1]
+
+
+def _connected(address: str) -> ModuleType:
+    """Connect, and keep our own signal handlers, which Ray would replace."""
+    from bench.types import BenchError
+
+    try:
+        import ray
+    except ImportError:
+        raise BenchError("--ray needs Ray, which is not installed: pip install 'bps-bench[ray]'.") from None
+    if address == LOCAL:  # its runs are this machine's work, not guests that others come before
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BenchError(
+            f"no Ray cluster answers at '{address}' ({error}). Start one (ray start --head), or give "
+            f"--ray {LOCAL} for one on this machine alone."
+        ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return ray
+
+
+def _check_room(ray: ModuleType, *, cpus: float, gpus: float) -> None:
+    """Raise BenchError where every node is too small: a run would wait for ever."""
+    from bench.types import BenchError
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    sizes = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
+    if not any(cores >= cpus and cards >= gpus for cores, cards in sizes):
+        there = ", ".join(f"{cores:g} cores and {cards:g} GPUs" for cores, cards in sizes)
+        raise BenchError(
+            f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs for a run; there: {there}. "
+            "Lower --cpus-per-run or --gpus-per-run."
+        )

@@ -1,34 +1,39 @@
-"""Many runs, each in a process of its own, some at once.
+"""Many runs: each in a process of its own, some at once; the runs of an ablation; how long they take.
 
 A process a run keeps peak memory honest and lets the grid go on when one run is killed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
-from bench.child import child
-from bench.config import RunConfig, option_text
+from bench import registry
+from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
+from bench.child import LOOK_SECONDS, child
+from bench.config import RunConfig, RunSpec, option_text
 from bench.hooks import Hooks
+from bench.packed import kept_records
 from bench.processes import launched
-from bench.record import RunRecord, load_record
-from bench.running import finished, identify
+from bench.record import RECORD_FILE, RunRecord, load_record
+from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
+from bench.timings import load_timings
+from bench.trained import find_trained
 from bench.training.checkpoint import Stopped
 from bench.types import BenchError, Refused
 
-STOPPED = (130, 143)
-_LOOK_SECONDS = 0.1
+EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
+PUBLISHED = Path("results/emoji")  # whose timings `bench plan` takes too
+_STOPPED = (130, 143)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +49,20 @@ class Outcome:
 
 
 class Child(Protocol):
-    """A started run."""
+    """A started run, see `bench.child`."""
 
     def poll(self) -> int | None:
         """Return the exit code, None while it runs."""
 
-    def send_signal(self, number: int) -> None:
-        """Pass a signal on."""
+    def terminate(self) -> None:
+        """Ask it to save its work and end."""
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """Return the last line it wrote, or "see above" where it wrote to the terminal."""
 
 
 Start = Callable[[Sequence[str]], Child]
 """Starts this program's command line with some arguments."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Running:
-    name: str
-    config: RunConfig
-    folder: Path
-    child: Child
 
 
 def run_grid(
@@ -85,36 +82,32 @@ def run_grid(
     have saved their work, and BenchError in one of several processes of a launcher, each of which
     would start the whole grid.
     """
-    if not configs:
-        return []
-    if launched() > 1:
+    if configs and launched() > 1:
         raise BenchError(
             f"{len(configs)} runs were asked of {launched()} launched processes, which share one run. "
             "Launch one method, task and seed at a time."
         )
-    named = sorted({config.method for config in configs if config.weights is not None})
-    if len(named) > 1:
+    methods = sorted({config.method for config in configs if config.weights is not None})
+    if len(methods) > 1:
         raise BenchError(
-            f"--weights {configs[0].weights} belong to one method, got {', '.join(named)}. Name one with "
+            f"--weights {configs[0].weights} belong to one method, got {', '.join(methods)}. Name one with "
             "--method."
         )
-    jobs = jobs if start is None else len(configs)
-    cells = list(zip(names or [words(config) for config in configs], configs, strict=True))
-    grid = _Grid(cells, start=start or starter(jobs), say=say)
-    with _passed_on(grid.running):
-        while grid.waiting or grid.running:
-            while grid.waiting and len(grid.running) < jobs:
-                grid.begin()
-            grid.collect()
-            code = (hooks or Hooks()).stop()
-            if code is not None:
-                grid.end(code)
-            if grid.running:
-                time.sleep(_LOOK_SECONDS)
+    grid = _Grid(configs, names or [describe(config) for config in configs], say=say)
+    most, start = (jobs, starter(jobs)) if start is None else (len(configs), start)
+    while grid.waiting or grid.running:
+        while grid.waiting and len(grid.running) < most:
+            grid.begin(start)
+        grid.collect()
+        code = (hooks or Hooks()).stop()
+        if code is not None:
+            grid.stop(code)
+        if grid.running:
+            time.sleep(LOOK_SECONDS)
     return [grid.outcomes[number] for number in range(len(configs))]
 
 
-def words(config: RunConfig) -> str:
+def describe(config: RunConfig) -> str:
     """Return what messages call a run: method, task, seed and what is set apart."""
     rate = [] if config.learning_rate is None else [f"learning rate {config.learning_rate:g}"]
     options = [f"{name}={option_text(value)}" for name, value in config.options.items()]
@@ -122,99 +115,237 @@ def words(config: RunConfig) -> str:
     return ", ".join([config.method, config.task, f"seed {config.seed}", *rate, *options, *more])
 
 
-class _Grid:
-    """Runs that wait, run and have ended, by their place."""
-
-    def __init__(
-        self, named: Sequence[tuple[str, RunConfig]], *, start: Start, say: Callable[[str], None]
-    ) -> None:
-        self.start, self.say = start, say
-        self.waiting = [(number, *pair) for number, pair in enumerate(named)]
-        self.running: dict[int, _Running] = {}
-        self.outcomes: dict[int, Outcome] = {}
-        self.total = len(named)
-
-    def begin(self) -> None:
-        """Start the next run, unless it has a record or cannot be."""
-        number, name, config = self.waiting.pop(0)
-        outcome = partial(Outcome, name=name, config=config)
-        try:
-            spec = resolve(config)
-            folder = config.results / identify(spec).run_id
-            record = finished(folder)
-        except Refused as reason:
-            self._ended(number, outcome(refused=str(reason)))
-        except (BenchError, OSError) as error:
-            self._ended(number, outcome(error=str(error)))
-        else:
-            if record is not None:
-                self._ended(number, outcome(record=record, folder=folder))
-                return
-            asked = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
-            child = self.start(asked)
-            self.running[number] = _Running(name=name, config=config, folder=folder, child=child)
-
-    def collect(self) -> None:
-        """Take up every run that has ended; Stopped where one was asked to stop."""
-        codes = {number: running.child.poll() for number, running in self.running.items()}
-        for number, code in codes.items():
-            if code is None:
-                continue
-            running = self.running.pop(number)
-            if code in STOPPED:
-                self.end(code)
-            self._ended(number, _outcome(running, code))
-
-    def end(self, code: int) -> None:
-        """Ask every run to save its work, wait for it and raise Stopped."""
-        for running in self.running.values():
-            running.child.send_signal(signal.SIGTERM)
-        while any(running.child.poll() is None for running in self.running.values()):
-            time.sleep(_LOOK_SECONDS)
-        raise Stopped(code)
-
-    def _ended(self, number: int, outcome: Outcome) -> None:
-        self.outcomes[number] = outcome
-        state = outcome.error or outcome.refused or "done"
-        self.say(f"[{len(self.outcomes)}/{self.total}] {outcome.name}: {state}")
-
-
-def _outcome(running: _Running, code: int) -> Outcome:
-    outcome = partial(Outcome, name=running.name, config=running.config)
-    if code:
-        return outcome(error=f"failed with exit code {code}, {running.child.last_words()}")
-    try:
-        return outcome(record=load_record(running.folder), folder=running.folder)
-    except (BenchError, OSError) as error:
-        return outcome(error=str(error))
-
-
 def starter(jobs: int) -> Start:
-    """Return what starts a run, `jobs` of which share the cores.
+    """Return what starts a run here, `jobs` of which share the cores.
 
     Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.
     """
-    added = {}
-    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        added["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
-    return partial(child, alone=jobs == 1, added=added)
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {} if jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
+    return partial(child, alone=jobs == 1, added=threads)
 
 
-@contextmanager
-def _passed_on(running: Mapping[int, _Running]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the runs, so that they save and end, then to who listened."""
-    before: dict[int, Any] = {}
+class _Grid:
+    """Runs that wait, run (with their folders) and have ended, by their place."""
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        for one in list(running.values()):
-            one.child.send_signal(number)
-        if callable(before[number]):
-            before[number](number, frame)
+    def __init__(
+        self, configs: Sequence[RunConfig], names: Sequence[str], *, say: Callable[[str], None]
+    ) -> None:
+        self.configs, self.names, self.say = configs, names, say
+        self.waiting = list(range(len(configs)))
+        self.running: dict[int, tuple[Child, Path]] = {}
+        self.outcomes: dict[int, Outcome] = {}
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, forward)
+    def begin(self, start: Start) -> None:
+        """Start the next run, unless it has a record or cannot be."""
+        number = self.waiting.pop(0)
+        config = self.configs[number]
+        outcome = partial(Outcome, name=self.names[number], config=config)
+        try:
+            folder = config.results / identify(resolve(config)).run_id
+            record = finished(folder)
+        except Refused as reason:
+            self._end(number, outcome(refused=str(reason)))
+        except (BenchError, OSError) as error:
+            self._end(number, outcome(error=str(error)))
+        else:
+            if record is not None:
+                self._end(number, outcome(record=record, folder=folder))
+                return
+            argv = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
+            self.running[number] = start(argv), folder
+
+    def collect(self) -> None:
+        """Take up every run that has ended; Stopped where one was asked to stop."""
+        codes = {number: process.poll() for number, (process, _) in self.running.items()}
+        for number, code in codes.items():
+            if code is None:
+                continue
+            process, folder = self.running.pop(number)
+            if code in _STOPPED:
+                self.stop(code)
+            outcome = partial(Outcome, name=self.names[number], config=self.configs[number])
+            if code:
+                ended = outcome(error=f"failed with exit code {code}, {process.last_line()}")
+            else:
+                try:
+                    ended = outcome(record=load_record(folder), folder=folder)
+                except (BenchError, OSError) as error:
+                    ended = outcome(error=str(error))
+            self._end(number, ended)
+
+    def stop(self, code: int) -> None:
+        """Ask every run to save its work, wait for it and raise Stopped."""
+        for process, _ in self.running.values():
+            process.terminate()
+        while any(process.poll() is None for process, _ in self.running.values()):
+            time.sleep(LOOK_SECONDS)
+        raise Stopped(code)
+
+    def _end(self, number: int, outcome: Outcome) -> None:
+        self.outcomes[number] = outcome
+        state = outcome.error or outcome.refused or "done"
+        self.say(f"[{len(self.outcomes)}/{len(self.configs)}] {outcome.name}: {state}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of an ablation. folder: where it lies or will lie; why: what is wrong with it.
+
+    state: EXISTS, MISSING or CANNOT. trains: whether it will train, or takes over the weights of another
+    run. identity: None where it cannot be.
+    """
+
+    variant: Variant
+    spec: RunSpec
+    folder: Path
+    state: str
+    identity: Identity | None = None
+    trains: bool = False
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the variant, not the options behind it."""
+        return f"{self.variant.called}, {self.spec.task.name}, seed {self.spec.config.seed}"
+
+
+def plan_ablation(
+    ablation: Ablation, config: RunConfig, *, tasks: Sequence[str], seeds: Sequence[int]
+) -> list[Planned]:
+    """Return every run of an ablation, seeds outermost, then tasks: each round is a comparison.
+
+    config: suite, base, device, results; its budget None is the ablation's. tasks: its own where none
+    are named. A run whose protocol is the suite's own belongs into the results folder, others into
+    `ablations` below it. Where variants differ in sampling alone, one training serves all of them.
+    """
+    asked = replace(config, budget=config.budget or ablation.budget, shuffled=False)
+    rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, ablation.variants)
+    planned: dict[Path, Planned] = {}
+    trained: set[str] = set()
+    for seed, task, variant in rounds:
+        entry = _planned(replace(asked, seed=seed, task=task), variant)
+        if entry.folder in planned:
+            continue  # a number that is the suite's own
+        if ablation.resamples and entry.identity is not None and entry.state == MISSING:
+            key = entry.identity.training
+            shared = key in trained or find_trained(config.results, key) is not None
+            trained.add(key)
+            entry = replace(entry, trains=not shared)
+        planned[entry.folder] = entry
+    return list(planned.values())
+
+
+def _planned(config: RunConfig, variant: Variant) -> Planned:
+    config = replace(
+        config,
+        method=variant.method,
+        options=dict(variant.options),
+        train_items=variant.train_items,
+        guidance=variant.guidance,
+        sampling_steps=variant.steps,
+    )
+    spec = resolve(config)
+    main = spec.budget.name == spec.suite.default_budget and not changes(config)
+    home = config.results if main else config.results / ABLATIONS_FOLDER
+    entry = Planned(variant=variant, spec=spec, folder=home / variant.called, state=CANNOT)
     try:
-        yield
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        identity = identify(spec)
+    except BenchError as error:
+        return replace(entry, why=str(error))
+    places = [f / identity.run_id for f in (home, config.results, config.results / ABLATIONS_FOLDER)]
+    folder = next((place for place in places if (place / RECORD_FILE).exists()), places[0])
+    spec = replace(spec, config=replace(config, results=folder.parent))
+    entry = replace(entry, spec=spec, identity=identity, folder=folder, state=MISSING, trains=True)
+    try:
+        return entry if finished(folder) is None else replace(entry, state=EXISTS, trains=False)
+    except BenchError as error:
+        return replace(entry, why=str(error))
+
+
+def do_ablation(
+    planned: Sequence[Planned],
+    *,
+    hooks: Hooks,
+    say: Callable[[str], None],
+    jobs: int = 1,
+    start: Start | None = None,
+) -> list[Outcome]:
+    """Do the missing runs, those that train before those that take weights over, see `run_grid`."""
+    outcomes: list[Outcome] = []
+    for trains in (True, False):
+        part = [entry for entry in planned if entry.state == MISSING and entry.trains == trains]
+        configs, names = [entry.spec.config for entry in part], [entry.name for entry in part]
+        outcomes += run_grid(configs, names=names, hooks=hooks, say=say, jobs=jobs, start=start)
+    return outcomes
+
+
+class Paces:
+    """Knows the paces of a results folder: `bench cost`'s file first, then the middle of like records.
+
+    What was measured on GPUs says nothing of CPUs, and the other way round: it is left out.
+    """
+
+    def __init__(self, results: Path) -> None:
+        """Read timings and records; a damaged record counts for nothing."""
+        self.timings, self.published = load_timings(results), load_timings(PUBLISHED)
+        places = ("", ABLATIONS_FOLDER)
+        self.records = [r for p in places for r in kept_records(results, p, skip_damaged=True)]
+
+    def seconds(self, spec: RunSpec, *, items: int, trains: bool) -> float | None:
+        """Return about how long a run of `items` evaluation items takes, None where nothing like it ran."""
+        like = [
+            record
+            for record in self.records
+            if record.suite == spec.suite.name and record.environment.get("device") == spec.device
+        ]
+        pace = self._timed(spec) or _recorded(spec, like)
+        if pace is None:
+            return None
+        images_per_second, step_seconds = pace
+        images = spec.budget.images(spec.method.name)
+        training = images / images_per_second if trains and images_per_second else 0.0
+        scoring = [
+            r.cost.score_seconds / r.splits.eval.n for r in like if r.cost.score_seconds and r.splits.eval.n
+        ]
+        an_item = spec.suite.sampler.steps * step_seconds + (statistics.median_low(scoring) if scoring else 0)
+        return training + items * an_item
+
+    def _timed(self, spec: RunSpec) -> tuple[float | None, float] | None:
+        """Return training images a second and seconds of a sampling step, as `bench cost` measured them."""
+        timings = self.timings or (self.published if spec.suite.name == PUBLISHED.name else None)
+        if timings is None or timings.machine.get("device") != spec.device:
+            return None
+        timing = timings.find(spec.method.name, spec.options)
+        if timing is None:
+            return None
+        steps = registry.load("suite", spec.config.suite).sampler.steps  # it was timed at the suite's own
+        rate, seconds = timing.train_images_per_second, timing.sample_seconds_per_image
+        return rate, seconds / steps
+
+
+def _recorded(spec: RunSpec, like: Sequence[RunRecord]) -> tuple[float | None, float] | None:
+    """Return the same, the middle of runs with these options, else of others of the method."""
+
+    def options(record: RunRecord) -> dict[str, object]:
+        return {name: value for name, value in record.options.items() if name != "learning_rate"}
+
+    of_method = [record for record in like if record.method == spec.method.name]
+    plain = json.loads(json.dumps(dict(spec.options)))
+    records = [record for record in of_method if options(record) == plain] or of_method
+    steps = [
+        r.cost.sample_seconds_per_image / r.protocol["sampler"]["steps"]
+        for r in records
+        if r.cost.sample_seconds_per_image
+    ]
+    rates = [r.cost.train_images_per_second for r in records if r.cost.train_images_per_second]
+    if not steps:
+        return None
+    return statistics.median_low(rates) if rates else None, statistics.median_low(steps)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: "about 40 s", "about 12 min", "about 3.5 h"."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.ablate import CANNOT, EXISTS, MISSING, Planned, do_ablation, plan_ablation, plan_text
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.artifacts import pick_items
 from bench.base.load import Base
 from bench.cli.options import make_config, read_config
+from bench.cli.run import plan_text
 from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
-from bench.pace import Paces
+from bench.grid import CANNOT, EXISTS, MISSING, Paces, Planned, do_ablation, plan_ablation
 from bench.record import load_record
 from bench.running import Hooks, identify
 from bench.suites import EMOJI, MICRO, resolve
@@ -222,7 +222,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         def poll(self) -> int:
             return self.code
 
-        def last_words(self) -> str:
+        def last_line(self) -> str:
             return "see above"
 
     monkeypatch.setattr(grid, "starter", lambda jobs: Ended)
@@ -273,7 +273,7 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     assert seconds(on_gpus, missing) == seconds(paces, missing), "and the other way round"
     assert seconds(on_gpus, elsewhere) == pytest.approx(4.8 + 12 * 1.0), "no CPU's scoring is counted"
 
-    done = do_ablation(SMALL, planned, hooks=Hooks(), say=len)
+    done = do_ablation(planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)
     assert load_record(few).changes == {"train_items": 5}
     assert "shuffled" not in load_record(few).rows
@@ -339,7 +339,7 @@ def test_one_training_serves_all_guidances(
     (planned[0].folder / "work" / "adapter.safetensors").unlink()
     planned = plan(micro_folder, results, few)
     assert [one.trains for one in planned] == [False, True, False]
-    outcomes = do_ablation(few, planned, hooks=Hooks(), say=len, jobs=2)
+    outcomes = do_ablation(planned, hooks=Hooks(), say=len, jobs=2)
     origins = [o.record.trained_in for o in outcomes if o.record is not None]
     assert origins == [None, planned[1].folder.name]
     started = [make_config(read_config(words[-1])) for words in in_process]
@@ -354,4 +354,4 @@ def test_what_cannot_be_is_said_and_not_run(micro_folder: Path, tmp_path: Path) 
     assert planned[-1].state == CANNOT and "--train-items" in planned[-1].why
     assert "1 cannot be" in plan_text(much, planned, results=tmp_path)
     assert planned[-1].identity is None
-    assert not any("all" in o.name for o in do_ablation(much, planned[-1:], hooks=Hooks(), say=len))
+    assert not any("all" in o.name for o in do_ablation(planned[-1:], hooks=Hooks(), say=len))

@@ -36,7 +36,7 @@ def test_a_child_runs_this_program_from_another_checkout(
     (other / "cli.py").write_text("open('ran', 'w')\n" + (ROOT / "cli.py").read_text().split("\n", 2)[2])
     monkeypatch.chdir(other)
     asked = child(["base", "--help"], alone=False)
-    assert asked.wait() == 0, asked.last_words()
+    assert asked.wait() == 0, asked.last_line()
     assert not (other / "ran").exists()
     with pytest.raises(BenchError, match="package bench of"):
         check_program(other / "cli.py")

@@ -13,8 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from bench.child import PROGRAM
-from bench.cluster import Remote, placed
+from bench.child import PROGRAM, Remote, placed
 from bench.record import load_record
 from bench.types import BenchError
 from tests.test_child import foreign
@@ -44,10 +43,10 @@ def ended(run: Remote, *, seconds: float = 120) -> int:
     return code
 
 
-def test_exit_codes_and_last_words_come_back(start: Start) -> None:
+def test_exit_codes_and_last_line_come_back(start: Start) -> None:
     good, bad = start(["--help"]), start(["run", "--method", "bsp"])
     assert ended(good) == 0
-    assert ended(bad) == 2 and "Did you mean 'bps'?" in bad.last_words()
+    assert ended(bad) == 2 and "Did you mean 'bps'?" in bad.last_line()
 
 
 def test_a_folder_that_a_node_lacks_is_said(
@@ -60,58 +59,59 @@ def test_a_folder_that_a_node_lacks_is_said(
     monkeypatch.setattr(Path, "cwd", lambda: gone)
     run = start(["--help"])
     assert ended(run) == 1
-    assert f"has no folder {gone}" in run.last_words() and "same path" in run.last_words()
-
-
-def begun(run: Remote) -> Remote:
-    while run.poll() is None and not run._begun:
-        time.sleep(0.05)
-    assert run.poll() is None, run.last_words()
-    return run
+    assert f"has no folder {gone}" in run.last_line() and "same path" in run.last_line()
 
 
 WAITING = ["list", "waits:Method"]
 """A command that waits: it imports what lies in its folder."""
 
 
+def begun(start: Start, number: int) -> list[Remote]:
+    """Start commands that wait, and wait until all are there."""
+    runs = [start(WAITING) for _ in range(number)]
+    until = time.monotonic() + 60
+    while len(waiting()) < number and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(waiting()) == number and all(run.poll() is None for run in runs)
+    return runs
+
+
 def test_one_that_waits_for_room_ends_at_once_when_stopped(start: Start) -> None:
     cores = int(ray.cluster_resources()["CPU"])
-    held = [begun(start(WAITING)) for _ in range(cores)]
-    waiting = start(["--help"])
-    assert waiting.poll() is None
-    waiting.send_signal(signal.SIGTERM)
-    assert waiting.poll() == 128 + signal.SIGTERM
-    for one in held:
-        one.send_signal(signal.SIGTERM)
-    assert [ended(one) for one in held] == [-signal.SIGTERM] * cores
+    held = begun(start, cores)
+    without_room = start(["--help"])
+    assert without_room.poll() is None
+    without_room.terminate()
+    assert ended(without_room, seconds=5) == 128 + signal.SIGTERM
+    for run in held:
+        run.terminate()
+    assert [ended(run) for run in held] == [-signal.SIGTERM] * cores
 
 
 def test_a_lost_node_is_a_failure_and_ends_its_process(start: Start) -> None:
     """A host that is gone takes its process along: the system asks it to stop."""
-    run = begun(start(WAITING))
-    pid = _child_that_waits()
-    ray.kill(run._host)
-    assert ended(run) == 1 and "lost" in run.last_words()
+    (run,) = begun(start, 1)
+    (pid,) = waiting()
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().split(") ")[1].split()[1]), signal.SIGKILL)
+    assert ended(run) == 1 and "lost" in run.last_line()
     until = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
 
 
-def _child_that_waits() -> int:
-    """Return the process that has the waiting command."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if words[-3:-1] == [w.encode() for w in WAITING] and str(PROGRAM).encode() in words:
-                    return int(entry.name)
-        time.sleep(0.05)
-    raise AssertionError("no such process")
+def waiting() -> list[int]:
+    """Return the processes that have the waiting command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if argv[-3:-1] == [word.encode() for word in WAITING] and str(PROGRAM).encode() in argv:
+                found.append(int(entry.name))
+    return found
 
 
 def test_signal_handlers_are_as_they_were(start: Start) -> None:

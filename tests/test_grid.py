@@ -46,15 +46,15 @@ class Ended:
     """A run of a grid that has ended, or is yet to: `codes` are what `poll` says, the last for good."""
 
     def __init__(self, *codes: int | None) -> None:
-        self.codes, self.signals = list(codes), []
+        self.codes, self.terminated = list(codes), False
 
     def poll(self) -> int | None:
         return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
 
-    def send_signal(self, number: int) -> None:
-        self.signals.append(number)
+    def terminate(self) -> None:
+        self.terminated = True
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return "see above"
 
 
@@ -181,7 +181,7 @@ def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(
     with pytest.raises(Stopped):
         monkeypatch.setattr(bench.grid, "starter", lambda jobs: lambda words: next(waiting))
         run_grid(configs, jobs=2)
-    assert children[1].signals and children[1].codes == [143], "the other run was awaited"
+    assert children[1].terminated and children[1].codes == [143], "the other run was awaited"
 
 
 def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(config: RunConfig) -> None:

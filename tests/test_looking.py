@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base.snapshot import find_snapshot
-from bench.pace import Paces
+from bench.grid import Paces
 from bench.packed import kept_records
 from bench.study.page import read_samples
 from bench.suites import resolve

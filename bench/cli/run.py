@@ -13,7 +13,8 @@ from bench.config import EXECUTION, OUTSIDE, RESULTS
 from bench.terminal import aside, say, to_json
 
 if TYPE_CHECKING:
-    from bench.grid import Outcome
+    from bench.ablations import Ablation
+    from bench.grid import Outcome, Planned
 
 _VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", *OUTSIDE)
 RATES = "3e-4,1e-3,3e-3,1e-2"
@@ -48,8 +49,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    from bench.child import placed
     from bench.cli.progress import console_hooks
-    from bench.cluster import placed
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.types import BenchError
@@ -122,10 +123,10 @@ def ablate(
     plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
-    from bench.ablate import do_ablation, plan_ablation, plan_text, result_text
     from bench.ablations import find_ablation
+    from bench.child import placed
     from bench.cli.progress import console_hooks
-    from bench.cluster import placed
+    from bench.grid import do_ablation, plan_ablation
 
     ablation = find_ablation(name)
     planned = plan_ablation(ablation, asked.config, tasks=asked.each["task"], seeds=asked.each["seed"])
@@ -133,9 +134,49 @@ def ablate(
     if plan:
         return
     with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
-        outcomes = do_ablation(ablation, planned, hooks=hooks, say=aside, jobs=jobs, start=start)
+        outcomes = do_ablation(planned, hooks=hooks, say=aside, jobs=jobs, start=start)
     say(result_text(ablation, planned))
     end(outcomes)
+
+
+def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) -> str:
+    """Return the question, every run with its state and about how long it takes, and the sum."""
+    from bench.grid import CANNOT, EXISTS, MISSING, Paces, duration
+    from bench.reporting.grid import to_plain
+
+    paces = Paces(results)
+    lines = [["task", "variant", "seed", "run", "state", "takes"]]
+    seconds: list[float | None] = []
+    for entry in planned:
+        takes = ""
+        if entry.state == MISSING and entry.identity is not None:
+            seconds.append(paces.seconds(entry.spec, items=entry.identity.items, trains=entry.trains))
+            takes = "unknown" if seconds[-1] is None else duration(seconds[-1])
+        state = f"{entry.state} ({entry.why})" if entry.why else entry.state
+        where = [entry.spec.task.name, entry.variant.called, str(entry.spec.config.seed), entry.folder.name]
+        lines.append([*where, state, takes])
+    counts = {state: sum(entry.state == state for entry in planned) for state in (EXISTS, MISSING, CANNOT)}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    lacking = seconds.count(None)
+    if len(seconds) > lacking:
+        text += f"; {duration(sum(s for s in seconds if s))}, one after the other, starting not counted"
+    if lacking:
+        text += f"; {lacking} of unknown length: measure with `bench cost`"
+    return f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n{text}."
+
+
+def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
+    """Return the tables of the runs that were planned and now have a record."""
+    from bench.packed import load_run
+    from bench.record import RECORD_FILE
+    from bench.reporting.ablation_tables import ablation_text
+    from bench.reporting.ablations import build_ablations
+
+    folders = [entry.folder for entry in planned if (entry.folder / RECORD_FILE).exists()]
+    tables = build_ablations([load_run(folder) for folder in folders], only=ablation)
+    if not tables:
+        return "Nothing to compare yet: the reference and another variant need a record each."
+    return "\n".join(ablation_text(table) for table in tables)
 
 
 @guarded

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.ablations import ABLATIONS, FLOOR, Ablation, Variant
+from bench.ablations import ABLATIONS, Ablation, Variant
 from bench.content import digest_json
 from bench.metrics.intervals import FEW_ITEMS
 from bench.packed import Run
 from bench.record import RunRecord
+from bench.registry import FLOOR
 from bench.reporting.differences import Difference, Pairing
 from bench.reporting.leaks import leak_mark, leak_title, split_notes
 from bench.reporting.names import RATE, Column, label, order_columns, primary_metrics, task_place, titled
