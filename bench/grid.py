@@ -20,7 +20,6 @@ from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
 from bench.child import LOOK_SECONDS, child
 from bench.config import RunConfig, RunSpec, option_text
-from bench.hooks import Hooks
 from bench.packed import kept_records
 from bench.processes import launched
 from bench.record import RECORD_FILE, RunRecord, load_record
@@ -28,8 +27,7 @@ from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
 from bench.timings import load_timings
 from bench.trained import find_trained
-from bench.training.checkpoint import Stopped
-from bench.types import BenchError, Refused
+from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
 PUBLISHED = Path("results/emoji")  # whose timings `bench plan` takes too

@@ -8,15 +8,17 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.content import remove_unfinished, unwritable
 from bench.strict import parse_json
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TRY_SECONDS = 1.0
 
 
 class Lock:
@@ -106,6 +108,22 @@ class Lock:
         except (OSError, BenchError, KeyError, TypeError):  # it has only just taken it
             named = "another process"
         return f"{self._about} is in use by {named}. Wait until that ends, or stop it: finished work is kept."
+
+
+def patient(say: Callable[[str], None], stop: Callable[[], int | None]) -> Callable[[str], None]:
+    """Return what a Lock's `wait` may be: it says once who holds it, and raises Stopped when asked."""
+    told: list[str] = []
+
+    def wait(held: str) -> None:
+        if not told:
+            told.append(held)
+            say(f"waiting: {held}")
+        code = stop()
+        if code is not None:
+            raise Stopped(code)
+        time.sleep(_TRY_SECONDS)
+
+    return wait
 
 
 _HELD: set[int] = set()

@@ -24,9 +24,8 @@ from bench.cost import Ledger, be_deterministic, reset_peak_memory
 from bench.data.prepare import Prepared, prepare
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
-from bench.hooks import Hooks, Quiet, patient
 from bench.judges import JudgeCard, judge_card, load_judge
-from bench.locks import Lock
+from bench.locks import Lock, patient
 from bench.processes import Processes, join
 from bench.publish import build_record, check_sides, now
 from bench.randomness import derangement, generator
@@ -47,13 +46,24 @@ from bench.trained import (
     take_over,
     training_key,
 )
-from bench.training.checkpoint import Stopped, Trainable
+from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution, check_execution
 from bench.training.loop import TrainResult, train
-from bench.types import BenchError, Dataset, Refused, Task, refusal
+from bench.types import BenchError, Dataset, Hooks, Refused, Stopped, Task, refusal
 from bench.weights import described, load_into, open_source, shown
 
 _DECODED = 64  # images held as floats at once
+
+
+class _Quiet(Hooks):
+    """The hooks of a process that is not the main one: silent, but told to stop as all are."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def stop(self) -> int | None:
+        """Return an exit code once somebody asked to stop."""
+        return self._hooks.stop()
 
 
 class Run:
@@ -63,7 +73,7 @@ class Run:
         """Load data, splits, base and judges first, so that a wrong path fails at once."""
         self.spec, self.cache = spec, Cache()
         self.processes: Processes = join(spec.device)
-        self.hooks = (hooks or Hooks()) if self.processes.main else Quiet(hooks or Hooks())
+        self.hooks = (hooks or Hooks()) if self.processes.main else _Quiet(hooks or Hooks())
         training = spec.suite.training
         check_execution(
             Execution.of(spec.config),

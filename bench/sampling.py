@@ -17,9 +17,8 @@ from bench.data.prepare import Prepared
 from bench.picture import read_exact
 from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
-from bench.training.checkpoint import Stopped
 from bench.training.engine import autocast
-from bench.types import BenchError, Dataset, unknown
+from bench.types import BenchError, Dataset, Stopped, unknown
 
 if TYPE_CHECKING:
     import torch

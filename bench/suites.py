@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "emoji" / "assets"
 
 
+@cache
 def _openmoji() -> Dataset:
     from bench.data.openmoji import OpenMoji64
 
     return OpenMoji64()
 
 
+@cache
 def _openmoji_splits() -> Splits:
     from bench.data.openmoji import openmoji64_splits
 

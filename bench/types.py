@@ -53,6 +53,37 @@ class Refused(BenchError):
     """A method said that it cannot do a task."""
 
 
+class Stopped(Exception):
+    """Somebody asked the process to stop; the work so far is on disk. code: the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped with exit code {code}")
+        self.code = code
+
+
+class Hooks:
+    """How long work tells of its progress and learns that it should stop; does nothing by itself."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of `total` steps begins."""
+
+    def tick(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps of the stage are finished."""
+
+    def stop(self) -> int | None:
+        """Return an exit code once somebody asked to stop."""
+        return None
+
+    def say(self, text: str) -> None:
+        """Something is worth a line."""
+
+    def check_stop(self) -> None:
+        """Raise Stopped once somebody asked to stop."""
+        code = self.stop()
+        if code is not None:
+            raise Stopped(code)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One item of a data set.

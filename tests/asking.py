@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import RunConfig
-from bench.hooks import Hooks
 from bench.running import Run
 from bench.suites import resolve
+from bench.types import Hooks
 
 
 def micro(base: Path, results: Path, **asked: Any) -> RunConfig:

@@ -19,13 +19,11 @@ from bench import registry
 from bench.cli.options import Asked, make_config, parse_options, read_config
 from bench.config import RunConfig
 from bench.grid import Outcome, run_grid
-from bench.hooks import Hooks
 from bench.record import load_record
 from bench.running import identify
 from bench.suites import EMOJI, resolve
-from bench.training.checkpoint import Stopped
 from bench.tune import Trial, evidence, tune_rates, write_evidence
-from bench.types import BenchError, Refused, Task
+from bench.types import BenchError, Hooks, Refused, Stopped, Task
 from tests.asking import made, micro
 from tests.test_child import foreign
 

@@ -17,9 +17,9 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.prepare import Prepared, mirrored, prepare
 from bench.randomness import TOLERANCES, derangement, generator, initial_noise
 from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
-from bench.training.checkpoint import Stopped, Trainable
+from bench.training.checkpoint import Trainable
 from bench.training.loop import draw_batch, learning_rate_factor, train, training_loss
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 from bps.method import BPS
 
 TRAINING = Training(batch=4)

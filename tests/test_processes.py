@@ -35,10 +35,10 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.prepare import Prepared, prepare
 from bench.processes import ALONE, join
 from bench.record import load_record
-from bench.training.checkpoint import Stopped, Trainable
+from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution
 from bench.training.loop import CHECKPOINT, train
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 from tests.test_child import foreign
 
 TRAINING = Training(batch=4)
@@ -319,7 +319,7 @@ def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path
         "--main_process_port",
         free_port(),
         PROGRAM,
-        *command("train", micro_folder, results, "--track", "jsonl"),
+        *command("train", micro_folder, results),
     ]
     done = subprocess.run(
         [str(w) for w in words],
@@ -333,5 +333,4 @@ def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path
     assert done.stdout.count("trained 48 images") == 1
     (run,) = results.iterdir()
     starts = json.loads((run / "work" / "train.json").read_text())["starts"]
-    assert starts == [{"step": 0, "processes": 2, "track": ["jsonl"]}]
-    assert len((run / "work" / "track.jsonl").read_text().splitlines()) == 7
+    assert starts == [{"step": 0, "processes": 2}]

@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench import content, hooks
+from bench import content, locks
 from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
 from bench.grid import run_grid
-from bench.hooks import Hooks
 from bench.locks import Lock
 from bench.record import load_record
 from bench.reporting.tables import record_text
 from bench.running import Run
-from bench.types import BenchError
+from bench.types import BenchError, Hooks
 from tests import asking
 from tests.command_line import bench, micro
 
@@ -232,7 +231,7 @@ def test_a_floor_that_another_process_makes_is_waited_for(
             shutil.copy(finished / "record.json", run)
             lock.__exit__()
 
-    monkeypatch.setattr(hooks, "_TRY_SECONDS", 0.0)
+    monkeypatch.setattr(locks, "_TRY_SECONDS", 0.0)
     waiting = run_of(micro_folder, tmp_path, told=Told())
     lock.__enter__()
     assert waiting.all(wait=True) == load_record(finished)

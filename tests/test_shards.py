@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import bench.data.shards as shards_module
 import cli
-from bench import hooks, registry
+from bench import locks, registry
 from bench.base.load import Base, load_base
 from bench.base.random import write_random_base
 from bench.config import RunConfig, Sampler, Training
@@ -28,9 +28,8 @@ from bench.data.prepare import InMemory, Prepared, mirrored, prepare
 from bench.data.shards import Sharded, disk_needed, encode, plan_shards, text_shape
 from bench.sampling import sample_images
 from bench.suites import MICRO
-from bench.training.checkpoint import Stopped
 from bench.training.loop import draw_batch
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 from tests.asking import made
 
 RUNNER = CliRunner()
@@ -252,7 +251,7 @@ def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:
 def test_items_that_another_process_encodes_are_waited_for_and_not_written_twice(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "_TRY_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "_TRY_SECONDS", 0.01)
     begun, seen = threading.Event(), threading.Event()
     said: list[str] = []
     done: list[int] = []

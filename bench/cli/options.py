@@ -336,8 +336,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:
-            from bench.training.checkpoint import Stopped
-            from bench.types import BenchError, lacks_memory
+            from bench.types import BenchError, Stopped, lacks_memory
 
             if isinstance(error, Stopped):
                 fail("stopped; work is saved, the same command goes on where it was.", error.code)

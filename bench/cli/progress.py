@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from bench.hooks import Hooks
 from bench.processes import speaks
 from bench.terminal import visible
+from bench.types import Hooks
 
 _QUIET_SECONDS = 15.0
 

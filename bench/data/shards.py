@@ -31,11 +31,9 @@ from bench.content import (
     write_json,
 )
 from bench.data.prepared import Prepared, Rows, Views, mirrored, read_images, view_of
-from bench.hooks import patient
-from bench.locks import Lock
+from bench.locks import Lock, patient
 from bench.tensors import open_tensors
-from bench.training.checkpoint import Stopped
-from bench.types import BenchError, Dataset, Task
+from bench.types import BenchError, Dataset, Stopped, Task
 
 if TYPE_CHECKING:
     import torch

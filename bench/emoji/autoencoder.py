@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.training.checkpoint import Stopped, check_finite, load_checkpoint, save_checkpoint
+from bench.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
+from bench.types import Stopped
 
 if TYPE_CHECKING:
     import torch

@@ -279,8 +279,8 @@ def _main(
     start: Path | None = None,
 ) -> None:
     """Make the embedded base model anew (hours), or go on with it; no user of the benchmark needs this."""
-    from bench.hooks import Hooks
     from bench.terminal import say
+    from bench.types import Hooks
 
     for line in pretrain(
         families,

@@ -120,14 +120,6 @@ def check_finite(value: torch.Tensor, step: int) -> None:
         )
 
 
-class Stopped(Exception):
-    """Somebody asked the process to stop; the work so far is on disk. code: the exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"stopped with exit code {code}")
-        self.code = code
-
-
 class Trainable:
     """The trainable parameters of a module as something that can be saved and loaded.
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config import PRECISIONS, RunConfig
 from bench.processes import ALONE, Processes, partner_ended
-from bench.trackers import check_trackers, opened
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Execution:
 
     micro_batch: images a process takes at once, None for its whole share of the batch.
     gradient_checkpointing: recompute activations in the backward pass. compile: the transformer
-    blocks, by torch.compile. fused: the fused AdamW. track: names of TRACKERS. keep: checkpoints.
+    blocks, by torch.compile. fused: the fused AdamW. track: accelerate's names. keep: checkpoints.
     """
 
     micro_batch: int | None = None
@@ -110,9 +109,20 @@ def check_execution(
             "`accelerate config`, or give --multi_gpu to accelerate launch."
         )
     micro_batches(batch, processes=processes, micro=execution.micro_batch)
-    check_trackers(execution.track)
+    _check_trackers(execution.track)
     if execution.compile:
         _check_compiler(device)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise unknown("tracker", name, LOGGER_TYPE_TO_CLASS)
+        if name not in installed:
+            raise BenchError(f"--track {name}: the package is not installed. Run `pip install {name}`.")
 
 
 def _check_compiler(device: str) -> None:
@@ -198,7 +208,7 @@ class Engine:
             cpu=device == "cpu",
             device_placement=False,
             dynamo_backend="no",
-            log_with=opened((execution or Execution()).track, folder=folder),
+            log_with=list((execution or Execution()).track) or None,
             project_dir=folder,
             **_plugins(len(self.parts)),
         )

@@ -18,14 +18,9 @@ from bench.cost import peak_memory
 from bench.data.prepare import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import generator
-from bench.training.checkpoint import (
-    Stopped,
-    Trainable,
-    load_checkpoint,
-    save_checkpoint,
-)
+from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.training.engine import Engine, Execution, micro_batches, rebuilt
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 
 if TYPE_CHECKING:
     import torch

@@ -28,8 +28,7 @@ from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.splits import verify
 from bench.locks import Lock
-from bench.training.checkpoint import Stopped
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench
 

@@ -23,8 +23,7 @@ from bench.data.coco.official import Category, OfficialSet, Picture, Skip
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.coco.tables import table_of, write_table
-from bench.training.checkpoint import Stopped
-from bench.types import BenchError, Example
+from bench.types import BenchError, Example, Stopped
 
 PARTS = "parts"
 PIECE = 16  # pictures a piece
