@@ -1,0 +1,112 @@
+"""Compare ways of adding an image condition to a text-to-image diffusion model, from Python.
+
+    import bench
+
+    record = bench.run(method="bps", task="sketch", budget="quick", results="runs")
+    record.metrics["fd"].value
+    bench.load_results("runs")  # a pandas frame: a line for each run, row and metric
+
+The command line does the same: `bench run --method bps --task sketch --budget quick --results runs`.
+What is heavy is imported by the functions, so that `import bench` costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.record import RunRecord
+
+__all__ = ["compare", "evaluate", "list_methods", "load_results", "report", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return `__version__`; looking it up takes time that an import need not."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bps-bench")
+    raise AttributeError(f"module 'bench' has no attribute '{name}'")
+
+
+def run(**asked: Any) -> RunRecord:
+    """Train, sample, score and record one run; a finished one is read, a begun one goes on.
+
+    asked: fields of `bench.config.RunConfig`, the options of `bench run` with underscores: method, task,
+    suite, seed, budget, results and others. Returns the record, which lies in the run's folder below
+    `results`, too. BenchError where what is asked for cannot be.
+    """
+    from bench.config import RunConfig
+    from bench.running import Run
+    from bench.suites import resolve
+
+    paths = {name: Path(asked[name]) for name in ("results", "base", "data", "weights") if asked.get(name)}
+    return Run(resolve(RunConfig(**{**asked, **paths}))).all()
+
+
+def evaluate(weights: str | Path, **asked: Any) -> RunRecord:
+    """Sample and score weights from outside as they are, without training; as `run` otherwise.
+
+    weights: a folder that diffusers loads, or a checkpoint file of the method.
+    """
+    return run(weights=Path(weights), train=False, **asked)
+
+
+def compare(
+    generated: str | Path, reference: str | Path, *, judge: str = "efficientnet-lite0", **more: Any
+) -> dict[str, Any]:
+    """Compare two folders of images: metrics of the sets, and of pairs of one stem, with 95% intervals.
+
+    judge: the network that reads them. more: `weights`, its file, and `device`. Returns plain values, as
+    `bench compare --json` prints them. BenchError for folders that cannot be compared.
+    """
+    from bench.comparison import compare as compare_folders
+    from bench.judges import load_judge
+
+    return compare_folders(Path(generated), Path(reference), features=load_judge(judge, **more)).as_json()
+
+
+def report(results: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Write tables (LaTeX, Markdown, CSV), figures and a page of all runs in a folder; return the files.
+
+    out: else the folder "report" in `results`.
+    """
+    from bench.reporting import make_report
+
+    return make_report(Path(results), Path(out or Path(results) / "report"))
+
+
+def load_results(results: str | Path) -> pd.DataFrame:
+    """Return what the runs of a folder, or of the pack beside it, measured.
+
+    A line for each run, row and metric: run, suite, task, method, seed, budget, protocol; row ("samples",
+    "shuffled", "autoencoder", ...), metric, value, low, high (95%), n, judge, scale, better.
+    """
+    import pandas as pd
+
+    from bench.packed import kept_records
+
+    lines = [
+        {
+            **{name: getattr(record, name) for name in ("suite", "task", "method", "seed", "budget")},
+            "run": record.run_id,
+            "protocol": record.protocol_hash[:12],
+            "row": row,
+            "metric": metric,
+            **vars(value),
+        }
+        for record in kept_records(Path(results))
+        for row, metrics in record.rows.items()
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(lines)
+
+
+def list_methods() -> dict[str, str]:
+    """Return the names of methods and of their variants, those of installed packages too, with titles."""
+    from bench import registry
+
+    return {name: row.title or name for name, row in registry.rows("method").items()}
