@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base.load import Base, PlainDenoiser
 from bench.config import Training
-from bench.data.prepare import Prepared
+from bench.data.latents import Prepared
 from bench.training.checkpoint import Trainable
 from bench.training.loop import training_loss
 from bench.types import Method, Task

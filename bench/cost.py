@@ -15,7 +15,7 @@ from annotated_types import Gt
 
 from bench.base.load import Base
 from bench.content import read_json, write_json
-from bench.data.prepare import Prepared
+from bench.data.latents import Prepared
 from bench.strict import Amount, Count, FromFile
 from bench.types import BenchError
 

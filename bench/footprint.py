@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.base.load import Base
 from bench.base.shapes import Shape, build_base
 from bench.config import Sampler, Training
-from bench.data.prepared import InMemory, Prepared
+from bench.data.latents import InMemory, Prepared
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
 from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution, autocast, rebuilt

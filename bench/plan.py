@@ -17,7 +17,7 @@ from typing import Any
 from bench.base.shapes import Shape, shape_like, shape_of
 from bench.config import Budget, RunConfig, Suite
 from bench.cost import libraries_bytes
-from bench.data.shards import disk_needed
+from bench.data.latents import disk_needed
 from bench.footprint import Footprint, Setting, encoding_flops, footprint
 from bench.gpus import ALLOWANCE, USABLE, Gpu, find_gpu
 from bench.processes import Processes

@@ -14,8 +14,8 @@ from bench.base.load import Base
 from bench.config import Protocol, RunSpec
 from bench.content import Cache, read_json, sha256_file
 from bench.cost import Ledger, count_encode_macs, count_macs, count_parameters
+from bench.data.latents import Prepared
 from bench.data.leaks import Checked, Finding, Fingerprints, how_many, overlap
-from bench.data.prepared import Prepared
 from bench.data.seen import Seen, code_limits, compare_seen
 from bench.data.splits import Splits, digests_of, side_digest
 from bench.data.stored import compare_items, fingerprints_of, limits_of

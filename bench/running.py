@@ -21,7 +21,7 @@ from bench.base.snapshot import find_snapshot
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
 from bench.content import Cache, atomic_write, read_json, sha256_file, write_json
 from bench.cost import Ledger, be_deterministic, reset_peak_memory
-from bench.data.prepare import Prepared, prepare
+from bench.data.latents import Prepared, prepare
 from bench.data.seen import load_seen
 from bench.data.splits import Splits
 from bench.judges import JudgeCard, judge_card, load_judge
@@ -147,9 +147,7 @@ class Run:
                 cache=self.cache,
                 posterior=suite.training.latents == "sample",
                 storage=suite.storage,
-                stage=hooks.stage,
-                tick=hooks.tick,
-                stop=hooks.stop,
+                hooks=hooks,
             )
 
     @cached_property

@@ -13,7 +13,7 @@ import numpy as np
 from bench.base.load import Base
 from bench.config import Sampler
 from bench.content import atomic_write, inside
-from bench.data.prepare import Prepared
+from bench.data.latents import Prepared
 from bench.picture import read_exact
 from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise

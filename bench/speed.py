@@ -26,7 +26,7 @@ from bench.child import child
 from bench.config import RunConfig, Sampler, Training
 from bench.content import atomic_write, read_json, write_json
 from bench.cost import be_deterministic, libraries_bytes, peak_memory, reset_peak_memory
-from bench.data.prepared import Prepared
+from bench.data.latents import Prepared
 from bench.footprint import Setting, footprint, let_go, stand_in
 from bench.gpus import recognise
 from bench.plan import CPU_ALLOWANCE

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from bench.base.load import Base
-from bench.data.prepared import Prepared
+from bench.data.latents import Prepared
 from bench.training.engine import autocast
 from bench.types import Task
 

@@ -11,8 +11,8 @@ from bench import registry
 from bench.base.load import Base
 from bench.check import check_method
 from bench.content import Cache
+from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import Prepared, prepare
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from bench.check import check_method
 from bench.config import RunConfig, Training
 from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
+from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import Prepared, prepare
 from bench.suites import method_of
 from bench.training.checkpoint import Trainable
 from bench.training.loop import training_loss

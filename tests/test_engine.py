@@ -20,8 +20,8 @@ from bench import registry
 from bench.base.load import Base
 from bench.config import Protocol, RunConfig, Training
 from bench.content import Cache
+from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import Prepared, prepare
 from bench.locks import Lock
 from bench.processes import Processes, join
 from bench.running import identify

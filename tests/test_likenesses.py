@@ -18,8 +18,8 @@ from bench.base.load import Base, load_base
 from bench.base.random import LIKENESSES, write_random_base
 from bench.check import check_method
 from bench.content import Cache
+from bench.data.latents import prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import prepare
 from bench.types import Example
 from bps.adapter import BPSAdapter
 from bps.steering import SteeredUNet

@@ -13,8 +13,8 @@ from bench import registry
 from bench.base.load import Base
 from bench.config import Sampler, Training
 from bench.content import Cache
+from bench.data.latents import Prepared, mirrored, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import Prepared, mirrored, prepare
 from bench.randomness import TOLERANCES, derangement, generator, initial_noise
 from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
 from bench.training.checkpoint import Trainable

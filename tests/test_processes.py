@@ -31,8 +31,8 @@ from bench.base.load import Base
 from bench.child import PROGRAM
 from bench.config import Training
 from bench.content import Cache
+from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import Prepared, prepare
 from bench.processes import ALONE, join
 from bench.record import load_record
 from bench.training.checkpoint import Trainable

@@ -66,18 +66,12 @@ def export_data(
 @data_app.command("encode")
 @guarded
 @configured("suite", "data", "base", "base_variant", "side", "budget", "device", suite="coco17")
-def encode(
-    *,
-    asked: Asked,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Processes that read images; else what pays.")
-    ] = None,
-) -> None:
+def encode(*, asked: Asked) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
     from bench.base.load import load_base
     from bench.cli.progress import console_hooks
     from bench.content import Cache
-    from bench.data.encode import encode_suite, encoded_words
+    from bench.data.latents import encode_suite, size_words
     from bench.processes import find_device
     from bench.suites import suite_of, with_base
 
@@ -85,19 +79,12 @@ def encode(
     assert suite.base is not None, "with_base refuses suites without one"
     base = load_base(suite.base, device=find_device(asked.config.device), variant=suite.variant)
     with console_hooks() as hooks:
-        found = encode_suite(
-            suite,
-            base=base,
-            cache=Cache(),
-            budget=asked.config.budget,
-            workers=workers,
-            stage=hooks.stage,
-            tick=hooks.tick,
-            stop=hooks.stop,
+        encoded = encode_suite(suite, base=base, cache=Cache(), budget=asked.config.budget, hooks=hooks)
+    for side, shards in encoded.items():
+        say(
+            f"{side}: {len(shards.ids)} items, {shards.views} view(s), {len(shards.paths)} shards, "
+            f"{size_words(shards.bytes(len(shards.ids)))} in {shards.paths[0].parent.parent}"
         )
-        hooks.close()
-    for name, shards in found.items():
-        say(encoded_words(name, shards, base=base))
 
 
 @data_app.command("prepare")

@@ -157,7 +157,7 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
 
 
 def _data(work: Work) -> list[str]:
-    from bench.data.shards import size_words
+    from bench.data.latents import size_words
     from bench.plan import disk_of_data, encode_hours
 
     disk = [f"{size_words(b)} of {n}" for n, b in disk_of_data(work).items()]
@@ -171,7 +171,7 @@ def _data(work: Work) -> list[str]:
 
 
 def _needs(plans: Sequence[Plan]) -> list[list[Any]]:
-    from bench.data.shards import size_words
+    from bench.data.latents import size_words
     from bench.plan import gib
 
     rows: list[list[Any]] = [

@@ -15,7 +15,7 @@ import numpy as np
 from bench.base.load import Base
 from bench.config import Training
 from bench.cost import peak_memory
-from bench.data.prepare import Prepared
+from bench.data.latents import Prepared
 from bench.processes import ALONE, Processes
 from bench.randomness import generator
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint

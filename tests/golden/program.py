@@ -24,8 +24,8 @@ from bench.artifacts import pick_items
 from bench.base.load import Base
 from bench.config import RunConfig
 from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
+from bench.data.latents import InMemory, mirrored, prepare
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
-from bench.data.prepare import InMemory, mirrored, prepare
 from bench.data.splits import SIDES
 from bench.packed import Pack
 from bench.randomness import derangement, initial_noise

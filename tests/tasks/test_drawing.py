@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.data.latents import mirrored
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import mirrored
 from bench.metrics.regions import colour_error, to_lab
 from bench.randomness import derangement
 from bench.tasks.drawing import Drawing

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.data.latents import mirrored
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import mirrored
 from bench.metrics.regions import box_iou, find_boxes
 from bench.randomness import derangement
 from bench.tasks.layout import Layout

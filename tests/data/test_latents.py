@@ -16,20 +16,28 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import bench.data.shards as shards_module
 import cli
 from bench import locks, registry
 from bench.base.load import Base, load_base
 from bench.base.random import write_random_base
 from bench.config import RunConfig, Sampler, Training
 from bench.content import Cache
+from bench.data import latents as latents_module
+from bench.data.latents import (
+    InMemory,
+    Prepared,
+    Sharded,
+    disk_needed,
+    encode,
+    mirrored,
+    plan_shards,
+    prepare,
+)
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.prepare import InMemory, Prepared, mirrored, prepare
-from bench.data.shards import Sharded, disk_needed, encode, plan_shards, text_shape
 from bench.sampling import sample_images
 from bench.suites import MICRO
 from bench.training.loop import draw_batch
-from bench.types import BenchError, Stopped
+from bench.types import BenchError, Hooks, Stopped
 from tests.asking import made
 
 RUNNER = CliRunner()
@@ -39,7 +47,7 @@ TRAINING = Training(batch=4)
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards_module, "SHARD", 4)  # ten items: two whole shards and a half one
+    monkeypatch.setattr(latents_module, "SHARD", 4)  # ten items: two whole shards and a half one
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +80,11 @@ def written(folder: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob("shards/*/*.safetensors"))}
 
 
-def encode_some(base: Base, folder: Path, **more: Any) -> Any:
-    return encode(base, dataset=OpenMoji64(), ids=IDS, views=1, cache=Cache(folder), **more)
+def encode_some(base: Base, folder: Path, **heard: Any) -> Any:
+    """Encode ten items; heard: what hooks do instead of nothing."""
+    told = Hooks()
+    vars(told).update(heard)
+    return encode(base, dataset=OpenMoji64(), ids=IDS, views=1, cache=Cache(folder), hooks=told)
 
 
 @pytest.mark.parametrize("latents", ["mode", "sample"])
@@ -153,7 +164,7 @@ def test_conditions_read_ahead_are_the_conditions(base: Base, folder: Path) -> N
     for _ in range(40):  # expectations that nobody comes for do not pile up
         data.expect(range(10), 0)
         data.expect(range(10), 1)
-    assert len(data._ahead) <= shards_module._AHEAD + 10  # type: ignore[attr-defined]
+    assert len(data._ahead) <= latents_module._AHEAD + 10  # type: ignore[attr-defined]
 
 
 def test_what_is_whole_is_not_made_again(base: Base, tmp_path: Path) -> None:
@@ -168,7 +179,7 @@ def test_a_stopped_run_goes_on_at_the_next_shard(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of the second shard, it keeps the first and makes the other two."""
-    monkeypatch.setattr(shards_module, "images_at_once", lambda height, width: 2)
+    monkeypatch.setattr(latents_module, "images_at_once", lambda height, width: 2)
     encode_some(base, tmp_path / "whole")
     codes = iter([None, None, 143])
     with pytest.raises(Stopped) as stopped:
@@ -209,7 +220,7 @@ def test_a_shard_that_is_damaged_while_a_run_is_at_it_is_told(
 ) -> None:
     data = prepared(base, tmp_path, storage="shards")
     assert isinstance(data, Sharded)
-    path = data._paths[0]
+    path = data._shards.paths[0]
     tensors = load_file(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:100])
@@ -286,18 +297,12 @@ def test_latents_in_memory_are_the_same_cold_and_warm(base: Base, tmp_path: Path
     assert torch.equal(one, other)
 
 
-def test_workers_write_the_same_bytes(base: Base, tmp_path: Path) -> None:
-    one, other = (encode_some(base, tmp_path / str(w), workers=w).paths for w in (0, 2))
-    for a, b in zip(one, other, strict=True):
-        assert a.read_bytes() == b.read_bytes()
-
-
 def test_the_disk_is_told_and_a_full_one_refused_before_anything_is_written(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     shards = encode_some(base, tmp_path, stage=lambda name, total: said.append(f"{name} {total}"))
-    needed = disk_needed(10, views=1, latent_shape=(4, 8, 8), text_shape=text_shape(base))
+    needed = disk_needed(10, views=1, latent_shape=(4, 8, 8), text_shape=shards.text_shape)
     held = sum(sum(t.nbytes for t in load_file(p).values()) for p in shards.paths)
     assert needed == held <= sum(p.stat().st_size for p in shards.paths) < needed * 1.05
     assert len(said) == 1 and "encode 10 items, 0.1 MB" in said[0]

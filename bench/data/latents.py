@@ -1,0 +1,490 @@
+"""Encoded items: latents, captions and conditions by row and view, in memory or in shards on disk.
+
+The loop and the sampler cannot tell the two apart. In memory, for sets of a few thousand small images,
+they are kept by the cache. A shard holds `SHARD` items of a set of any size as safetensors: mean and
+deviation of the latents of every view, float32, and the encoded captions, float16. Rounding the text
+moves eps by 4e-6 to 1e-5 of its size (shipped base, and SD 1.5 and 2.1 with random weights), a hundredth
+of what bf16 arithmetic moves it (2e-3 and more); it halves the larger part of the disk. Shards are found
+by a hash of what went in (autoencoder, text encoder, data, ids, views, number format) and lie beside a
+digest of their own bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.artifacts import pick_items
+from bench.base.load import Base, images_at_once
+from bench.config import Suite
+from bench.content import Cache, atomic_write, digest_json, read_json, sha256_bytes, sha256_file, write_json
+from bench.locks import Lock, patient
+from bench.tensors import open_tensors
+from bench.types import BenchError, Dataset, Example, Hooks, Task, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+SHARD = 512
+VERSION = 1
+TEXT_DTYPE = "float16"
+STORAGES = ("memory", "shards")
+_SAFE_SHARE = 0.98  # of the free disk
+_THREADS = 8
+_AHEAD = 128  # conditions read before they are asked for
+
+Rows = Sequence[int] | np.ndarray
+Views = Sequence[int] | np.ndarray | int
+
+
+class Prepared(ABC):
+    """Items ready for training and sampling, read by row and view (0: as they are, 1: mirrored).
+
+    ids: N item ids. views: 1 or 2. latent_shape (4,h,w). empty: the empty prompt [1,L,D] float32.
+    dataset: where images are read. views may be given one a row or one for all.
+    """
+
+    ids: tuple[str, ...]
+    views: int
+    latent_shape: tuple[int, ...]
+    empty: torch.Tensor
+    dataset: Dataset
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.ids)
+
+    @abstractmethod
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Return latents [B,4,h,w] float32: the mode, or a draw with standard normal noise alike."""
+
+    @abstractmethod
+    def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
+        """Return conditions [B,C,H,W] float32 in [0, 1]."""
+
+    @abstractmethod
+    def text_at(self, rows: Rows) -> torch.Tensor:
+        """Return encoded captions [B,L,D] float32."""
+
+    def images(self, rows: Rows) -> np.ndarray:
+        """Read images [B,H,W,3] uint8, unmirrored."""
+        return np.stack([self.dataset[self.ids[row]].image for row in rows])
+
+    @abstractmethod
+    def expect(self, rows: Rows, views: Views) -> None:
+        """Tell which conditions will be asked for next, so that they may be read meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Prepared):
+    """All items in memory: the mode of the latents, or mean and deviation where draws are wanted.
+
+    latents [V,N,4,h,w] float32 (view 1: mirrored; absent for V = 1), deviation alike or None. text
+    [N,L,D] float32. conditions [V,N,C,H,W] float32 in [0, 1].
+    """
+
+    ids: tuple[str, ...]
+    latents: torch.Tensor
+    text: torch.Tensor
+    empty: torch.Tensor
+    conditions: torch.Tensor
+    dataset: Dataset
+    deviation: torch.Tensor | None = None
+
+    @property
+    def views(self) -> int:  # type: ignore[override]
+        """1, or 2 with the mirrored view."""
+        return len(self.latents)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(4,h,w)."""
+        return tuple(self.latents.shape[2:])
+
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """See Prepared."""
+        at = (_view_of(views, rows), list(rows))
+        if noise is None:
+            return self.latents[at]
+        assert self.deviation is not None, "prepared without the deviation of the latents"
+        return self.latents[at] + self.deviation[at] * noise
+
+    def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
+        """See Prepared."""
+        return self.conditions[_view_of(views, rows), list(rows)]
+
+    def text_at(self, rows: Rows) -> torch.Tensor:
+        """See Prepared."""
+        return self.text[list(rows)]
+
+    def expect(self, rows: Rows, views: Views) -> None:
+        """Do nothing: all is here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Where the encoded items of a data set lie: item row -> file row // SHARD, place row % SHARD.
+
+    latent_shape (4,h,w), text_shape (L,D).
+    """
+
+    ids: tuple[str, ...]
+    views: int
+    latent_shape: tuple[int, ...]
+    text_shape: tuple[int, int]
+    paths: tuple[Path, ...]
+
+    def rows(self, number: int) -> range:
+        """Return the rows of a shard."""
+        return range(len(self.ids))[number * SHARD : (number + 1) * SHARD]
+
+    def bytes(self, items: int) -> int:
+        """Return what so many items take on disk."""
+        return disk_needed(
+            items, views=self.views, latent_shape=self.latent_shape, text_shape=self.text_shape
+        )
+
+    def missing(self, numbers: Sequence[int]) -> list[int]:
+        """Return which of the shards are not there with the bytes that were written."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            whole = list(pool.map(_whole, [self.paths[number] for number in numbers]))
+        return [number for number, there in zip(numbers, whole, strict=True) if not there]
+
+
+class Sharded(Prepared):
+    """Items read from shards by row; conditions and images come from the data set one by one."""
+
+    def __init__(self, shards: Shards, *, base: Base, dataset: Dataset, task: Task) -> None:
+        self.ids, self.views, self.latent_shape = shards.ids, shards.views, shards.latent_shape
+        self.empty = _rounded(base.encode_text([""])).float().cpu()
+        self.dataset = dataset
+        self._shards, self._task = shards, task
+        self._open: dict[int, Any] = {}
+        self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+        self._ahead: dict[tuple[int, int], Future[np.ndarray]] = {}
+
+    def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """See Prepared."""
+        import torch
+
+        places = list(zip(rows, _view_of(views, rows), strict=True))
+        mean = torch.stack([self._slice("mean", row)[view, row % SHARD] for row, view in places])
+        if noise is None:
+            return mean
+        deviation = [self._slice("deviation", row)[view, row % SHARD] for row, view in places]
+        return mean + torch.stack(deviation) * noise
+
+    def text_at(self, rows: Rows) -> torch.Tensor:
+        """See Prepared."""
+        import torch
+
+        return torch.stack([self._slice("text", row)[row % SHARD] for row in rows]).float()
+
+    def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
+        """See Prepared; read by several threads, those expected already under way."""
+        import torch
+
+        places = list(zip(map(int, rows), _view_of(views, rows), strict=True))
+        self.expect(rows, views)
+        asked = {place: self._ahead.pop(place) for place in dict.fromkeys(places)}
+        return torch.from_numpy(np.stack([asked[place].result() for place in places]))
+
+    def expect(self, rows: Rows, views: Views) -> None:
+        """See Prepared."""
+        if len(self._ahead) >= _AHEAD:  # nobody came for them
+            self._ahead.clear()
+        for place in zip(map(int, rows), _view_of(views, rows), strict=True):
+            if place not in self._ahead:
+                self._ahead[place] = self._pool.submit(self._condition, *place)
+
+    def _condition(self, row: int, view: int) -> np.ndarray:
+        example = self.dataset[self.ids[row]]
+        return self._task.condition(mirrored(example) if view else example)
+
+    def _slice(self, name: str, row: int) -> Any:
+        """Return a tensor of the row's shard, mapped from its file and not read.
+
+        BenchError where the file was damaged since it was found to be whole.
+        """
+        number = int(row) // SHARD
+        if number not in self._open:
+            path, items = self._shards.paths[number], len(self._shards.rows(number))
+            latents = [self.views, items, *self.latent_shape]
+            wanted = {"mean": latents, "deviation": latents, "text": [items, *self.empty.shape[1:]]}
+            slices = open_tensors(path)
+            shapes = {key: tensor.get_shape() for key, tensor in slices.items()}
+            if shapes != wanted:
+                raise BenchError(f"{path} is no shard of these items ({shapes}). Remove it: it is made anew.")
+            self._open[number] = slices
+        return self._open[number][name]
+
+
+def prepare(
+    base: Base,
+    *,
+    dataset: Dataset,
+    ids: Sequence[str],
+    task: Task,
+    mirror: bool,
+    cache: Cache,
+    posterior: bool = False,
+    storage: str = "memory",
+    **encoding: Any,
+) -> Prepared:
+    """Encode the items' images and captions with the base, and make their conditions available.
+
+    Latents and text are cached under the digests of base and data; conditions are cheap and made
+    anew. posterior: whether latents will be drawn, not only their mode. storage: "memory" or
+    "shards", see Suite; encoding: hooks of `encode`. Raises BenchError where an item has no
+    layer that the task needs, and where the disk is too small.
+    """
+    if storage not in STORAGES:
+        raise unknown("storage", storage, STORAGES)
+    if storage == "shards":
+        views = 2 if mirror else 1
+        shards = encode(base, dataset=dataset, ids=ids, views=views, cache=cache, **encoding)
+        return Sharded(shards, base=base, dataset=dataset, task=task)
+    import torch
+
+    examples = [dataset[i] for i in ids]
+    seen = [examples, [mirrored(e) for e in examples]] if mirror else [examples]
+    key = {"base": base.digest, "data": dataset.digest, "ids": list(ids), "views": len(seen)}
+    key = {**key, "posterior": True} if posterior else key
+
+    def make() -> dict[str, np.ndarray]:
+        mean, deviation = zip(*(_posteriors(base, view) for view in seen), strict=True)
+        text = base.encode_text(["", *(e.caption for e in examples)]).cpu().numpy()
+        arrays = {"latents": np.stack(mean), "text": text}
+        return {**arrays, "deviation": np.stack(deviation)} if posterior else arrays
+
+    arrays = cache.load_or_make({"kind": "prepared", "version": 1, **key}, make)
+    conditions = np.stack([np.stack([task.condition(e) for e in view]) for view in seen])
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return InMemory(
+        ids=tuple(ids),
+        latents=tensors["latents"],
+        text=tensors["text"][1:],
+        empty=tensors["text"][:1],
+        conditions=torch.from_numpy(conditions),
+        dataset=dataset,
+        deviation=tensors.get("deviation"),
+    )
+
+
+def encode(
+    base: Base,
+    *,
+    dataset: Dataset,
+    ids: Sequence[str],
+    views: int,
+    cache: Cache,
+    hooks: Hooks | None = None,
+) -> Shards:
+    """Encode items into the cache's shards, those alone that are not there whole, and say where.
+
+    Raises Stopped with the code of hooks.stop after giving up the shard at hand: the same call goes on with
+    it. Where another process encodes the same items, waits for it. BenchError where the disk is too small.
+    """
+    hooks = hooks or Hooks()
+    shards = plan_shards(base, dataset=dataset, ids=ids, views=views, cache=cache)
+    missing = shards.missing(range(len(shards.paths)))
+    if not missing:
+        return shards
+    _check_disk(shards, missing, cache.folder)  # a disk too small is said before anything is written
+    name = digest_json([path.stem for path in shards.paths])
+    turn = patient(lambda text: hooks.stage(text, 1), hooks.stop)
+    with Lock(cache.folder / "shards" / f".{name}.lock", about="encoding of these items", wait=turn):
+        cache.tidy()
+        missing = shards.missing(missing)  # another process may have written them meanwhile
+        if missing:
+            items, words = _check_disk(shards, missing, cache.folder)
+            hooks.stage(f"encode {words}", items)
+            _encode_missing(base, dataset, shards, missing, items, hooks)
+    return shards
+
+
+def _encode_missing(
+    base: Base, dataset: Dataset, shards: Shards, missing: Sequence[int], items: int, hooks: Hooks
+) -> None:
+    """Encode shards batch by batch while threads read on; each is written when it is whole."""
+    done, at_once = 0, images_at_once(*dataset[shards.ids[0]].image.shape[:2])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for number in missing:
+            ids = [shards.ids[row] for row in shards.rows(number)]
+            examples = pool.map(dataset.__getitem__, ids)
+            parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # of a batch, a view
+            captions: list[str] = []
+            while batch := list(itertools.islice(examples, at_once)):
+                views = [batch, [mirrored(e) for e in batch]][: shards.views]
+                parts.append([base.encode_posterior(np.stack([e.image for e in view])) for view in views])
+                captions += [e.caption for e in batch]
+                if len(captions) == len(ids):
+                    note = {"key": _key(base, dataset, ids, shards.views)}
+                    _write(shards.paths[number], note, parts, _rounded(base.encode_text(captions)))
+                done += len(batch)
+                hooks.tick(done, items)
+                hooks.check_stop()
+
+
+def _write(
+    path: Path,
+    note: Mapping[str, Any],
+    parts: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]],
+    text: torch.Tensor,
+) -> None:
+    """Write a shard and its note; parts: of each batch the mean and deviation [B,4,h,w] of every view."""
+    import torch
+    from safetensors.torch import save
+
+    mean, deviation = (
+        torch.stack([torch.cat([view[kind].cpu() for view in views]) for views in zip(*parts, strict=True)])
+        for kind in (0, 1)
+    )
+    tensors = {"mean": mean, "deviation": deviation, "text": text.cpu()}
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    atomic_write(path, data)
+    write_json(path.with_suffix(".json"), {**note, "sha256": sha256_bytes(data)})
+
+
+def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
+    """Return where the shards of items lie or will lie; reads one item, writes nothing.
+
+    BenchError without items, and for images of a size that the base does not take.
+    """
+    if not ids:
+        raise BenchError(f"{dataset.name} has no items on this side: nothing to encode. Prepare it anew.")
+    height, width = dataset[ids[0]].image.shape[:2]
+    if height % base.downscale or width % base.downscale:
+        raise BenchError(
+            f"images of {dataset.name} are {width} x {height} pixels; allowed: multiples of "
+            f"{base.downscale}, the base's downscale factor."
+        )
+    chunks = [ids[start : start + SHARD] for start in range(0, len(ids), SHARD)]
+    names = [digest_json(_key(base, dataset, chunk, views)) for chunk in chunks]
+    channels = int(base.vae.config.latent_channels)
+    text_shape = (int(base.tokenizer.model_max_length), int(base.text_encoder.config.hidden_size))
+    return Shards(
+        ids=tuple(ids),
+        views=views,
+        latent_shape=(channels, height // base.downscale, width // base.downscale),
+        text_shape=text_shape,
+        paths=tuple(cache.folder / "shards" / name[:2] / f"{name}.safetensors" for name in names),
+    )
+
+
+def encode_suite(
+    suite: Suite,
+    *,
+    base: Base,
+    cache: Cache,
+    budget: str | None = None,
+    hooks: Hooks | None = None,
+) -> dict[str, Shards]:
+    """Encode the train and evaluation items of a suite, as its runs of a budget will ask for them.
+
+    Goes on where it was killed, see `encode`. Returns the shards by side. BenchError for a suite whose
+    runs hold everything in memory.
+    """
+    if suite.storage != "shards":
+        raise BenchError(
+            f"suite '{suite.name}' is held in memory: each run encodes it in little time and keeps it "
+            "in the cache. There is nothing to do ahead."
+        )
+    dataset, splits = suite.dataset(), suite.splits()
+    count = suite.budget(budget).eval_items
+    sides = {
+        "train": (splits.side("train"), 2 if suite.training.mirror else 1),
+        suite.eval_side: (pick_items(splits.side(suite.eval_side), count), 1),
+    }
+    return {
+        side: encode(base, dataset=dataset, ids=ids, views=views, cache=cache, hooks=hooks)
+        for side, (ids, views) in sides.items()
+    }
+
+
+def disk_needed(items: int, *, views: int, latent_shape: Sequence[int], text_shape: Sequence[int]) -> int:
+    """Return the bytes that so many encoded items take: latents (4,h,w) of every view and text (L,D)."""
+    latents = 2 * 4 * math.prod(latent_shape) * views
+    return items * (latents + 2 * math.prod(text_shape))
+
+
+def size_words(count: float) -> str:
+    """Return a number of bytes in words: 31.2 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def mirrored(example: Example) -> Example:
+    """Return the example mirrored left to right: image, layers and boxes."""
+    layers = {name: layer[:, ::-1] for name, layer in example.layers.items() if name != "boxes"}
+    if "boxes" in example.layers:
+        boxes, width = example.layers["boxes"].copy(), example.image.shape[1]
+        boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
+        layers["boxes"] = boxes
+    return replace(example, image=example.image[:, ::-1], layers=layers)
+
+
+def _view_of(views: Views, rows: Rows) -> list[int]:
+    """Return one view a row."""
+    return [int(views)] * len(rows) if isinstance(views, int) else [int(v) for v in views]
+
+
+def _posteriors(base: Base, examples: Sequence[Example]) -> list[np.ndarray]:
+    """Return mean and deviation of the items' latents, [N,4,h,w] float32 each."""
+    at_once = images_at_once(*examples[0].image.shape[:2])
+    images = [e.image for e in examples]
+    blocks = [np.stack(images[i : i + at_once]) for i in range(0, len(images), at_once)]
+    parts = [base.encode_posterior(block) for block in blocks]
+    return [np.concatenate([part[kind].cpu().numpy() for part in parts]) for kind in (0, 1)]
+
+
+def _rounded(text: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return text.to(getattr(torch, TEXT_DTYPE))
+
+
+def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> dict[str, Any]:
+    parts = {part: base.parts[part] for part in ("vae", "text_encoder", "tokenizer")}
+    return {
+        "kind": "shard",
+        "version": VERSION,
+        **parts,
+        "data": dataset.digest,
+        "ids": list(ids),
+        "views": views,
+        "text_dtype": TEXT_DTYPE,
+    }
+
+
+def _whole(path: Path) -> bool:
+    """Whether a shard is there with the bytes that were written."""
+    if not path.exists():
+        return False
+    try:
+        return bool(read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
+    except (BenchError, KeyError, TypeError):
+        return False
+
+
+def _check_disk(shards: Shards, numbers: Sequence[int], folder: Path) -> tuple[int, str]:
+    """Return how many items shards hold and what they take, in words; BenchError without room for them."""
+    items = sum(len(shards.rows(number)) for number in numbers)
+    needed = shards.bytes(items)
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > _SAFE_SHARE * free:
+        raise BenchError(
+            f"{items} encoded items need {size_words(needed)}; {folder} has {size_words(free)} free. "
+            "Free some, or name another folder in the environment variable BPS_BENCH_CACHE."
+        )
+    return items, f"{items} items, {size_words(needed)} in {folder} ({size_words(free)} free)"
