@@ -9,9 +9,9 @@ import numpy as np
 
 from bench.content import atomic_write, sha256_file
 from bench.randomness import generator
-from bench.tensors import read_tensors
 from bench.training.checkpoint import Trainable
 from bench.types import BenchError, raise_of_machine
+from bench.weights import read_tensors
 
 
 def save_weights(path: Path, trainable: Trainable) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.base.load import Base
-from bench.base.shapes import Shape, build_base
+from bench.base.random import Shape, build_base
 from bench.config import Sampler, Training
 from bench.data.latents import InMemory, Prepared
 from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.base.shapes import Shape, shape_like, shape_of
+from bench.base.random import Shape, shape_like, shape_of
 from bench.config import Budget, RunConfig, Suite
 from bench.cost import libraries_bytes
 from bench.data.latents import disk_needed

@@ -21,7 +21,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.base.load import Base
-from bench.base.shapes import Shape, build_base, shape_like
+from bench.base.random import Shape, build_base, shape_like
 from bench.child import child
 from bench.config import RunConfig, Sampler, Training
 from bench.content import atomic_write, read_json, write_json

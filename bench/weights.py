@@ -1,9 +1,11 @@
-"""Weights from outside that a run is given: found, named by digest, read without unpickling code."""
+"""Weights from outside: read without running code of theirs, named by digest, put into a method."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
-from bench.tensors import not_finite, read_tensors
-from bench.types import BenchError, Example, Method, MetricSpec, Task, raise_of_machine, unknown
+from bench.types import (
+    BenchError,
+    Example,
+    Method,
+    MetricSpec,
+    Task,
+    lacks_memory,
+    raise_of_machine,
+)
 
 if TYPE_CHECKING:
     import torch
 
-FORMS = ("same", "repeat")
 _TENSORS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # best first
 _VARIANTS = (".fp16.", ".bf16.", ".non_ema.", ".ema.")
 _COLOURS = 3
@@ -30,6 +38,81 @@ _HINTS = {
     "made for with --base.",
     "widths": "Give the base that they were made for with --base.",
 }
+_POINTER = b"version https://git-lfs"
+_NESTED = 4  # how deep trainers put a state dict into others
+
+
+def open_tensors(path: Path, *, framework: str = "pt") -> dict[str, Any]:
+    """Map a safetensors file: name -> a slice, of which no more is read than is asked for.
+
+    framework: what it gives, "pt" for torch or "numpy". BenchError for a damaged file.
+    """
+    from safetensors import safe_open
+
+    try:
+        file = safe_open(path, framework=framework)
+        return {name: file.get_slice(name) for name in file.keys()}
+    except MemoryError:
+        raise
+    except Exception as error:  # the library's own kind, and whatever its reader meets
+        raise _damaged(path, error) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file or a pickled state dict by name, on the CPU.
+
+    BenchError for a damaged file, a pickle with anything but data in it, and tensors that are not plain
+    (sparse, quantised, expanded, without contents).
+    """
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        if lacks_memory(error):
+            raise BenchError(
+                f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
+            ) from error
+        raise _damaged(path, error) from error
+    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
+    if odd:
+        raise BenchError(f"{path}: {odd[0]} is no plain tensor (sparse, quantised, expanded or empty).")
+    return tensors
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    import torch
+
+    mapped = zipfile.is_zipfile(path)  # torch's older format cannot be mapped
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    for _ in range(_NESTED):  # as trainers nest it; a file may also hold itself
+        if not isinstance(state.get("state_dict"), dict):
+            return {str(name): v for name, v in state.items() if isinstance(v, torch.Tensor)}
+        state = state["state_dict"]
+    raise ValueError("its state_dict has no end")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()  # else a few bytes stand for terabytes
+
+
+def _damaged(path: Path, error: Exception) -> BenchError:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return BenchError(f"{path} is a pointer of Git LFS, not the weights. Fetch them: git lfs pull")
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    remedy = "Fetch it again." if path.suffix == ".safetensors" else "Save its state dict as safetensors."
+    return BenchError(f"{path} cannot be read as tensors alone ({reason}). {remedy}")
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or an infinity."""
+    floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
+    return [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +129,10 @@ class Weights:
     channels: str = "same"
     invert: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse a form that is not in FORMS."""
-        if self.channels not in FORMS:
-            raise unknown("form of condition channels", self.channels, FORMS)
-
     @property
     def form(self) -> str:
         """The condition's form in words, "" where it is the task's own."""
-        words = [self.channels] if self.channels != "same" else []
-        return ", ".join([*words, *(["invert"] if self.invert else [])])
+        return ", ".join(["repeat"] * (self.channels != "same") + ["invert"] * self.invert)
 
 
 class ShownTask:
@@ -69,20 +146,19 @@ class ShownTask:
         self.name = f"{task.name} ({weights.form})"
         self.version = task.version
         self.metrics: tuple[MetricSpec, ...] = task.metrics
-        self.channels = task.channels
-        self._task, self._invert = task, weights.invert
-        if weights.channels == "repeat":
-            if task.channels != 1:
-                raise BenchError(
-                    f"--condition-channels repeat: task {task.name} has {task.channels} channels; "
-                    "allowed: a task with one. Leave the option away."
-                )
-            self.channels = _COLOURS
+        self.channels = _COLOURS if weights.channels == "repeat" else task.channels
+        self._invert = weights.invert
+        self._task = task
+        if weights.channels == "repeat" and task.channels != 1:
+            raise BenchError(
+                f"--condition-channels repeat: task {task.name} has {task.channels} channels; "
+                "allowed: a task with one. Leave the option away."
+            )
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the task's condition in this form, [C,H,W] float32 in [0, 1]."""
-        own = self._task.condition(example)
-        turned = 1 - own if self._invert else own
+        condition = self._task.condition(example)
+        turned = 1 - condition if self._invert else condition
         return np.repeat(turned, self.channels // len(turned), axis=0)
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
@@ -99,23 +175,27 @@ class Source:
     """A folder or file with weights, and the SHA-256 of every file that may be read of it.
 
     parts: of a whole pipeline (model_index.json), the sub-folders that matter. files: name inside the
-    folder -> SHA-256; sha256: of the file, or of all those. BenchError where there is nothing to read.
+    folder -> SHA-256; sha256: of the file, or of all those. name: of the folder or file; of a hub's
+    cache, the repository's and the revision. BenchError where there is nothing to read.
     """
 
     def __init__(self, path: Path, *, parts: Sequence[str] = ()) -> None:
         if not path.exists():
             raise BenchError(f"--weights {path}: there is no such folder or file.")
-        self.path, self.name = path, _name(path)
-        self._parts = tuple(parts)
-        found = [path] if path.is_file() else _listed(path, self._parts)
-        if not any(file.suffix in _TENSORS for file in found):
+        place = path.resolve() if path.name in ("", ".", "..") else path
+        hub = place.parent.name == "snapshots"
+        repository = place.parent.parent.name.removeprefix("models--")
+        self.path, self.name = path, f"{repository}@{place.name[:8]}" if hub else place.name
+        self._parts = tuple(parts) if (path / "model_index.json").exists() else ()
+        files = [path] if path.is_file() else _listed([path / p for p in self._parts] or [path])
+        if not any(file.suffix in _TENSORS for file in files):
             raise BenchError(
                 f"--weights {path} holds no weights ({', '.join(f'*{s}' for s in _TENSORS)}). Give a "
                 "folder that diffusers loads (config.json and its weights; a variant in half precision "
                 "alone, *.fp16.*, is not read), or a checkpoint file."
             )
         root = path.parent if path.is_file() else path
-        self.files = {file.relative_to(root).as_posix(): sha256_file(file) for file in found}
+        self.files = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
         self.sha256 = self.files[path.name] if path.is_file() else digest_json(self.files)
 
     @property
@@ -130,25 +210,26 @@ class Source:
 
     def folder(self, part: str = "") -> Path:
         """Return the folder of a part; the root stands for the first part of what is no pipeline."""
-        whole = (self.path / "model_index.json").exists()
-        own = part or (self._parts[0] if whole and self._parts else "")
-        return self.path / own
+        return self.path / (part or next(iter(self._parts), ""))
 
     def model(self, kind: Any, *, part: str = "") -> Any:
         """Return a diffusers model of a class from the folder (of a part), float32, every weight read.
 
         BenchError for a file, another class, and weights that are missing, too many or of other shapes.
         """
+        import diffusers
         import torch
 
-        if self.is_file:
+        name, folder = kind.__name__, self.folder(part)
+        if not (folder / "config.json").is_file():
             raise BenchError(
-                f"--weights {self.path} is a file; allowed: a folder with config.json, as "
-                f"{kind.__name__}.save_pretrained writes it."
+                f"--weights {folder} is no folder with config.json, as {name}.save_pretrained writes it."
             )
-        folder = self.folder(part)
-        self._check_class(folder, kind.__name__)
-        _quiet()
+        config = read_json(folder / "config.json", loose=True)
+        held = config.get("_class_name") if isinstance(config, dict) else None
+        if held != name:
+            raise BenchError(f"{folder} holds a {held}; needed: a {name}. Give weights of this method.")
+        diffusers.utils.logging.set_verbosity_error()
         try:
             model, report = kind.from_pretrained(
                 folder,
@@ -159,16 +240,17 @@ class Source:
             )
         except Exception as error:  # the libraries raise many kinds for a damaged folder
             raise_of_machine(error)
-            raise BenchError(f"{folder} cannot be loaded as {kind.__name__} ({error}).") from error
+            raise BenchError(f"{folder} cannot be loaded as {name} ({error}).") from error
         wrong = [f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names]
         if wrong:
             raise BenchError(f"{folder} does not fit its own config.json: {'; '.join(wrong)}.")
-        return _settled(model)
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()  # mapped from a file, kernels may depend on its address
+        return model
 
     def tensors(self, name: str = "") -> dict[str, torch.Tensor]:
         """Return the tensors of a file (of the folder) by name, as they are stored, on the CPU."""
-        path = self.path if self.is_file else self.folder() / name
-        return read_tensors(path)
+        return read_tensors(self.path if self.is_file else self.folder() / name)
 
     def digest(self, tensors: Mapping[str, torch.Tensor]) -> str:
         """Return one SHA-256 over named tensors: names, types, shapes and bytes, in the names' order."""
@@ -181,22 +263,14 @@ class Source:
             total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return total.hexdigest()
 
-    def fit(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    def fit(self, have: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
         """Raise BenchError unless what the weights were made for is what base, task and options say."""
-        pairs = {key: (_plain(found.get(key)), _plain(wanted.get(key))) for key in {**wanted, **found}}
-        wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+        have, needed = (json.loads(json.dumps(dict(values))) for values in (have, needed))
+        wrong = [key for key in {**needed, **have} if have.get(key) != needed.get(key)]
         if wrong:
-            said = [f"{key} {have}, needed {need}" for key, (have, need) in wrong.items()]
+            gaps = [f"{key} {have.get(key)}, needed {needed.get(key)}" for key in wrong]
             hints = [hint for key, hint in _HINTS.items() if key in wrong]
-            raise BenchError(" ".join([f"{self.name} does not fit: {_some(said, '; ')}.", *hints]))
-
-    def _check_class(self, folder: Path, name: str) -> None:
-        if not (folder / "config.json").exists():
-            raise BenchError(f"{folder} has no config.json; needed: the folder of a {name}.")
-        config = read_json(folder / "config.json", loose=True)
-        found = config.get("_class_name") if isinstance(config, dict) else None
-        if found != name:
-            raise BenchError(f"{folder} holds a {found}; needed: a {name}. Give weights of this method.")
+            raise BenchError(" ".join([f"{self.name} does not fit: {_some(gaps, '; ')}.", *hints]))
 
 
 def open_source(weights: Weights | None, method: Method) -> Source | None:
@@ -237,56 +311,16 @@ def described(weights: Weights | None, source: Source | None) -> dict[str, Any]:
     return {"weights": source.label, **trained, **form, **turned}
 
 
-def _name(path: Path) -> str:
-    """Return the name of a folder or file; of a hub's cache, the repository's and the revision."""
-    place = path.resolve() if path.name in ("", ".", "..") else path
-    if place.parent.name == "snapshots":
-        return f"{place.parent.parent.name.removeprefix('models--')}@{place.name[:8]}"
-    return place.name
-
-
-def _listed(folder: Path, parts: Sequence[str]) -> list[Path]:
-    """Return the configurations and weights of a folder that may be read, sorted.
+def _listed(roots: Sequence[Path]) -> list[Path]:
+    """Return the configurations and weights in folders that may be read, sorted.
 
     Of weights in several formats only the best, of several precisions only the plain one.
     """
-    whole = (folder / "model_index.json").exists()
-    roots = [folder / part for part in parts] if whole and parts else [folder]
-    files = sorted(p for root in roots for p in root.rglob("*") if p.is_file())
-    kept = [p for p in files if p.name == "config.json" or p.name.endswith(".index.json")]
-    weights = [p for p in files if p.suffix in _TENSORS and not _is_variant(p)]
-    formats = {p.with_suffix(""): min(_rank(o) for o in weights if _twin(o, p)) for p in weights}
-    kept += [p for p in weights if _rank(p) == formats[p.with_suffix("")]]
-    return sorted(kept)
-
-
-def _is_variant(path: Path) -> bool:
-    return any(mark in path.name for mark in _VARIANTS)
-
-
-def _twin(one: Path, other: Path) -> bool:
-    return one.with_suffix("") == other.with_suffix("")
-
-
-def _rank(path: Path) -> int:
-    return _TENSORS.index(path.suffix)
-
-
-def _settled(model: Any) -> Any:
-    """Copy weights mapped from a file to addresses of torch's own choice: kernels may depend on them."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-    return model
-
-
-def _quiet() -> None:
-    import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    files = [p for root in roots for p in root.rglob("*") if p.is_file()]
+    plain = [p for p in files if not any(mark in p.name for mark in _VARIANTS)]
+    best = {p.with_suffix(""): p for s in reversed(_TENSORS) for p in plain if p.suffix == s}
+    configs = [p for p in files if p.name == "config.json" or p.name.endswith(".index.json")]
+    return sorted([*configs, *best.values()])
 
 
 def _some(names: Iterable[Any], mark: str = ", ") -> str:

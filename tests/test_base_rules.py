@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base.load import load_base
-from bench.base.random import write_random_base
-from bench.base.shapes import build_base, shape_of
+from bench.base.random import build_base, shape_of, write_random_base
 from bench.base.snapshot import describe, find_snapshot
 from bench.types import BenchError
 

@@ -530,7 +530,7 @@ def _saved(value: Any, **more: Any) -> bytes:
 def _bases(table: _Table) -> None:
     from safetensors.numpy import save
 
-    from bench.base.shapes import shape_of
+    from bench.base.random import shape_of
     from bench.base.snapshot import describe, find_snapshot
     from bench.data.openmoji import ASSETS
 

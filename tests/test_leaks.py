@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.artifacts import pick_items
-from bench.base.load import folder_digest
+from bench.base.snapshot import find_snapshot
 from bench.cli.options import Asked
 from bench.config import RunConfig
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
@@ -127,7 +127,7 @@ def test_pretraining_is_checked_where_the_base_brings_fingerprints(
     item = pick_items(splits.test, 12)[0]
     clean = data.images[data.rows(splits.train[:50])]
     names = [f"train: {i}" for i in range(50)]
-    digest = folder_digest(base)
+    digest = find_snapshot(base).digest
     write_seen(base, base=digest, pictures=clean, names=names, facts={"about": "50 drawings"})
     assert bench(*micro(base, tmp_path / "runs")).exit_code == 0
     record = only_record(tmp_path / "runs")
@@ -135,7 +135,7 @@ def test_pretraining_is_checked_where_the_base_brings_fingerprints(
     assert record.leaks.pretraining.about == "50 drawings" and record.leaked == 0
     pictures = np.concatenate([clean, data[item].image[None]])
     write_seen(base, base=digest, pictures=pictures, names=[*names, "x: y"], facts={"about": "51"})
-    assert folder_digest(base) == digest  # fingerprints are about the base, not of it
+    assert find_snapshot(base).digest == digest  # fingerprints are about the base, not of it
     answer = bench(*micro(base, tmp_path / "runs"))
     assert answer.exit_code == 2 and f"x: y = {item}" in answer.stderr
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.base.shapes import Shape, build_base, shape_like, shape_of
+from bench.base.random import Shape, build_base, shape_like, shape_of
 from bench.config import RunConfig, Sampler, Training
 from bench.footprint import (
     Footprint,

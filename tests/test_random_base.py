@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import StableDiffusionPipeline
 from typer.testing import CliRunner
 
 import cli
 from bench.base.load import load_base
-from bench.base.random import (
-    LIKENESSES,
-    text_config,
-    unet_config,
-    vae_config,
-    write_random_base,
-)
+from bench.base.random import LIKENESSES, build_base, shape_like, write_random_base
 from bench.base.snapshot import describe, find_snapshot
 from bench.types import BenchError
 
@@ -35,11 +28,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", sorted(LIKENESSES))
 def test_at_full_width_the_parameters_are_those_of_the_real_model(name: str) -> None:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(LIKENESSES[name]))
-        vae = AutoencoderKL(**vae_config())
-        text = CLIPTextModel(CLIPTextConfig(**text_config(LIKENESSES[name])))
-    counts = [sum(p.numel() for p in part.parameters()) for part in (unet, text, vae)]
+    base = build_base(shape_like(name))
+    counts = [sum(p.numel() for p in m.parameters()) for m in (base.unet, base.text_encoder, base.vae)]
     assert counts == [*PARAMETERS[name], 83_653_863]
 
 
@@ -50,8 +40,7 @@ def test_a_base_can_be_read_by_whom_the_umask_lets(folders: dict[str, Path]) -> 
 
 @pytest.mark.parametrize("name", sorted(LIKENESSES))
 def test_narrow_and_full_have_the_same_modules(name: str, folders: dict[str, Path]) -> None:
-    with torch.device("meta"):
-        full = UNet2DConditionModel(**unet_config(LIKENESSES[name]))
+    full = build_base(shape_like(name), encoders=False).unet
     narrow = load_base(folders[name]).unet
     kinds = [[(n, type(m)) for n, m in unet.named_modules()] for unet in (full, narrow)]
     assert kinds[0] == kinds[1]
@@ -69,7 +58,7 @@ def test_diffusers_loads_the_folder_and_draws(name: str, folders: dict[str, Path
     drawn = pipe("a dog", num_inference_steps=2, output_type="np").images
     assert drawn.shape == (1, 64, 64, 3)
     base = load_base(folders[name])
-    assert base.downscale == 8 and base.prediction == LIKENESSES[name].prediction
+    assert base.downscale == 8 and base.prediction == LIKENESSES[name]["prediction"]
     embeds, _ = pipe.encode_prompt("a dog", "cpu", 1, False)
     assert torch.allclose(base.encode_text(["a dog"]), embeds, atol=1e-6)
 

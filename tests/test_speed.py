@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.base.shapes import build_base, shape_like
+from bench.base.random import build_base, shape_like
 from bench.config import RunConfig
 from bench.footprint import stand_in
 from bench.gpus import GPUS

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.base.rules import downscale_of
-from bench.base.snapshot import WEIGHTED, Snapshot, find_snapshot
-from bench.tensors import not_finite
+from bench.base.snapshot import WEIGHTED, Snapshot, downscale_of, find_snapshot
 from bench.types import BenchError, raise_of_machine, unknown
+from bench.weights import not_finite
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +30,8 @@ class Base:
 
     downscale f: image pixels per latent cell. scale: latents are multiplied by it. digest: SHA-256
     over all files that are read; parts: of each part alone; weights: file -> SHA-256; variants: part
-    -> word in its weights' names. alphas: cumulative products of 1 - beta, [T] float64. dtype: of the
-    frozen UNet; text encoder and autoencoder stay in float32.
+    -> word in its weights' names. dtype: of the frozen UNet; text encoder and autoencoder stay in
+    float32.
     """
 
     name: str
@@ -44,23 +44,31 @@ class Base:
     scheduler: Any
     downscale: int
     scale: float
-    prediction: str
-    alphas: torch.Tensor
     device: str = "cpu"
     dtype: str = "float32"
     parts: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def prediction(self) -> str:
+        """What the UNet gives: "epsilon" or "v_prediction"."""
+        return str(self.scheduler.config["prediction_type"])
+
+    @cached_property
+    def alphas(self) -> torch.Tensor:
+        """Cumulative products of 1 - beta, [T] float64."""
+        alphas: torch.Tensor = self.scheduler.alphas_cumprod.double()
+        return alphas
+
     def provenance(self) -> dict[str, Any]:
         """Return which weights these are, as records keep it: by hash, and by their files' names."""
-        chosen = {part: word for part, word in self.variants.items() if word}
         return {
             "name": self.name,
             "dtype": self.dtype,
             "parts": dict(self.parts),
             "weights": dict(self.weights),
-            "variants": chosen,
+            "variants": {part: word for part, word in self.variants.items() if word},
         }
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -69,8 +77,7 @@ class Base:
 
         if self.dtype == "float32":
             return contextlib.nullcontext()
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=getattr(torch, self.dtype))
+        return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
 
     def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
         """Encode captions as the Stable Diffusion pipeline does, [N,L,D] float32."""
@@ -89,12 +96,7 @@ class Base:
 
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         """[N,H,W,3] uint8 -> latents [N,4,h,w] float32, scaled; the mode, not a draw."""
-        import torch
-
-        with torch.inference_mode():
-            encoded = self.vae.encode(self.to_pixels(images))
-            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-            return (latents.float() * self.scale).clone()
+        return self.encode_posterior(images)[0]
 
     def encode_posterior(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
@@ -106,12 +108,10 @@ class Base:
         with torch.inference_mode():
             encoded = self.vae.encode(self.to_pixels(images))
             if hasattr(encoded, "latents"):
-                mean = (encoded.latents.float() * self.scale).clone()
-                return mean, torch.zeros_like(mean)
-            posterior = encoded.latent_dist
-            parts = (posterior.mode(), posterior.std)
-            mean, deviation = ((part.float() * self.scale).clone() for part in parts)
-            return mean, deviation
+                mean, deviation = encoded.latents, torch.zeros_like(encoded.latents)
+            else:
+                mean, deviation = encoded.latent_dist.mode(), encoded.latent_dist.std
+            return (mean.float() * self.scale).clone(), (deviation.float() * self.scale).clone()
 
     def to_pixels(self, images: np.ndarray) -> torch.Tensor:
         """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1] on the base's device."""
@@ -205,29 +205,23 @@ def load_base(
     dtype: of the frozen UNet; text encoder and autoencoder are float32. variant: which weights, for
     example non_ema or fp16, see bench.base.snapshot. A manifest.json with digests beside the parts is
     checked before anything is loaded. Raises BenchError for a missing folder or part, a file that
-    does not match its digest, a base that cannot be run (bench.base.rules), and weights that are missing,
-    too many, of other shapes or not finite.
+    does not match its digest, a base that cannot be run, and weights that are missing, too many, of
+    other shapes or not finite.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     snapshot = find_snapshot(place, variant=variant)
-    unet, vae, text_encoder, tokenizer, scheduler = _load_parts(snapshot, dtype)
-    _check_tokenizer(tokenizer, snapshot)
-    for module in (unet, vae, text_encoder):
-        module.requires_grad_(False).eval().to(device)
+    parts = _load_parts(snapshot, dtype)
+    for name in WEIGHTED:
+        parts[name].requires_grad_(False).eval().to(device)
+    parts["unet"] = _channels_last(parts["unet"])
     return Base(
         name=snapshot.name,
         folder=snapshot.folder,
         digest=snapshot.digest,
-        unet=_channels_last(unet),
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
+        **parts,
         downscale=downscale_of(snapshot.configs["vae"]),
-        scale=float(vae.config.scaling_factor),
-        prediction=str(scheduler.config["prediction_type"]),
-        alphas=scheduler.alphas_cumprod.double(),
+        scale=float(parts["vae"].config.scaling_factor),
         device=device,
         dtype=dtype,
         parts=snapshot.parts,
@@ -242,14 +236,21 @@ def _channels_last(unet: Any) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
+def quiet() -> None:
+    """Let diffusers and transformers say errors alone, and draw no bars."""
     import diffusers
     import transformers
-    from transformers import CLIPTextModel, CLIPTokenizer
 
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    quiet()
     folder = snapshot.folder
     try:
         classes = {
@@ -257,17 +258,19 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> tuple[Any, ...]:
             "text_encoder": CLIPTextModel,
             "vae": getattr(diffusers, snapshot.configs["vae"]["_class_name"]),
         }
-        return (
-            *(_load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED),
-            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
-            diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        parts = {p: _load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED}
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(
+            folder, subfolder="tokenizer", local_files_only=True
         )
+        parts["scheduler"] = diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # the libraries raise many kinds for a damaged folder
         raise_of_machine(error)
         raise BenchError(
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
             "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
         ) from error
+    _check_tokenizer(parts["tokenizer"], snapshot)
+    return parts
 
 
 def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
@@ -284,16 +287,17 @@ def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
         use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.weights),
         output_loading_info=True,
     )
-    _refuse(part, "lacks the weights", info["missing_keys"])
-    _refuse(part, "has weights that its configuration does not use:", info["unexpected_keys"])
     loaded = module.to(chosen)
-    _refuse(part, f"has weights that are not finite in {chosen}:", not_finite(loaded.state_dict()))
+    wrong = {
+        "lacks the weights": info["missing_keys"],
+        "has weights that its configuration does not use:": info["unexpected_keys"],
+    }
+    if not any(wrong.values()):
+        wrong = {f"has weights that are not finite in {chosen}:": not_finite(loaded.state_dict())}
+    for reason, names in wrong.items():
+        if names:
+            raise BenchError(f"{part}/ {reason} {', '.join(sorted(names)[:3])}")
     return loaded
-
-
-def _refuse(part: str, said: str, names: Collection[str]) -> None:
-    if names:
-        raise BenchError(f"{part}/ {said} {', '.join(sorted(names)[:3])}")
 
 
 def _check_tokenizer(tokenizer: Any, snapshot: Snapshot) -> None:
@@ -307,11 +311,3 @@ def _check_tokenizer(tokenizer: Any, snapshot: Snapshot) -> None:
             f"{folder} has {len(tokenizer)} tokens in prompts of {tokenizer.model_max_length}; the text "
             f"encoder reads {text['vocab_size']} in {length}. Give the tokenizer of this text encoder."
         )
-
-
-def folder_digest(folder: Path) -> str:
-    """Check a base's folder and its manifest's digests, if there is one; return one digest over all.
-
-    BenchError for a folder that is no base, a missing part and a file that does not match.
-    """
-    return find_snapshot(folder).digest

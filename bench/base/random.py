@@ -1,183 +1,227 @@
-"""A base with random weights and Stable Diffusion's topology, at its full width or narrow.
+"""Bases without their weights: shapes, random weights of Stable Diffusion's topology, folders of bases.
 
-It stands in for the real weights wherever those are not at hand: shapes, parameters, memory and every
-code path are the same, the pictures are noise.
+A random base stands in for the real one wherever that is not at hand: shapes, parameters, memory and every
+code path are the same, the pictures are noise. Built on the meta device it takes no memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.base.load import DTYPES
+from bench.base.load import DTYPES, Base, quiet
+from bench.base.snapshot import INDEX, LATENT_CHANNELS, PARTS, WEIGHTED, downscale_of, read_configs
 from bench.content import write_json, written_by_libraries
-from bench.emoji.tokenizer import train_tokenizer
 from bench.types import BenchError, unknown
 
 FULL_WIDTH = 320
 WIDTH_MULTIPLE = 32  # of group norms and of BPS
 CONTEXT = 77  # tokens of a prompt
 VOCABULARY = 49_408  # rows of CLIP's token table
+_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _HEAD = 64  # channels of a head, in CLIP and in SD 2.x
-_WORDS = (
+_PROMPTS = (
     "a man riding a wave on a surfboard",
     "two dogs on a sofa near a window",
     "the red bus in a street",
     "a plate of food on a wooden table",
     "people walking in the park with a kite",
 )
+# What tells one Stable Diffusion from another; heads None: as many as give 64 channels each. Sources: the
+# configuration files of the published snapshots.
+LIKENESSES: Mapping[str, Mapping[str, Any]] = {
+    "sd15": {
+        "size": 512,
+        "heads": 8,
+        "linear": False,
+        "prediction": "epsilon",
+        "scheduler": "PNDMScheduler",
+        "text_width": 768,
+        "text": {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768},
+    },
+    "sd21": {
+        "size": 768,
+        "heads": None,
+        "linear": True,
+        "prediction": "v_prediction",
+        "scheduler": "DDIMScheduler",
+        "text_width": 1024,
+        "text": {"num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512},
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """What tells one Stable Diffusion from another.
+class Shape:
+    """What a base is made of. size: of its images in pixels; tokens: of its prompts.
 
-    heads: attention heads of every level, or None: as many as give 64 channels each. text_*: of the
-    CLIP text encoder, at full width. Sources: the configuration files of the published snapshots.
+    unet, vae, text: arguments of the classes of those parts. vae_class: its name in diffusers.
     """
 
     name: str
     size: int
-    heads: int | None
-    linear: bool
-    upcast: bool
-    prediction: str
-    text_width: int
-    text_layers: int
-    text_activation: str
-    text_projection: int
-    scheduler: str
+    tokens: int
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    vae_class: str
+    text: Mapping[str, Any]
+    scheduler: Any
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent cell."""
+        return downscale_of(self.vae)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(4,h,w)."""
+        side = self.size // self.downscale
+        return LATENT_CHANNELS, side, side
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of an encoded prompt, (L,D)."""
+        return self.tokens, int(self.text["hidden_size"])
+
+    def build(self, *, encoders: bool = True) -> dict[str, Any]:
+        """Return untrained UNet, autoencoder and CLIPTextModel by part, from torch's generator.
+
+        encoders: else the latter two are None. BenchError where the configurations give no network.
+        """
+        import diffusers
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        quiet()
+        vae = getattr(diffusers, self.vae_class)
+        try:
+            return {
+                "unet": diffusers.UNet2DConditionModel.from_config(dict(self.unet)),
+                "vae": vae.from_config(dict(self.vae)) if encoders else None,
+                "text_encoder": CLIPTextModel(CLIPTextConfig(**self.text)) if encoders else None,
+            }
+        except (MemoryError, RuntimeError):  # no room
+            raise
+        except Exception as error:  # the libraries raise many kinds for values that do not fit
+            raise BenchError(
+                f"the configurations of {self.name} give no network ({error}). Restore them."
+            ) from error
 
 
-LIKENESSES: Mapping[str, Likeness] = {
-    "sd15": Likeness(
-        name="sd15",
-        size=512,
-        heads=8,
-        linear=False,
-        upcast=False,
-        prediction="epsilon",
-        text_width=768,
-        text_layers=12,
-        text_activation="quick_gelu",
-        text_projection=768,
-        scheduler="PNDMScheduler",
-    ),
-    "sd21": Likeness(
-        name="sd21",
-        size=768,
-        heads=None,
-        linear=True,
-        upcast=True,
-        prediction="v_prediction",
-        text_width=1024,
-        text_layers=23,
-        text_activation="gelu",
-        text_projection=512,
-        scheduler="DDIMScheduler",
-    ),
-}
+def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -> Shape:
+    """Return the shape of a known Stable Diffusion, at full width or narrow, at its size or another.
 
-
-def find_likeness(name: str) -> Likeness:
-    """Return a model to resemble by name; BenchError for an unknown one."""
-    if name not in LIKENESSES:
-        raise unknown("model to resemble", name, LIKENESSES)
-    return LIKENESSES[name]
-
-
-def unet_config(like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None) -> dict[str, Any]:
-    """Return the arguments of a UNet2DConditionModel: four levels of width (1, 2, 4, 4) times `width`.
-
-    size: of the images in pixels, 8 to a latent cell. BenchError for widths that no method takes.
+    width: of the UNet's first level, four levels of (1, 2, 4, 4) times it; size: of images in pixels.
+    BenchError for an unknown name and for widths and sizes that are not allowed.
     """
-    if width < WIDTH_MULTIPLE or width % WIDTH_MULTIPLE:
-        raise BenchError(f"width {width}; allowed: positive multiples of {WIDTH_MULTIPLE}.")
-    side = like.size if size is None else size
-    if side < 64 or side % 64:
-        raise BenchError(f"size {side} pixels; allowed: positive multiples of 64.")
-    per_level = tuple(max(1, width // _HEAD) * factor for factor in (1, 2, 4, 4))
-    down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    return {
-        "sample_size": side // 8,
-        "block_out_channels": tuple(width * factor for factor in (1, 2, 4, 4)),
-        "layers_per_block": 2,
-        "down_block_types": down,
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "cross_attention_dim": text_width(like, width=width),
-        "attention_head_dim": like.heads or per_level,  # the number of heads, in fact
-        "norm_num_groups": 32 if width >= 64 else 16,  # never a group of one channel
-        "use_linear_projection": like.linear,
-        "upcast_attention": like.upcast,
-    }
-
-
-def text_width(like: Likeness, *, width: int = FULL_WIDTH) -> int:
-    """Return the text encoder's width: the model's own, scaled with the UNet, in whole heads."""
-    return max(1, round(like.text_width // _HEAD * width / FULL_WIDTH)) * _HEAD
-
-
-def vae_config(*, width: int = FULL_WIDTH, size: int = 512) -> dict[str, Any]:
-    """Return the arguments of an AutoencoderKL of Stable Diffusion's topology, downscale factor 8."""
-    first = max(16, round(128 * width / FULL_WIDTH / 16) * 16)
-    return {
-        "sample_size": size,
-        "block_out_channels": (first, 2 * first, 4 * first, 4 * first),
-        "layers_per_block": 2,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "latent_channels": 4,
-        "norm_num_groups": 32 if first >= 64 else 8,
-        "scaling_factor": 0.18215,
-    }
-
-
-def text_config(like: Likeness, *, width: int = FULL_WIDTH, vocabulary: int = VOCABULARY) -> dict[str, Any]:
-    """Return the arguments of a CLIPTextConfig, at full width with CLIP's own table of tokens."""
-    own = text_width(like, width=width)
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": own,
-        "intermediate_size": 4 * own,
-        "num_hidden_layers": like.text_layers,
-        "num_attention_heads": own // _HEAD,
-        "max_position_embeddings": CONTEXT,
-        "hidden_act": like.text_activation,
-        "projection_dim": like.text_projection,
-    }
-
-
-def build_parts(like: Likeness, *, width: int = FULL_WIDTH, size: int | None = None, tokenizer: Any) -> Any:
-    """Return untrained UNet, AutoencoderKL and CLIPTextModel by part, from torch's generator."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    vocabulary = VOCABULARY if width == FULL_WIDTH else len(tokenizer)
-    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-    return {
-        "unet": UNet2DConditionModel(**unet_config(like, width=width, size=size)),
-        "vae": AutoencoderKL(**vae_config(width=width, size=size or like.size)),
-        "text_encoder": CLIPTextModel(
-            CLIPTextConfig(**text_config(like, width=width, vocabulary=vocabulary), **ends)
-        ),
-    }
-
-
-def build_scheduler(like: Likeness) -> Any:
-    """Return the model's scheduler: Stable Diffusion's betas and the model's prediction."""
     import diffusers
 
-    own = {"skip_prk_steps": True} if like.scheduler == "PNDMScheduler" else {"clip_sample": False}
-    return getattr(diffusers, like.scheduler)(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=like.prediction,
-        **own,
+    if name not in LIKENESSES:
+        raise unknown("model to resemble", name, LIKENESSES)
+    like = LIKENESSES[name]
+    size = like["size"] if size is None else size
+    for what, value, multiple in (("width", width, WIDTH_MULTIPLE), ("size", size, 64)):
+        if value < multiple or value % multiple:
+            raise BenchError(f"{what} {value}; allowed: positive multiples of {multiple}.")
+    levels = (1, 2, 4, 4)
+    text_width = max(1, round(like["text_width"] // _HEAD * width / FULL_WIDTH)) * _HEAD
+    first = max(16, round(128 * width / FULL_WIDTH / 16) * 16)  # of the autoencoder
+    return Shape(
+        name=name if width == FULL_WIDTH else f"{name} of width {width}",
+        size=size,
+        tokens=CONTEXT,
+        unet={
+            "sample_size": size // 8,
+            "block_out_channels": tuple(width * level for level in levels),
+            "layers_per_block": 2,
+            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            "cross_attention_dim": text_width,
+            # the number of heads, in fact
+            "attention_head_dim": like["heads"] or tuple(max(1, width // _HEAD) * level for level in levels),
+            "norm_num_groups": 32 if width >= 64 else 16,  # never a group of one channel
+            "use_linear_projection": like["linear"],
+            "upcast_attention": like["linear"],  # SD 2.1 has both
+        },
+        vae={
+            "sample_size": size,
+            "block_out_channels": tuple(first * level for level in levels),
+            "layers_per_block": 2,
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "latent_channels": LATENT_CHANNELS,
+            "norm_num_groups": 32 if first >= 64 else 8,
+            "scaling_factor": 0.18215,
+        },
+        vae_class="AutoencoderKL",
+        text={
+            "vocab_size": VOCABULARY,
+            "hidden_size": text_width,
+            "intermediate_size": 4 * text_width,
+            "num_attention_heads": text_width // _HEAD,
+            "max_position_embeddings": CONTEXT,
+            **like["text"],
+        },
+        scheduler=getattr(diffusers, like["scheduler"])(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=like["prediction"],
+            **{"skip_prk_steps": True} if "PNDM" in like["scheduler"] else {"clip_sample": False},
+        ),
+    )
+
+
+def shape_of(folder: Path, *, size: int | None = None) -> Shape:
+    """Read a base's shape from a diffusers folder; its weights are not touched and need not be there.
+
+    BenchError where a configuration is missing, damaged or none of a base that can be run.
+    """
+    from diffusers import DDIMScheduler
+
+    configs = read_configs(folder)
+    unet, vae, text = (configs[part] for part in WEIGHTED)
+    return Shape(
+        name=folder.name,
+        size=size or unet["sample_size"] * downscale_of(vae),
+        tokens=text["max_position_embeddings"],
+        unet=unet,
+        vae=vae,
+        vae_class=vae["_class_name"],
+        text=text,
+        scheduler=DDIMScheduler.from_config(configs["scheduler"]),
+    )
+
+
+def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, seed: int = 0) -> Base:
+    """Return a frozen base of a shape: without contents on "meta", else with random weights.
+
+    encoders: whether it gets an autoencoder and a text encoder; training from caches needs neither.
+    It has no tokenizer and no folder of its own. BenchError where its configuration gives no network.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        parts = shape.build(encoders=encoders)
+    for module in filter(None, parts.values()):
+        module.requires_grad_(False).eval()
+    parts["unet"] = parts["unet"].to(memory_format=torch.channels_last)
+    return Base(
+        name=shape.name,
+        folder=Path(shape.name),
+        digest="",
+        **parts,
+        tokenizer=None,
+        scheduler=shape.scheduler,
+        downscale=shape.downscale,
+        scale=float(shape.vae.get("scaling_factor", 1.0)),
+        device=device,
     )
 
 
@@ -193,46 +237,98 @@ def write_random_base(
 ) -> Path:
     """Write a base with random weights as a diffusers folder, and return the folder.
 
-    like: a name of LIKENESSES; width: of the UNet's first level; size: of its images in pixels, None:
-    the model's own; dtype: of the weights on disk; variant: a word in the names of the UNet's
-    weights, such as non_ema. The same arguments give the same files. BenchError for a folder that
+    like, width, size: see `shape_like`; dtype: of the weights on disk; variant: a word in the names of the
+    UNet's weights, such as non_ema. The same arguments give the same files. BenchError for a folder that
     is not empty and for arguments that are not allowed.
     """
-    import diffusers
     import torch
-    import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    model = find_likeness(like)
+    shape = shape_like(like, width=width, size=size)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if folder.exists() and any(folder.iterdir()):
         raise BenchError(f"{folder} is not empty. Name a new folder.")
-    tokenizer = train_tokenizer(_WORDS, size=320, length=CONTEXT)
+    tokenizer = train_tokenizer(_PROMPTS, size=320, length=CONTEXT)
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    vocabulary = VOCABULARY if width == FULL_WIDTH else len(tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = build_parts(model, width=width, size=size, tokenizer=tokenizer)
-    with written_by_libraries(folder):
-        for name, part in parts.items():
-            chosen = variant if name == "unet" else None
-            part.to(getattr(torch, dtype)).save_pretrained(folder / name, variant=chosen)
-        tokenizer.save_pretrained(folder / "tokenizer")
-        build_scheduler(model).save_pretrained(folder / "scheduler")
-    write_json(folder / "model_index.json", _index(model))
+        parts = replace(shape, text={**shape.text, "vocab_size": vocabulary, **ends}).build()
+    for part in parts.values():
+        part.to(getattr(torch, dtype))
+    write_base(folder, {**parts, "tokenizer": tokenizer, "scheduler": shape.scheduler}, variant=variant)
     return folder
 
 
-def _index(model: Likeness) -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
+def write_base(
+    folder: Path,
+    parts: Mapping[str, Any],
+    *,
+    pipeline: str = "StableDiffusionPipeline",
+    variant: str | None = None,
+    classes: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """Write the parts of a base as diffusers lays them out, with the index of a pipeline.
+
+    parts: by the names of PARTS; a part whose folder is there stays as it is. variant: a word in the names
+    of the UNet's weights. classes: what else the index names, or names otherwise: part -> (library, class).
+    """
+    with written_by_libraries(folder):
+        for name in PARTS:
+            if not (folder / name).exists():
+                more = {"variant": variant} if name == "unet" else {}
+                parts[name].save_pretrained(folder / name, **more)
+    drop_paths(folder)
+    libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
+    named = {name: (libraries.get(name, "diffusers"), type(parts[name]).__name__) for name in PARTS}
+    index = {
+        "_class_name": pipeline,
+        **dict.fromkeys(("feature_extractor", "safety_checker"), (None, None)),
         "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", model.scheduler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        **named,
+        **(classes or {}),
     }
+    write_json(folder / INDEX, index)
+
+
+def drop_paths(folder: Path) -> None:
+    """Remove where models were loaded from: paths of a machine, which the libraries never read."""
+    for path in sorted(folder.rglob("*config.json")):
+        config = json.loads(path.read_text())
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            write_json(path, config)
+
+
+def train_tokenizer(captions: Iterable[str], *, size: int, length: int) -> Any:
+    """Learn merges from `captions` and return a transformers CLIPTokenizer of at most `size` tokens.
+
+    Every printable ASCII character is in the alphabet, so no caption holds an unknown token; the
+    end token has the highest id, as in CLIP.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    blank = CLIPTokenizer().backend_tokenizer
+    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    learner.pre_tokenizer = pre_tokenizers.Sequence([blank.pre_tokenizer])
+    letters = [c for c in string.printable if not c.isspace() and not c.isupper()]
+    alphabet = letters + [c + "</w>" for c in letters]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=alphabet[len(letters) :],  # fixes the order in which ties are broken
+    )
+    learner.train_from_iterator(sorted(captions), trainer)
+    tokens, merges = list(alphabet), []
+    for pair in json.loads(learner.to_str())["model"]["merges"]:
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        if left in tokens and right in tokens and len(tokens) < size - 2:
+            tokens.append(left + right)
+            merges.append((left, right))
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, _BOS, _EOS]))}
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=_EOS, unk_token=_EOS
+    )

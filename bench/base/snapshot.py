@@ -1,34 +1,127 @@
-"""Where a base lies and which of its files are read: a folder, or a repository in the hub's cache."""
+"""Where a base lies, which of its files are read, and whether it is one that can be run.
+
+It must be a Stable Diffusion 1.x or 2.x: one CLIP text encoder, a UNet that reads four latent channels, a
+timestep and text, an autoencoder whose latents are only scaled, and a schedule of DDPM's kind that predicts
+eps or v. Anything else would load, or nearly, and give numbers that mean nothing, so what is unknown is
+refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.base.rules import INDEX, downscale_of, read_configs
 from bench.content import digest_json, read_json, sha256_file
-from bench.tensors import open_tensors
 from bench.types import BenchError, unknown
+from bench.weights import open_tensors
 
-MANIFEST = "manifest.json"
+INDEX = "model_index.json"
+MANIFEST = "manifest.json"  # digests of files, a licence: beside the parts
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = ("unet", "vae", "text_encoder")
+LATENT_CHANNELS = 4
+_CONFIGS = {
+    "index": INDEX,
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
+    "text_encoder": "text_encoder/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+_REMEDY = "Give a whole Stable Diffusion 1.x or 2.x in diffusers' format."
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)"
-    r"(?:\.(?P<variant>[A-Za-z]\w*))?(?:-\d{5}-of-\d{5})?(?:\.(?P<last>[A-Za-z]\w*))?"
-    r"\.(?P<kind>safetensors|bin)"
+_STEMS = {"diffusion_pytorch_model", "pytorch_model", "model"}  # of files of weights
+# Parts that model_index.json may name: not read, or held by an export with its base.
+_NO_SAY = {"safety_checker", "feature_extractor", "image_encoder", "adapter", "controlnet", *PARTS}
+
+
+class Kind(NamedTuple):
+    """What a value in a configuration may be, in words and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+# Nothing that is counted is larger: such a number is damage, and would never end.
+_COUNT = Kind("a whole number from 1 to 100,000", lambda v: type(v) is int and 1 <= v <= 100_000)
+_COUNTS = Kind(
+    "a list of whole numbers from 1 to 100,000",
+    lambda v: isinstance(v, list) and v != [] and all(map(_COUNT.fits, v)),
 )
-_INDEX_OF = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<kind>safetensors|bin)\.index"
-    r"(?:\.(?P<variant>[A-Za-z]\w*))?\.json"
-)
+_BETA = Kind("a number between 0 and 1", lambda v: type(v) is float and 0 < v < 1)
+_SCALE = Kind("a positive number", lambda v: type(v) in (int, float) and 0 < v < math.inf)
+
+
+def _blocks(*names: str) -> Kind:
+    words = f"a list of {' and '.join(names)}"
+    return Kind(words, lambda v: isinstance(v, list) and all(name in names for name in v))
+
+
+_SCHEDULERS = """DDIMScheduler DDPMScheduler PNDMScheduler LMSDiscreteScheduler EulerDiscreteScheduler
+    EulerAncestralDiscreteScheduler HeunDiscreteScheduler KDPM2DiscreteScheduler DEISMultistepScheduler
+    KDPM2AncestralDiscreteScheduler DPMSolverMultistepScheduler DPMSolverSinglestepScheduler
+    DPMSolverSDEScheduler UniPCMultistepScheduler""".split()
+_PIPELINES = """StableDiffusionPipeline StableDiffusionImg2ImgPipeline StableDiffusionControlNetPipeline
+    StableDiffusionControlNetXSPipeline StableDiffusionAdapterPipeline StableDiffusionBPSPipeline""".split()
+# Part -> name -> values or kinds that are allowed; a name with ? may be absent. Others have no say.
+_ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "index": {
+        "_class_name": _PIPELINES,
+        "unet": [["diffusers", "UNet2DConditionModel"]],
+        "vae": [["diffusers", "AutoencoderKL"], ["diffusers", "AutoencoderTiny"]],
+        "text_encoder": [["transformers", "CLIPTextModel"]],
+        "tokenizer": [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
+        "scheduler": [["diffusers", name] for name in _SCHEDULERS],
+    },
+    "unet": {
+        "_class_name?": ["UNet2DConditionModel"],
+        **dict.fromkeys(("sample_size", "cross_attention_dim", "layers_per_block?"), [_COUNT]),
+        "block_out_channels": [_COUNTS],
+        "attention_head_dim?": [_COUNT, _COUNTS],
+        "num_attention_heads?": [None, _COUNT, _COUNTS],
+        "down_block_types": [_blocks("CrossAttnDownBlock2D", "DownBlock2D")],
+        "up_block_types": [_blocks("CrossAttnUpBlock2D", "UpBlock2D")],
+        "mid_block_type?": [None, "UNetMidBlock2DCrossAttn"],
+        "use_linear_projection?": [False, True],
+        **dict.fromkeys(("in_channels?", "out_channels?"), [LATENT_CHANNELS]),
+        **dict.fromkeys(("center_input_sample?", "dual_cross_attention?"), [False]),
+        **dict.fromkeys(("class_embed_type?", "num_class_embeds?", "addition_embed_type?"), [None]),
+        **dict.fromkeys(("encoder_hid_dim?", "encoder_hid_dim_type?", "time_cond_proj_dim?"), [None]),
+        "time_embedding_type?": ["positional"],
+        "attention_type?": ["default"],
+    },
+    "vae": {
+        "_class_name": ["AutoencoderKL", "AutoencoderTiny"],
+        **dict.fromkeys(("block_out_channels?", "encoder_block_out_channels?"), [_COUNTS]),
+        **dict.fromkeys(("in_channels?", "out_channels?"), [3]),
+        "latent_channels?": [LATENT_CHANNELS],
+        "scaling_factor?": [_SCALE],
+        "shift_factor?": [None, 0],
+        **dict.fromkeys(("latents_mean?", "latents_std?"), [None]),
+    },
+    "text_encoder": {
+        "model_type?": ["clip_text_model"],
+        **dict.fromkeys(("hidden_size", "num_hidden_layers", "vocab_size"), [_COUNT]),
+        "max_position_embeddings": [_COUNT],
+    },
+    # The noise levels must follow from these alone: training and sampling read nothing else.
+    "scheduler": {
+        "_class_name": _SCHEDULERS,
+        "prediction_type?": ["epsilon", "v_prediction"],
+        "beta_schedule": ["linear", "scaled_linear", "squaredcos_cap_v2"],
+        **dict.fromkeys(("beta_start", "beta_end"), [_BETA]),
+        "num_train_timesteps": [_COUNT],
+        "timestep_spacing?": ["leading", "trailing", "linspace"],
+        "trained_betas?": [None],
+        "rescale_betas_zero_snr?": [False],  # alpha = 0 has no eps and an infinite loss weight
+        "use_flow_sigmas?": [None, False],
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +130,7 @@ class Snapshot:
 
     name: the folder's, or org/name@commit. files: path below the folder -> SHA-256. variants: part ->
     the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones. configs:
-    see bench.base.rules.
+    by part and "index".
     """
 
     name: str
@@ -62,8 +155,7 @@ class Snapshot:
     @property
     def weights(self) -> dict[str, str]:
         """The files of weights -> SHA-256, to be held against published ones."""
-        kinds = (".safetensors", ".bin")
-        return {n: d for n, d in self.files.items() if n.endswith(kinds)}
+        return {n: d for n, d in self.files.items() if n.endswith((".safetensors", ".bin"))}
 
 
 def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
@@ -79,14 +171,96 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
     if not folder.exists() and _HUB.fullmatch(str(place)):
         folder = fetch(str(place), variant=variant)
         name = f"{str(place).partition('@')[0]}@{folder.name}"
-    _check_parts(folder)
+    if not (folder / INDEX).is_file():
+        raise BenchError(
+            f"there is no base model in {folder} (no {INDEX}). Give the folder of a Stable Diffusion in "
+            "diffusers' format (diffusers' from_single_file and save_pretrained make one of a single file), "
+            "or a hub id org/name[@revision], with --base."
+        )
+    absent = [part for part in PARTS if not (folder / part).is_dir()]
+    if absent:
+        raise BenchError(f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. {_REMEDY}")
     configs = read_configs(folder)
-    found = [p for part in PARTS for p in sorted((folder / part).glob("**/*")) if p.is_file()]
-    chosen = choose_files((p.relative_to(folder).as_posix() for p in found), variant=variant)
+    below = [p for part in PARTS for p in sorted((folder / part).glob("**/*")) if p.is_file()]
+    chosen = choose_files((p.relative_to(folder).as_posix() for p in below), variant=variant)
     files = {n: sha256_file(folder / n) for n in (*chosen, INDEX)}
     _check_manifest(folder, files)
-    variants = {part: _variant_of(chosen, part) for part in WEIGHTED}
+    variants = {
+        part: next((_named(n)[1] for n in chosen if n.startswith(f"{part}/") and _named(n)[0]), None)
+        for part in WEIGHTED
+    }
     return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs)
+
+
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read a base's configurations, by part and "index". Weights are not touched and need not be there.
+
+    BenchError for a configuration that is missing or damaged, lacks a value, or says that the base is
+    none that can be run.
+    """
+    configs: dict[str, dict[str, Any]] = {}
+    for part, file in _CONFIGS.items():
+        config = read_json(folder / file, loose=True, remedy=_REMEDY)
+        reason = _refusal(config, _ALLOWED[part])
+        if reason is not None:
+            raise BenchError(f"{folder / file}: {reason}. {_REMEDY}")
+        configs[part] = config
+    for wrong, reason in _conflicts(**configs):
+        if wrong:
+            raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
+    return configs
+
+
+def _refusal(config: Any, rules: Mapping[str, Sequence[Any]]) -> str | None:
+    """Return what is wrong with a configuration by itself, None where nothing is."""
+    if not isinstance(config, dict):
+        return "it holds no object"
+    for rule, allowed in rules.items():
+        name = rule.removesuffix("?")
+        if name not in config:
+            if name == rule:
+                return f"'{name}' is missing"
+            continue
+        value = config[name]
+        if not any(a.fits(value) if isinstance(a, Kind) else a == value for a in allowed):
+            words = " or ".join(a.words if isinstance(a, Kind) else ascii(a) for a in allowed)
+            return f"'{name}' must be {words}, got {ascii(value)[:60]}"
+    return None
+
+
+def _conflicts(
+    *, index: Any, unet: Any, vae: Any, text_encoder: Any, scheduler: Any
+) -> list[tuple[bool, str]]:
+    """Return whether values that are allowed by themselves do not fit each other, with the reason."""
+    named = {name for name, value in index.items() if isinstance(value, list) and any(value)}
+    odd = sorted(named - _NO_SAY)
+    width, hidden = unet["cross_attention_dim"], text_encoder["hidden_size"]
+    levels, down, up = (len(unet[n]) for n in ("block_out_channels", "down_block_types", "up_block_types"))
+    return [
+        (bool(odd), f"{INDEX} names a part that is not known, {', '.join(map(repr, odd))}"),
+        (
+            width != hidden,
+            f"its UNet reads text of width {width} (cross_attention_dim), its text encoder gives {hidden} "
+            "(hidden_size)",
+        ),
+        (down != levels, f"unet/config.json has {down} down_block_types and {levels} block_out_channels"),
+        (up != levels, f"unet/config.json has {up} up_block_types and {levels} block_out_channels"),
+        (not _widths(vae), "vae/config.json lacks block_out_channels"),
+        (
+            vae["_class_name"] != index["vae"][1],
+            f"vae/config.json is of a {vae['_class_name']}, {INDEX} names {index['vae'][1]}",
+        ),
+        (scheduler["beta_start"] > scheduler["beta_end"], "beta_start of its schedule is above beta_end"),
+    ]
+
+
+def _widths(vae: Mapping[str, Any]) -> Any:
+    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+
+
+def downscale_of(vae: Mapping[str, Any]) -> int:
+    """Return image pixels per latent cell, from an autoencoder's configuration."""
+    return int(2 ** (len(_widths(vae)) - 1))
 
 
 def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[str]:
@@ -97,46 +271,38 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
     variant, or a part has other variants only.
     """
     read = [n for n in names if PurePosixPath(n).suffix in _READ and n.split("/")[0] in PARTS]
-    offered = {v for n in read if (v := _words(n)[1])}
+    offered = {v for n in read if (v := _named(n)[1])}
     if variant is not None and variant not in offered:
         raise unknown("variant of the base", variant, offered or ["none; leave --base-variant out"])
     chosen: list[str] = []
     for part in PARTS:
-        own = [n for n in read if n.startswith(f"{part}/")]
-        chosen += _choose_weights(part, own, variant) if part in WEIGHTED else own
+        files = [n for n in read if n.startswith(f"{part}/")]
+        chosen += _choose_weights(part, files, variant) if part in WEIGHTED else files
     return chosen
 
 
 def _choose_weights(part: str, names: list[str], variant: str | None) -> list[str]:
-    groups: dict[tuple[str, str | None], list[str]] = {}
-    for name in names:
-        kind, own = _words(name)
-        if kind:
-            groups.setdefault((kind, own), []).append(name)
-    others = [n for n in names if PurePosixPath(n).suffix not in {".safetensors", ".bin"}]
-    others = [n for n in others if not _words(n)[0]]
-    for wanted in dict.fromkeys((variant, None)):
-        for kind in ("safetensors", "bin"):
-            if (kind, wanted) in groups:
-                return sorted([*others, *groups[kind, wanted]])
-    if groups:
-        has = ", ".join(sorted({str(v) for _, v in groups}))
-        raise BenchError(f"{part}/ has weights of the variants {has} alone. Choose with --base-variant.")
+    kinds = {name: _named(name) for name in names}
+    others = [n for n in names if not kinds[n][0] and not n.endswith((".safetensors", ".bin"))]
+    for best in ((kind, word) for word in (variant, None) for kind in ("safetensors", "bin")):
+        if best in kinds.values():
+            return sorted([*others, *(n for n in names if kinds[n] == best)])
+    variants = ", ".join(sorted({str(word) for kind, word in kinds.values() if kind}))
+    if variants:
+        raise BenchError(f"{part}/ has weights of the variants {variants} alone. Choose with --base-variant.")
     return others
 
 
-def _words(name: str) -> tuple[str, str | None]:
-    """Return format and variant of a weights file or of its index; ("", None) for other files."""
-    file = name.split("/")[-1]
-    if name.count("/") == 1 and (found := _WEIGHTS.fullmatch(file)):
-        return found["kind"], found["variant"] or found["last"]
-    if name.count("/") == 1 and (found := _INDEX_OF.fullmatch(file)):
-        return found["kind"], found["variant"]
-    return "", None
+def _named(name: str) -> tuple[str, str | None]:
+    """Return format and variant of a weights file or of its index; ("", None) for other files.
 
-
-def _variant_of(chosen: Iterable[str], part: str) -> str | None:
-    return next((v for n in chosen if n.startswith(f"{part}/") and (v := _words(n)[1])), None)
+    "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors": ("safetensors", "fp16").
+    """
+    stem, *words = re.split(r"\.|-\d{5}-of-\d{5}", name.partition("/")[2])
+    kind = next((word for word in words if word in ("safetensors", "bin")), "")
+    if stem not in _STEMS or not kind:
+        return "", None
+    return kind, ".".join(w for w in words if w not in ("", kind, "index", "json")) or None
 
 
 def fetch(place: str, *, variant: str | None = None) -> Path:
@@ -168,26 +334,6 @@ def fetch(place: str, *, variant: str | None = None) -> Path:
         ) from error
 
 
-def _check_parts(folder: Path) -> None:
-    if folder.is_file():
-        raise BenchError(
-            f"{folder} is a file; a base is a folder in diffusers' format (model_index.json, unet/) or a "
-            "hub id org/name[@revision]. Convert single files with diffusers' own from_single_file, and save "
-            "the pipeline with save_pretrained."
-        )
-    if not (folder / INDEX).is_file():
-        raise BenchError(
-            f"there is no base model in {folder} (no model_index.json). Give the folder of a "
-            "Stable Diffusion in diffusers' format, or a hub id org/name[@revision], with --base."
-        )
-    absent = [part for part in PARTS if not (folder / part).is_dir()]
-    if absent:
-        raise BenchError(
-            f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. It needs "
-            f"{', '.join(f'{part}/' for part in PARTS)}."
-        )
-
-
 def _check_manifest(folder: Path, files: Mapping[str, str]) -> None:
     if not (folder / MANIFEST).exists():
         return
@@ -195,20 +341,20 @@ def _check_manifest(folder: Path, files: Mapping[str, str]) -> None:
     promised = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(promised, dict):
         raise BenchError(f"{folder / MANIFEST} lists no files: the base is damaged. Restore it.")
-    for name, digest in promised.items():
-        if files.get(name) != digest:
-            state = "is missing" if name not in files else "does not match its SHA-256"
-            raise BenchError(
-                f"{folder / name} {state} in {MANIFEST}: the base is damaged. Restore the file "
-                "(git checkout) or install again."
-            )
+    wrong = next((name for name, digest in promised.items() if files.get(name) != digest), None)
+    if wrong is not None:
+        state = "does not match its SHA-256" if wrong in files else "is missing"
+        raise BenchError(
+            f"{folder / wrong} {state} in {MANIFEST}: the base is damaged. Restore the file (git checkout) "
+            "or install again."
+        )
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
     """Return what a base is, from its configurations and the headers of its weights; loads no weights.
 
-    parameters: floating-point scalars by part, None where weights are pickles. ema: whether the UNet's
-    weights are an average over training, as far as their file or configuration tells.
+    parameters: floating-point scalars by part, None where weights are pickles. "unet weights": whether
+    they are an average over training, as far as their file or configuration tells.
     """
     unet, vae, text = (snapshot.configs[part] for part in WEIGHTED)
     headers = {part: _headers(snapshot, part) for part in WEIGHTED}
@@ -223,7 +369,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "linear projection": unet.get("use_linear_projection", False),
         "text width": text["hidden_size"],
         "text layers": text["num_hidden_layers"],
-        "unet weights": _ema(snapshot, unet),
+        "unet weights": _average(snapshot.variants["unet"] or "", unet),
         "variants": {p: v or "plain" for p, v in snapshot.variants.items()},
         "parameters": {part: count for part, (count, _) in headers.items()},
         "dtype": {part: dtype for part, (_, dtype) in headers.items()},
@@ -232,9 +378,8 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _ema(snapshot: Snapshot, unet: Mapping[str, Any]) -> str:
+def _average(variant: str, unet: Mapping[str, Any]) -> str:
     """Say whether the UNet is an average: its file's name tells, or what diffusers' EMAModel saves."""
-    variant = snapshot.variants["unet"] or ""
     if "non_ema" in variant:
         return "not averaged (non-EMA), by the file's name"
     if "ema" in variant.split("_") or {"decay", "optimization_step"} <= set(unet):
@@ -244,14 +389,10 @@ def _ema(snapshot: Snapshot, unet: Mapping[str, Any]) -> str:
 
 def _headers(snapshot: Snapshot, part: str) -> tuple[int | None, str | None]:
     """Return parameters and dtypes of a part's safetensors; None for pickles."""
-    count, kinds = 0, set()
-    for name in snapshot.weights:
-        if not name.startswith(f"{part}/"):
-            continue
-        if not name.endswith(".safetensors"):
-            return None, None
-        for tensor in open_tensors(snapshot.folder / name, framework="numpy").values():
-            if "F" in tensor.get_dtype():
-                count += math.prod(tensor.get_shape())
-                kinds.add(tensor.get_dtype())
-    return count, "+".join(sorted(kinds))
+    names = [name for name in snapshot.weights if name.startswith(f"{part}/")]
+    if any(name.endswith(".bin") for name in names):
+        return None, None
+    slices = [s for n in names for s in open_tensors(snapshot.folder / n, framework="numpy").values()]
+    floating = [s for s in slices if "F" in s.get_dtype()]
+    kinds = {s.get_dtype() for s in floating}
+    return sum(math.prod(s.get_shape()) for s in floating), "+".join(sorted(kinds))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.base.load import folder_digest
+from bench.base.snapshot import find_snapshot
 from bench.content import Cache
 from bench.data.leaks import Checked, Finding
 from bench.data.seen import Seen, code_limits, compare_seen, load_seen
@@ -128,7 +128,7 @@ def _audit(
 def _seen(base: Path | None, record: RunRecord | None) -> Seen | str:
     if base is None:
         return "the suite brings no base; give yours with --base"
-    digest = folder_digest(base)
+    digest = find_snapshot(base).digest
     if record is not None and record.protocol.get("base") != digest:
         return f"the run was made with another base than {base.name}; give it with --base"
     return load_seen(base, base=digest)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.base.load import folder_digest
+from bench.base.snapshot import find_snapshot
 from bench.content import digest_arrays, read_json
 from bench.data.likeness import FLOOR, alike
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
@@ -57,7 +57,7 @@ def write_fingerprints(base: Path, *, pictures: np.ndarray, names: Sequence[str]
 
     The figures compare the drawings themselves, so they also say what the short codes overlook.
     """
-    collection, digest = read_json(base / "manifest.json")["collection"], folder_digest(base)
+    collection, digest = read_json(base / "manifest.json")["collection"], find_snapshot(base).digest
     facts: dict[str, Any] = {
         "about": f"{len(names)} drawings of {len(collection['families'])} icon families",
         "licence": LICENCE,
