@@ -1,63 +1,69 @@
-"""The only evaluator: per-item scores and set distances of images against their targets."""
+"""The only evaluator: a run's images against their targets, or any two folders of images.
+
+It goes through the metrics of `bench.metrics`, those of the task and those from outside. A run's sets are
+paired: row i of both is item i. Folders are taken as independent, so KID is the published estimator, own
+pairs and all, and no set metric depends on how files are called; folders that hold the same stems get
+the metrics of items besides, and intervals that leave pairs out together.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.content import Cache, digest_arrays
-from bench.metrics.clip import clip_score
-from bench.metrics.cmmd import PairedCmmd
-from bench.metrics.frechet import ExtrapolatedFrechet, PairedFrechet
+from bench.data.folder import (
+    AS_GIVEN,
+    CHANGES,
+    Manifest,
+    Reading,
+    Tick,
+    doubts,
+    left_out,
+    manifest_of,
+    paired_stems,
+    read_folders,
+)
+from bench.judges import Judge, JudgeCard
+from bench.metrics import OF_ITEMS, OF_SETS, SPECS
 from bench.metrics.intervals import (
+    Deal,
     Interval,
     Resamples,
-    Statistic,
+    SetMetric,
     jackknife_interval,
     jackknife_replicates,
     linear_replicates,
     mean_interval,
 )
-from bench.metrics.kernel import PairedKernel
-from bench.metrics.memorisation import nearer_to_training
-from bench.metrics.neighbours import NAMES as PRDC
-from bench.metrics.neighbours import NEAREST, SHARES, PairedPrdc
-from bench.metrics.paired import cosine_to_target, pixel_error, retrieval_hits
+from bench.metrics.neighbours import NEIGHBOURS
+from bench.metrics.paired import cosine_to_target, retrieval_hits
 from bench.record import MetricValue
 from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task
 
-RESAMPLES = 1000
-BOOTSTRAP_SEED = 0
-
-_SETS = (
-    MetricSpec(name="fd", scale="squared Fréchet distance", better="lower", judge="features"),
-    MetricSpec(name="kid", scale="MMD^2, cubic kernel, own pairs left out", better="lower", judge="features"),
-    MetricSpec(
-        name="fd_infinite", scale="squared Fréchet distance, N extrapolated", better="lower", judge="features"
-    ),
-    *(MetricSpec(name=name, scale=f"{NEAREST} nearest", better="higher", judge="features") for name in PRDC),
-    MetricSpec(name="cmmd", scale="MMD^2 x 1000, Gaussian kernel", better="lower", judge="clip"),
+FLOOR = 20
+"""Fewer images a folder are refused: half of them, the smallest part that any number here is taken
+of (extrapolation, sensitivity), would be fewer than 10, twice the 5 nearest neighbours and the fewest
+groups of a jackknife."""
+MOST_PAIRS = 10_000
+"""Images a folder that metrics of all pairs hold in memory at once (three matrices of 0.8 GB)."""
+HALF = "half"
+SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half of each folder"}
+_SEED = 0
+_UNBIASED = "MMD^2, cubic kernel, unbiased"  # KID of sets whose own pairs are not left out
+_PAIRED = ("cosine", "retrieval", "mae")
+_COMPARED = tuple(
+    replace(spec, scale=_UNBIASED) if spec.name == "kid" else spec
+    for spec in SPECS
+    if spec.name in _PAIRED or any(spec in metric.specs for metric in OF_SETS)
 )
-SET_METRICS = {spec.name: spec for spec in _SETS}
-FEWER_GROUPS = {"fd_infinite": 20}  # each replicate of it costs as much as six of the others
-ITEM_METRICS = (
-    MetricSpec(name="cosine", scale="cosine", better="higher", judge="features"),
-    MetricSpec(name="retrieval", scale="R@1 in [0, 1]", better="higher", judge="features"),
-    MetricSpec(name="mae", scale="[0, 1]", better="lower"),
-)
-NEARNESS_METRIC = MetricSpec(
-    name="nearer_training",
-    scale="share nearer to training than to test",
-    better="none",
-    judge="features",
-)
-CLIP_METRIC = MetricSpec(name="clip", scale="cosine", better="higher", judge="clip")
-_OWN = (*ITEM_METRICS, NEARNESS_METRIC, CLIP_METRIC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +71,7 @@ class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
     replicates: of the metrics of the whole set, [G] each, as `metrics.intervals.jackknife_interval` takes
-    them: `linear_replicates` of the Fréchet distance, `jackknife_replicates` of the others.
-    seconds: what scoring these images takes, whether or not features came from the cache.
+    them. seconds: what scoring these images takes, whether or not features came from the cache.
     """
 
     metrics: dict[str, MetricValue]
@@ -95,17 +100,22 @@ class Evaluator:
         training: np.ndarray | None = None,
         metrics: Sequence[Metric] = (),
     ) -> None:
-        self.metrics = _distinct(metrics, task)
-        self.examples, self.task, self.cache = list(examples), task, cache
-        self.feature_judge, self.clip_judge = features, clip
+        taken = {spec.name for spec in (*SPECS, *task.metrics)}
+        for metric in metrics:
+            if metric.spec.name in taken:
+                raise BenchError(
+                    f"two metrics are called '{metric.spec.name}'. Give yours a name of its own."
+                )
+            taken.add(metric.spec.name)
+        self.examples, self.task, self.cache, self.metrics = list(examples), task, cache, tuple(metrics)
+        self.judges = {"features": features} | ({"clip": clip} if clip is not None else {})
+        self.dealt = Deal.of_pairs(len(self.examples), seed=_SEED)
         self.targets = np.stack([e.image for e in examples])
-        self.resamples = Resamples(n_items=len(self.examples), n_replicates=RESAMPLES, seed=BOOTSTRAP_SEED)
-        self.target_features = self.features_of(self.targets, features)
-        self.text = clip.text([e.caption for e in examples]) if clip is not None else None
-        self.read_targets = self.features_of(self.targets, clip) if clip is not None else None
-        self.training_features = None
+        self._seen = self._features(self.targets)[0]
+        self._text = clip.text([e.caption for e in examples]) if clip is not None else None
+        self._training = None
         if training is not None:
-            self.training_features = self.features_of(training, features)[: len(self.examples) - 1]
+            self._training = self.features_of(training, features)[: len(self.examples) - 1]
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
@@ -123,133 +133,108 @@ class Evaluator:
         arrays = self.cache.load_or_make({**key, "version": 2}, make)
         return arrays["features"], float(arrays["seconds"])
 
+    def _features(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """Return the features of each judge, by its role, and the seconds of all."""
+        timed = {role: self._timed_features(images, judge) for role, judge in self.judges.items()}
+        return {role: features for role, (features, _) in timed.items()}, sum(s for _, s in timed.values())
+
     def evaluate(self, images: np.ndarray) -> Scores:
         """Score images [N,H,W,3] uint8, image i belonging to item i."""
-        features, seconds = self._timed_features(images, self.feature_judge)
-        read = None
-        if self.clip_judge is not None:
-            read, more = self._timed_features(images, self.clip_judge)
-            seconds += more
+        features, seconds = self._features(images)
         begun = time.perf_counter()
-        items = self._items(images, features, read)
-        specs = {s.name: s for s in (*_OWN, *self.task.metrics, *(m.spec for m in self.metrics))}
-        metrics, replicates = self._sets(features, read)
-        for name, values in items.items():
-            metrics[name] = self._item_metric(specs[name], values)
-        seconds += time.perf_counter() - begun
-        return Scores(metrics=metrics, items=items, replicates=replicates, seconds=seconds)
-
-    def _items(
-        self, images: np.ndarray, features: np.ndarray, read: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        items = {
-            "cosine": cosine_to_target(features, self.target_features),
-            "retrieval": retrieval_hits(features, self.target_features),
-            "mae": pixel_error(images, self.targets),
-        }
-        if self.training_features is not None:
-            items["nearer_training"] = nearer_to_training(
-                features, self.target_features, self.training_features
-            )
-        obeyed = [self.task.fidelity(i, e) for i, e in zip(images, self.examples, strict=True)]
-        for spec in self.task.metrics:
-            items[spec.name] = np.array([o[spec.name] for o in obeyed])
-        if read is not None and self.text is not None:
-            items["clip"] = clip_score(read, self.text)
-        return items | self._further(images, features, read)
-
-    def _further(
-        self, images: np.ndarray, features: np.ndarray, read: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        """Return the values of metrics from outside; BenchError where one is not a number an item."""
         scored = Scored(
             images=images,
             targets=self.targets,
             examples=self.examples,
-            features=features,
-            target_features=self.target_features,
-            read=read,
-            text=self.text,
+            features=features["features"],
+            target_features=self._seen["features"],
+            read=features.get("clip"),
+            read_targets=self._seen.get("clip"),
+            text=self._text,
+            training=self._training,
         )
-        found = {}
-        for metric in self.metrics:
-            values = np.asarray(metric.items(scored), dtype=np.float64)
-            if values.shape != (len(images),) or np.isinf(values).any():
+        metrics, items, replicates = {}, {}, {}
+        for metric in OF_SETS:
+            for spec, value, drawn in measured(metric, scored, self.dealt):
+                interval = jackknife_interval(value, drawn, share_of=len(images) if spec.share else None)
+                metrics[spec.name] = metric_value(spec, interval, n=len(images), judges=self.judges)
+                replicates[spec.name] = drawn
+        for spec, values in self._items(scored):
+            items[spec.name] = values
+            known, n = mean_of_known(values)
+            metrics[spec.name] = metric_value(spec, known, n=n, judges=self.judges)
+        seconds += time.perf_counter() - begun
+        return Scores(metrics=metrics, items=items, replicates=replicates, seconds=seconds)
+
+    def _items(self, scored: Scored) -> Iterator[tuple[MetricSpec, np.ndarray]]:
+        """Give the metrics of items with their values, [N] float64, NaN where an item has none."""
+        fidelity = [self.task.fidelity(i, e) for i, e in zip(scored.images, self.examples, strict=True)]
+        for spec in self.task.metrics:
+            yield spec, np.array([values[spec.name] for values in fidelity])
+        for metric in (*OF_ITEMS, *self.metrics):
+            given = metric.items(scored)
+            if given is None:
+                continue
+            values = np.asarray(given, dtype=np.float64)
+            if values.shape != (len(self.examples),) or np.isinf(values).any():
                 raise BenchError(
                     f"metric '{metric.spec.name}' gave an array of shape {values.shape}, or infinite values, "
-                    f"for {len(images)} images. Return a finite number, or NaN, for each."
+                    f"for {len(self.examples)} images. Return a finite number, or NaN, for each."
                 )
-            found[metric.spec.name] = values
-        return found
-
-    def _sets(
-        self, features: np.ndarray, read: np.ndarray | None
-    ) -> tuple[dict[str, MetricValue], dict[str, np.ndarray]]:
-        """Return the metrics of the whole set and their jackknife replicates."""
-        values, replicates = {}, {}
-        whole = np.ones(len(self.examples), dtype=np.uint16)
-        for name, statistic in self._statistics(features, read).items():
-            value = statistic(whole)
-            if isinstance(statistic, PairedFrechet):
-                drawn = linear_replicates(value, statistic.influence(), resamples=self.resamples)
-            else:
-                groups = FEWER_GROUPS.get(name, 100)
-                drawn = jackknife_replicates(statistic, resamples=self.resamples, groups=groups)
-            items = len(self.examples)
-            interval = jackknife_interval(value, drawn, share_of=items if name in SHARES else None)
-            values[name] = self._value(SET_METRICS[name], interval, n=len(self.examples))
-            replicates[name] = drawn
-        return values, replicates
-
-    def _statistics(self, features: np.ndarray, read: np.ndarray | None) -> dict[str, Statistic]:
-        """Return each metric of the whole set as a function of item counts.
-
-        A sample resembles its own target, which biases the plain KID: own pairs are left out.
-        """
-        pair = (features, self.target_features)
-        found: dict[str, Statistic] = {
-            "fd": PairedFrechet(*pair),
-            "kid": PairedKernel(*pair, own_pairs=False),
-            "fd_infinite": ExtrapolatedFrechet(*pair, seed=BOOTSTRAP_SEED),
-        }
-        if len(self.examples) >= 2 * NEAREST:
-            neighbours = PairedPrdc(*pair)
-            found |= {name: neighbours.statistic(name) for name in PRDC}
-        if read is not None and self.read_targets is not None:
-            found["cmmd"] = PairedCmmd(read, self.read_targets)
-        return found
-
-    def _item_metric(self, spec: MetricSpec, values: np.ndarray) -> MetricValue:
-        """Average over the items that have a value: which do is a property of the item, not of a method."""
-        known = values[np.isfinite(values)]
-        if len(known) < 2:
-            return self._value(spec, None, n=len(known))
-        whole = len(known) == len(values)
-        drawn = self.resamples if whole else Resamples(n_items=len(known), seed=BOOTSTRAP_SEED)
-        return self._value(spec, mean_interval(known, resamples=drawn), n=len(known))
-
-    def _value(self, spec: MetricSpec, interval: Interval | None, *, n: int) -> MetricValue:
-        judges = {"features": self.feature_judge, "clip": self.clip_judge}
-        judge = judges.get(spec.judge)
-        return MetricValue(
-            value=interval.value if interval else None,
-            low=interval.low if interval else None,
-            high=interval.high if interval else None,
-            n=n,
-            judge=judge.name if judge is not None else "none",
-            scale=spec.scale,
-            better=spec.better,
-        )
+            yield metric.spec, values
 
 
-def _distinct(metrics: Sequence[Metric], task: Task) -> tuple[Metric, ...]:
-    """Return metrics from outside; BenchError where one has a name that another has."""
-    taken = {spec.name for spec in (*_OWN, *_SETS, *task.metrics)}
-    for metric in metrics:
-        if metric.spec.name in taken:
-            raise BenchError(f"two metrics are called '{metric.spec.name}'. Give yours a name of its own.")
-        taken.add(metric.spec.name)
-    return tuple(metrics)
+def measured(
+    metric: SetMetric, scored: Scored, dealt: Deal, *, groups: int | None = None
+) -> Iterator[tuple[MetricSpec, float, np.ndarray]]:
+    """Give each number of a set metric with its jackknife replicates, [G]; nothing without its judge.
+
+    groups: left out in turn, the metric's own number by default; 0 for no replicates.
+    """
+    statistic = metric.statistic(scored, dealt)
+    if statistic is None:
+        return
+    values = np.atleast_1d(statistic(dealt.whole))
+    groups = metric.groups if groups is None else groups
+    if not groups:
+        replicates = np.empty((0, len(values)))
+    elif dealt.paired and hasattr(statistic, "influence"):
+        replicates = linear_replicates(float(values[0]), statistic.influence(), dealt=dealt)
+    else:
+        replicates = jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups)
+    columns = replicates.reshape(-1, len(values)).T
+    for spec, value, drawn in zip(metric.specs, values, columns, strict=True):
+        yield spec, float(value), drawn
+
+
+def mean_of_known(values: np.ndarray) -> tuple[Interval | None, int]:
+    """Average over the items that have a value: which do is a property of the item, not of a method.
+
+    Returns the mean with its interval, None where fewer than two have one, and how many have.
+    """
+    known = values[np.isfinite(values)]
+    return mean_interval(known, resamples=_resamples(len(known))) if len(known) > 1 else None, len(known)
+
+
+@lru_cache(maxsize=2)
+def _resamples(n: int) -> Resamples:
+    return Resamples(n_items=n, seed=_SEED)
+
+
+def metric_value(
+    spec: MetricSpec, found: Interval | float | None, *, n: int, judges: Mapping[str, Any]
+) -> MetricValue:
+    """Return a number as records hold it, with its interval where it has one; judges: by role."""
+    ends = (found.low, found.high) if isinstance(found, Interval) else (None, None)
+    return MetricValue(
+        value=found.value if isinstance(found, Interval) else found,
+        low=ends[0],
+        high=ends[1],
+        n=n,
+        judge=judges[spec.judge].name if spec.judge in judges else "none",
+        scale=spec.scale,
+        better=spec.better,
+    )
 
 
 def items_json(
@@ -277,3 +262,174 @@ def items_json(
 def _six(value: float) -> float | None:
     """Round to 6 decimals; a missing value is null, never 0."""
     return round(float(value), 6) if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `bench compare A B` tells.
+
+    metrics: by name, value None where it could not be measured; reasons says why. sensitivity: change
+    -> metric -> its value then, None where missing; the changes are named in SAYS. folders: n, digest,
+    sizes and what was skipped, first A then B.
+    """
+
+    folders: tuple[Mapping[str, Any], Mapping[str, Any]]
+    judges: Mapping[str, JudgeCard]
+    metrics: Mapping[str, MetricValue]
+    reasons: Mapping[str, str]
+    warnings: tuple[str, ...]
+    sensitivity: Mapping[str, Mapping[str, float | None]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON value."""
+        return {**asdict(self), "changes": {name: SAYS[name] for name in self.sensitivity}}
+
+
+def compare(
+    first: Path,
+    second: Path,
+    *,
+    features: Judge,
+    clip: Judge | None = None,
+    batch: int = 32,
+    sensitivity: bool = False,
+    intervals: bool = True,
+    tick: Tick | None = None,
+) -> Comparison:
+    """Compare a folder of generated images with a reference.
+
+    features, clip: judges; without a CLIP judge CMMD is missing. sensitivity: measure again under
+    each of SAYS. intervals: 95%, by the jackknife over blocks of both sets (bootstrap over items for
+    paired metrics). BenchError for a missing folder, fewer than FLOOR images or a broken one.
+    """
+    manifests = manifest_of(first), manifest_of(second)
+    for manifest in manifests:
+        _refuse_few(manifest)
+    judges = {"features": features} | ({"clip": clip} if clip is not None else {})
+    changes = CHANGES if sensitivity else {}
+    a, b, errors = read_folders(*manifests, judges=judges, changes=changes, batch=batch, tick=tick)
+    paired = paired_stems(*manifests)
+    numbers = _Sets.of(a, b, AS_GIVEN, paired=paired).measure(intervals=intervals)
+    if errors is not None:
+        numbers["mae"] = _mean(errors, intervals=intervals)
+    moved: dict[str, dict[str, Any]] = {}
+    if sensitivity:  # MAE is of pixels: missing
+        sets = {name: _Sets.of(a, b, name, paired=paired) for name in CHANGES}
+        sets[HALF] = _Sets.of(a, b, AS_GIVEN, paired=paired).half()
+        moved = {name: dict(part.measure(intervals=False)) for name, part in sets.items()}
+    return Comparison(
+        folders=(a.facts, b.facts),
+        judges={role: judge.card for role, judge in judges.items()},
+        metrics={
+            s.name: metric_value(s, numbers.get(s.name), n=len(a.digests), judges=judges) for s in _COMPARED
+        },
+        reasons=_reasons(max(len(a.digests), len(b.digests)), numbers, paired=paired),
+        warnings=tuple(doubts(a, b)),
+        sensitivity={
+            name: {spec.name: values.get(spec.name) for spec in _COMPARED} for name, values in moved.items()
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """Features of both folders; contents: [N] and [M] texts, of the pixels alone, by which rows are
+    ordered where names must not matter.
+    """
+
+    scored: Scored
+    contents: tuple[np.ndarray, np.ndarray]
+    paired: bool
+
+    @classmethod
+    def of(cls, a: Reading, b: Reading, change: str, *, paired: bool) -> _Sets:
+        nothing = np.empty(0)
+        scored = Scored(
+            images=nothing,
+            targets=nothing,
+            examples=(),
+            features=a.features("features", change),
+            target_features=b.features("features", change),
+            read=a.features("clip", change),
+            read_targets=b.features("clip", change),
+        )
+        return cls(scored=scored, contents=(np.array(a.contents), np.array(b.contents)), paired=paired)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return len(self.scored.features), len(self.scored.target_features)
+
+    def take(self, left: np.ndarray, right: np.ndarray) -> _Sets:
+        """Return these rows of both, [n] and [m] int."""
+        s = self.scored
+        part = replace(
+            s,
+            features=s.features[left],
+            target_features=s.target_features[right],
+            read=None if s.read is None else s.read[left],
+            read_targets=None if s.read_targets is None else s.read_targets[right],
+        )
+        return replace(self, scored=part, contents=(self.contents[0][left], self.contents[1][right]))
+
+    def half(self) -> _Sets:
+        """Return a random half of each set; of pairs, the same half."""
+        return self.take(*(_some(n, n // 2) for n in self.sizes))
+
+    def measure(self, *, intervals: bool) -> dict[str, Interval | float]:
+        """Return every number that can be measured, a float, or an Interval where one is wanted."""
+        numbers: dict[str, Interval | float] = {}
+        blocks = 50 if max(self.sizes) <= 1000 else 20
+        fewest = min(*self.sizes, MOST_PAIRS)
+        for metric in OF_SETS:
+            part = self
+            if metric.all_pairs:
+                part = self.take(*(_some(n, MOST_PAIRS) for n in self.sizes))
+            if metric.by_order:
+                part = self.take(*(np.argsort(order, kind="stable") for order in self.contents))
+            dealt = Deal.of(*part.sizes, blocks=min(blocks, metric.groups), seed=_SEED)
+            for spec, value, drawn in measured(metric, part.scored, dealt, groups=intervals * dealt.blocks):
+                share_of = fewest if spec.share else None
+                numbers[spec.name] = (
+                    jackknife_interval(value, drawn, share_of=share_of) if intervals else value
+                )
+        s = self.scored
+        if self.paired:
+            numbers["cosine"] = _mean(cosine_to_target(s.features, s.target_features), intervals=intervals)
+        if self.paired and max(self.sizes) <= MOST_PAIRS:
+            numbers["retrieval"] = _mean(retrieval_hits(s.features, s.target_features), intervals=intervals)
+        return numbers
+
+
+def _some(n: int, most: int) -> np.ndarray:
+    """Return at most `most` of n rows, in order, the same for equal n."""
+    return np.sort(np.random.default_rng(_SEED).permutation(n)[:most])
+
+
+def _mean(values: np.ndarray, *, intervals: bool) -> Interval | float:
+    interval = mean_of_known(values)[0] if intervals else None
+    return interval or float(values.mean())
+
+
+def _reasons(largest: int, numbers: Mapping[str, Any], *, paired: bool) -> dict[str, str]:
+    """Say why a metric is missing, or of what part it is; largest: images of the larger folder."""
+    reasons = {}
+    if "cmmd" not in numbers:
+        reasons["cmmd"] = "no CLIP judge given (--clip)"
+    if not paired:
+        reasons |= dict.fromkeys(_PAIRED, "the folders do not hold the same file stems")
+    else:
+        reasons["fd_infinite"] = "subsets drawn from each folder apart, whatever the names"
+        reasons |= {} if "mae" in numbers else {"mae": "sizes of paired images differ"}
+    if largest > MOST_PAIRS:
+        reasons |= {spec.name: f"of {MOST_PAIRS:,} images a folder" for spec in NEIGHBOURS.specs}
+        reasons |= {"retrieval": f"not measured above {MOST_PAIRS:,} images"} if paired else {}
+    return reasons
+
+
+def _refuse_few(manifest: Manifest) -> None:
+    if len(manifest.files) < FLOOR:
+        raise BenchError(
+            f"{manifest.folder} holds {len(manifest.files)} image(s)"
+            f"{' and ' + left_out(manifest.skipped) if manifest.skipped else ''}; at least {FLOOR} "
+            "are needed, below which no distance between sets means anything. Make more images."
+        )

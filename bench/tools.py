@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.comparison import SEED
 from bench.data.folder import SUFFIXES, manifest_of, pictures_of, readable
 from bench.judges import Judge
 from bench.types import BenchError, unknown
@@ -21,7 +20,7 @@ from bench.types import BenchError, unknown
 if TYPE_CHECKING:
     import torch
 
-SUBSETS, SUBSET = 100, 1000
+SUBSETS, SUBSET, SEED = 100, 1000, 0
 _SERIAL = itertools.count()
 
 Tool = Callable[[Path, Path, Judge, int], dict[str, float]]

@@ -122,20 +122,34 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """Name, unit and direction of a metric; judge: the network that reads the images."""
+    """What a metric is called, in which unit and direction it counts, and which judge it needs.
+
+    name: in records; title: in tables, "" where the name will do. scale: the unit, shown beside the
+    title where scale_shown. better: "higher", "lower" or "none". judge: whose features it reads,
+    "features" or "clip", "none" where pixels are enough. share: a share of items, whose interval is
+    at least Wilson's. detail: says more of a set's distribution than a first table need show. place:
+    from the left in tables.
+    """
 
     name: str
     scale: str
     better: str
     judge: str = "none"
+    title: str = ""
+    scale_shown: bool = False
+    share: bool = False
+    detail: bool = False
+    place: int = 50
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """What a metric may look at: N images with what judges see in them, and the items they are of.
+    """What a metric may look at: N images and M targets, what judges see in them, the items they are of.
 
-    images, targets: [N,H,W,3] uint8. features, target_features: [N,D] of the feature judge. read, text:
-    [N,D] of the CLIP judge, of images and captions; None without one.
+    images, targets: [N,H,W,3] uint8, row i of both of item i. features, target_features: [N,D] and
+    [M,D] of the feature judge. read, read_targets, text: [N,D], [M,D] and [N,D] of the CLIP judge, of
+    images, targets and captions; None without one. training: [N-1,D] features of real training images,
+    None where nothing was trained on. Of two folders there are the features alone: no images, no items.
     """
 
     images: np.ndarray
@@ -144,19 +158,23 @@ class Scored:
     features: np.ndarray
     target_features: np.ndarray
     read: np.ndarray | None = None
+    read_targets: np.ndarray | None = None
     text: np.ndarray | None = None
+    training: np.ndarray | None = None
 
 
 class Metric(Protocol):
-    """A metric from outside: one value an item, of which records hold the mean with its interval.
+    """A metric of items: one value each, of which records hold the mean with its interval.
 
-    spec: its name, which no other metric has, scale and direction; judge "features", "clip" or "none".
+    spec: its name, which no other metric has, unit and direction.
     """
 
-    spec: MetricSpec
+    @property
+    def spec(self) -> MetricSpec:
+        """What it is called and needs."""
 
-    def items(self, scored: Scored) -> np.ndarray:
-        """Return [N] float values, NaN where an item has none."""
+    def items(self, scored: Scored) -> np.ndarray | None:
+        """Return [N] float values, NaN where an item has none; None where it lacks a judge."""
 
 
 class Task(Protocol):

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.comparison import compare
 from bench.judges import EMOJI_CLIP, Judge, JudgeCard, load_judge
-from bench.metrics.clip import clip_score
+from bench.metrics.paired import clip_score
+from bench.scoring import compare
 from bench.tools import TOOLS, clean_fid, find_tools, tool_values, torch_fidelity
 from bench.types import BenchError
 from cli import app

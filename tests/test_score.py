@@ -13,12 +13,12 @@ from bench import registry
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
-from bench.metrics.frechet import PairedFrechet
-from bench.metrics.intervals import jackknife_difference, jackknife_interval, linear_replicates
-from bench.metrics.kernel import PairedKernel
-from bench.metrics.neighbours import NAMES as PRDC
-from bench.metrics.neighbours import SHARES
-from bench.scoring import Evaluator, Scores, items_json
+from bench.metrics.intervals import jackknife_interval, jackknife_replicates
+from bench.metrics.kernel import MeanDiscrepancy, polynomial_kernel
+from bench.metrics.neighbours import NEIGHBOURS, SHARES
+from bench.scoring import Evaluator, Scores, items_json, mean_of_known
+
+PRDC = [spec.name for spec in NEIGHBOURS.specs]
 
 COUNT = 16
 
@@ -108,11 +108,11 @@ def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
         features=Counting(),
         cache=Cache(tmp_path),
     )
-    made.features_of(made.targets, made.feature_judge)
+    made.features_of(made.targets, made.judges["features"])
     assert Counting.calls == 1
     changed = made.targets.copy()
     changed[0, 0, 0, 0] ^= 1
-    made.features_of(changed, made.feature_judge)
+    made.features_of(changed, made.judges["features"])
     assert Counting.calls == 2
 
 
@@ -129,46 +129,39 @@ def test_items_are_written_by_row(perfect: Scores) -> None:
 
 
 def test_replicates_give_the_interval_and_pair_two_methods(evaluator: Evaluator, perfect: Scores) -> None:
-    blurred = evaluator.evaluate(ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)))
+    blurred = ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0))
+    scores, whole = evaluator.evaluate(blurred), evaluator.dealt.whole
+    judge = evaluator.judges["features"]
+    targets = evaluator.features_of(evaluator.targets, judge)
     for name in ("fd", "kid"):
-        found, stored = blurred.metrics[name], blurred.replicates[name]
-        assert found.value is not None and found.low is not None
-        again = jackknife_interval(found.value, stored)
-        assert again.low == pytest.approx(found.low, rel=1e-12)
-        statistics = [
-            PairedFrechet(evaluator.features_of(images, evaluator.feature_judge), targets)
-            if name == "fd"
-            else PairedKernel(
-                evaluator.features_of(images, evaluator.feature_judge), targets, own_pairs=False
-            )
-            for images, targets in (
-                (ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0)), evaluator.target_features),
-                (evaluator.targets, evaluator.target_features),
-            )
-        ]
-        if name == "fd":
-            moved = statistics[0].influence() - statistics[1].influence()
-            drawn = linear_replicates(0.0, moved, resamples=evaluator.resamples)
-            direct = jackknife_interval(found.value - float(perfect.metrics["fd"].value or 0), drawn)
-        else:
-            direct = jackknife_difference(*statistics, resamples=evaluator.resamples)
-        first = perfect.metrics[name].value
-        assert first is not None
-        paired = jackknife_interval(found.value - first, stored - perfect.replicates[name])
-        assert (paired.low, paired.high) == pytest.approx((direct.low, direct.high), rel=1e-6)
+        metric, stored = scores.metrics[name], scores.replicates[name]
+        assert metric.value is not None and metric.low is not None
+        again = jackknife_interval(metric.value, stored)
+        assert again.low == pytest.approx(metric.low, rel=1e-12)
+    a, b = (
+        MeanDiscrepancy(
+            evaluator.features_of(images, judge).astype(float),
+            targets.astype(float),
+            evaluator.dealt,
+            kernel=polynomial_kernel,
+        )
+        for images in (blurred, evaluator.targets)
+    )
+    drawn = jackknife_replicates(lambda held: a(held) - b(held), blocks=COUNT)
+    direct = jackknife_interval(a(whole) - b(whole), drawn)
+    values = [s.metrics["kid"].value for s in (scores, perfect)]
+    difference = scores.replicates["kid"] - perfect.replicates["kid"]
+    paired = jackknife_interval(float(values[0] or 0) - float(values[1] or 0), difference)
+    assert (paired.low, paired.high) == pytest.approx((direct.low, direct.high), rel=1e-6)
 
 
-def test_an_item_without_a_value_is_left_out_and_never_counts_as_zero(
-    evaluator: Evaluator, perfect: Scores
-) -> None:
-    spec = evaluator.task.metrics[0]
+def test_an_item_without_a_value_is_left_out_and_never_counts_as_zero(perfect: Scores) -> None:
     values = np.linspace(0.2, 0.8, COUNT)
     values[3] = np.nan
-    found = evaluator._item_metric(spec, values)
-    assert found.n == COUNT - 1
-    assert found.value == pytest.approx(np.delete(values, 3).mean())
-    empty = evaluator._item_metric(spec, np.full(COUNT, np.nan))
-    assert (empty.value, empty.low, empty.n) == (None, None, 0)
+    known, n = mean_of_known(values)
+    assert n == COUNT - 1
+    assert known is not None and known.value == pytest.approx(np.delete(values, 3).mean())
+    assert mean_of_known(np.full(COUNT, np.nan)) == (None, 0)
     holes = replace(perfect, items={"x": values})
     stored = items_json([str(i) for i in range(COUNT)], {"samples": holes}, curve=[(1, 0.5)])
     assert stored["rows"]["samples"]["x"][3] is None

@@ -11,7 +11,7 @@ from bench.cli.options import AsJson, Asked, configured, guarded, split
 from bench.terminal import say, to_json
 
 if TYPE_CHECKING:
-    from bench.comparison import Comparison
+    from bench.scoring import Comparison
 
 
 @guarded
@@ -39,8 +39,8 @@ def compare(
 ) -> None:
     """Compare two folders of images: the metrics of sets, with intervals, and of pairs of one stem."""
     from bench.cli.progress import ConsoleHooks
-    from bench.comparison import compare as compare_folders
     from bench.data.folder import manifest_of
+    from bench.scoring import compare as compare_folders
     from bench.tools import check_one_size, find_tools, tool_values
 
     tools = find_tools(split(also or ()))
@@ -100,7 +100,6 @@ def comparison_text(found: Comparison) -> str:
     """Return a comparison as plain tables for a terminal."""
     from bench.data.folder import left_out
     from bench.reporting.grid import to_plain
-    from bench.reporting.names import amount
 
     lines = []
     for letter, facts in zip("AB", found.folders, strict=True):
@@ -113,8 +112,7 @@ def comparison_text(found: Comparison) -> str:
     text = "\n".join(lines) + "\n\n" + to_plain(table)
     if found.metrics["cosine"].value is not None and found.metrics["fd"].low is not None:
         text += "\nfiles of one stem are pairs: intervals leave both out together"
-    text += f"\nKID from subsets: standard error {amount(found.kid_error)}\n"
-    return text + _sensitivity_text(found) if found.sensitivity else text
+    return f"{text}\n{_sensitivity_text(found)}" if found.sensitivity else text
 
 
 def _metric_lines(found: Comparison) -> list[list[str]]:
@@ -132,9 +130,9 @@ def _metric_lines(found: Comparison) -> list[list[str]]:
 
 
 def _sensitivity_text(found: Comparison) -> str:
-    from bench.comparison import SAYS
     from bench.reporting.grid import to_plain
     from bench.reporting.names import Column, named
+    from bench.scoring import SAYS
 
     changes = list(found.sensitivity)
     lines = [["how far it moves", "as given", *changes]]

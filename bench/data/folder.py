@@ -7,22 +7,41 @@ What it leaves out (notes, grids in subfolders, hidden files) is counted, never 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.content import digest_arrays, digest_json
 from bench.judges import Judge
+from bench.metrics.intervals import FEW_ITEMS
 from bench.metrics.paired import pixel_error
-from bench.picture import Picture, PictureError, decode, picture_bytes
+from bench.picture import (
+    FRAMES,
+    LOSSY,
+    ODD,
+    ROTATED,
+    TRANSPARENT,
+    Picture,
+    PictureError,
+    decode,
+    picture_bytes,
+)
 from bench.types import BenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 AS_GIVEN = "as given"
 _NAMED = 10
+_DROPPED = {
+    TRANSPARENT: "dropped, as torch-fidelity and clean-fid do; lay them on a background first",
+    ROTATED: "not applied, as in torch-fidelity and clean-fid; turn the pixels first",
+    FRAMES: "only the first is taken, as in torch-fidelity and clean-fid",
+    ODD: "Pillow warns of them; their pixels are taken",
+}
 
 Tick = Callable[[int, int], None]
 """Called with how many images are read, and of how many."""
@@ -55,27 +74,80 @@ class Change:
     generated_only: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What one pass over a folder found.
+def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
+    from PIL import Image
 
-    features: (judge, change) -> [N,D] float32. digests: SHA-256 of each file. contents: of each
-    file's pixels. sizes: how many images have each (height, width); notes: how many have each note of
-    `bench.picture`.
+    if side is None:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="JPEG", quality=95)
+    return decode(file.getvalue()).pixels
+
+
+CHANGES: Mapping[str, Change] = {
+    "resizer": Change(says="both folders resized by Pillow, bilinear, before the judge", apply=_bilinear),
+    "jpeg95": Change(
+        says="the first folder stored as JPEG, quality 95 (Pillow)", apply=_jpeg, generated_only=True
+    ),
+}
+
+
+class Reading:
+    """A folder on its way through the judges: what one pass over it tells.
+
+    digests: SHA-256 of each file. contents: of each file's pixels. sizes: how many images have each
+    (height, width); notes: how many have each note of `bench.picture`.
     """
 
-    manifest: Manifest
-    features: Mapping[tuple[str, str], np.ndarray]
-    digests: tuple[str, ...]
-    contents: tuple[str, ...]
-    sizes: Mapping[tuple[int, int], int]
-    notes: Counter[str]
+    def __init__(
+        self, manifest: Manifest, *, judges: Mapping[str, Judge], changes: Mapping[str, Change]
+    ) -> None:
+        self.manifest, self._judges, self._changes = manifest, judges, changes
+        self.digests: list[str] = []
+        self.contents: list[str] = []
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.notes: Counter[str] = Counter()
+        self._parts: dict[tuple[str, str], list[np.ndarray]] = {}
+
+    def read(self, start: int, batch: int) -> list[np.ndarray]:
+        """Decode and judge the next files; none where the folder is at its end."""
+        images = []
+        for digest, picture in pictures_of(self.manifest, self.manifest.files[start : start + batch]):
+            self.digests.append(digest)
+            self.contents.append(digest_arrays(pixels=picture.pixels))
+            self.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
+            self.notes.update(picture.notes)
+            images.append(picture.pixels)
+        for role, judge in self._judges.items() if images else ():
+            sets = {AS_GIVEN: images}
+            for name, change in self._changes.items():
+                sets[name] = [change.apply(image, judge.side) for image in images]
+            for name, changed in sets.items():
+                self._parts.setdefault((role, name), []).append(judged(judge, changed, batch=batch))
+        return images
+
+    def features(self, role: str, change: str = AS_GIVEN) -> Any:
+        """Return features [N,D] float32, None without such a judge; of a change not made, as given."""
+        parts = self._parts.get((role, change)) or self._parts.get((role, AS_GIVEN))
+        return None if parts is None else np.concatenate(parts)
 
     @property
-    def digest(self) -> str:
-        """One SHA-256 over names and contents."""
+    def facts(self) -> dict[str, Any]:
+        """What was read, as a JSON value; digest: one SHA-256 over names and contents."""
         names = [readable(path.name) for path in self.manifest.files]
-        return digest_json(dict(zip(names, self.digests, strict=True)))
+        return {
+            "folder": readable(str(self.manifest.folder)),
+            "n": len(self.digests),
+            "digest": digest_json(dict(zip(names, self.digests, strict=True))),
+            "sizes": {f"{width}x{height}": n for (height, width), n in sorted(self.sizes.items())},
+            "skipped": dict(self.manifest.skipped),
+        }
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -141,10 +213,9 @@ def read_folders(
     Returns both readings, and where the stems pair up and all sizes agree the pixel error of each
     pair, [N] float64 in [0, 1], else None. BenchError names broken images.
     """
-    sides = [
-        _Side(manifest, generated=generated, judges=judges, changes=changes or {})
-        for manifest, generated in ((first, True), (second, False))
-    ]
+    changes = changes or {}
+    both = {name: change for name, change in changes.items() if not change.generated_only}
+    sides = Reading(first, judges=judges, changes=changes), Reading(second, judges=judges, changes=both)
     errors: list[np.ndarray] | None = [] if paired_stems(first, second) else None
     total = len(first.files) + len(second.files)
     for start in range(0, max(len(first.files), len(second.files)), batch):
@@ -155,67 +226,28 @@ def read_folders(
             errors = None
         if tick is not None:
             tick(sum(len(side.digests) for side in sides), total)
-    return sides[0].reading(), sides[1].reading(), np.concatenate(errors) if errors else None
+    return *sides, np.concatenate(errors) if errors else None
 
 
-class _Side:
-    """One folder on its way through the judges."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        *,
-        generated: bool,
-        judges: Mapping[str, Judge],
-        changes: Mapping[str, Change],
-    ) -> None:
-        self.manifest, self.judges = manifest, judges
-        self.changes = {n: c for n, c in changes.items() if generated or not c.generated_only}
-        self.all_changes = tuple(changes)
-        self.digests: list[str] = []
-        self.contents: list[str] = []
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.notes: Counter[str] = Counter()
-        self.parts: dict[tuple[str, str], list[np.ndarray]] = {}
-
-    def read(self, start: int, batch: int) -> list[np.ndarray]:
-        """Decode and judge the next files; none where the folder is at its end."""
-        images = []
-        for digest, picture in pictures_of(self.manifest, self.manifest.files[start : start + batch]):
-            image = picture.pixels
-            self.digests.append(digest)
-            self.contents.append(digest_arrays(pixels=image))
-            self.sizes[image.shape[0], image.shape[1]] += 1
-            self.notes.update(picture.notes)
-            images.append(image)
-        if images:
-            self._judge(images, batch)
-        return images
-
-    def _judge(self, images: Sequence[np.ndarray], batch: int) -> None:
-        for role, judge in self.judges.items():
-            self._keep(role, AS_GIVEN, judged(judge, images, batch=batch))
-            for name, change in self.changes.items():
-                changed = [change.apply(image, judge.side) for image in images]
-                self._keep(role, name, judged(judge, changed, batch=batch))
-
-    def _keep(self, role: str, change: str, features: np.ndarray) -> None:
-        self.parts.setdefault((role, change), []).append(features)
-
-    def reading(self) -> Reading:
-        """Return what was found; a change that was not made here leaves the images as given."""
-        features = {key: np.concatenate(parts) for key, parts in self.parts.items()}
-        for role in self.judges:
-            for name in self.all_changes:
-                features.setdefault((role, name), features[role, AS_GIVEN])
-        return Reading(
-            manifest=self.manifest,
-            features=features,
-            digests=tuple(self.digests),
-            contents=tuple(self.contents),
-            sizes=self.sizes,
-            notes=self.notes,
+def doubts(a: Reading, b: Reading) -> Iterator[str]:
+    """Say what makes the numbers less than they seem."""
+    fewest = min(len(a.digests), len(b.digests))
+    if fewest < FEW_ITEMS:
+        yield (
+            f"{fewest} images are fewer than {FEW_ITEMS:,}: the Fréchet distance is biased upwards by an "
+            "amount that depends on their number; compare it at equal numbers only, and read KID."
         )
+    shared = len(set(a.digests) & set(b.digests))
+    if shared:
+        yield f"{shared} files are in both folders, byte for byte."
+    lossy = [(x.notes[LOSSY] > 0, x.notes[LOSSY] < len(x.digests)) for x in (a, b)]
+    if lossy[0] != lossy[1]:
+        yield "only one folder holds lossy files (JPEG, WebP): formats move distances, see --sensitivity."
+    for note, meaning in _DROPPED.items():
+        if a.notes[note] or b.notes[note]:
+            yield f"{note} in {a.notes[note]} files of A and {b.notes[note]} of B: {meaning}."
+    if set(a.sizes) != set(b.sizes):
+        yield "image sizes differ between the folders: resizing moves distances, see --sensitivity."
 
 
 def judged(judge: Judge, images: Sequence[np.ndarray], *, batch: int) -> np.ndarray:

@@ -42,7 +42,7 @@ from bench.emoji.clip_pairs import (
     view_of,
 )
 from bench.judges import judge_card, load_judge, preprocess_images
-from bench.metrics.clip import retrieval_recall
+from bench.metrics.paired import retrieval_hits
 from bench.randomness import generator
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.types import BenchError
@@ -218,7 +218,7 @@ def recall(images: np.ndarray, texts: np.ndarray) -> dict[str, float]:
     """Return recall at 1 and 5 both ways, for embeddings [N,D] of pictures and captions."""
     ways = {"caption to image": (texts, images), "image to caption": (images, texts)}
     return {
-        f"{way} R@{k}": round(retrieval_recall(a, b, k=min(k, len(a))), 4)
+        f"{way} R@{k}": round(float(retrieval_hits(a, b, k=min(k, len(a))).mean()), 4)
         for way, (a, b) in ways.items()
         for k in (1, 5)
     }

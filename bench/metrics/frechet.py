@@ -23,7 +23,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.types import BenchError
+from bench.metrics.intervals import Deal, SetMetric
+from bench.types import BenchError, MetricSpec
+
+_SUMMED = 50  # blocks at most whose moments are kept, each D x D
+_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,60 +102,67 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
     return _combine(a.mean - b.mean, float(np.trace(first) + np.trace(second)), float(cross))
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Fréchet distance of two feature sets, [N,D] and [M,D]; 0 for equal sets.
-
-    Takes the Gram form when both sets have fewer rows than columns, else the moments.
-    """
-    first, second = checked_pair(a, b)
-    if max(len(first), len(second)) >= first.shape[1]:
-        return frechet_from_moments(Moments.of(first), Moments.of(second))
-    left, right = _scaled(first), _scaled(second)
-    cross = float(np.linalg.svd(left @ right.T, compute_uv=False).sum())
-    spread = float((left**2).sum() + (right**2).sum())
-    return _combine(first.mean(axis=0) - second.mean(axis=0), spread, cross)
-
-
-def _scaled(features: np.ndarray) -> np.ndarray:
-    return (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-
-
 def _combine(step: np.ndarray, spread: float, cross: float) -> float:
     """Join the three terms; rounding may leave a tiny negative number, which is 0."""
     return max(0.0, float(step @ step) + spread - 2.0 * cross)
 
 
-class PairedFrechet:
-    """The Fréchet distance as a function of item counts, for the bootstrap over items.
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the Fréchet distance of two feature sets, [N,D] and [M,D]; 0 for equal sets."""
+    dealt = Deal.of(len(a), len(b), blocks=1)
+    return FrechetDistance(a, b, dealt)(dealt.whole)
 
-    Item i is the pair (sample i, target i); counts[i] says how often a resample holds it. All that
-    a resample needs is in three Gram matrices [N,N] computed once: with w = counts / N and the
-    items of nonzero count only, the centred and scaled features are sqrt(c_i / (N-1)) (x_i - X'w),
-    and their cross-Gram is the doubly centred X Y' scaled by the same roots. One resample costs the
-    singular values of a matrix of about 0.63 N rows; for N above D, two eigenproblems of width D.
+
+class FrechetDistance:
+    """The Fréchet distance of the rows of held blocks, both of at least 2 rows.
+
+    Gram form while neither set has more rows than columns: one product X Y' serves all calls, each of
+    which costs the singular values of a part of it. Else moments, those of few blocks kept and added.
     """
 
-    def __init__(self, sample: np.ndarray, target: np.ndarray) -> None:
-        """Take features [N,D] of samples and targets, row i belonging to item i."""
-        self._sample, self._target = checked_pair(sample, target)
-        if len(self._sample) != len(self._target):
-            raise BenchError(f"samples and targets must pair up: {len(self._sample)} and {len(self._target)}")
-        self.n_items = len(self._sample)
-        self._by_gram = self.n_items <= self._sample.shape[1]
-        if self._by_gram:
-            self._joint = _joint_gram(self._sample, self._target)
+    def __init__(self, first: np.ndarray, second: np.ndarray, dealt: Deal) -> None:
+        """Take features [N,D] and [M,D], dealt into blocks."""
+        a, b = checked_pair(first, second)
+        self.dealt, self._labels = dealt, (dealt.first, dealt.second)
+        self._gram = max(len(a), len(b)) <= a.shape[1]
+        shift = (a.mean(axis=0) + b.mean(axis=0)) / 2 if self._gram else 0.0
+        self._rows = a - shift, b - shift
+        if self._gram:
+            self._cross = self._rows[0] @ self._rows[1].T
+        elif dealt.blocks <= _SUMMED:
+            self._moments = [
+                [Moments.of(rows[labels == block]) for block in range(dealt.blocks)]
+                for rows, labels in zip(self._rows, self._labels, strict=True)
+            ]
 
-    def __call__(self, counts: np.ndarray) -> float:
-        """Return the distance when item i occurs counts[i] times; counts [N] sum to at least 2."""
-        held = np.flatnonzero(counts)
-        weights = counts[held].astype(np.float64)
-        if not self._by_gram:
-            repeat = np.repeat(held, counts[held])
-            return frechet_from_moments(Moments.of(self._sample[repeat]), Moments.of(self._target[repeat]))
-        return self._gram_distance(held, weights)
+    def __call__(self, held: np.ndarray) -> float:
+        """Return the distance of the blocks held, [blocks] bool."""
+        if self._gram:
+            return self._gram_distance(*(held[labels] for labels in self._labels))
+        if self.dealt.blocks > _SUMMED:
+            sums = [
+                Moments.of(rows[held[labels]]) for rows, labels in zip(self._rows, self._labels, strict=True)
+            ]
+        else:
+            first, *rest = np.flatnonzero(held)
+            sums = [sum((blocks[i] for i in rest), start=blocks[first]) for blocks in self._moments]
+        return frechet_from_moments(*sums)
+
+    def _gram_distance(self, in_a: np.ndarray, in_b: np.ndarray) -> float:
+        parts = self._rows[0][in_a], self._rows[1][in_b]
+        means = [rows.mean(axis=0) for rows in parts]
+        cross = self._cross[np.ix_(in_a, in_b)]
+        cross = cross - cross.mean(axis=0) - cross.mean(axis=1, keepdims=True) + cross.mean()
+        spread = sum(
+            float((rows**2).sum() - len(rows) * (mean @ mean)) / (len(rows) - 1)
+            for rows, mean in zip(parts, means, strict=True)
+        )
+        nuclear = float(np.linalg.svd(cross, compute_uv=False).sum())
+        nuclear /= math.sqrt((len(parts[0]) - 1.0) * (len(parts[1]) - 1.0))
+        return _combine(means[0] - means[1], spread, nuclear)
 
     def influence(self) -> np.ndarray:
-        """Return how the distance moves with each item's weight, [N] float64 of mean 0.
+        """Return how the distance moves with each item's weight, [N] float64 of mean 0, of paired rows.
 
         The derivative by the share of item i at equal shares, exact, from one singular value
         decomposition. With A, B as in the module, A B' = U s V', g = m - n and a_i, b_i their rows:
@@ -165,66 +176,66 @@ class PairedFrechet:
         first, so the decomposition has width min(N, D). Source of the use: Jaeckel 1972; Efron 1982,
         The Jackknife, chapter 6.
         """
-        scale = math.sqrt(self.n_items - 1)
-        first, second = self._sample, self._target
+        first, second = self._rows
+        scale = math.sqrt(len(first) - 1)
         gap = first.mean(axis=0) - second.mean(axis=0)
         a, b = ((rows - rows.mean(axis=0)) / scale for rows in (first, second))
         (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
         left, values, right = np.linalg.svd(ra @ rb.T)
         cross = (qa @ left) ** 2 @ values + (qb @ right.T) ** 2 @ values
         traces = (a**2).sum(axis=1) + (b**2).sum(axis=1) - cross
-        moved = 2.0 * scale * ((a - b) @ gap) + self.n_items * traces
+        moved = 2.0 * scale * ((a - b) @ gap) + len(first) * traces
         return np.asarray(moved - moved.mean())
-
-    def _gram_distance(self, held: np.ndarray, weights: np.ndarray) -> float:
-        total = weights.sum()
-        share = weights / total
-        own, other, cross = (part[np.ix_(held, held)] for part in self._joint)
-        gap = share @ (own + other - 2.0 * cross) @ share
-        scale = weights / (total - 1.0)
-        spread = sum(
-            float(scale @ np.diagonal(part) - (share @ part @ share) * scale.sum()) for part in (own, other)
-        )
-        left, right = share @ cross, cross @ share
-        centred = cross - left[None, :] - right[:, None] + share @ right
-        root = np.sqrt(scale)
-        nuclear = np.linalg.svd(root[:, None] * centred * root[None, :], compute_uv=False).sum()
-        return max(0.0, float(gap + spread - 2.0 * nuclear))
 
 
 class ExtrapolatedFrechet:
-    """The Fréchet distance extrapolated to infinitely many items, as a function of item counts.
+    """The Fréchet distance extrapolated to infinitely many items, as a function of held blocks.
 
     The distance of N items exceeds the true one by about c / N. A line through the distances of
-    nested subsets of N/2 to N items against 1/N, all drawn from one order, is followed to 1/N = 0
+    nested shares of the held blocks, 1/2 to all, against the mean of 1/n and 1/m is followed to 0
     (Chong and Forsyth 2020, arXiv 1911.07023). A line is all it knows: with fewer items than feature
     dimensions the curve bends and the intercept still lies above the true distance.
     """
 
-    SIZES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    def __init__(self, first: np.ndarray, second: np.ndarray, dealt: Deal) -> None:
+        """Take features [N,D] and [M,D]; 20 blocks, or as many as items, give the shares exactly."""
+        self._distance = FrechetDistance(first, second, dealt)
+        self._sizes = [np.bincount(labels, minlength=dealt.blocks) for labels in (dealt.first, dealt.second)]
 
-    def __init__(self, sample: np.ndarray, target: np.ndarray, *, seed: int) -> None:
-        """Take features [N,D] of samples and targets; seed: of the order of items."""
-        self._paired = PairedFrechet(sample, target)
-        self.n_items = self._paired.n_items
-        self._order = np.random.default_rng(seed).permutation(self.n_items)
-
-    def __call__(self, counts: np.ndarray) -> float:
-        """Return the intercept when the items of nonzero count are held, each counts[i] times."""
-        held = self._order[counts[self._order] > 0]
-        sizes = [max(2, round(share * len(held))) for share in self.SIZES]
-        values = [self._paired(self._only(counts, held[:size])) for size in sizes]
-        rates = 1.0 / np.asarray(sizes)
+    def __call__(self, held: np.ndarray) -> float:
+        """Return the intercept of the blocks held, [blocks] bool."""
+        blocks = np.flatnonzero(held)
+        rates, values = [], []
+        for size in (max(2, round(share * len(blocks))) for share in _SHARES):
+            part = np.zeros_like(held)
+            part[blocks[:size]] = True
+            n, m = (float(sizes @ part) for sizes in self._sizes)
+            rates.append((1 / n + 1 / m) / 2)
+            values.append(self._distance(part))
         return float(np.polyfit(rates, values, 1)[1])
 
-    def _only(self, counts: np.ndarray, held: np.ndarray) -> np.ndarray:
-        part = np.zeros_like(counts)
-        part[held] = counts[held]
-        return part
 
-
-def _joint_gram(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return X X', Y Y', X Y', both sets shifted by their common mean, which changes nothing."""
-    shift = (a.mean(axis=0) + b.mean(axis=0)) / 2
-    first, second = a - shift, b - shift
-    return first @ first.T, second @ second.T, first @ second.T
+FD = SetMetric(
+    specs=(
+        MetricSpec(
+            name="fd", title="FD", scale="squared Fréchet distance", better="lower", judge="features", place=0
+        ),
+    ),
+    statistic=lambda scored, dealt: FrechetDistance(scored.features, scored.target_features, dealt),
+)
+FD_INFINITE = SetMetric(
+    specs=(
+        MetricSpec(
+            name="fd_infinite",
+            title="FD∞",
+            scale="squared Fréchet distance, N extrapolated",
+            better="lower",
+            judge="features",
+            detail=True,
+            place=92,
+        ),
+    ),
+    statistic=lambda scored, dealt: ExtrapolatedFrechet(scored.features, scored.target_features, dealt),
+    by_order=True,
+    groups=20,  # each replicate costs as much as six of the others
+)

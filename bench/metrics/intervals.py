@@ -1,11 +1,12 @@
 """Intervals by resampling items, and spread over training seeds.
 
 Every method of a table is scored on the same items. One `Resamples` value, made from the number of
-items and a seed, serves the whole table: difference intervals are then paired and tight.
+items and a seed, serves the whole table: difference intervals are then paired and tight. One `Deal`
+says what a metric of whole sets leaves out together.
 
     per-item metrics      mean_interval, difference_interval: percentile bootstrap
-    FD (of a set)         linear_replicates: the jackknife to first order, from exact derivatives
-    KID and others        jackknife, jackknife_difference: groups of items left out in turn
+    FD of paired sets     linear_replicates: the jackknife to first order, from exact derivatives
+    other set metrics     jackknife_replicates: groups of blocks left out in turn
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bench.types import BenchError
+from bench.types import BenchError, MetricSpec, Scored
 
 LEAST_ITEMS = 30  # below, tables show no Fréchet distance: intervals were tested down to it
 FEW_ITEMS = 2048  # below, tables warn: the distance lies far above that of infinitely many items
-
-Statistic = Callable[[np.ndarray], float]
-"""A number as a function of item counts [N]: counts[i] is how often a resample holds item i."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +70,68 @@ class Resamples:
         object.__setattr__(self, "counts", counts)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Deal:
+    """Two sets dealt into the same number of blocks: what the jackknife leaves out, in both at once.
+
+    first, second: the block of each row, [N] and [M] int64 in 0..blocks-1. paired: row i of both is
+    item i, alone in its block. Where the sets are independent, deviations of the two add as their
+    variances do; rows of equal index share a block where N = M, so that what ties them is accounted for.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    blocks: int
+    paired: bool = False
+
+    @classmethod
+    def of(cls, n: int, m: int, *, blocks: int, seed: int = 0) -> Deal:
+        """Deal N and M rows into blocks of nearly equal size, at most as many as the smaller set has."""
+        blocks = min(blocks, n, m)
+        if blocks < 1:
+            raise BenchError(f"two sets need at least one row each to be dealt, got {n} and {m}")
+        return cls(first=_labels(n, blocks, seed), second=_labels(m, blocks, seed), blocks=blocks)
+
+    @classmethod
+    def of_pairs(cls, n: int, *, seed: int = 0) -> Deal:
+        """Deal N items, each a row of both sets, into a block each."""
+        labels = _labels(n, n, seed)
+        return cls(first=labels, second=labels, blocks=n, paired=True)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """All blocks held, [blocks] bool."""
+        return np.ones(self.blocks, dtype=bool)
+
+
+def _labels(n: int, blocks: int, seed: int) -> np.ndarray:
+    labels = np.empty(n, dtype=np.int64)
+    for block, rows in enumerate(np.array_split(np.random.default_rng(seed).permutation(n), blocks)):
+        labels[rows] = block
+    return labels
+
+
+Statistic = Callable[[np.ndarray], float | np.ndarray]
+"""One number, or K of them, of the rows of the held blocks ([blocks] bool) of a Deal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric:
+    """Numbers of two sets, one for each spec.
+
+    statistic: (scored, deal) -> Statistic of as many numbers, None where a judge or items are missing.
+    A statistic with a method `influence` (as `linear_replicates` takes it) is not jackknifed where rows
+    pair up. groups: left out in turn by the jackknife, at most. all_pairs: whether it holds a number for
+    each pair of rows in memory. by_order: whether the order of rows moves its value.
+    """
+
+    specs: tuple[MetricSpec, ...]
+    statistic: Callable[[Scored, Deal], Statistic | None]
+    groups: int = 100
+    all_pairs: bool = False
+    by_order: bool = False
+
+
 def mean_interval(values: np.ndarray, *, resamples: Resamples, level: float = 0.95) -> Interval:
     """Return the mean of per-item values [N] with its percentile bootstrap interval.
 
@@ -92,106 +152,23 @@ def difference_interval(
     return mean_interval(first - second, resamples=resamples, level=level)
 
 
-def replicate(statistic: Statistic, *, resamples: Resamples, replicates: int | None = None) -> np.ndarray:
-    """Return a statistic on the first `replicates` resamples (all by default), [R] float64."""
-    rows = resamples.counts if replicates is None else resamples.counts[:replicates]
-    if len(rows) < 20 or (replicates is not None and replicates > resamples.n_replicates):
-        raise BenchError(f"replicates must be between 20 and {resamples.n_replicates}, got {replicates}")
-    return np.asarray([statistic(row) for row in rows], dtype=np.float64)
+def jackknife_replicates(statistic: Statistic, *, blocks: int, groups: int = 100) -> np.ndarray:
+    """Return a statistic without each group of blocks in turn, [G] or [G,K] float64, G at most `groups`.
 
-
-def centred_interval(value: float, replicates: np.ndarray, *, level: float = 0.95) -> Interval:
-    """Return the basic interval of a biased statistic, with the bootstrap's own bias taken out.
-
-    The Fréchet distance grows when items repeat or are few, so its replicates lie above the value
-    and a percentile interval would often not even hold it. The basic interval, value - (replicates
-    - value), overcorrects: it aims at the distance of infinitely many items, which N < D items
-    cannot tell. This one is value - (replicates - mean of replicates): it keeps the spread and
-    shape, holds the value, and aims at the distance *expected at this number of items*. That is
-    what two methods of one table share, so compare only rows of equal N. Measured with 95% asked:
-    0.88 to 0.93 for N=100, D=5; always for N <= D, where repeated items make it 1.4 to 2.1 times
-    too wide: `linear_replicates` is better there. Source of the basic interval:
-    Davison and Hinkley 1997, section 5.2; the centring is ours.
+    Differences and means of such arrays, made from one Deal, are the replicates of differences and
+    means: stored, they pair two methods long after their samples are gone. No item is ever repeated, so
+    the Fréchet distance errs far less than under the bootstrap. Source: Efron and Tibshirani 1993,
+    chapter 11; that it errs on the safe side: Efron and Stein 1981.
     """
-    low, high = np.quantile(replicates, _tails(level))
-    centre = replicates.mean()
-    return Interval(value=float(value), low=float(value - high + centre), high=float(value - low + centre))
-
-
-def bootstrap(
-    statistic: Statistic,
-    *,
-    resamples: Resamples,
-    replicates: int | None = None,
-    level: float = 0.95,
-) -> Interval:
-    """Return a set statistic with its centred interval, see `centred_interval`.
-
-    statistic: `bench.metrics.frechet.PairedFrechet(sample, target)` or
-    `bench.metrics.kernel.PairedKernel(sample, target)`, or any function of item counts.
-    """
-    value = statistic(np.ones(resamples.n_items, dtype=np.uint16))
-    drawn = replicate(statistic, resamples=resamples, replicates=replicates)
-    return centred_interval(value, drawn, level=level)
-
-
-def bootstrap_difference(
-    a: Statistic,
-    b: Statistic,
-    *,
-    resamples: Resamples,
-    replicates: int | None = None,
-    level: float = 0.95,
-) -> Interval:
-    """Return a - b of two set statistics over the same resamples, with its centred interval."""
-    return bootstrap(
-        lambda counts: a(counts) - b(counts),
-        resamples=resamples,
-        replicates=replicates,
-        level=level,
-    )
-
-
-def jackknife(
-    statistic: Statistic, *, resamples: Resamples, groups: int = 100, level: float = 0.95
-) -> Interval:
-    """Return a set statistic with its normal interval by the jackknife over groups of items.
-
-    Items are dealt into `groups` groups (at most N), the same for every method of a table; each is
-    left out in turn, and the variance is (groups - 1) / groups times the sum of squared deviations.
-    No item is ever repeated, so it errs far less than the bootstrap for the Fréchet distance of
-    N < D items: the standard error measured there was 1.05 to 1.25 times the true one, on the safe
-    side (Efron and Stein 1981), and 95% intervals held the distance expected at this N 92 to 100%
-    of the time. Source: Efron and Tibshirani 1993, chapter 11.
-
-    statistic: `bench.metrics.frechet.PairedFrechet(sample, target)`,
-    `bench.metrics.kernel.PairedKernel(sample, target)`, or any function of item counts.
-    """
-    return jackknife_interval(
-        statistic(np.ones(resamples.n_items, dtype=np.uint16)),
-        jackknife_replicates(statistic, resamples=resamples, groups=groups),
-        level=level,
-    )
-
-
-def jackknife_replicates(statistic: Statistic, *, resamples: Resamples, groups: int = 100) -> np.ndarray:
-    """Return the statistic without each group of items in turn, [G] float64; see `jackknife`.
-
-    Differences and means of such arrays, made from one `Resamples`, are the replicates of differences
-    and means: stored, they pair two methods long after their samples are gone.
-    """
-    n = resamples.n_items
-    groups = min(groups, n)
+    groups = min(groups, blocks)
     if groups < 10:
         raise BenchError(f"the jackknife needs at least 10 groups of items, got {groups}")
-    whole = np.ones(n, dtype=np.uint16)
-    order = np.random.default_rng(resamples.seed).permutation(n)
-    values = np.empty(groups)
-    for index, group in enumerate(np.array_split(order, groups)):
-        counts = whole.copy()
-        counts[group] = 0
-        values[index] = statistic(counts)
-    return values
+    values = []
+    for group in np.array_split(np.arange(blocks), groups):
+        held = np.ones(blocks, dtype=bool)
+        held[group] = False
+        values.append(statistic(held))
+    return np.asarray(values, dtype=np.float64)
 
 
 def jackknife_interval(
@@ -222,12 +199,12 @@ def wilson_interval(share: float, n: int, *, level: float = 0.95) -> Interval:
     return Interval(value=share, low=float(middle - reach), high=float(middle + reach))
 
 
-def linear_replicates(value: float, influence: np.ndarray, *, resamples: Resamples) -> np.ndarray:
+def linear_replicates(value: float, influence: np.ndarray, *, dealt: Deal) -> np.ndarray:
     """Return the infinitesimal jackknife's replicates, [N] float64, for `jackknife_interval`.
 
     influence: [N], mean 0, the derivative of a statistic by each item's share at equal shares (see
-    `bench.metrics.frechet.PairedFrechet.influence`); value - influence / (N - 1) is the statistic
-    without one item to first order, in the order in which `jackknife_replicates` leaves items out.
+    `bench.metrics.frechet.FrechetDistance.influence`); value - influence / (N - 1) is the statistic
+    without one item to first order, in the order of the deal's blocks, one an item.
 
     For the Fréchet distance with N near D, where leaving out an item for good also takes a dimension
     away, the grouped jackknife is up to 1.34 times too wide and holds 99%; this one is 0.96 to 1.07 times
@@ -235,21 +212,7 @@ def linear_replicates(value: float, influence: np.ndarray, *, resamples: Resampl
     and above D, for the distance expected at this N), and costs one decomposition instead of a hundred.
     Source: Jaeckel 1972; Efron 1982, chapter 6.
     """
-    moved = _checked_values(influence, resamples)
-    order = np.random.default_rng(resamples.seed).permutation(resamples.n_items)
-    return np.asarray(value - moved[order] / (resamples.n_items - 1))
-
-
-def jackknife_difference(
-    a: Statistic,
-    b: Statistic,
-    *,
-    resamples: Resamples,
-    groups: int = 100,
-    level: float = 0.95,
-) -> Interval:
-    """Return a - b of two set statistics, leaving out the same items in both; see `jackknife`."""
-    return jackknife(lambda counts: a(counts) - b(counts), resamples=resamples, groups=groups, level=level)
+    return np.asarray(value - influence[np.argsort(dealt.first)] / (dealt.blocks - 1))
 
 
 def seed_spread(values: np.ndarray) -> Spread:

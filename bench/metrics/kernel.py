@@ -1,47 +1,35 @@
-"""Kernel distance (KID): the squared maximum mean discrepancy under a cubic polynomial kernel.
+"""Kernel distances: the squared maximum mean discrepancy (MMD) of two sets under a kernel.
 
-    k(x, y) = (x.y / D + 1)^3
-    KID = mean over i != j of k(x_i, x_j) + mean over i != j of k(y_i, y_j) - 2 mean of k(x_i, y_j)
+    mean of k(x_i, x_j) + mean of k(y_i, y_j) - 2 mean of k(x_i, y_j)
 
-Unbiased at every N, unlike the Fréchet distance (Bińkowski et al. 2018,
-https://arxiv.org/abs/1801.01401, section 4); it may therefore be slightly negative for equal
-distributions, and that is left so.
+KID   features, k(x, y) = (x.y / D + 1)^3, i != j within a set. Unbiased at every N, unlike the Fréchet
+      distance (Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 4); it may therefore be
+      slightly negative for equal distributions, and that is left so.
+CMMD  CLIP embeddings of length 1, k(x, y) = exp(-|x - y|^2 / (2 * 10^2)), i = j included, times 1000
+      (Jayasumana et al. 2024, https://arxiv.org/abs/2401.09603, with the scale and estimator of its
+      published code). Biased upwards by about the trace of the kernel's spread over N, 0 for equal sets.
 
 "Unbiased" supposes that the sets are independent. Where row i of one was made to resemble row i of
 the other (a sample and the target of its condition), the N own pairs among the N^2 cross pairs pull
 the value down by 2 (k(own pair) - k(other pair)) / N, which can outweigh the distance itself when
-samples are near their targets. Published tools keep them, and so does the default here;
-`own_pairs=False` leaves them out (the U-statistic of torch-fidelity's `mmd2`).
+samples are near their targets. Published tools keep them, and so does KID of a deal of independent
+sets; of a paired deal it leaves them out (the U-statistic of torch-fidelity's `mmd2`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from bench.metrics.frechet import checked_pair
-from bench.types import BenchError
+from bench.metrics.intervals import Deal, SetMetric, Statistic
+from bench.metrics.paired import unit_rows
+from bench.types import MetricSpec, Scored
 
-_ROWS = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelSubsets:
-    """KID over random subsets: what torch-fidelity and clean-fid report.
-
-    mean: mean over the subsets. deviation: standard deviation over the subsets (torch-fidelity's
-    KID std); it belongs to sets of `size` items, not to the full sets. standard_error: the same
-    scaled to the full sets, deviation * sqrt(size / (N - size)): subsets without replacement vary
-    by s^2 (1/size - 1/N) where the full estimate varies by s^2 / N; None when size equals N. Needs
-    distributions that differ: for equal ones the estimate's error shrinks faster than this says.
-    """
-
-    mean: float
-    deviation: float
-    standard_error: float | None
-    size: int
-    subsets: int
+_ROWS = 1024
+_SIGMA = 10.0
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -49,98 +37,109 @@ def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((a @ b.T / a.shape[1] + 1.0) ** 3)
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, *, own_pairs: bool = True) -> float:
-    """Return the KID of two full feature sets, [N,D] and [M,D]; no randomness.
-
-    own_pairs: whether row i of one is compared with row i of the other, see the module; False needs
-    N = M. Works in blocks of rows, so memory stays below 2048 x max(N, M) doubles.
-    """
-    first, second = checked_pair(a, b)
-    within = _off_diagonal_mean(first) + _off_diagonal_mean(second)
-    total, count = _total(first, second), len(first) * len(second)
-    if not own_pairs:
-        if len(first) != len(second):
-            raise BenchError(f"own pairs need sets of one size: {len(first)} and {len(second)}")
-        own = ((first * second).sum(axis=1) / first.shape[1] + 1.0) ** 3
-        total, count = total - float(own.sum()), count - len(first)
-    return within - 2.0 * total / count
+def gaussian_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return k - 1 of CMMD for unit rows, [N,M]: near 0 as the kernel is near 1, so no digits are lost."""
+    return np.asarray(np.expm1((a @ b.T - 1.0) / _SIGMA**2))
 
 
-def kernel_distance_subsets(
-    a: np.ndarray, b: np.ndarray, *, seed: int, subsets: int = 100, size: int | None = None
-) -> KernelSubsets:
-    """Return mean and spread of KID over random subsets drawn without replacement from each set.
-
-    size: items a subset, by default half of the smaller set, at most 1000. BenchError if the sets
-    are smaller than `size`.
-    """
-    first, second = checked_pair(a, b)
-    smaller = min(len(first), len(second))
-    size = min(1000, smaller // 2) if size is None else size
-    if not 2 <= size <= smaller or subsets < 2:
-        raise BenchError(
-            f"KID subsets need 2 <= size <= {smaller} items and subsets >= 2, got {size}, {subsets}"
-        )
-    draw = np.random.default_rng(seed)
-    values = [
-        kernel_distance(
-            first[draw.choice(len(first), size, replace=False)],
-            second[draw.choice(len(second), size, replace=False)],
-        )
-        for _ in range(subsets)
-    ]
-    deviation = float(np.std(values))
-    error = None if size == smaller else deviation * float(np.sqrt(size / (smaller - size)))
-    return KernelSubsets(
-        mean=float(np.mean(values)),
-        deviation=deviation,
-        standard_error=error,
-        size=size,
-        subsets=subsets,
-    )
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the KID of two independent feature sets, [N,D] and [M,D]; no randomness."""
+    dealt = Deal.of(len(a), len(b), blocks=1)
+    return MeanDiscrepancy(*checked_pair(a, b), dealt, kernel=polynomial_kernel)(dealt.whole)
 
 
-def _total(a: np.ndarray, b: np.ndarray) -> float:
-    return float(sum(polynomial_kernel(a[i : i + _ROWS], b).sum() for i in range(0, len(a), _ROWS)))
+class MeanDiscrepancy:
+    """The squared MMD of the rows of held blocks, from sums of the kernel over blocks.
 
-
-def _off_diagonal_mean(a: np.ndarray) -> float:
-    diagonal = float((((a**2).sum(axis=1) / a.shape[1] + 1.0) ** 3).sum())
-    return (_total(a, a) - diagonal) / (len(a) * (len(a) - 1))
-
-
-class PairedKernel:
-    """KID as a function of item counts, for the bootstrap over items.
-
-    Item i is the pair (sample i, target i). Two copies of one item count as the item itself, not as
-    two that happen to be alike: they form no pair within a set, and the item's own sample-target
-    pair keeps its weight of 1 in N. So resampling adds no bias.
+    Memory is 1024 x max(N, M) doubles and three matrices [blocks,blocks].
     """
 
-    def __init__(self, sample: np.ndarray, target: np.ndarray, *, own_pairs: bool = True) -> None:
-        """Take features [N,D] of samples and targets, row i belonging to item i.
+    def __init__(
+        self, a: np.ndarray, b: np.ndarray, dealt: Deal, *, kernel: Kernel, biased: bool = False
+    ) -> None:
+        """Take rows [N,D] and [M,D].
 
-        own_pairs: whether a sample is compared with its own target, see the module.
+        biased: whether i = j counts within a set; where it does not, own pairs of a paired deal do not
+        either.
         """
-        first, second = checked_pair(sample, target)
-        if len(first) != len(second):
-            raise BenchError(f"samples and targets must pair up: {len(first)} and {len(second)}")
-        self.n_items = len(first)
-        within = polynomial_kernel(first, first) + polynomial_kernel(second, second)
-        cross = polynomial_kernel(first, second)
-        self._own = np.diagonal(cross).copy()
-        for kernel in (within, cross):
-            np.fill_diagonal(kernel, 0.0)
-        self._within, self._cross, self._own_pairs = within, cross, own_pairs
+        self._least, self._own_pairs = (0 if biased else 1), biased or not dealt.paired
+        first, second = (a, dealt.first), (b, dealt.second)
+        self._sums = [
+            _block_sums(*x, *y, kernel=kernel, diagonal=diagonal)
+            for x, y, diagonal in (
+                (first, first, biased),
+                (second, second, biased),
+                (first, second, self._own_pairs),
+            )
+        ]
+        self._sizes = [np.bincount(labels, minlength=dealt.blocks) for labels in (dealt.first, dealt.second)]
 
-    def __call__(self, counts: np.ndarray) -> float:
-        """Return the distance when item i occurs counts[i] times; needs two different items."""
-        weights = counts.astype(np.float64)
-        total = weights.sum()
-        pairs = total**2 - (weights**2).sum()
-        within = weights @ self._within @ weights / pairs
-        between = weights @ self._cross @ weights / pairs
-        if not self._own_pairs:
-            return float(within - 2.0 * between)
-        own = weights @ self._own / total
-        return float(within - 2.0 * (between * (total - 1.0) + own) / total)
+    def __call__(self, held: np.ndarray) -> float:
+        """Return the distance of the blocks held, [blocks] bool; at least 2 rows of each set."""
+        weights = held.astype(np.float64)
+        n, m = (float(sizes @ weights) for sizes in self._sizes)
+        own, other, cross = (weights @ sums @ weights for sums in self._sums)
+        within = own / (n * (n - self._least)) + other / (m * (m - self._least))
+        return float(within - 2.0 * cross / (n * m if self._own_pairs else n * m - n))
+
+
+def _block_sums(
+    a: np.ndarray, left: np.ndarray, b: np.ndarray, right: np.ndarray, *, kernel: Kernel, diagonal: bool
+) -> np.ndarray:
+    """Return the sums of k(a_i, b_j) by the blocks of i and j, [blocks,blocks]; diagonal: i = j counts."""
+    order = np.argsort(right, kind="stable")
+    starts = np.flatnonzero(np.diff(right[order], prepend=-1))
+    sums = np.zeros((len(starts), len(starts)))
+    for start in range(0, len(a), _ROWS):
+        values = kernel(a[start : start + _ROWS], b)
+        if not diagonal:
+            rows = np.arange(len(values))
+            values[rows, start + rows] = 0.0
+        np.add.at(sums, left[start : start + _ROWS], np.add.reduceat(values[:, order], starts, axis=1))
+    return sums
+
+
+def _kid(scored: Scored, dealt: Deal) -> Statistic:
+    pair = checked_pair(scored.features, scored.target_features)
+    return MeanDiscrepancy(*pair, dealt, kernel=polynomial_kernel)
+
+
+def _cmmd(scored: Scored, dealt: Deal) -> Statistic | None:
+    if scored.read is None or scored.read_targets is None:
+        return None
+    distance = MeanDiscrepancy(
+        *checked_pair(unit_rows(scored.read), unit_rows(scored.read_targets)),
+        dealt,
+        kernel=gaussian_gap,
+        biased=True,
+    )
+    return lambda held: 1000.0 * distance(held)
+
+
+KID = SetMetric(
+    specs=(
+        MetricSpec(
+            name="kid",
+            title="KID",
+            scale="MMD^2, cubic kernel, own pairs left out",
+            better="lower",
+            judge="features",
+            place=1,
+        ),
+    ),
+    statistic=_kid,
+)
+CMMD = SetMetric(
+    specs=(
+        MetricSpec(
+            name="cmmd",
+            title="CMMD",
+            scale="MMD^2 x 1000, Gaussian kernel",
+            better="lower",
+            judge="clip",
+            detail=True,
+            place=97,
+        ),
+    ),
+    statistic=_cmmd,
+)

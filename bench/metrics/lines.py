@@ -11,9 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from bench.types import BenchError
+from bench.types import BenchError, MetricSpec
 
 LINE_EXTRACTOR_VERSION = 1
+
+LINE_F1 = MetricSpec(
+    name="sketch_f1", title="line F1", scale="F1 in [0, 1], tolerance 1 px", better="higher", place=14
+)
+CHAMFER = MetricSpec(
+    name="chamfer", title="chamfer distance", scale="pixels", scale_shown=True, better="lower", place=15
+)
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _BLACK = 50.0
@@ -46,7 +53,7 @@ def extract_lines(image: np.ndarray) -> np.ndarray:
     Works on soft lines too, since relief is measured against the surroundings. Source of the
     top-hat: Serra 1982, Image Analysis and Mathematical Morphology.
     """
-    _check_image(image)
+    check_image(image)
     grey = image.astype(np.float64) @ _LUMINANCE
     hollow = ndimage.grey_closing(grey, footprint=_disc(2.3), mode="nearest") - grey
     dark = (grey < _BLACK) | ((hollow > _DARK_RELIEF) & (grey < _DARK_LIMIT))
@@ -106,7 +113,8 @@ def _disc(radius: float) -> np.ndarray:
     return np.asarray(rows**2 + columns**2 <= radius**2)
 
 
-def _check_image(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
+    """Raise BenchError unless an image is [H,W,3] uint8."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise BenchError(f"an image must be [H,W,3] uint8, got {image.shape} {image.dtype}")
 

@@ -7,95 +7,128 @@ Around each feature lies the ball that reaches its k-th nearest neighbour of its
     density    mean number of target balls that hold a sample, / k  (Naeem et al. 2020,
     coverage   share of targets whose ball holds some sample         arXiv 2002.09797)
 
-Distances are Euclidean, k is 5, balls are open, as in the `prdc` package.
+Distances are Euclidean, k is 5, balls are open, as in the `prdc` package. Beside them: does a method
+copy its training images? The nearest training neighbour against the nearest test one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from bench.metrics.frechet import checked_pair
-from bench.types import BenchError
+from bench.metrics.intervals import Deal, SetMetric, Statistic
+from bench.metrics.paired import ItemMetric, unit_rows
+from bench.types import BenchError, MetricSpec, Scored
 
 NEAREST = 5
-NAMES = ("precision", "recall", "density", "coverage")
 SHARES = ("precision", "recall", "coverage")  # density may be above 1
 
 
-def prdc(sample: np.ndarray, target: np.ndarray, *, k: int = NEAREST) -> dict[str, float]:
-    """Return the four numbers by name for features [N,D] and [M,D], N and M above k.
+class Neighbours:
+    """Precision, recall, density and coverage of the rows of held blocks, [4] float64.
 
-    precision, recall and coverage are in [0, 1]; density can exceed 1.
-    """
-    first, second = checked_pair(sample, target)
-    return from_distances(
-        squared_distances(first, first),
-        squared_distances(second, second),
-        squared_distances(first, second),
-        k,
-    )
-
-
-class PairedPrdc:
-    """The four numbers as functions of item counts, for the jackknife: `statistic("recall")`.
-
-    Item i is the pair (sample i, target i). Counts are 0 or 1: an item held twice would be its own
-    nearest neighbour, so the bootstrap is refused.
+    Keeps N^2 + M^2 + NM doubles.
     """
 
-    def __init__(self, sample: np.ndarray, target: np.ndarray, *, k: int = NEAREST) -> None:
-        """Take features [N,D] of samples and targets, N above k; distances are computed once."""
-        first, second = checked_pair(sample, target)
-        if len(first) != len(second):
-            raise BenchError(f"samples and targets must pair up: {len(first)} and {len(second)}")
-        self.n_items, self._k = len(first), k
-        pairs = ((first, first), (second, second), (first, second))
-        self._parts = [squared_distances(a, b) for a, b in pairs]
-        self._found: dict[bytes, dict[str, float]] = {}
+    def __init__(self, sample: np.ndarray, target: np.ndarray, dealt: Deal, *, k: int = NEAREST) -> None:
+        """Take features [N,D] of samples and [M,D] of targets; distances are computed once."""
+        a, b = checked_pair(sample, target)
+        self._parts = [_squared_distances(*pair) for pair in ((a, a), (b, b), (a, b))]
+        self._dealt, self._k = dealt, k
 
-    def statistic(self, name: str) -> Callable[[np.ndarray], float]:
-        """Return one of the four as a function of item counts [N]."""
-        return lambda counts: self(counts)[name]
-
-    def __call__(self, counts: np.ndarray) -> dict[str, float]:
-        """Return all four for the items of count 1."""
-        if counts.max() > 1:
-            raise BenchError("neighbour metrics cannot hold an item twice; use the jackknife.")
-        key = counts.tobytes()
-        if key not in self._found:
-            held = np.flatnonzero(counts)
-            own, other, cross = (part[np.ix_(held, held)] for part in self._parts)
-            self._found[key] = from_distances(own, other, cross, self._k)
-        return self._found[key]
-
-
-def from_distances(own: np.ndarray, other: np.ndarray, cross: np.ndarray, k: int) -> dict[str, float]:
-    """Return the four from squared distances among samples, among targets and between them."""
-    if not 1 <= k < min(len(own), len(other)):
-        raise BenchError(
-            f"neighbour metrics need more than k = {k} items in each set, got {len(own)} and {len(other)}"
+    def __call__(self, held: np.ndarray) -> np.ndarray:
+        """Return the four of the blocks held, [blocks] bool: more than k rows of each set."""
+        rows, columns = (np.flatnonzero(held[labels]) for labels in (self._dealt.first, self._dealt.second))
+        if min(len(rows), len(columns)) <= self._k:
+            raise BenchError(
+                f"neighbour metrics need more than k = {self._k} items in each set, got {len(rows)} and "
+                f"{len(columns)}"
+            )
+        own, other, cross = self._parts
+        sample_reach, target_reach = _reach(own, rows, self._k), _reach(other, columns, self._k)
+        far = cross[np.ix_(rows, columns)]
+        in_target = far < target_reach[None, :]
+        in_sample = far < sample_reach[:, None]
+        return np.array(
+            [
+                in_target.any(axis=1).mean(),
+                in_sample.any(axis=0).mean(),
+                in_target.sum(axis=1).mean() / self._k,
+                (far.min(axis=0) < target_reach).mean(),
+            ]
         )
-    sample_reach, target_reach = _reach(own, k), _reach(other, k)
-    in_target = cross < target_reach[None, :]
-    in_sample = cross < sample_reach[:, None]
-    return {
-        "precision": float(in_target.any(axis=1).mean()),
-        "recall": float(in_sample.any(axis=0).mean()),
-        "density": float(in_target.sum(axis=1).mean() / k),
-        "coverage": float((cross.min(axis=0) < target_reach).mean()),
-    }
 
 
-def _reach(own: np.ndarray, k: int) -> np.ndarray:
-    """Return each row's distance to its k-th nearest other row (the nearest of all is itself)."""
-    return np.asarray(np.partition(own, k, axis=1)[:, k])
+def _reach(own: np.ndarray, held: np.ndarray, k: int) -> np.ndarray:
+    """Return each held row's distance to its k-th nearest other row (the nearest of all is itself)."""
+    return np.asarray(np.partition(own[np.ix_(held, held)], k, axis=1)[:, k])
 
 
-def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return squared Euclidean distances [N,M]; exactly 0 on the diagonal of a set with itself."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
     if a is b:
         np.fill_diagonal(squares, 0.0)
     return np.asarray(np.maximum(squares, 0.0))
+
+
+def nearer_to_training(sample: np.ndarray, target: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Return for each sample whether a training image is nearer than any other item's target.
+
+    sample, target: features [N,D], row i belonging to item i; training: [N-1,D] of real training
+    images, as many as there are other targets, so that a sample that owes nothing to either set has
+    an even chance. Nearness is the cosine; 1 = training nearer, 0 = test nearer, 0.5 = tie. A mean
+    far above 0.5 says that samples copy (after Meehan et al. 2020, arXiv 2004.05675, who test the
+    same three sets by ranks).
+    """
+    first, second = checked_pair(unit_rows(sample), unit_rows(target))
+    other = unit_rows(training)
+    if len(first) != len(second) or len(other) != len(first) - 1:
+        raise BenchError(
+            f"the memorisation check needs N samples, N targets and N - 1 training images, got "
+            f"{len(first)}, {len(second)} and {len(other)}"
+        )
+    to_test = first @ second.T
+    np.fill_diagonal(to_test, -np.inf)  # its own target is what it should resemble
+    gap = (first @ other.T).max(axis=1) - to_test.max(axis=1)
+    return np.asarray((np.sign(np.where(np.abs(gap) < 1e-9, 0.0, gap)) + 1) / 2)
+
+
+def _neighbours(scored: Scored, dealt: Deal) -> Statistic | None:
+    few = min(len(scored.features), len(scored.target_features)) < 2 * NEAREST
+    return None if few else Neighbours(scored.features, scored.target_features, dealt)
+
+
+NEIGHBOURS = SetMetric(
+    specs=tuple(
+        MetricSpec(
+            name=name,
+            title=name,
+            scale=f"{NEAREST} nearest",
+            better="higher",
+            judge="features",
+            share=name in SHARES,
+            detail=True,
+            place=place,
+        )
+        for place, name in enumerate(("precision", "recall", "density", "coverage"), start=93)
+    ),
+    statistic=_neighbours,
+    all_pairs=True,
+)
+NEARER_TRAINING = ItemMetric(
+    spec=MetricSpec(
+        name="nearer_training",
+        title="nearer to training",
+        scale="share nearer to training than to test",
+        better="none",
+        judge="features",
+        detail=True,
+        place=98,
+    ),
+    items=lambda scored: (
+        None
+        if scored.training is None
+        else nearer_to_training(scored.features, scored.target_features, scored.training)
+    ),
+)

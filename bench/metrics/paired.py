@@ -1,11 +1,22 @@
-"""Metrics of one item at a time, comparing a sample with its own target."""
+"""Metrics of one item at a time: a sample with its own target, or with its caption."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from bench.metrics.frechet import checked_features, checked_pair
-from bench.types import BenchError
+from bench.types import BenchError, MetricSpec, Scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemMetric:
+    """A number an item; see `bench.types.Metric`."""
+
+    spec: MetricSpec
+    items: Callable[[Scored], np.ndarray | None]
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
@@ -62,3 +73,51 @@ def pixel_error(sample: np.ndarray, target: np.ndarray) -> np.ndarray:
         for one, other in zip(sample, target, strict=True)
     ]
     return np.asarray(errors, dtype=np.float64)
+
+
+def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the raw cosine of each image to its own caption, [N] float64 in [-1, 1].
+
+    images, texts: embeddings [N,D] of one CLIP judge. No factor and no floor: published "CLIP scores"
+    are this times 1, 2.5 or 100, some cut at 0 (Hessel et al. 2021,
+    https://arxiv.org/abs/2104.08718, has 2.5 and the cut), so the header states the judge and that
+    this is the cosine.
+    """
+    return cosine_to_target(images, texts)
+
+
+COSINE = ItemMetric(
+    spec=MetricSpec(
+        name="cosine",
+        title="cosine to target",
+        scale="cosine",
+        better="higher",
+        judge="features",
+        place=2,
+    ),
+    items=lambda scored: cosine_to_target(scored.features, scored.target_features),
+)
+RETRIEVAL = ItemMetric(
+    spec=MetricSpec(
+        name="retrieval", title="R@1", scale="R@1 in [0, 1]", better="higher", judge="features", place=3
+    ),
+    items=lambda scored: retrieval_hits(scored.features, scored.target_features),
+)
+MAE = ItemMetric(
+    spec=MetricSpec(name="mae", title="MAE", scale="[0, 1]", better="lower", place=90),
+    items=lambda scored: pixel_error(scored.images, scored.targets),
+)
+CLIP = ItemMetric(
+    spec=MetricSpec(
+        name="clip",
+        title="CLIP score",
+        scale="cosine",
+        better="higher",
+        judge="clip",
+        scale_shown=True,
+        place=91,
+    ),
+    items=lambda scored: (
+        None if scored.read is None or scored.text is None else clip_score(scored.read, scored.text)
+    ),
+)

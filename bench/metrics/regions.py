@@ -9,10 +9,22 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from bench.metrics.lines import extract_lines
-from bench.types import BenchError
+from bench.metrics.lines import check_image, extract_lines
+from bench.types import BenchError, MetricSpec
 
 REGIONS_VERSION = 1
+MIOU = MetricSpec(name="miou", title="mIoU", scale="IoU in [0, 1]", better="higher", place=10)
+BOX_RECALL = MetricSpec(
+    name="box_recall", title="box recall", scale="share of boxes at IoU 0.5", better="higher", place=11
+)
+BOX_IOU = MetricSpec(name="box_iou", title="box IoU", scale="IoU in [0, 1]", better="higher", place=12)
+COLOUR_ERROR = MetricSpec(
+    name="colour_error",
+    title="colour error ΔE76",
+    scale="CIE76 difference, 0 is equal",
+    better="lower",
+    place=13,
+)
 COARSE_CELLS = 8  # along each side, of coarse colours
 SMALLEST = 12  # pixels: the data set's own floor for a region that has a box
 
@@ -43,7 +55,7 @@ def nearest_classes(image: np.ndarray, *, palette: np.ndarray) -> np.ndarray:
 
     RGB and not Lab: on noisy and autoencoded validation drawings it finds more classes again.
     """
-    _check_image(image)
+    check_image(image)
     _check_palette(palette)
     gaps = image[..., None, :].astype(np.int64) - palette.astype(np.int64)
     return merged_classes(palette)[(gaps**2).sum(-1).argmin(-1)]
@@ -91,7 +103,7 @@ def find_boxes(image: np.ndarray, *, colour: np.ndarray) -> np.ndarray:
     distance 40 keeps shades apart, 80 bears a decoder's blotches. So one region may give several
     boxes: use them for recall, not for precision.
     """
-    _check_image(image)
+    check_image(image)
     lines = extract_lines(image)
     gap = np.sqrt(((image.astype(np.float64) - colour.astype(np.float64)) ** 2).sum(-1))
     found = []
@@ -129,7 +141,7 @@ def coarse_colours(image: np.ndarray, *, cells: int = COARSE_CELLS) -> np.ndarra
 
     As the colour condition of T2I-Adapter (arXiv 2302.08453), by area; H and W are multiples of cells.
     """
-    _check_image(image)
+    check_image(image)
     height, width = image.shape[:2]
     if height % cells or width % cells:
         raise BenchError(f"an image of {width}x{height} has no {cells}x{cells} equal cells")
@@ -170,11 +182,6 @@ def _boxes(mask: np.ndarray, *, grow: int) -> np.ndarray:
     ]
     found = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     return np.minimum(found, (width, height, width, height))
-
-
-def _check_image(image: np.ndarray) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise BenchError(f"an image must be [H,W,3] uint8, got {image.shape} {image.dtype}")
 
 
 def _check_palette(palette: np.ndarray) -> None:

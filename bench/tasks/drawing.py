@@ -12,8 +12,9 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from bench.metrics.lines import extract_lines, line_f1, sketch_lines
+from bench.metrics.lines import LINE_F1, extract_lines, line_f1, sketch_lines
 from bench.metrics.regions import (
+    COLOUR_ERROR,
     SMALLEST,
     coarse_colours,
     colour_error,
@@ -38,10 +39,7 @@ class Drawing:
     name = "drawing"
     channels = 4
     version = 1
-    metrics: tuple[MetricSpec, ...] = (
-        MetricSpec(name="colour_error", scale="CIE76 difference, 0 is equal", better="lower"),
-        MetricSpec(name="sketch_f1", scale="F1 in [0, 1], tolerance 1 px", better="higher"),
-    )
+    metrics: tuple[MetricSpec, ...] = (COLOUR_ERROR, LINE_F1)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return coarse colours (RGB) and lines (1 = line), [4,H,W] float32 in [0, 1].

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bench.metrics.regions import REGIONS_VERSION, box_iou, find_boxes
+from bench.metrics.regions import BOX_IOU, BOX_RECALL, REGIONS_VERSION, box_iou, find_boxes
 from bench.tasks.layers import as_condition, check_sample, need_layer, need_palette, nothing
 from bench.types import BenchError, Example, MetricSpec
 
@@ -25,10 +25,7 @@ class Layout:
     name = "layout"
     channels = 3
     version = REGIONS_VERSION
-    metrics: tuple[MetricSpec, ...] = (
-        MetricSpec(name="box_recall", scale="share of boxes at IoU 0.5", better="higher"),
-        MetricSpec(name="box_iou", scale="IoU in [0, 1]", better="higher"),
-    )
+    metrics: tuple[MetricSpec, ...] = (BOX_RECALL, BOX_IOU)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the boxes in colours, [3,H,W] float32 in [0, 1], on the colour of nothing.

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from bench.metrics.regions import (
+    MIOU,
     REGIONS_VERSION,
     line_void,
     mean_iou,
@@ -29,7 +30,7 @@ class Segmentation:
     name = "segmentation"
     channels = 3
     version = REGIONS_VERSION
-    metrics: tuple[MetricSpec, ...] = (MetricSpec(name="miou", scale="IoU in [0, 1]", better="higher"),)
+    metrics: tuple[MetricSpec, ...] = (MIOU,)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the map in colours, [3,H,W] float32 in [0, 1]; BenchError without map or palette."""

@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from bench.metrics.lines import (
+    CHAMFER,
     LINE_EXTRACTOR_VERSION,
+    LINE_F1,
     chamfer,
     line_f1,
     sketch_lines,
@@ -22,10 +24,7 @@ class Sketch:
     name = "sketch"
     channels = 1
     version = LINE_EXTRACTOR_VERSION
-    metrics: tuple[MetricSpec, ...] = (
-        MetricSpec(name="sketch_f1", scale="F1 in [0, 1], tolerance 1 px", better="higher"),
-        MetricSpec(name="chamfer", scale="pixels", better="lower"),
-    )
+    metrics: tuple[MetricSpec, ...] = (LINE_F1, CHAMFER)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the lines, [1,H,W] float32 in [0, 1] (1 = line); BenchError without a sketch."""

@@ -20,18 +20,21 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bench.metrics.frechet import PairedFrechet
+from bench.metrics import FD, KID, NEIGHBOURS
+from bench.metrics.frechet import FrechetDistance
 from bench.metrics.intervals import (
+    Deal,
     Interval,
     Resamples,
+    SetMetric,
     difference_interval,
     jackknife_interval,
     jackknife_replicates,
     linear_replicates,
     mean_interval,
 )
-from bench.metrics.kernel import PairedKernel
-from bench.metrics.neighbours import SHARES, PairedPrdc
+from bench.metrics.neighbours import SHARES
+from bench.types import Scored
 
 LEAST, MOST = 0.93, 0.97
 _CORRELATION, _SHIFT, _STRETCH = 0.7, 0.5, (0.8, 1.3)
@@ -177,39 +180,37 @@ def _item_difference(size: Size, draw: np.random.Generator, resamples: Resamples
     return difference_interval(*_scores(size, draw), resamples=resamples)
 
 
-def _linear(statistic: PairedFrechet, resamples: Resamples) -> tuple[float, np.ndarray]:
-    value = statistic(np.ones(resamples.n_items, dtype=np.uint16))
-    return value, linear_replicates(value, statistic.influence(), resamples=resamples)
+def _linear(sample: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+    dealt = Deal.of_pairs(len(sample))
+    distance = FrechetDistance(sample, target, dealt)
+    value = distance(dealt.whole)
+    return value, linear_replicates(value, distance.influence(), dealt=dealt)
 
 
 def _fd(size: Size, draw: np.random.Generator, resamples: Resamples) -> Interval:
     (sample,), target = draw_sets(size, draw)
-    found = _linear(PairedFrechet(sample, target), resamples)
-    return jackknife_interval(*found)
+    return jackknife_interval(*_linear(sample, target))
 
 
 def _fd_difference(size: Size, draw: np.random.Generator, resamples: Resamples) -> Interval:
     (one, other), target = draw_sets(size, draw, methods=2)
-    a = _linear(PairedFrechet(one, target), resamples)
-    b = _linear(PairedFrechet(other * 1.1, target), resamples)
+    a, b = _linear(one, target), _linear(other * 1.1, target)
     return jackknife_interval(a[0] - b[0], a[1] - b[1])
 
 
 def _by_groups(
-    of: str, size: Size, draw: np.random.Generator, resamples: Resamples, *, groups: int = 30
+    metric: SetMetric, name: str, size: Size, draw: np.random.Generator, _: Resamples, *, groups: int = 30
 ) -> Interval:
-    """The grouped jackknife of a set statistic."""
+    """The grouped jackknife of one of a set metric's numbers."""
     (sample,), target = draw_sets(size, draw)
-    if of == "fd":
-        statistic: Callable[[np.ndarray], float] = PairedFrechet(sample, target)
-    elif of == "kid":
-        statistic = PairedKernel(sample, target, own_pairs=False)
-    else:
-        statistic = PairedPrdc(sample, target).statistic(of)
-    value = statistic(np.ones(size.items, dtype=np.uint16))
-    drawn = jackknife_replicates(statistic, resamples=resamples, groups=groups)
-    share_of = size.items if of in SHARES else None
-    return jackknife_interval(value, drawn, share_of=share_of)
+    nothing, dealt = np.empty(0), Deal.of_pairs(size.items)
+    scored = Scored(images=nothing, targets=nothing, examples=(), features=sample, target_features=target)
+    statistic = metric.statistic(scored, dealt)
+    assert statistic is not None
+    place = [spec.name for spec in metric.specs].index(name)
+    value = float(np.atleast_1d(statistic(dealt.whole))[place])
+    drawn = jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups).reshape(groups, -1)[:, place]
+    return jackknife_interval(value, drawn, share_of=size.items if name in SHARES else None)
 
 
 _Make = Callable[[Size, np.random.Generator, Resamples], Interval]
@@ -218,8 +219,8 @@ KINDS: Mapping[str, tuple[_Make, bool]] = {
     "difference of item means": (_item_difference, True),
     "FD": (_fd, True),
     "FD difference": (_fd_difference, True),
-    "KID": (partial(_by_groups, "kid"), True),
-    f"{_PRDC} of neighbours": (partial(_by_groups, _PRDC), True),
-    "FD, grouped jackknife": (partial(_by_groups, "fd"), False),
+    "KID": (partial(_by_groups, KID, "kid"), True),
+    f"{_PRDC} of neighbours": (partial(_by_groups, NEIGHBOURS, _PRDC), True),
+    "FD, grouped jackknife": (partial(_by_groups, FD, "fd"), False),
 }
 UNBIASED = {"item mean": 1.0, "difference of item means": 0.5}  # their true values

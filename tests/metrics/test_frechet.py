@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.metrics.frechet import (
-    Moments,
-    PairedFrechet,
-    frechet_distance,
-    frechet_from_moments,
-)
+from bench.metrics.frechet import FrechetDistance, Moments, frechet_distance, frechet_from_moments
+from bench.metrics.intervals import Deal
 from bench.types import BenchError
 
 
@@ -96,14 +92,13 @@ def test_grows_with_corruption() -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(40, 64), (80, 16)])
-def test_counts_equal_repeated_rows(n: int, d: int) -> None:
+def test_held_items_are_those_rows(n: int, d: int) -> None:
     a, b = features(n, d, 1), features(n, d, 2, shift=0.3)
-    paired = PairedFrechet(a, b)
-    picks = np.random.default_rng(4).integers(n, size=n)
-    counts = np.bincount(picks, minlength=n).astype(np.uint16)
-    assert paired(counts) == pytest.approx(frechet_distance(a[picks], b[picks]), rel=1e-6)
-    whole = np.ones(n, dtype=np.uint16)
-    assert paired(whole) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+    dealt = Deal.of_pairs(n)
+    distance, held = FrechetDistance(a, b, dealt), np.arange(n) % 3 > 0
+    rows = held[dealt.first]
+    assert distance(held) == pytest.approx(frechet_distance(a[rows], b[rows]), rel=1e-6)
+    assert distance(dealt.whole) == pytest.approx(frechet_distance(a, b), rel=1e-6)
 
 
 def test_float32_features_are_summed_in_float64() -> None:
@@ -120,23 +115,31 @@ def test_refuses_what_it_cannot_measure() -> None:
     for a, b in [(good[:1], good), (good, good[:, :3]), (good, broken), (good[0], good)]:
         with pytest.raises(BenchError):
             frechet_distance(a, b)
-    with pytest.raises(BenchError, match="pair"):
-        PairedFrechet(good, good[:5])
     with pytest.raises(BenchError, match="width"):
         Moments.of(good) + Moments.of(good[:, :2])
 
 
-@pytest.mark.parametrize(("n", "d"), [(12, 30), (40, 6)])
+def weighted(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
+    """The distance where item i occurs weights[i] times, by the definition."""
+    share = weights / weights.sum()
+    gap = share @ (a - b)
+    spread = [np.cov(x, rowvar=False, aweights=share, ddof=0) * len(a) / (len(a) - 1) for x in (a, b)]
+    values = np.linalg.eigvals(spread[0] @ spread[1])
+    return float(gap @ gap + sum(map(np.trace, spread)) - 2 * np.sqrt(values.astype(complex)).real.sum())
+
+
+@pytest.mark.parametrize(("n", "d"), [(20, 8), (40, 6)])
 def test_influence_is_the_derivative_by_each_items_weight(n: int, d: int) -> None:
-    """Padded with zeros the Gram form takes any weights, so its differences are the derivative."""
+    """Below D = N by moments, above by padding with zeros, which takes the Gram form."""
     a, b = features(n, d, 1), features(n, d, 2, shift=0.3)
-    wide = [np.pad(x, ((0, 0), (0, max(0, n - d)))) for x in (a, b)]
-    paired, step = PairedFrechet(*wide), 1e-4
-    found = PairedFrechet(a, b).influence()
+    dealt, step = Deal.of_pairs(n), 1e-5
+    found = FrechetDistance(a, b, dealt).influence()
+    wide = FrechetDistance(*(np.pad(x, ((0, 0), (0, n))) for x in (a, b)), dealt).influence()
+    np.testing.assert_allclose(found, wide, rtol=1e-6, atol=1e-8 * np.abs(found).max())
     assert found.mean() == pytest.approx(0.0, abs=1e-9 * np.abs(found).max())
     for item in range(0, n, 5):
         move = -np.ones(n) / n
         move[item] += 1.0
-        ends = [paired(np.ones(n) + sign * step * move) for sign in (1, -1)]
+        ends = [weighted(a, b, np.ones(n) + sign * step * move) for sign in (1, -1)]
         slope = n * (ends[0] - ends[1]) / (2 * step)
         assert found[item] == pytest.approx(slope, rel=1e-4, abs=1e-5 * np.abs(found).max())

@@ -1,4 +1,4 @@
-"""KID: a loop over the definition, other packages, no bias, resamples."""
+"""KID and CMMD: loops over the definition, other packages, no bias."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.metrics import kernel
-from bench.metrics.kernel import PairedKernel, kernel_distance, kernel_distance_subsets
-from bench.types import BenchError
+from bench.metrics.intervals import Deal
+from bench.metrics.kernel import MeanDiscrepancy, gaussian_gap, kernel_distance, polynomial_kernel
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -52,18 +52,12 @@ def test_own_pairs_pull_the_value_down_unless_left_out() -> None:
 
     target = features(80, 12, 1)
     near = 0.8 * target + 0.6 * features(80, 12, 2)  # the same distribution, paired
-    kept, left_out = kernel_distance(near, target), kernel_distance(near, target, own_pairs=False)
-    own, other, cross = (
-        kernel.polynomial_kernel(a, b) for a, b in ((near, near), (target, target), (near, target))
-    )
+    dealt = Deal.of_pairs(80)
+    left_out = MeanDiscrepancy(near, target, dealt, kernel=polynomial_kernel)(dealt.whole)
+    own, other, cross = (polynomial_kernel(a, b) for a, b in ((near, near), (target, target), (near, target)))
     expected = mmd2(own, cross, other, mmd_est="u-statistic")
     assert left_out == pytest.approx(expected, rel=1e-8)
-    assert kept < left_out - 0.02
-    whole = np.ones(80, dtype=np.uint16)
-    assert PairedKernel(near, target)(whole) == pytest.approx(kept, rel=1e-8)
-    assert PairedKernel(near, target, own_pairs=False)(whole) == pytest.approx(left_out, rel=1e-8)
-    with pytest.raises(BenchError, match="own pairs"):
-        kernel_distance(near, target[:9], own_pairs=False)
+    assert kernel_distance(near, target) < left_out - 0.02
 
 
 def test_is_unbiased_for_equal_distributions() -> None:
@@ -79,36 +73,19 @@ def test_grows_with_corruption() -> None:
     assert distances == sorted(distances)
 
 
-def test_standard_error_of_subsets_matches_repeated_sampling() -> None:
-    n, d = 200, 6
-    values = [kernel_distance(features(n, d, s, 0.5), features(n, d, 500 + s)) for s in range(120)]
-    errors = [
-        kernel_distance_subsets(
-            features(n, d, s, 0.5), features(n, d, 500 + s), seed=0, subsets=60, size=50
-        ).standard_error
-        for s in range(12)
-    ]
-    assert np.mean([e for e in errors if e is not None]) == pytest.approx(np.std(values), rel=0.35)
+def test_cmmd_follows_its_formula_and_is_zero_for_equal_sets() -> None:
+    x, y = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for rows in (features(20, 32, 8, shift=0.2), features(30, 32, 9))
+    )
 
+    def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / 200.0).mean())
 
-def test_subsets_are_seeded_and_whole_sets_have_no_scaled_error() -> None:
-    a, b = features(30, 4, 1), features(40, 4, 2)
-    first = kernel_distance_subsets(a, b, seed=3, subsets=5)
-    assert first == kernel_distance_subsets(a, b, seed=3, subsets=5)
-    assert first != kernel_distance_subsets(a, b, seed=4, subsets=5)
-    assert first.size == 15
-    assert kernel_distance_subsets(a, b, seed=3, subsets=5, size=30).standard_error is None
-    with pytest.raises(BenchError):
-        kernel_distance_subsets(a, b, seed=3, size=31)
+    def ours(a: np.ndarray, b: np.ndarray) -> float:
+        dealt = Deal.of(len(a), len(b), blocks=5)
+        return MeanDiscrepancy(a, b, dealt, kernel=gaussian_gap, biased=True)(dealt.whole)
 
-
-def test_counts_leave_out_copies_of_an_item() -> None:
-    a, b = features(12, 5, 1), features(12, 5, 2, shift=0.4)
-    paired = PairedKernel(a, b)
-    whole = np.ones(12, dtype=np.uint16)
-    assert paired(whole) == pytest.approx(kernel_distance(a, b), rel=1e-10)
-    rng = np.random.default_rng(0)
-    drawn = [
-        paired(np.bincount(rng.integers(12, size=12), minlength=12).astype(np.uint16)) for _ in range(4000)
-    ]
-    assert np.mean(drawn) == pytest.approx(paired(whole), abs=5 * np.std(drawn) / np.sqrt(4000))
+    direct = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+    assert ours(x, y) == pytest.approx(direct, rel=1e-8)
+    assert ours(x, x) == pytest.approx(0.0, abs=1e-14)
