@@ -63,8 +63,8 @@ def compare(
     judge: the network that reads them. more: `weights`, its file, and `device`. Returns plain values, as
     `bench compare --json` prints them. BenchError for folders that cannot be compared.
     """
-    from bench.comparison import compare as compare_folders
     from bench.judges import load_judge
+    from bench.scoring import compare as compare_folders
 
     return compare_folders(Path(generated), Path(reference), features=load_judge(judge, **more)).as_json()
 
