@@ -39,12 +39,11 @@ def run(**asked: Any) -> RunRecord:
     suite, seed, budget, results and others. Returns the record, which lies in the run's folder below
     `results`, too. BenchError where what is asked for cannot be.
     """
-    from bench.config import RunConfig
+    from bench.config import make_config
     from bench.running import Run
     from bench.suites import resolve
 
-    paths = {name: Path(asked[name]) for name in ("results", "base", "data", "weights") if asked.get(name)}
-    return Run(resolve(RunConfig(**{**asked, **paths}))).all()
+    return Run(resolve(make_config(asked))).all()
 
 
 def evaluate(weights: str | Path, **asked: Any) -> RunRecord:

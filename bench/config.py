@@ -6,13 +6,14 @@ file holds it, other processes and the record are handed it as it is.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from annotated_types import Ge, Le
 
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
@@ -22,17 +23,21 @@ if TYPE_CHECKING:
 
 METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new numbers never share a table
 RESULTS = Path("results/runs")
-SIDES = ("val", "test")
-FORMS = ("same", "repeat")
-PRECISIONS = ("fp32", "bf16", "fp16")
-OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
 WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights", "How it is carried out"
+OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
+
+Side = Literal["val", "test"]
+Form = Literal["same", "repeat"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+Many = Annotated[int, Ge(1), Le(10**9)]
+SIDES, PRECISIONS = get_args(Side), get_args(Precision)
 
 
-def _asked(default: Any, help: str, *, panel: str, **more: Any) -> Any:
-    """A field with what the command line needs: help and panel; flag, min, max, allowed where given."""
+def _asked(default: Any, help: str, panel: str, *, flag: str = "") -> Any:
+    """A field with what the command line needs: help, panel and, where it is not the name, the flag."""
     given = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**given, metadata={"help": help, "panel": panel, **more})
+    return field(**given, metadata={"help": help, "panel": panel, "flag": flag})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,94 +45,72 @@ class RunConfig:
     """What a run is asked to be. None stands for what suite, budget or method say.
 
     Fields of the panel "Protocol", suite, task, base, data and weights can move a number; those of
-    EXECUTION cannot, but for rounding.
+    EXECUTION cannot, but for rounding. `make_config` checks what comes from outside.
     """
 
-    method: str = _asked("bps", "A method or variant of `bench list`, or module:Name.", panel=WHAT)
-    task: str = _asked("sketch", "A task of `bench list`, or module:Name.", panel=WHAT)
-    suite: str = _asked("emoji", "emoji (embedded), coco17, micro, or module:NAME.", panel=WHAT)
-    seed: int = _asked(0, "Training and sampling seed.", panel=WHAT, min=0, max=2**63 - 1)
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+    method: str = _asked("bps", "A method or variant of `bench list`, or module:Name.", WHAT)
+    task: str = _asked("sketch", "A task of `bench list`, or module:Name.", WHAT)
+    suite: str = _asked("emoji", "emoji (embedded), coco17, micro, or module:NAME.", WHAT)
+    seed: Seed = _asked(0, "Training and sampling seed.", WHAT)
     options: Mapping[str, Any] = _asked(
-        dict, "A method's option, name=value (JSON); see `bench list METHOD`.", panel=WHAT, flag="--option"
+        dict, "A method's option, name=value (JSON); see `bench list METHOD`.", WHAT, flag="--option"
     )
-    metrics: tuple[str, ...] = _asked(
-        (), "Further metrics: names, or module:Name.", panel=WHAT, flag="--metric"
-    )
-    results: Path = _asked(RESULTS, "Folder that holds the run folders.", panel=WHAT)
+    metrics: tuple[str, ...] = _asked((), "Further metrics: names, or module:Name.", WHAT, flag="--metric")
+    results: Path = _asked(RESULTS, "Folder that holds the run folders.", WHAT)
 
     budget: str | None = _asked(
-        None, "quick, short, standard, full; equal-time (emoji), paper (coco17).", panel=PROTOCOL
+        None, "quick, short, standard, full; equal-time (emoji), paper (coco17).", PROTOCOL
     )
-    train_images: int | None = _asked(
-        None, "Training images in all; else the budget's.", panel=PROTOCOL, min=1, max=10**9
+    train_images: Many | None = _asked(None, "Training images in all; else the budget's.", PROTOCOL)
+    train_batch: Many | None = _asked(None, "Images of an optimiser step; else the suite's.", PROTOCOL)
+    train_items: Many | None = _asked(None, "Train on so many items; else on all.", PROTOCOL)
+    limit: Annotated[int, Ge(10), Le(10**9)] | None = _asked(
+        None, "Evaluate so many items, 10 or more; else the budget's.", PROTOCOL
     )
-    train_batch: int | None = _asked(
-        None, "Images of an optimiser step; else the suite's.", panel=PROTOCOL, min=1, max=10**6
+    side: Side | None = _asked(None, "Side to evaluate on; else the suite's.", PROTOCOL)
+    learning_rate: Annotated[float, Ge(1e-12), Le(1e6)] | None = _asked(
+        None, "Else the method's in the suite.", PROTOCOL
     )
-    train_items: int | None = _asked(
-        None, "Train on so many items; else on all.", panel=PROTOCOL, min=1, max=10**9
+    guidance: Annotated[float, Ge(1), Le(1e6)] | None = _asked(
+        None, "Guidance in sampling; else the suite's.", PROTOCOL
     )
-    limit: int | None = _asked(
-        None, "Evaluate so many items, 10 or more; else the budget's.", panel=PROTOCOL, min=10, max=10**9
-    )
-    side: str | None = _asked(None, "Evaluate on test or val.", panel=PROTOCOL, allowed=SIDES)
-    learning_rate: float | None = _asked(
-        None, "Else the method's in the suite.", panel=PROTOCOL, min=1e-12, max=1e6
-    )
-    guidance: float | None = _asked(
-        None, "Guidance in sampling; else the suite's.", panel=PROTOCOL, min=1.0, max=1e6
-    )
-    sampling_steps: int | None = _asked(
-        None, "Steps of the sampler; else the suite's.", panel=PROTOCOL, min=1, max=10**6
-    )
-    precision: str | None = _asked(None, "Else the suite's.", panel=PROTOCOL, allowed=PRECISIONS)
-    ema: float | None = _asked(
-        None, "Decay of averaged weights; else the suite's.", panel=PROTOCOL, min=0.0, max=0.999999
+    sampling_steps: Many | None = _asked(None, "Steps of the sampler; else the suite's.", PROTOCOL)
+    precision: Precision | None = _asked(None, "Else the suite's.", PROTOCOL)
+    ema: Annotated[float, Ge(0), Le(0.999999)] | None = _asked(
+        None, "Decay of averaged weights; else the suite's.", PROTOCOL
     )
     shuffled: bool = _asked(
-        True, "Sample once more under other items' conditions (grids: first seed).", panel=PROTOCOL
+        True, "Sample once more under other items' conditions (grids: first seed).", PROTOCOL
     )
     allow_leak: bool = _asked(
-        False, "Go on although evaluation items were seen in training; marked.", panel=PROTOCOL
+        False, "Go on although evaluation items were seen in training; marked.", PROTOCOL
     )
 
     base: Path | None = _asked(
-        None, "Your own Stable Diffusion: a diffusers folder or org/name[@revision].", panel=DATA
+        None, "Your own Stable Diffusion: a diffusers folder or org/name[@revision].", DATA
     )
-    base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", panel=DATA)
-    data: Path | None = _asked(None, "Prepared data of a suite that brings none.", panel=DATA)
-    weights: Path | None = _asked(
-        None, "Begin with these: a folder diffusers loads, or a checkpoint.", panel=DATA
+    base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", DATA)
+    data: Path | None = _asked(None, "Prepared data of a suite that brings none.", DATA)
+    weights: Path | None = _asked(None, "Begin with these: a folder diffusers loads, or a checkpoint.", DATA)
+    train: bool = _asked(True, "Train, or evaluate --weights as they are.", DATA)
+    condition_channels: Form = _asked(
+        "same", "For --weights: repeat gives the one channel three times.", DATA
     )
-    train: bool = _asked(True, "Train, or evaluate --weights as they are.", panel=DATA)
-    condition_channels: str = _asked(
-        "same", "For --weights: repeat gives the one channel three times.", panel=DATA, allowed=FORMS
-    )
-    invert_condition: bool = _asked(False, "For --weights: give them 1 - x, dark lines on white.", panel=DATA)
+    invert_condition: bool = _asked(False, "For --weights: give them 1 - x, dark lines on white.", DATA)
 
-    device: str = _asked(
-        "auto", "Else the first GPU, if any.", panel=EXECUTION, allowed=("auto", "cpu", "cuda")
-    )
-    sample_batch: int = _asked(32, "Images sampled at once.", panel=EXECUTION, min=1, max=10**6)
-    checkpoint_every: int = _asked(
-        100, "Optimiser steps between checkpoints.", panel=EXECUTION, min=1, max=10**9
-    )
-    micro_batch: int | None = _asked(
-        None, "Images trained at once in a process.", panel=EXECUTION, min=1, max=10**6
-    )
-    gradient_checkpointing: bool = _asked(
-        False, "Recompute activations: less memory, more time.", panel=EXECUTION
-    )
-    compile: bool = _asked(False, "Compile the transformer blocks.", panel=EXECUTION)
-    fused: bool = _asked(False, "The fused AdamW.", panel=EXECUTION)
-    track: tuple[str, ...] = _asked(
-        (), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.", panel=EXECUTION
-    )
+    device: Literal["auto", "cpu", "cuda"] = _asked("auto", "Else the first GPU, if any.", EXECUTION)
+    sample_batch: Many = _asked(32, "Images sampled at once.", EXECUTION)
+    checkpoint_every: Many = _asked(100, "Optimiser steps between checkpoints.", EXECUTION)
+    micro_batch: Many | None = _asked(None, "Images trained at once in a process.", EXECUTION)
+    gradient_checkpointing: bool = _asked(False, "Recompute activations: less memory, more time.", EXECUTION)
+    compile: bool = _asked(False, "Compile the transformer blocks.", EXECUTION)
+    fused: bool = _asked(False, "The fused AdamW.", EXECUTION)
+    track: tuple[str, ...] = _asked((), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.", EXECUTION)
 
     def __post_init__(self) -> None:
-        """Refuse values outside a field's bounds, whoever asks: a command, a file or another process."""
-        for known in dataclasses.fields(self):
-            _check(known, getattr(self, known.name))
+        """Refuse what concerns weights from outside where there are none."""
         if self.weights is None and (
             not self.train or self.condition_channels != "same" or self.invert_condition
         ):
@@ -137,75 +120,48 @@ class RunConfig:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is not at its default as plain JSON values, of which `validated` makes an equal one."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _at_default(self, f)}
-        return {name: _plain(value) for name, value in plain.items()}
+        """Return what is not at its default as JSON values, of which `make_config` makes an equal one."""
+        from pydantic import TypeAdapter
+
+        plain: dict[str, Any] = TypeAdapter(RunConfig).dump_python(self, mode="json", exclude_defaults=True)
+        return plain
 
     def told(self) -> RunConfig:
         """Return what a record may tell of it: folders of this machine by their names alone."""
-        return replace(
-            self,
-            results=RESULTS,
-            base=_name(self.base),
-            data=_name(self.data),
-            weights=_name(self.weights),
-        )
+        paths = {name: getattr(self, name) for name in ("base", "data", "weights")}
+        names: dict[str, Any] = {n: Path(p.name) for n, p in paths.items() if p and p.is_absolute()}
+        return replace(self, results=RESULTS, **names)
 
     def command(self) -> str:
         """Return the command line that asks for this run alone, quoted for a POSIX shell."""
         argv = ["bench", "run", "--method", self.method, "--task", self.task]
-        for known in dataclasses.fields(self):
-            if known.name not in {"method", "task"} and not _at_default(self, known):
-                argv += _flags(known, getattr(self, known.name))
+        for known in fields(self):
+            value = getattr(self, known.name)
+            if known.name not in {"method", "task"} and value != getattr(_DEFAULTS, known.name):
+                argv += _flags(flag(known), value)
         return shlex.join(argv)
 
     def without_weights(self) -> RunConfig:
         """Return the same without weights from outside, options and learning rate: what the floor needs."""
-        return replace(
-            self,
-            options={},
-            learning_rate=None,
-            weights=None,
-            train=True,
-            condition_channels="same",
-            invert_condition=False,
-        )
+        names = ("options", "learning_rate", *OUTSIDE)
+        defaults: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in names}
+        return replace(self, **defaults)
 
 
-def _name(place: Path | None) -> Path | None:
-    return Path(place.name) if place is not None and place.is_absolute() else place
-
-
-def flag(known: dataclasses.Field[Any]) -> str:
+def flag(known: Field[Any]) -> str:
     """Return the flag of a field on the command line."""
-    return str(known.metadata.get("flag", f"--{known.name.replace('_', '-')}"))
+    return str(known.metadata["flag"] or f"--{known.name.replace('_', '-')}")
 
 
-def _flags(known: dataclasses.Field[Any], value: Any) -> list[str]:
+def _flags(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
-        return [flag(known) if value else flag(known).replace("--", "--no-", 1)]
+        return [name if value else name.replace("--", "--no-", 1)]
     if isinstance(value, Mapping):
-        return [word for k, v in sorted(value.items()) for word in (flag(known), f"{k}={option_text(v)}")]
+        return [word for k, v in sorted(value.items()) for word in (name, f"{k}={option_text(v)}")]
     if isinstance(value, tuple):
-        return [flag(known), ",".join(map(str, value))]
-    return [
-        flag(known),
-        f"{value:g}" if isinstance(value, float) and value == float(f"{value:g}") else str(value),
-    ]
-
-
-def _at_default(config: RunConfig, known: dataclasses.Field[Any]) -> bool:
-    return bool(getattr(config, known.name) == getattr(_DEFAULTS, known.name))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return (
-        [_plain(v) for v in value]
-        if isinstance(value, (list, tuple))
-        else (str(value) if isinstance(value, Path) else value)
-    )
+        return [name, ",".join(map(str, value))]
+    short = isinstance(value, float) and value == float(f"{value:g}")
+    return [name, f"{value:g}" if short else str(value)]
 
 
 def option_text(value: Any) -> str:
@@ -221,18 +177,17 @@ def option_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _check(known: dataclasses.Field[Any], value: Any) -> None:
-    """Raise BenchError where a value is outside what its field allows; None is the suite's own."""
-    allowed = known.metadata.get("allowed")
-    if allowed is not None and value is not None and value not in allowed:
-        raise unknown(flag(known).lstrip("-"), str(value), allowed)
-    low, high = known.metadata.get("min"), known.metadata.get("max")
-    if value is None or low is None or low <= value <= high:
-        return
-    raise BenchError(f"{flag(known)} {value}: allowed are numbers from {low:g} to {high:g}.")
-
-
 _DEFAULTS = RunConfig()
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with these JSON values; BenchError for a name or value that cannot be."""
+    from bench.strict import validated
+
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    remedy = "See `bench run -h`."
+    config: RunConfig = validated(plain, RunConfig, "the configuration", remedy=remedy, strict=True)
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,12 +117,19 @@ def parse_json(raw: bytes, where: object, *, remedy: str, loose: bool = False) -
     return value
 
 
-def validated(value: Any, kind: Any, where: object, *, remedy: str) -> Any:
-    """Build a value of a type from parsed JSON; BenchError says where it differs, what came, what may."""
+def validated(value: Any, kind: Any, where: object, *, remedy: str, strict: bool = False) -> Any:
+    """Build a value of a type from parsed JSON; BenchError says where it differs, what came, what may.
+
+    strict: nothing is converted, as from "3" to 3, and every number is finite.
+    """
     try:
+        if strict:
+            return _adapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise BenchError(f"{where}: {_first(error)}. {remedy}") from error
+    except (ValueError, TypeError) as error:  # a number that is none, or what no JSON holds
+        raise BenchError(f"{where}: {error}. {remedy}") from error
 
 
 @cache

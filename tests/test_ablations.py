@@ -17,9 +17,9 @@ from bench import registry
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.artifacts import pick_items
 from bench.base.load import Base
-from bench.cli.options import make_config, read_config
+from bench.cli.options import read_config
 from bench.cli.run import plan_text
-from bench.config import RunConfig
+from bench.config import RunConfig, make_config
 from bench.content import read_json, sha256_file, write_json
 from bench.grid import CANNOT, EXISTS, MISSING, Paces, Planned, do_ablation, plan_ablation
 from bench.record import load_record

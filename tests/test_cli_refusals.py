@@ -16,7 +16,7 @@ BAD = [
     (["run", "--suite", "emojis"], "Did you mean 'emoji'?"),
     (["run", "--suite", "micro"], "brings no base model"),
     (["run", "--budget", "quik"], "Did you mean 'quick'?"),
-    (["run", "--device", "gpu"], "unknown device 'gpu'"),
+    (["run", "--device", "gpu"], "--device"),
     (["run", "--option", "schedule"], "is not name=value"),
     (["run", "--base", "/nowhere"], "no base model in"),
     (["report", "--results", "/nowhere"], "/nowhere"),

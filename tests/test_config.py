@@ -14,8 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 import cli
-from bench.cli.options import Asked, Shell, configured, make_config
-from bench.config import RunConfig
+from bench.cli.options import Asked, Shell, configured
+from bench.config import RunConfig, make_config
 from bench.packed import kept_record
 from bench.running import identify
 from bench.suites import resolve
@@ -32,6 +32,7 @@ FULL = RunConfig(
     options={
         "word": "free",
         "number": "1",
+        "small": "1e-3",
         "on": True,
         "odd": "a 'b' = c",
         "many": ["x", 1e-05],
@@ -123,8 +124,9 @@ def test_a_grid_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_small_numbers_in_a_file_need_no_point(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("learning_rate: 1e-5\n")
     assert parsed("--config", tmp_path / "run.yaml").one == RunConfig(learning_rate=1e-5)
-    config = RunConfig(learning_rate=1e-5)
-    assert parsed("--config", json.dumps(config.as_dict())).one == config
+    (tmp_path / "run.yaml").write_text("options: {scale: 1e-5, text: '1e-5', many: [-2.E+3, .5e1]}\n")
+    options = {"scale": 1e-5, "text": "1e-5", "many": [-2e3, 5.0]}
+    assert parsed("--config", tmp_path / "run.yaml").one == RunConfig(options=options)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -169,26 +171,28 @@ def test_repeats_and_commas_add_up_to_the_same_runs() -> None:
         ("{limit: '3'}", "limit"),
         ("{limit: 1.5}", "limit"),
         ("{limit: true}", "limit"),
-        ("{limit: 0}", "--limit"),
+        ("{limit: 0}", "limit"),
         ("{limit: [3]}", "limit"),
-        ("{guidance: .nan}", "guidance"),
-        ("{ema: 1.0}", "--ema"),
-        ("{seed: -1}", "--seed"),
-        ("{seed: true}", "--seed"),
-        ("{seed: 1.5}", "--seed"),
-        ("{seed: [0, [1]]}", "--seed"),
-        ("{seed: 99999999999999999999}", "--seed"),
+        ("{guidance: .nan}", "float"),
+        ("{ema: 1.0}", "ema"),
+        ("{seed: -1}", "seed"),
+        ("{seed: true}", "seed"),
+        ("{seed: 1.5}", "seed"),
+        ("{seed: [0, [1]]}", "seed"),
+        ("{seed: 99999999999999999999}", "seed"),
         ("{train: 3}", "train"),
         ("{train: 1}", "train"),
         ("{guidance: true}", "guidance"),
         ("{guidance: much}", "guidance"),
         ("{shuffled: 'no'}", "shuffled"),
         ("{options: 3}", "options"),
+        ("{options: {sites: [.inf]}}", "configuration"),
+        ("{options: {since: 2026-01-01}}", "configuration"),
         ("{track: 3}", "track"),
-        ("{method: 3}", "--method"),
-        ("{method: {bps: 1}}", "--method"),
+        ("{method: 3}", "method"),
+        ("{method: {bps: 1}}", "method"),
         ("{method: []}", "--method"),
-        ("{task: [sketch, null]}", "--task"),
+        ("{task: [sketch, null]}", "task"),
         ("{task: skech}", "skech"),
         ("{side: train}", "side"),
         ("{base: 7}", "base"),

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from bench.artifacts import mosaic, pick_items, show_condition
-from bench.cli.options import make_config
-from bench.config import RunConfig
+from bench.config import RunConfig, make_config
 from bench.content import read_json, sha256_bytes
 from bench.record import (
     Cost,

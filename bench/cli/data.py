@@ -201,7 +201,7 @@ def random_base(
 @guarded
 @configured("base_variant")
 def show_base(
-    place: Annotated[str, typer.Argument(help="A diffusers folder, or org/name[@revision].")],
+    place: Annotated[str, typer.Argument(help="A diffusers folder, or org/name\\[@revision].")],
     *,
     asked: Asked,
     as_json: AsJson = False,

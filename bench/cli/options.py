@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import itertools
 import json
-import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields, replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from bench.config import EXECUTION, RunConfig, flag
+from bench.config import EXECUTION, RunConfig, flag, make_config
 from bench.terminal import aside
-from bench.types import BenchError, unknown
+from bench.types import BenchError, Stopped, lacks_memory, unknown
 
-LARGEST = 2**63 - 1  # what torch, numpy and file systems count with
 LISTS = ("method", "task", "seed")
+_LARGEST = 2**63 - 1  # what torch, numpy and file systems count with
 _MOST_YAML = 1_000_000
-_FIELDS = {known.name: known for known in dataclasses.fields(RunConfig)}
+_FIELDS = {known.name: known for known in fields(RunConfig)}
 _HINTS = get_type_hints(RunConfig)
+_DEFAULTS = RunConfig()
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Jobs = Annotated[
     int, typer.Option("--jobs", min=1, help="Runs of a grid at once.", rich_help_panel=EXECUTION)
@@ -56,11 +57,9 @@ class Asked:
 
         methods = registry.names("method", self.each["method"])
         tasks = registry.names("task", self.each["task"])
-        first, shuffled = self.each["seed"][0], self.config.shuffled
+        shuffled = {seed: self.config.shuffled and seed == self.each["seed"][0] for seed in self.each["seed"]}
         return [
-            dataclasses.replace(
-                self.config, method=method, task=task, seed=seed, shuffled=shuffled and seed == first
-            )
+            replace(self.config, method=method, task=task, seed=seed, shuffled=shuffled[seed])
             for seed, task, method in itertools.product(self.each["seed"], tasks, methods)
         ]
 
@@ -76,13 +75,13 @@ class Asked:
 
 
 def configured(
-    *fields: str, without: Sequence[str] = (), **defaults: Any
+    *names: str, without: Sequence[str] = (), **defaults: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of RunConfig's fields; it takes them together, as `asked` (Asked).
 
-    fields: which, all for none. without: left out. defaults: where the command has others.
+    names: which, all for none. without: left out. defaults: where the command has others.
     """
-    chosen = [name for name in fields or tuple(_FIELDS) if name not in without]
+    chosen = [name for name in names or tuple(_FIELDS) if name not in without]
 
     def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -90,97 +89,68 @@ def configured(
             given = {name: kwargs.pop(name) for name in chosen}
             return command(*args, asked=_asked(given, config, defaults), **kwargs)
 
-        own = inspect.signature(command, eval_str=True)
-        kept = [p for name, p in own.parameters.items() if name != "asked"]
-        added = [_parameter(_FIELDS[name], defaults) for name in chosen]
-        more = [inspect.Parameter("config", _KEYWORD, default=None, annotation=ConfigText)]
-        more = more if "method" in chosen else []
-        first = [p for p in kept if p.kind is not _KEYWORD]  # arguments, before options of any kind
-        order = [*first, *added, *(p for p in kept if p.kind is _KEYWORD), *more]
-        wrapper.__signature__ = own.replace(parameters=order)  # type: ignore[attr-defined]
+        signature = inspect.signature(command, eval_str=True)
+        kept = [p for name, p in signature.parameters.items() if name != "asked"]
+        order = [
+            *(p for p in kept if p.kind is not _KEYWORD),  # arguments, before options of any kind
+            *(_parameter(_FIELDS[name], defaults) for name in chosen),
+            *(p for p in kept if p.kind is _KEYWORD),
+        ]
+        if "method" in chosen:
+            order.append(inspect.Parameter("config", _KEYWORD, default=None, annotation=ConfigText))
+        wrapper.__signature__ = signature.replace(parameters=order)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in order}
         return wrapper
 
     return wrap
 
 
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-
-
-def _parameter(known: dataclasses.Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
+def _parameter(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
     """Return a field as a parameter of a command: None means not given."""
-    default = defaults.get(known.name, getattr(RunConfig(), known.name))
-    kind, flags = _HINTS[known.name], [flag(known)]
-    meta = known.metadata
-    if known.name == "seed":
-        flags.append("--seeds")
+    default = defaults.get(known.name, getattr(_DEFAULTS, known.name))
     several = known.name in LISTS or isinstance(default, (tuple, Mapping))
+    kind: Any = list[str] if several else _HINTS[known.name]
+    flags = [flag(known)]
     if kind is bool:
         flags = [f"{flag(known)}/{flag(known).replace('--', '--no-', 1)}"]
-    text = meta["help"] + (f" Allowed: {', '.join(meta['allowed'])}." if "allowed" in meta else "")
-    text += _default_text(default)
+    elif known.name == "seed":
+        flags.append("--seeds")
+    text = known.metadata["help"]
+    if default not in (None, (), {}):
+        shown = {True: "yes", False: "no"}.get(default, default) if kind is bool else default
+        text += f" [default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown}]"
     option = typer.Option(
         *flags,
-        help=text,
-        rich_help_panel=meta["panel"],
-        show_default=False,
+        help=text.replace("[", r"\["),  # which rich would take for its own
+        rich_help_panel=known.metadata["panel"],
         metavar="a,b,..." if several and known.name != "options" else None,
     )
-    plain = list[str] if several else (kind if kind is bool else _bare(kind))
-    return inspect.Parameter(known.name, _KEYWORD, default=None, annotation=Annotated[plain | None, option])
-
-
-def _default_text(default: Any) -> str:
-    if default is None or default == () or default == {}:
-        return ""
-    if isinstance(default, bool):
-        return f" [default: {'yes' if default else 'no'}]"
-    return f" [default: {','.join(map(str, default)) if isinstance(default, tuple) else default}]"
-
-
-def _bare(kind: Any) -> Any:
-    """Return the type of a field without None."""
-    return next((t for t in getattr(kind, "__args__", (kind,)) if t is not type(None)), kind)
+    return inspect.Parameter(known.name, _KEYWORD, default=None, annotation=Annotated[kind | None, option])
 
 
 def _asked(given: Mapping[str, Any], text: str | None, defaults: Mapping[str, Any]) -> Asked:
     """Join what the file says with what the flags say, which win."""
     values = {**defaults, **(read_config(text) if text is not None else {})}
     for name, value in given.items():
-        if value is None or value == []:
-            continue
-        if name == "options":
+        if name == "options" and value:
             values[name] = {**values.get(name, {}), **parse_options(value)}
-        else:
+        elif name == "seed" and value:
+            values[name] = [int(seed) if seed.isdecimal() else seed for seed in split(value)]
+        elif value is not None and value != []:
             values[name] = split(value) if isinstance(value, list) else value
-    each = {name: _several(name, values.pop(name, getattr(RunConfig(), name))) for name in LISTS}
-    for name, several in each.items():
-        if not several and defaults.get(name) != ():  # where none is the default, the command knows which
+    each = {}
+    for name in LISTS:
+        value = values.pop(name, getattr(_DEFAULTS, name))
+        entries = value if isinstance(value, (list, tuple)) else (value,)
+        if not entries and defaults.get(name) != ():  # where none is the default, the command knows which
             raise BenchError(f"{flag(_FIELDS[name])} names none. Give one, or several: a,b,c.")
-    config = make_config(values)
-    return Asked(config=config, each=each)
-
-
-def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """Return the distinct values of a field of LISTS, seeds as numbers."""
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if name == "seed":
-        values = tuple(_seed(value) for value in values)
-    elif not all(isinstance(value, str) for value in values):
-        raise BenchError(f"{flag(_FIELDS[name])} {value!r} is no name. Give one, or several: a,b,c.")
-    return tuple(dict.fromkeys(values))
-
-
-def _seed(value: Any) -> int:
-    text = str(value)
-    if not text.isdecimal() or isinstance(value, bool):
-        raise BenchError(f"--seed {text} is no whole number from 0. Write for example 0,1,2.")
-    return int(text)
+        each[name] = tuple(dict.fromkeys(getattr(make_config({name: entry}), name) for entry in entries))
+    return Asked(config=make_config(values), each=each)
 
 
 def split(values: Iterable[str]) -> tuple[str, ...]:
     """Return the names of repeated options, each of which may be a comma list."""
-    return tuple(word.strip() for value in values for word in str(value).split(",") if word.strip())
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
@@ -196,17 +166,7 @@ def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):  # also where it is JSON beyond all bounds
             options[name] = value
-        _check_finite(name, options[name])
     return options
-
-
-def _check_finite(name: str, value: Any) -> None:
-    """Raise BenchError for numbers of an option that are none, at whatever depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BenchError(f"--option {name}: {value} is no finite number. Write one, as in name=0.5.")
-    if isinstance(value, (list, dict)):
-        for entry in value.values() if isinstance(value, dict) else value:
-            _check_finite(name, entry)
 
 
 def read_config(given: str) -> dict[str, Any]:
@@ -218,7 +178,7 @@ def read_config(given: str) -> dict[str, Any]:
     path = "--config" if given.lstrip().startswith("{") else given
     raw = given.encode() if path == "--config" else read_small(given, most_bytes=_MOST_YAML)
     try:
-        values = _json(raw) or yaml.safe_load(raw)
+        values = _parse_yaml(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is no YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
@@ -229,35 +189,13 @@ def read_config(given: str) -> dict[str, Any]:
     return values
 
 
-def _json(raw: bytes) -> Any:
-    """Return what JSON says, None where it is none: YAML would read 1e-05 and escaped signs otherwise."""
+def _parse_yaml(raw: bytes) -> Any:
+    import yaml
+
     try:
-        return json.loads(raw)
+        return json.loads(raw)  # of which YAML reads escaped halves of characters otherwise
     except (ValueError, RecursionError):
-        return None
-
-
-def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration with these values; BenchError for one of another type."""
-    from bench.strict import validated
-
-    for name, value in values.items():
-        _check_kind(name, value)
-    config: RunConfig = validated(dict(values), RunConfig, "the configuration", remedy="See `bench run -h`.")
-    return config
-
-
-def _check_kind(name: str, value: Any) -> None:
-    """Raise BenchError where a count or a yes or no came as another kind, which would be converted.
-
-    Numbers with a fraction may be text: YAML reads 1e-3, which has no point, as such.
-    """
-    kind = _bare(_HINTS[name])
-    if value is None or kind not in (int, float, bool):
-        return
-    if isinstance(value, bool) != (kind is bool) or (kind is int and isinstance(value, str)):
-        due = "true or false" if kind is bool else "a number"
-        raise BenchError(f"{flag(_FIELDS[name])} {value!r}: allowed is {due}, without quotes.")
+        return yaml.load(raw, _with_numbers(yaml.SafeLoader))
 
 
 def to_yaml(asked: Asked) -> str:
@@ -265,7 +203,16 @@ def to_yaml(asked: Asked) -> str:
     import yaml
 
     lists = {name: values[0] if len(values) == 1 else list(values) for name, values in asked.each.items()}
-    return str(yaml.safe_dump({**lists, **asked.config.as_dict()}, sort_keys=False)).rstrip()
+    values = {**lists, **asked.config.as_dict()}
+    return str(yaml.dump(values, Dumper=_with_numbers(yaml.SafeDumper), sort_keys=False)).rstrip()
+
+
+def _with_numbers(kind: Any) -> Any:
+    """Return a YAML loader or dumper to which 1e-3 is a number, as in YAML 1.2, and not text."""
+    made: Any = type(kind.__name__, (kind,), {})
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    made.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return made
 
 
 def outline(value: Mapping[str, Any], *, depth: int = 0) -> str:
@@ -282,35 +229,24 @@ def outline(value: Mapping[str, Any], *, depth: int = 0) -> str:
 
 
 class _Command(TyperCommand):
-    """A command that refuses what it would have to guess: an option of one value that came twice, numbers
-    that are none or that no machine holds. Its help means every character it says.
+    """A command that refuses what it would have to guess: an option of one value that came twice, and
+    numbers that are none or that no machine holds.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
         rest = super().parse_args(ctx, args)
-        came: tuple[dict[str, Any], Any, list[Any]] = self.make_parser(ctx).parse_args(args=given)
-        for param, times in Counter(came[2]).items():
+        _, _, order = self.make_parser(ctx).parse_args(args=given)
+        counts: Counter[Any] = Counter(order)
+        for param, times in counts.items():
             if times > 1 and not getattr(param, "multiple", False):
                 raise typer.BadParameter("it came more than once; give it once.", ctx=ctx, param=param)
-        for param in self.params:
-            _check_number(ctx.params.get(param.name or ""), ctx=ctx, param=param)
+        parameters: list[Any] = self.params
+        for param in parameters:
+            value = ctx.params.get(param.name)
+            if isinstance(value, (int, float)) and not abs(value) <= _LARGEST:
+                raise typer.BadParameter(f"{value} is not finite or beyond {_LARGEST}.", ctx=ctx, param=param)
         return rest
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        from rich.markup import escape
-
-        for param in self.params:
-            if getattr(param, "help", None):
-                param.help = escape(param.help)  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
-
-
-def _check_number(value: object, *, ctx: Any, param: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.", ctx=ctx, param=param)
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise typer.BadParameter(f"{value} is too large; allowed: up to {LARGEST}.", ctx=ctx, param=param)
 
 
 class Shell(typer.Typer):
@@ -336,18 +272,17 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             fail("stopped; finished work is kept, the same command goes on.", 130)
         except Exception as error:
-            from bench.types import BenchError, Stopped, lacks_memory
-
             if isinstance(error, Stopped):
                 fail("stopped; work is saved, the same command goes on where it was.", error.code)
             if isinstance(error, (BenchError, OSError)):
                 fail(f"error: {error}", 2)
             if lacks_memory(error):
                 first = (str(error) or "MemoryError").splitlines()[0]
-                advice = (
-                    "Finished work is kept. Lower --sample-batch or --micro-batch, or end other programs."
+                fail(
+                    f"error: the memory that this needs cannot be had ({first}). Finished work is kept. "
+                    "Lower --sample-batch or --micro-batch, or end other programs.",
+                    2,
                 )
-                fail(f"error: the memory that this needs cannot be had ({first}). {advice}", 2)
             raise
 
     return wrapper

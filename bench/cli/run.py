@@ -193,7 +193,7 @@ def tune(
     jobs: Jobs = 1,
     rate: Annotated[
         list[str] | None,
-        typer.Option("--rates", help=f"The grid, the same for all methods. [default: {RATES}]"),
+        typer.Option("--rates", help=rf"The grid, the same for all methods. \[default: {RATES}]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
