@@ -75,7 +75,21 @@ _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
         "coco17": Row(target="bench.suites:COCO17"),
         "micro": Row(target="bench.suites:MICRO"),
     },
-    "judge": {},
+    "judge": {
+        "efficientnet-lite0": Row(
+            target="bench.judges.vision:EfficientNet", title="EfficientNet-Lite0, 1,280 features; ImageNet"
+        ),
+        "emoji-clip": Row(target="bench.judges.clip:EmojiClip", title="CLIP for emoji; shipped"),
+        "inception-v3": Row(
+            target="bench.judges.vision:Inception", title="Inception-v3, 2,048 features of FID; a weight file"
+        ),
+        "dinov2-vitb14": Row(
+            target="bench.judges.vision:DINOv2", title="DINOv2 ViT-B/14, 768 features; a weight file"
+        ),
+        "open-clip/MODEL": Row(
+            target="bench.judges.clip:OpenClip", title="any model of open_clip; a weight file"
+        ),
+    },
     "metric": {},
 }
 _PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
@@ -100,9 +114,11 @@ def rows(kind: str) -> Mapping[str, Row]:
 
 
 def groups(kind: str) -> dict[str, tuple[str, ...]]:
-    """Return what stands for several names: all; paper and variants for methods."""
+    """Return what stands for several names: all methods or tasks; paper and variants for methods."""
+    if kind not in ("method", "task"):
+        return {}
     own = {name: row for name, row in rows(kind).items() if not row.variant_of}
-    if kind != "method":
+    if kind == "task":
         return {"all": tuple(own)}
     return {"paper": _PAPER, "all": tuple(own), "variants": tuple(n for n in rows(kind) if n not in own)}
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.judges import EMOJI_CLIP, Judge, JudgeCard, load_judge
+from bench.judges import Judge, JudgeCard, load_judge
+from bench.judges.clip import EMOJI_CLIP
 from bench.metrics.paired import clip_score
 from bench.scoring import compare
 from bench.tools import TOOLS, clean_fid, find_tools, tool_values, torch_fidelity

@@ -562,7 +562,8 @@ def _bases(table: _Table) -> None:
 
 
 def _judges(table: _Table) -> None:
-    from bench.judges import EMOJI_CLIP, judge_card
+    from bench.judges import judge_card
+    from bench.judges.clip import EMOJI_CLIP
 
     files = {name: (EMOJI_CLIP / name).read_bytes() for name in ("open_clip_config.json", "tokenizer.json")}
     files["open_clip_model.safetensors"] = b"weights"

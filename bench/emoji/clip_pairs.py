@@ -13,7 +13,7 @@ import numpy as np
 from bench.content import digest_arrays, read_npz
 from bench.emoji.collection import may_mirror
 from bench.emoji.tokenizer import train_tokenizer
-from bench.judges import bare_caption
+from bench.judges.clip import bare_caption
 from bench.randomness import generator
 from bench.types import BenchError
 

@@ -41,7 +41,8 @@ from bench.emoji.clip_pairs import (
     openmoji_pairs,
     view_of,
 )
-from bench.judges import judge_card, load_judge, preprocess_images
+from bench.judges import judge_card, load_judge
+from bench.judges.clip import preprocess_images
 from bench.metrics.paired import retrieval_hits
 from bench.randomness import generator
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint

@@ -42,75 +42,77 @@ def bare_caption(caption: str) -> str:
     return _STYLE.sub("", caption).strip()
 
 
-def emoji_card(name: str, weights: Path | None) -> JudgeCard:
-    """Return the card of emoji-clip; weights: another folder than the shipped one."""
-    folder = weights or EMOJI_CLIP
-    remedy = "restore the folder, or make it: python -m bench.emoji.train_clip --help"
-    try:
-        manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
-    except BenchError as error:
-        raise BenchError(
-            f"judge 'emoji-clip' has no valid manifest in {folder} ({error}); {remedy}"
-        ) from error
-    files, size = dict(manifest["files"]), manifest["image_size"]
-    missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
-    if missing:
-        raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
-    for name, digest in sorted(files.items()):
-        check_digest(folder / name, digest, remedy)
-    return JudgeCard(
-        name="emoji-clip",
-        digest=digest_json(files),
-        resize=f"bicubic with antialias (Pillow) to {size}x{size}; captions without style suffix",
-        reads_text=True,
-    )
+class EmojiClip:
+    """Image and caption embeddings for emoji; weights: another folder than the shipped one."""
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card after checking every file that the folder's manifest names."""
+        folder = weights or EMOJI_CLIP
+        remedy = "restore the folder, or make it: python -m bench.emoji.train_clip --help"
+        try:
+            manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
+        except BenchError as error:
+            raise BenchError(
+                f"judge '{name}' has no valid manifest in {folder} ({error}); {remedy}"
+            ) from error
+        files, size = dict(manifest["files"]), manifest["image_size"]
+        missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
+        if missing:
+            raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
+        for file, digest in sorted(files.items()):
+            check_digest(folder / file, digest, remedy)
+        return JudgeCard(
+            name="emoji-clip",
+            digest=digest_json(files),
+            resize=f"bicubic with antialias (Pillow) to {size}x{size}; captions without style suffix",
+            reads_text=True,
+        )
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the towers and the tokenizer."""
+        import torch
+        from tokenizers import Tokenizer
+
+        card, folder = self.card(name, weights), weights or EMOJI_CLIP
+        model, preprocess = _create_open_clip(f"local-dir:{folder}", None, device)
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises bare ones
+            raise BenchError(f"{folder / 'tokenizer.json'} is no tokenizer ({error}). Restore it.") from error
+
+        def texts(captions: list[str]) -> torch.Tensor:
+            encoded = tokenizer.encode_batch([bare_caption(caption) for caption in captions])
+            return model.encode_text(torch.tensor([text.ids for text in encoded], device=device))
+
+        return _judge(card, model, preprocess, device, texts)
 
 
-def load_emoji(name: str, card: JudgeCard, weights: Path | None, device: str) -> Judge:
-    """Load emoji-clip; weights as `emoji_card`."""
-    import torch
-    from tokenizers import Tokenizer
+class OpenClip:
+    """Any open_clip model from a file, by the name open-clip/MODEL."""
 
-    folder = weights or EMOJI_CLIP
-    model, preprocess = _create_open_clip(f"local-dir:{folder}", None, device)
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the library raises bare ones
-        raise BenchError(f"{folder / 'tokenizer.json'} is no tokenizer ({error}). Restore it.") from error
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card; the file's digest is recorded, none is demanded."""
+        return JudgeCard(
+            name=name.removeprefix("open-clip/"),
+            digest=sha256_file(need_file(name, weights, _OPEN_REMEDY)),
+            resize="open_clip's own evaluation transform for this model",
+            reads_text=True,
+        )
 
-    def texts(captions: list[str]) -> torch.Tensor:
-        encoded = tokenizer.encode_batch([bare_caption(caption) for caption in captions])
-        return model.encode_text(torch.tensor([one.ids for one in encoded], device=device))
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the towers and open_clip's tokenizer."""
+        import open_clip
 
-    return _judge(card, model, preprocess, device, texts)
+        card, path = self.card(name, weights), need_file(name, weights, _OPEN_REMEDY)
+        if card.name not in open_clip.list_models():
+            raise unknown("open_clip model", card.name, open_clip.list_models())
+        model, preprocess = _create_open_clip(card.name, str(path), device)
+        tokenizer = open_clip.get_tokenizer(card.name)
 
+        def texts(captions: list[str]) -> torch.Tensor:
+            return model.encode_text(tokenizer(captions).to(device))
 
-def open_card(name: str, weights: Path | None) -> JudgeCard:
-    """Return the card of an open_clip model, "open-clip/MODEL"."""
-    path = need_file(name, weights, _OPEN_REMEDY)
-    return JudgeCard(
-        name=name.removeprefix("open-clip/"),
-        digest=sha256_file(path),
-        resize="open_clip's own evaluation transform for this model",
-        reads_text=True,
-    )
-
-
-def load_open(name: str, card: JudgeCard, weights: Path | None, device: str) -> Judge:
-    """Load an open_clip model from a file."""
-    import open_clip
-
-    model_name = name.removeprefix("open-clip/")
-
-    if model_name not in open_clip.list_models():
-        raise unknown("open_clip model", model_name, open_clip.list_models())
-    model, preprocess = _create_open_clip(model_name, str(weights), device)
-    tokenizer = open_clip.get_tokenizer(model_name)
-
-    def texts(captions: list[str]) -> torch.Tensor:
-        return model.encode_text(tokenizer(captions).to(device))
-
-    return _judge(card, model, preprocess, device, texts)
+        return _judge(card, model, preprocess, device, texts)
 
 
 def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[Any, Any]:

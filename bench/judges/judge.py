@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 JUDGES_VARIABLE = "BENCH_JUDGES"
-Progress = Callable[[int], None]
-"""Called after each batch with the number of items it held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,71 +50,57 @@ class Judge:
 
         side: height and width of the network's input in pixels, where it is square and known.
         """
-        self.card = card
-        self.side = side
-        self._images = images
-        self._texts = texts
+        self.card, self.name, self.digest, self.side = card, card.name, card.digest, side
+        self._images, self._texts = images, texts
 
-    @property
-    def name(self) -> str:
-        """The name that headers print."""
-        return self.card.name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights."""
-        return self.card.digest
-
-    @property
-    def resize(self) -> str:
-        """The resize rule, in words."""
-        return self.card.resize
-
-    def features(
-        self, images: np.ndarray, *, batch_size: int = 8, progress: Progress | None = None
-    ) -> np.ndarray:
+    def features(self, images: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
         """Return the features of images: [N,H,W,3] uint8 RGB -> [N,D] float32, not normalised.
 
         Results do not depend on batch_size beyond rounding. BenchError for images of another form.
         """
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
             raise BenchError(f"a judge takes images [N,H,W,3] uint8, got {images.shape} {images.dtype}")
-        return _in_batches(self._images, images, batch_size, progress)
+        return _in_batches(self._images, images, batch_size)
 
-    def text(
-        self, captions: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
-    ) -> np.ndarray:
+    def text(self, captions: Sequence[str]) -> np.ndarray:
         """Return the embeddings of captions, [N,D] float32, not normalised.
 
         BenchError for a judge without a text tower.
         """
         if self._texts is None:
             raise BenchError(f"judge '{self.name}' reads images only; choose a CLIP judge for text")
-        if not captions:
-            raise BenchError("a judge takes at least one caption, got none")
-        return _in_batches(self._texts, list(captions), batch_size, progress)
+        return _in_batches(self._texts, list(captions), 64)
 
 
-def find_weights(name: str) -> Path | None:
-    """Return a judge's weight file in the folder of BENCH_JUDGES; None where there is none.
+class JudgeKind(Protocol):
+    """How judges of one name are made.
 
-    BenchError where two files there have the judge's name.
+    name: as the user wrote it. weights: the file or folder given, None without one.
     """
-    folder = os.environ.get(JUDGES_VARIABLE)
-    stem = name.replace("/", "-")
-    found = sorted(Path(folder).glob(f"{glob.escape(stem)}.*")) if folder else []
-    if len(found) > 1:
-        raise BenchError(
-            f"{folder} holds {len(found)} files for judge '{name}': "
-            f"{', '.join(p.name for p in found)}. Leave one."
-        )
-    return found[0] if found else None
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card without loading the network; BenchError for missing or changed weights."""
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the network, its weights checked first; errors as `card`."""
 
 
 def need_file(name: str, weights: Path | None, remedy: str) -> Path:
-    """Return the weight file of a judge; BenchError with the remedy where there is none."""
+    """Return the weight file given, else that of the judge's name in the folder of BENCH_JUDGES.
+
+    BenchError with the remedy where there is none, and where two files there have the name.
+    """
+    stem = name.replace("/", "-")
+    folder = os.environ.get(JUDGES_VARIABLE)
+    if weights is None and folder:
+        paths = sorted(Path(folder).glob(f"{glob.escape(stem)}.*"))
+        if len(paths) > 1:
+            raise BenchError(
+                f"{folder} holds {len(paths)} files for judge '{name}': "
+                f"{', '.join(path.name for path in paths)}. Leave one."
+            )
+        weights = paths[0] if paths else None
     if weights is None or not weights.is_file():
-        stem = name.replace("/", "-")
         raise BenchError(
             f"judge '{name}' needs a weight file; got {weights}. {remedy} For runs, put it as {stem}.* "
             f"into a folder and name that in the environment variable {JUDGES_VARIABLE}."
@@ -136,18 +120,13 @@ def check_digest(path: Path, expected: str, remedy: str) -> None:
         )
 
 
-def _in_batches(
-    tower: Callable[[Any], torch.Tensor], items: Any, size: int, progress: Progress | None
-) -> np.ndarray:
+def _in_batches(tower: Callable[[Any], torch.Tensor], items: Any, size: int) -> np.ndarray:
     import torch
 
     if size < 1:
         raise BenchError(f"batch_size must be at least 1, got {size}")
-    parts = []
     with torch.inference_mode():
-        for start in range(0, len(items), size):
-            batch = items[start : start + size]
-            parts.append(tower(batch).float().cpu().numpy())
-            if progress is not None:
-                progress(len(batch))
+        parts = [
+            tower(items[start : start + size]).float().cpu().numpy() for start in range(0, len(items), size)
+        ]
     return np.concatenate(parts).astype(np.float32, copy=False)

