@@ -44,29 +44,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder: 4-level UNet of width 32, factor-4 autoencoder, one-layer text encoder."""
-    import torch
+    from tests.bases import write_tiny_base
 
-    from bench.emoji.autoencoder import AutoencoderRecipe, build_autoencoder
-    from bench.emoji.export import export_base
-    from bench.emoji.prior import PriorRecipe, build_scheduler, build_text_encoder, build_unet
-    from bench.emoji.tokenizer import train_tokenizer
-
-    torch.manual_seed(0)
-    recipe = PriorRecipe(
-        widths=(32, 32, 32, 32), text_width=32, text_layers=1, vocabulary=200, text_length=16
-    )
-    tokenizer = train_tokenizer(["red heart", "grinning face"], size=200, length=16)
-    folder = tmp_path_factory.mktemp("micro") / "base"
-    export_base(
-        folder,
-        unet=build_unet(recipe),
-        vae=build_autoencoder(AutoencoderRecipe(channels=16)),
-        text_encoder=build_text_encoder(recipe, tokenizer),
-        tokenizer=tokenizer,
-        scheduler=build_scheduler(),
-        facts={"name": "micro"},
-    )
-    return folder
+    return write_tiny_base(tmp_path_factory.mktemp("micro") / "base", ["red heart", "grinning face"])
 
 
 @pytest.fixture(scope="session")

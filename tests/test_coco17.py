@@ -17,14 +17,12 @@ from bench.base.load import load_base
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.data.coco.prepare import prepare_coco17
 from bench.data.coco.recipe import Recipe
-from bench.emoji.export import export_base
-from bench.emoji.prior import PriorRecipe, build_text_encoder, build_unet
-from bench.emoji.tokenizer import train_tokenizer
 from bench.judges import judge_card
 from bench.record import load_record
 from bench.suites import COCO17, find_data, resolve
 from bench.types import BenchError
 from tests.asking import made
+from tests.bases import write_tiny_base
 from tests.coco_fixture import build_coco
 
 RUNNER = CliRunner()
@@ -65,44 +63,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Suite:
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random base of Stable Diffusion 1.5's shape, narrow: eps, factor 8, latents of 64x64 at 512 px."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler
-
-    torch.manual_seed(0)
-    recipe = PriorRecipe(
-        widths=(32, 32, 32, 32), text_width=32, text_layers=1, vocabulary=200, text_length=16
-    )
-    tokenizer = train_tokenizer(["a picture, number one", "in words"], size=200, length=16)
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    vae = AutoencoderKL(
-        down_block_types=down,
-        up_block_types=up,
-        block_out_channels=(4, 4, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=512,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )
-    folder = tmp_path_factory.mktemp("narrow") / "base"
-    export_base(
-        folder,
-        unet=build_unet(recipe),
-        vae=vae,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        text_encoder=build_text_encoder(recipe, tokenizer),
-        facts={"name": "narrow"},
-    )
-    return folder
+    vae = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (4, 4, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 512,
+    }
+    how = {"vae": vae, "vae_class": "AutoencoderKL", "prediction": "epsilon"}
+    words = ["a picture, number one", "in words"]
+    return write_tiny_base(tmp_path_factory.mktemp("narrow") / "base", words, **how)
 
 
 def test_the_suite_is_the_papers() -> None:

@@ -302,7 +302,6 @@ def _data(table: _Table) -> None:
     from bench.data.openmoji import ASSETS, NAME, OpenMoji64
     from bench.data.seen import ARRAYS, MANIFEST, compare_seen, load_seen, write_seen
     from bench.data.splits import load_splits, splits_json
-    from bench.emoji.clip_pairs import load_collection
 
     sides = {"train": {"a": "aa"}, "val": {"b": "bb"}, "test": {"c": "cc"}}
     value = splits_json("toy", sides, groups={"a": "g"})
@@ -350,10 +349,6 @@ def _data(table: _Table) -> None:
 
     table.add("openmoji manifest", own, JSON, emoji, file=f"{NAME}.manifest.json")
     table.add("openmoji arrays", own, NPZ, emoji_arrays, file=f"{NAME}.npz")
-    pairs = {"images": pictures[:1], "captions": np.array(["a"]), "styles": np.array(["b"])}
-    collection = table.folder("pretraining")
-    write_npz(collection / "c.npz", pairs)
-    table.add("collection", collection, NPZ, lambda f: load_collection(f / "c.npz"), file="c.npz")
 
 
 def _caches(table: _Table) -> None:
@@ -586,22 +581,6 @@ def _words(table: _Table) -> None:
     table.add("option", {"words": {"a": [1]}}, JSON, option)
 
 
-def _recipes(table: _Table) -> None:
-    from bench.emoji.build_openmoji import Palette, collect, load_palette
-    from bench.emoji.collection import FAMILIES, load_icons
-
-    icon = {"body": "<path/>", "left": 0, "top": 0.5, "width": 16, "height": 16, "hidden": False}
-    files: dict[str, Any] = {f"{f.package}/package.json": {"version": f.version} for f in FAMILIES}
-    files |= {f"{f.package}/icons.json": {"icons": {"red-heart": icon}, "width": 16} for f in FAMILIES}
-    table.add("icons", files, JSON, load_icons, file="noto/icons.json")
-    table.add("icons' package", files, JSON, load_icons, file="noto/package.json")
-    colours = {"colors": ["#000000", "#FFFFFF"], "skintones": {"hair": ["#010203"]}}
-    entry = {"hexcode": "A1", "annotation": "a", "group": "objects", "subgroups": "tool", "skintone": ""}
-    palette = Palette(names=(), rgb=np.zeros((0, 3), np.uint8))
-    table.add("openmoji's colours", {"data/color-palette.json": colours}, JSON, load_palette)
-    table.add("openmoji's entries", {"data/openmoji.json": [entry]}, JSON, lambda f: collect(f, palette))
-
-
 PARTS = (
     _runs,
     _studies,
@@ -614,7 +593,6 @@ PARTS = (
     _bases,
     _judges,
     _words,
-    _recipes,
 )
 
 

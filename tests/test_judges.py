@@ -140,13 +140,13 @@ def test_bare_caption_drops_the_style_alone(caption: str, bare: str) -> None:
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A judge folder in the shipped format, with an untrained projection and text tower."""
-    from bench.emoji.clip_model import ClipRecipe, build_model, export
-    from bench.emoji.clip_pairs import build_tokenizer
+    from bench.emoji.clip import build_model, build_tokenizer, export
+    from tests.bases import small_clip
 
-    recipe = ClipRecipe(image_size=64, embedding=32, text_width=32, text_layers=1, vocabulary=200)
-    tokenizer = build_tokenizer(["red heart", "blue heart", "old key"], size=200, length=16)
+    config = small_clip()
+    tokenizer = build_tokenizer(["red heart", "blue heart", "old key"], config)
     folder = tmp_path_factory.mktemp("emoji-clip")
-    export(build_model(recipe, tokenizer.get_vocab_size()), tokenizer, recipe, folder)
+    export(build_model(config), tokenizer, config, folder)
     return folder
 
 
@@ -189,7 +189,7 @@ def test_open_clip_itself_loads_the_folder(clip_folder: Path, images: np.ndarray
 
 
 def test_damaged_or_missing_emoji_clip_files_are_named(clip_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="no valid manifest.*train_clip"):
+    with pytest.raises(BenchError, match="no valid manifest.*bench.emoji.clip"):
         judge_card("emoji-clip", weights=tmp_path)
     for file in clip_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

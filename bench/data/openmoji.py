@@ -1,6 +1,6 @@
 """OpenMoji64: 1,871 emoji at 64x64 with the designers' own line drawings, shipped in the package.
 
-Emoji by OpenMoji (https://openmoji.org), CC BY-SA 4.0; built by bench.emoji.build_openmoji.
+Emoji by OpenMoji (https://openmoji.org), CC BY-SA 4.0; built by bench.emoji.openmoji.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {  # beside ids and c
 }
 _REMEDY = (
     "Restore it from the repository, or make it anew with "
-    "`python -m bench.emoji.build_openmoji --package FOLDER --out FOLDER` (see its --help)."
+    "`python -m bench.emoji.openmoji --package FOLDER --out FOLDER` (see its --help)."
 )
 
 

@@ -48,7 +48,7 @@ class EmojiClip:
     def card(self, name: str, weights: Path | None) -> JudgeCard:
         """Return the card after checking every file that the folder's manifest names."""
         folder = weights or EMOJI_CLIP
-        remedy = "restore the folder, or make it: python -m bench.emoji.train_clip --help"
+        remedy = "restore the folder, or make it: python -m bench.emoji.clip --help"
         try:
             manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
         except BenchError as error:

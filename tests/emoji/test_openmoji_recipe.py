@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.data.leaks import fingerprint
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.splits import verify
-from bench.emoji.build_openmoji import (
+from bench.emoji.openmoji import (
     build,
     caption_of,
     classify,
@@ -21,8 +22,10 @@ from bench.emoji.build_openmoji import (
     find_boxes,
     load_palette,
     main,
+    render,
 )
-from bench.emoji.build_splits import base_emoji, concept, group_items, side_of
+from bench.emoji.splits import base_emoji, concept, group_items, looking_alike, side_of
+from bench.emoji.training import run
 from bench.types import BenchError
 
 pytest.importorskip("resvg_py")
@@ -145,36 +148,18 @@ def test_a_wrong_package_says_what_to_do(tmp_path: Path) -> None:
         build(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("file", "value"),
-    [
-        ("data/openmoji.json", {}),
-        ("data/openmoji.json", [{"hexcode": 1}]),
-        ("data/openmoji.json", [{**entry("../A1", "escaped")}]),
-        ("data/color-palette.json", []),
-        ("data/color-palette.json", {"colors": ["red"], "skintones": {}}),
-        ("package.json", [1]),
-    ],
-)
-def test_a_package_of_another_form_is_refused(
-    package: Path, tmp_path: Path, file: str, value: object
-) -> None:
-    shutil.copytree(package, tmp_path / "other")
-    (tmp_path / "other" / file).write_text(json.dumps(value))
-    with pytest.raises(BenchError, match=Path(file).name):
-        build(tmp_path / "other", tmp_path / "out")
-
-
 def test_the_command_line_builds_and_refuses(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["build", "--package", str(package), "--out", str(tmp_path / "out")]
+    arguments = ["openmoji", "--package", str(package), "--out", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", arguments)
-    main()
-    assert len(OpenMoji64(tmp_path / "out")) == 2
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 0 and len(OpenMoji64(tmp_path / "out")) == 2
     arguments[2] = str(tmp_path / "nowhere")
-    with pytest.raises(SystemExit, match="error: .*openmoji.json"):
-        main()
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
 
 
 def test_boxes_are_sorted_cut_and_exclusive() -> None:
@@ -258,8 +243,6 @@ def test_base_emoji(hexcode: str, base: str) -> None:
 
 
 def test_groups_join_by_words_and_by_looks(package: Path, tmp_path: Path) -> None:
-    from bench.data.leaks import fingerprint
-
     build(package, tmp_path / "out")
     data = OpenMoji64(tmp_path / "out")
     twin = data["A1"]
@@ -278,9 +261,20 @@ def test_sides_follow_the_fractions_and_large_groups_train() -> None:
     assert {side_of(f"group {i}", 9) for i in range(100)} == {"train"}
 
 
-def test_namespaces_do_not_matter() -> None:
-    from bench.emoji.build_openmoji import render
+def test_the_shipped_sides_follow_from_their_groups_and_look_alikes_share_one() -> None:
+    data, splits = OpenMoji64(), openmoji64_splits()
+    sizes = Counter(splits.groups.values())
+    for side in ("train", "val", "test"):
+        assert {side_of(g, sizes[g]) for g in (splits.groups[item] for item in splits.side(side))} == {side}
+    ids = splits.val + splits.test[:100]
+    pairs = {pair for pair in looking_alike(fingerprint(data[item] for item in ids)) if len(set(pair)) == 2}
+    assert pairs and all(splits.groups[ids[i]] == splits.groups[ids[j]] for i, j in pairs)
+    firsts: dict[str, str] = {}
+    for item in data.ids:
+        assert splits.groups[firsts.setdefault(base_emoji(item), item)] == splits.groups[item]
 
+
+def test_namespaces_do_not_matter() -> None:
     svg = f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">{SQUARE}</svg>'
     rgba = render(ElementTree.fromstring(svg), lambda layer: True, crisp=True)
     assert rgba.shape == (64, 64, 4) and rgba[25, 20].tolist() == [0xD2, 0x2F, 0x27, 255]

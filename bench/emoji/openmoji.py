@@ -1,9 +1,10 @@
-"""Builds the OpenMoji64 data set from an unpacked OpenMoji package.
+"""Builds the OpenMoji64 data set from an unpacked OpenMoji package (`npm pack openmoji@17.0.0`).
 
-`python -m bench.emoji.build_openmoji --package FOLDER --out FOLDER` renders every emoji without
-skin tone at 64x64 (viewBox 4 4 64 64: one unit of the drawing is one pixel, strokes are 2 px) and
-writes openmoji64.npz, openmoji64.manifest.json and openmoji64.splits.json. The same package gives
-the same bytes. Each emoji gives
+    python -m bench.emoji.openmoji --package FOLDER --out FOLDER
+
+renders every emoji without skin tone at 64x64 (viewBox 4 4 64 64: one unit of the drawing is one pixel,
+strokes are 2 px) and writes openmoji64.npz, openmoji64.manifest.json and openmoji64.splits.json. The same
+package gives the same bytes. Each emoji gives
     image    all layers but the grid, on white, as in the designers' own colour export;
     sketch   the layers line and line-supplement, the designers' own black export. Its alpha
              channel is the ink, so a line counts in full whatever its colour;
@@ -14,24 +15,21 @@ the same bytes. Each emoji gives
 
 from __future__ import annotations
 
-import argparse
 import io
-import logging
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import StringConstraints, with_config
+import typer
 from scipy import ndimage
-from typing_extensions import TypedDict
 
 from bench.content import digest_arrays, read_json, sha256_file, write_json, write_npz
-from bench.emoji.build_splits import make_splits
-from bench.strict import Name, Text
+from bench.emoji.splits import make_splits
+from bench.emoji.training import run
+from bench.terminal import say
 from bench.types import BenchError
 
 NAME = "openmoji64"
@@ -41,40 +39,15 @@ MIN_BOX_PIXELS = 12
 MAX_BOXES = 16
 CAPTION_STYLE = ", openmoji style"
 LINE_LAYERS = ("line", "line-supplement")
-_SVG = "http://www.w3.org/2000/svg"
-_GRID = "grid"
-
-COLOUR_NAMES = {
-    "#000000": "black",
-    "#ffffff": "white",
-    "#92d3f5": "light blue",
-    "#61b2e4": "blue",
-    "#ea5a47": "light red",
-    "#d22f27": "red",
-    "#b1cc33": "light green",
-    "#5c9e31": "green",
-    "#fcea2b": "yellow",
-    "#f1b31c": "dark yellow",
-    "#d0cfce": "light grey",
-    "#9b9b9a": "grey",
-    "#3f3f3f": "dark grey",
-    "#f4aa41": "light orange",
-    "#e27022": "orange",
-    "#ffa7c0": "light pink",
-    "#e67a94": "pink",
-    "#b399c8": "light purple",
-    "#8967aa": "purple",
-    "#a57939": "light brown",
-    "#6a462f": "brown",
-    "#1e50a0": "dark blue",
-    "#781e32": "dark red",
-    "#186648": "dark green",
-    "#fadcbc": "light skin",
-    "#debb90": "medium-light skin",
-    "#c19a65": "medium skin",
-    "#352318": "darkest brown",
-}
-
+COLOUR_NAMES = dict(
+    pair.strip().split(" ", 1)
+    for pair in """#000000 black, #ffffff white, #92d3f5 light blue, #61b2e4 blue, #ea5a47 light red,
+    #d22f27 red, #b1cc33 light green, #5c9e31 green, #fcea2b yellow, #f1b31c dark yellow,
+    #d0cfce light grey, #9b9b9a grey, #3f3f3f dark grey, #f4aa41 light orange, #e27022 orange,
+    #ffa7c0 light pink, #e67a94 pink, #b399c8 light purple, #8967aa purple, #a57939 light brown,
+    #6a462f brown, #1e50a0 dark blue, #781e32 dark red, #186648 dark green, #fadcbc light skin,
+    #debb90 medium-light skin, #c19a65 medium skin, #352318 darkest brown""".split(",")
+)
 _FLAG = "flag: the sketch is a bare rectangle and says nothing of what is in it"
 _UI = "interface element: a diagram or bare mark, not a picture of a thing"
 _TYPE = "typographic symbol: a glyph or plain shape, its lines filled instead of drawn"
@@ -91,39 +64,9 @@ DROPPED_GROUPS: Mapping[tuple[str, str], str] = {
     ("extras-unicode", "regional-indicator"): "regional indicator: a letter, half of a flag",
     ("component", "*"): "component: a hair or skin swatch, not an emoji of its own",
 }
-_SKIN_TONE = "skin tone variant: the same drawing in another colour"
-_NO_FILE = "no drawing in the package"
-_BROKEN = "broken: the drawing does not render"
-_NO_SKETCH = "empty sketch: the line layers hold no ink"
-_NO_COLOUR = "empty colour: nothing is drawn but lines"
 
 
-_Hex = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
-_others = with_config(extra="allow")  # files of another project, of which a part is read
-
-
-@_others
-class _Colours(TypedDict):
-    colors: Sequence[_Hex]
-    skintones: Mapping[Text, Sequence[_Hex]]
-
-
-@_others
-class _Entry(TypedDict):
-    hexcode: Name
-    annotation: Text
-    group: Text
-    subgroups: Text
-    skintone: NotRequired[Any]
-
-
-@_others
-class _Package(TypedDict, total=False):
-    version: Text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
+class Drawing(NamedTuple):
     """One rendered emoji: image [64,64,3], sketch [64,64], classes [64,64], all uint8."""
 
     image: np.ndarray
@@ -131,8 +74,7 @@ class Drawing:
     classes: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Palette:
+class Palette(NamedTuple):
     """Colours of the classes: names[i] and rgb[i] ([N,3] uint8) belong to class i; 0 is paper."""
 
     names: tuple[str, ...]
@@ -141,7 +83,7 @@ class Palette:
 
 def load_palette(package: Path) -> Palette:
     """Read data/color-palette.json: background, the colours, then skin and hair tones."""
-    table: _Colours = read_json(package / "data" / "color-palette.json", of=_Colours, loose=True)
+    table = read_json(package / "data" / "color-palette.json", loose=True)
     tones = [code for key in sorted(table["skintones"]) for code in table["skintones"][key]]
     codes = list(dict.fromkeys(code.lower() for code in [*table["colors"], *tones]))
     rgb = [tuple(bytes.fromhex(code[1:])) for code in codes]
@@ -193,10 +135,10 @@ def draw(svg: str, palette: Palette) -> Drawing:
         root = ElementTree.fromstring(svg)
     except ElementTree.ParseError as error:
         raise ValueError(str(error)) from error
-    colour = render(root, lambda layer: layer != _GRID, crisp=False)
+    colour = render(root, lambda layer: layer != "grid", crisp=False)
     lines = render(root, lambda layer: layer in LINE_LAYERS, crisp=False)
-    fills = render(root, lambda layer: layer not in (_GRID, *LINE_LAYERS), crisp=True)
-    return Drawing(image=on_white(colour), sketch=lines[..., 3].copy(), classes=classify(fills, palette))
+    fills = render(root, lambda layer: layer not in ("grid", *LINE_LAYERS), crisp=True)
+    return Drawing(on_white(colour), lines[..., 3].copy(), classify(fills, palette))
 
 
 def find_boxes(classes: np.ndarray) -> np.ndarray:
@@ -204,35 +146,16 @@ def find_boxes(classes: np.ndarray) -> np.ndarray:
 
     A row is class, x0, y0, x1, y1 in pixels, x1 and y1 exclusive. Ties go by class, then y0, x0.
     """
-    found = []
-    for label in np.unique(classes):
-        if label == BACKGROUND:
-            continue
-        regions, _ = ndimage.label(classes == label)
-        sizes = np.bincount(regions.ravel())
-        for index, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1):
+    regions = []
+    for label in set(np.unique(classes).tolist()) - {BACKGROUND}:
+        parts, _ = ndimage.label(classes == label)
+        sizes = np.bincount(parts.ravel())
+        for index, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
             if sizes[index] >= MIN_BOX_PIXELS:
-                box = (int(label), columns.start, rows.start, columns.stop, rows.stop)
-                found.append((-int(sizes[index]), box[0], box[2], box[1], box))
-    boxes = [entry[-1] for entry in sorted(found)[:MAX_BOXES]]
+                box = (label, columns.start, rows.start, columns.stop, rows.stop)
+                regions.append((-int(sizes[index]), label, box[2], box[1], box))
+    boxes = [region[-1] for region in sorted(regions)[:MAX_BOXES]]
     return np.array(boxes, dtype=np.uint8).reshape(-1, 5)
-
-
-def drop_reason(entry: Mapping[str, Any]) -> str | None:
-    """Say why an entry of openmoji.json is left out by its kind, or None to keep it."""
-    if entry.get("skintone"):
-        return _SKIN_TONE
-    group, subgroup = entry["group"], entry["subgroups"]
-    return DROPPED_GROUPS.get((group, subgroup)) or DROPPED_GROUPS.get((group, "*"))
-
-
-def draw_reason(drawing: Drawing) -> str | None:
-    """Say why a rendered drawing is left out, or None to keep it."""
-    if drawing.sketch.max() < 128:
-        return _NO_SKETCH
-    if not (drawing.classes != BACKGROUND).any():
-        return _NO_COLOUR
-    return None
 
 
 def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, Any], Drawing]], Counter[str]]:
@@ -240,22 +163,38 @@ def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, An
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
     kept: list[tuple[Mapping[str, Any], Drawing]] = []
     dropped: Counter[str] = Counter()
-    entries: list[_Entry] = read_json(package / "data" / "openmoji.json", of=list[_Entry], loose=True)
-    for entry in sorted(entries, key=lambda entry: entry["hexcode"]):
-        reason = drop_reason(entry)
-        if reason is None and entry["hexcode"] not in files:
-            reason = _NO_FILE
-        if reason is None:
-            try:
-                drawing = draw(files[entry["hexcode"]].read_text("utf-8"), palette)
-                reason = draw_reason(drawing)
-            except ValueError:
-                reason = _BROKEN
-        if reason is None:
-            kept.append((entry, drawing))
+    entries = read_json(package / "data" / "openmoji.json", loose=True)
+    for entry in sorted(entries, key=lambda entry: str(entry["hexcode"])):
+        made = _drawn(entry, files.get(entry["hexcode"]), palette)
+        if isinstance(made, str):
+            dropped[made] += 1
         else:
-            dropped[reason] += 1
+            kept.append((entry, made))
     return kept, dropped
+
+
+def _drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Drawing | str:
+    """Return the drawing of an entry, or why it is left out."""
+    reason = drop_reason(entry)
+    if reason is not None or file is None:
+        return reason or "no drawing in the package"
+    try:
+        drawing = draw(file.read_text("utf-8"), palette)
+    except ValueError:
+        return "broken: the drawing does not render"
+    if drawing.sketch.max() < 128:
+        return "empty sketch: the line layers hold no ink"
+    if not (drawing.classes != BACKGROUND).any():
+        return "empty colour: nothing is drawn but lines"
+    return drawing
+
+
+def drop_reason(entry: Mapping[str, Any]) -> str | None:
+    """Say why an entry of openmoji.json is left out by its kind, or None to keep it."""
+    if entry.get("skintone"):
+        return "skin tone variant: the same drawing in another colour"
+    group, subgroup = entry["group"], entry["subgroups"]
+    return DROPPED_GROUPS.get((group, subgroup)) or DROPPED_GROUPS.get((group, "*"))
 
 
 def caption_of(annotation: str) -> str:
@@ -278,15 +217,23 @@ def pack(kept: Sequence[tuple[Mapping[str, Any], Drawing]]) -> dict[str, np.ndar
     }
 
 
-def manifest_of(
-    package: Path, palette: Palette, arrays: Mapping[str, np.ndarray], dropped: Counter[str]
-) -> dict[str, Any]:
-    """Say what the data file is, where it comes from, under which terms, and what was left out."""
-    version = read_json(package / "package.json", of=_Package, loose=True).get("version", "unknown")
-    return {
+def build(package: Path, out: Path) -> dict[str, Any]:
+    """Build all three files into a folder and return the manifest; BenchError on a bad package."""
+    if not (package / "data" / "openmoji.json").is_file():
+        raise BenchError(
+            f"{package} is not an unpacked OpenMoji package: it has no data/openmoji.json. "
+            "Run `npm pack openmoji@17.0.0`, unpack it and give the folder named package."
+        )
+    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    version = read_json(package / "package.json", loose=True)["version"]
+    palette = load_palette(package)
+    kept, dropped = collect(package, palette)
+    arrays = pack(kept)
+    write_npz(out / f"{NAME}.npz", arrays, compress=True)
+    manifest = {
         "schema": 1,
         "name": NAME,
-        "builder": "bench.emoji.build_openmoji",
+        "builder": "bench.emoji.openmoji",
         "source": {
             "package": f"openmoji {version}",
             "registry": "npm",
@@ -310,47 +257,25 @@ def manifest_of(
             for name, rgb in zip(palette.names, palette.rgb.tolist(), strict=True)
         ],
         "content_digest": digest_arrays(**arrays),
+        "file": f"{NAME}.npz",
+        "sha256": sha256_file(out / f"{NAME}.npz"),
     }
-
-
-def build(package: Path, out: Path) -> dict[str, Any]:
-    """Build all three files into a folder and return the manifest; BenchError on a bad package."""
-    if not (package / "data" / "openmoji.json").is_file():
-        raise BenchError(
-            f"{package} is not an unpacked OpenMoji package: it has no data/openmoji.json. "
-            "Run `npm pack openmoji@17.0.0`, unpack it and give the folder named package."
-        )
-    ElementTree.register_namespace("", _SVG)
-    palette = load_palette(package)
-    kept, dropped = collect(package, palette)
-    if not kept:
-        raise BenchError(f"no emoji of {package} could be used: {dict(dropped)}.")
-    arrays = pack(kept)
-    write_npz(out / f"{NAME}.npz", arrays, compress=True)
-    manifest = manifest_of(package, palette, arrays, dropped)
-    manifest["file"] = f"{NAME}.npz"
-    manifest["sha256"] = sha256_file(out / f"{NAME}.npz")
     write_json(out / f"{NAME}.manifest.json", manifest)
     annotations = [(entry["annotation"], entry["subgroups"]) for entry, _ in kept]
     write_json(out / f"{NAME}.splits.json", make_splits(arrays, annotations))
     return manifest
 
 
-def main() -> None:
-    """Run the builder from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--package", type=Path, required=True, help="unpacked OpenMoji package")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        manifest = build(arguments.package, arguments.out)
-    except BenchError as error:
-        raise SystemExit(f"error: {error}") from error
+def main(
+    package: Annotated[Path, typer.Option(help="The unpacked OpenMoji package.")],
+    out: Annotated[Path, typer.Option(help="Folder for the three files.")],
+) -> None:
+    """Build the data set of suite emoji anew; no user of the benchmark needs this."""
+    manifest = build(package, out)
     for reason, count in sorted(manifest["dropped"].items()):
-        logging.info("left out %5d  %s", count, reason)
-    logging.info("kept     %5d  in %s", manifest["count"], arguments.out)
+        say(f"left out {count:5}  {reason}")
+    say(f"kept     {manifest['count']:5}  in {out}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Fixes the sides of OpenMoji64: variants of one concept and near-identical drawings stay together.
 
-Items are joined (union-find) if they share a normalised concept, a base emoji, or look alike;
+Items are joined if they share a normalised concept, a base emoji, or look alike;
 then each group is hashed to a side. Groups of more than 8 items (clocks, hearts, families) stay
 in train, so that no single concept dominates the evaluation. Likeness here is the cosine of blurred
 sketches and the correlation of 16x16 thumbnails, with mirrored ones: fixed, as the sides are; the
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from bench.content import sha256_bytes
 from bench.data.leaks import Fingerprints, fingerprint
@@ -29,7 +31,7 @@ LARGEST_EVALUATION_GROUP = 8
 SKETCH_JOIN = 0.94
 IMAGE_JOIN = 0.985
 
-_STRIPPED = frozenset(
+_STRIPPED = set(
     """a an the of in on at with and or to person people man men woman women male female boy girl
     child adult older old deep bald blond hair beard skin tone light medium dark red orange yellow
     green blue purple brown black white grey gray pink golden facing turned
@@ -38,7 +40,7 @@ _STRIPPED = frozenset(
     northeast northwest southeast southwest up-down left-right small large big medium-small
     medium-large low high""".split()
 )
-_COLLAPSED_SUBGROUPS = frozenset(
+_COLLAPSED_SUBGROUPS = set(
     """alphanum arrow av-symbol cat-face family geometric keycap monkey-face person-symbol
     religion zodiac""".split()
 )
@@ -80,40 +82,17 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"^(superhero|supervillain|(wo)?man super(hero|villain))$", "superhero"),
     (r"^(copyright|registered)$", "letter in circle"),
 )
-_SHARED_WORDS = (
-    "banknote",
-    "bell",
-    "calendar",
-    "camera",
-    "chart",
-    "cloud",
-    "curly loop",
-    "file folder",
-    "first aid",
-    "fist",
-    "floating ice",
-    "fork and knife",
-    "gloves",
-    "hourglass",
-    "ice shelf",
-    "index pointing",
-    "magnifying glass",
-    "mailbox",
-    "name badge",
-    "nuclear power plant",
-    "orca",
-    "picture",
-    "place medal",
-    "snowman",
-    "speaker",
-    "tsunami",
-    "umbrella",
-    "volcano",
-    "wheelchair",
+_SHARED_WORDS = [
+    name.strip()
+    for name in """banknote, bell, calendar, camera, chart, cloud, curly loop, file folder, first aid, fist,
+    floating ice, fork and knife, gloves, hourglass, ice shelf, index pointing, magnifying glass,
+    mailbox, name badge, nuclear power plant, orca, picture, place medal, snowman, speaker, tsunami,
+    umbrella, volcano, wheelchair""".split(",")
+]
+_PERSON = set("1F468 1F469 1F9D1 1F466 1F467 1F474 1F475 1F9D3".split())
+_NEUTRAL = set(
+    """200D FE0F FE0E 2640 2642 27A1 1F9B0 1F9B1 1F9B2 1F9B3 1F3FB 1F3FC 1F3FD 1F3FE 1F3FF""".split()
 )
-_PERSON = frozenset({"1F468", "1F469", "1F9D1", "1F466", "1F467", "1F474", "1F475", "1F9D3"})
-_NEUTRAL = frozenset({"200D", "FE0F", "FE0E", "2640", "2642", "27A1", "1F9B0", "1F9B1", "1F9B2"})
-_NEUTRAL_MORE = frozenset({"1F9B3", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
 
 
 def concept(annotation: str, subgroup: str) -> str:
@@ -137,7 +116,7 @@ def base_emoji(hexcode: str) -> str:
     1F468-200D-1F680 (man astronaut) and 1F9D1-200D-1F680 (astronaut) agree; so do 1F3C3 (runner)
     and 1F3C3-200D-2642-FE0F. A person alone, with any hair, is "person".
     """
-    codes = [c for c in hexcode.split("-") if c not in _NEUTRAL and c not in _NEUTRAL_MORE]
+    codes = [c for c in hexcode.split("-") if c not in _NEUTRAL]
     if not codes:
         return hexcode
     if codes[0] not in _PERSON:
@@ -151,82 +130,34 @@ def group_items(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) ->
 
     annotations: (annotation, subgroup) of each item, in the order of the fingerprints.
     """
-    parent = list(range(len(prints.ids)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, j in _links(prints, annotations):
-        parent[find(i)] = find(j)
+    links = np.array([*_named_alike(prints.ids, annotations), *looking_alike(prints)])
+    shape = (len(prints.ids),) * 2
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=shape)
+    _, groups = connected_components(graph, directed=False)
     members: dict[int, list[str]] = {}
-    for i, item in enumerate(prints.ids):
-        members.setdefault(find(i), []).append(item)
+    for item, group in zip(prints.ids, groups.tolist(), strict=True):
+        members.setdefault(group, []).append(item)
     return {min(group): tuple(sorted(group)) for group in members.values()}
 
 
-def side_of(group: str, size: int) -> str:
-    """Hash a group's name to train, val or test; a large group always goes to train."""
-    if size > LARGEST_EVALUATION_GROUP:
-        return "train"
-    draw = int(sha256_bytes(f"{SEED}/{group}".encode())[:16], 16) / 16**16
-    if draw < TEST_FRACTION:
-        return "test"
-    return "val" if draw < TEST_FRACTION + VAL_FRACTION else "train"
-
-
-def make_splits(arrays: Mapping[str, np.ndarray], annotations: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Make the value of the splits file from the data arrays; see bench.data.splits."""
-    examples = list(examples_of(arrays))
-    groups = group_items(fingerprint(examples), annotations)
-    group_of = {item: group for group, items in groups.items() for item in items}
-    sides: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-    for example in examples:
-        group = group_of[example.id]
-        sides[side_of(group, len(groups[group]))][example.id] = item_digest(example)
-    rule = {
-        "seed": SEED,
-        "test_fraction": TEST_FRACTION,
-        "val_fraction": VAL_FRACTION,
-        "sketch_join": SKETCH_JOIN,
-        "image_join": IMAGE_JOIN,
-        "largest_evaluation_group": LARGEST_EVALUATION_GROUP,
-    }
-    return splits_json("openmoji64", sides, groups=group_of, rule=rule)
-
-
-def examples_of(arrays: Mapping[str, np.ndarray]) -> Iterator[Example]:
-    """Yield the items of the packed arrays, in order."""
-    offsets = arrays["box_offsets"]
-    for i, item in enumerate(arrays["ids"]):
-        layers = {
-            "sketch": arrays["sketches"][i],
-            "classes": arrays["classes"][i],
-            "boxes": arrays["boxes"][offsets[i] : offsets[i + 1]],
-        }
-        yield Example(
-            id=str(item),
-            caption=str(arrays["captions"][i]),
-            image=arrays["images"][i],
-            layers=layers,
-        )
-
-
-def _links(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
+def _named_alike(ids: Sequence[str], annotations: Sequence[tuple[str, str]]) -> Iterator[tuple[int, int]]:
+    """Yield every item with the first of its concept, and with the first of its base emoji, by rows."""
     first: dict[tuple[str, str], int] = {}
-    for i, (item, note) in enumerate(zip(prints.ids, annotations, strict=True)):
+    for i, (item, note) in enumerate(zip(ids, annotations, strict=True)):
         for key in (("concept", concept(*note)), ("base", base_emoji(item))):
             yield i, first.setdefault(key, i)
+
+
+def looking_alike(prints: Fingerprints) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows whose sketches or pictures are alike, one of them mirrored or not."""
     assert prints.lines is not None
     for pictures, describe, limit in (
         (prints.lines, _line_vector, SKETCH_JOIN),
         (prints.small, _thumb_vector, IMAGE_JOIN),
     ):
-        own = _vectors(pictures, describe)
-        for other in (own, _vectors(pictures[:, :, ::-1], describe)):
-            for i, j in zip(*np.nonzero(own @ other.T > limit), strict=True):
+        plain = _vectors(pictures, describe)
+        for other in (plain, _vectors(pictures[:, :, ::-1], describe)):
+            for i, j in zip(*np.nonzero(plain @ other.T > limit), strict=True):
                 yield int(i), int(j)
 
 
@@ -244,3 +175,46 @@ def _thumb_vector(image: np.ndarray) -> np.ndarray:
 
 def _line_vector(lines: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.uniform_filter(lines.astype(np.float32), 3, mode="constant"))
+
+
+def side_of(group: str, size: int) -> str:
+    """Hash a group's name to train, val or test; a large group always goes to train."""
+    if size > LARGEST_EVALUATION_GROUP:
+        return "train"
+    draw = int(sha256_bytes(f"{SEED}/{group}".encode())[:16], 16) / 16**16
+    if draw < TEST_FRACTION:
+        return "test"
+    return "val" if draw < TEST_FRACTION + VAL_FRACTION else "train"
+
+
+def make_splits(arrays: Mapping[str, np.ndarray], annotations: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Make the value of the splits file from the data arrays; see bench.data.splits."""
+    offsets = arrays["box_offsets"]
+    examples = [
+        Example(
+            id=str(item),
+            caption=str(arrays["captions"][i]),
+            image=arrays["images"][i],
+            layers={
+                "sketch": arrays["sketches"][i],
+                "classes": arrays["classes"][i],
+                "boxes": arrays["boxes"][offsets[i] : offsets[i + 1]],
+            },
+        )
+        for i, item in enumerate(arrays["ids"])
+    ]
+    groups = group_items(fingerprint(examples), annotations)
+    group_of = {item: group for group, items in groups.items() for item in items}
+    sides: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
+    for example in examples:
+        group = group_of[example.id]
+        sides[side_of(group, len(groups[group]))][example.id] = item_digest(example)
+    rule = {
+        "seed": SEED,
+        "test_fraction": TEST_FRACTION,
+        "val_fraction": VAL_FRACTION,
+        "sketch_join": SKETCH_JOIN,
+        "image_join": IMAGE_JOIN,
+        "largest_evaluation_group": LARGEST_EVALUATION_GROUP,
+    }
+    return splits_json("openmoji64", sides, groups=group_of, rule=rule)

@@ -1,0 +1,212 @@
+"""The pretraining collection: fourteen open icon families, none of them OpenMoji.
+
+Each family is one npm package in the Iconify JSON format (``icons.json``: SVG bodies by name). A user
+of the benchmark never needs it; the recipes of its base and of its judge of captions do.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.content import atomic_path, read_json, write_npz
+from bench.types import BenchError
+
+SIZE = 64
+VIEWS, SEED = 4, 17  # of the collection
+_MOST_BYTES = 1 << 30
+
+
+class Family(NamedTuple):
+    """One icon family: npm package and version, the style word of its captions, licence, author."""
+
+    package: str
+    version: str
+    style: str
+    licence: str
+    author: str
+
+
+FAMILIES = (
+    Family("twemoji", "1.2.5", "twemoji", "CC-BY-4.0", "Twitter and the jdecked fork"),
+    Family("noto", "1.2.9", "noto", "Apache-2.0", "Google"),
+    Family("noto-v1", "1.2.5", "blob", "Apache-2.0", "Google"),
+    Family("fluent-emoji-flat", "1.2.6", "flat", "MIT", "Microsoft"),
+    Family("fluent-emoji", "1.2.7", "glossy", "MIT", "Microsoft"),
+    Family("fluent-emoji-high-contrast", "1.2.6", "contrast", "MIT", "Microsoft"),
+    Family("emojione", "1.2.3", "emojione", "CC-BY-4.0", "EmojiOne"),
+    Family("emojione-v1", "1.2.3", "outlined", "CC-BY-SA-4.0", "EmojiOne"),
+    Family("fxemoji", "1.2.2", "firefox", "Apache-2.0", "Mozilla"),
+    Family("streamline-emojis", "1.2.4", "streamline", "CC-BY-4.0", "Streamline"),
+    Family("streamline-ultimate-color", "1.2.2", "thin", "CC-BY-4.0", "Streamline"),
+    Family("streamline-freehand-color", "1.2.2", "freehand", "CC-BY-4.0", "Streamline"),
+    Family("streamline-kameleon-color", "1.2.2", "badge", "CC-BY-4.0", "Streamline"),
+    Family("flat-color-icons", "1.2.3", "icon", "MIT", "Icons8"),
+)
+_TONE = re.compile(r"-(medium-)?(light|dark|medium)(-skin-tone)?(?=-|$)|skin-tone")
+_TONE_OBJECTS = {"horizontal-traffic-light", "vertical-traffic-light", "traffic-light"}
+_SQUASHED = {"fxemoji"}  # this family writes its names without hyphens
+_HANDED = re.compile(
+    r"\b(left|right|east|west|clockwise|back|forward|letter|number|keycap|abc|abcd|button|oclock|"
+    r"thirty|clock|moon|quarter|crescent|arrow|reverse|rewind|note|text|alphabet|sign|sharp|flat|"
+    r"previous|next|undo|redo|input|symbols?|zone|end|soon|top|on|ok|new|free|cool|ng|sos|up|id|"
+    r"[a-z0-9])\b|[0-9]"
+)
+
+
+class Icon(NamedTuple):
+    """One drawing: its name, caption without the style word, style word, standalone SVG text."""
+
+    name: str
+    caption: str
+    style: str
+    svg: str
+
+
+def load_icons(folder: Path) -> list[Icon]:
+    """Read every family below `folder`, without skin-tone variants, hidden icons and flags.
+
+    folder: holds one unpacked npm package a family, in a sub-folder `<package>` with `icons.json`.
+    Raises BenchError for a missing family or another version. Order: family, then name.
+    """
+    families = {family: _read_family(folder / family.package, family) for family in FAMILIES}
+    plain = [icons for family, icons in families.items() if family.package not in _SQUASHED]
+    words = {word for icons in plain for name in icons for word in name.split("-")}
+    return [
+        Icon(name, _caption(name, family, words), family.style, svg)
+        for family, icons in families.items()
+        for name, svg in sorted(icons.items())
+    ]
+
+
+def _read_family(path: Path, family: Family) -> dict[str, str]:
+    """Return the drawings of a family that are kept: name -> SVG."""
+    remedy = f"Unpack the npm package @iconify-json/{family.package}@{family.version} there."
+    if not (path / "icons.json").is_file():
+        raise BenchError(f"there is no icon family in {path}. {remedy}")
+    version = read_json(path / "package.json", loose=True, remedy=remedy)["version"]
+    if version != family.version:
+        raise BenchError(f"{path} has version {version}; the recipe is fixed to {family.version}. {remedy}")
+    data = read_json(path / "icons.json", loose=True, most_bytes=_MOST_BYTES, remedy=remedy)
+    icons = {name: icon for name, icon in data["icons"].items() if not icon.get("hidden")}
+    return {name: _svg({**data, **icon}) for name, icon in icons.items() if _keep(name, icons)}
+
+
+def _keep(name: str, icons: Mapping[str, Any]) -> bool:
+    """Drop flags and those skin-tone variants whose untoned base the family also has."""
+    if name.startswith("flag-") or name.endswith("flag") or "skin-tone" in name:
+        return False
+    return name in _TONE_OBJECTS or _TONE.sub("", name) == name or _TONE.sub("", name) not in icons
+
+
+def _svg(icon: Mapping[str, Any]) -> str:
+    """Wrap an Iconify body into a square SVG; non-square icons are padded, not stretched."""
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    width, height = icon.get("width", 16), icon.get("height", 16)
+    side = max(width, height)
+    box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" width="{SIZE}" height="{SIZE}" color="#000"><g>{icon["body"]}</g></svg>'
+    )
+
+
+def _caption(name: str, family: Family, words: set[str]) -> str:
+    parts = [p for p in name.split("-") if p not in {"duo", "alternate"}]
+    if family.package in _SQUASHED:
+        parts = _split_words(name, words)
+    while len(parts) > 1 and family.package.startswith("streamline") and parts[-1].isdigit():
+        parts = parts[:-1]  # "clinking-glasses-3" is a number of the file, not of the drawing
+    return " ".join(parts)
+
+
+def _split_words(text: str, words: set[str]) -> list[str]:
+    """Split squashed words ("cardindexdividers") into the fewest known ones; else keep as it is."""
+    best: list[list[str] | None] = [[]] + [None] * len(text)
+    for end in range(1, len(text) + 1):
+        for start in range(max(0, end - 16), end):
+            head, piece = best[start], text[start:end]
+            if head is None or piece not in words or (len(piece) < 2 and not piece.isdigit()):
+                continue
+            current = best[end]
+            if current is None or len(head) + 1 < len(current):
+                best[end] = [*head, piece]
+    return best[len(text)] or [text]
+
+
+def may_mirror(caption: str) -> bool:
+    """Tell whether a mirrored drawing still fits its caption (no letters, arrows, sides, clocks)."""
+    return _HANDED.search(caption) is None
+
+
+def render(icon: Icon, *, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Draw one icon on white, [64,64,3] uint8; with `rng`, under a small random similarity.
+
+    The drawing is transformed as vectors (rotation up to 8 degrees, scale 0.8 to 1.05, shift up to
+    3 of 64 px), so augmented images are as sharp as plain ones. ValueError if resvg fails.
+    """
+    import resvg_py
+    from PIL import Image
+
+    svg = icon.svg if rng is None else icon.svg.replace("<g>", _similarity(icon.svg, rng), 1)
+    try:
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="white")
+    except Exception as error:  # resvg raises bare exceptions of several kinds
+        raise ValueError(f"icon '{icon.name}' ({icon.style}) cannot be drawn: {error}") from None
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
+
+
+def _similarity(svg: str, rng: np.random.Generator) -> str:
+    left, top, side, _ = (float(v) for v in svg.split('viewBox="')[1].split('"')[0].split())
+    angle, scale = rng.uniform(-8, 8), rng.uniform(0.8, 1.05)
+    dx, dy = rng.uniform(-3, 3, size=2) * side / SIZE
+    x, y = left + side / 2, top + side / 2
+    return (
+        f'<g transform="translate({x + dx:.4f} {y + dy:.4f}) rotate({angle:.3f}) '
+        f'scale({scale:.4f}) translate({-x:.4f} {-y:.4f})">'
+    )
+
+
+def render_all(icons: list[Icon], *, views: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (icon index, [views,64,64,3] uint8): view 0 is plain, later ones are augmented.
+
+    Odd views are mirrored where the caption allows it. Each icon draws from a generator of its own
+    (seed, index), so the result does not depend on the order. Icons that cannot be drawn or are
+    blank are skipped.
+    """
+    for index, icon in enumerate(icons):
+        rng = np.random.default_rng([seed, index])
+        try:
+            plain = render(icon)
+        except ValueError:
+            continue
+        if int(plain.min()) > 200:
+            continue
+        drawn = [plain] + [render(icon, rng=rng) for _ in range(views - 1)]
+        if may_mirror(icon.caption):
+            drawn = [d[:, ::-1] if v % 2 else d for v, d in enumerate(drawn)]
+        yield index, np.stack(drawn)
+
+
+def collection(families: Path, work: Path) -> tuple[np.ndarray, list[str], list[str]]:
+    """Draw the collection once; return views [M,4,64,64,3] uint8 (memory-mapped), captions and styles.
+
+    families: the unpacked packages; work: where the drawings are kept, and taken from if they are there.
+    """
+    views, meta = work / "views.npy", work / "collection.npz"
+    if not (views.exists() and meta.exists()):
+        icons = load_icons(families)
+        drawn = dict(render_all(icons, views=VIEWS, seed=SEED))
+        with atomic_path(views) as temporary, temporary.open("wb") as file:
+            np.save(file, np.stack(list(drawn.values())))
+        kept = [icons[index] for index in drawn]
+        captions, styles = np.array([i.caption for i in kept]), np.array([i.style for i in kept])
+        write_npz(meta, {"captions": captions, "styles": styles})
+    with np.load(meta) as archive:
+        captions, styles = archive["captions"], archive["styles"]
+    return np.load(views, mmap_mode="r"), captions.tolist(), styles.tolist()
