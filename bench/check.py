@@ -45,19 +45,35 @@ def check_method(
     torch.manual_seed(seed)
     denoiser = method.build(base, task, **options)
     trainable = Trainable(denoiser)
+    start = _equal_to_base(denoiser, base, data)
     if not trainable.parameters:
-        return [
-            _equal_to_base(denoiser, base, data),
-            Finding(statement="nothing is trained", holds=True, detail="0 parameters"),
-        ]
+        return [start, Finding(statement="nothing is trained", holds=True, detail="0 parameters")]
     frozen = {n: p.detach().clone() for n, p in denoiser.named_parameters() if not p.requires_grad}
-    findings = [_equal_to_base(denoiser, base, data)]
     touched = _train(denoiser, trainable, base=base, data=data, steps=steps, seed=seed)
+    silent = sorted(set(trainable.parameters) - touched)
+    without = f"; without: {', '.join(silent[:4])}{' ...' if len(silent) > 4 else ''}" if silent else ""
+    now = dict(denoiser.named_parameters())
+    changed = [n for n, before in frozen.items() if not torch.equal(before, now[n])]
+    graded = [n for n in frozen if now[n].grad is not None]
+    probes = [_probe(base, data, denoiser, rows) for rows in (range(2), range(2, 4))]
+    gap = float((probes[0] - probes[1]).abs().max())
     return [
-        *findings,
-        _gradients(trainable, touched),
-        _unchanged(denoiser, frozen),
-        _condition_matters(denoiser, base, data),
+        start,
+        Finding(
+            statement="gradients reach every trainable parameter",
+            holds=not silent,
+            detail=f"{len(touched)} of {len(trainable.parameters)} parameter tensors{without}",
+        ),
+        Finding(
+            statement="the frozen prior is bit-identical after training and has no gradients",
+            holds=not changed and not graded,
+            detail=f"{len(frozen)} frozen tensors, {len(changed)} changed, {len(graded)} with gradient",
+        ),
+        Finding(
+            statement="another condition changes the output",
+            holds=gap > 0.0,
+            detail=f"largest difference in eps {gap:.3g}",
+        ),
     ]
 
 
@@ -81,19 +97,12 @@ def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tens
 
 
 def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    own = _probe(base, data, denoiser, range(2))
-    gap = float((own - _probe(base, data, PlainDenoiser(base), range(2))).abs().max())
-    if not getattr(denoiser, "starts_as_base", True):
-        return Finding(
-            statement="untrained, it differs from the base as it says",
-            holds=gap > 0.0,
-            detail=f"largest difference in eps {gap:.3g}",
-        )
-    return Finding(
-        statement="untrained, it equals the base bit for bit",
-        holds=gap == 0.0,
-        detail=f"largest difference in eps {gap:.3g}",
-    )
+    outputs = [_probe(base, data, each, range(2)) for each in (denoiser, PlainDenoiser(base))]
+    gap = float((outputs[0] - outputs[1]).abs().max())
+    same = getattr(denoiser, "starts_as_base", True)
+    claim = "it equals the base bit for bit" if same else "it differs from the base as it says"
+    detail = f"largest difference in eps {gap:.3g}"
+    return Finding(statement=f"untrained, {claim}", holds=(gap == 0.0) == same, detail=detail)
 
 
 def _train(
@@ -113,39 +122,6 @@ def _train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     return touched
-
-
-def _gradients(trainable: Trainable, touched: set[str]) -> Finding:
-    silent = sorted(set(trainable.parameters) - touched)
-    total = len(trainable.parameters)
-    detail = f"{len(touched)} of {total} parameter tensors"
-    if silent:
-        detail += f"; without: {', '.join(silent[:4])}{' ...' if len(silent) > 4 else ''}"
-    return Finding(statement="gradients reach every trainable parameter", holds=not silent, detail=detail)
-
-
-def _unchanged(denoiser: Any, frozen: Mapping[str, torch.Tensor]) -> Finding:
-    import torch
-
-    now = dict(denoiser.named_parameters())
-    changed = [n for n, before in frozen.items() if not torch.equal(before, now[n])]
-    graded = [n for n in frozen if now[n].grad is not None]
-    return Finding(
-        statement="the frozen prior is bit-identical after training and has no gradients",
-        holds=not changed and not graded,
-        detail=f"{len(frozen)} frozen tensors, {len(changed)} changed, {len(graded)} with gradient",
-    )
-
-
-def _condition_matters(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    one = _probe(base, data, denoiser, range(2))
-    other = _probe(base, data, denoiser, range(2, 4))
-    gap = float((one - other).abs().max())
-    return Finding(
-        statement="another condition changes the output",
-        holds=gap > 0.0,
-        detail=f"largest difference in eps {gap:.3g}",
-    )
 
 
 def check_run(run: Any) -> list[Finding]:

@@ -144,9 +144,10 @@ def on_node(argv: Sequence[str], added: Mapping[str, str], folder: str) -> tuple
             "this program, results, base and data too."
         )
     process = Process(argv, alone=False, added=added, folder=folder)
-    while process.poll() is None:
+    while process.returncode is None:
         try:
-            time.sleep(LOOK_SECONDS)
+            while process.poll() is None:
+                time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:  # how Ray cancels
             process.terminate()
     return process.returncode, process.last_line()

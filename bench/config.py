@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -329,11 +329,6 @@ class Suite:
         if chosen not in self.budgets:
             raise unknown("budget", chosen, self.budgets)
         return self.budgets[chosen]
-
-    def check_task(self, task: str, *, known: Collection[str]) -> None:
-        """Raise BenchError if the suite does not have a task that is `known`; an outsider's may try."""
-        if task in known and task not in self.tasks:
-            raise unknown(f"task of suite {self.name}", task, self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

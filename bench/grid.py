@@ -8,29 +8,27 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from statistics import median_low
 
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
-from bench.child import LOOK_SECONDS, child
+from bench.child import LOOK_SECONDS, Process, Remote, child
 from bench.config import RunConfig, RunSpec, option_text
 from bench.packed import kept_records
 from bench.processes import launched
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
-from bench.timings import load_timings
 from bench.trained import find_trained
 from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
-PUBLISHED = Path("results/emoji")  # whose timings `bench plan` takes too
+PUBLISHED = Path("results/emoji")
 _STOPPED = (130, 143)
 
 
@@ -46,21 +44,8 @@ class Outcome:
     refused: str | None = None
 
 
-class Child(Protocol):
-    """A started run, see `bench.child`."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-
-    def terminate(self) -> None:
-        """Ask it to save its work and end."""
-
-    def last_line(self) -> str:
-        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-
-
-Start = Callable[[Sequence[str]], Child]
-"""Starts this program's command line with some arguments."""
+Start = Callable[[Sequence[str]], Process | Remote]
+"""Starts this program's command line with some arguments, see `bench.child`."""
 
 
 def run_grid(
@@ -131,7 +116,7 @@ class _Grid:
     ) -> None:
         self.configs, self.names, self.say = configs, names, say
         self.waiting = list(range(len(configs)))
-        self.running: dict[int, tuple[Child, Path]] = {}
+        self.running: dict[int, tuple[Process | Remote, Path]] = {}
         self.outcomes: dict[int, Outcome] = {}
 
     def begin(self, start: Start) -> None:
@@ -278,68 +263,45 @@ def do_ablation(
     return outcomes
 
 
-class Paces:
-    """Knows the paces of a results folder: `bench cost`'s file first, then the middle of like records.
+def records_of_paces(results: Path) -> list[RunRecord]:
+    """Return the records that tell how long runs take: those of a results folder and the published ones.
 
-    What was measured on GPUs says nothing of CPUs, and the other way round: it is left out.
+    A damaged record counts for nothing.
+    """
+    places = ((results, ""), (results, ABLATIONS_FOLDER), (PUBLISHED, ""))
+    return [record for place in places for record in kept_records(*place, skip_damaged=True)]
+
+
+def seconds_of(
+    spec: RunSpec, records: Sequence[RunRecord], *, items: int, trains: bool = True
+) -> float | None:
+    """Return about how long a run of `items` evaluation items takes, None where nothing like it ran.
+
+    It is the middle of the records of its suite, device and method, those with its options where there
+    are any. What was measured on GPUs says nothing of CPUs, and the other way round.
     """
 
-    def __init__(self, results: Path) -> None:
-        """Read timings and records; a damaged record counts for nothing."""
-        self.timings, self.published = load_timings(results), load_timings(PUBLISHED)
-        places = ("", ABLATIONS_FOLDER)
-        self.records = [r for p in places for r in kept_records(results, p, skip_damaged=True)]
-
-    def seconds(self, spec: RunSpec, *, items: int, trains: bool) -> float | None:
-        """Return about how long a run of `items` evaluation items takes, None where nothing like it ran."""
-        like = [
-            record
-            for record in self.records
-            if record.suite == spec.suite.name and record.environment.get("device") == spec.device
-        ]
-        pace = self._timed(spec) or _recorded(spec, like)
-        if pace is None:
-            return None
-        images_per_second, step_seconds = pace
-        images = spec.budget.images(spec.method.name)
-        training = images / images_per_second if trains and images_per_second else 0.0
-        scoring = [
-            r.cost.score_seconds / r.splits.eval.n for r in like if r.cost.score_seconds and r.splits.eval.n
-        ]
-        an_item = spec.suite.sampler.steps * step_seconds + (statistics.median_low(scoring) if scoring else 0)
-        return training + items * an_item
-
-    def _timed(self, spec: RunSpec) -> tuple[float | None, float] | None:
-        """Return training images a second and seconds of a sampling step, as `bench cost` measured them."""
-        timings = self.timings or (self.published if spec.suite.name == PUBLISHED.name else None)
-        if timings is None or timings.machine.get("device") != spec.device:
-            return None
-        timing = timings.find(spec.method.name, spec.options)
-        if timing is None:
-            return None
-        steps = registry.load("suite", spec.config.suite).sampler.steps  # it was timed at the suite's own
-        rate, seconds = timing.train_images_per_second, timing.sample_seconds_per_image
-        return rate, seconds / steps
-
-
-def _recorded(spec: RunSpec, like: Sequence[RunRecord]) -> tuple[float | None, float] | None:
-    """Return the same, the middle of runs with these options, else of others of the method."""
+    def kind(record: RunRecord) -> tuple[object, ...]:
+        return record.suite, record.environment.get("device"), record.method
 
     def options(record: RunRecord) -> dict[str, object]:
         return {name: value for name, value in record.options.items() if name != "learning_rate"}
 
-    of_method = [record for record in like if record.method == spec.method.name]
-    plain = json.loads(json.dumps(dict(spec.options)))
-    records = [record for record in of_method if options(record) == plain] or of_method
+    asked = json.loads(json.dumps(dict(spec.options)))
+    of_kind = [r for r in records if kind(r) == (spec.suite.name, spec.device, spec.method.name)]
+    like = [record for record in of_kind if options(record) == asked] or of_kind
     steps = [
-        r.cost.sample_seconds_per_image / r.protocol["sampler"]["steps"]
-        for r in records
-        if r.cost.sample_seconds_per_image
+        record.cost.sample_seconds_per_image / record.protocol["sampler"]["steps"]
+        for record in like
+        if record.cost.sample_seconds_per_image
     ]
-    rates = [r.cost.train_images_per_second for r in records if r.cost.train_images_per_second]
     if not steps:
         return None
-    return statistics.median_low(rates) if rates else None, statistics.median_low(steps)
+    scoring = [r.cost.score_seconds / r.splits.eval.n for r in like if r.cost.score_seconds] or [0.0]
+    rates = [r.cost.train_images_per_second for r in like if r.cost.train_images_per_second]
+    seconds_per_item = spec.suite.sampler.steps * median_low(steps) + median_low(scoring)
+    training = spec.budget.images(spec.method.name) / median_low(rates) if trains and rates else 0.0
+    return training + items * seconds_per_item
 
 
 def duration(seconds: float) -> str:

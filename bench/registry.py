@@ -101,37 +101,33 @@ def rows(kind: str) -> Mapping[str, Row]:
 
     BenchError where an installed package takes a name that is taken: it would change what a record says.
     """
-    found = dict(_BUILT_IN[kind])
+    table = dict(_BUILT_IN[kind])
     for point in metadata.entry_points(group=f"bps_bench.{kind}s"):
         package = point.dist.name if point.dist is not None else point.value
-        if point.name in found:
-            taker = found[point.name].package or "bps-bench"
+        if point.name in table:
+            taker = table[point.name].package or "bps-bench"
             raise BenchError(
                 f"package {package} names a {kind} '{point.name}', which {taker} has. Rename its entry point."
             )
-        found[point.name] = Row(target=point.value, package=package)
-    return found
+        table[point.name] = Row(target=point.value, package=package)
+    return table
 
 
 def groups(kind: str) -> dict[str, tuple[str, ...]]:
     """Return what stands for several names: all methods or tasks; paper and variants for methods."""
-    if kind not in ("method", "task"):
-        return {}
-    own = {name: row for name, row in rows(kind).items() if not row.variant_of}
-    if kind == "task":
-        return {"all": tuple(own)}
-    return {"paper": _PAPER, "all": tuple(own), "variants": tuple(n for n in rows(kind) if n not in own)}
+    plain = tuple(name for name, row in rows(kind).items() if not row.variant_of)
+    if kind == "method":
+        return {"paper": _PAPER, "all": plain, "variants": tuple(n for n in rows(kind) if n not in plain)}
+    return {"all": plain} if kind == "task" else {}
 
 
 def names(kind: str, asked: Sequence[str]) -> tuple[str, ...]:
     """Return the names asked for, groups opened, each once and in order; BenchError for an unknown one."""
-    known, opened = rows(kind), groups(kind)
-    found: list[str] = []
+    opened = groups(kind)
     for name in asked:
-        if ":" not in name and name not in known and name not in opened:
-            raise unknown(kind, name, [*known, *opened])
-        found += opened.get(name, (name,))
-    return tuple(dict.fromkeys(found))
+        if name not in opened:
+            row(kind, name)
+    return tuple(dict.fromkeys(each for name in asked for each in opened.get(name, (name,))))
 
 
 def row(kind: str, name: str) -> Row:

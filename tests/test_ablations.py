@@ -21,11 +21,19 @@ from bench.cli.options import read_config
 from bench.cli.run import plan_text
 from bench.config import RunConfig, make_config
 from bench.content import read_json, sha256_file, write_json
-from bench.grid import CANNOT, EXISTS, MISSING, Paces, Planned, do_ablation, plan_ablation
+from bench.grid import (
+    CANNOT,
+    EXISTS,
+    MISSING,
+    Planned,
+    do_ablation,
+    plan_ablation,
+    records_of_paces,
+    seconds_of,
+)
 from bench.record import load_record
 from bench.running import Hooks, identify
 from bench.suites import EMOJI, MICRO, resolve
-from bench.timings import Timing, add_timing
 from bench.trained import find_trained
 from bench.types import BenchError
 from tests.asking import made, micro
@@ -233,11 +241,6 @@ def plan(base: Path, results: Path, ablation: Ablation = SMALL, **changes: Any) 
     return plan_ablation(ablation, asked(base, results, **changes), tasks=("sketch",), seeds=(0,))
 
 
-def seconds(paces: Paces, one: Planned) -> float | None:
-    assert one.identity is not None
-    return paces.seconds(one.spec, items=one.identity.items, trains=one.trains)
-
-
 def test_a_plan_uses_what_exists_and_parts_protocols(
     micro_folder: Path, results: Path, in_process: list[Sequence[str]]
 ) -> None:
@@ -248,30 +251,16 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
     said = plan_text(SMALL, planned, results=results)
     assert "1 exists, 2 missing; about" in said and "unknown" not in said
     nowhere = plan_text(SMALL, planned, results=results / "elsewhere")
-    assert "2 of unknown length" in nowhere and seconds(Paces(results / "elsewhere"), planned[1]) is None
-    paces, (missing, record) = Paces(results), (planned[1], load_record(planned[0].folder))
+    assert "2 of unknown length" in nowhere
+    records, missing, record = records_of_paces(results), planned[1].spec, load_record(planned[0].folder)
     cost, items = record.cost, record.splits.eval.n
     assert cost.sample_seconds_per_image and cost.score_seconds and cost.train_images_per_second
     still = items * cost.sample_seconds_per_image + cost.score_seconds
-    assert paces.seconds(missing.spec, items=items, trains=False) == pytest.approx(still)
-    assert seconds(paces, missing) == pytest.approx(48 / cost.train_images_per_second + still)
-    elsewhere = replace(missing, spec=replace(missing.spec, device="cuda"))
-    assert seconds(paces, elsewhere) is None, "a CPU's record says nothing of a GPU"
-    machine = {"processor": "a", "device": "cuda", "threads": 1, "platform": "Linux"}
-    alone = Timing(
-        method=missing.spec.method.name,
-        options=dict(missing.spec.options),
-        task="sketch",
-        steps=1,
-        items=1,
-        train_images_per_second=10.0,
-        sample_seconds_per_image=1.0,
-        peak_memory_bytes=1,
-    )
-    add_timing(results, alone, machine=machine)
-    on_gpus = Paces(results)
-    assert seconds(on_gpus, missing) == seconds(paces, missing), "and the other way round"
-    assert seconds(on_gpus, elsewhere) == pytest.approx(4.8 + 12 * 1.0), "no CPU's scoring is counted"
+    assert seconds_of(missing, records, items=items, trains=False) == pytest.approx(still)
+    training = 48 / cost.train_images_per_second
+    assert seconds_of(missing, records, items=items) == pytest.approx(training + still)
+    on_gpus = replace(missing, device="cuda")
+    assert seconds_of(on_gpus, records, items=items) is None, "a CPU's record says nothing of a GPU"
 
     done = do_ablation(planned, hooks=Hooks(), say=len)
     assert len(in_process) == 2 and all(o.record is not None for o in done)
@@ -312,7 +301,7 @@ def test_a_failing_cell_does_not_stop_an_ablation(
     )
     said = bench_command(*words, "--plan")
     assert said.exit_code == 0 and not in_process, said.output
-    assert "3 missing" in said.stdout and "exists" not in said.stdout and "bench cost" in said.stdout
+    assert "3 missing" in said.stdout and "exists" not in said.stdout and "unknown" in said.stdout
     blocked = plan(micro_folder, tmp_path)[1].folder
     (blocked / "work").mkdir(parents=True)
     (blocked / "work" / "run.json").write_text('{"run_id": "another"}')

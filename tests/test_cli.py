@@ -284,7 +284,7 @@ def test_plain_progress_says_a_pace_only_once_there_is_one(
 ) -> None:
     from bench.cli import progress
 
-    clock = iter([0.0, 0.0, 20.0, 30.0])  # twice for the stage, once a tick
+    clock = iter([0.0, 20.0, 30.0])  # for the stage and each tick
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     hooks = progress.ConsoleHooks()
     hooks.stage("sample", 96)
@@ -300,10 +300,10 @@ def test_plain_progress_says_a_pace_only_once_there_is_one(
 def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
     from rich.console import Console
 
-    from bench.cli.progress import _bar
+    from bench.cli.progress import make_bar
 
     screen = io.StringIO()
-    bar = _bar(terminal=Console(file=screen, force_terminal=True, width=100))
+    bar = make_bar(Console(file=screen, force_terminal=True, width=100))
     with bar:
         task = bar.add_task("train", total=3, note="")
         for done in (1, 2, 3):

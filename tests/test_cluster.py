@@ -133,20 +133,9 @@ def test_no_cluster_is_an_error_for_the_user() -> None:
 
 
 def test_the_command_makes_the_records_of_an_ordinary_run(micro_folder: Path, tmp_path: Path) -> None:
-    words = [
-        "run",
-        "--method",
-        "text-only",
-        "--suite",
-        "micro",
-        "--base",
-        micro_folder,
-        "--device",
-        "cpu",
-        "--sample-batch",
-        4,
-        "--no-floor",
-    ]
+    where = ["--suite", "micro", "--base", micro_folder, "--device", "cpu"]
+    little = ["--sample-batch", 5, "--limit", 10, "--sampling-steps", 1]
+    words = ["run", "--method", "text-only", "--no-floor", *where, *little]
     for more in (
         ["--ray", "local", "--results", tmp_path / "ray"],
         ["--results", tmp_path / "here"],

@@ -70,12 +70,13 @@ def run_id(config: RunConfig, **changes: Any) -> str:
 
 
 def test_a_failing_run_does_not_stop_the_others_and_is_done_later(config: RunConfig) -> None:
-    broken = made(config)
+    seeds = [replace(config, method="text-only", seed=seed, shuffled=False, limit=10) for seed in (0, 1)]
+    broken = made(seeds[0])
     broken.work.mkdir(parents=True)
     (broken.work / "run.json").write_text("{}")
-    first, second = grid(config, ["bps", "text-only"])
+    first, second = run_grid(seeds, start=in_process)
     assert first.record is None and first.error is not None and "exit code 2" in first.error
-    assert second.record is not None and second.record.method == "text-only"
+    assert second.record is not None and second.record.seed == 1
     broken.forget()
     started: list[Sequence[str]] = []
 
@@ -83,11 +84,11 @@ def test_a_failing_run_does_not_stop_the_others_and_is_done_later(config: RunCon
         started.append(words)
         return in_process(words)
 
-    outcomes = grid(config, ["bps", "text-only"], start=counted)
+    outcomes = run_grid(seeds, start=counted)
     assert [o.record is not None for o in outcomes] == [True, True]
-    assert [o.config.method for o in outcomes] == ["bps", "text-only"]
+    assert [o.config.seed for o in outcomes] == [0, 1]
     (words,) = started
-    assert make_config(read_config(words[-1])) == config, "a valid record is not made again"
+    assert make_config(read_config(words[-1])) == seeds[0], "a valid record is not made again"
 
 
 def test_a_variant_is_its_method_with_options_set(config: RunConfig) -> None:
@@ -107,18 +108,8 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
     elsewhere = foreign(tmp_path / "elsewhere")
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("PYTHONPATH", str(elsewhere))  # would come before what this program was found by
-    words = (
-        "--suite",
-        "micro",
-        "--base",
-        micro_folder,
-        "--results",
-        tmp_path,
-        "--sample-batch",
-        4,
-        "--device",
-        "cpu",
-    )
+    where = ("--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--device", "cpu")
+    words = (*where, "--sample-batch", 4, "--limit", 10, "--sampling-steps", 1)
     done = bench_command("run", "--method", "text-only", "--seeds", "0,1", "--json", *words)
     assert done.exit_code == 0, done.output
     assert not (elsewhere / "ran").exists()
@@ -127,19 +118,8 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
     refused = bench_command("run", "--seeds", "0,1", "--again", *words)
     assert refused.exit_code == 2 and "--again" in refused.output
     monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
-    failed = bench_command(
-        "run",
-        "--method",
-        "text-only",
-        "--seeds",
-        "0,2",
-        "--base",
-        tmp_path,
-        "--suite",
-        "micro",
-        "--results",
-        tmp_path / "other",
-    )
+    words = ("--method", "text-only", "--seeds", "0,2", "--suite", "micro", "--base", tmp_path)
+    failed = bench_command("run", *words, "--results", tmp_path / "other")
     assert failed.exit_code == 1
     assert "0 of 2 runs have a record" in failed.output and "again: bench run" in failed.output
 
@@ -241,30 +221,13 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
-    done = bench_command(
-        "tune",
-        "--method",
-        "bps",
-        "--suite",
-        "micro",
-        "--base",
-        micro_folder,
-        "--rates",
-        "1e-6,1e-3,9e5",
-        "--budget",
-        "quick",
-        "--results",
-        tmp_path / "runs",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "tuning",
-        "--sample-batch",
-        4,
-    )
+    where = ("--base", micro_folder, "--results", tmp_path / "runs", "--out", tmp_path / "tuning")
+    little = ("--budget", "quick", "--train-images", 16, "--limit", 10, "--sampling-steps", 1)
+    words = ("--method", "bps", "--suite", "micro", "--device", "cpu", "--rates", "1e-3,9e5")
+    done = bench_command("tune", *words, *where, *little)
     found = json.loads((tmp_path / "tuning" / "micro-sketch.json").read_text())
     trials = found["methods"]["bps"]["trials"]
-    assert found["side"] == "val" and found["items"] == 12
+    assert found["side"] == "val" and found["items"] == 10
     assert done.exit_code == (1 if any("error" in t for t in trials.values()) else 0)
     values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "cosine" in t}
     best = max(values, key=lambda rate: values[rate])

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base.snapshot import find_snapshot
-from bench.grid import Paces
+from bench.grid import records_of_paces, seconds_of
 from bench.packed import kept_records
 from bench.study.page import read_samples
 from bench.suites import resolve
@@ -35,7 +35,7 @@ def test_published_runs_have_no_samples_to_study(tmp_path: Path) -> None:
 
 def test_a_base_in_a_single_file_is_told_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "v1-5.safetensors").write_bytes(b"")
-    with pytest.raises(BenchError, match="is a file"):
+    with pytest.raises(BenchError, match="no base model in"):
         find_snapshot(tmp_path / "v1-5.safetensors")
 
 
@@ -44,4 +44,4 @@ def test_an_ablation_knows_the_pace_that_a_plan_knows(
 ) -> None:
     monkeypatch.chdir(RESULTS.parents[1])
     spec = resolve(micro(micro_folder, tmp_path, suite="emoji", base_variant=None))
-    assert (Paces(tmp_path).seconds(spec, items=10, trains=True) or 0) > 0
+    assert (seconds_of(spec, records_of_paces(tmp_path), items=10) or 0) > 0

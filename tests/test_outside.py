@@ -82,6 +82,7 @@ def test_a_grid_runs_what_a_package_brings_wherever_the_user_stands(
     monkeypatch.chdir(foreign(tmp_path / "elsewhere"))
     words = ["--method", "toy,toy:Lighter", "--task", "dark", "--metric", "brightness", "--jobs", "2"]
     micro = ["--suite", "micro", "--base", str(micro_folder), "--device", "cpu", "--limit", "12"]
+    micro += ["--train-images", "16", "--sampling-steps", "1"]
     done = CliRunner().invoke(cli.app, ["run", *words, *micro, "--results", str(tmp_path / "runs"), "--json"])
     assert done.exit_code == 0, done.output
     records = [load_record(Path(folder)) for folder in json.loads(done.stdout).values()]

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from bench.config import EXECUTION, RunConfig, flag, make_config
-from bench.terminal import aside
+from bench.terminal import aside, say
 from bench.types import BenchError, Stopped, lacks_memory, unknown
 
 LISTS = ("method", "task", "seed")
@@ -85,9 +85,9 @@ def configured(
 
     def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapper(*args: Any, config: str | None = None, **kwargs: Any) -> Any:
-            given = {name: kwargs.pop(name) for name in chosen}
-            return command(*args, asked=_asked(given, config, defaults), **kwargs)
+        def wrapper(*args: Any, config: str | None = None, print_config: bool = False, **kwargs: Any) -> Any:
+            asked = _asked({name: kwargs.pop(name) for name in chosen}, config, defaults)
+            return say(to_yaml(asked)) if print_config else command(*args, asked=asked, **kwargs)
 
         signature = inspect.signature(command, eval_str=True)
         kept = [p for name, p in signature.parameters.items() if name != "asked"]
@@ -98,6 +98,7 @@ def configured(
         ]
         if "method" in chosen:
             order.append(inspect.Parameter("config", _KEYWORD, default=None, annotation=ConfigText))
+            order.append(inspect.Parameter("print_config", _KEYWORD, default=False, annotation=PrintConfig))
         wrapper.__signature__ = signature.replace(parameters=order)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in order}
         return wrapper

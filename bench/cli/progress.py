@@ -26,10 +26,9 @@ class ConsoleHooks(Hooks):
 
     def __init__(self) -> None:
         self._code: int | None = None
-        self._name, self._begun, self._said = "", 0.0, 0.0
-        self._before = -1
+        self._name, self._start, self._last_line = "", 0.0, 0.0
+        self._before = -1  # steps that were done when this start of the program came to the stage
         self._bar: Any = None
-        self._bar_task: Any = None
 
     def stop(self) -> int | None:
         """Return 143 after SIGTERM, 130 after Ctrl-C, else None."""
@@ -40,38 +39,35 @@ class ConsoleHooks(Hooks):
         if self._code is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._code = 128 + number
-        self._say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
+        self.say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
 
     def stage(self, name: str, total: int) -> None:
         """Announce a stage."""
         self.close()
-        self._name, self._begun, self._said = name, time.monotonic(), time.monotonic()
-        self._before = -1
+        self._name, self._before = name, -1
+        self._start = self._last_line = time.monotonic()
         if sys.stderr.isatty() and total > 1:
-            self._bar = _bar()
+            self._bar = make_bar()
             self._bar.start()
-            self._bar_task = self._bar.add_task(visible(name), total=total, note="")
+            self._bar.add_task(visible(name), total=total, note="")
         else:
-            self._say(name)
+            self.say(name)
 
     def tick(self, done: int, total: int, note: str = "") -> None:
         """Move the bar, or say a line if the last one is old or the stage is over."""
         if self._bar is not None:
-            self._bar.update(self._bar_task, completed=done, note=note)
+            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
             return
         now = time.monotonic()
         if self._before < 0:  # resumed work does not count into the rate
-            self._before, self._begun = done, now
-        if now - self._said >= _QUIET_SECONDS or done == total:
-            self._said = now
-            self._say(f"{self._name}: {done}/{total}{self._pace(done, total, now)} {note}".rstrip())
-
-    def _pace(self, done: int, total: int, now: float) -> str:
-        """Say how fast it goes and how long it will; nothing where the first piece is just done."""
-        if done <= self._before or now <= self._begun:
-            return ""
-        rate = (done - self._before) / (now - self._begun)
-        return f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+            self._before, self._start = done, now
+        if now - self._last_line < _QUIET_SECONDS and done != total:
+            return
+        self._last_line, pace = now, ""
+        if done > self._before and now > self._start:
+            rate = (done - self._before) / (now - self._start)
+            pace = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+        self.say(f"{self._name}: {done}/{total}{pace} {note}".rstrip())
 
     def close(self) -> None:
         """Remove the bar."""
@@ -83,27 +79,21 @@ class ConsoleHooks(Hooks):
         """Say a line, below the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(visible(text), highlight=False, markup=False)
-        else:
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        if not speaks():
-            return
-        sys.stderr.write(visible(text) + "\n")
-        sys.stderr.flush()
+        elif speaks():
+            sys.stderr.write(visible(text) + "\n")
+            sys.stderr.flush()
 
 
-def _bar(*, terminal: Any = None) -> Any:
+def make_bar(terminal: Any = None) -> Any:
     """Return a progress display on `terminal` (a rich Console; by default standard error)."""
     from rich import progress
     from rich.console import Console
-    from rich.text import Text
 
     class Rate(progress.ProgressColumn):
         """Steps a second; rich knows none before the second update."""
 
-        def render(self, task: progress.Task) -> Text:
-            return Text("-/s" if task.speed is None else f"{task.speed:.1f}/s")
+        def render(self, task: progress.Task) -> str:
+            return "-/s" if task.speed is None else f"{task.speed:.1f}/s"
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Jobs, PrintConfig, configured, guarded, split, to_yaml
+from bench.cli.options import AsJson, Asked, Jobs, configured, guarded, split
 from bench.config import EXECUTION, OUTSIDE, RESULTS
 from bench.terminal import aside, say, to_json
 
@@ -45,7 +45,6 @@ def run(
     gpus_per_run: GpusPerRun = 0,
     again: Annotated[bool, typer.Option("--again", help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
-    print_config: PrintConfig = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
@@ -55,9 +54,6 @@ def run(
     from bench.running import run_with_floor
     from bench.types import BenchError
 
-    if print_config:
-        say(to_yaml(asked))
-        return
     configs = asked.cells()
     if len(configs) == 1 and ray is None:
         with console_hooks() as hooks:
@@ -141,16 +137,17 @@ def ablate(
 
 def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) -> str:
     """Return the question, every run with its state and about how long it takes, and the sum."""
-    from bench.grid import CANNOT, EXISTS, MISSING, Paces, duration
+    from bench.grid import CANNOT, EXISTS, MISSING, duration, records_of_paces, seconds_of
     from bench.reporting.grid import to_plain
 
-    paces = Paces(results)
+    records = records_of_paces(results)
     lines = [["task", "variant", "seed", "run", "state", "takes"]]
     seconds: list[float | None] = []
     for entry in planned:
         takes = ""
         if entry.state == MISSING and entry.identity is not None:
-            seconds.append(paces.seconds(entry.spec, items=entry.identity.items, trains=entry.trains))
+            items, trains = entry.identity.items, entry.trains
+            seconds.append(seconds_of(entry.spec, records, items=items, trains=trains))
             takes = "unknown" if seconds[-1] is None else duration(seconds[-1])
         state = f"{entry.state} ({entry.why})" if entry.why else entry.state
         where = [entry.spec.task.name, entry.variant.called, str(entry.spec.config.seed), entry.folder.name]
@@ -161,7 +158,7 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) 
     if len(seconds) > lacking:
         text += f"; {duration(sum(s for s in seconds if s))}, one after the other, starting not counted"
     if lacking:
-        text += f"; {lacking} of unknown length: measure with `bench cost`"
+        text += f"; {lacking} of unknown length, as nothing like them has run"
     return f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n{text}."
 
 
@@ -214,8 +211,7 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
     """Say which runs of a grid failed and how to do them again; exit code 1 if any did."""
     failed = [o for o in outcomes if o.error]
     if as_json:
-        said = {o.name: o.error or o.refused or str(o.folder) for o in outcomes}
-        say(to_json(said))
+        say(to_json({o.name: o.error or o.refused or str(o.folder) for o in outcomes}))
     if outcomes:  # an ablation whose runs all exist has made none
         made = sum(o.record is not None for o in outcomes)
         aside(f"{made} of {len(outcomes)} runs have a record")
