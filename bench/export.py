@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.artifacts import load_weights
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
@@ -16,8 +15,9 @@ from bench.content import atomic_write, read_json, write_json, written_by_librar
 from bench.locks import Lock
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.card import LICENCE_FILE, About, model_card
-from bench.trained import ADAPTER, LOCK
+from bench.running import LOCK
 from bench.training.checkpoint import Trainable
+from bench.training.weights import ADAPTER, load_weights
 from bench.types import BenchError, Exchange, Task
 from bench.weights import Weights, shown
 

@@ -20,11 +20,11 @@ from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
 from bench.child import LOOK_SECONDS, Process, Remote, child
 from bench.config import RunConfig, RunSpec, option_text
 from bench.packed import kept_records
-from bench.processes import launched
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
-from bench.trained import find_trained
+from bench.training.processes import launched
+from bench.training.weights import find_trained
 from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"

@@ -29,9 +29,8 @@ from bench.timings import (
     timing_key,
     with_timing_added,
 )
-from bench.training.engine import Execution
 from bench.training.loop import train
-from bench.types import BenchError
+from bench.types import BenchError, Hooks
 
 _WARM_UP = 3
 _PACKAGES = ("torch", "diffusers", "numpy")
@@ -131,20 +130,17 @@ def _train(run: Run, steps: int) -> tuple[float | None, int]:
     batch, times = run.spec.suite.training.batch, [time.perf_counter()]
     data = run.train_data
     reset_peak_memory(run.spec.device)
+    budget = replace(run.spec.budget, train_images=(_WARM_UP + steps) * batch, images_of={})
+    config = replace(run.spec.config, checkpoint_every=_WARM_UP + steps)
+    spec = replace(run.spec, budget=budget, config=config)
+
+    class Clock(Hooks):
+        def tick(self, done: int, total: int, note: str = "") -> None:
+            times.append(time.perf_counter())
+
     with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            run.denoiser,
-            base=run.base,
-            data=data,
-            training=run.spec.suite.training,
-            images=(_WARM_UP + steps) * batch,
-            learning_rate=run.spec.learning_rate,
-            seed=run.spec.config.seed,
-            folder=Path(folder),
-            execution=Execution.of(run.spec.config),
-            checkpoint_every=_WARM_UP + steps,
-            tick=lambda step, total, loss: times.append(time.perf_counter()),
-        )
+        place = Path(folder)
+        result = train(run.denoiser, spec, base=run.base, data=data, folder=place, hooks=Clock())
     if not result.steps:
         return None, 0
     taken = [b - a for a, b in zip(times, times[1:], strict=False)][_WARM_UP:]
@@ -156,14 +152,7 @@ def _sample(run: Run, batches: int) -> tuple[float, int, int]:
     run.denoiser.eval()
     data = run.eval_data
     reset_peak_memory(run.spec.device)
-    drawn = sample_images(
-        run.denoiser,
-        base=run.base,
-        data=data,
-        sampler=run.spec.suite.sampler,
-        seed=run.spec.config.seed,
-        batch=run.spec.config.sample_batch,
-    )
+    drawn = sample_images(run.denoiser, run.spec, base=run.base, data=data)
     next(drawn)
     begun, items = time.perf_counter(), 0
     for _, (ids, _) in zip(range(batches), drawn, strict=False):

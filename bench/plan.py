@@ -20,7 +20,6 @@ from bench.cost import libraries_bytes
 from bench.data.latents import disk_needed
 from bench.footprint import Footprint, Setting, encoding_flops, footprint
 from bench.gpus import ALLOWANCE, USABLE, Gpu, find_gpu
-from bench.processes import Processes
 from bench.suites import budget_of, method_of, suite_of, task_of
 from bench.timings import Timing, load_timings
 from bench.training.engine import Execution, micro_batches
@@ -77,9 +76,8 @@ class Work:
         self._divided()
 
     def _divided(self) -> list[range]:
-        group = Processes(count=self.gpus)
         batch, micro = self.suite.training.batch, self.execution.micro_batch
-        return micro_batches(batch, processes=group, micro=micro)
+        return micro_batches(batch, micro=micro, count=self.gpus)
 
     @property
     def setting(self) -> Setting:

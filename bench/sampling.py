@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base.load import Base
-from bench.config import Sampler
+from bench.config import RunSpec, Sampler
 from bench.content import atomic_write, inside
 from bench.data.latents import Prepared
 from bench.picture import read_exact
-from bench.processes import ALONE, Processes
 from bench.randomness import initial_noise
 from bench.training.engine import autocast
-from bench.types import BenchError, Dataset, Stopped, unknown
+from bench.training.processes import join
+from bench.types import BenchError, Dataset, Hooks, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -101,39 +101,38 @@ def sample_latents(
 
 def sample_images(
     denoiser: Any,
+    spec: RunSpec,
     *,
     base: Base,
     data: Prepared,
-    sampler: Sampler,
-    seed: int,
-    batch: int = 32,
     condition_of: Sequence[int] | np.ndarray | None = None,
     skip: Callable[[Sequence[str]], bool] = lambda ids: False,
-    precision: str = "fp32",
-    processes: Processes = ALONE,
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Yield (ids, images [B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order.
 
-    condition_of: row of the item whose condition each item gets (None: its own). skip: tells of a
-    batch's ids whether it is already there. Batches are cut from the whole list and dealt out to the
-    processes in turn, so a resumed run, alone or not, has the same batches. BenchError for samples that
-    are not finite.
+    spec: of the run, its sampler, seed, batch and precision. condition_of: row of the item whose condition
+    each item gets (None: its own). skip: tells of a batch's ids whether it is already there. Batches are
+    cut from the whole list and dealt out to the processes in turn, so a resumed run, alone or not, has the
+    same batches. BenchError for samples that are not finite.
     """
+    import torch
+
+    processes, batch = join(base.device), spec.config.sample_batch
     source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
-    for start in range(processes.index * batch, len(data), processes.count * batch):
+    for start in range(processes.process_index * batch, len(data), processes.num_processes * batch):
         ids = data.ids[start : start + batch]
         if skip(ids):
             continue
-        rows = range(start, start + len(ids))
+        noise = np.stack([initial_noise(spec.config.seed, item, data.latent_shape) for item in ids])
         latents = sample_latents(
             denoiser,
             base=base,
-            sampler=sampler,
-            noise=_noise(seed, ids, data.latent_shape),
+            sampler=spec.suite.sampler,
+            noise=torch.from_numpy(noise),
             conditions=data.conditions_at(source[start : start + len(ids)]),
-            text=data.text_at(rows),
+            text=data.text_at(range(start, start + len(ids))),
             empty=data.empty,
-            precision=precision,
+            precision=spec.suite.training.precision,
         )
         images = base.decode(latents)
         if not bool(latents.isfinite().all() and images.isfinite().all()):
@@ -144,57 +143,37 @@ def sample_images(
         yield ids, images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _noise(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.stack([initial_noise(seed, i, shape) for i in ids]))
-
-
 def sample_to_folder(
     denoiser: Any,
+    spec: RunSpec,
     folder: Path,
     *,
     base: Base,
     data: Prepared,
-    sampler: Sampler,
-    seed: int,
-    batch: int = 32,
     condition_of: Sequence[int] | np.ndarray | None = None,
-    precision: str = "fp32",
-    processes: Processes = ALONE,
-    tick: Callable[[int, int], None] | None = None,
+    hooks: Hooks | None = None,
     spent: Callable[[float, int], None] = lambda seconds, images: None,
-    stop: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Sample every item of this process that is not in the folder yet, each as `<id>.png`.
 
     Files are written atomically, so a killed run goes on with the first batch that is not whole.
-    `spent` gets the seconds and images of each batch; `tick` counts the images of all processes as
-    if they kept step. Raises Stopped between batches when `stop` returns an exit code.
+    `spent` gets the seconds and images of each batch; hooks tick the images of all processes as if they
+    kept step. Raises Stopped between batches when asked to stop.
     """
+    hooks, processes = hooks or Hooks(), join(base.device)
     begun, done = time.perf_counter(), 0
-    images = sample_images(
-        denoiser,
-        base=base,
-        data=data,
-        sampler=sampler,
-        seed=seed,
-        batch=batch,
-        condition_of=condition_of,
-        precision=precision,
-        processes=processes,
-        skip=lambda ids: all(inside(folder, f"{i}.png").exists() for i in ids),
-    )
-    for ids, pixels in images:
+
+    def there(ids: Sequence[str]) -> bool:
+        return all(inside(folder, f"{item}.png").exists() for item in ids)
+
+    drawn = sample_images(denoiser, spec, base=base, data=data, condition_of=condition_of, skip=there)
+    for ids, pixels in drawn:
         for item, image in zip(ids, to_bytes(pixels), strict=True):
             atomic_write(inside(folder, f"{item}.png"), png(image))
         spent(time.perf_counter() - begun, len(ids))
         begun, done = time.perf_counter(), done + len(ids)
-        if tick is not None:
-            tick(min(done * processes.count, len(data)), len(data))
-        code = stop()
-        if code is not None:
-            raise Stopped(code)
+        hooks.tick(min(done * processes.num_processes, len(data)), len(data))
+        hooks.check_stop()
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:
@@ -230,3 +209,23 @@ def load_images(folder: Path, ids: Sequence[str], *, size: tuple[int, int] | Non
         images.append(read_exact(path, advice=advice, size=size))
         size = size or images[0].shape[:2]
     return np.stack(images)
+
+
+def show_condition(condition: np.ndarray) -> np.ndarray:
+    """Condition [C,H,W] in [0, 1] -> a picture [H,W,3] uint8: lines dark on white, colours as such.
+
+    One channel: ink. Three: colours. Four: colours with the fourth as ink over them.
+    """
+    ink = condition[-1] if len(condition) in (1, 4) else np.zeros_like(condition[0])
+    colour = condition[:3].transpose(1, 2, 0) if len(condition) >= 3 else np.ones((*ink.shape, 3))
+    return np.asarray((colour * (1 - ink[..., None]) * 255).round().astype(np.uint8))
+
+
+def mosaic(images: np.ndarray, *, columns: int = 24) -> np.ndarray:
+    """Tile images [N,H,W,3] row by row into one [R*H,columns*W,3], the rest white."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height, width, channels), 255, dtype=np.uint8)
+    cells[:count] = images
+    page = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return page.reshape(rows * height, columns * width, channels)

@@ -30,13 +30,13 @@ from bench.data.latents import Prepared
 from bench.footprint import Setting, footprint, let_go, stand_in
 from bench.gpus import recognise
 from bench.plan import CPU_ALLOWANCE
-from bench.processes import find_device
 from bench.record import device_words, environment
 from bench.sampling import build_scheduler
 from bench.strict import Count, FromFile, Positive, Text
 from bench.suites import method_of, task_of
 from bench.training.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
 from bench.training.loop import training_loss
+from bench.training.processes import find_device
 from bench.types import BenchError, Method, Task, refusal, unknown
 from bench.yardsticks import YARDSTICKS
 
@@ -175,7 +175,7 @@ class Stand:
         """Return what is measured, checked; BenchError for what the device cannot do."""
         device, batch = find_device(config.device), config.train_batch or 16
         execution, precision = Execution.of(config), config.precision or "fp32"
-        check_execution(execution, precision=precision, batch=batch, device=device)
+        check_execution(execution, Training(batch=batch, precision=precision), device=device)
         return SpeedSpec(
             shape=shape_like(self.like, width=self.width, size=self.size),
             task=task_of(config),
@@ -320,8 +320,7 @@ def _training(
             denoiser,
             optimiser,
             loss=lambda step, places: loss(step=step, places=places),
-            parts=micro_batches(spec.batch, micro=spec.execution.micro_batch),
-            precision=spec.precision,
+            training=spec.training,
             device=spec.device,
             execution=spec.execution,
         )

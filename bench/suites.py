@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.config import Budget, RunConfig, RunSpec, Sampler, Suite, Training
-from bench.processes import find_device
+from bench.training.processes import find_device
 from bench.types import BenchError, Dataset, Method, Task, unknown
 from bench.weights import Weights
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from bench import registry
-from bench.artifacts import load_weights, save_weights
 from bench.base.load import Base
 from bench.check import check_method
 from bench.config import RunConfig, Training
@@ -23,6 +22,7 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.suites import method_of
 from bench.training.checkpoint import Trainable
 from bench.training.loop import training_loss
+from bench.training.weights import load_weights, save_weights
 from bench.types import BenchError
 
 every_row = pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from safetensors.numpy import load_file
 from bench.content import read_json
 from bench.grid import run_grid
 from bench.judges import Judge, load_judge
-from bench.randomness import TOLERANCES
 from bench.record import RECORD_FILE, load_record
 from bench.running import ADAPTER
 from bench.sampling import load_images
 from bench.types import BenchError, Hooks
 from tests.asking import made, micro
+from tests.tolerances import TOLERANCES
 
 
 @contextmanager

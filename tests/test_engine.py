@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from bench.content import Cache
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.locks import Lock
-from bench.processes import Processes, join
 from bench.running import identify
 from bench.suites import resolve
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.training.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
 from bench.training.loop import CHECKPOINT, Average, train, training_loss
-from bench.types import BenchError
+from bench.training.processes import join
+from bench.types import BenchError, Hooks, Stopped
+from tests.asking import Asked, specified
 
 TRAINING = Training(batch=4)
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,9 +90,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 @pytest.mark.parametrize(("batch", "count", "micro"), [(8, 1, None), (8, 2, 2), (12, 3, 4), (6, 6, 1)])
 def test_processes_and_micro_batches_take_every_place_once(batch: int, count: int, micro: int | None) -> None:
     parts = [
-        part
-        for index in range(count)
-        for part in micro_batches(batch, processes=Processes(index=index, count=count), micro=micro)
+        part for index in range(count) for part in micro_batches(batch, micro=micro, count=count, index=index)
     ]
     assert [place for part in parts for place in part] == list(range(batch))
     assert {len(part) for part in parts} == {micro or batch // count}
@@ -101,7 +99,7 @@ def test_processes_and_micro_batches_take_every_place_once(batch: int, count: in
 @pytest.mark.parametrize(("count", "micro"), [(3, None), (2, 3), (1, 16), (1, 5)])
 def test_unequal_shares_are_refused(count: int, micro: int | None) -> None:
     with pytest.raises(BenchError, match="cannot be divided"):
-        micro_batches(8, processes=Processes(count=count), micro=micro)
+        micro_batches(8, micro=micro, count=count)
 
 
 def test_micro_batches_give_the_gradient_of_the_batch(micro_base: Base, data: Prepared) -> None:
@@ -120,7 +118,8 @@ def test_micro_batches_give_the_gradient_of_the_batch(micro_base: Base, data: Pr
                 step=step,
                 places=places,
             ),
-            parts=micro_batches(4, micro=micro),
+            training=TRAINING,
+            execution=Execution(micro_batch=micro),
         )
         engine.backward(0)
         split = taken(denoiser)
@@ -160,23 +159,16 @@ def test_bf16_stays_near_fp32_and_reaches_every_parameter(
     assert 5e-3 < apart(exact, gradients(denoiser, micro_base, data, precision="bf16")) < 0.06
 
 
-def trained(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
+def trained(base: Base, data: Prepared, folder: Path, hooks: Hooks | None = None, **asked: Any) -> Any:
     denoiser = shaken(base)
-    settings = {
-        "training": TRAINING,
-        "images": 16,
-        "learning_rate": 1e-4,
-        "seed": 5,
-        "checkpoint_every": 2,
-        **options,
-    }
-    return denoiser, train(denoiser, base=base, data=data, folder=folder, **settings)
+    given = {"train_batch": 4, "train_images": 16, "learning_rate": 1e-4, "seed": 5, "checkpoint_every": 2}
+    spec = specified(**{**given, **asked})
+    return denoiser, train(denoiser, spec, base=base, data=data, folder=folder, hooks=hooks)
 
 
 def test_bf16_trains_and_keeps_weights_in_fp32(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
-    training = replace(TRAINING, precision="bf16")
-    _, exact = trained(micro_base, data, tmp_path / "fp32", images=8)
-    denoiser, result = trained(micro_base, data, tmp_path / "bf16", training=training, images=8)
+    _, exact = trained(micro_base, data, tmp_path / "fp32", train_images=8)
+    denoiser, result = trained(micro_base, data, tmp_path / "bf16", precision="bf16", train_images=8)
     assert all(p.dtype == torch.float32 for p in Trainable(denoiser).parameters.values())
     for (_, loss), (_, wanted) in zip(result.curve, exact.curve, strict=True):
         assert loss != wanted and loss == pytest.approx(wanted, rel=0.02)
@@ -185,9 +177,9 @@ def test_bf16_trains_and_keeps_weights_in_fp32(micro_base: Base, data: Prepared,
 def test_fused_adamw_and_recomputing_take_the_same_step(
     micro_base: Base, data: Prepared, tmp_path: Path
 ) -> None:
-    plain, _ = trained(micro_base, data, tmp_path / "plain", images=4)
-    execution = Execution(fused=True, gradient_checkpointing=True)
-    other, result = trained(micro_base, data, tmp_path / "other", images=4, execution=execution)
+    plain, _ = trained(micro_base, data, tmp_path / "plain", train_images=4)
+    how = {"fused": True, "gradient_checkpointing": True}
+    other, result = trained(micro_base, data, tmp_path / "other", train_images=4, **how)
     for name, tensor in Trainable(plain).state_dict().items():
         torch.testing.assert_close(Trainable(other).state_dict()[name], tensor, rtol=0, atol=1e-7)
     assert result.starts == [{"step": 0, "processes": 1, "gradient_checkpointing": True, "fused": True}]
@@ -208,14 +200,10 @@ def test_the_average_has_its_closed_form() -> None:
 
 
 def test_a_stopped_training_keeps_its_average(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
-    from bench.types import Stopped
-
-    training = replace(TRAINING, ema=0.5)
-    whole, _ = trained(micro_base, data, tmp_path / "whole", training=training)
-    calls = iter([None, None, 143])
+    whole, _ = trained(micro_base, data, tmp_path / "whole", ema=0.5)
     with pytest.raises(Stopped):
-        trained(micro_base, data, tmp_path / "cut", training=training, stop=lambda: next(calls))
-    resumed, _ = trained(micro_base, data, tmp_path / "cut", training=training)
+        trained(micro_base, data, tmp_path / "cut", Asked([None, None, 143]), ema=0.5)
+    resumed, _ = trained(micro_base, data, tmp_path / "cut", ema=0.5)
     last = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)
     for name, tensor in Trainable(whole).state_dict().items():
         assert torch.equal(tensor, Trainable(resumed).state_dict()[name]), name
@@ -260,10 +248,10 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     trained(micro_base, data, tmp_path / "cut")
     newest.write_bytes(newest.read_bytes()[:-100])
     (newest.parent / f".{newest.name}.0123456789ab.tmp.ckpt").write_bytes(b"left by a kill")
-    said: list[str] = []
+    hooks = Asked()
     with Lock(tmp_path / "lock", about=newest.parent, clean=newest.parent):  # as a run holds its folder
-        again, _ = trained(micro_base, data, tmp_path / "cut", say=said.append)
-    assert len(said) == 1 and "going on from train.1.ckpt" in said[0]
+        again, _ = trained(micro_base, data, tmp_path / "cut", hooks)
+    assert len(hooks.said) == 1 and "going on from train.1.ckpt" in hooks.said[0]
     assert not list(newest.parent.glob(".*"))
     for name, tensor in Trainable(whole).state_dict().items():
         assert torch.equal(tensor, Trainable(again).state_dict()[name]), name
@@ -289,8 +277,7 @@ def test_a_tracker_hears_every_step(
 
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Remembering)
     monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.MLFLOW])
-    execution = Execution(track=("mlflow",))
-    _, result = trained(micro_base, data, tmp_path / "run" / "work", execution=execution)
+    _, result = trained(micro_base, data, tmp_path / "run" / "work", track=("mlflow",))
     named, settings, *lines = heard
     assert named == {"run_name": "run"}
     assert settings["batch"] == 4 and [x["step"] for x in lines] == [1, 2, 3, 4]
@@ -300,14 +287,13 @@ def test_a_tracker_hears_every_step(
 
 def refused(message: str, *, device: str = "cpu", precision: str = "fp32", **how: Any) -> None:
     with pytest.raises(BenchError, match=message):
-        check_execution(Execution(**how), precision=precision, batch=8, device=device)
+        check_execution(Execution(**how), Training(batch=8, precision=precision), device=device)
 
 
 def test_what_cannot_be_is_refused_before_anything_is_spent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused("Did you mean 'tensorboard'", track=("tensorbord",))
-    refused("Did you mean 'bf16'", precision="bf6")
     refused("needs a GPU", precision="fp16")
     refused("--micro-batch", micro_batch=3)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -324,7 +310,7 @@ def test_a_launch_that_started_one_process_for_several_is_told(
 ) -> None:
     """What `accelerate launch --cpu --num_processes 2` sets in the one process that it starts."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert join("cpu").count == 1
+    assert join("cpu").num_processes == 1
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(BenchError, match="started one process only"):
         join("cpu")
@@ -353,7 +339,7 @@ def protocol(**asked: Any) -> Protocol:
 
 def compiles() -> bool:
     try:
-        check_execution(Execution(compile=True), precision="fp32", batch=4, device="cpu")
+        check_execution(Execution(compile=True), TRAINING, device="cpu")
     except BenchError:
         return False
     return True

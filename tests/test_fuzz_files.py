@@ -227,10 +227,11 @@ def _runs(table: _Table) -> None:
     from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
     from bench.reporting.runs import load_runs
-    from bench.running import check_same
+    from bench.running import Begun, check_same
     from bench.speed import FILE, speed_table
     from bench.timings import TIMINGS_FILE, load_timings
-    from bench.trained import ADAPTER, Begun, Trained, find_trained
+    from bench.training.loop import TrainResult
+    from bench.training.weights import ADAPTER, find_trained
     from bench.tune import write_evidence
 
     table.add("any JSON", {"x.json": {"a": [1, "b", None, 1.5]}}, JSON, lambda f: read_json(f / "x.json"))
@@ -253,7 +254,9 @@ def _runs(table: _Table) -> None:
     table.add("begun", {"run/work/run.json": begun, **others}, JSON, lambda f: find_trained(f, "bb"))
     trained = {"steps": 1, "images": 8, "seconds": 1.5, "dead": 0, "curve": [[0, 1.0]]}
     trained |= {"starts": [{"step": 0, "processes": 1}], "trained_in": "another-run"}
-    table.add("training", {"train.json": trained}, JSON, lambda f: read_json(f / "train.json", of=Trained))
+    table.add(
+        "training", {"train.json": trained}, JSON, lambda f: read_json(f / "train.json", of=TrainResult)
+    )
     table.add("begun again", {"run.json": begun}, JSON, again)
     spread = {"median": 1.0, "least": 0.5, "most": 2.0}
     entry = {
@@ -444,9 +447,8 @@ def _coco(table: _Table) -> None:
 
 
 def _pictures(table: _Table) -> None:
-    from bench.artifacts import mosaic
     from bench.data.folder import manifest_of, read_folders
-    from bench.sampling import load_images
+    from bench.sampling import load_images, mosaic
     from bench.study.page import read_samples
     from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
     from bench.tools import check_one_size
@@ -473,8 +475,8 @@ def _weights(table: _Table) -> None:
     import torch
     from safetensors.torch import save
 
-    from bench.artifacts import load_weights
     from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
+    from bench.training.weights import load_weights
     from bench.weights import Source
 
     layer = torch.nn.Linear(3, 2)

@@ -16,8 +16,8 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import Judge, JudgeCard, judge_card, load_judge, vision
 from bench.judges.clip import bare_caption
 from bench.metrics.paired import retrieval_hits
-from bench.randomness import TOLERANCES
 from bench.types import BenchError
+from tests.tolerances import TOLERANCES
 
 
 @pytest.fixture(scope="module")

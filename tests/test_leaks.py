@@ -14,13 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from bench.artifacts import pick_items
 from bench.base.snapshot import find_snapshot
 from bench.cli.options import Asked
 from bench.config import RunConfig
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.seen import write_seen
 from bench.data.splits import Splits, item_digest, side_digest
+from bench.randomness import pick_items
 from bench.record import RunRecord, load_record
 from bench.suites import EMOJI, MICRO
 from bench.types import Example

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ import torch
 
 from bench import registry
 from bench.base.load import Base
-from bench.config import Sampler, Training
+from bench.config import RunSpec, Sampler, Training
 from bench.content import Cache
 from bench.data.latents import Prepared, mirrored, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.randomness import TOLERANCES, derangement, generator, initial_noise
+from bench.randomness import derangement, generator, initial_noise
 from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
 from bench.training.checkpoint import Trainable
 from bench.training.loop import draw_batch, learning_rate_factor, train, training_loss
-from bench.types import BenchError, Stopped
+from bench.types import BenchError, Hooks, Stopped
 from bps.method import BPS
+from tests.asking import Asked, specified
+from tests.tolerances import TOLERANCES
 
 TRAINING = Training(batch=4)
 
@@ -43,18 +46,16 @@ def steered(base: Base) -> Any:
     return BPS().build(base, registry.load("task", "sketch"))
 
 
-def run_training(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
+def run_training(base: Base, data: Prepared, folder: Path, hooks: Hooks | None = None, **asked: Any) -> Any:
     denoiser = steered(base)
-    settings = {
-        "training": TRAINING,
-        "images": 40,
-        "learning_rate": 1e-3,
-        "seed": 5,
-        "checkpoint_every": 3,
-        **options,
-    }
-    result = train(denoiser, base=base, data=data, folder=folder, **settings)
-    return denoiser, result
+    given = {"train_batch": 4, "train_images": 24, "learning_rate": 1e-3, "seed": 5, "checkpoint_every": 3}
+    spec = specified(**{**given, **asked})
+    return denoiser, train(denoiser, spec, base=base, data=data, folder=folder, hooks=hooks)
+
+
+def sampling(sampler: Sampler, batch: int = 4) -> RunSpec:
+    spec = specified(sample_batch=batch)
+    return replace(spec, suite=replace(spec.suite, sampler=sampler))
 
 
 def test_batches_depend_on_seed_and_step_alone(data: Prepared) -> None:
@@ -119,12 +120,11 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     micro_base: Base, data: Prepared, tmp_path: Path
 ) -> None:
     whole, result = run_training(micro_base, data, tmp_path / "whole")
-    calls = iter([None] * 4 + [143])
     with pytest.raises(Stopped) as stopped:
-        run_training(micro_base, data, tmp_path / "cut", stop=lambda: next(calls))
+        run_training(micro_base, data, tmp_path / "cut", Asked([None] * 4 + [143]))
     assert stopped.value.code == 143
     resumed, again = run_training(micro_base, data, tmp_path / "cut")
-    assert again.steps == result.steps == 10 and again.curve == result.curve
+    assert again.steps == result.steps == 6 and again.curve == result.curve
     for name, tensor in Trainable(whole).state_dict().items():
         assert torch.equal(tensor, Trainable(resumed).state_dict()[name]), name
 
@@ -142,19 +142,20 @@ def test_the_frozen_prior_keeps_its_bits_and_has_no_gradients(
 def test_a_loss_that_is_not_finite_stops_with_its_step(
     micro_base: Base, data: Prepared, tmp_path: Path
 ) -> None:
-    with pytest.raises(BenchError, match=r"the loss is (nan|inf) at step \d+ of 10"):
-        run_training(micro_base, data, tmp_path, learning_rate=1e30)
+    with pytest.raises(BenchError, match=r"the loss is (nan|inf) at step \d+ of 6"):
+        run_training(micro_base, data, tmp_path, learning_rate=1e6)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++"])
 def test_samples_do_not_depend_on_the_batch_size(micro_base: Base, data: Prepared, name: str) -> None:
-    sampler, trained = Sampler(name=name, steps=4), steered(micro_base)
+    trained = steered(micro_base)
     with torch.no_grad():  # untrained residuals are exactly 0: shake them
         for parameter in Trainable(trained).parameters.values():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
 
     def images(batch: int) -> np.ndarray:
-        parts = sample_images(trained, base=micro_base, data=data, sampler=sampler, seed=0, batch=batch)
+        spec = sampling(Sampler(name=name, steps=4), batch=batch)
+        parts = sample_images(trained, spec, base=micro_base, data=data)
         return np.concatenate([pixels for _, pixels in parts])
 
     assert np.abs(images(10) - images(3)).max() < TOLERANCES.images
@@ -188,15 +189,8 @@ def test_shuffled_samples_get_the_condition_they_are_said_to(micro_base: Base, d
     order = derangement(3, len(data))
     means = data.conditions[0].mean(dim=(1, 2, 3))
     wanted = micro_base.decode(means[order].view(-1, 1, 1, 1).expand(-1, 4, 16, 16))
-    parts = sample_images(
-        Painter(),
-        base=micro_base,
-        data=data,
-        sampler=Sampler(steps=4),
-        seed=0,
-        batch=4,
-        condition_of=order,
-    )
+    spec = sampling(Sampler(steps=4))
+    parts = sample_images(Painter(), spec, base=micro_base, data=data, condition_of=order)
     got = np.concatenate([pixels for _, pixels in parts])
     assert np.abs(got - wanted.permute(0, 2, 3, 1).numpy()).max() < 2e-3
     assert len(set(means.tolist())) == len(data)
@@ -214,9 +208,7 @@ def test_samples_that_are_not_finite_stop_and_leave_nothing(
             return torch.full((len(text), *z.shape), value)
 
     with pytest.raises(BenchError, match="not finite"):
-        sample_to_folder(
-            Broken(), tmp_path, base=micro_base, data=data, sampler=Sampler(steps=2), seed=0, batch=4
-        )
+        sample_to_folder(Broken(), sampling(Sampler(steps=2)), tmp_path, base=micro_base, data=data)
     assert not list(tmp_path.iterdir())
 
 
@@ -238,16 +230,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
     module = Root()
     with pytest.raises(BenchError, match="the gradient is (nan|inf)"):
-        train(
-            module,
-            base=micro_base,
-            data=data,
-            folder=tmp_path,
-            training=TRAINING,
-            images=8,
-            learning_rate=1e-3,
-            seed=0,
-        )
+        train(module, specified(train_batch=4, train_images=8), base=micro_base, data=data, folder=tmp_path)
     assert float(module.weight.detach()) == 0.0 and not (tmp_path / "train.ckpt").exists()
 
 

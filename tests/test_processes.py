@@ -7,6 +7,7 @@ accelerate's own launcher.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +15,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -29,21 +32,20 @@ import cli
 from bench import registry
 from bench.base.load import Base
 from bench.child import PROGRAM
-from bench.config import Training
+from bench.cli.options import guarded
 from bench.content import Cache
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.processes import ALONE, join
 from bench.record import load_record
 from bench.training.checkpoint import Trainable
-from bench.training.engine import Execution
 from bench.training.loop import CHECKPOINT, train
 from bench.types import BenchError, Stopped
+from tests.asking import Asked, specified
 from tests.test_child import foreign
 
-TRAINING = Training(batch=4)
 RATE = 1e-3
 TOLERANCE = 1e-5
+SHORT = ("--train-images", 16)
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +129,19 @@ def built(base: Base, *, dead: bool = False) -> Any:
     return Double(denoiser, dead=dead)
 
 
-def trained(base: Base, data: Prepared, folder: Path, **options: Any) -> Any:
+def trained(
+    base: Base,
+    data: Prepared,
+    folder: Path,
+    stops: Iterable[int | None] = (),
+    dead: bool = False,
+    **asked: Any,
+) -> Any:
     """Train BPS in this process's share of the launch; return result and weights."""
-    denoiser = built(base, dead=options.pop("dead", False))
-    processes = join("cpu")
-    settings = {
-        "training": TRAINING,
-        "images": 16,
-        "learning_rate": RATE,
-        "seed": 5,
-        "checkpoint_every": 2,
-        "processes": processes,
-        **options,
-    }
-    if callable(settings.get("stop_of")):
-        settings["stop"] = settings.pop("stop_of")(processes.index)
-    result = train(denoiser, base=base, data=data, folder=folder, **settings)
+    denoiser = built(base, dead=dead)
+    given = {"train_batch": 4, "train_images": 16, "learning_rate": RATE, "seed": 5, "checkpoint_every": 2}
+    spec = specified(**{**given, **asked})
+    result = train(denoiser, spec, base=base, data=data, folder=folder, hooks=Asked(stops))
     return result, {n: p.numpy().copy() for n, p in Trainable(denoiser).state_dict().items()}
 
 
@@ -159,7 +158,7 @@ def test_two_processes_train_as_one(micro_base: Base, data: Prepared, tmp_path: 
     for name, micro in (("two", None), ("micro", 1)):
         (first, ours), (second, theirs) = together(
             lambda index, name=name, micro=micro: trained(
-                micro_base, data, tmp_path / name, dead=True, execution=Execution(micro_batch=micro)
+                micro_base, data, tmp_path / name, dead=True, micro_batch=micro
             )
         )
         assert gap(ours, theirs) == 0.0 and first.curve == second.curve
@@ -174,12 +173,9 @@ def test_two_processes_stop_together_and_one_goes_on(
 ) -> None:
     """Asked in the second alone, in the third step; same number of processes: the same bits."""
 
-    def asked(index: int) -> Callable[[], int | None]:
-        answers = iter([None, None, 143 if index == 1 else None, None])
-        return lambda: next(answers)
-
     def cut(index: int) -> Any:
-        return trained(micro_base, data, tmp_path / "cut", stop_of=asked)
+        stops = [None, None, 143 if index == 1 else None]
+        return trained(micro_base, data, tmp_path / "cut", stops)
 
     whole = together(lambda index: trained(micro_base, data, tmp_path / "whole"))[0][1]
     for answer in together(cut):
@@ -199,24 +195,32 @@ def test_an_error_of_one_process_ends_the_other_with_a_message(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
 
+    @guarded
     def act(index: int) -> Any:
         folder = tmp_path / "file" if index == 0 else tmp_path / "good"
         try:
             return trained(micro_base, data, folder, checkpoint_every=1)
-        except BenchError as error:
-            if index == 0:  # what the end of the process does
-                torch.distributed.destroy_process_group()
-            return str(error)
+        except BenchError:  # of the first; what the end of the process does
+            torch.distributed.destroy_process_group()
+            raise
 
-    first, second = together(act)
-    assert "cannot write" in first
-    assert "another process of this run ended" in second
+    answers = together(lambda index: said_by(lambda: act(index)))
+    assert "cannot write" in answers[0]
+    assert "another process of this run ended" in answers[1]
+
+
+def said_by(act: Callable[[], Any]) -> str:
+    """What a command that ends with exit code 2 says on standard error."""
+    with redirect_stderr(io.StringIO()) as heard, pytest.raises(typer.Exit) as ended:
+        act()
+    assert ended.value.exit_code == 2
+    return heard.getvalue()
 
 
 def test_different_checkpoints_are_refused(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
     """As on two nodes without shared storage."""
-    trained(micro_base, data, tmp_path / "0", images=8, processes=ALONE)
-    answers = together(lambda index: trained(micro_base, data, tmp_path / str(index), images=8))
+    trained(micro_base, data, tmp_path / "0", train_images=8)
+    answers = together(lambda index: trained(micro_base, data, tmp_path / str(index), train_images=8))
     assert all("shared storage" in str(a) and isinstance(a, BenchError) for a in answers)
 
 
@@ -256,7 +260,7 @@ def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     folders = {}
     for name, count in (("one", 1), ("two", 2)):
         results = tmp_path_factory.mktemp(name)
-        words = command("run", micro_folder, results, "--no-floor", "--no-shuffled")
+        words = command("run", micro_folder, results, *SHORT, "--no-floor", "--no-shuffled")
         answers = launched(words, count=count)
         assert [code for code, *_ in answers] == [0] * count, answers
         assert "record" in answers[0][1] and all(out == "" for _, out, _ in answers[1:])
@@ -296,7 +300,7 @@ def test_two_processes_sample_the_bytes_of_one(
         for path in (run / "work" / "samples").iterdir():
             if path.name not in kept:
                 path.unlink()
-        answers = launched(command("sample", micro_folder, tmp_path / name), count=count)
+        answers = launched(command("sample", micro_folder, tmp_path / name, *SHORT), count=count)
         assert [code for code, *_ in answers] == [0] * count, answers
         assert pictures(run) == wanted
 
@@ -307,6 +311,7 @@ def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> No
         assert code == 2 and "Launch one method, task and seed at a time" in said
 
 
+@pytest.mark.slow
 def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     words = [

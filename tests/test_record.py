@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.artifacts import mosaic, pick_items, show_condition
 from bench.config import RunConfig, make_config
 from bench.content import read_json, sha256_bytes
+from bench.randomness import pick_items
 from bench.record import (
     Cost,
     LeakCheck,
@@ -30,6 +30,7 @@ from bench.record import (
     record_schema,
     write_record,
 )
+from bench.sampling import mosaic, show_condition
 from bench.suites import changes
 from bench.types import BenchError
 

@@ -14,6 +14,7 @@ import torch
 from bench import content, locks
 from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
+from bench.cost import Ledger
 from bench.grid import run_grid
 from bench.locks import Lock
 from bench.record import load_record
@@ -64,7 +65,14 @@ def contents(folder: Path) -> dict[str, str]:
 UNSCORED = ("record.json", "work/sample.json")
 
 
-@pytest.mark.parametrize("costs", [None, "", "[]", "{}", '{"sample_seconds": "much"}', "[" * 5000])
+@pytest.mark.parametrize("costs", ["", "[]", "{}", '{"sample_seconds": "much"}', "[" * 5000])
+def test_damaged_costs_are_unknown(tmp_path: Path, costs: str) -> None:
+    (tmp_path / "cost.json").write_text(costs)
+    ledger = Ledger(tmp_path / "cost.json", device="cpu")
+    assert ledger.seconds_per_image is None and ledger.peak_memory_bytes is None
+
+
+@pytest.mark.parametrize("costs", [None, "[]"])
 def test_lost_costs_are_unknown_and_the_run_ends_as_it_would_have(
     micro_folder: Path, finished: Path, tmp_path: Path, costs: str | None
 ) -> None:
@@ -207,7 +215,7 @@ def test_a_grid_tells_of_a_run_that_another_process_is_at_and_goes_on(
         def send_signal(self, number: int) -> None:
             raise AssertionError(number)
 
-        def last_words(self) -> str:
+        def last_line(self) -> str:
             return str(self.answer.stderr.strip().splitlines()[-1])
 
     configs = [config_of(micro_folder, tmp_path / name) for name in ("held", "done")]

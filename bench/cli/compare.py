@@ -75,7 +75,7 @@ def _judges(
     judge: str, weights: Path | None, clip: str | None, clip_weights: Path | None, *, device: str
 ) -> tuple[Any, Any]:
     from bench.judges import judge_card, load_judge
-    from bench.processes import find_device
+    from bench.training.processes import find_device
     from bench.types import BenchError
 
     if clip is None and clip_weights is not None:

@@ -52,7 +52,7 @@ def export_data(
     items: Annotated[int | None, typer.Option(min=1, help="How many, by a fixed rule.")] = None,
 ) -> None:
     """Write the images of a side as PNG files, as a reference for `bench compare A B`."""
-    from bench.artifacts import pick_items
+    from bench.randomness import pick_items
     from bench.sampling import export_images
     from bench.suites import find_data
 
@@ -72,8 +72,8 @@ def encode(*, asked: Asked) -> None:
     from bench.cli.progress import console_hooks
     from bench.content import Cache
     from bench.data.latents import encode_suite, size_words
-    from bench.processes import find_device
     from bench.suites import suite_of, with_base
+    from bench.training.processes import find_device
 
     suite = with_base(suite_of(asked.config))
     assert suite.base is not None, "with_base refuses suites without one"
@@ -119,7 +119,7 @@ def prepare(
     from bench.cli.progress import console_hooks
     from bench.data.coco.prepare import prepare_coco17
     from bench.data.coco.recipe import TASKS, Recipe
-    from bench.processes import find_device
+    from bench.training.processes import find_device
     from bench.types import unknown
 
     if dataset != "coco17":

@@ -266,7 +266,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             done = command(*args, **kwargs)
             if "WORLD_SIZE" in os.environ:
-                from bench.processes import leave
+                from bench.training.processes import leave
 
                 leave()
             return done
@@ -277,6 +277,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
                 fail("stopped; work is saved, the same command goes on where it was.", error.code)
             if isinstance(error, (BenchError, OSError)):
                 fail(f"error: {error}", 2)
+            _check_partners(error)
             if lacks_memory(error):
                 first = (str(error) or "MemoryError").splitlines()[0]
                 fail(
@@ -287,6 +288,15 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return wrapper
+
+
+def _check_partners(error: Exception) -> None:
+    """End where another process of a launch is gone, which breaks this one's connection."""
+    if "WORLD_SIZE" in os.environ:
+        from bench.training.processes import PARTNER_ENDED, partner_ended
+
+        if partner_ended(error):
+            fail(f"error: {PARTNER_ENDED} ({str(error).splitlines()[0]})", 2)
 
 
 def fail(message: str, code: int) -> None:

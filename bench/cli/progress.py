@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from bench.processes import speaks
 from bench.terminal import visible
+from bench.training.processes import speaks
 from bench.types import Hooks
 
 _QUIET_SECONDS = 15.0

@@ -74,9 +74,9 @@ def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
     @configured()
     def command(*, asked: Asked) -> None:
         from bench.cli.progress import console_hooks
-        from bench.processes import speaks
         from bench.running import Run
         from bench.suites import resolve
+        from bench.training.processes import speaks
 
         with console_hooks() as hooks:
             said = act(Run(resolve(asked.one), hooks))
@@ -224,8 +224,8 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
 def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
     """Print the table with the floor's row, or the record as JSON."""
     from bench.content import read_json
-    from bench.processes import speaks
     from bench.reporting.tables import record_text
+    from bench.training.processes import speaks
 
     if not speaks():
         return

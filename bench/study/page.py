@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import registry
-from bench.artifacts import mosaic, show_condition
 from bench.content import atomic_write, digest_json
 from bench.picture import read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.names import label, variant_details
-from bench.sampling import load_images, png
+from bench.sampling import load_images, mosaic, png, show_condition
 from bench.study.files import (
     ASPECTS,
     FIDELITY,

@@ -80,12 +80,10 @@ def _earlier(path: Path, age: int) -> Path:
 
 def _generations(path: Path) -> list[Path]:
     """Return the checkpoints that are there, newest first."""
-    ages = sorted(
-        int(p.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix))
-        for p in path.parent.glob(f"{path.stem}.*{path.suffix}")
-        if p.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix).isdigit()
-    )
-    return [p for p in (path, *(_earlier(path, age) for age in ages)) if p.exists()]
+    older = path.parent.glob(f"{path.stem}.*{path.suffix}")
+    ages = (p.name[len(path.stem) + 1 : -len(path.suffix)] for p in older)
+    known = sorted(int(age) for age in ages if age.isdigit())
+    return [p for p in (_earlier(path, age) for age in (0, *known)) if p.exists()]
 
 
 def _rotate(path: Path, keep: int) -> None:
@@ -93,10 +91,8 @@ def _rotate(path: Path, keep: int) -> None:
     for age in range(keep - 1, 0, -1):
         if _earlier(path, age - 1).exists():
             os.replace(_earlier(path, age - 1), _earlier(path, age))
-    allowed = {_earlier(path, age) for age in range(keep)}
-    for old in _generations(path):
-        if old not in allowed:
-            old.unlink()
+    for old in set(_generations(path)) - {_earlier(path, age) for age in range(keep)}:
+        old.unlink()
 
 
 def _read(path: Path) -> dict[str, Any]:

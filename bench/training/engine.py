@@ -9,12 +9,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.config import PRECISIONS, RunConfig
-from bench.processes import ALONE, Processes, partner_ended
+from bench.config import RunConfig, Training
+from bench.training.processes import gathered, join
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Execution:
 
     micro_batch: images a process takes at once, None for its whole share of the batch.
     gradient_checkpointing: recompute activations in the backward pass. compile: the transformer
-    blocks, by torch.compile. fused: the fused AdamW. track: accelerate's names. keep: checkpoints.
+    blocks, by torch.compile. fused: the fused AdamW. track: accelerate's names of trackers.
+    keep: checkpoints, the newest and one to fall back on where that is damaged.
     """
 
     micro_batch: int | None = None
@@ -38,18 +39,12 @@ class Execution:
     compile: bool = False
     fused: bool = False
     track: tuple[str, ...] = ()
-    keep: int = 2
+    keep: ClassVar[int] = 2
 
     @classmethod
     def of(cls, config: RunConfig) -> Execution:
         """Return how a configuration asks training to be carried out."""
-        return cls(
-            micro_batch=config.micro_batch,
-            gradient_checkpointing=config.gradient_checkpointing,
-            compile=config.compile,
-            fused=config.fused,
-            track=config.track,
-        )
+        return cls(**{known.name: getattr(config, known.name) for known in fields(cls)})
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is not at its default, as plain values for a record."""
@@ -71,33 +66,30 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(device).type, dtype=dtype, cache_enabled=False)
 
 
-def micro_batches(batch: int, *, processes: Processes = ALONE, micro: int | None = None) -> list[range]:
-    """Return the places within a batch that this process takes, a range a micro batch.
+def micro_batches(batch: int, *, micro: int | None = None, count: int = 1, index: int = 0) -> list[range]:
+    """Return the places within a batch that a process takes, a range a micro batch.
 
-    Processes take equal shares in order, so their mean gradient is that of the whole batch. Raises
-    BenchError where shares or micro batches would differ in size.
+    count, index: how many processes there are and which this is. They take equal shares in order, so
+    their mean gradient is that of the whole batch. BenchError where shares or micro batches would differ
+    in size.
     """
-    share, odd = divmod(batch, processes.count)
+    share, odd = divmod(batch, count)
     size = micro or share
     if odd or size > share or share % size:
         raise BenchError(
-            f"a batch of {batch} images cannot be divided among {processes.count} process(es) in "
-            f"micro batches of {micro or 'equal size'}. Choose --micro-batch and the number of "
-            "processes so that their product divides the batch."
+            f"a batch of {batch} images cannot be divided among {count} process(es) in micro batches of "
+            f"{micro or 'equal size'}. Choose --micro-batch and the number of processes so that their "
+            "product divides the batch."
         )
-    first = processes.index * share
+    first = index * share
     return [range(start, start + size) for start in range(first, first + share, size)]
 
 
-def check_execution(
-    execution: Execution, *, precision: str, batch: int, device: str, processes: Processes = ALONE
-) -> None:
-    """Raise BenchError for what this machine or launch cannot do, before anything is spent."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    if precision == "fp16" and device == "cpu":
+def check_execution(execution: Execution, training: Training, *, device: str, count: int = 1) -> None:
+    """Raise BenchError for what this machine or launch of `count` processes cannot do."""
+    if training.precision == "fp16" and device == "cpu":
         raise BenchError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
-    if precision == "bf16" and device != "cpu":
+    if training.precision == "bf16" and device != "cpu":
         import torch
 
         if not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -108,7 +100,7 @@ def check_execution(
             f"{asked[0]} is set: only plain data parallelism is supported. Choose multi-GPU in "
             "`accelerate config`, or give --multi_gpu to accelerate launch."
         )
-    micro_batches(batch, processes=processes, micro=execution.micro_batch)
+    micro_batches(training.batch, micro=execution.micro_batch, count=count)
     _check_trackers(execution.track)
     if execution.compile:
         _check_compiler(device)
@@ -146,8 +138,18 @@ def rebuilt(denoiser: Any, execution: Execution) -> Iterator[None]:
 
     Raises BenchError where the denoiser has nothing to recompute or compile.
     """
-    models = _checkpointed(denoiser) if execution.gradient_checkpointing else []
-    blocks = _compiled(denoiser) if execution.compile else []
+    modules = list(denoiser.modules())
+    models = [m for m in modules if getattr(m, "_supports_gradient_checkpointing", False)]
+    blocks = [m for m in modules if type(m).__name__ == _COMPILED]
+    if execution.gradient_checkpointing and not models:
+        raise BenchError(
+            "--gradient-checkpointing: this method has no diffusers model that can recompute its "
+            "blocks. Run without it, or with a smaller --micro-batch."
+        )
+    if execution.compile and not blocks:
+        raise BenchError("--compile: this method has no transformer blocks. Run without it.")
+    models = models if execution.gradient_checkpointing else []
+    blocks = blocks if execution.compile else []
     for model in models:
         model.enable_gradient_checkpointing()
     for block in blocks:
@@ -161,28 +163,11 @@ def rebuilt(denoiser: Any, execution: Execution) -> Iterator[None]:
             block._compiled_call_impl = None
 
 
-def _checkpointed(denoiser: Any) -> list[Any]:
-    """diffusers' models inside the denoiser that can recompute their blocks."""
-    found = [m for m in denoiser.modules() if getattr(m, "_supports_gradient_checkpointing", False)]
-    if not found:
-        raise BenchError(
-            "--gradient-checkpointing: this method has no diffusers model that can recompute its "
-            "blocks. Run without it, or with a smaller --micro-batch."
-        )
-    return found
-
-
-def _compiled(denoiser: Any) -> list[Any]:
-    found = [m for m in denoiser.modules() if type(m).__name__ == _COMPILED]
-    if not found:
-        raise BenchError("--compile: this method has no transformer blocks. Run without it.")
-    return found
-
-
 class Engine:
     """A denoiser and its optimiser under accelerate: gradients of a batch, clipping, steps, logs.
 
     loss: (step, places within the batch) -> scalar; it calls the denoiser. optimiser: a plain one.
+    training: of which batch and precision count. folder: where trackers write.
     """
 
     def __init__(
@@ -191,26 +176,30 @@ class Engine:
         optimiser: Any,
         *,
         loss: Callable[[int, range], torch.Tensor],
-        parts: Sequence[range],
-        precision: str = "fp32",
+        training: Training,
         device: str = "cpu",
-        execution: Execution | None = None,
-        processes: Processes = ALONE,
+        execution: Execution = Execution(),
         folder: Path | None = None,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
+        from accelerate.utils import AutocastKwargs, GradientAccumulationPlugin
 
-        AcceleratorState._reset_state(reset_partial_state=processes.state is None)
-        self.processes, self.parts = processes, list(parts)
+        self.processes = join(device)
+        count, index = self.processes.num_processes, self.processes.process_index
+        self.parts = micro_batches(training.batch, micro=execution.micro_batch, count=count, index=index)
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
-            mixed_precision="no" if precision == "fp32" else precision,
+            mixed_precision="no" if training.precision == "fp32" else training.precision,
             cpu=device == "cpu",
             device_placement=False,
             dynamo_backend="no",
-            log_with=list((execution or Execution()).track) or None,
+            log_with=list(execution.track) or None,
             project_dir=folder,
-            **_plugins(len(self.parts)),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=len(self.parts), sync_with_dataloader=False
+            ),
+            kwargs_handlers=[AutocastKwargs(cache_enabled=False)],  # see `autocast`
         )
         self.silent: list[Any] = []
         self.module = self._wrapped(_as_module(denoiser, loss))
@@ -224,7 +213,7 @@ class Engine:
         from it. torch's own ways to find them are no good here: one warns wherever there are none,
         the other fails with micro batches. So one example is tried first.
         """
-        if self.processes.count > 1:
+        if self.processes.num_processes > 1:
             trainable = [p for p in module.parameters() if p.requires_grad]
             with self.accelerator.autocast():
                 loss = module(0, self.parts[0].start, self.parts[0].start + 1)
@@ -244,24 +233,18 @@ class Engine:
         Both are the same in every process.
         """
         losses = []
-        try:
-            for places in self.parts:
-                with self.accelerator.accumulate(self.module):
-                    loss = self.module(step, places.start, places.stop)
-                    self.accelerator.backward(loss)
-                losses.append(loss.detach())
-        except RuntimeError as error:
-            if not partner_ended(error):
-                raise
-            self.processes.wait()  # says that a partner is gone
-            raise
+        for places in self.parts:
+            with self.accelerator.accumulate(self.module):
+                loss = self.module(step, places.start, places.stop)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
         if any(p.grad is not None for p in self.silent):
             raise BenchError(
                 f"a parameter without gradient at the start got one at step {step}: which parameters "
                 "train depends on the examples, and processes would drift apart. Use one process."
             )
-        (total,) = self.processes.sum(sum(float(one) for one in losses) / len(losses))
-        return total / self.processes.count
+        mean = sum(float(loss) for loss in losses) / len(losses)
+        return float(gathered(self.processes, [mean]).mean())
 
     def descend(self, parameters: Sequence[Any], *, clip: float) -> float:
         """Clip to a norm, step and forget the gradients; return the norm before clipping.
@@ -292,18 +275,6 @@ class Engine:
         """End the trackers. The processes stay joined: sampling comes next."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
-
-
-def _plugins(parts: int) -> dict[str, Any]:
-    """Settings that would else come from the launcher's environment; see `autocast`."""
-    from accelerate.utils import AutocastKwargs, GradientAccumulationPlugin
-
-    return {
-        "gradient_accumulation_plugin": GradientAccumulationPlugin(
-            num_steps=parts, sync_with_dataloader=False
-        ),
-        "kwargs_handlers": [AutocastKwargs(cache_enabled=False)],
-    }
 
 
 def _as_module(denoiser: Any, loss: Callable[[int, range], torch.Tensor]) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base.load import Base
-from bench.config import Training
+from bench.config import RunSpec, Training
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
-from bench.processes import ALONE, Processes
 from bench.randomness import generator
+from bench.strict import Amount, Code, Count, FromFile, Number, Word
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.training.engine import Engine, Execution, micro_batches, rebuilt
-from bench.types import BenchError, Stopped
+from bench.training.engine import Engine, Execution, rebuilt
+from bench.training.processes import gathered, join
+from bench.types import BenchError, Hooks, Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -29,51 +30,50 @@ CHECKPOINT = "train.ckpt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What training took: seconds over all its starts, images, scalars without any gradient.
+class TrainResult(FromFile):
+    """What training took, as work/train.json says it: seconds over all its starts, images, and the rest.
 
-    curve: [(step, mean loss since the last point)]. starts: how it was carried out, an entry a start:
-    "step" it went on from, "processes", and what of Execution was not at its default.
-    peak_memory_bytes: over all its starts, None where nothing was trained.
+    dead: scalars without any gradient. curve: [(step, mean loss since the last point)]. starts: how it was
+    carried out, an entry a start: "step" it went on from, "processes", and what of Execution was not at its
+    default. peak_memory_bytes: over all its starts, None where nothing was trained. sha256: of the weights
+    it left. trained_in: the run that they were taken over from.
     """
 
-    steps: int
-    images: int
-    seconds: float
-    dead: int
-    curve: list[tuple[int, float]]
-    starts: list[Mapping[str, Any]] = field(default_factory=list)
-    peak_memory_bytes: int | None = None
+    steps: Count
+    images: Count
+    seconds: Amount
+    dead: Count
+    curve: Sequence[tuple[Count, Number]]
+    starts: Sequence[Mapping[str, Any]] = ()
+    peak_memory_bytes: Count | None = None
+    sha256: Code | None = None
+    trained_in: Word | None = None
 
 
+NOTHING = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=())
+"""Of a method that has nothing to train, and of weights that are evaluated as they are."""
+
+
+@dataclass(kw_only=True)
 class _Progress:
-    """Seconds, peak memory, loss curve and starts, saved with the checkpoint: what is killed is not lost."""
+    """What a TrainResult tells, as it grows; saved with the checkpoint, so that a kill loses none of it.
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.curve: list[tuple[int, float]] = []
-        self.pending: list[float] = []
-        self.dead = 0
-        self.starts: list[Mapping[str, Any]] = []
-        self.peak: int | None = None
+    pending: losses since the curve's last point.
+    """
+
+    seconds: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    pending: list[float] = field(default_factory=list)
+    dead: int = 0
+    starts: list[Mapping[str, Any]] = field(default_factory=list)
+    peak: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "seconds": self.seconds,
-            "curve": self.curve,
-            "pending": self.pending,
-            "dead": self.dead,
-            "starts": self.starts,
-            "peak": self.peak,
-        }
+        return asdict(self)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds = float(state["seconds"])
-        self.curve = [(int(s), float(v)) for s, v in state["curve"]]
-        self.pending = [float(v) for v in state["pending"]]
-        self.dead = int(state["dead"])
-        self.starts = list(state.get("starts", []))
-        self.peak = state.get("peak")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in self.__dataclass_fields__:
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     def add(self, step: int, loss: float, *, every: int) -> None:
         self.pending.append(loss)
@@ -116,59 +116,35 @@ class Average:
 
 def train(
     denoiser: torch.nn.Module,
+    spec: RunSpec,
     *,
     base: Base,
     data: Prepared,
-    training: Training,
-    images: int,
-    learning_rate: float,
-    seed: int,
     folder: Path,
-    checkpoint_every: int = 100,
-    execution: Execution | None = None,
-    processes: Processes = ALONE,
-    tick: Callable[[int, int, float], None] | None = None,
-    stop: Callable[[], int | None] = lambda: None,
-    say: Callable[[str], None] = lambda text: None,
+    hooks: Hooks | None = None,
 ) -> TrainResult:
     """Train the denoiser's trainable parameters (or go on from the folder's checkpoint).
 
-    images: how many training images in all, a multiple of the batch or rounded down to one. tick
-    gets (step, steps, loss). stop returns an exit code when somebody asked to stop, in any of the
-    processes: the loop then writes a checkpoint and raises Stopped. say gets remarks. With
-    `training.ema` the denoiser ends with the average. Raises BenchError when the loss is not finite.
+    spec: of the run, whose budget says how many images, rounded down to whole batches. folder: the run's
+    own for work. hooks: the loop ticks every step; asked to stop, in any of the processes, it writes a
+    checkpoint and raises Stopped. With `training.ema` the denoiser ends with the average. Raises
+    BenchError when the loss is not finite.
     """
-
     trainable = Trainable(denoiser)
     if not trainable.parameters:
-        return TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=[])
-    steps = max(1, images // training.batch)
-    execution = execution or Execution()
-    loss = partial(training_loss, denoiser, base=base, data=data, training=training, seed=seed)
-    with rebuilt(denoiser, execution):
-        loop = _Loop(
-            denoiser,
-            trainable,
-            loss=loss,
-            training=training,
-            steps=steps,
-            device=base.device,
-            learning_rate=learning_rate,
-            folder=folder,
-            execution=execution,
-            processes=processes,
-        )
-        start = loop.load(say)
+        return NOTHING
+    with rebuilt(denoiser, Execution.of(spec.config)):
+        loop = _Loop(denoiser, trainable, spec, base=base, data=data, folder=folder)
         try:
-            loop.go(start, every=checkpoint_every, tick=tick, stop=stop)
+            loop.go(hooks or Hooks())
         finally:
             loop.engine.close()
     if loop.average is not None:
         loop.average.apply()
     done = loop.progress
     return TrainResult(
-        steps=steps,
-        images=steps * training.batch,
+        steps=loop.steps,
+        images=loop.steps * spec.suite.training.batch,
         seconds=done.seconds,
         dead=done.dead,
         curve=done.curve,
@@ -181,47 +157,37 @@ class _Loop:
     """Optimiser, schedule, average and progress of one training: what a checkpoint holds."""
 
     def __init__(
-        self,
-        denoiser: Any,
-        trainable: Trainable,
-        *,
-        loss: Callable[..., torch.Tensor],
-        training: Training,
-        steps: int,
-        learning_rate: float,
-        device: str,
-        folder: Path,
-        execution: Execution,
-        processes: Processes,
+        self, denoiser: Any, trainable: Trainable, spec: RunSpec, *, base: Base, data: Prepared, folder: Path
     ) -> None:
         import torch
 
+        self.spec, self.training, self.folder = spec, spec.suite.training, folder
+        self.device, self.processes = base.device, join(base.device)
+        self.execution = Execution.of(spec.config)
+        self.steps = max(1, spec.budget.images(spec.method.name) // self.training.batch)
         self.parameters = list(trainable.parameters.values())
-        self.learning_rate, self.steps, self.training = learning_rate, steps, training
-        self.folder, self.execution, self.processes = folder, execution, processes
-        self.device = device
         optimiser = torch.optim.AdamW(
             self.parameters,
-            lr=learning_rate,
-            weight_decay=training.weight_decay,
-            fused=execution.fused or None,
+            lr=spec.learning_rate,
+            weight_decay=self.training.weight_decay,
+            fused=self.execution.fused or None,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(step, steps, training.warmup_share)
+            optimiser, lambda step: learning_rate_factor(step, self.steps, self.training.warmup_share)
         )
-        parts = micro_batches(training.batch, processes=processes, micro=execution.micro_batch)
+        loss = partial(
+            training_loss, denoiser, base=base, data=data, training=self.training, seed=spec.config.seed
+        )
         self.engine = Engine(
             denoiser,
             optimiser,
             loss=lambda step, places: loss(step=step, places=places),
-            parts=parts,
-            precision=training.precision,
-            device=device,
-            execution=execution,
-            processes=processes,
+            training=self.training,
+            device=self.device,
+            execution=self.execution,
             folder=folder,
         )
-        self.average = Average(trainable, decay=training.ema) if training.ema else None
+        self.average = Average(trainable, decay=self.training.ema) if self.training.ema else None
         self.progress = _Progress()
         kept = {
             "weights": trainable,
@@ -233,77 +199,54 @@ class _Loop:
         }
         self.parts = {name: part for name, part in kept.items() if part is not None}
 
-    def load(self, say: Callable[[str], None]) -> int:
-        """Load the folder's checkpoint and return its step; all processes must find the same."""
-        start = load_checkpoint(self.folder / CHECKPOINT, say=say, **self.parts)
-        last, first = self.processes.largest(start, -start)
-        if last != -first:
-            raise BenchError(
-                f"the processes found checkpoints of different steps ({-first:.0f} to {last:.0f}) in "
-                f"{self.folder}. All nodes need the same --results folder, on shared storage."
-            )
-        self._note(start)
-        return start
+    def go(self, hooks: Hooks) -> None:
+        """Take the steps that are left, with a checkpoint now and then and at the end."""
+        every = self.spec.config.checkpoint_every
+        for step in range(self._begin(hooks), self.steps):
+            begun = time.perf_counter()
+            rate = float(self.schedule.get_last_lr()[0])
+            loss = self._descend(step)
+            self.progress.add(step + 1, loss, every=max(1, self.steps // 100))
+            taken = time.perf_counter() - begun
+            self.progress.seconds += taken
+            speed = self.training.batch / taken
+            self.engine.log(step + 1, loss=loss, learning_rate=rate, images_per_second=speed)
+            code = int(gathered(self.processes, [hooks.stop() or 0]).max())
+            if (step + 1) % every == 0 or step + 1 == self.steps or code:
+                self._save(step + 1)
+            hooks.tick(step + 1, self.steps, f"loss {loss:.4f}")
+            if code and step + 1 < self.steps:
+                raise Stopped(code)
 
-    def _note(self, start: int) -> None:
-        """Remember how this start works, if it has anything to do."""
-        how = {"processes": self.processes.count, **self.execution.as_dict()}
+    def _begin(self, hooks: Hooks) -> int:
+        """Load the folder's checkpoint and return its step; all processes must find the same."""
+        start = load_checkpoint(self.folder / CHECKPOINT, say=hooks.say, **self.parts)
+        steps = gathered(self.processes, [start])
+        if steps.min() != steps.max():
+            raise BenchError(
+                f"the processes found checkpoints of different steps ({steps.min():.0f} to "
+                f"{steps.max():.0f}) in {self.folder}. All nodes need the same --results folder, on shared "
+                "storage."
+            )
         if start < self.steps:
+            how = {"processes": self.processes.num_processes, **self.execution.as_dict()}
             self.progress.starts.append({"step": start, **how})
             settings = {
-                "learning_rate": self.learning_rate,
+                "learning_rate": self.spec.learning_rate,
                 "batch": self.training.batch,
                 "steps": self.steps,
                 "precision": self.training.precision,
             }
             self.engine.begin_log(self.folder.parent.name, settings)
+        return start
 
-    def go(
-        self,
-        start: int,
-        *,
-        every: int,
-        tick: Callable[[int, int, float], None] | None,
-        stop: Callable[[], int | None],
-    ) -> None:
-        """Take the steps that are left, with a checkpoint `every` steps and at the end."""
-        for step in range(start, self.steps):
-            begun = time.perf_counter()
-            rate = float(self.schedule.get_last_lr()[0])
-            loss = self.descend(step)
-            self.progress.add(step + 1, loss, every=max(1, self.steps // 100))
-            taken = time.perf_counter() - begun
-            self.progress.seconds += taken
-            self.engine.log(
-                step + 1, loss=loss, learning_rate=rate, images_per_second=self.training.batch / taken
-            )
-            code = self._asked(stop())
-            if (step + 1) % every == 0 or step + 1 == self.steps or code is not None:
-                self.save(step + 1)
-            if tick is not None:
-                tick(step + 1, self.steps, loss)
-            if code is not None and step + 1 < self.steps:
-                raise Stopped(code)
-
-    def _asked(self, code: int | None) -> int | None:
-        """Return the exit code that any of the processes was asked to stop with."""
-        (found,) = self.processes.largest(code or 0)
-        return int(found) or None
-
-    def save(self, step: int) -> None:
+    def _save(self, step: int) -> None:
         """Write the checkpoint, which holds nothing of one process alone."""
-        if self.processes.main:
+        if self.processes.is_main_process:
             self.progress.peak = max(self.progress.peak or 0, peak_memory(self.device))
-            keep = self.execution.keep
-            save_checkpoint(self.folder / CHECKPOINT, step=step, keep=keep, **self.parts)
+            save_checkpoint(self.folder / CHECKPOINT, step=step, keep=self.execution.keep, **self.parts)
 
-    def _diverged(self, what: str, value: float, step: int) -> BenchError:
-        return BenchError(
-            f"the {what} is {value} at step {step} of {self.steps} (learning rate "
-            f"{self.learning_rate:g}). Lower it with --learning-rate and start with --again."
-        )
-
-    def descend(self, step: int) -> float:
+    def _descend(self, step: int) -> float:
         """One optimiser step; returns the batch's mean loss. BenchError if it is not finite."""
         value = self.engine.backward(step)
         if not math.isfinite(value):
@@ -316,6 +259,12 @@ class _Loop:
         if self.average is not None:
             self.average.update()
         return value
+
+    def _diverged(self, what: str, value: float, step: int) -> BenchError:
+        return BenchError(
+            f"the {what} is {value} at step {step} of {self.steps} (learning rate "
+            f"{self.spec.learning_rate:g}). Lower it with --learning-rate and start with --again."
+        )
 
 
 def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:

@@ -20,7 +20,7 @@ import cli
 from bench import locks, registry
 from bench.base.load import Base, load_base
 from bench.base.random import write_random_base
-from bench.config import RunConfig, Sampler, Training
+from bench.config import RunConfig, Training
 from bench.content import Cache
 from bench.data import latents as latents_module
 from bench.data.latents import (
@@ -38,7 +38,7 @@ from bench.sampling import sample_images
 from bench.suites import MICRO
 from bench.training.loop import draw_batch
 from bench.types import BenchError, Hooks, Stopped
-from tests.asking import made
+from tests.asking import made, specified
 
 RUNNER = CliRunner()
 IDS = openmoji64_splits().val[:10]
@@ -116,15 +116,8 @@ def test_samples_are_those_of_memory(base: Base, folder: Path) -> None:
     drawn = []
     for storage in ("memory", "shards"):
         data = prepared(base, folder, storage=storage)
-        parts = sample_images(
-            Painter(),
-            base=base,
-            data=data,
-            sampler=Sampler(steps=2),
-            seed=0,
-            batch=4,
-            condition_of=np.arange(10)[::-1],
-        )
+        spec = specified(sampling_steps=2)
+        parts = sample_images(Painter(), spec, base=base, data=data, condition_of=np.arange(10)[::-1])
         drawn.append(np.concatenate([pixels for _, pixels in parts]))
     assert np.abs(drawn[0] - drawn[1]).max() < 1e-3
     assert np.abs(drawn[0] - drawn[0][::-1]).max() > 0.01

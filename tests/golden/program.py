@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bench import registry
-from bench.artifacts import pick_items
 from bench.base.load import Base
 from bench.config import RunConfig
 from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
@@ -28,7 +27,7 @@ from bench.data.latents import InMemory, mirrored, prepare
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.data.splits import SIDES
 from bench.packed import Pack
-from bench.randomness import derangement, initial_noise
+from bench.randomness import derangement, initial_noise, pick_items
 from bench.record import ITEMS_FILE, RunRecord, load_record
 from bench.reporting.ablation_tables import tidy_ablation
 from bench.reporting.ablations import build_ablations, in_ablations

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.artifacts import show_condition
+from bench.sampling import show_condition
 from bench.study.files import NOISE, OTHER, TARGET, read_key, write_key
 from bench.study.page import Design, Source, Study, build_study, load_source, make_study
 from bench.types import BenchError

@@ -1,75 +1,29 @@
 """Several processes of one run, as `accelerate launch` or `torchrun` start them.
 
 Each holds a copy of the weights and does its share of the same work; the main one writes records,
-checkpoints and tables. A run in one process meets none of this: `ALONE` answers for it.
+checkpoints and tables. Who a process is among them is accelerate's PartialState.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.types import BenchError, unknown
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+PARTNER_ENDED = (
+    "another process of this run ended; its own message says why. Finished work is kept: start the same "
+    "command again."
+)
 _PATIENCE = timedelta(days=7)  # others wait while the main process encodes or scores
 _BROKEN = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Processes:
-    """Which of how many processes this one is. state: accelerate's PartialState, None if alone."""
-
-    index: int = 0
-    count: int = 1
-    state: Any = None
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes what is written once."""
-        return self.index == 0
-
-    def wait(self) -> None:
-        """Wait until every process has come here."""
-        if self.state is not None:
-            with _told():
-                self.state.wait_for_everyone()
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main process go through the block before the others, which find its files.
-
-        An error of the main process ends it, and with it the launcher's other processes.
-        """
-        if not self.main:
-            self.wait()
-        yield
-        if self.main:
-            self.wait()
-
-    def sum(self, *numbers: float) -> list[float]:
-        """Return each number summed over the processes, the same everywhere."""
-        return self._reduced(numbers, "SUM")
-
-    def largest(self, *numbers: float) -> list[float]:
-        """Return the largest of each number over the processes, the same everywhere."""
-        return self._reduced(numbers, "MAX")
-
-    def _reduced(self, numbers: tuple[float, ...], how: str) -> list[float]:
-        if self.state is None:
-            return list(numbers)
-        import torch
-
-        values = torch.tensor(numbers, dtype=torch.float64, device=self.state.device)
-        with _told():
-            torch.distributed.all_reduce(values, op=getattr(torch.distributed.ReduceOp, how))
-        return values.tolist()
-
-
-ALONE = Processes()
 
 
 def launched() -> int:
@@ -108,22 +62,22 @@ def find_device(name: str) -> str:
     return name
 
 
-def join(device: str) -> Processes:
-    """Join the processes of this launch and take this one's GPU; `ALONE` where there is one.
+def join(device: str) -> PartialState:
+    """Join the processes of this launch, once, and return who this one is among them, also alone.
 
     device: "cpu" (talking through gloo) or "cuda" (NCCL; "cuda" then means this process's GPU).
     Raises BenchError where `accelerate launch --cpu` was asked for several and started one.
     """
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+
     if launched() == 1:
         _check_launcher()
-        return ALONE
-    from accelerate import PartialState
-
+        AcceleratorState._reset_state(reset_partial_state=True)  # of earlier work, on another device
+        return PartialState(cpu=device == "cpu")
     for variable in ("RANK", "LOCAL_RANK"):
         _number(variable, 0)
-    with _told():
-        state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
-    return Processes(index=state.process_index, count=state.num_processes, state=state)
+    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
 
 
 def _check_launcher() -> None:
@@ -135,6 +89,16 @@ def _check_launcher() -> None:
             "`accelerate launch --multi_gpu --num_processes N --no_python bench run --device cpu ...` or "
             "`torchrun --nproc-per-node N --no-python bench run --device cpu ...`."
         )
+
+
+def gathered(processes: PartialState, numbers: Sequence[float]) -> np.ndarray:
+    """Return the n numbers of each of P processes, [P,n] float64, the same everywhere."""
+    if processes.num_processes == 1:
+        return np.array([numbers], dtype=np.float64)
+    import torch
+    from accelerate.utils import gather
+
+    return gather(torch.tensor([numbers], dtype=torch.float64, device=processes.device)).cpu().numpy()
 
 
 def leave() -> None:
@@ -154,19 +118,7 @@ def partner_ended(error: BaseException) -> bool:
     """Whether an error says that another process of this launch is gone."""
     import torch
 
+    if launched() == 1 or not isinstance(error, RuntimeError):
+        return False
     broken = isinstance(error, torch.distributed.DistError)
-    return broken or (isinstance(error, RuntimeError) and any(word in str(error) for word in _BROKEN))
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn a broken connection into a message: the process that failed has said why."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not partner_ended(error):
-            raise
-        raise BenchError(
-            "another process of this run ended; its own message says why. Finished work is kept: "
-            f"start the same command again. ({str(error).splitlines()[0]})"
-        ) from error
+    return broken or any(word in str(error) for word in _BROKEN)
