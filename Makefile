@@ -29,6 +29,7 @@ check: $(FOR_DEVELOPERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 	$(PYTEST)
 
 report: $(INSTALLED)
