@@ -31,7 +31,7 @@ from bench.cost import (
     reset_peak_memory,
 )
 from bench.data.latents import Prepared, prepare
-from bench.data.seen import load_seen
+from bench.data.leaks import load_seen
 from bench.data.sides import check_sides, known_leaks
 from bench.data.splits import Splits
 from bench.judges import judge_card, load_judge

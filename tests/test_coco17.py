@@ -116,7 +116,7 @@ def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:
     assert answer.exit_code == 0 and len(list(tmp_path.glob("*.png"))) == 10, answer.output
     found = json.loads(bench("audit", "--suite", "coco17", "--data", leaky, "--json").stdout)
     assert found["failed"] and found["items"] == {"train": 21, "val": 10, "test": 0}
-    assert found["looks"][0]["limits"] == {"image": 0.97}
+    assert found["looks"][0]["checked"]["limits"] == {"image": 0.97}
 
 
 def test_release_leaky_needs_leave_and_is_marked(
@@ -136,6 +136,7 @@ def test_release_leaky_needs_leave_and_is_marked(
         "segmentation",
         "--method",
         "text-only",
+        "--no-shuffled",
         "--results",
         tmp_path / "runs",
     ]
@@ -150,13 +151,14 @@ def test_release_leaky_needs_leave_and_is_marked(
     assert record.metrics["fd"].value is not None
 
 
-def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_path: Path) -> None:
-    """Official folders with all their faults -> prepared data -> train, sample, score; latents 64x64."""
+@pytest.mark.parametrize("size", [128, pytest.param(512, marks=pytest.mark.slow)])
+def test_the_whole_way(small: Suite, root: Path, narrow: Path, tmp_path: Path, size: int) -> None:
+    """Official folders with all their faults -> prepared data -> train, sample, score; also at 512 px."""
     out = tmp_path / "prepared"
-    prepare_coco17(root, out, recipe=Recipe(sketch="canny", tasks=("sketch",)))
+    prepare_coco17(root, out, recipe=Recipe(size=size, sketch="canny", tasks=("sketch",)))
     config = RunConfig(suite="coco17", base=narrow, data=out, results=tmp_path / "runs", device="cpu")
     run = made(config, sample_batch=4, shuffled=False)
-    assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, 64, 64)
+    assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, size // 8, size // 8)
     record = run.all()
     assert record.splits.train.n == 11 and record.splits.eval.name == "val" and record.leaked == 0
     assert record.cost.train_images == 8 and record.cost.parameters_dead == 0
@@ -164,10 +166,10 @@ def test_the_whole_way_at_512_px(small: Suite, root: Path, narrow: Path, tmp_pat
     found = record.metrics["sketch_f1"].value
     assert found is not None and 0 <= found <= 1
     real = record.rows["autoencoder"]["fd"].value
-    assert real is not None and np.isfinite(real) and record.protocol["data"]["size"] == "512x512"
+    assert real is not None and np.isfinite(real) and record.protocol["data"]["size"] == f"{size}x{size}"
     for item in run.eval_ids:
         with Image.open(run.work / "samples" / f"{item}.png") as image:
-            assert image.size == (512, 512)
+            assert image.size == (size, size)
     assert load_base(narrow).prediction == "epsilon"
 
 

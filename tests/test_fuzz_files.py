@@ -30,7 +30,7 @@ from PIL import Image
 
 from bench import registry
 from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
-from bench.data.coco.dataset import Coco17, splits_of
+from bench.data.coco.dataset import Coco17, splits_of, table_path
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import prepare_coco17, report
 from bench.data.coco.recipe import Recipe
@@ -49,6 +49,7 @@ Load = Callable[[Path], Any]
 JSON = (mutate.other_json, mutate.other_json, mutate.cut_or_flipped)
 NPZ = (mutate.other_arrays, mutate.other_arrays, mutate.cut_or_flipped)
 PNG = (mutate.other_chunk, mutate.cut_or_flipped)
+BYTES = (mutate.cut_or_flipped,)
 PICTURE = (mutate.cut_or_flipped,)
 SAFETENSORS = (mutate.other_header, mutate.cut_or_flipped)
 PICKLE = (mutate.other_entry, mutate.cut_or_flipped)
@@ -301,9 +302,8 @@ def _studies(table: _Table) -> None:
 
 
 def _data(table: _Table) -> None:
-    from bench.data.leaks import Fingerprints
+    from bench.data.leaks import ARRAYS, MANIFEST, Fingerprints, compare, load_seen, write_seen
     from bench.data.openmoji import ASSETS, NAME, OpenMoji64
-    from bench.data.seen import ARRAYS, MANIFEST, compare_seen, load_seen, write_seen
     from bench.data.splits import load_splits, splits_json
 
     sides = {"train": {"a": "aa"}, "val": {"b": "bb"}, "test": {"c": "cc"}}
@@ -316,7 +316,7 @@ def _data(table: _Table) -> None:
 
     def seen(folder: Path) -> None:
         found = load_seen(folder, base="aa")
-        assert isinstance(found, str) or compare_seen(found, prints)
+        assert isinstance(found, str) or compare(found, prints)
 
     def seen_arrays(folder: Path) -> None:
         write_json(folder / MANIFEST, {**manifest, "sha256": sha256_file(folder / ARRAYS)})
@@ -343,15 +343,8 @@ def _data(table: _Table) -> None:
         for item in data.ids:
             data[item]
 
-    def emoji_arrays(folder: Path) -> None:
-        path = folder / f"{NAME}.npz"
-        digest = digest_arrays(**read_npz(path))
-        now = {**about, "content_digest": digest, "sha256": sha256_file(path)}
-        write_json(folder / f"{NAME}.manifest.json", now)
-        emoji(folder)
-
     table.add("openmoji manifest", own, JSON, emoji, file=f"{NAME}.manifest.json")
-    table.add("openmoji arrays", own, NPZ, emoji_arrays, file=f"{NAME}.npz")
+    table.add("openmoji arrays", own, NPZ, emoji, file=f"{NAME}.npz")
 
 
 def _caches(table: _Table) -> None:
@@ -429,7 +422,7 @@ def _coco(table: _Table) -> None:
     def with_digests(folder: Path) -> None:
         manifest = read_json(out / "manifest.json")
         for name, entry in manifest["tables"].items():
-            entry["sha256"] = sha256_file(folder / "tables" / f"{name}.npz")
+            entry["sha256"] = sha256_file(table_path(folder, name))
         write_json(folder / "manifest.json", manifest)
         _use_coco(folder)
 
@@ -440,7 +433,7 @@ def _coco(table: _Table) -> None:
     table.add("coco left out", out, JSON, _use_coco, file="skipped.json", slow=True)
     table.add("coco begun", out, JSON, again, file="begun.json")
     for name in ("train2017", "val2017"):
-        table.add(f"coco table {name}", out, NPZ, with_digests, file=f"tables/{name}.npz")
+        table.add(f"coco table {name}", out, BYTES, with_digests, file=f"tables/{name}.parquet")
     for layer in ("images", "classes", "sketch"):
         picture = next((out / layer / "val2017").iterdir()).relative_to(out)
         table.add(f"coco {layer}", out, PNG, _use_coco, file=str(picture), slow=True)

@@ -17,8 +17,8 @@ import cli
 from bench.base.snapshot import find_snapshot
 from bench.cli.options import Asked
 from bench.config import RunConfig
+from bench.data.leaks import write_seen
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.seen import write_seen
 from bench.data.splits import Splits, item_digest, side_digest
 from bench.randomness import pick_items
 from bench.record import RunRecord, load_record
@@ -79,6 +79,7 @@ def micro(base: Path, results: Path, *more: object) -> list[object]:
         "--method",
         "text-only",
         "--no-floor",
+        "--no-shuffled",
         *more,
     ]
 

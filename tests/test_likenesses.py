@@ -62,7 +62,13 @@ def data(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", sorted(registry.names("method", ["all"])))
+METHODS = [
+    pytest.param(name, marks=[] if name == "bps" else pytest.mark.slow)
+    for name in sorted(registry.names("method", ["all"]))
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_wired_into_the_base(name: str, base: Base, data: Any) -> None:
     """Equal to the base before training, a gradient everywhere, the prior frozen, the condition seen."""
     method = registry.load("method", name)

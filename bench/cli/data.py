@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, split
 from bench.cli.report import RunPlace, run_folder
 from bench.config import SIDES
+from bench.data.coco.recipe import TASKS, Recipe
 from bench.terminal import aside, say, to_json
+from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
-    from bench.data.coco.prepare import Report
+    from bench.data.leaks import Fingerprints
+    from bench.record import RunRecord
 
 data_app = Shell(help="The data sets and their splits.", no_args_is_help=True)
 base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
+
+
+def _recipe(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of Recipe's fields; it takes them together, as `recipe`."""
+    known = {option.name: option for option in fields(Recipe)}
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in known}
+        names = split(given.pop("tasks"))
+        tasks = (*(t for t in TASKS if t in names), *(t for t in names if t not in TASKS))
+        return command(*args, recipe=Recipe(tasks=tasks, **given), **kwargs)
+
+    signature, hints = inspect.signature(command, eval_str=True), get_type_hints(Recipe)
+    kept = [p for p in signature.parameters.values() if p.name != "recipe"]
+    for name, option in known.items():
+        meta, default = option.metadata, option.default
+        shown = typer.Option(*meta.get("flags", ()), help=meta["help"], min=meta.get("min"))
+        kind: Any = list[str] if isinstance(default, tuple) else hints[name]
+        default = list(default) if isinstance(default, tuple) else default
+        kept.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
+            )
+        )
+    wrapper.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return wrapper
 
 
 @data_app.command("verify")
@@ -25,7 +59,7 @@ base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_i
 @configured("suite", "data")
 def verify(*, asked: Asked) -> None:
     """Re-check the digests of a suite's data and look for leaks between its sides."""
-    from bench.data.splits import verify as verify_splits
+    from bench.data.leaks import verify as verify_splits
     from bench.suites import find_data
 
     suite = find_data(asked.config.suite, asked.config.data)
@@ -90,90 +124,51 @@ def encode(*, asked: Asked) -> None:
 @data_app.command("prepare")
 @guarded
 @configured("device")
+@_recipe
 def prepare(
     dataset: Annotated[str, typer.Argument(help="coco17.")],
     root: Annotated[Path, typer.Option(help="COCO: train2017/, val2017/ and annotations/ lie in it.")],
     out: Annotated[Path, typer.Option(help="Folder for the prepared data; the same one to go on.")],
     *,
     asked: Asked,
-    tasks: Annotated[list[str] | None, typer.Option(help="What to draw conditions for, else all.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the square images, in pixels.")] = 512,
-    resize: Annotated[str, typer.Option(help="crop (middle square) or squash (as the release).")] = "crop",
-    sketch: Annotated[
-        str, typer.Option(help="Lines by pidinet, hed (need --detectors) or canny.")
-    ] = "pidinet",
-    soft: Annotated[bool, typer.Option("--soft/--binary", help="Grey edges, or lines alone.")] = True,
+    recipe: Recipe,
     detectors: Annotated[
         Path | None, typer.Option(help="Folder of table5_pidinet.pth or ControlNetHED.pth.")
     ] = None,
-    splits: Annotated[
-        str, typer.Option(help="clean, or release-leaky: trains on val2017 as the release, marked.")
-    ] = "clean",
-    duplicates: Annotated[
-        str, typer.Option(help="Pictures of val2017 among train2017: drop or keep them.")
-    ] = "drop",
-    limit: Annotated[int | None, typer.Option(min=1, help="Pictures of each set, for trials.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Else one a core.")] = None,
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
     from bench.cli.progress import console_hooks
-    from bench.data.coco.prepare import prepare_coco17
-    from bench.data.coco.recipe import TASKS, Recipe
+    from bench.data.coco import SKIPPED
+    from bench.data.coco.prepare import count_reasons, prepare_coco17
+    from bench.data.latents import size_words
     from bench.training.processes import find_device
-    from bench.types import unknown
 
     if dataset != "coco17":
         raise unknown("data set to prepare", dataset, ("coco17",))
-    names = split(tasks or TASKS)
-    for name in names:
-        if name not in TASKS:
-            raise unknown("task", name, TASKS)
-    recipe = Recipe(
-        tasks=tuple(t for t in TASKS if t in names),
-        size=size,
-        resize=resize,
-        sketch=sketch,
-        soft=soft,
-        splits=splits,
-        duplicates=duplicates,
-        limit=limit,
-    )
     with console_hooks() as hooks:
-        found = prepare_coco17(
+        report = prepare_coco17(
             root,
             out,
             recipe=recipe,
             weights=detectors,
-            device="cpu" if sketch == "canny" else find_device(asked.config.device),
+            device="cpu" if recipe.sketch == "canny" else find_device(asked.config.device),
             jobs=jobs or os.cpu_count() or 1,
-            say=aside,
-            stage=hooks.stage,
-            tick=hooks.tick,
-            stop=hooks.stop,
+            hooks=hooks,
         )
-        hooks.close()
-    say(_report_text(found))
-
-
-def _report_text(found: Report) -> str:
-    """Return what preparing did, in lines for a terminal."""
-    from bench.data.coco import SKIPPED
-    from bench.data.coco.prepare import count_reasons, size_text
-
-    lines = [f"{count} items of {name}" for name, count in found.items.items()]
-    counts = count_reasons(found.skipped)
-    if counts:
-        lines.append(f"left out, listed in {found.folder / SKIPPED}:")
-        lines += [f"  {count:6d}  {reason}" for reason, count in counts.items()]
-    if found.leaky:
-        lines.append(
+    for name, count in report.items.items():
+        say(f"{count} items of {name}")
+    for reason, count in count_reasons(report.skipped).items():
+        say(f"left out, see {report.folder / SKIPPED}: {count:6d}  {reason}")
+    if report.leaky:
+        say(
             "RELEASE-LEAKY: val2017 is on the train side, to reproduce the release alone; "
             "runs need --allow-leak and are marked."
         )
-    lines += [f"LEAK {message}" for message in found.leaks]
-    lines.append(f"{size_text(found.bytes)} in {found.folder}")
-    lines.append(f"next: bench run --suite coco17 --data {found.folder} --base FOLDER")
-    return "\n".join(lines)
+    for message in report.leaks:
+        say(f"LEAK {message}")
+    say(f"{size_words(report.bytes)} in {report.folder}")
+    say(f"next: bench run --suite coco17 --data {report.folder} --base FOLDER")
 
 
 @base_app.command("random")
@@ -217,6 +212,15 @@ def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
     return to_json(found) if as_json else outline(found)
 
 
+_KNOWN_CASE = """\
+A known case, for comparison: the release of Bayesian Power Steering (DingDing33/BPS-v1-1, commit
+926842c) joins train2017, val2017 and test2017 of COCO into one training set. A FID on val2017 then
+compares samples with images that the network was trained on, conditions included: it measures in
+part how well they are remembered, and no later check of the samples can tell the two apart. A
+trustworthy number needs a training side without val2017, which is what this benchmark checks before
+it trains: the same ids, the same pixels, and the same picture moved, mirrored or packed again."""
+
+
 @guarded
 @configured("suite", "base", "data")
 def audit(
@@ -227,17 +231,92 @@ def audit(
 ) -> None:
     """Check a suite's data, and its evaluation items against training and pretraining."""
     from bench.content import Cache
-    from bench.data.audit import audit as audit_suite
-    from bench.data.audit import audit_run, audit_text, audit_value
+    from bench.data.leaks import look
+    from bench.data.leaks import verify as verify_splits
+    from bench.record import load_items, load_record
+    from bench.suites import find_data
 
-    base, data, cache = asked.config.base, asked.config.data, Cache()
-    if run is None:
-        found = audit_suite(asked.config.suite, base=base, cache=cache, data=data)
-    else:
-        found = audit_run(run_folder(run), base=base, cache=cache, data=data)
-    say(to_json(audit_value(found)) if as_json else audit_text(found))
-    if found.failed:
+    record = None if run is None else load_record(run_folder(run))
+    suite = find_data(asked.config.suite if record is None else record.suite, asked.config.data)
+    dataset, splits, cache = suite.dataset(), suite.splits(), Cache()
+    known, sides = set(dataset.ids), {side: splits.side(side) for side in SIDES}
+    if run is not None and record is not None:
+        sides = {record.splits.eval.name: load_items(run_folder(run)).ids}
+        strange = [item for ids in sides.values() for item in ids if item not in known]
+        if strange:
+            raise BenchError(f"the run has items that {suite.name} does not have: {strange[:3]}.")
+    seen = _seen(asked.config.base or suite.base, record)
+    train, looks = [item for item in splits.side("train") if item in known], []
+    for side, ids in sides.items():
+        if ids:
+            present = [item for item in ids if item in known]
+            looks += look(dataset, train, present, side=side, seen=seen, cache=cache)
+    data = verify_splits(dataset, splits, cache=cache)
+    leaks = [f for found in looks if found.checked for f in found.checked.findings if f.leak]
+    found = {
+        "suite": suite.name,
+        "dataset": dataset.name,
+        "items": {side: len(splits.side(side)) for side in ("train", *SIDES)},
+        "data": [asdict(finding) for finding in data],
+        "looks": [asdict(found) for found in looks],
+        "run": [] if record is None else [_run_line(record)],
+        "failed": bool(data or leaks),
+        "known_case": _KNOWN_CASE,
+    }
+    say(to_json(found) if as_json else "\n".join(_audit_lines(found)))
+    if found["failed"]:
         raise typer.Exit(1)
+
+
+def _seen(base: Path | None, record: RunRecord | None) -> Fingerprints | str:
+    """Return what a base has seen in pretraining, or why that is unknown."""
+    from bench.base.snapshot import find_snapshot
+    from bench.data.leaks import load_seen
+
+    if base is None:
+        return "the suite brings no base; give yours with --base"
+    digest = find_snapshot(base).digest
+    if record is not None and record.protocol.get("base") != digest:
+        return f"the run was made with another base than {base.name}; give it with --base"
+    return load_seen(base, base=digest)
+
+
+def _run_line(record: RunRecord) -> str:
+    leaks, status = record.leaks, "it was made before pretraining was looked at"
+    if leaks is not None:
+        status = f"training {leaks.training.status}, pretraining {leaks.pretraining.status}"
+    return f"{record.run_id}: {record.leaked} evaluation items with a leak; {status}"
+
+
+def _audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an audit for a terminal."""
+    items = ", ".join(f"{side} {count}" for side, count in found["items"].items())
+    yield f"{found['suite']}: {found['dataset']} ({items})\n"
+    for finding in found["data"]:
+        yield f"FAIL data: {finding['kind']}: {finding['message']}"
+    if not found["data"]:
+        yield "ok   data: ids, contents and sides are those of the committed splits, no side leaks"
+    for entry in found["looks"]:
+        yield from _look_lines(**entry)
+    for line in found["run"]:
+        yield f"run  {line}"
+    yield f"\n{found['known_case']}"
+
+
+def _look_lines(title: str, about: str, checked: Mapping[str, Any] | None) -> Iterator[str]:
+    if checked is None:
+        yield f"?    {title}: UNKNOWN, {about}"
+        return
+    mark = "FAIL" if any(finding["leak"] for finding in checked["findings"]) else "ok  "
+    limits = ", ".join(f"{measure} {limit:.3f}" for measure, limit in checked["limits"].items())
+    ids = "ids, " if title.endswith(" training") else ""  # pretraining shares no ids
+    yield f"{mark} {title} ({about}): {ids}exact contents, likeness above {limits}"
+    for finding in checked["findings"]:
+        yield f"     {'LEAK' if finding['leak'] else 'told'} {finding['kind']}: {finding['message']}"
+    for measure in checked["limits"]:
+        near = [n for n in checked["nearest"] if n["measure"] == measure][:3]
+        pairs = ", ".join(f"{n['first']} = {n['second']} ({n['likeness']:.3f})" for n in near)
+        yield f"     nearest {measure} that passes: {pairs or 'none comes near'}"
 
 
 @guarded

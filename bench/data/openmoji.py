@@ -6,28 +6,41 @@ Emoji by OpenMoji (https://openmoji.org), CC BY-SA 4.0; built by bench.emoji.ope
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import StringConstraints
 
-from bench.content import check_array, check_offsets, digest_arrays, digest_json, read_json, read_npz
+from bench.content import digest_arrays, digest_json, read_json, read_npz
 from bench.data.splits import Splits, load_splits
-from bench.strict import check_name
+from bench.strict import Code, FromFile, Text, validated
 from bench.types import BenchError, Example
 
 NAME = "openmoji64"
 ASSETS = Path(__file__).resolve().parent.parent / "emoji" / "assets"
-_COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {  # beside ids and captions
-    "images": (np.uint8, (None, 64, 64, 3)),
-    "sketches": (np.uint8, (None, 64, 64)),
-    "classes": (np.uint8, (None, 64, 64)),
-    "boxes": (np.uint8, (None, 5)),
-    "box_offsets": (np.int32, (None,)),
-}
 _REMEDY = (
     "Restore it from the repository, or make it anew with "
     "`python -m bench.emoji.openmoji --package FOLDER --out FOLDER` (see its --help)."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Class(FromFile):
+    name: Text
+    rgb: Annotated[str, StringConstraints(pattern="^#[0-9a-f]{6}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """What the loader needs of the manifest; what else stands in it tells how the data were made."""
+
+    sha256: Code
+    content_digest: Code
+    attribution: Text
+    classes: tuple[_Class, ...]
 
 
 class OpenMoji64:
@@ -46,31 +59,23 @@ class OpenMoji64:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Load from a folder (default: the shipped assets); BenchError if missing or damaged."""
         root = Path(folder) if folder is not None else ASSETS
+        path = root / f"{NAME}.manifest.json"
         try:
-            manifest = read_json(root / f"{NAME}.manifest.json")
-            arrays = read_npz(root / f"{NAME}.npz", sha256=str(manifest["sha256"]))
-            self.ids = tuple(check_name(str(item)) for item in arrays["ids"])
-            self.captions = tuple(str(text) for text in arrays["captions"])
-            self.class_names = tuple(str(entry["name"]) for entry in manifest["classes"])
-            colours = [bytes.fromhex(entry["rgb"].lstrip("#")) for entry in manifest["classes"]]
-            self.palette = np.array([tuple(colour) for colour in colours], dtype=np.uint8)
-            if digest_arrays(**arrays) != manifest["content_digest"]:
-                raise BenchError("the manifest's content digest is not that of the arrays.")
-            self.digest = digest_json({"arrays": manifest["content_digest"], "classes": manifest["classes"]})
-            self.attribution = str(manifest["attribution"])
-            for name, (dtype, shape) in _COLUMNS.items():
-                check_array(arrays[name], f"'{name}'", dtype=dtype, shape=shape)
-            self.images, self.sketches, self.classes, self._boxes, self._offsets = (
-                arrays[name] for name in _COLUMNS
-            )
-            check_offsets(self._offsets, items=len(self.ids), rows=len(self._boxes))
-            lengths = (set(self.ids), self.captions, self.images, self.sketches, self.classes)
-            if {*map(len, lengths)} != {len(self.ids)}:
-                raise BenchError("its arrays have different lengths, or an id stands twice.")
+            raw = read_json(path)
+            manifest: _Manifest = validated(raw, _Manifest, path, remedy="")
+            arrays = read_npz(root / f"{NAME}.npz", sha256=manifest.sha256)
+            if digest_arrays(**arrays) != manifest.content_digest:
+                raise BenchError(f"the content digest of {path} is not that of the arrays.")
         except BenchError as error:
             raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BenchError(f"the manifest in {root} is incomplete ({error!r}). {_REMEDY}") from (error)
+        self.digest = digest_json({"arrays": manifest.content_digest, "classes": raw["classes"]})
+        self.attribution = manifest.attribution
+        self.class_names = tuple(entry.name for entry in manifest.classes)
+        self.palette = np.array([tuple(bytes.fromhex(c.rgb[1:])) for c in manifest.classes], np.uint8)
+        self.ids = tuple(arrays["ids"].tolist())
+        self.captions = tuple(arrays["captions"].tolist())
+        self.images, self.sketches, self.classes = (arrays[n] for n in ("images", "sketches", "classes"))
+        self._boxes, self._offsets = arrays["boxes"], arrays["box_offsets"]
         for array in (self.images, self.sketches, self.classes, self._boxes, self.palette):
             array.flags.writeable = False
         self._row = {item: row for row, item in enumerate(self.ids)}
@@ -83,7 +88,7 @@ class OpenMoji64:
         """Return the row of an item in the arrays; KeyError for an unknown id."""
         return self._row[item_id]
 
-    def rows(self, item_ids: tuple[str, ...] | list[str]) -> np.ndarray:
+    def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return the rows of several items, [M] int64; KeyError for an unknown id."""
         return np.array([self._row[item] for item in item_ids], dtype=np.int64)
 

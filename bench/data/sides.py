@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bench import record as records
 from bench.content import Cache
-from bench.data.leaks import Checked, Finding, how_many, overlap
-from bench.data.seen import Seen, code_limits, compare_seen
-from bench.data.splits import Splits, digests_of, side_digest
-from bench.data.stored import compare_items, fingerprints_of, limits_of
+from bench.data.leaks import Finding, Fingerprints, Look, digests_of, how_many, look, overlap
+from bench.data.splits import Splits, side_digest
 from bench.types import BenchError, Dataset
 
 
@@ -21,7 +19,7 @@ def check_sides(
     train: Sequence[str],
     evaluation: Sequence[str],
     side: str,
-    seen: Seen | str,
+    seen: Fingerprints | str,
     allow_leak: bool = False,
     cache: Cache | None = None,
 ) -> tuple[records.Splits, records.Leaks]:
@@ -49,15 +47,9 @@ def check_sides(
                 f"({', '.join(changed[:3])} ...). Run `bench data verify`."
             )
         digests[name] = side_digest(found)
-    near = compare_items(dataset, train, evaluation, cache=cache)
-    training = _leak_check(near, about=f"{len(train)} training items", limits=limits_of(dataset))
-    findings = list(near.findings)
-    if isinstance(seen, str):
-        pretraining = _unknown(seen, None)
-    else:
-        known = compare_seen(seen, fingerprints_of(dataset, evaluation), cache=cache)
-        pretraining = _leak_check(known, about=seen.about, limits=code_limits())
-        findings += known.findings
+    looks = look(dataset, train, evaluation, side="evaluation", seen=seen, cache=cache)
+    findings = [f for look in looks if look.checked is not None for f in look.checked.findings]
+    training, pretraining = map(_leak_check, looks)
     leaks = records.Leaks(items=overlap(findings), training=training, pretraining=pretraining)
     if leaks.items and not allow_leak:
         raise BenchError(_leak_message(leaks.items, findings))
@@ -79,15 +71,17 @@ def _leak_message(items: int, findings: Iterable[Finding]) -> str:
     )
 
 
-def _leak_check(checked: Checked, *, about: str, limits: Mapping[str, float]) -> records.LeakCheck:
-    items = overlap(checked.findings)
+def _leak_check(look: Look) -> records.LeakCheck:
+    if look.checked is None:
+        return _unknown(look.about, None)
+    items = overlap(look.checked.findings)
     return records.LeakCheck(
         status="leak" if items else "clean",
-        about=about,
+        about=look.about,
         items=items,
-        findings=[f.message for f in checked.findings],
-        limits=dict(limits),
-        nearest=checked.closest,
+        findings=[f.message for f in look.checked.findings],
+        limits=look.checked.limits,
+        nearest=look.checked.closest,
     )
 
 

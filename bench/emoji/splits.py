@@ -150,7 +150,7 @@ def _named_alike(ids: Sequence[str], annotations: Sequence[tuple[str, str]]) -> 
 
 def looking_alike(prints: Fingerprints) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows whose sketches or pictures are alike, one of them mirrored or not."""
-    assert prints.lines is not None
+    assert prints.lines is not None and prints.small is not None
     for pictures, describe, limit in (
         (prints.lines, _line_vector, SKETCH_JOIN),
         (prints.small, _thumb_vector, IMAGE_JOIN),

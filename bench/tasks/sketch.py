@@ -14,8 +14,8 @@ from bench.metrics.lines import (
     line_f1,
     sketch_lines,
 )
-from bench.tasks.layers import find_lines
-from bench.types import BenchError, Example, MetricSpec
+from bench.tasks.layers import find_lines, need_layer
+from bench.types import Example, MetricSpec
 
 
 class Sketch:
@@ -28,24 +28,15 @@ class Sketch:
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the lines, [1,H,W] float32 in [0, 1] (1 = line); BenchError without a sketch."""
-        return _sketch(example)[None].astype(np.float32) / 255.0
+        return need_layer(example, "sketch")[None].astype(np.float32) / 255.0
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
         """Compare the lines found in an image ([H,W,3] uint8) with the item's sketch.
 
         NaN where lines cannot be found: photographs whose sketches a network drew.
         """
-        wanted = sketch_lines(_sketch(example))
+        wanted = sketch_lines(need_layer(example, "sketch"))
         found = find_lines(image, example)
         if found is None:
             return {spec.name: math.nan for spec in self.metrics}
         return {"sketch_f1": line_f1(found, wanted).f1, "chamfer": chamfer(found, wanted)}
-
-
-def _sketch(example: Example) -> np.ndarray:
-    if "sketch" not in example.layers:
-        raise BenchError(
-            f"item {example.id} has no layer 'sketch'; it has {', '.join(sorted(example.layers))}. "
-            "Choose another task or data set."
-        )
-    return np.asarray(example.layers["sketch"])

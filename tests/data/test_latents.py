@@ -334,7 +334,7 @@ def on_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_shards")
 def test_a_run_on_shards_trains_samples_and_scores(base: Base, tmp_path: Path) -> None:
     config = RunConfig(suite="micro", base=base.folder, results=tmp_path, method="t2i-adapter", device="cpu")
-    run = made(config, train_images=16, sample_batch=4)
+    run = made(config, train_images=16, sample_batch=4, limit=10, shuffled=False)
     record = run.all()
     assert isinstance(run.train_data, Sharded) and record.cost.train_images == 16
     kept = record.environment["base"]

@@ -7,13 +7,12 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.content import digest_arrays, read_json, read_npz, sha256_file, write_json, write_npz
+from bench.content import digest_arrays, write_json
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.types import BenchError
 
@@ -125,7 +124,7 @@ def copy_assets(folder: Path) -> Path:
 
 
 def test_a_copy_loads_and_a_missing_folder_does_not(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="build_openmoji"):
+    with pytest.raises(BenchError, match="bench.emoji.openmoji"):
         OpenMoji64(tmp_path)
     assert len(OpenMoji64(copy_assets(tmp_path))) == 1871
 
@@ -156,39 +155,13 @@ def test_a_changed_palette_changes_the_digest_and_a_false_content_digest_is_refu
         OpenMoji64(tmp_path)
     manifest["classes"][3]["rgb"] = 5
     write_json(path, manifest)
-    with pytest.raises(BenchError, match="incomplete"):
+    with pytest.raises(BenchError, match="classes.3.rgb"):
         OpenMoji64(tmp_path)
 
 
 @pytest.mark.parametrize("manifest", [[], {}, {"sha256": 3}, "text"])
 def test_a_foreign_manifest_is_refused(tmp_path: Path, manifest: object) -> None:
     write_json(copy_assets(tmp_path) / "openmoji64.manifest.json", manifest)
-    with pytest.raises(BenchError, match="Restore it"):
-        OpenMoji64(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("images", lambda a: a[:, :32]),
-        ("sketches", lambda a: a.astype(np.int16)),
-        ("classes", lambda a: a[:-1]),
-        ("boxes", lambda a: a[:, :4]),
-        ("box_offsets", lambda a: a[::-1]),
-        ("box_offsets", lambda a: a + 1),
-        ("ids", lambda a: np.char.add("../", a)),
-        ("ids", lambda a: np.repeat(a[:1], len(a))),
-        ("captions", lambda a: a[0]),
-    ],
-)
-def test_arrays_of_another_form_are_refused(tmp_path: Path, name: str, change: Any) -> None:
-    copy_assets(tmp_path)
-    arrays = read_npz(tmp_path / "openmoji64.npz")
-    arrays |= {name: change(arrays[name])}
-    write_npz(tmp_path / "openmoji64.npz", arrays)
-    manifest = read_json(tmp_path / "openmoji64.manifest.json")
-    manifest |= {"sha256": sha256_file(tmp_path / "openmoji64.npz")}
-    write_json(tmp_path / "openmoji64.manifest.json", {**manifest, "content_digest": digest_arrays(**arrays)})
     with pytest.raises(BenchError, match="Restore it"):
         OpenMoji64(tmp_path)
 

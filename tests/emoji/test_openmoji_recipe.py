@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data.leaks import fingerprint
+from bench.data.leaks import fingerprint, verify
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.data.splits import verify
 from bench.emoji.openmoji import (
     build,
     caption_of,

@@ -4,29 +4,58 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, digest_json, inside, read_json
-from bench.data.coco import ATTRIBUTION, MANIFEST, NAME, SETS, TABLES, TRAIN, VAL, VARIABLE
-from bench.data.coco.draw import as_example
+from bench.content import atomic_write, digest_arrays, digest_json, inside, read_json, sha256_bytes
+from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL
+from bench.data.coco.draw import as_example, palette_of
 from bench.data.coco.official import Category
 from bench.data.coco.recipe import Recipe
-from bench.data.coco.tables import Table, read_table
-from bench.data.leaks import Checked, Fingerprints
+from bench.data.leaks import BITS, Fingerprints, codes_of
 from bench.data.likeness import GRID, shrink
-from bench.data.seen import Seen
 from bench.data.splits import Splits, item_digest, side_digest
-from bench.data.stored import compare_codes
 from bench.picture import read_exact
+from bench.strict import FromFile, Text, Whole, check_name, validated
 from bench.types import BenchError, Example
 
+VARIABLE = "BENCH_COCO17"
+SCHEMA = 2  # of a prepared folder: 1 had tables of another format
+ATTRIBUTION = (
+    "Captions and annotations: COCO 2017 (https://cocodataset.org), CC BY 4.0; images: Flickr users, "
+    "each under the licence its COCO entry names."
+)
+_ANEW = "Prepare the data anew, into an empty folder."
 _PREPARE = (
     "Prepare one with `bench data prepare coco17 --root COCO --out FOLDER`, where COCO holds "
     "train2017/, val2017/ and annotations/."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile(FromFile):
+    """Which table a manifest means: its SHA-256 and how many items it has."""
+
+    sha256: Text
+    items: Whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(FromFile):
+    """What a prepared folder says of itself: options, in words too, sources, classes, tables by set."""
+
+    schema: Whole
+    name: Text
+    recipe: Recipe
+    protocol: dict[str, Text]
+    source: dict[str, Text]
+    attribution: Text
+    categories: tuple[Category, ...]
+    tables: dict[str, TableFile]
+    skipped: dict[str, Any]
 
 
 class Coco17:
@@ -38,139 +67,90 @@ class Coco17:
 
     attribution = ATTRIBUTION
 
-    def __init__(self, folder: str | os.PathLike[str], *, manifest: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, manifest: Any = None) -> None:
         """Read manifest and tables; BenchError where the folder is not a prepared one, or damaged.
 
         manifest: of a folder that has none yet, while it is being prepared.
         """
         self.folder = Path(folder)
         path = self.folder / MANIFEST
-        manifest = manifest or _manifest(path)
-        try:
-            self.digest = digest_json(manifest)
-            self.protocol = {str(k): str(v) for k, v in manifest["protocol"].items()}
-            options = manifest["recipe"]
-            self.recipe = Recipe(**{**options, "tasks": tuple(options["tasks"])})
-            tables = {n: str(manifest["tables"][n]["sha256"]) for n in SETS}
-            self.palette = _palette([c["color"] for c in manifest["categories"]])
-            self.class_names = ("void", *(str(c["name"]) for c in manifest["categories"]))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BenchError(f"{path} is incomplete ({error!r}). {_PREPARE}") from error
+        if manifest is None and not path.is_file():
+            raise BenchError(f"{folder} is not a prepared COCO 2017 (no {MANIFEST}). {_PREPARE}")
+        value = read_json(path) if manifest is None else manifest
+        if isinstance(value, dict) and value.get("schema") != SCHEMA:
+            raise BenchError(f"{folder} was prepared by another version of this program. {_ANEW}")
+        found: Manifest = validated(value, Manifest, path, remedy=_PREPARE)
+        self.digest, self.protocol, self.recipe = digest_json(value), found.protocol, found.recipe
+        self.palette = palette_of(found.categories)
+        self.class_names = ("void", *(category.name for category in found.categories))
         self.name = f"{NAME} release-leaky" if self.recipe.leaky else NAME
-        self._tables = {
-            n: read_table(self.folder / TABLES / f"{n}.npz", sha256=digest)[0] for n, digest in tables.items()
+        if set(found.tables) != set(SETS):
+            raise BenchError(f"{path} names other tables than {', '.join(SETS)}. {_ANEW}")
+        self.sides = {
+            name: rows_of(read_table(table_path(self.folder, name), sha256=found.tables[name].sha256))
+            for name in SETS
         }
-        self._place = {
-            item: (name, row) for name, t in self._tables.items() for row, item in enumerate(t.ids)
-        }
+        self._place = {item: (name, row) for name in SETS for item, row in self.sides[name].items()}
         self.ids = tuple(self._place)
 
     def __len__(self) -> int:
         """Return the number of items."""
         return len(self.ids)
 
-    def table(self, name: str) -> Table:
-        """Return the table of train2017 or val2017."""
-        return self._tables[name]
-
     def __getitem__(self, item_id: str) -> Example:
         """Read one item; KeyError for an unknown id, BenchError for one that is not what it was."""
-        name, row = self._place[item_id]
-        table = self._tables[name]
-        layers = {m: self._picture(m, name, item_id) for m in self.recipe.maps}
+        row = self._place[item_id][1]
+        layers = {layer: self._picture(layer, item_id) for layer in self.recipe.maps}
         if self.recipe.boxes:
-            layers["boxes"] = table.boxes[table.offsets[row] : table.offsets[row + 1]]
-        found = as_example(
+            layers["boxes"] = np.array(row["boxes"], np.int32).reshape(-1, 5)
+        example = as_example(
             item_id,
-            caption=table.captions[row],
-            image=self._picture("images", name, item_id),
+            caption=row["caption"],
+            image=self._picture("images", item_id),
             layers=layers,
             palette=self.palette,
             recipe=self.recipe,
         )
-        if item_digest(found) != table.items[row].tobytes().hex():
+        if item_digest(example) != row["item"].hex():
             raise BenchError(
-                f"item {item_id} in {self.folder} is not what was prepared: its files were changed. "
-                "Prepare into an empty folder."
+                f"item {item_id} in {self.folder} is not what was prepared: its files were changed. {_ANEW}"
             )
-        return found
+        return example
 
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the content digests of items; KeyError for an unknown id."""
-        places = {item: self._place[item] for item in ids}
-        return {i: self._tables[n].items[r].tobytes().hex() for i, (n, r) in places.items()}
+        return {item: self._place[item][1]["item"].hex() for item in ids}
 
     def fingerprints(self, ids: Sequence[str]) -> Fingerprints:
-        """Return the fingerprints of items, from tables; only train pictures have to be read."""
-        places = [self._place[item] for item in ids]
+        """Return the fingerprints of items, from tables; of few pictures of train2017 will more be read."""
+        rows = [self._place[item][1] for item in ids]
+        codes = np.frombuffer(b"".join(row["code"] for row in rows), np.uint8)
         return Fingerprints(
             ids=tuple(ids),
-            captions=tuple(self._tables[n].captions[r] for n, r in places),
-            images=tuple(self._tables[n].images[r].tobytes().hex() for n, r in places),
-            small=self.small(ids),
+            captions=tuple(row["caption"] for row in rows),
+            images=tuple(row["image"].hex() for row in rows),
+            codes=codes.reshape(-1, BITS // 8),
+            pictures=self._small,
         )
 
-    def small(self, ids: Sequence[str]) -> np.ndarray:
+    def _small(self, ids: Sequence[str]) -> np.ndarray:
         """Return small pictures of items, [N,64,64,3] uint8."""
-        found = np.zeros((len(ids), GRID, GRID, 3), np.uint8)
+        small = np.zeros((len(ids), GRID, GRID, 3), np.uint8)
         for place, item in enumerate(ids):
-            name, row = self._place[item]
-            kept = self._tables[name].small
-            found[place] = kept[row] if len(kept) else shrink(self._picture("images", name, item))
-        return found
+            kept = self._place[item][1]["small"]
+            shape = (GRID, GRID, 3)
+            small[place] = (
+                np.frombuffer(kept, np.uint8).reshape(shape)
+                if kept is not None
+                else shrink(self._picture("images", item))
+            )
+        return small
 
-    def compare(
-        self,
-        train: Sequence[str],
-        evaluation: Sequence[str],
-        *,
-        between: str = "train and evaluation",
-        cache: Cache | None = None,
-    ) -> Checked:
-        """Find what of the train items is among the evaluation items, by stored codes."""
-        places = [self._place[item] for item in train]
-        codes = [self._tables[n].codes[r] for n, r in places]
-        images = [self._tables[n].images[r].tobytes().hex() for n, r in places]
-        side = Seen(
-            base="",
-            about="",
-            sha256="",
-            names=tuple(train),
-            digests=np.zeros((0, 6), np.uint8),
-            codes=np.stack(codes) if codes else np.zeros((0, 24), np.uint8),
-        )
-        return compare_codes(
-            side,
-            self.fingerprints(evaluation),
-            images=images,
-            pictures=self.small,
-            between=between,
-            cache=cache,
-        )
-
-    def _picture(self, layer: str, name: str, item: str) -> np.ndarray:
+    def _picture(self, layer: str, item: str) -> np.ndarray:
         """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8."""
-        path = inside(self.folder / layer / name, f"{item}.png")
+        path = inside(self.folder / layer / self._place[item][0], f"{item}.png")
         size = self.recipe.size, self.recipe.size
-        mode = "RGB" if layer == "images" else "L"
-        return read_exact(path, advice="Prepare into an empty folder.", size=size, mode=mode)
-
-
-def palette_of(categories: Sequence[Category]) -> np.ndarray:
-    """Return the colours of class 0 (void, black) and of the categories, [K,3] uint8, read-only."""
-    return _palette([c.colour for c in categories])
-
-
-def _palette(colours: Sequence[Sequence[int]]) -> np.ndarray:
-    palette = np.array([(0, 0, 0), *map(tuple, colours)], np.uint8)
-    palette.flags.writeable = False
-    return palette
-
-
-def _manifest(path: Path) -> Any:
-    if not path.is_file():
-        raise BenchError(f"{path.parent} is not a prepared COCO 2017 (no {MANIFEST}). {_PREPARE}")
-    return read_json(path)
+        return read_exact(path, advice=_ANEW, size=size, mode="RGB" if layer == "images" else "L")
 
 
 def splits_of(data: Coco17) -> Splits:
@@ -178,16 +158,16 @@ def splits_of(data: Coco17) -> Splits:
 
     Where it was prepared as release-leaky, train holds val2017 too, as in the release of BPS.
     """
-    train, val = data.table(TRAIN).ids, data.table(VAL).ids
+    train, val = data.sides[TRAIN], data.sides[VAL]
     items = data.item_digests(data.ids)
-    sides = {"train": (*train, *val) if data.recipe.leaky else train, "val": val, "test": ()}
+    sides = {"train": (*train, *val) if data.recipe.leaky else (*train,), "val": (*val,), "test": ()}
     return Splits(
         name=data.name,
         train=tuple(sorted(sides["train"])),
         val=tuple(sorted(val)),
         test=(),
         items=items,
-        digests={n: side_digest({i: items[i] for i in ids}) for n, ids in sides.items()},
+        digests={side: side_digest({i: items[i] for i in ids}) for side, ids in sides.items()},
     )
 
 
@@ -200,3 +180,80 @@ def find_folder(folder: Path | None) -> Path:
             f"environment variable {VARIABLE}. {_PREPARE}"
         )
     return Path(named)
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """Return where the table of a set lies in a prepared folder."""
+    return folder / "tables" / f"{name}.parquet"
+
+
+def table_of(examples: Sequence[Example], *, small: bool) -> Any:
+    """Return what is kept of items beside their pictures as a pyarrow table, a row an item.
+
+    image, item: SHA-256 of the pixels, and of image, caption and layers. boxes: [M,5] int32, flat. code:
+    see bench.data.leaks. small: [64,64,3] uint8 for near-duplicates; kept of evaluation sets alone.
+    """
+    import pyarrow as pa
+
+    shrunk = [shrink(e.image) for e in examples]
+    columns = {
+        "id": [e.id for e in examples],
+        "caption": [e.caption for e in examples],
+        "image": [bytes.fromhex(digest_arrays(image=e.image)) for e in examples],
+        "item": [bytes.fromhex(item_digest(e)) for e in examples],
+        "boxes": [e.layers["boxes"].ravel().tolist() if "boxes" in e.layers else [] for e in examples],
+        "code": [code.tobytes() for code in codes_of(np.array(shrunk, np.uint8))],
+        "small": [picture.tobytes() if small else None for picture in shrunk],
+    }
+    return pa.table(columns, schema=_schema())
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write a pyarrow table as Parquet, atomically; equal tables give equal bytes."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(table, buffer)
+    atomic_write(path, buffer.getvalue().to_pybytes())
+
+
+def read_table(path: Path, *, sha256: str | None = None) -> Any:
+    """Read a table that `write_table` wrote; BenchError if it is damaged or of another form."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        data = path.read_bytes()
+        if sha256 is not None and sha256_bytes(data) != sha256:
+            raise BenchError("it is not the file its record names")
+        table = parquet.read_table(pa.BufferReader(data))
+        table.validate(full=True)
+        if not table.schema.equals(_schema()):
+            raise BenchError("it has other columns")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BenchError(f"{path} is no table of a prepared COCO ({error}). {_ANEW}") from error
+    return table
+
+
+def rows_of(table: Any) -> Mapping[str, dict[str, Any]]:
+    """Return the rows of a table by id; BenchError for what is no id, and for one that stands twice."""
+    rows = {check_name(row["id"]): row for row in table.to_pylist()}
+    if len(rows) < table.num_rows or any(len(row["boxes"]) % 5 for row in rows.values()):
+        raise BenchError(f"a table of a prepared COCO has an id twice, or boxes of no five numbers. {_ANEW}")
+    return rows
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "id": pa.string(),
+        "caption": pa.string(),
+        "image": pa.binary(32),
+        "item": pa.binary(32),
+        "boxes": pa.list_(pa.int32()),
+        "code": pa.binary(BITS // 8),
+        "small": pa.binary(GRID * GRID * 3),
+    }
+    return pa.schema([pa.field(name, kind, nullable=name == "small") for name, kind in kinds.items()])

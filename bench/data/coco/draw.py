@@ -1,45 +1,132 @@
-"""Draws one item: stored pixels to a square image, its layers and its caption."""
+"""Draws one item: stored pixels to a square image, its layers and its caption, and what protocols say of it.
+
+crop     the middle square of the short side's length, then resized: aspect kept, ends cut off
+squash   the whole picture resized to a square, aspect lost: what the release of BPS does
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.content import sha256_bytes
-from bench.data.coco import item_name
-from bench.data.coco.geometry import frame_of
-from bench.data.coco.official import Picture
-from bench.data.coco.recipe import Recipe
-from bench.data.coco.sketches import Sketcher, canny_lines
+from bench.content import digest_json, sha256_bytes
+from bench.data.coco.official import Category, Picture
+from bench.data.coco.recipe import CELLS, TASKS, Recipe
+from bench.data.coco.sketches import Sketcher, canny_lines, describe_sketch
 from bench.metrics.regions import coarse_colours
 from bench.picture import PictureError, decode, picture_bytes
 from bench.types import BenchError, Example
+
+VERSION = 1  # raise it when the same options give other items
+_RESIZES = {
+    "crop": "short side, centre crop; Pillow bicubic",
+    "squash": "both sides, aspect lost, as the release; Pillow bicubic",
+}
 
 
 class Broken(Exception):
     """Why an item is left out, in words that do not depend on the machine."""
 
 
+def protocol_of(recipe: Recipe, categories: Sequence[Category], *, weights: Path | None) -> dict[str, str]:
+    """Return a recipe in words, for manifest and protocol; errors as `describe_sketch`."""
+    protocol = {
+        "version": str(VERSION),
+        "size": f"{recipe.size}x{recipe.size}",
+        "resize": _RESIZES[recipe.resize],
+        "orientation": "stored pixels, EXIF rotation not applied",
+        "captions": "one of the image's, by SHA-256 of its id",
+        "splits": recipe.splits,
+        "tasks": ", ".join(t for t in TASKS if t in recipe.tasks),
+    }
+    if "sketch" in recipe.maps:
+        protocol["sketch"] = describe_sketch(
+            recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size
+        )
+    if "classes" in recipe.maps:
+        protocol["classes"] = "panoptic maps, nearest pixel; void is class 0, black"
+    if recipe.boxes:
+        protocol["boxes"] = "instances without crowds, rounded outwards, larger ones below"
+    if "drawing" in recipe.tasks:
+        protocol["colours"] = f"means of {CELLS}x{CELLS} cells"
+    if categories:
+        digest = digest_json([[c.id, c.name, list(c.color)] for c in categories])
+        protocol["palette"] = f"COCO panoptic, {len(categories)} classes, {digest}"
+    if not recipe.leaky:
+        protocol["duplicates"] = recipe.duplicates
+    if recipe.limit is not None:
+        protocol["limit"] = f"{recipe.limit} pictures of each set"
+    return protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The part of a picture that is kept, in its pixels, and the side of the square it becomes.
+
+    Image, class map and boxes go the same way.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    size: int
+
+    def picture(self, image: Image.Image) -> np.ndarray:
+        """Return the square of an RGB image, [S,S,3] uint8, by Pillow's bicubic filter (antialiased)."""
+        return self._square(image, Image.Resampling.BICUBIC)
+
+    def map(self, classes: np.ndarray) -> np.ndarray:
+        """Return the square of a class map [H,W] uint8, [S,S] uint8, by the nearest pixel."""
+        return self._square(Image.fromarray(classes), Image.Resampling.NEAREST)
+
+    def boxes(self, boxes: Iterable[tuple[float, ...]]) -> np.ndarray:
+        """Return (class, x, y, width, height) as [M,5] int32: class, x0, y0, x1, y1 (exclusive).
+
+        Rounded outwards to whole pixels of the square; what the crop leaves less than one pixel of is
+        gone. Larger boxes come first, of equal ones the earlier: a drawing in this order leaves the
+        smaller on top.
+        """
+        across, down = self.size / self.width, self.size / self.height
+        kept = []
+        for label, x, y, wide, high in boxes:
+            x0, x1 = ((v - self.left) * across for v in (x, x + wide))
+            y0, y1 = ((v - self.top) * down for v in (y, y + high))
+            x0, y0, x1, y1 = (min(max(v, 0.0), float(self.size)) for v in (x0, y0, x1, y1))
+            if x1 - x0 >= 1 and y1 - y0 >= 1:
+                kept.append((int(label), int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))))
+        kept.sort(key=lambda b: -(b[3] - b[1]) * (b[4] - b[2]))
+        return np.array(kept, np.int32).reshape(-1, 5)
+
+    def _square(self, image: Image.Image, filter: Image.Resampling) -> np.ndarray:
+        part = (self.left, self.top, self.left + self.width, self.top + self.height)
+        return np.asarray(image.crop(part).resize((self.size, self.size), filter), np.uint8)
+
+
+def frame_of(width: int, height: int, *, size: int, resize: str) -> Frame:
+    """Return the frame of a picture of width x height pixels; resize: "crop" or "squash"."""
+    if resize == "squash":
+        return Frame(left=0, top=0, width=width, height=height, size=size)
+    side = min(width, height)
+    return Frame(left=(width - side) // 2, top=(height - side) // 2, width=side, height=side, size=size)
+
+
 def draw(
-    picture: Picture,
-    *,
-    recipe: Recipe,
-    classes: Mapping[int, int],
-    palette: np.ndarray,
-    sketcher: Sketcher | None,
+    picture: Picture, *, recipe: Recipe, categories: Sequence[Category], sketcher: Sketcher | None
 ) -> Example:
     """Return a picture as an item with the layers of a recipe; Broken where it cannot be one.
 
-    classes: COCO's class id -> index into the palette [K,3] uint8. sketcher: None where no sketch is
-    asked for.
+    sketcher: None where no sketch is asked for.
     """
     if not picture.captions:
         raise Broken("no caption")
+    classes = {category.id: place for place, category in enumerate(categories, start=1)}
     frame = frame_of(picture.width, picture.height, size=recipe.size, resize=recipe.resize)
-    image = frame.picture(_pixels(picture.file, picture))
+    image = frame.picture(Image.fromarray(_decoded(picture.file, "image", picture)))
     layers = {}
     if sketcher is not None:
         layers["sketch"] = sketcher(image)
@@ -48,11 +135,11 @@ def draw(
     if recipe.boxes:
         layers["boxes"] = frame.boxes((classes[int(b[0])], *b[1:]) for b in picture.boxes)
     return as_example(
-        item_name(picture.id),
+        picture.name,
         caption=caption_of(picture.id, picture.captions),
         image=image,
         layers=layers,
-        palette=palette,
+        palette=palette_of(categories),
         recipe=recipe,
     )
 
@@ -67,8 +154,7 @@ def as_example(
     recipe: Recipe,
 ) -> Example:
     """Join an item's stored parts with what follows from them: coarse colours, and how to redraw."""
-    coloured = "drawing" in recipe.tasks
-    more = {"colours": coarse_colours(image)} if coloured else {}
+    more = {"colours": coarse_colours(image, cells=CELLS)} if "drawing" in recipe.tasks else {}
     return Example(
         id=item,
         caption=caption,
@@ -80,26 +166,23 @@ def as_example(
     )
 
 
+def palette_of(categories: Sequence[Category]) -> np.ndarray:
+    """Return the colours of class 0 (void, black) and of the categories, [K,3] uint8, read-only."""
+    palette = np.array([(0, 0, 0), *(category.color for category in categories)], np.uint8)
+    palette.flags.writeable = False
+    return palette
+
+
 def caption_of(number: int, captions: Sequence[str]) -> str:
     """Choose one of an image's captions: always the same, whatever other images there are."""
     return captions[int(sha256_bytes(f"caption {number}".encode()), 16) % len(captions)]
-
-
-def _pixels(path: Path, picture: Picture) -> Image.Image:
-    """Read stored pixels as RGB: grey and CMYK are converted, EXIF rotation is not applied."""
-    pixels = _decoded(path, "image")
-    if pixels.shape[:2] != (picture.height, picture.width):
-        raise Broken("the image's size is not that of its annotations")
-    return Image.fromarray(pixels)
 
 
 def _classes(picture: Picture, classes: Mapping[int, int]) -> np.ndarray:
     """Read a panoptic PNG (segment id = R + 256 G + 256² B) as classes, [H,W] uint8, 0 = void."""
     if picture.map is None or picture.segments is None:
         raise Broken("no panoptic map")
-    colours = _decoded(picture.map, "panoptic map").astype(np.uint32)
-    if colours.shape[:2] != (picture.height, picture.width):
-        raise Broken("the panoptic map's size is not that of its image")
+    colours = _decoded(picture.map, "panoptic map", picture).astype(np.uint32)
     ids, places = np.unique(colours @ np.array([1, 256, 65536], np.uint32), return_inverse=True)
     table = {0: 0, **{s: classes[c] for s, c in picture.segments.items()}}
     if any(int(i) not in table for i in ids):
@@ -107,10 +190,13 @@ def _classes(picture: Picture, classes: Mapping[int, int]) -> np.ndarray:
     return np.array([table[int(i)] for i in ids], np.uint8)[places].reshape(colours.shape[:2])
 
 
-def _decoded(path: Path, what: str) -> np.ndarray:
-    """Read a file, [H,W,3] uint8; Broken if it is no whole picture. Errors of the disk pass through."""
+def _decoded(path: Path, what: str, picture: Picture) -> np.ndarray:
+    """Read a file as RGB, [H,W,3] uint8: grey and CMYK are converted, EXIF rotation is not applied.
+
+    Broken if it is no whole picture of the annotated size. Errors of the disk pass through.
+    """
     try:
-        return decode(picture_bytes(path)).pixels
+        pixels = decode(picture_bytes(path)).pixels
     except PictureError as error:
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError):
@@ -118,3 +204,6 @@ def _decoded(path: Path, what: str) -> np.ndarray:
         if isinstance(cause, OSError) and cause.errno is not None:
             raise BenchError(f"{path} cannot be read ({error}).") from error
         raise Broken(f"the {what} file is damaged") from error
+    if pixels.shape[:2] != (picture.height, picture.width):
+        raise Broken(f"the {what}'s size is not that of its annotations")
+    return pixels

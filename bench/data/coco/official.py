@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from bench.content import sha256_file
-from bench.data.coco import SETS, item_name
+from bench.data.coco import SETS
 from bench.data.leaks import how_many, some
-from bench.strict import FromFile, Text, check_name
+from bench.strict import FromFile, Name, Text, Whole, validated
 from bench.types import BenchError
 
 CAPTIONS, INSTANCES, PANOPTIC = "captions", "instances", "panoptic"
@@ -24,8 +26,9 @@ _ZIPS = {
 }
 _SLACK = 1.0  # px that a box may stick out of its image by rounding
 _MOST_CLASSES = 255  # a class map holds uint8, and 0 is void
-_MOST_PIXELS = 65_535  # a side of a JPEG
-_IDS = range(10**12)  # in 12 digits
+_Id = Annotated[Whole, Ge(0), Le(10**12 - 1)]  # 12 digits
+_Side = Annotated[Whole, Ge(1), Le(65_535)]  # of a JPEG
+_Byte = Annotated[Whole, Ge(0), Le(255)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,13 @@ class Skip(FromFile):
     what: Text = "image"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Category:
     """A class of the panoptic annotations: COCO's id, name and colour (RGB)."""
 
-    id: int
-    name: str
-    colour: tuple[int, int, int]
+    id: _Id
+    name: Text
+    color: tuple[_Byte, _Byte, _Byte]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,11 @@ class Picture:
     map: Path | None = None
     segments: Mapping[int, int] | None = None
 
+    @property
+    def name(self) -> str:
+        """The id of the item: COCO's image id in 12 digits, as in its file names."""
+        return f"{self.id:012d}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialSet:
@@ -82,12 +90,71 @@ class OfficialSet:
     digests: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Image:
+    id: _Id
+    file_name: Name
+    width: _Side
+    height: _Side
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Caption:
+    id: Whole
+    image_id: Whole
+    caption: Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Instance:
+    id: Whole
+    image_id: Whole
+    category_id: Whole
+    bbox: Any = None
+    iscrowd: Any = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Segment:
+    id: Whole
+    category_id: Whole
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Map:
+    image_id: Whole
+    file_name: Name
+    segments_info: tuple[_Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Captions:
+    images: tuple[_Image, ...]
+    annotations: tuple[_Caption, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Instances:
+    images: tuple[_Image, ...]
+    annotations: tuple[_Instance, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panoptic:
+    images: tuple[_Image, ...]
+    annotations: tuple[_Map, ...]
+    categories: tuple[Category, ...]
+
+
+_FILES: Mapping[str, Any] = {CAPTIONS: _Captions, INSTANCES: _Instances, PANOPTIC: _Panoptic}
+
+
 def needed_kinds(tasks: Iterable[str]) -> tuple[str, ...]:
     """Return the kinds of annotations that tasks need; class colours come with the panoptic ones."""
     kinds = {CAPTIONS}
     for task in tasks:
         kinds |= {"segmentation": {PANOPTIC}, "layout": {INSTANCES, PANOPTIC}}.get(task, set())
-    return tuple(k for k in (CAPTIONS, INSTANCES, PANOPTIC) if k in kinds)
+    return tuple(kind for kind in _FILES if kind in kinds)
 
 
 def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, OfficialSet]:
@@ -97,20 +164,19 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     annotations of images or classes that no list holds.
     """
     _check_places(root, kinds=kinds, maps=maps)
-    found = {name: _read_set(root, name, kinds=kinds) for name in SETS}
-    first, second = (found[name] for name in SETS)
+    first, second = (_read_set(root, name, kinds) for name in SETS)
     if first.categories != second.categories:
         raise BenchError(
             f"panoptic_{first.name}.json and panoptic_{second.name}.json in {root} list "
             "other classes. Take both from one archive."
         )
-    both = {p.id for p in first.pictures} & {p.id for p in second.pictures}
+    both = sorted({p.name for p in first.pictures} & {p.name for p in second.pictures})
     if both:
         raise BenchError(
-            f"{how_many(len(both), 'image id')} in both {first.name} and {second.name}: "
-            f"{some([item_name(i) for i in sorted(both)])}. Ids of COCO are unique; restore the files."
+            f"{how_many(len(both), 'image id')} in both {first.name} and {second.name}: {some(both)}. "
+            "Ids of COCO are unique; restore the files."
         )
-    return found
+    return {first.name: first, second.name: second}
 
 
 def _check_places(root: Path, *, kinds: Sequence[str], maps: bool) -> None:
@@ -134,36 +200,48 @@ def _check_places(root: Path, *, kinds: Sequence[str], maps: bool) -> None:
         )
 
 
-def _read_set(root: Path, name: str, *, kinds: Sequence[str]) -> OfficialSet:
+def _read_set(root: Path, name: str, kinds: Sequence[str]) -> OfficialSet:
     folder = root / "annotations"
     paths = {kind: folder / f"{kind}_{name}.json" for kind in kinds}
-    images: dict[int, dict[str, Any]] = {}
-    values = {kind: _read(path) for kind, path in paths.items()}
-    for kind, path in paths.items():
-        images |= {row["id"]: row for row in _images(path, values[kind])}
-    captions = _captions(paths[CAPTIONS], values[CAPTIONS], images)
-    skipped: list[Skip] = []
+    files = {kind: _read(path, _FILES[kind]) for kind, path in paths.items()}
+    images: dict[int, _Image] = {image.id: image for file in files.values() for image in file.images}
+    for kind, file in files.items():
+        _check_known(paths[kind], "image", (row.image_id for row in file.annotations), images)
+    captions: dict[int, list[str]] = defaultdict(list)
+    for row in sorted(files[CAPTIONS].annotations, key=lambda row: row.id):
+        if row.caption.split():
+            captions[row.image_id].append(" ".join(row.caption.split()))
     categories: tuple[Category, ...] = ()
-    segments: dict[int, tuple[str, dict[int, int]]] = {}
-    boxes: dict[int, list[tuple[float, ...]]] = {}
+    maps: dict[int, _Map] = {}
     if PANOPTIC in kinds:
-        categories, segments = _panoptic(paths[PANOPTIC], values[PANOPTIC], images)
-    if INSTANCES in kinds:
-        known = {c.id for c in categories}
-        boxes = _boxes(paths[INSTANCES], values[INSTANCES], images, known, name, skipped)
+        categories = _categories(paths[PANOPTIC], files[PANOPTIC])
+        maps = {row.image_id: row for row in files[PANOPTIC].annotations}
+    skipped: list[Skip] = []
+    boxes: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+    rows: Sequence[_Instance] = files[INSTANCES].annotations if INSTANCES in kinds else ()
+    if rows:
+        _check_known(paths[INSTANCES], "class", (row.category_id for row in rows), {c.id for c in categories})
+    for row in sorted((row for row in rows if not row.iscrowd), key=lambda row: row.id):
+        image = images[row.image_id]
+        reason = _broken(row.bbox, image.width, image.height)
+        if reason is None:
+            boxes[image.id].append((row.category_id, *row.bbox))
+        else:
+            item = f"{image.id:012d}"
+            skipped.append(Skip(set=name, id=item, file=image.file_name, reason=reason, what="annotation"))
     pictures = []
-    for number, row in sorted(images.items()):
-        file, segmented = segments.get(number, (None, None))
+    for number, image in sorted(images.items()):
+        found = maps.get(number)
         pictures.append(
             Picture(
                 id=number,
-                file=root / name / row["file_name"],
-                width=row["width"],
-                height=row["height"],
-                captions=tuple(captions.get(number, ())),
-                boxes=tuple(boxes.get(number, ())),
-                segments=segmented,
-                map=None if file is None else folder / f"{PANOPTIC}_{name}" / file,
+                file=root / name / image.file_name,
+                width=image.width,
+                height=image.height,
+                captions=tuple(captions[number]),
+                boxes=tuple(boxes[number]),
+                segments=None if found is None else {s.id: s.category_id for s in found.segments_info},
+                map=None if found is None else folder / f"{PANOPTIC}_{name}" / found.file_name,
             )
         )
     return OfficialSet(
@@ -175,7 +253,7 @@ def _read_set(root: Path, name: str, *, kinds: Sequence[str]) -> OfficialSet:
     )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kind: Any) -> Any:
     """Read a JSON file without its outlines, which are most of it and of no use here."""
 
     def lighten(value: dict[str, Any]) -> dict[str, Any]:
@@ -183,45 +261,13 @@ def _read(path: Path) -> Any:
         return value
 
     try:
-        return json.loads(path.read_bytes(), object_hook=lighten)
+        value = json.loads(path.read_bytes(), object_hook=lighten)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} cannot be read ({error}). Unpack it anew.") from error
+    return validated(value, kind, path, remedy="Unpack it anew.")
 
 
-def _rows(path: Path, value: Any, name: str, /, **fields: type | tuple[type, ...]) -> list[Any]:
-    """Return a list of a file's objects, each checked to have fields of the right types."""
-    rows = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(rows, list):
-        raise BenchError(f"{path} has no list '{name}': it is not COCO's file. Unpack it anew.")
-    for row in rows:
-        for field, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                raise BenchError(
-                    f"{path}: an entry of '{name}' lacks a valid '{field}': {str(row)[:120]}. "
-                    "Unpack the file anew."
-                )
-    return rows
-
-
-def _images(path: Path, value: Any) -> list[dict[str, Any]]:
-    rows = _rows(path, value, "images", id=int, file_name=str, width=int, height=int)
-    for row in rows:
-        _plain(path, row["file_name"])
-        sides = (row["width"], row["height"])
-        if row["id"] not in _IDS or not 1 <= min(sides) <= max(sides) <= _MOST_PIXELS:
-            raise BenchError(f"{path}: image {row['id']} of {sides} has a size or an id that cannot be.")
-    return rows
-
-
-def _plain(path: Path, name: str) -> str:
-    """Return a file's name; BenchError if it leads anywhere else."""
-    try:
-        return check_name(name)
-    except BenchError as error:
-        raise BenchError(f"{path} names a picture that is not a plain file name: {error}") from error
-
-
-def _known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
+def _check_known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
     strange = sorted(set(ids) - set(allowed))
     if strange:
         raise BenchError(
@@ -230,87 +276,13 @@ def _known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) ->
         )
 
 
-def _captions(path: Path, value: Any, images: Mapping[int, Any]) -> dict[int, list[str]]:
-    rows = _rows(path, value, "annotations", id=int, image_id=int, caption=str)
-    _known(path, "image", (r["image_id"] for r in rows), images)
-    found: dict[int, list[str]] = defaultdict(list)
-    for row in sorted(rows, key=lambda r: int(r["id"])):
-        text = _text(path, " ".join(row["caption"].split()))
-        if text:
-            found[row["image_id"]].append(text)
-    return found
-
-
-def _panoptic(
-    path: Path, value: Any, images: Mapping[int, Any]
-) -> tuple[tuple[Category, ...], dict[int, tuple[str, dict[int, int]]]]:
-    """Return the classes in order of their ids, and image id -> (PNG, segment id -> class id)."""
-    listed = _rows(path, value, "categories", id=int, name=str, color=list)
-    categories = tuple(
-        Category(id=row["id"], name=_text(path, row["name"]), colour=_colour(path, row))
-        for row in sorted(listed, key=lambda r: int(r["id"]))
-    )
-    ids = {c.id for c in categories}
-    if len(ids) < len(categories) or len(ids) > _MOST_CLASSES:
-        raise BenchError(f"{path} lists {len(categories)} classes; up to {_MOST_CLASSES}, each once.")
-    rows = _rows(path, value, "annotations", image_id=int, file_name=str, segments_info=list)
-    _known(path, "image", (r["image_id"] for r in rows), images)
-    found = {}
-    for row in rows:
-        parts = _rows(path, row, "segments_info", id=int, category_id=int)
-        _known(path, "class", (p["category_id"] for p in parts), ids)
-        segments = {p["id"]: p["category_id"] for p in parts}
-        found[row["image_id"]] = (_plain(path, row["file_name"]), segments)
-    return categories, found
-
-
-def _text(path: Path, text: str) -> str:
-    """Return a text; BenchError where it has halves of characters, which no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BenchError(f"{path} holds a text that is not Unicode: {ascii(text)[:60]}.") from error
-    return text
-
-
-def _colour(path: Path, row: Mapping[str, Any]) -> tuple[int, int, int]:
-    colour = row["color"]
-    if len(colour) != 3 or any(not isinstance(c, int) or not 0 <= c <= 255 for c in colour):
-        raise BenchError(f"{path}: class '{row['name']}' has no colour of three bytes: {colour}.")
-    return (colour[0], colour[1], colour[2])
-
-
-def _boxes(
-    path: Path,
-    value: Any,
-    images: Mapping[int, Any],
-    known: Iterable[int],
-    name: str,
-    skipped: list[Skip],
-) -> dict[int, list[tuple[float, ...]]]:
-    """Return image id -> boxes, without crowds; broken ones go to `skipped`."""
-    rows = _rows(path, value, "annotations", id=int, image_id=int, category_id=int)
-    _known(path, "image", (r["image_id"] for r in rows), images)
-    _known(path, "class", (r["category_id"] for r in rows), known)
-    found: dict[int, list[tuple[float, ...]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda r: int(r["id"])):
-        if row.get("iscrowd"):
-            continue
-        image = images[row["image_id"]]
-        reason = _broken(row.get("bbox"), image["width"], image["height"])
-        if reason:
-            skipped.append(
-                Skip(
-                    set=name,
-                    id=item_name(row["image_id"]),
-                    file=image["file_name"],
-                    reason=reason,
-                    what="annotation",
-                )
-            )
-        else:
-            found[row["image_id"]].append((row["category_id"], *row["bbox"]))
-    return found
+def _categories(path: Path, file: _Panoptic) -> tuple[Category, ...]:
+    """Return the classes in order of their ids, after checking that segments have no others."""
+    ids = {category.id for category in file.categories}
+    if len(ids) < len(file.categories) or len(ids) > _MOST_CLASSES:
+        raise BenchError(f"{path} lists {len(file.categories)} classes; up to {_MOST_CLASSES}, each once.")
+    _check_known(path, "class", (s.category_id for row in file.annotations for s in row.segments_info), ids)
+    return tuple(sorted(file.categories, key=lambda category: category.id))
 
 
 def _broken(box: Any, width: int, height: int) -> str | None:

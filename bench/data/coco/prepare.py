@@ -2,53 +2,55 @@
 
     images/SET/ID.png    the square image; PNG, since JPEG's losses would move the Fréchet distance
     sketch/, classes/    layers as grey PNG, where tasks need them
-    tables/SET.npz       ids, captions, boxes, digests, codes for the leak check
+    tables/SET.parquet   ids, captions, boxes, digests, codes for the leak check
     skipped.json         what was left out, and why
     manifest.json        options, classes, digests of the tables; written last
-Boxes, captions and coarse colours take no files of their own.
+Boxes, captions and coarse colours take no files of their own. Pictures are drawn in pieces, by several
+processes; a finished piece is kept in parts/, so that a killed run goes on.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.content import (
     Cache,
+    atomic_write,
     read_json,
     remove_unfinished,
     sha256_bytes,
     sha256_file,
     write_json,
 )
-from bench.data.coco import (
-    ATTRIBUTION,
-    MANIFEST,
-    NAME,
-    SETS,
-    SKIPPED,
-    TABLES,
-    TRAIN,
-    VAL,
-    item_name,
-)
-from bench.data.coco.dataset import Coco17
-from bench.data.coco.official import OfficialSet, Skip, needed_kinds, read_official
+from bench.data.coco import MANIFEST, NAME, SETS, SKIPPED, TRAIN, VAL
+from bench.data.coco.dataset import ATTRIBUTION, SCHEMA, Coco17, read_table, table_of, table_path, write_table
+from bench.data.coco.draw import Broken, draw, protocol_of
+from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
 from bench.data.coco.recipe import Recipe
-from bench.data.coco.sketches import describe_sketch
-from bench.data.coco.tables import join, read_table, write_table
-from bench.data.coco.work import PARTS, PIECE, draw_pieces, pieces_of
-from bench.data.leaks import Finding, how_many
+from bench.data.coco.sketches import describe_sketch, load_sketcher
+from bench.data.latents import size_words
+from bench.data.leaks import Finding, compare, how_many
 from bench.locks import Lock
-from bench.types import BenchError
+from bench.types import BenchError, Example, Hooks
 
 BEGUN = "begun.json"
 LOCK = "lock"
-SCHEMA = 1
+PARTS = "parts"
+PIECE = 16  # pictures a piece
 # Bytes a pixel of what is stored, for the estimate: PNG of photographs, soft and binary lines, maps.
 _BYTES = {"images": 1.7, "soft": 0.35, "binary": 0.06, "classes": 0.03}
 _ROW = 400  # bytes of tables an item
@@ -67,6 +69,25 @@ class Report:
     leaks: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A few pictures of one set and all that is needed to draw them; sent to other processes."""
+
+    set: str
+    number: int
+    pictures: tuple[Picture, ...]
+    categories: tuple[Category, ...]
+    recipe: Recipe
+    out: Path
+    weights: Path | None
+    device: str
+
+    @property
+    def path(self) -> Path:
+        """Where the finished piece's table lies; beside it lies what was left out."""
+        return self.out / PARTS / f"{self.set}-{self.number:05d}.parquet"
+
+
 def prepare_coco17(
     root: Path,
     out: Path,
@@ -76,197 +97,84 @@ def prepare_coco17(
     device: str = "cpu",
     jobs: int = 1,
     piece: int = PIECE,
-    say: Callable[[str], None] = lambda text: None,
-    stage: Callable[[str, int], None] = lambda name, total: None,
-    tick: Callable[[int, int], None] = lambda done, total: None,
-    stop: Callable[[], int | None] = lambda: None,
+    hooks: Hooks | None = None,
 ) -> Report:
     """Prepare a COCO 2017 root into a folder, or go on where a killed run stopped.
 
     weights: folder of the sketch network. jobs: processes. piece: pictures drawn between two looks at
-    `stop`; finished pieces are kept. The same recipe gives the same bytes, whatever jobs is. BenchError
+    hooks.stop; finished pieces are kept. The same recipe gives the same bytes, whatever jobs is. BenchError
     for missing or inconsistent files, too small a disk, a folder begun with other options, and one that
     another process prepares.
     """
+    hooks = hooks or Hooks()
     if "sketch" in recipe.maps:  # what is missing is said before minutes of reading
         describe_sketch(recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size)
-    found = read_official(root, kinds=needed_kinds(recipe.tasks), maps="classes" in recipe.maps)
-    found = {name: limited(s, recipe.limit) for name, s in found.items()}
-    protocol = recipe.protocol(found[TRAIN].categories, weights=weights)
-    source = {file: digest for s in found.values() for file, digest in sorted(s.digests.items())}
-    wanted = {"protocol": protocol, "source": source, "piece": piece}
+    official = read_official(root, kinds=needed_kinds(recipe.tasks), maps="classes" in recipe.maps)
+    sets = [_limited(one, recipe.limit) for one in official.values()]
+    protocol = protocol_of(recipe, sets[0].categories, weights=weights)
+    source = {file: digest for one in sets for file, digest in sorted(one.digests.items())}
+    begun = {"schema": SCHEMA, "protocol": protocol, "source": source, "piece": piece}
     if (out / MANIFEST).exists() and not (out / PARTS).exists():
-        _claim(out, wanted)
+        _claim(out, begun)
         return report(out)
     with Lock(out / LOCK, about=out):
-        _claim(out, wanted)
+        _claim(out, begun)
         remove_unfinished(out)
         if not (out / MANIFEST).exists():
-            _check_disk(out, found, recipe, say)
+            _check_disk(out, sum(len(one.pictures) for one in sets), recipe, hooks)
             pieces = [
-                p
-                for official in found.values()
-                for p in pieces_of(
-                    official, recipe=recipe, out=out, weights=weights, device=device, size=piece
+                Piece(
+                    set=one.name,
+                    number=number,
+                    pictures=one.pictures[start : start + piece],
+                    categories=one.categories,
+                    recipe=recipe,
+                    out=out,
+                    weights=weights,
+                    device=device,
                 )
+                for one in sets
+                for number, start in enumerate(range(0, len(one.pictures), piece))
             ]
-            stage("prepare", sum(len(p.pictures) for p in pieces))
-            draw_pieces(pieces, jobs=jobs, tick=tick, stop=stop)
-            stage("compare train2017 with val2017", 1)
-            _finish(out, found, recipe=recipe, protocol=protocol, source=source, piece=piece)
+            _draw(pieces, jobs=jobs, hooks=hooks)
+            hooks.stage(f"compare {TRAIN} with {VAL}", 1)
+            manifest = {
+                "schema": SCHEMA,
+                "name": NAME,
+                "recipe": asdict(recipe),
+                "protocol": protocol,
+                "source": source,
+                "attribution": ATTRIBUTION,
+                "categories": [asdict(category) for category in sets[0].categories],
+            }
+            _finish(out, manifest, pieces, [skip for one in sets for skip in one.skipped])
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return report(out)
 
 
-def limited(found: OfficialSet, limit: int | None) -> OfficialSet:
-    """Return a set with its first pictures in an order that hashed ids give; all for None."""
-    if limit is None:
-        return found
-    order = sorted(found.pictures, key=lambda p: sha256_bytes(item_name(p.id).encode()))
-    kept = sorted(order[:limit], key=lambda p: p.id)
-    names = {item_name(p.id) for p in kept}
-    skipped = tuple(s for s in found.skipped if s.id in names)
-    return replace(found, pictures=tuple(kept), skipped=skipped)
+def report(folder: Path) -> Report:
+    """Describe a prepared folder."""
+    data = Coco17(folder)
+    train, val = (tuple(data.sides[name]) for name in SETS)
+    findings: tuple[Finding, ...] = ()
+    if data.recipe.leaky or data.recipe.duplicates == "keep":
+        findings = _shared(data, (*train, *val) if data.recipe.leaky else train, val)
+    return Report(
+        folder=folder,
+        items={TRAIN: len(train), VAL: len(val)},
+        skipped=read_json(folder / SKIPPED, of=tuple[Skip, ...]),
+        bytes=_size(folder),
+        leaky=data.recipe.leaky,
+        leaks=tuple(finding.message for finding in findings),
+    )
 
 
 def estimate_bytes(recipe: Recipe, *, items: int) -> int:
     """Return about how many bytes a prepared folder takes for so many items."""
     lines = "soft" if recipe.soft and recipe.sketch != "canny" else "binary"
     layers = ["images", *(lines if m == "sketch" else m for m in recipe.maps)]
-    pixels = recipe.size**2
-    files = sum(_BYTES[layer] * pixels + _BLOCK / 2 for layer in layers)
+    files = sum(_BYTES[layer] * recipe.size**2 + _BLOCK / 2 for layer in layers)
     return round(items * (files + _ROW))
-
-
-def report(folder: Path) -> Report:
-    """Describe a prepared folder."""
-    data = Coco17(folder)
-    skipped = read_json(folder / SKIPPED, of=tuple[Skip, ...])
-    train, val = data.table(TRAIN).ids, data.table(VAL).ids
-    found: tuple[Finding, ...] = ()
-    if data.recipe.leaky or data.recipe.duplicates == "keep":
-        side = (*train, *val) if data.recipe.leaky else train
-        found = data.compare(side, val, cache=Cache()).findings
-    places = (p for p in folder.rglob("*") if p.is_file())
-    return Report(
-        folder=folder,
-        items={n: len(data.table(n).ids) for n in SETS},
-        skipped=skipped,
-        bytes=sum(p.stat().st_size for p in places),
-        leaky=data.recipe.leaky,
-        leaks=tuple(f.message for f in found),
-    )
-
-
-def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Take a folder that is empty or was begun with the same options; BenchError for another one."""
-    path = out / BEGUN
-    if path.exists():
-        before = read_json(path)
-        if not isinstance(before, dict):
-            raise BenchError(f"{path} is damaged. Choose another --out, or delete the folder.")
-        differ = [
-            f"{name}: {_side(before, name)} there, {_side(wanted, name)} now"
-            for name in sorted({*_flat(before), *_flat(wanted)})
-            if _side(before, name) != _side(wanted, name)
-        ]
-        if differ:
-            raise BenchError(
-                f"{out} was begun with other options ({'; '.join(differ)}). Choose another --out, or "
-                "delete the folder."
-            )
-        return
-    if any(path.name != LOCK for path in out.iterdir()):
-        raise BenchError(f"{out} is not empty and no prepared COCO. Choose another --out.")
-    write_json(path, wanted)
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {k: v for k, v in value.items() if not isinstance(v, dict)}
-    return parts | {k: v for inner in value.values() if isinstance(inner, dict) for k, v in inner.items()}
-
-
-def _side(value: Mapping[str, Any], name: str) -> Any:
-    return _flat(value).get(name, "nothing")
-
-
-def _check_disk(
-    out: Path, found: Mapping[str, OfficialSet], recipe: Recipe, say: Callable[[str], None]
-) -> None:
-    """Say how much disk the folder will take; BenchError where that is more than there is."""
-    items = sum(len(s.pictures) for s in found.values())
-    wanted = estimate_bytes(recipe, items=items)
-    there = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-    free = shutil.disk_usage(out).free
-    say(f"{how_many(items, 'picture')}: about {size_text(wanted)} in {out}, {size_text(free)} free")
-    if wanted - there > free:
-        raise BenchError(
-            f"{out} needs about {size_text(wanted - there)} more, and {size_text(free)} are free. "
-            "Choose another disk, fewer tasks, or a smaller --size."
-        )
-
-
-def _finish(
-    out: Path,
-    found: Mapping[str, OfficialSet],
-    *,
-    recipe: Recipe,
-    protocol: Mapping[str, str],
-    source: Mapping[str, str],
-    piece: int,
-) -> None:
-    """Join the pieces into tables, leave duplicates out where asked, and write the manifest."""
-    skipped: list[Skip] = []
-    for name, official in found.items():
-        pieces = pieces_of(official, recipe=recipe, out=out, weights=None, device="", size=piece)
-        parts = [read_table(p.path) for p in pieces]
-        write_table(out / TABLES / f"{name}.npz", join([table for table, _ in parts]))
-        skipped += [*official.skipped, *(s for _, left in parts for s in left)]
-    manifest = {
-        "schema": SCHEMA,
-        "name": NAME,
-        "recipe": asdict(recipe),
-        "protocol": dict(protocol),
-        "source": dict(source),
-        "attribution": ATTRIBUTION,
-        "categories": [
-            {"id": c.id, "name": c.name, "color": list(c.colour)} for c in found[TRAIN].categories
-        ],
-    }
-    if recipe.duplicates == "drop" and not recipe.leaky:
-        skipped += _drop_duplicates(out, manifest)
-    skipped.sort(key=lambda s: (s.set, s.id, s.reason))
-    write_json(out / SKIPPED, [asdict(s) for s in skipped])
-    write_json(
-        out / MANIFEST,
-        {
-            **manifest,
-            "tables": _tables(out),
-            "skipped": {"sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)},
-        },
-    )
-
-
-def _tables(out: Path) -> dict[str, Any]:
-    paths = {name: out / TABLES / f"{name}.npz" for name in SETS}
-    return {
-        name: {"sha256": sha256_file(path), "items": len(read_table(path)[0].ids)}
-        for name, path in paths.items()
-    }
-
-
-def _drop_duplicates(out: Path, manifest: Mapping[str, Any]) -> list[Skip]:
-    """Take pictures of val2017 out of train2017's table; return what was taken."""
-    data = Coco17(out, manifest={**manifest, "tables": _tables(out)})
-    train, val = data.table(TRAIN).ids, data.table(VAL).ids
-    twins = {
-        first: f"{finding.kind} as {second} of {VAL}"
-        for finding in data.compare(train, val, cache=Cache()).findings
-        for first, second in finding.pairs
-    }
-    kept = data.table(TRAIN).keep([i for i in train if i not in twins])
-    write_table(out / TABLES / f"{TRAIN}.npz", kept)
-    return [Skip(set=TRAIN, id=i, file=f"{i}.jpg", reason=why) for i, why in twins.items()]
 
 
 def count_reasons(skipped: Sequence[Skip]) -> dict[str, int]:
@@ -275,6 +183,179 @@ def count_reasons(skipped: Sequence[Skip]) -> dict[str, int]:
     return dict(sorted(Counter(reasons).items()))
 
 
-def size_text(number: float) -> str:
-    """Return bytes in words, "1.5 GiB"."""
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+def _limited(official: OfficialSet, limit: int | None) -> OfficialSet:
+    """Return a set with its first pictures in an order that hashed ids give; all for None."""
+    if limit is None:
+        return official
+    order = sorted(official.pictures, key=lambda p: sha256_bytes(p.name.encode()))
+    kept = sorted(order[:limit], key=lambda p: p.id)
+    names = {p.name for p in kept}
+    return replace(
+        official, pictures=tuple(kept), skipped=tuple(s for s in official.skipped if s.id in names)
+    )
+
+
+def _claim(out: Path, begun: Mapping[str, Any]) -> None:
+    """Take a folder that is empty or was begun with the same options; BenchError for another one."""
+    path = out / BEGUN
+    if not path.exists():
+        if any(path.name != LOCK for path in out.iterdir()):
+            raise BenchError(f"{out} is not empty and no prepared COCO. Choose another --out.")
+        write_json(path, begun)
+        return
+    before = read_json(path)
+    if not isinstance(before, dict):
+        raise BenchError(f"{path} is damaged. Choose another --out, or delete the folder.")
+    there, now = _flat(before), _flat(begun)
+    differ = [
+        f"{name}: {there.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
+    ]
+    if differ:
+        raise BenchError(
+            f"{out} was begun with other options ({'; '.join(differ)}). Choose another --out, or "
+            "delete the folder."
+        )
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {k: v for k, v in value.items() if not isinstance(v, dict)}
+    return parts | {k: v for inner in value.values() if isinstance(inner, dict) for k, v in inner.items()}
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _check_disk(out: Path, items: int, recipe: Recipe, hooks: Hooks) -> None:
+    """Say how much disk the folder will take; BenchError where that is more than there is."""
+    needed, free = estimate_bytes(recipe, items=items), shutil.disk_usage(out).free
+    hooks.say(f"{how_many(items, 'picture')}: about {size_words(needed)} in {out}, {size_words(free)} free")
+    if needed - _size(out) > free:
+        raise BenchError(
+            f"{out} needs about {size_words(needed - _size(out))} more, and {size_words(free)} are free. "
+            "Choose another disk, fewer tasks, or a smaller --size."
+        )
+
+
+def _draw(pieces: Sequence[Piece], *, jobs: int, hooks: Hooks) -> None:
+    """Draw the pieces that are not there yet, `jobs` at once; raises Stopped between pieces."""
+    total = sum(len(p.pictures) for p in pieces)
+    waiting = [p for p in pieces if not p.path.exists()]
+    done = total - sum(len(p.pictures) for p in waiting)
+    hooks.stage("prepare", total)
+    hooks.tick(done, total)
+    with closing(_drawn(waiting, jobs)) as counts:
+        for count in counts:
+            done += count
+            hooks.tick(done, total)
+            if done < total:
+                hooks.check_stop()
+
+
+def _drawn(pieces: Sequence[Piece], jobs: int) -> Generator[int, None, None]:
+    """Draw pieces and yield the number of pictures of each finished one; closing leaves the rest."""
+    from multiprocessing import get_context
+
+    if jobs == 1:
+        yield from map(draw_piece, pieces)
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    try:
+        for future in as_completed([pool.submit(draw_piece, piece) for piece in pieces]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise BenchError(
+            "a drawing process died (out of memory?). Finished pieces are kept: run the same command "
+            "again, with fewer --jobs."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a process: leave Ctrl-C to the parent, and end with it even if it is killed."""
+    from multiprocessing import parent_process
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def draw_piece(piece: Piece) -> int:
+    """Draw one piece, pictures first, its table last, each file atomically; return its pictures' number."""
+    recipe, sketcher = piece.recipe, None
+    if "sketch" in recipe.maps:
+        sketcher = load_sketcher(
+            recipe.sketch, weights=piece.weights, soft=recipe.soft, size=recipe.size, device=piece.device
+        )
+    kept: list[Example] = []
+    skipped: list[Skip] = []
+    for picture in piece.pictures:
+        try:
+            example = draw(picture, recipe=recipe, categories=piece.categories, sketcher=sketcher)
+        except Broken as reason:
+            skipped.append(Skip(set=piece.set, id=picture.name, file=picture.file.name, reason=str(reason)))
+            continue
+        for layer, pixels in {"images": example.image, **example.layers}.items():
+            if layer in ("images", *recipe.maps):
+                atomic_write(piece.out / layer / piece.set / f"{example.id}.png", _png(pixels))
+        kept.append(example)
+    write_json(piece.path.with_suffix(".json"), [asdict(s) for s in skipped])
+    write_table(piece.path, table_of(kept, small=piece.set == VAL))
+    return len(piece.pictures)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    """Encode a picture losslessly; equal pixels give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def _finish(out: Path, manifest: dict[str, Any], pieces: Sequence[Piece], skipped: list[Skip]) -> None:
+    """Join the pieces into tables, leave duplicates out where asked, and write the manifest."""
+    import pyarrow as pa
+
+    for piece in pieces:
+        skipped += read_json(piece.path.with_suffix(".json"), of=tuple[Skip, ...])
+    parts = {name: [read_table(p.path) for p in pieces if p.set == name] for name in SETS}
+    tables = {name: pa.concat_tables([table_of([], small=False), *parts[name]]) for name in SETS}
+    _write_tables(out, manifest, tables)
+    data = Coco17(out, manifest={**manifest, "skipped": {}})
+    if data.recipe.duplicates == "drop" and not data.recipe.leaky:
+        twins = {
+            first: f"{finding.kind} as {second} of {VAL}"
+            for finding in _shared(data, tuple(data.sides[TRAIN]), tuple(data.sides[VAL]))
+            for first, second in finding.pairs
+        }
+        skipped += [Skip(set=TRAIN, id=i, file=f"{i}.jpg", reason=why) for i, why in twins.items()]
+        kept = [item not in twins for item in data.sides[TRAIN]]
+        _write_tables(out, manifest, {**tables, TRAIN: tables[TRAIN].filter(pa.array(kept, pa.bool_()))})
+    skipped.sort(key=lambda s: (s.set, s.id, s.reason))
+    write_json(out / SKIPPED, [asdict(s) for s in skipped])
+    left_out = {"sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)}
+    write_json(out / MANIFEST, {**manifest, "skipped": left_out})
+
+
+def _write_tables(out: Path, manifest: dict[str, Any], tables: Mapping[str, Any]) -> None:
+    """Write the tables and name them in a manifest."""
+    manifest["tables"] = {}
+    for name, table in tables.items():
+        path = table_path(out, name)
+        write_table(path, table.combine_chunks())
+        manifest["tables"][name] = {"sha256": sha256_file(path), "items": table.num_rows}
+
+
+def _shared(data: Coco17, train: Sequence[str], val: Sequence[str]) -> tuple[Finding, ...]:
+    """Return what of the train items is among the evaluation items."""
+    return compare(data.fingerprints(train), data.fingerprints(val), cache=Cache()).findings

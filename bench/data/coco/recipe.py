@@ -1,60 +1,56 @@
-"""What decides the content of a prepared folder: its options, which are part of every protocol."""
+"""How a COCO is prepared: the options of `bench data prepare`, which are part of every protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from bench.content import digest_json
-from bench.data.coco.geometry import RESIZES
-from bench.data.coco.official import Category
-from bench.data.coco.sketches import describe_sketch
-from bench.metrics.regions import COARSE_CELLS
 from bench.types import BenchError, unknown
 
-VERSION = 1  # raise it when the same options give other items
 TASKS = ("sketch", "segmentation", "layout", "drawing")
-SPLITS = ("clean", "release-leaky")
-DUPLICATES = ("drop", "keep")
+SKETCHES = ("pidinet", "hed", "canny")
+CELLS = 8  # along each side, of coarse colours
 _SMALLEST_SIZE = 64
+
+
+def _option(default: Any, help: str, **more: Any) -> Any:
+    """A field with what the command line needs: help; allowed, min, flags where given."""
+    return field(default=default, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a COCO is prepared.
+    """What decides the content of a prepared folder; the command line's options are made from the fields."""
 
-    tasks: what conditions are drawn for. size: side of the square in pixels. resize: "crop" or
-    "squash". sketch: where lines come from; soft: grey edges, else binary ones. splits: "clean", or
-    "release-leaky", which trains on val2017 as the release does. duplicates: "drop" leaves pictures of
-    val2017 out of the train side of clean splits. limit: so many pictures of each set, for trials.
-    """
-
-    tasks: tuple[str, ...] = TASKS
-    size: int = 512
-    resize: str = "crop"
-    sketch: str = "pidinet"
-    soft: bool = True
-    splits: str = "clean"
-    duplicates: str = "drop"
-    limit: int | None = None
+    tasks: tuple[str, ...] = _option(TASKS, "What to draw conditions for.", allowed=TASKS)
+    size: int = _option(512, "Side of the square images, in pixels.")
+    resize: str = _option(
+        "crop", "crop (middle square) or squash (as the release).", allowed=("crop", "squash")
+    )
+    sketch: str = _option("pidinet", "Lines by pidinet, hed (need --detectors) or canny.", allowed=SKETCHES)
+    soft: bool = _option(True, "Grey edges, or lines alone.", flags=["--soft/--binary"])
+    splits: str = _option(
+        "clean",
+        "clean, or release-leaky: trains on val2017 as the release, marked.",
+        allowed=("clean", "release-leaky"),
+    )
+    duplicates: str = _option(
+        "drop", "Pictures of val2017 among train2017: drop or keep them.", allowed=("drop", "keep")
+    )
+    limit: int | None = _option(None, "Pictures of each set, for trials.", min=1)
 
     def __post_init__(self) -> None:
-        """Raise BenchError for names that are not in their tables and sizes that no base takes."""
-        for kind, names, allowed in (
-            ("task of suite coco17", self.tasks, TASKS),
-            ("resize rule", (self.resize,), tuple(RESIZES)),
-            ("splits", (self.splits,), SPLITS),
-            ("rule for duplicates", (self.duplicates,), DUPLICATES),
-        ):
-            for name in names:
-                if name not in allowed:
-                    raise unknown(kind, name, allowed)
+        """Raise BenchError for values that are not allowed and sizes that no base takes."""
+        for known in fields(self):
+            value = getattr(self, known.name)
+            for name in value if isinstance(value, tuple) else (value,):
+                if name not in known.metadata.get("allowed", (name,)):
+                    raise unknown(f"value of --{known.name}", str(name), known.metadata["allowed"])
         if not self.tasks:
             raise BenchError(f"--tasks names no task. Allowed: {', '.join(TASKS)}.")
-        if self.size < _SMALLEST_SIZE or self.size % COARSE_CELLS:
+        if self.size < _SMALLEST_SIZE or self.size % CELLS:
             raise BenchError(
-                f"--size must be a multiple of {COARSE_CELLS} from {_SMALLEST_SIZE} on, got {self.size}."
+                f"--size must be a multiple of {CELLS} from {_SMALLEST_SIZE} on, got {self.size}."
             )
 
     @property
@@ -72,35 +68,3 @@ class Recipe:
     def leaky(self) -> bool:
         """Whether evaluation items are trained on."""
         return self.splits == "release-leaky"
-
-    def protocol(self, categories: Sequence[Category], *, weights: Path | None) -> dict[str, str]:
-        """Return the options in words, for manifest and protocol; errors as `describe_sketch`."""
-        said = {
-            "version": str(VERSION),
-            "size": f"{self.size}x{self.size}",
-            "resize": RESIZES[self.resize],
-            "orientation": "stored pixels, EXIF rotation not applied",
-            "captions": "one of the image's, by SHA-256 of its id",
-            "splits": self.splits,
-            "tasks": ", ".join(t for t in TASKS if t in self.tasks),
-        }
-        if "sketch" in self.maps:
-            said["sketch"] = describe_sketch(self.sketch, weights=weights, soft=self.soft, size=self.size)
-        if "classes" in self.maps:
-            said["classes"] = "panoptic maps, nearest pixel; void is class 0, black"
-        if self.boxes:
-            said["boxes"] = "instances without crowds, rounded outwards, larger ones below"
-        if "drawing" in self.tasks:
-            said["colours"] = f"means of {COARSE_CELLS}x{COARSE_CELLS} cells"
-        if categories:
-            said["palette"] = f"COCO panoptic, {len(categories)} classes, {palette_digest(categories)}"
-        if not self.leaky:
-            said["duplicates"] = self.duplicates
-        if self.limit is not None:
-            said["limit"] = f"{self.limit} pictures of each set"
-        return said
-
-
-def palette_digest(categories: Sequence[Category]) -> str:
-    """Return a SHA-256 of the classes' ids, names and colours in their order."""
-    return digest_json([[c.id, c.name, list(c.colour)] for c in categories])
