@@ -200,7 +200,6 @@ def test_weights_of_another_base_are_refused(
         ("bps", {"schedule": "uniform"}, r"option schedule\) uniform, needed head_heavy"),
         ("bps", {"sites": ["encoder"]}, r"option sites\)"),
         ("lora-concat", {"rank": 4}, r"option rank\) 4, needed 16"),
-        ("controlnet-xs", {"size_ratio": 0.5}, r"option size_ratio\)"),
     ],
 )
 def test_weights_of_other_options_name_the_option(
@@ -249,7 +248,7 @@ def test_a_revision_in_a_hub_cache_has_the_repositorys_name(tmp_path: Path) -> N
     assert Source(folder).name == "someone--scribble@01234567"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["bps", "controlnet", "lora-concat"])
 def test_weights_that_are_not_finite_are_refused_when_loaded(
     name: str, micro_base: Base, tmp_path: Path
 ) -> None:

@@ -73,7 +73,14 @@ def checkpoint(unet: Any, path: Path, *, nested: bool = True) -> dict[str, torch
     return state
 
 
-@pytest.mark.parametrize("file", ["last.ckpt", "bps.pth", "bps.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "last.ckpt",
+        pytest.param("bps.pth", marks=pytest.mark.slow),
+        pytest.param("bps.safetensors", marks=pytest.mark.slow),
+    ],
+)
 def test_a_release_checkpoint_gives_its_adapter_and_its_unet(
     sd15_base: Base, tmp_path: Path, file: str
 ) -> None:
