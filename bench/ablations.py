@@ -101,7 +101,7 @@ def _levels(ratio: float) -> list[float]:
     return [w for level in levels for w in (level, level, 1.0)] + [16.0]
 
 
-_SITES = (*("encoder", "middle", "decoder"), *("encoder middle", "encoder decoder", "middle decoder"))
+_SITES = ("encoder", "middle", "decoder", "encoder middle", "encoder decoder", "middle decoder")
 _DATA_METHODS = ("bps", "controlnet", "t2i-adapter", "sd-finetune")
 _TABLE = (
     Ablation(

@@ -269,46 +269,30 @@ def test_a_plan_uses_what_exists_and_parts_protocols(
 
 
 def test_a_failing_cell_does_not_stop_an_ablation(
-    micro_folder: Path,
-    tmp_path: Path,
-    in_process: list[Sequence[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    micro_folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import ablations
+    from bench import ablations, grid
 
+    class Failed:
+        def poll(self) -> int:
+            return 2
+
+        def last_line(self) -> str:
+            return "see above"
+
+    started: list[Sequence[str]] = []
+    monkeypatch.setattr(grid, "starter", lambda jobs: lambda words: started.append(words) or Failed())
     monkeypatch.setitem(ablations.ABLATIONS, "small", SMALL)  # type: ignore[arg-type]
-    words = (
-        "ablate",
-        "small",
-        "--suite",
-        "micro",
-        "--base",
-        micro_folder,
-        "--results",
-        tmp_path,
-        "--seeds",
-        "0",
-        "--budget",
-        "quick",
-        "--device",
-        "cpu",
-        "--sample-batch",
-        "4",
-    )
+    where = ("--suite", "micro", "--base", micro_folder, "--results", results, "--device", "cpu")
+    words = ("ablate", "small", *where, "--seeds", "0", "--budget", "quick")
     said = bench_command(*words, "--plan")
-    assert said.exit_code == 0 and not in_process, said.output
-    assert "3 missing" in said.stdout and "exists" not in said.stdout and "unknown" in said.stdout
-    blocked = plan(micro_folder, tmp_path)[1].folder
-    (blocked / "work").mkdir(parents=True)
-    (blocked / "work" / "run.json").write_text('{"run_id": "another"}')
-    first = bench_command(*words)
-    assert first.exit_code == 1 and "FAILED free prior, sketch, seed 0" in first.stderr
-    assert "2 of 3 runs have a record" in first.stderr
-    (blocked / "work" / "run.json").unlink()
-    in_process.clear()
-    second = bench_command(*words)
-    assert second.exit_code == 0 and len(in_process) == 1, second.output
-    assert "minus reference" in second.stdout and "free prior" in second.stdout
+    assert said.exit_code == 0 and not started, said.output
+    assert "1 exists, 2 missing" in said.stdout
+    done = bench_command(*words)
+    assert done.exit_code == 1 and len(started) == 2
+    assert "FAILED free prior, sketch, seed 0: failed with exit code 2" in done.stderr
+    assert "0 of 2 runs have a record" in done.stderr and "again: bench run" in done.stderr
+    assert "Nothing to compare yet" in done.stdout
     assert bench_command("ablate", "smal").exit_code == 2
 
 

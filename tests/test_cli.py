@@ -29,13 +29,14 @@ from cli import app
 from tests.command_line import bench, folder_of, micro
 
 ROOT = Path(__file__).resolve().parent.parent
+LITTLE = ("--limit", 10, "--train-images", 64)
 
 
 @pytest.fixture(scope="module")
 def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a finished run of BPS and its floor, never interrupted."""
     results = tmp_path_factory.mktemp("finished")
-    answer = bench(*micro(micro_folder, results, "--budget", "standard"))
+    answer = bench(*micro(micro_folder, results, *LITTLE))
     assert answer.exit_code == 0, answer.output
     return results
 
@@ -94,13 +95,13 @@ def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Pa
 
 
 def test_json_is_the_record_and_nothing_else(micro_folder: Path, finished: Path) -> None:
-    answer = bench(*micro(micro_folder, finished, "--budget", "standard", "--json"))
+    answer = bench(*micro(micro_folder, finished, *LITTLE, "--json"))
     assert json.loads(answer.stdout)["run_id"] == record_of(finished, "bps").run_id
 
 
 def test_a_finished_run_is_not_redone(micro_folder: Path, finished: Path) -> None:
     before = record_of(finished, "bps").finished
-    assert bench(*micro(micro_folder, finished, "--budget", "standard")).exit_code == 0
+    assert bench(*micro(micro_folder, finished, *LITTLE)).exit_code == 0
     assert record_of(finished, "bps").finished == before
 
 
@@ -115,9 +116,9 @@ def digests(results: Path) -> dict[str, str]:
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
-    assert bench(*micro(micro_folder, tmp_path / "a", "--budget", "standard")).exit_code == 0
+    assert bench(*micro(micro_folder, tmp_path / "a", *LITTLE)).exit_code == 0
     assert digests(tmp_path / "a") == digests(finished)
-    words = ("--budget", "standard", "--seed", 1, "--no-floor")
+    words = (*LITTLE, "--seed", 1, "--no-floor")
     assert bench(*micro(micro_folder, tmp_path / "b", *words)).exit_code == 0
     other = record_of(tmp_path / "b", "bps").artifacts
     assert other["work/samples.png"] != digests(finished)["bps/work/samples.png"]
@@ -183,7 +184,7 @@ def _act(command: list[object], errors: int) -> None:
 def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
-    command = micro(micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 5, "--no-floor")
+    command = micro(micro_folder, tmp_path, *LITTLE, "--checkpoint-every", 2, "--no-floor")
     for stage, reached in STAGES.items():
         code, _ = interrupt(command, tmp_path, when=reached, number=signal.SIGKILL)
         assert code == -signal.SIGKILL, stage
@@ -198,7 +199,7 @@ def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
 
 
 def test_a_polite_stop_saves_and_says_so(micro_folder: Path, finished: Path, tmp_path: Path) -> None:
-    command = micro(micro_folder, tmp_path, "--budget", "standard", "--checkpoint-every", 3, "--no-floor")
+    command = micro(micro_folder, tmp_path, *LITTLE, "--checkpoint-every", 2, "--no-floor")
     for number, code, reached in (
         (signal.SIGINT, 130, in_training),
         (signal.SIGTERM, 143, in_sampling),
@@ -246,8 +247,7 @@ def test_the_stages_one_by_one_equal_the_run(micro_folder: Path, finished: Path,
         tmp_path,
         "--sample-batch",
         4,
-        "--budget",
-        "standard",
+        *LITTLE,
     ]
     for stage in ("train", "sample", "score"):
         answer = bench(stage, *options)

@@ -74,12 +74,10 @@ def test_a_results_folder_that_cannot_be_written(micro_folder: Path, tmp_path: P
 
 
 def test_a_run_folder_of_another_protocol_is_refused(micro_folder: Path, tmp_path: Path) -> None:
-    command = micro(micro_folder, tmp_path, "--no-floor")
+    command = ["train", *micro(micro_folder, tmp_path, "--method", "text-only")[1:]]
     assert bench(*command).exit_code == 0
-    run = folder_of(tmp_path, "bps")
-    (run / "record.json").unlink()
-    begun = json.loads((run / "work/run.json").read_text())
-    (run / "work/run.json").write_text(json.dumps({**begun, "protocol_hash": "0" * 64}))
+    path = folder_of(tmp_path, "text-only") / "work/run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "protocol_hash": "0" * 64}))
     answer = bench(*command)
     assert answer.exit_code == 2
     assert "another protocol" in answer.stderr and "protocol_hash" in answer.stderr

@@ -102,6 +102,7 @@ def test_a_variant_is_its_method_with_options_set(config: RunConfig) -> None:
         assert dict(spec.options) != dict(spec.method.options)
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_stands(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,11 +116,15 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
     assert not (elsewhere / "ran").exists()
     folders = json.loads(done.stdout)
     assert len(folders) == 2 and len({load_record(Path(f)).seed for f in folders.values()}) == 2
-    refused = bench_command("run", "--seeds", "0,1", "--again", *words)
+
+
+def test_the_command_says_which_runs_of_a_grid_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--seeds", "0,2", "--suite", "micro", "--base", tmp_path, "--results", tmp_path / "runs")
+    refused = bench_command("run", *words, "--again")
     assert refused.exit_code == 2 and "--again" in refused.output
-    monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
-    words = ("--method", "text-only", "--seeds", "0,2", "--suite", "micro", "--base", tmp_path)
-    failed = bench_command("run", *words, "--results", tmp_path / "other")
+    failed = bench_command("run", *words)
     assert failed.exit_code == 1
     assert "0 of 2 runs have a record" in failed.output and "again: bench run" in failed.output
 

@@ -94,6 +94,7 @@ def test_a_grid_runs_what_a_package_brings_wherever_the_user_stands(
         assert registry.recorded("method", record).name == record.method
 
 
+@pytest.mark.slow
 def test_the_contract_tests_take_a_method_of_a_package_with_no_new_test_code(package: Path) -> None:
     words = ["-p", "no:cacheprovider", "-k", "toy and drawing", "tests/test_contracts.py"]
     done = subprocess.run(
