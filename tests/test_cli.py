@@ -113,6 +113,7 @@ def digests(results: Path) -> dict[str, str]:
     return kept
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
