@@ -1,26 +1,43 @@
-"""What a method costs: parameters, multiply-accumulates, peak memory; measured, never declared."""
+"""What a method costs: parameters, operations, memory and times; measured, never declared.
+
+Runs of a grid share the machine, so the times in their records do not compare. `bench cost` measures
+each method alone (bench.measure) and writes timings.json into a results folder, from which reports take
+them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
 
 from bench.base.load import Base
-from bench.content import read_json, write_json
+from bench.content import digest_json, read_json, write_json
 from bench.data.latents import Prepared
-from bench.strict import Amount, Count, FromFile
+from bench.record import RunRecord, device_words
+from bench.strict import Amount, Count, FromFile, Text, Word
 from bench.types import BenchError
 
 if TYPE_CHECKING:
     import torch
+
+TIMINGS_FILE = "timings.json"
+_NOT_TIMED = (  # recorded among the options; they cost nothing
+    *("learning_rate", "weights", "no_train", "condition_channels", "invert_condition"),
+    "timesteps",  # how they are drawn
+)
+
+
+# ---- parameters and operations
 
 
 def count_parameters(denoiser: torch.nn.Module) -> tuple[int, int]:
@@ -29,77 +46,42 @@ def count_parameters(denoiser: torch.nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
 
 
+def operations(call: Callable[[], Any]) -> int:
+    """Return the floating-point operations of a call, two a multiply-accumulate.
+
+    Matrix products, convolutions and attention are counted (torch's FlopCounterMode).
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
 def count_macs(denoiser: Any, *, base: Base, data: Prepared, branches: int = 1) -> int:
     """Return the multiply-accumulates of one image's denoiser call with K = `branches` texts.
 
-    Matrix products, convolutions and attention are counted (torch's FlopCounterMode, two operations
-    each). With two branches (guidance) a method that ignores the text does its own part once.
+    With two branches (guidance) a method that ignores the text does its own part once.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     latents = data.latents_at([0]).to(base.device)
     text = data.text_at([0]).to(base.device).expand(branches, 1, -1, -1)
     steps = torch.zeros(1, dtype=torch.long, device=base.device)
     with torch.no_grad():
         features = denoiser.encode(data.conditions_at([0]).to(base.device))
-        with FlopCounterMode(display=False) as counter:
-            denoiser(latents, steps, text, features)
-    return int(counter.get_total_flops()) // 2
+        return operations(lambda: denoiser(latents, steps, text, features)) // 2
 
 
 def count_encode_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
     """Return the multiply-accumulates of `encode`, which happens once an image."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser.encode(data.conditions_at([0]).to(base.device))
-    return int(counter.get_total_flops()) // 2
+    with torch.no_grad():
+        return operations(lambda: denoiser.encode(data.conditions_at([0]).to(base.device))) // 2
 
 
-class Ledger:
-    """Costs of sampling as they arise, in one JSON file that survives interruptions.
-
-    Seconds and images are summed, the peak memory is the largest, over all starts. What a killed
-    process had not written yet, or a lost or damaged file held, is unknown: None. path: None keeps no
-    file, for all but the main process.
-    """
-
-    def __init__(self, path: Path | None, *, device: str) -> None:
-        self.path, self.device = path, device
-        self.sums: _Sums | None = None
-        if path is not None and path.exists():
-            with contextlib.suppress(BenchError):
-                self.sums = read_json(path, of=_Sums)
-
-    def add(self, *, seconds: float, images: int) -> None:
-        """Add what images took, with the peak memory so far, and write the file."""
-        before = self.sums or _Sums(sample_seconds=0.0, sample_images=0, peak_memory_bytes=0)
-        self.sums = _Sums(
-            sample_seconds=before.sample_seconds + seconds,
-            sample_images=before.sample_images + images,
-            peak_memory_bytes=max(before.peak_memory_bytes, peak_memory(self.device)),
-        )
-        if self.path is not None:
-            write_json(self.path, vars(self.sums))
-
-    @property
-    def seconds_per_image(self) -> float | None:
-        """Mean over the images that were counted."""
-        return self.sums.sample_seconds / self.sums.sample_images if self.sums else None
-
-    @property
-    def peak_memory_bytes(self) -> int | None:
-        """Largest peak memory while images were sampled."""
-        return self.sums.peak_memory_bytes if self.sums else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sums(FromFile):
-    sample_seconds: Amount
-    sample_images: Annotated[Count, Gt(0)]
-    peak_memory_bytes: Count
+# ---- memory of a process
 
 
 def reset_peak_memory(device: str) -> None:
@@ -126,11 +108,8 @@ def peak_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
-    found = _status("VmHWM:")
-    if found is not None:
-        return found
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return _status("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def libraries_bytes() -> int:
@@ -148,8 +127,7 @@ def libraries_bytes() -> int:
     layer = torch.nn.Conv2d(4, 4, 3)
     layer(torch.ones(1, 4, 8, 8)).sum().backward()
     torch.optim.AdamW(layer.parameters()).step()
-    found = _status("VmRSS:")
-    return peak_memory("cpu") if found is None else found
+    return _status("VmRSS:") or peak_memory("cpu")
 
 
 def _status(name: str) -> int | None:
@@ -172,3 +150,182 @@ def be_deterministic(device: str) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+# ---- what a run's sampling takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sums(FromFile):
+    sample_seconds: Amount
+    sample_images: Annotated[Count, Gt(0)]
+    peak_memory_bytes: Count
+
+
+class Ledger:
+    """Costs of sampling as they arise, in one JSON file that survives interruptions.
+
+    Seconds and images are summed, the peak memory is the largest, over all starts. What a killed
+    process had not written yet, or a lost or damaged file held, is unknown: None. path: None keeps no
+    file, for all but the main process.
+    """
+
+    def __init__(self, path: Path | None, *, device: str) -> None:
+        self.path, self.device = path, device
+        self.sums: _Sums | None = None
+        if path is not None and path.exists():
+            with contextlib.suppress(BenchError):
+                self.sums = read_json(path, of=_Sums)
+
+    def add(self, *, seconds: float, images: int) -> None:
+        """Add what images took, with the peak memory so far, and write the file."""
+        before = self.sums
+        self.sums = _Sums(
+            sample_seconds=seconds + (before.sample_seconds if before else 0.0),
+            sample_images=images + (before.sample_images if before else 0),
+            peak_memory_bytes=max(peak_memory(self.device), before.peak_memory_bytes if before else 0),
+        )
+        if self.path is not None:
+            write_json(self.path, vars(self.sums))
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """Mean over the images that were counted."""
+        return self.sums.sample_seconds / self.sums.sample_images if self.sums else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest peak memory while images were sampled."""
+        return self.sums.peak_memory_bytes if self.sums else None
+
+
+# ---- times measured alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing(FromFile):
+    """What one method takes alone: rates in images, seconds an image, peak bytes of the process.
+
+    options: as recorded, without the learning rate. train_images_per_second: None where nothing is
+    trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
+    fastest counts, as whatever else the machine does only slows, and the largest memory. code: digest
+    of the sources and versions of packages, {} where an older file does not say. setup: base, size,
+    batches, precision of a base with random weights; {} for a suite's own. planned_memory_bytes,
+    train_flops: what `bench plan` says of that, operations an image.
+    """
+
+    method: Word
+    options: Mapping[Text, Any]
+    task: Word
+    train_images_per_second: Amount | None
+    sample_seconds_per_image: Amount
+    peak_memory_bytes: Count
+    steps: Count
+    items: Count
+    rounds: Count = 1
+    code: Mapping[Text, Text] = dataclasses.field(default_factory=dict)
+    setup: Mapping[Text, Any] = dataclasses.field(default_factory=dict)
+    planned_memory_bytes: Count | None = None
+    train_flops: Count | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of what is timed, which no two entries of a file share."""
+        return timing_key(self.method, self.options) + (digest_json(dict(self.setup)) if self.setup else "")
+
+    def with_round(self, other: Timing) -> Timing:
+        """Return both as rounds of one timing; BenchError where the code differs."""
+        if dict(self.code) != dict(other.code):
+            codes = (" ".join(f"{k} {v}" for k, v in sorted(t.code.items())) for t in (self, other))
+            raise BenchError(
+                f"{self.method}: rounds of different code do not compare ({'; '.join(codes)}): the fastest "
+                "would hide the other. Measure anew, and leave the sources alone meanwhile."
+            )
+        rates = [t.train_images_per_second for t in (self, other)]
+        return replace(
+            self,
+            train_images_per_second=max((r for r in rates if r is not None), default=None),
+            sample_seconds_per_image=min(self.sample_seconds_per_image, other.sample_seconds_per_image),
+            peak_memory_bytes=max(self.peak_memory_bytes, other.peak_memory_bytes),
+            rounds=self.rounds + other.rounds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings(FromFile):
+    """Timings of one machine. machine: processor, device, GPU, threads, platform, as in records."""
+
+    machine: Mapping[Text, Any]
+    entries: tuple[Timing, ...]
+
+    @property
+    def words(self) -> str:
+        """Say on what machine and how they were measured."""
+        own = [timing for timing in self.entries if not timing.setup]
+        rounds = sorted({timing.rounds for timing in own})
+        text = machine_words(self.machine)
+        if rounds not in ([], [1]):
+            text += f", the fastest of {' or '.join(map(str, rounds))} rounds"
+        codes = {digest_json(dict(timing.code)) for timing in own}
+        return f"{text}, METHODS BY DIFFERENT CODE" if len(codes) > 1 else text
+
+    def find(self, method: str, options: Mapping[str, Any]) -> Timing | None:
+        """Return the timing of a method with these options in the suite, the learning rate aside."""
+        return next((t for t in self.entries if t.key == timing_key(method, options)), None)
+
+
+def timing_key(method: str, options: Mapping[str, Any]) -> str:
+    """Name what is timed: the method with its options; tasks differ in condition channels alone."""
+    return f"{method} {digest_json({k: v for k, v in options.items() if k not in _NOT_TIMED})}"
+
+
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """Return processor, device and threads of a machine as a record knows it."""
+    return f"{machine.get('processor')}, {device_words(machine)}, {machine.get('threads')} threads"
+
+
+def load_timings(folder: Path, *, machine: Mapping[str, Any] | None = None) -> Timings | None:
+    """Read the timings in a results folder, None where there are none.
+
+    machine: that others are to be added from. BenchError if the file is damaged or of another machine.
+    """
+    path = folder / TIMINGS_FILE
+    if not path.exists():
+        return None
+    timings: Timings = read_json(path, of=Timings, remedy="Measure anew: bench cost.")
+    if machine is not None and dict(timings.machine) != dict(machine):
+        raise BenchError(
+            f"{path} was measured on another machine ({machine_words(timings.machine)}; this one: "
+            f"{machine_words(machine)}). Times of two machines do not compare: move the file away and "
+            "measure every method here."
+        )
+    return timings
+
+
+def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any]) -> Path:
+    """Write a timing into a folder's file, in place of an earlier one of its like; see `load_timings`."""
+    known = load_timings(folder, machine=machine)
+    others = [t for t in (known.entries if known else ()) if t.key != timing.key]
+    entries = sorted([*others, timing], key=lambda t: t.key)
+    path = folder / TIMINGS_FILE
+    write_json(path, {"machine": dict(machine), "entries": [dataclasses.asdict(t) for t in entries]})
+    return path
+
+
+def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
+    """Return the record with the times and memory measured alone, unknown (None) where they were not.
+
+    Times are of the suite's own sampler: a run with another guidance or steps has none.
+    """
+    other_sampler = {"guidance", "steps"} & set(record.changes)
+    timing = None if other_sampler else timings.find(record.method, record.options)
+    rate = timing.train_images_per_second if timing is not None else None
+    images = record.cost.train_images
+    cost = replace(
+        record.cost,
+        train_images_per_second=rate,
+        train_seconds=images / rate if rate and images else None,
+        sample_seconds_per_image=timing.sample_seconds_per_image if timing is not None else None,
+        peak_memory_bytes=timing.peak_memory_bytes if timing is not None else None,
+    )
+    return replace(record, cost=cost)

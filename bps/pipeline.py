@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_output import (
     StableDiffusionPipelineOutput,
 )
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
     StableDiffusionPipeline,
 )
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
 from bps.adapter import BPSAdapter
@@ -33,31 +30,9 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
     Raises ValueError where adapter, UNet and VAE do not fit. Source: arXiv 2406.03683.
     """
 
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        text_encoder: Any,
-        tokenizer: Any,
-        unet: UNet2DConditionModel,
-        adapter: BPSAdapter,
-        scheduler: KarrasDiffusionSchedulers,
-        safety_checker: Any = None,
-        feature_extractor: Any = None,
-        image_encoder: Any = None,
-        requires_safety_checker: bool = True,
-    ) -> None:
-        super().__init__(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=safety_checker,
-            feature_extractor=feature_extractor,
-            image_encoder=image_encoder,
-            requires_safety_checker=requires_safety_checker,
-        )
-        check_fit(unet, adapter)
+    def __init__(self, *args: Any, adapter: BPSAdapter, **components: Any) -> None:
+        super().__init__(*args, **components)
+        check_fit(self.unet, adapter)
         if adapter.downscale_factor != self.vae_scale_factor:
             raise ValueError(
                 f"the adapter has downscale factor {adapter.downscale_factor}, the VAE "
@@ -73,22 +48,16 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
         *,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
         **kwargs: Any,
     ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Sample images for prompts under a condition image.
 
         image: what condition_to_tensor takes; one condition for all prompts or one for each. The
         output has its size; height and width may be given as a check. The residuals are computed
-        once a step, for both guidance halves and all samples of a condition. Everything else, with
-        kwargs, as in StableDiffusionPipeline. Raises ValueError for what does not fit.
+        once a step, for both guidance halves and all samples of a condition. Everything else
+        (num_inference_steps, guidance_scale, negative_prompt, generator, ...) as in
+        StableDiffusionPipeline. Raises ValueError for what does not fit.
         """
         _check_options(kwargs)
         condition = self._condition(image, height=height, width=width)
@@ -104,14 +73,7 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
                 prompt,
                 height=condition.shape[2],
                 width=condition.shape[3],
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                negative_prompt=negative_prompt,
                 num_images_per_prompt=num_images_per_prompt,
-                generator=generator,
-                latents=latents,
-                output_type=output_type,
-                return_dict=return_dict,
                 **kwargs,
             )
 
@@ -127,6 +89,21 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
                 "allowed: the condition's size. Resize the condition first."
             )
         return condition.to(self._execution_device)
+
+
+def _name_parts() -> None:
+    """Give the pipeline's __init__ the parent's signature and the adapter's name and type.
+
+    diffusers reads there which parts a pipeline is saved, loaded and taken over with.
+    """
+    made, parent = StableDiffusionBPSPipeline.__init__, inspect.signature(StableDiffusionPipeline.__init__)
+    adapter = inspect.Parameter("adapter", inspect.Parameter.KEYWORD_ONLY, annotation=BPSAdapter)
+    parameters = [*parent.parameters.values(), adapter]
+    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    made.__annotations__ = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
+
+
+_name_parts()
 
 
 def condition_to_tensor(image: Any, *, channels: int) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 
 from bench import registry
 from bench.config import Budget
+from bench.cost import load_timings
 from bench.running import Run, identify
 from bench.suites import EMOJI, resolve
-from bench.timings import load_timings
 from tests.asking import micro
 
 

@@ -6,7 +6,6 @@ Two training steps are taken, since AdamW's state appears with the first and cou
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from bench import registry
-from bench.config import RunConfig
-from bench.speed import FILE, Stand
+from bench.base.random import shape_like
+from bench.config import RunConfig, Training
+from bench.cost import libraries_bytes, load_timings
+from bench.measure import SAMPLER
+from bench.memory import Setting, footprint
+from bench.plan import CPU_ALLOWANCE
 from bench.suites import method_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,59 +41,25 @@ def available() -> int:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("method", registry.names("method", ["all"]))
 def test_a_method_takes_the_memory_that_was_planned(method: str, tmp_path: Path) -> None:
-    words = [
-        "cost",
-        "--method",
-        method,
-        "--random",
-        "sd15",
-        "--size",
-        "512",
-        "--train-batch",
-        "1",
-        "--sample-batch",
-        "1",
-        "--rounds",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path),
-    ]
-    needed = _planned(method)
+    chosen, options = method_of(RunConfig(method=method))
+    setting = Setting(training=Training(batch=1, loss="eps", mirror=False), sampler=SAMPLER)
+    task = registry.load("task", "sketch")
+    counted = footprint(chosen, options=options, shape=shape_like("sd15"), task=task, setting=setting)
+    needed = round(libraries_bytes() + CPU_ALLOWANCE * counted.peak)
     assert needed < LIMIT, "would not fit at all"
     if available() < needed + SPARE:
         pytest.skip(f"needs {needed / 2**30:.1f} GiB, {available() / 2**30:.1f} GiB are available")
+    argv = ["cost", "--method", method, "--random", "sd15", "--size", "512", "--train-batch", "1"]
+    argv += ["--sample-batch", "1", "--train-steps", "1", "--sample-batches", "1", "--rounds", "1"]
+    argv += ["--device", "cpu", "--results", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words],
+        [sys.executable, "-m", "cli", *argv],
         cwd=ROOT,
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads((tmp_path / FILE).read_text())["entries"]
-    for what in ("train", "sample"):
-        measured, planned = found[f"{what}_bytes"], found[f"planned_{what}_bytes"]
-        if measured is not None:
-            assert measured < LIMIT
-            assert measured == pytest.approx(planned, rel=0.15), what
-
-
-def _planned(method: str) -> int:
-    """Return what the process will need, by its plan."""
-    from bench.cost import libraries_bytes
-    from bench.footprint import footprint
-    from bench.plan import CPU_ALLOWANCE
-
-    config = RunConfig(method=method, train_batch=1, sample_batch=1, device="cpu")
-    spec = Stand(like="sd15", size=512).spec(config)
-    chosen, options = method_of(config)
-    counted = footprint(
-        chosen,
-        options=options,
-        shape=spec.shape,
-        task=spec.task,
-        setting=spec.setting,
-    )
-    return round(libraries_bytes() + CPU_ALLOWANCE * counted.peak)
+    (measured,) = (load_timings(tmp_path) or pytest.fail("nothing was written")).entries
+    assert measured.peak_memory_bytes < LIMIT
+    assert measured.peak_memory_bytes == pytest.approx(measured.planned_memory_bytes, rel=0.15)

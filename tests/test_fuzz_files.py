@@ -224,13 +224,11 @@ def _packs(table: _Table, files: Mapping[str, Any]) -> None:
 
 
 def _runs(table: _Table) -> None:
-    from bench.cost import Ledger
+    from bench.cost import TIMINGS_FILE, Ledger, load_timings
     from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
     from bench.reporting.runs import load_runs
     from bench.running import Begun, check_same
-    from bench.speed import FILE, speed_table
-    from bench.timings import TIMINGS_FILE, load_timings
     from bench.training.loop import TrainResult
     from bench.training.weights import ADAPTER, find_trained
     from bench.tune import write_evidence
@@ -242,7 +240,11 @@ def _runs(table: _Table) -> None:
     _packs(table, files)
     timing = {"method": "bps", "options": {}, "task": "sketch", "train_images_per_second": 1.5}
     timing |= {"sample_seconds_per_image": 0.5, "peak_memory_bytes": 7, "steps": 3, "items": 3, "rounds": 1}
-    timings = {"machine": _record()["environment"], "entries": [{**timing, "code": {"sources": "aa"}}]}
+    timing |= {"setup": {"base": "sd15"}, "planned_memory_bytes": 7, "train_flops": 7}
+    timings = {
+        "machine": _record()["environment"],
+        "entries": [{**timing, "code": {"sources": "aa"}}],
+    }
     table.add("timings", {TIMINGS_FILE: timings, f"run/{RECORD_FILE}": _record()}, JSON, load_runs)
     spent = {"sample_seconds": 1.5, "sample_images": 3, "peak_memory_bytes": 7, "train_seconds": 1.0}
     table.add("costs", {"cost.json": spent}, JSON, lambda f: Ledger(f / "cost.json", device="cpu"))
@@ -259,22 +261,6 @@ def _runs(table: _Table) -> None:
         "training", {"train.json": trained}, JSON, lambda f: read_json(f / "train.json", of=TrainResult)
     )
     table.add("begun again", {"run.json": begun}, JSON, again)
-    spread = {"median": 1.0, "least": 0.5, "most": 2.0}
-    entry = {
-        "name": "bps",
-        "title": "BPS",
-        "parameters": 7,
-        "trainable": 7,
-        "train": spread,
-        "sample": spread,
-    }
-    entry |= dict.fromkeys(("train_bytes", "sample_bytes", "train_flops", "sample_flops"), 7)
-    entry |= {"encode": spread, "planned_train_bytes": 7, "planned_sample_bytes": None}
-    spec = {"base": "sd15", "size": 512, "task": "sketch", "precision": "fp32", "batch": 2, "sampled": 2}
-    spec |= {"rounds": 3, "execution": {"micro_batch": 1}}
-    machine, command = _record()["environment"], "bench cost --random sd15"
-    found = {"machine": machine, "spec": spec, "command": command, "entries": [entry]}
-    table.add("speeds", {FILE: found}, JSON, speed_table)
     trial = {"run_id": "a", "train_seconds": 1.0, "cosine": {"value": 0.5, "low": 0.4, "high": 0.6}}
     method = {"chosen": 0.001, "at_the_edge": False, "devices": ["cpu"], "trials": {"0.001": trial}}
     tuned = {"suite": "micro", "task": "sketch", "side": "val", "items": 3, "seed": 0, "criterion": "cosine"}

@@ -16,18 +16,21 @@ import cli
 from bench import registry
 from bench.base.random import Shape, build_base, shape_like, shape_of
 from bench.config import RunConfig, Sampler, Training
-from bench.footprint import (
+from bench.memory import (
     Footprint,
+    LiveBytes,
     Setting,
     build_meta,
     count_sampling,
     count_training,
+    fake_tensors,
     footprint,
+    make_fake,
+    norms_in_float32,
+    parameter_bytes,
     stand_in,
 )
-from bench.gpus import ALLOWANCE, GPUS, Gpu, recognise
-from bench.live import LiveBytes, fake_tensors, make_fake, norms_in_float32, parameter_bytes
-from bench.plan import Machine, Work, needs, plan_method, work_of
+from bench.plan import ALLOWANCE, GPUS, Gpu, Machine, Work, plan_method, recognise, work_of
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.engine import Execution, autocast, rebuilt
 from bench.training.loop import training_loss
@@ -43,19 +46,13 @@ UNET = 859_520_964, 401.6
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Shape:
-    return shape_like("sd15", width=32, size=64)
+def tiny(micro_folder: Path) -> Shape:
+    return shape_of(micro_folder)
 
 
 def setting(**changes: Any) -> Setting:
     training = Training(batch=2, loss="eps", mirror=False)
-    made = Setting(
-        training=training,
-        sampler=Sampler(name="ddim", steps=50, guidance=1.0),
-        execution=Execution(),
-        micro=2,
-        alone=True,
-    )
+    made = Setting(training=training, sampler=Sampler(name="ddim", steps=50, guidance=1.0), sampled=2)
     return replace(made, **changes)
 
 
@@ -106,14 +103,13 @@ def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bo
     task, asked = (
         registry.load("task", "sketch"),
         setting(
-            execution=Execution(gradient_checkpointing=checkpointing),
-            training=Training(batch=2, loss="v", ema=0.99),
-            accumulate=True,
+            execution=Execution(gradient_checkpointing=checkpointing, micro_batch=2),
+            training=Training(batch=4, loss="v", ema=0.99),
         ),
     )
     method, options = find("t2i-adapter")
     fake = footprint(method, options=options, shape=tiny, task=task, setting=asked)
-    base = build_base(tiny, device="cpu", encoders=False)
+    base = build_base(tiny, device="cpu")
     denoiser = method.build(base, task, **options)
     data = stand_in(tiny, task=task, count=2)
     real = count_training(denoiser, base=base, data=data, setting=asked)
@@ -127,16 +123,16 @@ def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bo
 
 def test_activations_are_what_autograd_saves(tiny: Shape) -> None:
     method, options = find("t2i-adapter")
-    base = build_base(tiny, device="cpu", encoders=False)
+    base = build_base(tiny, device="cpu")
     denoiser = method.build(base, registry.load("task", "sketch"), **options)
     data = stand_in(tiny, task=registry.load("task", "sketch"), count=2)
     counted = count_training(denoiser, base=base, data=data, setting=setting())["activations"]
-    own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -174,7 +170,7 @@ def test_live_bytes_follow_storages_not_tensors() -> None:
 def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) -> None:
     method, options = find("t2i-adapter")
     task, live = registry.load("task", "sketch"), LiveBytes()
-    base = build_base(tiny, encoders=False)
+    base = build_base(tiny)
     denoiser = build_meta(method, base=base, task=task, options=options)
 
     def kept(precision: str, images: int) -> int:
@@ -258,20 +254,26 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def work(memory: float, **changes: Any) -> Work:
+def work(memory: float, *, gpus: int = 1, **changes: Any) -> Work:
     """Return work on a GPU that can fill `memory` bytes; a batch of 4."""
     gpu = replace(GPUS["h100"], memory=memory / 0.92 / 2**30, half=1e-12, single=1e-12)
-    suite = replace(EMOJI, training=Training(batch=4), sampler=Sampler(steps=10))
+    training, sampler = Training(batch=4), Sampler(steps=10)
+    suite = replace(EMOJI, training=training, sampler=sampler)
     made = Work(
         suite=suite,
         budget=suite.budget("standard"),
         task=registry.load("task", "sketch"),
         shape=shape_like("sd15", width=32, size=64),
         items=(100, 10),
+        setting=Setting(training=training, sampler=sampler, processes=gpus),
         gpu=gpu,
         mfu=0.5,
     )
     return replace(made, **changes)
+
+
+def in_parts(asked: Work, micro: int, *, checkpointing: bool) -> Work:
+    return replace(asked, setting=asked.setting.with_micro(micro, checkpointing=checkpointing))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_what_does_not_fit_comes_with_what_to_change(counted: None, memory: int,
     assert advice in plan.advice
     if advice.startswith("--micro-batch") and "checkpointing" not in advice:
         assert "checkpointing" not in plan.advice
-        smaller = work(memory).with_micro(int(advice.split()[1]), checkpointing=False)
+        smaller = in_parts(work(memory), int(advice.split()[1]), checkpointing=False)
         assert plan_method(Stub(), options={}, work=smaller).fits, "the advice holds"
 
 
@@ -305,7 +307,7 @@ def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
     assert two.micro == 2 and two.train_hours == pytest.approx((plan.train_hours or 0) / 2)
     assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 4)
     assert plan.checkpoints == 3 * (2000 + 4000) + 2000
-    recomputed = work(1e6).with_micro(4, checkpointing=True)
+    recomputed = in_parts(work(1e6), 4, checkpointing=True)
     again = plan_method(Stub(), options={}, work=recomputed)
     assert again.train_hours == pytest.approx((plan.train_hours or 0) * 4 / 3)
 
@@ -315,7 +317,7 @@ def test_a_process_on_the_cpu_has_its_libraries_and_its_items_beside_the_tensors
     train, evaluation, view, text = 100, 10, 4 * 8 * 8 + 64 * 64, 77 * 64
     held = 4 * (train * (2 * view + text) + evaluation * (view + text))
     assert on_cpu.shape.text_shape == (77, 64)
-    assert needs(500_000, on_cpu) == 1_000_000 + held + round(1.08 * 500_000)
+    assert on_cpu.needs(500_000) == 1_000_000 + held + round(1.08 * 500_000)
 
 
 # ---- shapes, GPUs and the command

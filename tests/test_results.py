@@ -13,11 +13,11 @@ import pytest
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, SETTINGS
 from bench.content import read_json
+from bench.cost import TIMINGS_FILE
 from bench.packed import kept_records
 from bench.reporting import load_runs, make_report
 from bench.reporting.readme import FIGURES_FOLDER
 from bench.suites import EMOJI
-from bench.timings import TIMINGS_FILE
 from tests.latex import complaints, needs_latex
 
 ROOT = Path(__file__).resolve().parent.parent

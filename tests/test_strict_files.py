@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bench.content import read_json, write_json
+from bench.cost import load_timings
 from bench.record import load_items, load_record
 from bench.running import Begun
 from bench.strict import DEEPEST, check_name, check_word
-from bench.timings import load_timings
 from bench.training.loop import TrainResult
 from bench.types import BenchError
 from tests.test_record import example, leaks
@@ -167,6 +167,8 @@ DAMAGE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "entries.0.train_images_per_second": ("timings", (*OTHER_KINDS, -1)),
     "entries.0.rounds": ("timings", (*OTHER_KINDS, 0.5)),
     "entries.0.code": ("timings", ([], {"a": 3})),
+    "entries.0.setup": ("timings", ([], 3)),
+    "entries.0.planned_memory_bytes": ("timings", (*OTHER_KINDS, -1)),
     "machine": ("timings", (3, [], None)),
 }
 

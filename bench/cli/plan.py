@@ -13,9 +13,14 @@ from bench.config import OUTSIDE
 from bench.terminal import aside, say, to_json
 
 if TYPE_CHECKING:
+    from bench.cost import Timings
     from bench.plan import Plan, Work
 
 _ELSEWHERE = ("seed", "results", "learning_rate", "data", "checkpoint_every", "track", "allow_leak", *OUTSIDE)
+_MEASURED = (
+    *("method", "task", "suite", "results", "base", "base_variant", "data", "train_batch", "precision"),
+    *("device", "sample_batch", "micro_batch", "gradient_checkpointing", "compile", "fused"),
+)
 
 
 @guarded
@@ -27,7 +32,7 @@ def plan(
     size: Annotated[int | None, typer.Option(min=64, help="Image size in pixels; else the base's.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, ..., or cpu: this machine.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
-    mfu: Annotated[float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak rate.")] = 0.25,
     timings: Annotated[
         Path, typer.Option(help="Folder with timings.json of bench cost, for --gpu cpu.")
     ] = Path("results/emoji"),
@@ -42,51 +47,28 @@ def plan(
 
 
 @guarded
-@configured(
-    "method",
-    "task",
-    "suite",
-    "results",
-    "base",
-    "base_variant",
-    "data",
-    "train_batch",
-    "precision",
-    "device",
-    "sample_batch",
-    "micro_batch",
-    "gradient_checkpointing",
-    "compile",
-    "fused",
-    method=("all",),
-)
+@configured(*_MEASURED, method=("all",))
 def cost(
     *,
     asked: Asked,
-    steps: Annotated[int, typer.Option("--train-steps", min=2, help="Optimiser steps measured.")] = 30,
+    steps: Annotated[int, typer.Option("--train-steps", min=1, help="Optimiser steps measured.")] = 30,
     batches: Annotated[int, typer.Option("--sample-batches", min=1, help="Sampled batches measured.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over the methods; the fastest counts.")] = 3,
-    further: Annotated[bool, typer.Option("--further", help="Add rounds to earlier ones.")] = False,
     random: Annotated[
-        str | None,
-        typer.Option(help="Steps on random weights like sd15 or sd21 instead, beside yardsticks."),
+        str | None, typer.Option(help="On random weights like sd15 or sd21 instead, beside yardsticks.")
     ] = None,
     width: Annotated[int, typer.Option(help="With --random: of the UNet's first level.")] = 320,
     size: Annotated[int | None, typer.Option(min=64, help="With --random: image size in pixels.")] = None,
-    out: Annotated[Path, typer.Option(help="With --random: folder of the table.")] = Path("results/speed"),
-    yardstick: Annotated[str | None, typer.Option(help="With --random: that one alone.")] = None,
 ) -> None:
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
-    from bench.measure import Amount, measure_costs
-    from bench.speed import Stand, measure_speeds
+    from bench.cost import load_timings
+    from bench.measure import Amount, Stand, measure_costs
 
-    if random is not None:
-        stand = Stand(like=random, width=width, size=size, rounds=rounds, out=out)
-        for path in measure_speeds(asked.cells(), stand, yardstick=yardstick, say=aside):
-            say(path)
-        return
-    amount = Amount(steps=steps, batches=batches, rounds=rounds, further=further)
-    say(measure_costs(asked.cells(), amount, say=aside))
+    amount = Amount(steps=steps, batches=batches, rounds=rounds)
+    stand = Stand(like=random, width=width, size=size) if random is not None else None
+    path = measure_costs(asked.cells(), amount, stand=stand, say=aside)
+    timings = load_timings(path.parent)
+    say(f"{path}\n{timings_text(timings) if timings else ''}")
 
 
 @guarded
@@ -108,7 +90,7 @@ def check(*, asked: Asked) -> None:
 
 def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
     """Return work and plans as plain values."""
-    from bench.plan import assumptions, disk_of_data, encode_hours, total_hours
+    from bench.plan import total_hours
 
     return {
         "suite": work.suite.name,
@@ -116,15 +98,15 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
         "budget": work.budget.name,
         "base": work.shape.name,
         "size": work.shape.size,
-        "batch": work.suite.training.batch,
+        "batch": work.setting.training.batch,
         "device": work.device,
-        "gpus": work.gpus,
-        "precision": work.suite.training.precision,
+        "gpus": work.setting.processes,
+        "precision": work.setting.training.precision,
         "items": list(work.items),
         "usable_bytes": work.usable,
-        "assumed": assumptions(work),
-        "data_bytes": disk_of_data(work),
-        "encode_hours": encode_hours(work),
+        "assumed": work.assumptions,
+        "data_bytes": work.disk_of_data,
+        "encode_hours": work.encode_hours,
         "hours": total_hours(plans),
         "methods": [p.as_dict() for p in plans],
     }
@@ -132,104 +114,104 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
 
 def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     """Return plans as plain tables with what they assume and what does not fit."""
-    from bench.plan import assumptions, gib, total_hours
-    from bench.reporting.grid import to_plain
+    from bench.data.latents import size_words
+    from bench.plan import gib, total_hours
 
-    training = work.suite.training
-    head = (
+    training, (train, evaluation) = work.setting.training, work.items
+    disk = ", ".join(f"{size_words(count)} of {name}" for name, count in work.disk_of_data.items())
+    lines = [
         f"suite {work.suite.name}, {work.task.name}, budget {work.budget.name}: base {work.shape.name}, "
         f"{work.shape.size} px, batch {training.batch}, {training.precision}, "
-        f"{work.gpus} x {work.device} ({gib(work.usable)} usable)"
-    )
-    hours = total_hours(plans)
-    lines = [
-        head,
+        f"{work.setting.processes} x {work.device} ({gib(work.usable)} usable)",
         "",
-        to_plain(_needs(plans)),
-        to_plain(_memory(plans)),
-        *_data(work),
-        f"all runs one after another: {_hours(hours)}",
+        _table([_needs(p) for p in plans]),
+        _table([_memory(p) for p in plans]),
+        *(
+            [
+                f"data of {train} + {evaluation} items on disk: {disk}; encoding them once: "
+                f"{_hours(work.encode_hours)}"
+            ]
+            if disk
+            else []
+        ),
+        f"all runs one after another: {_hours(total_hours(plans))}",
         "",
         *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits),
-        *assumptions(work),
+        *work.assumptions,
     ]
     return "\n".join(lines)
 
 
-def _data(work: Work) -> list[str]:
-    from bench.data.latents import size_words
-    from bench.plan import disk_of_data, encode_hours
-
-    disk = [f"{size_words(b)} of {n}" for n, b in disk_of_data(work).items()]
-    if not disk:
-        return []
-    train, evaluation = work.items
-    return [
-        f"data of {train} + {evaluation} items on disk: {', '.join(disk)}; encoding them once: "
-        f"{_hours(encode_hours(work))}"
-    ]
-
-
-def _needs(plans: Sequence[Plan]) -> list[list[Any]]:
+def _needs(p: Plan) -> dict[str, str]:
     from bench.data.latents import size_words
     from bench.plan import gib
 
-    rows: list[list[Any]] = [
-        [
-            "method",
-            "parameters",
-            "trained",
-            "dead",
-            "steps",
-            "training",
-            "sampling",
-            "memory",
-            "fits",
-            "checkpoints",
-            "samples",
-        ]
-    ]
-    for p in plans:
-        f = p.footprint
-        rows.append(
-            [
-                p.title,
-                f"{f.parameters / 1e6:.1f} M",
-                f"{f.trainable / 1e6:.1f} M",
-                f"{f.dead / 1e6:.1f} M" if f.dead else "0",
-                str(p.steps),
-                _hours(p.train_hours),
-                _hours(p.sample_hours),
-                gib(p.needed),
-                "yes" if p.fits else "NO",
-                size_words(p.checkpoints),
-                size_words(p.samples),
-            ]
-        )
-    return rows
-
-
-def _memory(plans: Sequence[Plan]) -> list[list[Any]]:
-    from bench.gpus import GIB
-
-    parts = {
-        "weights": "weights",
-        "beside": "base's copy",
-        "encoders": "VAE, text",
-        "gradients": "gradients",
-        "buckets": "buckets",
-        "optimiser": "AdamW",
-        "average": "EMA",
-        "activations": "activations",
-        "train_peak": "training peak",
-        "sample_peak": "sampling peak",
-        "decode_peak": "decoding peak",
+    return {
+        "method": p.title,
+        "parameters": f"{p.footprint.parameters / 1e6:.1f} M",
+        "trained": f"{p.footprint.trainable / 1e6:.1f} M",
+        "dead": f"{p.footprint.dead / 1e6:.1f} M" if p.footprint.dead else "0",
+        "steps": str(p.steps),
+        "training": _hours(p.train_hours),
+        "sampling": _hours(p.sample_hours),
+        "memory": gib(p.needed),
+        "fits": "yes" if p.fits else "NO",
+        "checkpoints": size_words(p.checkpoints),
+        "samples": size_words(p.samples),
     }
-    shown = [n for n in parts if any(getattr(p.footprint, n) for p in plans)]
-    rows: list[list[Any]] = [["GiB, at once", *(parts[n] for n in shown)]]
-    for p in plans:
-        rows.append([p.title, *(f"{getattr(p.footprint, n) / GIB:.2f}" for n in shown)])
-    return rows
+
+
+_PARTS = {
+    "weights": "weights",
+    "beside": "base's copy",
+    "encoders": "VAE, text",
+    "gradients": "gradients",
+    "buckets": "buckets",
+    "optimiser": "AdamW",
+    "average": "EMA",
+    "activations": "activations",
+    "train_peak": "training peak",
+    "sample_peak": "sampling peak",
+    "decode_peak": "decoding peak",
+}
+
+
+def _memory(p: Plan) -> dict[str, str]:
+    parts = {title: getattr(p.footprint, name) for name, title in _PARTS.items()}
+    return {"GiB, at once": p.title} | {t: f"{n / 2**30:.2f}" if n else "" for t, n in parts.items()}
+
+
+def timings_text(timings: Timings) -> str:
+    """Return timings as a plain table; where the GPU is known, with the share of its peak rate."""
+    from bench.cost import machine_words
+    from bench.plan import gib, recognise
+    from bench.record import device_words
+
+    gpu, rows = recognise(device_words(timings.machine)), []
+    for t in timings.entries:
+        rate = (t.train_images_per_second or 0) * (t.train_flops or 0)
+        peak = gpu.peak(str(t.setup.get("precision"))) if gpu is not None else 0
+        rows.append(
+            {
+                "method": t.method,
+                "on": ", ".join(f"{k} {v}" for k, v in t.setup.items()),
+                "training images/s": f"{t.train_images_per_second:.3g}" if t.train_images_per_second else "",
+                "sampling, s an image": f"{t.sample_seconds_per_image:.3g}",
+                "memory": gib(t.peak_memory_bytes),
+                "planned": gib(t.planned_memory_bytes) if t.planned_memory_bytes else "",
+                "TFLOP/s": f"{rate / 1e12:.3g}" if rate else "",
+                "of the peak rate": f"{rate / peak:.1%}" if rate and peak else "",
+            }
+        )
+    return f"{machine_words(timings.machine)}\n{_table(rows)}"
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    """Return rows of cells by column as a plain table without the columns that are empty."""
+    from bench.reporting.grid import to_plain
+
+    columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
+    return to_plain([columns, *([row[name] for name in columns] for row in rows)]) if columns else ""
 
 
 def _hours(hours: float | None) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.ablations import ABLATIONS_FOLDER
+from bench.cost import load_timings, with_timing
 from bench.packed import LINES, Run, kept_runs
 from bench.record import RECORD_FILE, MetricValue, RunRecord
 from bench.reporting.names import Column
-from bench.timings import load_timings, with_timing
 from bench.types import BenchError
 
 SAMPLES = "samples"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.cost import Timing, add_timing
 from bench.packed import Run
 from bench.reporting.rows import build_table
 from bench.reporting.runs import load_runs
 from bench.reporting.tables import cost_grid, time_words
-from bench.timings import Timing, add_timing
 
 MACHINE = {"processor": "a quiet one", "device": "cpu", "threads": 2, "platform": "Linux"}
 OPTIONS = {"schedule": "head_heavy", "learning_rate": 1e-3}

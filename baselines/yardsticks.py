@@ -1,0 +1,113 @@
+"""What `bench cost --random` holds methods against: a UNet alone, and ControlNet as diffusers trains it.
+
+They are methods without a use of their own, so no table lists them: "baselines.yardsticks:UNetTrained".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import ControlNetModel
+
+from baselines.controlnet import build_controlnet
+from baselines.inputs import expand, like_base
+
+if TYPE_CHECKING:
+    from bench.base.load import Base
+    from bench.types import Task
+
+
+class AloneDenoiser(torch.nn.Module):
+    """A UNet without any condition: all of it trained, or frozen with the pass back to the latents."""
+
+    def __init__(self, base: Base, *, trained: bool) -> None:
+        super().__init__()
+        self.unet = base.prior_unet("free") if trained else base.unet
+        shift = torch.zeros(1, device=base.device)  # what is trained lies before the frozen UNet
+        self.shift = torch.nn.Parameter(shift, requires_grad=not trained)
+        self._to_eps = base.to_eps
+
+    def encode(self, condition: torch.Tensor) -> None:
+        """Ignore the condition."""
+        return None
+
+    def forward(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: None
+    ) -> torch.Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
+        latents = latents + self.shift
+        output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
+        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+
+class ScriptDenoiser(torch.nn.Module):
+    """The step of diffusers' examples/controlnet/train_controlnet.py, latents and text given.
+
+    As there: a ControlNetModel in float32 under autocast, the frozen UNet in the precision itself.
+    """
+
+    def __init__(self, base: Base, controlnet: ControlNetModel) -> None:
+        super().__init__()
+        self.unet, self.controlnet, self._to_eps = base.unet, controlnet, base.to_eps
+
+    def encode(self, condition: torch.Tensor) -> torch.Tensor:
+        """Pass the condition [B,C,H,W] through."""
+        return condition
+
+    def forward(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
+        rows = expand(latents, timesteps, text)
+        condition = features.repeat(len(text), 1, 1, 1)
+        down, middle = self.controlnet(*rows, controlnet_cond=condition, return_dict=False)
+        precision = middle.dtype
+        if self.unet.dtype != precision:
+            self.unet.to(precision)  # at the first step, as the script does before it
+        output = self.unet(
+            rows[0].to(precision),
+            rows[1],
+            rows[2].to(precision),
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+
+class _Yardstick:
+    conditioned = False
+    source = "bench cost --random"
+    options: dict[str, object] = {}
+
+
+class UNetBackward(_Yardstick):
+    """A frozen UNet's forward and backward pass down to the latents: what every adapter pays at most."""
+
+    name, title = "unet-backward", "UNet alone, frozen (forward, backward)"
+
+    def build(self, base: Base, task: Task) -> AloneDenoiser:
+        """Return the base, whose latents are shifted by the one parameter that trains."""
+        return AloneDenoiser(base, trained=False)
+
+
+class UNetTrained(_Yardstick):
+    """A UNet without any condition, all of it trained."""
+
+    name, title = "unet-trained", "UNet alone, trained"
+
+    def build(self, base: Base, task: Task) -> AloneDenoiser:
+        """Return a trainable copy of the base."""
+        return AloneDenoiser(base, trained=True)
+
+
+class DiffusersControlNet(_Yardstick):
+    """ControlNet as diffusers' training script runs it."""
+
+    name, title = "diffusers-controlnet", "ControlNet as in diffusers' script"
+
+    def build(self, base: Base, task: Task) -> ScriptDenoiser:
+        """Return the base with diffusers' ControlNetModel, which trains."""
+        net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
+        return ScriptDenoiser(base, like_base(net, base.device))
