@@ -88,9 +88,20 @@ def test_the_command_measures_methods_one_after_another(
     assert "t2i-adapter" in done.stdout and timings.machine["processor"] in done.stdout
 
 
+def test_random_weights_are_measured_and_planned(tmp_path: Path) -> None:
+    argv = ("--random", "sd15", "--method", "text-only", "--width", 32, "--size", 64, "--rounds", 1, *FEW)
+    done = cost(*argv, "--sample-batch", 2, "--results", tmp_path)
+    assert done.exit_code == 0, done.output
+    (measured,) = (load_timings(tmp_path) or pytest.fail("nothing was written")).entries
+    assert measured.setup["base"] == "sd15 of width 32" and measured.setup["sampled"] == measured.items == 2
+    assert measured.train_images_per_second is None and measured.train_flops is None
+    assert (measured.planned_memory_bytes or 0) > 2**26 and "sd15 of width 32" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_process_on_random_weights_takes_the_memory_that_was_planned(tmp_path: Path) -> None:
-    argv = ["cost", "--random", "sd15", "--method", "bps", "--width", 64, "--size", 128, "--train-batch", 1]
-    argv += ["--sample-batch", 1, *FEW, "--rounds", 1, "--device", "cpu", "--results", tmp_path]
+    argv = ["cost", "--random", "sd15", "--method", "bps", "--width", 64, "--size", 256, "--train-batch", 2]
+    argv += ["--sample-batch", 2, *FEW, "--rounds", 1, "--device", "cpu", "--results", tmp_path]
     command = [sys.executable, "-m", "cli", *map(str, argv)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -98,7 +109,7 @@ def test_a_process_on_random_weights_takes_the_memory_that_was_planned(tmp_path:
     assert timings is not None and "GiB" in done.stdout and "sd15 of width 64" in done.stdout
     (measured,) = timings.entries
     assert measured.planned_memory_bytes == pytest.approx(measured.peak_memory_bytes, rel=0.15)
-    assert measured.setup["size"] == 128 and measured.train_flops is not None
+    assert measured.setup["size"] == 256 and measured.train_flops is not None
     assert timings.find("bps", measured.options) is None, "no time of a suite's run"
 
 
