@@ -159,7 +159,10 @@ def measure_random(config: RunConfig, stand: Stand, amount: Amount) -> Timing:
     (method, options), task, device = method_of(config), task_of(config), find_device(config.device)
     suite, shape = suite_of(config), shape_like(stand.like, width=stand.width, size=stand.size)
     batch, precision = config.train_batch or 16, config.precision or "fp32"
-    training, execution = Training(batch=batch, mirror=False, precision=precision), Execution.of(config)
+    training, execution = (
+        Training(batch=batch, loss="eps", mirror=False, precision=precision),
+        Execution.of(config),
+    )
     check_execution(execution, training, device=device)
     reason = refusal(method, task)
     if reason:
