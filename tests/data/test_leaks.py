@@ -123,7 +123,7 @@ def test_dismissed_pairs_are_none_that_a_full_comparison_finds() -> None:
     first, second = data.images[:150], data.images[100:210:2]
     full = np.max([middle(first) @ view.T for view in views(second)], axis=0)
     rows, others, values = alike(first, second)
-    assert len(values) > len(second) // 2
+    assert len(values) > 25  # the pictures that are on both sides, and others
     assert set(zip(rows, others, strict=True)) == set(zip(*np.nonzero(full > FLOOR), strict=True))
     assert values == pytest.approx(full[rows, others], abs=1e-5)
 
