@@ -7,6 +7,7 @@ torch-fidelity and clean-fid do, and named; where nothing may be dropped, such a
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -188,16 +189,6 @@ def _sees_through(image: Image.Image) -> bool:
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
     if image.format == "WEBP":
-        return _is_lossy_webp(data)
+        first = re.search(rb"VP8[ L]", data)  # the chunk of pixels, of the first frame
+        return first is None or first[0] == b"VP8 "
     return image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
-
-
-def _is_lossy_webp(data: bytes) -> bool:
-    """Walk the chunks to the first that holds pixels."""
-    place = 12
-    while place + 8 <= len(data):
-        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
-        if name in (b"VP8 ", b"VP8L"):
-            return name == b"VP8 "
-        place += 24 if name == b"ANMF" else 8 + size + size % 2  # a frame's chunks follow its 16 bytes
-    return True

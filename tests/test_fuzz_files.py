@@ -430,7 +430,6 @@ def _pictures(table: _Table) -> None:
     from bench.sampling import load_images, mosaic
     from bench.study.page import read_samples
     from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
-    from bench.tools import check_one_size
 
     sample = {"a.png": _png(PIXELS), "b.png": _png(PIXELS)}
     table.add("samples", sample, PNG, lambda f: load_images(f, ["a", "b"]), more=PICTURES)
@@ -442,7 +441,6 @@ def _pictures(table: _Table) -> None:
         read_folders(first, second, judges={})
 
     table.add("folder of images", one, PNG, folders, more=PICTURES)
-    table.add("images of other tools", one, PNG, lambda f: check_one_size(f / "a", f / "b"), more=PICTURES)
     tiled = table.folder("tile files")
     write_tiles(tiled / TILES_FILE, dict.fromkeys(SIDES, PIXELS[None]), ["a"])
     table.add("tiles", tiled, NPZ, lambda f: tile_pictures(read_tiles(f / TILES_FILE), f), file=TILES_FILE)
