@@ -65,7 +65,9 @@ def compare(
     from bench.judges import load_judge
     from bench.scoring import compare as compare_folders
 
-    return compare_folders(Path(generated), Path(reference), features=load_judge(judge, **more)).as_json()
+    return compare_folders(
+        Path(generated), Path(reference), judges={"features": load_judge(judge, **more)}
+    ).as_json()
 
 
 def report(results: str | Path, out: str | Path | None = None) -> list[Path]:

@@ -45,6 +45,7 @@ from bench.metrics.intervals import (
 )
 from bench.metrics.neighbours import NEIGHBOURS
 from bench.metrics.paired import cosine_to_target, retrieval_hits
+from bench.metrics.tools import check_tools, tool_values
 from bench.record import MetricValue
 from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task
 
@@ -270,7 +271,7 @@ class Comparison:
 
     metrics: by name, value None where it could not be measured; reasons says why. sensitivity: change
     -> metric -> its value then, None where missing; the changes are named in SAYS. folders: n, digest,
-    sizes and what was skipped, first A then B.
+    sizes and what was skipped, first A then B. also: FD and KID by other tools, or why they failed.
     """
 
     folders: tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -279,6 +280,7 @@ class Comparison:
     reasons: Mapping[str, str]
     warnings: tuple[str, ...]
     sensitivity: Mapping[str, Mapping[str, float | None]]
+    also: Mapping[str, Mapping[str, float] | str]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON value."""
@@ -289,34 +291,35 @@ def compare(
     first: Path,
     second: Path,
     *,
-    features: Judge,
-    clip: Judge | None = None,
+    judges: Mapping[str, Judge],
     batch: int = 32,
     sensitivity: bool = False,
     intervals: bool = True,
+    also: Sequence[str] = (),
     tick: Tick | None = None,
 ) -> Comparison:
     """Compare a folder of generated images with a reference.
 
-    features, clip: judges; without a CLIP judge CMMD is missing. sensitivity: measure again under
-    each of SAYS. intervals: 95%, by the jackknife over blocks of both sets (bootstrap over items for
-    paired metrics). BenchError for a missing folder, fewer than FLOOR images or a broken one.
+    judges: by role, "features" and "clip"; without a CLIP judge CMMD is missing. sensitivity: measure
+    again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets (bootstrap over
+    items for paired metrics). also: names of `bench.metrics.tools`, asked on the same features.
+    BenchError for a missing folder, fewer than FLOOR images or a broken one.
     """
+    check_tools(also)
     manifests = manifest_of(first), manifest_of(second)
     for manifest in manifests:
         _refuse_few(manifest)
-    judges = {"features": features} | ({"clip": clip} if clip is not None else {})
     changes = CHANGES if sensitivity else {}
     a, b, errors = read_folders(*manifests, judges=judges, changes=changes, batch=batch, tick=tick)
     paired = paired_stems(*manifests)
-    numbers = _Sets.of(a, b, AS_GIVEN, paired=paired).measure(intervals=intervals)
+    sets = _Sets.of(a, b, AS_GIVEN, paired=paired)
+    numbers = sets.measure(intervals=intervals)
     if errors is not None:
         numbers["mae"] = _mean(errors, intervals=intervals)
     moved: dict[str, dict[str, Any]] = {}
     if sensitivity:  # MAE is of pixels: missing
-        sets = {name: _Sets.of(a, b, name, paired=paired) for name in CHANGES}
-        sets[HALF] = _Sets.of(a, b, AS_GIVEN, paired=paired).half()
-        moved = {name: dict(part.measure(intervals=False)) for name, part in sets.items()}
+        changed = {name: _Sets.of(a, b, name, paired=paired) for name in CHANGES} | {HALF: sets.half()}
+        moved = {name: dict(part.measure(intervals=False)) for name, part in changed.items()}
     return Comparison(
         folders=(a.facts, b.facts),
         judges={role: judge.card for role, judge in judges.items()},
@@ -328,6 +331,7 @@ def compare(
         sensitivity={
             name: {spec.name: values.get(spec.name) for spec in _COMPARED} for name, values in moved.items()
         },
+        also={n: tool_values(n, sets.scored.features, sets.scored.target_features) for n in also},
     )
 
 

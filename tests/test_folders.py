@@ -18,7 +18,7 @@ from bench.judges import Judge, JudgeCard
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.paired import cosine_to_target, pixel_error
-from bench.scoring import FLOOR, compare
+from bench.scoring import FLOOR, Comparison, compare
 from bench.types import BenchError
 from cli import app
 
@@ -50,6 +50,10 @@ def save(folder: Path, images: np.ndarray, *, stem: str = "x") -> Path:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     return save(tmp_path / "a", draw(0, 24)), save(tmp_path / "b", draw(1, 30, shift=20), stem="y")
+
+
+def compared(a: Path, b: Path, *, features: Judge, clip: Judge | None = None, **more: Any) -> Comparison:
+    return compare(a, b, judges={"features": features} | ({"clip": clip} if clip else {}), **more)
 
 
 def bench(*args: object) -> Any:
@@ -91,7 +95,7 @@ def test_sizes_may_differ_and_batches_do_not_matter(tmp_path: Path) -> None:
 def test_values_are_the_metrics_of_the_features(folders: tuple[Path, Path]) -> None:
     a, b = folders
     judge = pooling()
-    found = compare(a, b, features=judge, batch=7)
+    found = compared(a, b, features=judge, batch=7)
     x, y = judge.features(draw(0, 24)), judge.features(draw(1, 30, shift=20))
     assert found.metrics["fd"].value == pytest.approx(frechet_distance(x, y), rel=1e-8)
     assert found.metrics["kid"].value == pytest.approx(kernel_distance(x, y), rel=1e-8)
@@ -103,7 +107,7 @@ def test_values_are_the_metrics_of_the_features(folders: tuple[Path, Path]) -> N
         assert found.metrics[name].value is None and found.reasons[name]
     assert [f["n"] for f in found.folders] == [24, 30]
     assert "fewer than 2,048" in found.warnings[0]
-    plain = compare(a, b, features=judge, intervals=False).metrics
+    plain = compared(a, b, features=judge, intervals=False).metrics
     assert {n: m.value for n, m in plain.items()} == pytest.approx(
         {n: m.value for n, m in found.metrics.items()}
     )
@@ -117,12 +121,12 @@ def test_names_move_no_distance_and_no_interval_stays_that_was_not_asked_for(tmp
     other.mkdir()
     for place, path in zip(np.random.default_rng(1).permutation(48), sorted(a.iterdir()), strict=True):
         (other / f"z{place:03d}.png").write_bytes(path.read_bytes())
-    paired, apart = (compare(x, b, features=pooling(), intervals=False) for x in (a, other))
+    paired, apart = (compared(x, b, features=pooling(), intervals=False) for x in (a, other))
     for name in ("fd", "kid", "fd_infinite", "precision", "recall", "density", "coverage"):
         assert paired.metrics[name].value == pytest.approx(apart.metrics[name].value, rel=1e-3), name
     assert paired.metrics["mae"].value is not None and "fd_infinite" in paired.reasons
     assert all(m.low is None and m.high is None for m in paired.metrics.values())
-    same = compare(b, b, features=pooling(), intervals=False).metrics["fd_infinite"].value
+    same = compared(b, b, features=pooling(), intervals=False).metrics["fd_infinite"].value
     assert same == pytest.approx(0, abs=1e-6)
 
 
@@ -142,12 +146,12 @@ def test_what_is_dropped_and_what_is_lossy_goes_by_content(tmp_path: Path) -> No
         folder = save(tmp_path / said, images)
         for name in ("x003.png", "x005.png"):
             Image.fromarray(half if said == "transparency" else images[0]).save(folder / name, **how)
-        told = [w for w in compare(folder, clean, features=pooling(), intervals=False).warnings if said in w]
+        told = [w for w in compared(folder, clean, features=pooling(), intervals=False).warnings if said in w]
         assert len(told) == 1 and ("2 files of A and 0 of B" in told[0] or "format" in how), said
     named = save(tmp_path / "named", images)
     for path in list(named.iterdir()):
         path.rename(path.with_suffix(".jpg"))
-    found = compare(named, clean, features=pooling(), intervals=False)
+    found = compared(named, clean, features=pooling(), intervals=False)
     assert not any("lossy" in warning for warning in found.warnings)
 
 
@@ -156,26 +160,26 @@ def test_names_that_are_no_utf8_are_scored(tmp_path: Path) -> None:
     for name in ("x003.png", "x005.png"):
         os.rename(a / name, os.fsencode(a / "x") + b"\xe4" + name.encode())
     (a / os.fsdecode(b"x.\xff")).write_bytes(b"")
-    found = compare(a, b, features=pooling(), intervals=False)
+    found = compared(a, b, features=pooling(), intervals=False)
     assert "24 images" in comparison_text(found).encode().decode()
     assert found.folders[0]["n"] == 24 and len(found.folders[0]["digest"]) == 64
     (a / "x007.png").write_bytes(b"")
     with pytest.raises(BenchError, match=r"x007\.png \(it is empty\)"):
-        compare(a, b, features=pooling())
+        compared(a, b, features=pooling())
 
 
 def test_equal_stems_give_the_paired_metrics(tmp_path: Path) -> None:
     images, others = draw(0, 24), draw(0, 24, shift=9)
     a, b = save(tmp_path / "a", images), save(tmp_path / "b", others)
     judge = pooling()
-    found = compare(a, b, features=judge, clip=pooling("clip"), batch=9).metrics
+    found = compared(a, b, features=judge, clip=pooling("clip"), batch=9).metrics
     x, y = judge.features(images), judge.features(others)
     assert found["cosine"].value == pytest.approx(cosine_to_target(x, y).mean())
     assert found["mae"].value == pytest.approx(pixel_error(images, others).mean())
     assert found["retrieval"].value == 1.0
     assert found["cmmd"].value is not None and found["cmmd"].judge == "clip"
     Image.fromarray(images[3, :6]).save(b / "x003.png")
-    mixed = compare(a, b, features=judge, batch=9)
+    mixed = compared(a, b, features=judge, batch=9)
     assert mixed.metrics["mae"].value is None and "sizes" in mixed.reasons["mae"]
     assert mixed.metrics["cosine"].value is not None
     assert any("sizes differ" in w for w in mixed.warnings)
@@ -184,7 +188,7 @@ def test_equal_stems_give_the_paired_metrics(tmp_path: Path) -> None:
 def test_sensitivity_moves_what_was_changed_alone(folders: tuple[Path, Path]) -> None:
     a, b = folders
     judge = pooling()
-    found = compare(a, b, features=judge, sensitivity=True, intervals=False)
+    found = compared(a, b, features=judge, sensitivity=True, intervals=False)
     assert set(found.sensitivity) == {"resizer", "jpeg95", "half"}
     before = found.metrics["fd"].value
     for change, values in found.sensitivity.items():
@@ -200,7 +204,7 @@ def test_shared_files_and_lossy_files_are_warned_of(folders: tuple[Path, Path]) 
     a, b = folders
     (b / "copy.png").write_bytes((a / "x000.png").read_bytes())
     Image.fromarray(draw(9, 1)[0]).save(b / "lossy.jpg")
-    said = " ".join(compare(a, b, features=pooling(), intervals=False).warnings)
+    said = " ".join(compared(a, b, features=pooling(), intervals=False).warnings)
     assert "1 files are in both folders" in said and "lossy" in said
 
 
@@ -208,21 +212,21 @@ def test_bad_folders_are_refused_in_words(folders: tuple[Path, Path], tmp_path: 
     a, b = folders
     judge = pooling()
     with pytest.raises(BenchError, match="there is no folder .*nowhere"):
-        compare(a, tmp_path / "nowhere", features=judge)
+        compared(a, tmp_path / "nowhere", features=judge)
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "notes.txt").write_text("x")
     with pytest.raises(BenchError, match=r"holds no image \(1 \.txt\)"):
-        compare(texts, b, features=judge)
+        compared(texts, b, features=judge)
     with pytest.raises(BenchError, match=rf"holds 1 image.*at least {FLOOR}"):
-        compare(save(tmp_path / "one", draw(0, 1)), b, features=judge)
+        compared(save(tmp_path / "one", draw(0, 1)), b, features=judge)
     (a / "x003.png").write_bytes((a / "x003.png").read_bytes()[:60])
     (a / "x021.png").write_bytes(b"no image at all")
     for name in ("x022.png", "x023.png"):
         (a / name).unlink()
         (a / name).symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(BenchError, match=r"4 of 24 images in .* x003\.png.*x021\.png.*x023\.png") as told:
-        compare(a, b, features=judge, batch=4)
+        compared(a, b, features=judge, batch=4)
     assert "Errno" not in str(told.value) and "object at" not in str(told.value)
 
 

@@ -69,37 +69,32 @@ def compare(
     """Compare two folders of images: the metrics of sets, with intervals, and of pairs of one stem."""
     from bench.cli.progress import ConsoleHooks
     from bench.data.folder import manifest_of
-    from bench.metrics.tools import check_tools, tool_values
+    from bench.metrics.tools import check_tools
     from bench.scoring import compare as compare_folders
 
-    tools, batch = split(how.also or ()), asked.config.sample_batch
-    check_tools(tools)
-    files = manifest_of(generated).files, manifest_of(reference).files
-    features, clip = _judges(how, device=asked.config.device)
-    hooks = ConsoleHooks()
-    hooks.stage("judging", sum(map(len, files)))
-    hooks.tick(0, sum(map(len, files)))
+    also = split(how.also or ())
+    check_tools(also)
+    total = sum(len(manifest_of(folder).files) for folder in (generated, reference))
+    judges, hooks = _judges(how, device=asked.config.device), ConsoleHooks()
+    hooks.stage("judging", total)
+    hooks.tick(0, total)
     try:
         comparison = compare_folders(
             generated,
             reference,
-            features=features,
-            clip=clip,
-            batch=batch,
+            judges=judges,
+            batch=asked.config.sample_batch,
             sensitivity=how.sensitivity,
             intervals=how.intervals,
+            also=also,
             tick=hooks.tick,
         )
     finally:
         hooks.close()
-    others = tool_values(tools, files, judge=features, batch=batch)
-    if as_json:
-        say(to_json(comparison.as_json() | ({"also": others} if others else {})))
-    else:
-        say("\n".join([comparison_text(comparison), *(_other_text(*item) for item in others.items())]))
+    say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
 
 
-def _judges(how: How, *, device: str) -> tuple[Any, Any]:
+def _judges(how: How, *, device: str) -> dict[str, Any]:
     from bench.judges import judge_card, load_judge
     from bench.training.processes import find_device
     from bench.types import BenchError
@@ -109,15 +104,10 @@ def _judges(how: How, *, device: str) -> tuple[Any, Any]:
     if how.clip is not None and not judge_card(how.clip, weights=how.clip_weights).reads_text:
         raise BenchError(f"--clip {how.clip} is no CLIP judge. Allowed: emoji-clip, open-clip/MODEL.")
     place = find_device(device)
-    features = load_judge(how.judge, weights=how.judge_weights, device=place)
-    return features, load_judge(how.clip, weights=how.clip_weights, device=place) if how.clip else None
-
-
-def _other_text(tool: str, values: Any) -> str:
-    """Return what another tool says of the same folders, in a line."""
-    if not isinstance(values, str):
-        values = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-    return f"{tool}: {values}"
+    judges = {"features": load_judge(how.judge, weights=how.judge_weights, device=place)}
+    if how.clip is not None:
+        judges["clip"] = load_judge(how.clip, weights=how.clip_weights, device=place)
+    return judges
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -141,6 +131,9 @@ def comparison_text(comparison: Comparison) -> str:
     lines += ["", to_plain(table)]
     if comparison.metrics["cosine"].value is not None and comparison.metrics["fd"].low is not None:
         lines.append("files of one stem are pairs: intervals leave both out together")
+    for tool, values in comparison.also.items():
+        told = values if isinstance(values, str) else ", ".join(f"{k} {v:.6g}" for k, v in values.items())
+        lines.append(f"{tool}: {told}")
     return "\n".join([*lines, *_sensitivity_lines(comparison)])
 
 
