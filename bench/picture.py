@@ -29,6 +29,12 @@ MOST_PIXELS, MOST_SIDE = 1 << 27, 1 << 16
 """Larger pictures are refused where their size is not known beforehand: 8192 x 16384 in all."""
 LOSSY, TRANSPARENT, ROTATED, FRAMES = "lossy", "transparency", "EXIF rotation", "further frames"
 ODD = "odd metadata"
+DROPPED = {
+    TRANSPARENT: "dropped, as torch-fidelity and clean-fid do; lay them on a background first",
+    ROTATED: "not applied, as in torch-fidelity and clean-fid; turn the pixels first",
+    FRAMES: "only the first is taken, as in torch-fidelity and clean-fid",
+    ODD: "Pillow warns of them; their pixels are taken",
+}
 _BYTES = 8  # a pixel, of the largest files: 16 bits of four channels as they are
 _BESIDE = 1 << 24  # bytes of what else a file may hold
 _RANGE = 65535

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,28 +20,12 @@ from bench.content import digest_arrays, digest_json
 from bench.judges import Judge
 from bench.metrics.intervals import FEW_ITEMS
 from bench.metrics.paired import pixel_error
-from bench.picture import (
-    FRAMES,
-    LOSSY,
-    ODD,
-    ROTATED,
-    TRANSPARENT,
-    Picture,
-    PictureError,
-    decode,
-    picture_bytes,
-)
+from bench.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
 from bench.types import BenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 AS_GIVEN = "as given"
 _NAMED = 10
-_DROPPED = {
-    TRANSPARENT: "dropped, as torch-fidelity and clean-fid do; lay them on a background first",
-    ROTATED: "not applied, as in torch-fidelity and clean-fid; turn the pixels first",
-    FRAMES: "only the first is taken, as in torch-fidelity and clean-fid",
-    ODD: "Pillow warns of them; their pixels are taken",
-}
 
 Tick = Callable[[int, int], None]
 """Called with how many images are read, and of how many."""
@@ -61,8 +45,7 @@ class Manifest:
         return tuple(path.stem for path in self.files)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """Something that readers of a number do not see: another resizer, another file format.
 
     says: in words. apply: (image [H,W,3] uint8, side of the judge's input) -> image. generated_only:
@@ -91,10 +74,8 @@ def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
 
 
 CHANGES: Mapping[str, Change] = {
-    "resizer": Change(says="both folders resized by Pillow, bilinear, before the judge", apply=_bilinear),
-    "jpeg95": Change(
-        says="the first folder stored as JPEG, quality 95 (Pillow)", apply=_jpeg, generated_only=True
-    ),
+    "resizer": Change("both folders resized by Pillow, bilinear, before the judge", _bilinear),
+    "jpeg95": Change("the first folder stored as JPEG, quality 95 (Pillow)", _jpeg, generated_only=True),
 }
 
 
@@ -118,8 +99,13 @@ class Reading:
     def read(self, start: int, batch: int) -> list[np.ndarray]:
         """Decode and judge the next files; none where the folder is at its end."""
         images = []
-        for digest, picture in pictures_of(self.manifest, self.manifest.files[start : start + batch]):
-            self.digests.append(digest)
+        for path in self.manifest.files[start : start + batch]:
+            try:
+                data = picture_bytes(path)
+                picture = decode(data)
+            except PictureError:
+                raise _broken(self.manifest) from None
+            self.digests.append(hashlib.sha256(data).hexdigest())
             self.contents.append(digest_arrays(pixels=picture.pixels))
             self.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
             self.notes.update(picture.notes)
@@ -243,7 +229,7 @@ def doubts(a: Reading, b: Reading) -> Iterator[str]:
     lossy = [(x.notes[LOSSY] > 0, x.notes[LOSSY] < len(x.digests)) for x in (a, b)]
     if lossy[0] != lossy[1]:
         yield "only one folder holds lossy files (JPEG, WebP): formats move distances, see --sensitivity."
-    for note, meaning in _DROPPED.items():
+    for note, meaning in DROPPED.items():
         if a.notes[note] or b.notes[note]:
             yield f"{note} in {a.notes[note]} files of A and {b.notes[note]} of B: {meaning}."
     if set(a.sizes) != set(b.sizes):
@@ -255,35 +241,22 @@ def judged(judge: Judge, images: Sequence[np.ndarray], *, batch: int) -> np.ndar
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(row)
-    found: list[np.ndarray] = [np.empty(0)] * len(images)
-    for rows in by_shape.values():
-        features = judge.features(np.stack([images[row] for row in rows]), batch_size=batch)
-        for row, feature in zip(rows, features, strict=True):
-            found[row] = feature
-    return np.stack(found)
-
-
-def pictures_of(manifest: Manifest, files: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
-    """Give digest and picture of some files; at the first broken one, name all of the folder."""
-    for path in files:
-        try:
-            data = picture_bytes(path)
-            picture = decode(data)
-        except PictureError:
-            raise _broken(manifest) from None
-        yield hashlib.sha256(data).hexdigest(), picture
+    order = [row for rows in by_shape.values() for row in rows]
+    sets = (np.stack([images[row] for row in rows]) for rows in by_shape.values())
+    features = np.concatenate([judge.features(images, batch_size=batch) for images in sets])
+    return np.asarray(features[np.argsort(order)])
 
 
 def _broken(manifest: Manifest) -> BenchError:
     """Build the error that names a folder's broken images, the first ten of them."""
-    found = []
+    broken = []
     for path in manifest.files:
         try:
             decode(picture_bytes(path))
         except PictureError as error:
-            found.append(f"{readable(path.name)} ({error})")
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            broken.append(f"{readable(path.name)} ({error})")
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     return BenchError(
-        f"{len(found)} of {len(manifest.files)} images in {manifest.folder} cannot be read: "
-        f"{'; '.join(found[:_NAMED])}{more}. Restore or remove them; a set without them is another set."
+        f"{len(broken)} of {len(manifest.files)} images in {manifest.folder} cannot be read: "
+        f"{'; '.join(broken[:_NAMED])}{more}. Restore or remove them; a set without them is another set."
     )
