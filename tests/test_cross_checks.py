@@ -86,6 +86,7 @@ def test_end_to_end_torch_fidelity_agrees(folders: tuple[Path, Path]) -> None:
         cache=False,
         verbose=False,
         kid_subset_size=N,
+        save_cpu_ram=True,  # no worker processes
     )
     ours = numbers_of(folders, judge)
     assert ours["fd"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
