@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Any
 
 import numpy as np
-from pydantic import with_config
-from typing_extensions import TypedDict
 
 from bench import record as records
 from bench import registry
@@ -48,7 +46,7 @@ from bench.sampling import (
     to_bytes,
 )
 from bench.scoring import Evaluator, Scores, items_json
-from bench.strict import Text, holding
+from bench.strict import Text
 from bench.suites import changes, resolve
 from bench.tiles import MOST_TILES, TILES_FILE, write_tiles
 from bench.training.checkpoint import Trainable
@@ -75,16 +73,6 @@ _ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, "work/samples.png",
 _DECODED = 64  # images held as floats at once
 _RESAMPLED = {"guidance", "steps"}  # changes that move no weight
 _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
-
-
-@with_config(extra="allow")
-class _Begun(TypedDict):
-    started: Text
-    training: NotRequired[Text]
-
-
-Begun = Annotated[Mapping[str, Any], holding(_Begun)]
-"""What work/run.json holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +285,7 @@ class Run:
         path = self.folder / BEGUN
         with self.processes.main_process_first():
             if path.exists():
-                check_same(read_json(path, of=Begun), wanted, self.folder)
+                check_same(read_json(path, of=dict[Text, Any]), wanted, self.folder)
             elif self.processes.is_main_process:
                 write_json(path, {**wanted, "started": _now(), "training": self.identity.training})
             else:
@@ -581,7 +569,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         },
         artifacts={n: sha256_file(run.folder / n) for n in _ARTIFACTS if (run.folder / n).exists()},
         attribution=str(getattr(run.dataset, "attribution", "")),
-        started=read_json(run.folder / BEGUN, of=Begun)["started"],
+        started=str(read_json(run.folder / BEGUN, of=dict[Text, Any]).get("started", "")),
         finished=_now(),
     )
 

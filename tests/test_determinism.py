@@ -37,7 +37,7 @@ def threads(number: int) -> Iterator[None]:
 
 def finished(folder: Path, base: Path, *, batch: int = 4, number: int = 1) -> Any:
     with threads(number):
-        run = made(micro(base, folder, sample_batch=batch, shuffled=False))
+        run = made(micro(base, folder, sample_batch=batch, shuffled=False, train_images=16))
         run.all()
     return run
 

@@ -228,7 +228,7 @@ def _runs(table: _Table) -> None:
     from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
     from bench.reporting.runs import load_runs
-    from bench.running import Begun, check_same
+    from bench.running import check_same
     from bench.training.loop import TrainResult
     from bench.training.weights import ADAPTER, find_trained
     from bench.tune import write_evidence
@@ -252,7 +252,7 @@ def _runs(table: _Table) -> None:
     others = {"run/work/train.json": {}, f"run/{ADAPTER}": b"", f"run/{RECORD_FILE}": _record()}
 
     def again(folder: Path) -> None:
-        check_same(read_json(folder / "run.json", of=Begun), begun, folder)
+        check_same(read_json(folder / "run.json", of=dict[str, Any]), begun, folder)
 
     table.add("begun", {"run/work/run.json": begun, **others}, JSON, lambda f: find_trained(f, "bb"))
     trained = {"steps": 1, "images": 8, "seconds": 1.5, "dead": 0, "curve": [[0, 1.0]]}

@@ -13,7 +13,6 @@ import pytest
 from bench.content import read_json, write_json
 from bench.cost import load_timings
 from bench.record import load_items, load_record
-from bench.running import Begun
 from bench.strict import DEEPEST, check_name, check_word
 from bench.training.loop import TrainResult
 from bench.types import BenchError
@@ -215,7 +214,6 @@ WORK: dict[str, tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
             "trained_in": (3, "../x"),
         },
     ),
-    "run": (Begun, {"started": "2024"}, {"started": (3, None, []), "training": (3, {})}),
 }
 
 

@@ -96,7 +96,9 @@ def trained(run: Any) -> str:
 
 def sampled(run: Any) -> str:
     """Sample a run and say so."""
-    return f"{run.sample():.3f} s an image -> {run.folder / 'work' / 'samples'}"
+    seconds = run.sample()
+    pace = "all were there" if seconds is None else f"{seconds:.3f} s an image"
+    return f"{pace} -> {run.folder / 'work' / 'samples'}"
 
 
 def scored(run: Any) -> str:
