@@ -120,23 +120,31 @@ def test_a_run_told_to_go_on_is_marked_wherever_it_appears(
     assert bench(*micro(micro_folder, runs)).exit_code == 2  # a finished run is no way round it
 
 
-def test_pretraining_is_checked_where_the_base_brings_fingerprints(
-    micro_folder: Path, tmp_path: Path
-) -> None:
-    base = Path(shutil.copytree(micro_folder, tmp_path / "base"))
+@pytest.fixture(scope="module")
+def clean(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base with fingerprints of 50 drawings that are no evaluation items, and a run on it."""
+    folder = tmp_path_factory.mktemp("clean")
+    base = Path(shutil.copytree(micro_folder, folder / "base"))
     data, splits = OpenMoji64(), openmoji64_splits()
-    item = pick_items(splits.test, 12)[0]
-    clean = data.images[data.rows(splits.train[:50])]
-    names = [f"train: {i}" for i in range(50)]
+    pictures, names = data.images[data.rows(splits.train[:50])], [f"train: {i}" for i in range(50)]
     digest = find_snapshot(base).digest
-    write_seen(base, base=digest, pictures=clean, names=names, facts={"about": "50 drawings"})
-    assert bench(*micro(base, tmp_path / "runs")).exit_code == 0
-    record = only_record(tmp_path / "runs")
+    write_seen(base, base=digest, pictures=pictures, names=names, facts={"about": "50 drawings"})
+    assert find_snapshot(base).digest == digest  # fingerprints are about the base, not of it
+    assert bench(*micro(base, folder / "runs")).exit_code == 0
+    (run,) = (folder / "runs").glob("micro-*")
+    return base, run
+
+
+def test_pretraining_is_checked_where_the_base_brings_fingerprints(
+    clean: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, run = Path(shutil.copytree(clean[0], tmp_path / "base")), clean[1]
+    record = load_record(run)
     assert record.leaks is not None and record.leaks.pretraining.status == "clean"
     assert record.leaks.pretraining.about == "50 drawings" and record.leaked == 0
-    pictures = np.concatenate([clean, data[item].image[None]])
-    write_seen(base, base=digest, pictures=pictures, names=[*names, "x: y"], facts={"about": "51"})
-    assert find_snapshot(base).digest == digest  # fingerprints are about the base, not of it
+    data, item = OpenMoji64(), pick_items(openmoji64_splits().test, 12)[0]
+    digest = find_snapshot(base).digest
+    write_seen(base, base=digest, pictures=data[item].image[None], names=["x: y"], facts={"about": "1"})
     answer = bench(*micro(base, tmp_path / "runs"))
     assert answer.exit_code == 2 and f"x: y = {item}" in answer.stderr
 
@@ -163,13 +171,13 @@ def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micr
     assert [f[0]["kind"] for f in found if f] == ["near-duplicate image"]
 
 
-def test_an_audit_of_a_run_looks_at_its_own_items(micro_folder: Path, tmp_path: Path) -> None:
-    assert bench(*micro(micro_folder, tmp_path)).exit_code == 0
-    (run,) = tmp_path.glob("micro-*")
-    answer = bench("audit", "--run", run, "--base", micro_folder)
+def test_an_audit_of_a_run_looks_at_its_own_items(clean: tuple[Path, Path]) -> None:
+    base, run = clean
+    answer = bench("audit", "--run", run, "--base", base)
     assert answer.exit_code == 0, answer.output
     assert "ok   12 test items with training" in answer.stdout
-    assert "pretraining unknown" in answer.stdout
+    assert "ok   12 test items with pretraining (50 drawings)" in answer.stdout
+    assert "training clean, pretraining clean" in answer.stdout
     other = bench("audit", "--run", run, "--base", cli_base())
     assert other.exit_code == 0 and "another base" in other.stdout
 

@@ -382,31 +382,31 @@ def _place(*keys: Any, value: Any) -> Callable[[Any], None]:
     ],
 )
 def test_what_no_list_holds_is_an_error(
-    tmp_path: Path, file: str, change: Callable[[Any], None], said: str
+    root: Path, tmp_path: Path, file: str, change: Callable[[Any], None], said: str
 ) -> None:
-    root = build_coco(tmp_path / "coco")
+    root = Path(shutil.copytree(root, tmp_path / "coco"))
     edit(root, file, change)
     with pytest.raises(BenchError, match=said):
         prepare_coco17(root, tmp_path / "out", recipe=RECIPE)
     assert not (tmp_path / "out").exists()
 
 
-def test_annotations_nested_without_end_are_an_error(tmp_path: Path) -> None:
-    root = build_coco(tmp_path / "coco")
+def test_annotations_nested_without_end_are_an_error(root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(root, tmp_path / "coco"))
     (root / "annotations" / "captions_val2017.json").write_bytes(b"[" * 100_000)
     with pytest.raises(BenchError, match="captions_val2017.json cannot be read"):
         prepare_coco17(root, tmp_path / "out", recipe=RECIPE)
 
 
-def test_a_box_of_numbers_beyond_all_bounds_is_left_out(tmp_path: Path) -> None:
-    root = build_coco(tmp_path / "coco")
+def test_a_box_of_numbers_beyond_all_bounds_is_left_out(root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(root, tmp_path / "coco"))
     edit(root, "instances_val2017.json", _place("annotations", 0, "bbox", value=[10**400, 0, 1, 1]))
     found = read_official(root, kinds=("captions", "instances", "panoptic"), maps=True)
     assert [s.reason for s in found["val2017"].skipped] == ["a box outside its image"]
 
 
-def test_what_is_missing_is_named_with_its_place(tmp_path: Path) -> None:
-    root = build_coco(tmp_path / "coco")
+def test_what_is_missing_is_named_with_its_place(root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(root, tmp_path / "coco"))
     shutil.rmtree(root / "annotations" / "panoptic_val2017")
     (root / "annotations" / "instances_train2017.json").unlink()
     with pytest.raises(BenchError) as error:
