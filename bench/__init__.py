@@ -77,7 +77,7 @@ def report(results: str | Path, out: str | Path | None = None) -> list[Path]:
     """
     from bench.reporting import make_report
 
-    return make_report(Path(results), Path(out or Path(results) / "report"))
+    return list(make_report(Path(results), Path(out or Path(results) / "report")).files)
 
 
 def load_results(results: str | Path) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def _complaints(report: Path, folder: Path, columns: str) -> list[str]:
     inputs = "\n".join(rf"\typeout{{}}\input{{{part.resolve()}}}\clearpage" for part in parts)
     (own / "all.tex").write_text(
         f"\\documentclass[{columns}]{{article}}\n\\usepackage[a4paper,margin=2.5cm]{{geometry}}\n"
-        f"\\usepackage{{booktabs}}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n",
+        f"\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n",
         encoding="utf-8",
     )
     done = subprocess.run(

@@ -227,7 +227,7 @@ def _runs(table: _Table) -> None:
     from bench.cost import TIMINGS_FILE, Ledger, load_timings
     from bench.packed import load_run
     from bench.record import RECORD_FILE, load_record
-    from bench.reporting.runs import load_runs
+    from bench.reporting.frame import load_runs
     from bench.running import check_same
     from bench.training.loop import TrainResult
     from bench.training.weights import ADAPTER, find_trained

@@ -15,7 +15,7 @@ from bench.ablations import ABLATIONS_FOLDER, SETTINGS
 from bench.content import read_json
 from bench.cost import TIMINGS_FILE
 from bench.packed import kept_records
-from bench.reporting import load_runs, make_report
+from bench.reporting import ReportOptions, load_runs, make_report
 from bench.reporting.readme import FIGURES_FOLDER
 from bench.suites import EMOJI
 from tests.latex import complaints, needs_latex
@@ -32,7 +32,7 @@ ON_A_GPU = ROOT / "results" / "emoji-h200"
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page and the report of the main records; read only."""
     folder = tmp_path_factory.mktemp("published") / "results"
-    make_report(MAIN, folder / MAIN.name / "report", readme=folder / README.name, long=True)
+    make_report(MAIN, folder / MAIN.name / "report", ReportOptions(readme=folder / README.name, long=True))
     return folder
 
 

@@ -113,8 +113,8 @@ def _judges(how: How, *, device: str) -> dict[str, Any]:
 def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as plain tables for a terminal."""
     from bench.data.folder import left_out
-    from bench.reporting.grid import to_plain
-    from bench.reporting.names import Column, brackets, decimals, header, number
+    from bench.reporting.render import to_plain
+    from bench.reporting.words import Column, brackets, decimals, header, number
 
     lines = []
     for letter, facts in zip("AB", comparison.folders, strict=True):
@@ -139,8 +139,8 @@ def comparison_text(comparison: Comparison) -> str:
 
 def _sensitivity_lines(comparison: Comparison) -> list[str]:
     """Return how far each number moves, in percent of it, under each change."""
-    from bench.reporting.grid import to_plain
-    from bench.reporting.names import MISSING, Column, named
+    from bench.reporting.render import to_plain
+    from bench.reporting.words import MISSING, Column, named
     from bench.scoring import SAYS
 
     if not comparison.sensitivity:

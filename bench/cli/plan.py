@@ -208,7 +208,7 @@ def timings_text(timings: Timings) -> str:
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
     """Return rows of cells by column as a plain table without the columns that are empty."""
-    from bench.reporting.grid import to_plain
+    from bench.reporting.render import to_plain
 
     columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
     return to_plain([columns, *([row[name] for name in columns] for row in rows)]) if columns else ""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import AsJson, guarded, outline
+from bench.cli.options import AsJson, guarded, outline, split
 from bench.config import RESULTS
 from bench.terminal import say, to_json
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
+    from bench.reporting.render import Grid
 
 RunPlace = Annotated[Path, typer.Argument(help="A run folder, packed or not, or its record.json.")]
 
@@ -22,19 +23,58 @@ RunPlace = Annotated[Path, typer.Argument(help="A run folder, packed or not, or 
 def report(
     results: Annotated[Path, typer.Option(help="Folder of run folders, or a pack of them.")] = RESULTS,
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="These alone: names or titles, a,b.")] = None,
+    metrics: Annotated[list[str] | None, typer.Option(help="These alone: names as in records, a,b.")] = None,
+    style: Annotated[Literal["brackets", "±", "none"], typer.Option(help="Of intervals.")] = "brackets",
+    columns: Annotated[
+        Literal["one", "two"], typer.Option(help="Of a page of two columns that a LaTeX table takes.")
+    ] = "two",
     mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
     long: Annotated[bool, typer.Option("--long", help="LaTeX of differences and distributions too.")] = False,
     readme: Annotated[
         Path | None, typer.Option(help="Also write a page of published results, README.md.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
+    from bench.cli.progress import ConsoleHooks
     from bench.packed import Pack
-    from bench.reporting import make_report
+    from bench.reporting import ReportOptions, make_report
+    from bench.reporting.render import plain_lines
 
-    results = Pack(results).results
-    for path in make_report(results, out or results / "report", mixed=mixed, long=long, readme=readme):
-        say(path)
+    results, hooks = Pack(results).results, ConsoleHooks()
+    options = ReportOptions(
+        mixed=mixed,
+        long=long,
+        readme=readme,
+        methods=split(methods or ()),
+        metrics=split(metrics or ()),
+        style=style,
+        columns=columns,
+    )
+    out = out or results / "report"
+    try:
+        made = make_report(results, out, options, hooks=hooks)
+    finally:
+        hooks.close()
+    if as_json:
+        boards = [{"title": b.caption, "lines": plain_lines(b)} for b in made.leaderboards]
+        say(to_json({"files": [str(path) for path in made.files], "leaderboards": boards}))
+        return
+    for board in made.leaderboards:
+        _say_table(board)
+    say(f"{len(made.files)} files in {out}: begin with {out / 'index.html'} or {out / 'report.md'}")
+
+
+def _say_table(grid: Grid) -> None:
+    """Print a table: fitted to a terminal, elsewhere as wide as it is."""
+    from rich.console import Console
+
+    from bench.reporting.render import to_rich
+
+    console = Console()
+    console.width = console.width if console.is_terminal else 1000
+    console.print(to_rich(grid))
 
 
 @guarded
@@ -48,8 +88,8 @@ def show(
     """Show a run: its record, its artifacts checked; or what differs from another; or list a folder."""
     from bench.packed import kept_record, kept_records
     from bench.record import RECORD_FILE, record_values
-    from bench.reporting.changes import record_changes
     from bench.reporting.tables import record_text
+    from bench.reporting.words import record_changes
 
     listed = kept_records(run) if run.is_dir() and not (run / RECORD_FILE).exists() else []
     if listed and diff is None:

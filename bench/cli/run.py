@@ -140,7 +140,7 @@ def ablate(
 def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) -> str:
     """Return the question, every run with its state and about how long it takes, and the sum."""
     from bench.grid import CANNOT, EXISTS, MISSING, duration, records_of_paces, seconds_of
-    from bench.reporting.grid import to_plain
+    from bench.reporting.render import to_plain
 
     records = records_of_paces(results)
     lines = [["task", "variant", "seed", "run", "state", "takes"]]
@@ -168,8 +168,8 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     """Return the tables of the runs that were planned and now have a record."""
     from bench.packed import load_run
     from bench.record import RECORD_FILE
-    from bench.reporting.ablation_tables import ablation_text
     from bench.reporting.ablations import build_ablations
+    from bench.reporting.tables import ablation_text
 
     folders = [entry.folder for entry in planned if (entry.folder / RECORD_FILE).exists()]
     tables = build_ablations([load_run(folder) for folder in folders], only=ablation)

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.content import atomic_write, read_json, sha256_file, write_json
 from bench.packed import Run, load_run
-from bench.reporting.ablation_page import ablation_files, ablation_sections
-from bench.reporting.ablations import build_ablations, in_ablations
+from bench.reporting.ablation_page import AblationSection, ablation_sections
+from bench.reporting.ablations import AblationTable, build_ablations, in_ablations
 from bench.reporting.compare import Comparison, build_comparison
-from bench.reporting.compare_tables import comparison_costs, comparison_grid, tidy_comparison
 from bench.reporting.curves import curve_figure
-from bench.reporting.differences import Difference, paired_differences, verdict, verdicts
+from bench.reporting.differences import Difference, paired_differences, verdict
 from bench.reporting.figures import contact_sheet, overview
-from bench.reporting.grid import to_csv, to_markdown
+from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
 from bench.reporting.html import html_page
-from bench.reporting.latex import to_latex
-from bench.reporting.names import task_place
 from bench.reporting.page import Section, Suite, report_page
 from bench.reporting.pictures import draw_pictures, file_name, small_copy
 from bench.reporting.readme import FIGURES_FOLDER, readme_figures, readme_page
-from bench.reporting.rows import BOOTSTRAP_SEED, Row, Table, build_table
-from bench.reporting.runs import load_ablation_runs, load_runs
+from bench.reporting.render import Columns, Grid, to_csv, to_latex, to_markdown
 from bench.reporting.tables import (
     cost_grid,
+    cost_task,
     difference_grid,
     distribution_grid,
+    leaderboard,
     main_grid,
     record_text,
     tidy,
     tidy_costs,
     tidy_differences,
 )
-from bench.types import BenchError
+from bench.reporting.words import HASH_DIGITS, Style, task_place
+from bench.types import BenchError, Hooks
 
 __all__ = [
-    "BOOTSTRAP_SEED",
     "Comparison",
     "Difference",
+    "Report",
+    "ReportOptions",
     "Run",
     "Table",
     "build_comparison",
@@ -53,152 +54,201 @@ __all__ = [
     "record_text",
     "tidy",
     "verdict",
-    "verdicts",
 ]
 
 FILES_FILE = "files.json"
 """In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
 
 
-def make_report(
-    results: Path, out: Path, *, mixed: bool = False, long: bool = False, readme: Path | None = None
-) -> list[Path]:
-    """Write the report of all records below `results` into `out`; return the files, sorted.
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What a report shows and how.
 
-    A comparison a suite over its tasks, and one table a suite, task and protocol; with `mixed`, one
-    a suite and task whose rows are marked. A suite with several protocols for one task has no
-    comparison. Ablations follow; a variant that one shows stands in its task's CSV too and in no other
-    table of methods. Files are named by suite and task, and by protocol too where there are several;
-    what an earlier report wrote into `out` and this does not is removed, other files
-    are left alone. long: write tables of several pages as LaTeX too (differences,
-    distributions). readme: where to write a page of published results, with a folder of its few
-    figures beside it. Nothing but the records moves a byte. BenchError, with nothing written, where
+    mixed: one table a suite and task although protocols differ, whose rows are marked. long: write tables
+    of several pages as LaTeX too (differences, distributions). readme: where to write a page of published
+    results, with a folder of its few figures beside it. methods, metrics: these alone, where any is named.
+    style: of intervals. columns: how many columns of a page of two a LaTeX table takes.
+    """
+
+    mixed: bool = False
+    long: bool = False
+    readme: Path | None = None
+    methods: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    style: Style = "brackets"
+    columns: Columns = "two"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The files of a report, sorted, and the leaderboards that a terminal shows."""
+
+    files: tuple[Path, ...]
+    leaderboards: tuple[Grid, ...]
+
+
+def make_report(
+    results: Path,
+    out: Path,
+    options: ReportOptions | None = None,
+    *,
+    hooks: Hooks | None = None,
+) -> Report:
+    """Write the report of all records below `results` into `out`; hooks are told how far it is.
+
+    A comparison a suite over its tasks, and one table a suite, task and protocol. A suite with several
+    protocols for one task has no comparison. Ablations follow; a variant that one shows stands in its
+    task's CSV too and in no other table of methods. Files are named by suite and task, and by protocol too
+    where there are several; what an earlier report wrote into `out` and this does not is removed, other
+    files are left alone. Nothing but the records moves a byte. BenchError, with nothing written, where
     there is no record, one does not verify or one table cannot hold them.
     """
+    asked, hooks = options or ReportOptions(), hooks or Hooks()
     earlier = _earlier(out)
-    runs = load_runs(results)
-    ablations = build_ablations([*runs, *load_ablation_runs(results)])
-    varied = in_ablations(ablations)
-    tables = {
-        name: build_table(members, mixed=mixed, variants=varied)
-        for name, members in _tables(runs, mixed=mixed)
-    }
+    tables, varied = _tables(results, asked)
+    ablations = [replace(ablation, style=asked.style) for ablation in varied]
     suites = [_suite(suite, tables) for suite in sorted({t.suite for t in tables.values()})]
-    by_suite = {suite.name: suite.comparison for suite in suites}
-    sections = [_section(out, name, table, by_suite[table.suite]) for name, table in tables.items()]
-    written: list[Path] = []
-    for section in sections:
-        written += _write(out, _table_files(section, long=long))
-        written += [out / file for file in section.pictures.files]
-    for suite in suites:
-        if suite.comparison is not None:
-            written += _write(out, _comparison_files(suite.comparison))
+    comparisons = {suite.name: suite.comparison for suite in suites if suite.comparison is not None}
+    steps = len(tables) + 2
+    hooks.stage("report", steps)
+    sections: list[Section] = []
+    for name, table in tables.items():
+        hooks.tick(len(sections), steps, name)
+        sections.append(_section(out, name, table, comparisons.get(table.suite)))
+    hooks.tick(len(tables), steps, "ablations")
     parts = ablation_sections(ablations, out)
+    hooks.tick(len(tables) + 1, steps, "pages")
+    texts: dict[str, str] = {}
+    for section in sections:
+        texts |= _table_files(section, asked)
+    for comparison in comparisons.values():
+        texts |= _comparison_files(comparison, asked)
     for part in parts:
-        written += _write(out, ablation_files(part))
-        written += [out / file for file in (*part.figures, *part.pdfs)]
-    written += _write(out, {"report.md": report_page(sections, suites, parts)})
-    written += _write(out, {"index.html": html_page(sections, suites, parts)})
+        texts |= _files(part.name, main_grid(part.table), asked) | {
+            f"{part.name}.csv": to_csv(tidy(part.table))
+        }
+    texts |= {
+        "report.md": report_page(sections, suites, parts),
+        "index.html": html_page(sections, suites, parts),
+    }
+    written = [out / file for section in sections for file in section.pictures.files]
+    written += [out / file for part in parts for file in (*part.figures, *part.pdfs)]
+    written += _write(out, texts)
     written.append(_settle(out, written, earlier))
-    if readme is not None:
-        page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
-        written += _write(readme.parent, {readme.name: page})
-        figures = readme.parent / FIGURES_FOLDER
-        written += [small_copy(out / name, figures / name) for name in readme_figures(sections, parts)]
-    return sorted(written)
+    if asked.readme is not None:
+        written += _readme(sections, suites, parts, results=results, out=out, readme=asked.readme)
+    hooks.tick(steps, steps)
+    boards = [leaderboard(board) for board in comparisons.values()]
+    boards += [leaderboard(table) for table in tables.values() if table.suite not in comparisons]
+    return Report(files=tuple(sorted(written)), leaderboards=tuple(boards))
 
 
-def _tables(runs: Sequence[Run], *, mixed: bool) -> list[tuple[str, list[Run]]]:
-    """Return the runs of each table with the name of its files."""
+def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list[AblationTable]]:
+    """Return the tables by the name of their files, and the ablations."""
+    runs, others = load_runs(results), load_ablation_runs(results)
+    kept = chosen([*runs, *others], methods=asked.methods, metrics=asked.metrics)
+    main = {run.record.run_id for run in runs}
+    ablations = build_ablations(kept)
     places: dict[tuple[str, str], dict[str, list[Run]]] = {}
-    for run in runs:
+    for run in kept:
         record = run.record
-        protocols = places.setdefault((record.suite, record.task), {})
-        protocols.setdefault("" if mixed else record.protocol_hash, []).append(run)
-    tables = []
+        if record.run_id in main:
+            protocols = places.setdefault((record.suite, record.task), {})
+            protocols.setdefault("" if asked.mixed else record.protocol_hash, []).append(run)
+    tables, varied = {}, in_ablations(ablations)
     for (suite, task), protocols in sorted(places.items(), key=lambda p: (p[0][0], task_place(p[0][1]))):
         for digest, members in sorted(protocols.items()):
-            parts = [suite, task, *([digest[:12]] if len(protocols) > 1 else [])]
-            tables.append(("-".join(file_name(part) for part in parts), members))
-    return tables
+            parts = [suite, task, *([digest[:HASH_DIGITS]] if len(protocols) > 1 else [])]
+            table = build_table(members, mixed=asked.mixed, variants=varied)
+            tables["-".join(map(file_name, parts))] = replace(table, style=asked.style)
+    return tables, ablations
 
 
 def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
     """Compare the tasks of a suite, or say why they cannot be compared."""
-    own = [table for table in tables.values() if table.suite == name]
+    members = [table for table in tables.values() if table.suite == name]
     hashes: dict[str, set[str]] = {}
-    for table in own:
-        hashes.setdefault(table.task, set()).update(table.hashes)
-    several = {task: sorted(found) for task, found in sorted(hashes.items()) if len(found) > 1}
+    for table in members:
+        hashes.setdefault(table.task, set()).update(digest[:HASH_DIGITS] for digest in table.hashes)
+    several = "; ".join(f"{task}: {', '.join(sorted(h))}" for task, h in sorted(hashes.items()) if len(h) > 1)
     if several:
-        words = "; ".join(f"{t}: {', '.join(h[:12] for h in found)}" for t, found in several.items())
-        note = f"No comparison over tasks: several protocols for one task ({words})."
+        note = f"No comparison over tasks: several protocols for one task ({several})."
         return Suite(name=name, comparison=None, note=note)
-    comparison = build_comparison(own)
+    comparison = build_comparison(members)
     if not comparison.own("method") or not comparison.columns:
         return Suite(name=name, comparison=None, note="No comparison over tasks: no method is scored.")
     return Suite(name=name, comparison=comparison, note="")
 
 
 def _section(out: Path, name: str, table: Table, comparison: Comparison | None) -> Section:
-    return Section(
-        name=name,
-        table=table,
-        differences=paired_differences(table),
-        pictures=draw_pictures(table, _shown_rows(table, comparison), out, name=name),
-    )
+    """Draw a table's pictures: of methods and floors as the comparison orders and names them."""
+    rows = table.own("method", "floor")
+    if comparison is not None:
+        named = comparison.own("method", "floor")
+        rows = [row.rows[table.task] for row in named if table.task in row.rows]
+    pictures = draw_pictures(table, rows, out, name=name)
+    return Section(name=name, table=table, differences=paired_differences(table), pictures=pictures)
 
 
-def _shown_rows(table: Table, comparison: Comparison | None) -> list[Row]:
-    """Return methods and floors as the comparison orders and names them, else as the table does."""
-    if comparison is None:
-        return [row for row in table.rows if row.kind in {"method", "floor"}]
-    entries = [*comparison.own("method"), *comparison.own("floor")]
-    return [entry.rows[table.task] for entry in entries if table.task in entry.rows]
+def _files(name: str, grid: Grid | None, asked: ReportOptions, *, ends: str = "md tex") -> dict[str, str]:
+    """Return a table as Markdown and LaTeX by file; nothing where there is none."""
+    if grid is None:
+        return {}
+    makers: dict[str, Callable[[], str]] = {
+        "md": lambda: to_markdown(grid),
+        "tex": lambda: to_latex(grid, key=name.removeprefix("table-"), columns=asked.columns),
+    }
+    return {f"{name}.{end}": makers[end]() for end in ends.split()}
 
 
-def _table_files(section: Section, *, long: bool) -> dict[str, str]:
+def _table_files(section: Section, asked: ReportOptions) -> dict[str, str]:
     name, table = section.name, section.table
-    more = distribution_grid(table)
-    files = {
-        f"table-{name}.md": to_markdown(main_grid(table)),
-        f"table-{name}.tex": to_latex(main_grid(table), key=name),
+    pairs = difference_grid(table, section.differences) if asked.long else None
+    return {
+        **_files(f"table-{name}", main_grid(table), asked),
+        **_files(f"cost-{name}", cost_grid(table), asked, ends="tex"),
+        **_files(
+            f"distribution-{name}", distribution_grid(table), asked, ends="md tex" if asked.long else "md"
+        ),
+        **_files(f"differences-{name}", pairs, asked, ends="tex"),
         f"table-{name}.csv": to_csv(tidy(table)),
-        f"cost-{name}.tex": to_latex(cost_grid(table), key=f"cost-{name}"),
         f"cost-{name}.csv": to_csv(tidy_costs(table)),
         f"differences-{name}.csv": to_csv(tidy_differences(section.differences)),
     }
-    if more is not None:
-        files[f"distribution-{name}.md"] = to_markdown(more)
-    if more is not None and long:
-        files[f"distribution-{name}.tex"] = to_latex(more, key=f"distribution-{name}")
-    if long:
-        pairs = difference_grid(table, section.differences)
-        files[f"differences-{name}.tex"] = to_latex(pairs, key=f"differences-{name}")
-    return files
 
 
-def _comparison_files(comparison: Comparison) -> dict[str, str]:
+def _comparison_files(comparison: Comparison, asked: ReportOptions) -> dict[str, str]:
     name = file_name(comparison.suite)
-    main, (task, cost) = comparison_grid(comparison), comparison_costs(comparison)
-    lines = tidy_costs(comparison.tables[task])
     return {
-        f"comparison-{name}.md": to_markdown(main),
-        f"comparison-{name}.tex": to_latex(main, key=f"comparison-{name}"),
-        f"comparison-{name}.csv": to_csv(tidy_comparison(comparison)),
-        f"cost-{name}.md": to_markdown(cost),
-        f"cost-{name}.tex": to_latex(cost, key=f"cost-{name}"),
-        f"cost-{name}.csv": to_csv(lines),
+        **_files(f"comparison-{name}", main_grid(comparison), asked),
+        **_files(f"cost-{name}", cost_grid(comparison), asked),
+        f"comparison-{name}.csv": to_csv(tidy(comparison)),
+        f"cost-{name}.csv": to_csv(tidy_costs(comparison.tables[cost_task(comparison)])),
     }
+
+
+def _readme(
+    sections: Sequence[Section],
+    suites: Sequence[Suite],
+    parts: Sequence[AblationSection],
+    *,
+    results: Path,
+    out: Path,
+    readme: Path,
+) -> list[Path]:
+    page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
+    figures = readme.parent / FIGURES_FOLDER
+    copies = [small_copy(out / name, figures / name) for name in readme_figures(sections, parts)]
+    return [*_write(readme.parent, {readme.name: page}), *copies]
 
 
 def _earlier(out: Path) -> dict[str, str]:
     """Return what the report in a folder wrote, by its list: file -> digest; nothing where it has none."""
     try:
-        found = read_json(out / FILES_FILE)
+        files = read_json(out / FILES_FILE)
     except BenchError:
         return {}
-    pairs = found.items() if isinstance(found, dict) else ()
+    pairs = files.items() if isinstance(files, dict) else ()
     return {name: digest for name, digest in pairs if name == Path(name).name and isinstance(digest, str)}
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.packed import Run
-from bench.reporting.ablation_tables import difference_cell
-from bench.reporting.ablations import AblationTable, Line
-from bench.reporting.differences import Difference, told_apart
+from bench.reporting.ablations import AblationTable
+from bench.reporting.differences import Difference
 from bench.reporting.figures import (
     BOX,
     GRID,
@@ -23,7 +22,9 @@ from bench.reporting.figures import (
     looks,
     wrapped,
 )
-from bench.reporting.names import Column, header, titled
+from bench.reporting.frame import Row
+from bench.reporting.tables import difference_cell
+from bench.reporting.words import Column, header, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,11 +48,11 @@ def bars_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     Teal is better than the reference, wine worse, grey not told apart. None, and no file, where
     there is no difference. The same table gives the same bytes.
     """
-    lines = [line for line in table.lines if line.differences]
+    lines = [line for line in table.rows if line.differences]
     columns = [c for c in table.columns if any(c in line.differences for line in lines)]
     if not columns:
         return None
-    names = [table.full_name(line) for line in lines]
+    names = [line.name for line in lines]
     width = 0.3 + 0.075 * max(map(len, names)) + 2.6 * len(columns)
     with figure_file(path, size=(width, 1.5 + 0.34 * len(lines)), pdf=pdf) as figure:
         title = f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n{_KEY}"
@@ -71,7 +72,7 @@ def axis_figure(table: AblationTable, path: Path, *, pdf: bool = False) -> Path 
     Floors, which no axis moves, are dotted. None, and no file, where fewer than two places are known.
     """
     axis_name = table.ablation.axis
-    lines = [line for line in table.lines if line.row.kind == "method"]
+    lines = [line for line in table.rows if line.kind == "method"]
     columns = [c for c in table.columns if any(_known(line, c) for line in lines)]
     if not axis_name or not columns or len({line.setting(axis_name) for line in lines}) < 2:
         return None
@@ -151,7 +152,7 @@ def moved(run: Run) -> float:
 def _bar(axis: Axes, place: int, difference: Difference) -> None:
     interval = difference.interval
     better = (interval.value > 0) == (difference.column.better == "higher")
-    colour = _UNTOLD if not told_apart(difference) else _BETTER if better else _WORSE
+    colour = _UNTOLD if not difference.clear else _BETTER if better else _WORSE
     axis.barh(place, interval.value, height=0.62, color=colour, alpha=0.75)
     axis.plot([interval.low, interval.high], [place, place], color=INK, linewidth=1.3)
     ends = (interval.low, interval.high, 0.0)
@@ -182,29 +183,29 @@ def _bar_axis(axis: Axes, column: Column, names: Sequence[str]) -> None:
     axis.margins(x=0.28)
 
 
-def _known(line: Line, column: Column) -> bool:
-    cell = line.row.cells.get(column)
+def _known(line: Row, column: Column) -> bool:
+    cell = line.cells.get(column)
     return cell is not None and cell.value is not None
 
 
 def _curves(axis: Axes, table: AblationTable, column: Column) -> None:
     name = table.ablation.axis
-    methods = list(dict.fromkeys(line.variant.method for line in table.lines))
-    ticks, ends = sorted({line.setting(name) for line in table.lines}), []
+    methods = list(dict.fromkeys(line.record.method for line in table.rows))
+    ticks, ends = sorted({line.setting(name) for line in table.rows}), []
     floors: list[tuple[str, float]] = []
     for method in methods:
-        own = [line for line in table.lines if line.variant.method == method]
+        own = [line for line in table.rows if line.record.method == method]
         known = sorted((p for line in own for p in _point(line, name, column)), key=lambda p: p[0])
         if not known:
             continue
-        if own[0].row.kind == "floor":
+        if own[0].kind == "floor":
             floors.append((titled(method), known[0][1]))
         else:
             look = looks({method: method})[method]
             _curve(axis, known, look)
             ends.append((titled(method), look.colour, known[-1][0], known[-1][1]))
     if table.ablation.resamples:
-        place = next(line.setting(name) for line in table.lines if line.is_reference)
+        place = next(line.setting(name) for line in table.rows if table.is_reference(line))
         axis.axvline(place, color=SOFT, linestyle=(0, (5, 2)), linewidth=1, zorder=0)
     for floor in floors:
         words, height = floor_line(axis, *floor)
@@ -215,8 +216,8 @@ def _curves(axis: Axes, table: AblationTable, column: Column) -> None:
         label_ends(axis, ends)
 
 
-def _point(line: Line, axis_name: str, column: Column) -> Iterator[_Point]:
-    cell = line.row.cells.get(column)
+def _point(line: Row, axis_name: str, column: Column) -> Iterator[_Point]:
+    cell = line.cells.get(column)
     if cell is not None and cell.value is not None:
         yield line.setting(axis_name), cell.value, cell.low, cell.high
 

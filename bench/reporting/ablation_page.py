@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.reporting.ablation_figures import AXES, axis_figure, bars_figure, weights_figure
-from bench.reporting.ablation_tables import (
-    ablation_command,
-    ablation_grid,
-    ablation_sentences,
-    tidy_ablation,
-)
-from bench.reporting.ablations import AblationTable
+from bench.reporting.ablations import AblationTable, ablation_sentences
 from bench.reporting.curves import curve_figure
 from bench.reporting.figures import pdf_path
-from bench.reporting.grid import code_span, escape_markdown, to_csv, to_markdown
-from bench.reporting.latex import to_latex
 from bench.reporting.pictures import file_name
 from bench.reporting.qualitative import Gallery, draw_both, gallery
+from bench.reporting.render import code_span, escape_markdown, to_csv, to_latex, to_markdown
+from bench.reporting.tables import ablation_command, main_grid, tidy
 from bench.tiles import SIDES
 
 CURVES = "training curves, first seed"
@@ -74,11 +68,11 @@ def ablation_sections(tables: Sequence[AblationTable], out: Path) -> list[Ablati
 
 def ablation_files(section: AblationSection) -> dict[str, str]:
     """Return the texts of an ablation's files by name."""
-    grid = ablation_grid(section.table)
+    grid = main_grid(section.table)
     return {
         f"{section.name}.md": to_markdown(grid),
         f"{section.name}.tex": to_latex(grid, key=section.name),
-        f"{section.name}.csv": to_csv(tidy_ablation(section.table)),
+        f"{section.name}.csv": to_csv(tidy(section.table)),
     }
 
 
@@ -97,7 +91,7 @@ def ablation_markdown(section: AblationSection, *, level: str = "##", pictures: 
     return (
         f"{level} Ablation: {escape_markdown(table.title)}\n\n{notes}"
         f"{escape_markdown(table.ablation.question)}\n\n{said}\n{drawn if pictures else ''}"
-        f"{to_markdown(ablation_grid(table))}\n"
+        f"{to_markdown(main_grid(table))}\n"
         f"Remade by {code_span(ablation_command(table))}.{f' Files: {links}.' if pictures else ''}\n"
     )
 
@@ -128,29 +122,30 @@ def _compared(table: AblationTable) -> Gallery | None:
     None where no reference, or nothing beside it, keeps tiles.
     """
     along = table.ablation.axis == "train_items"
-    lines = [x for x in table.lines if not along or x.variant.name == table.ablation.reference]
-    shown = gallery([replace(line.row, name=table.full_name(line)) for line in lines])
+    lines = [x for x in table.rows if not along or x.variant and x.variant.name == table.ablation.reference]
+    shown = gallery(lines)
     if shown is None:
         return None
-    references = {table.full_name(line) for line in lines if line.is_reference}
+    references = {line.name for line in lines if table.is_reference(line)}
     variants = set(shown.columns) - set(SIDES)
     return shown if len(variants) > 1 and variants & references else None
 
 
 def _curves(table: AblationTable, path: Path) -> Path | None:
     """Draw the training curve of each variant's first seed, and its difference to the reference's."""
-    drawn = [line for line in table.lines if line.row.runs[0].curve]
+    drawn = [line for line in table.rows if line.runs[0].curve]
     if not drawn:
         return None
-    curves = {table.full_name(line): line.row.runs[0].curve for line in drawn}
+    curves = {line.name: line.runs[0].curve for line in drawn}
     minus = {
-        table.full_name(line): table.full_name(other)
+        line.name: other.name
         for line in drawn
         for other in drawn
-        if other.variant is table.ablation.reference_of(line.variant)
+        if line.variant is not None
+        and other.variant is table.ablation.reference_of(line.variant)
         and other is not line
         and other.record.seed == line.record.seed  # else their batches differ
     }
     y = f"loss on {table.suite} / {table.task}"
-    methods = {table.full_name(line): line.record.method for line in drawn}
+    methods = {line.name: line.record.method for line in drawn}
     return curve_figure(curves, path, x="training step", y=y, minus=minus, methods=methods, pdf=True)

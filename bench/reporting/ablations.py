@@ -5,85 +5,46 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from bench.ablations import ABLATIONS, Ablation, Variant
 from bench.content import digest_json
-from bench.metrics.intervals import FEW_ITEMS
 from bench.packed import Run
 from bench.record import RunRecord
 from bench.registry import FLOOR
-from bench.reporting.differences import Difference, Pairing
-from bench.reporting.leaks import leak_mark, leak_title, split_notes
-from bench.reporting.names import RATE, Column, label, order_columns, primary_metrics, task_place, titled
-from bench.reporting.notes import FRECHET, device_notes, few_notes
-from bench.reporting.rows import BOOTSTRAP_SEED, Row, aggregate
-from bench.reporting.runs import SAMPLES
+from bench.reporting.differences import Difference, against, paired, verdict
+from bench.reporting.frame import SAMPLES, Cell, Row, Table, cells_of, frame, grouped, run_notes
+from bench.reporting.words import (
+    RATE,
+    Column,
+    label,
+    leak_mark,
+    order_columns,
+    primary_metrics,
+    task_place,
+    titled,
+)
 
 _SAMPLER = ("guidance", "steps")
-_Place = tuple[str, str]
+_Found = Sequence[tuple[Variant, Sequence[Run]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One variant with its runs, a seed each.
-
-    differences: minus the reference, on the seeds that both have; empty for a reference itself, for
-    the floor, and where there is nothing to pair with.
-    """
-
-    variant: Variant
-    row: Row
-    is_reference: bool
-    differences: Mapping[Column, Difference]
-
-    @property
-    def record(self) -> RunRecord:
-        """The record of the first seed."""
-        return self.row.runs[0].record
-
-    @property
-    def train_items(self) -> int:
-        """How many items were trained on."""
-        return self.record.splits.train.n
-
-    def setting(self, axis: str) -> float:
-        """Return where the variant stands on an axis."""
-        if axis == "train_items":
-            return self.train_items
-        return float(self.record.protocol["sampler"][axis])
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationTable:
-    """An ablation of one suite, task and protocol; lines in the order of its variants.
+class AblationTable(Table):
+    """An ablation of one suite, task and protocol: a table with a reference, rows in the order of variants.
 
     base: the protocol but for what variants change. missing: variants that no run has.
     """
 
     ablation: Ablation
-    suite: str
-    task: str
     base: Mapping[str, Any]
-    lines: tuple[Line, ...]
-    columns: tuple[Column, ...]
     missing: tuple[str, ...]
-    notes: tuple[str, ...]
 
     @property
     def by_items(self) -> bool:
         """Whether variants differ in their number of training items."""
-        return any(variant.train_items is not None for variant in self.ablation.variants)
-
-    def full_name(self, line: Line) -> str:
-        """Return a line's name, with its number of training items where the variants differ in it."""
-        name = line.row.name
-        return f"{line.train_items:,} items: {name}" if self.by_items else name
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs, each once."""
-        return [run for line in self.lines for run in line.row.runs]
+        return _by_items(self.ablation)
 
     @property
     def key(self) -> str:
@@ -93,77 +54,96 @@ class AblationTable:
     @property
     def title(self) -> str:
         """What is ablated, on what, and the mark of a leak where a run has one."""
-        place = f"{self.ablation.name} on {self.suite} / {self.task}"
-        return leak_title(place, [run.record for run in self.runs])
+        return label(f"{self.ablation.name} on {self.suite} / {self.task}", leak_mark(self.records))
+
+    def block(self, row: Row) -> object:
+        """Return what rows have in common between two rules."""
+        return row.train_items
+
+    def describe(self, row: Row, column: Column) -> dict[str, Any]:
+        """Return what a number is of, by column of a tidy table."""
+        sampler = row.record.protocol["sampler"]
+        return {
+            "ablation": self.ablation.name,
+            "suite": self.suite,
+            "task": self.task,
+            "protocol": row.protocol_hash,
+            "variant": row.label,
+            "method": row.record.method,
+            "train_items": row.train_items,
+            "guidance": sampler.get("guidance"),
+            "steps": sampler.get("steps"),
+            "reference": self.is_reference(row),
+            "seeds": " ".join(map(str, row.seeds)),
+        }
+
+    def compared(self, row: Row, column: Column) -> dict[str, Any]:
+        """Return a number's difference to the reference."""
+        d = row.differences.get(column)
+        return {
+            "difference": d and d.interval.value,
+            "difference_low": d and d.interval.low,
+            "difference_high": d and d.interval.high,
+            "difference_seeds": d and d.first_seeds,
+            "seeds_agree": d and d.agree,
+        }
+
+    def is_reference(self, row: Row) -> bool:
+        """Tell whether others are compared with a row."""
+        return row.variant is not None and self.ablation.reference_of(row.variant) is row.variant
 
 
-class _Runs:
-    """Runs by protocol, method and options, each run once, of one learning rate a method."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.all = list({run.record.run_id: run for run in reversed(runs)}.values())
-        self.by_key: dict[str, list[Run]] = {}
-        for run in self.all:
-            record = run.record
-            options = {k: v for k, v in record.options.items() if k != RATE}
-            key = _key(digest_json(dict(record.protocol)), record.method, options)
-            self.by_key.setdefault(key, []).append(run)
-
-    def bases(self) -> list[tuple[_Place, Mapping[str, Any]]]:
-        """Return (suite, task) and the protocols of runs without what a variant may change."""
-        found: dict[tuple[Any, ...], tuple[_Place, Mapping[str, Any]]] = {}
-        for run in self.all:
-            record = run.record
-            whole = {"budget", "sampler"} <= set(record.protocol)
-            if whole and not set(_SAMPLER) & set(record.changes):
-                base, place = _all_items(record.protocol), (record.suite, record.task)
-                key = (record.suite, task_place(record.task), digest_json(base))
-                found.setdefault(key, (place, base))
-        return [found[key] for key in sorted(found)]
+def _by_items(ablation: Ablation) -> bool:
+    return any(variant.train_items is not None for variant in ablation.variants)
 
 
-def build_ablations(
-    runs: Sequence[Run], *, only: Ablation | None = None, seed: int = BOOTSTRAP_SEED
-) -> list[AblationTable]:
+def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> list[AblationTable]:
     """Return a table for every ablation, suite, task and protocol with something to compare.
 
     A run belongs to a variant when method and options are those of the variant and its protocol is
-    the reference's but for what the variant declares: nothing else can differ within a table. seed: of
-    the bootstrap over items. only: of this ablation alone.
+    the reference's but for what the variant declares: nothing else can differ within a table. only: of
+    this ablation alone.
     """
-    known, pairing = _Runs(runs), Pairing(seed=seed)
-    bases = known.bases()
-    made = [
-        _table(ablation, known, base, place=place, pairing=pairing)
+    runs = list({run.record.run_id: run for run in reversed(runs)}.values())
+    by_key: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.record.seed):
+        options = {k: v for k, v in run.record.options.items() if k != RATE}
+        by_key.setdefault(_key(run.record.protocol, run.record.method, options), []).append(run)
+    bases = {_place(record): record for record in (run.record for run in runs) if _is_base(record)}
+    tables = (
+        _table(ablation, by_key, bases[place])
         for ablation in ([only] if only is not None else ABLATIONS.values())
-        for place, base in bases
-    ]
-    return [table for table in made if table is not None and _says_something(table)]
+        for place in sorted(bases)
+    )
+    return [table for table in tables if table is not None and _says_something(table)]
 
 
-def in_ablations(tables: Sequence[AblationTable]) -> set[str]:
+def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
     """Return the runs with options that are not the paper's and that some ablation shows.
 
     They stand there and would swell the tables of methods.
     """
-    return {
-        run.record.run_id
-        for table in tables
-        for line in table.lines
-        for run in line.row.runs
-        if line.variant.options
-    }
+    rows = (row for table in tables for row in table.rows if row.variant is not None and row.variant.options)
+    return {run.record.run_id for row in rows for run in row.runs}
 
 
-def _key(protocol: str, method: str, options: Mapping[str, Any]) -> str:
-    return digest_json([protocol, method, dict(options)])
+def _key(protocol: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
+    return digest_json([protocol, method, options])
 
 
-def _all_items(protocol: Mapping[str, Any]) -> dict[str, Any]:
+def _is_base(record: RunRecord) -> bool:
+    """Tell whether a run's protocol is one that variants may change."""
+    return {"budget", "sampler"} <= set(record.protocol) and not set(_SAMPLER) & set(record.changes)
+
+
+def _place(record: RunRecord) -> tuple[Any, ...]:
+    return record.suite, task_place(record.task), digest_json(_base(record.protocol))
+
+
+def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a protocol without what a variant may change of its budget."""
     budget = dict(protocol["budget"])
-    items = budget.pop("train_items", None)
-    if items is not None:
-        budget["name"] = str(budget["name"]).removesuffix(f"-{items}")
+    budget["name"] = str(budget["name"]).removesuffix(f"-{budget.pop('train_items', None)}")
     return {**protocol, "budget": budget}
 
 
@@ -172,114 +152,124 @@ def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     budget, items = dict(base["budget"]), variant.train_items
     if items is not None:
         budget |= {"name": f"{budget['name']}-{items}", "train_items": items}
-    own = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
-    return {**base, "budget": budget, "sampler": {**base["sampler"], **own}}
+    changed = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
+    return {**base, "budget": budget, "sampler": {**base["sampler"], **changed}}
 
 
-def _table(
-    ablation: Ablation, known: _Runs, base: Mapping[str, Any], *, place: _Place, pairing: Pairing
-) -> AblationTable | None:
-    groups: dict[str, tuple[Variant, list[Run]]] = {}
-    for variant in ablation.variants:
-        protocol = digest_json(_protocol(base, variant))
-        key = _key(protocol, variant.method, variant.settings)
-        groups.setdefault(key, (variant, known.by_key.get(key, [])))  # once, where it is the suite's
-    found, notes = _one_rate([(variant, runs) for variant, runs in groups.values() if runs])
-    if not found:
+def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:
+    base = _base(record.protocol)
+    keys = {v.called: _key(_protocol(base, v), v.method, v.settings) for v in ablation.variants}
+    first = {key: called for called, key in reversed(keys.items())}  # once, where it is the suite's
+    variants = [v for v in ablation.variants if first[keys[v.called]] == v.called]
+    found, notes = _one_rate([(v, by_key[keys[v.called]]) for v in variants if keys[v.called] in by_key])
+    if len(found) < 2:
         return None
-    own = [run for _, runs in found for run in runs]
-    records = [run.record for run in own]
-    columns = _columns(ablation, place[1], own)
-    rows = [(variant, _row(ablation, variant, runs, columns)) for variant, runs in found]
+    runs = [run for _, members in found for run in members]
+    rows = _rows(ablation, found, _wanted(ablation, record.task))
     return AblationTable(
         ablation=ablation,
-        suite=place[0],
-        task=place[1],
+        suite=record.suite,
+        task=record.task,
         base=base,
-        columns=columns,
-        lines=tuple(_line(ablation, variant, row, rows, pairing) for variant, row in rows),
-        missing=tuple(variant.called for variant, runs in groups.values() if not runs),
-        notes=(*split_notes(records), *device_notes(records), *notes, *_few(rows)),
+        rows=tuple(rows),
+        columns=order_columns(column for row in rows for column in row.cells),
+        runs=tuple(runs),
+        missing=tuple(v.called for v in variants if keys[v.called] not in by_key),
+        notes=(*run_notes([run.record for run in runs], rows), *notes),
     )
 
 
-def _one_rate(
-    groups: Sequence[tuple[Variant, list[Run]]],
-) -> tuple[list[tuple[Variant, list[Run]]], list[str]]:
+def _one_rate(found: _Found) -> tuple[_Found, list[str]]:
     """Keep each method's runs of its most common learning rate, and say how many are left out."""
-    counts: dict[str, Counter[Any]] = {}
-    for variant, runs in groups:
-        rates = [run.record.options.get(RATE) for run in runs]
-        counts.setdefault(variant.method, Counter()).update(rates)
-    kept = {m: max(c, key=lambda rate, c=c: (c[rate], -(rate or 0.0))) for m, c in counts.items()}  # type: ignore[misc]
-    notes = [
-        f"{sum(c.values()) - c[kept[m]]} runs of {titled(m)} at other learning rates than {kept[m]:g} are "
-        "left out."
-        for m, c in counts.items()
-        if len(c) > 1
-    ]
-    found = [
-        (variant, [run for run in runs if run.record.options.get(RATE) == kept[variant.method]])
-        for variant, runs in groups
-    ]
-    return [(variant, runs) for variant, runs in found if runs], notes
+    kept, notes = {}, []
+    for method in dict.fromkeys(variant.method for variant, _ in found):
+        rates = Counter(
+            run.record.options.get(RATE)
+            for variant, runs in found
+            if variant.method == method
+            for run in runs
+        )
+        kept[method] = min(rates, key=lambda rate: (-rates[rate], rate or 0.0))
+        if len(rates) > 1:
+            others = rates.total() - rates[kept[method]]
+            notes.append(
+                f"{others} runs of {titled(method)} at other learning rates than {kept[method]:g} are "
+                "left out."
+            )
+    same = [(v, [run for run in runs if run.record.options.get(RATE) == kept[v.method]]) for v, runs in found]
+    return [(variant, runs) for variant, runs in same if runs], notes
 
 
-def _columns(ablation: Ablation, task: str, runs: Iterable[Run]) -> tuple[Column, ...]:
+def _wanted(ablation: Ablation, task: str) -> list[str]:
     """Return FD, fidelity, cosine and, where guidance moves it, the CLIP score."""
-    wanted = ["fd", *primary_metrics(task), "cosine"]
-    wanted += ["clip"] if ablation.axis == "guidance" else []
-    found = {Column.of(m, v) for run in runs for m, v in run.record.metrics.items() if m in wanted}
-    return order_columns(found)
+    return ["fd", *primary_metrics(task), "cosine", *(["clip"] if ablation.axis == "guidance" else [])]
 
 
-def _row(ablation: Ablation, variant: Variant, runs: Sequence[Run], columns: Sequence[Column]) -> Row:
-    own = tuple(sorted(runs, key=lambda run: run.record.seed))
-    name = titled(variant.name)
+def _rows(ablation: Ablation, found: _Found, metrics: Sequence[str]) -> list[Row]:
+    """Return a row a variant, with its differences to the reference."""
+    lines = frame([run for _, runs in found for run in runs], metrics)
+    by_run = grouped((line for line in lines if line.source == SAMPLES), lambda line: line.run)
+    rows, first = {}, 0
+    for variant, runs in found:
+        own = [line for place in range(first, first + len(runs)) for line in by_run.get(place, ())]
+        first += len(runs)
+        rows[variant.called] = _row(ablation, variant, runs, cells_of(own, runs=len(runs)))
+    return [
+        _compared(row, rows.get(ablation.reference_of(v).called))
+        for (v, _), row in zip(found, rows.values(), strict=True)
+    ]
+
+
+def _row(ablation: Ablation, variant: Variant, runs: Sequence[Run], cells: Mapping[Column, Cell]) -> Row:
+    details = []
     if ablation.resamples and variant.name == ablation.reference:
-        value = f"{own[0].record.protocol['sampler'][ablation.axis]:g}"
-        name = label(name, f"{value} steps" if ablation.axis == "steps" else value)
-    mark = leak_mark([run.record for run in own])
-    name = label(name, mark) if mark else name
-    cells = {c: aggregate(own, source=SAMPLES, column=c, seed=BOOTSTRAP_SEED) for c in columns}
-    kind = "floor" if variant.method == FLOOR else "method"
-    return Row(name=name, label=name, kind=kind, source=SAMPLES, runs=own, cells=cells)
-
-
-def _line(
-    ablation: Ablation,
-    variant: Variant,
-    row: Row,
-    rows: Sequence[tuple[Variant, Row]],
-    pairing: Pairing,
-) -> Line:
-    paper = ablation.reference_of(variant)
-    reference = next((other for v, other in rows if v is paper), None)
-    found: dict[Column, Difference] = {}
-    if variant is not paper and row.kind != "floor" and reference is not None:
-        sides = _common(row, reference)
-        for column in row.cells if sides else ():
-            difference = pairing.difference(*sides, column=column)
-            found |= {column: difference} if difference is not None else {}
-    return Line(variant=variant, row=row, is_reference=variant is paper, differences=found)
-
-
-def _common(one: Row, other: Row) -> tuple[Row, ...]:
-    """Return both rows on the seeds that both have, nothing where they share none."""
-    seeds = set(one.seeds) & set(other.seeds)
-    return tuple(
-        replace(row, runs=tuple(run for run in row.runs if run.record.seed in seeds))
-        for row in (one, other)
-        if seeds
+        value = f"{runs[0].record.protocol['sampler'][ablation.axis]:g}"
+        details = [f"{value} steps" if ablation.axis == "steps" else value]
+    name = label(titled(variant.name), *details, leak_mark(run.record for run in runs))
+    floor = variant.method == FLOOR
+    return Row(
+        name=label(name, f"{variant.train_items:,} items" if variant.train_items is not None else ""),
+        label=name,
+        kind="floor" if floor else "method",
+        runs=tuple(runs),
+        cells=cells,
+        variant=variant,
     )
+
+
+def _compared(row: Row, reference: Row | None) -> Row:
+    """Return a row with its differences to the reference, at the seeds that both have."""
+    if reference is None or reference is row or row.kind == "floor":
+        return row
+    seeds = set(row.seeds) & set(reference.seeds)
+    differences = {column: paired(row, reference, column, seeds=seeds) for column in row.cells}
+    return replace(row, differences={c: d for c, d in differences.items() if d is not None})
 
 
 def _says_something(table: AblationTable) -> bool:
     """Whether a variant is compared; along an axis of items, at two numbers of items or more."""
-    compared = {line.train_items for line in table.lines if line.differences}
+    compared = {row.train_items for row in table.rows if row.differences}
     return len(compared) > (1 if table.ablation.axis == "train_items" else 0)
 
 
-def _few(rows: Sequence[tuple[Variant, Row]]) -> list[str]:
-    items = [row.cells[c].items for _, row in rows for c in row.cells if c.metric in FRECHET]
-    return few_notes(min(items, default=FEW_ITEMS))
+def ablation_sentences(table: AblationTable) -> list[str]:
+    """Return what may be said of FD and fidelity, a sentence a variant: the reference against it."""
+    return [verdict(d.turned) for column in _told(table) for d in _differences(table, column)]
+
+
+def ablation_summary(table: AblationTable) -> list[str]:
+    """Return how the reference stands to all variants in FD and fidelity, a line a number of items."""
+    told = (_differences(table, column) for column in _told(table))
+    return [
+        against([d.turned for d in same])
+        for differences in told
+        for _, same in groupby(differences, key=lambda d: d.second)
+    ]
+
+
+def _told(table: AblationTable) -> list[Column]:
+    return [c for c in table.columns if c.metric in {"fd", *primary_metrics(table.task)}]
+
+
+def _differences(table: AblationTable, column: Column) -> list[Difference]:
+    return [row.differences[column] for row in table.rows if column in row.differences]

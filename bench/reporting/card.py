@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from bench.config import option_text
 from bench.metrics.intervals import FEW_ITEMS
 from bench.record import MetricValue, RunRecord
-from bench.reporting.grid import Grid, Text, to_markdown
-from bench.reporting.leaks import leak_lines
-from bench.reporting.names import (
+from bench.reporting.frame import AUTOENCODER, REAL, SAMPLES, SHUFFLED, metric_rows
+from bench.reporting.render import Grid, Text, to_markdown
+from bench.reporting.words import (
     Column,
     brackets,
     command_line,
     count,
     decimals,
+    few_notes,
     header,
+    leak_lines,
     number,
     order_columns,
+    too_few,
 )
-from bench.reporting.notes import few_notes, too_few
-from bench.reporting.runs import AUTOENCODER, REAL, SAMPLES, SHUFFLED, metric_rows
 
 LICENCE_FILE = "LICENSE.md"
 _ROWS = (SAMPLES, SHUFFLED, REAL, AUTOENCODER)
@@ -95,7 +96,7 @@ def _scores(record: RunRecord) -> str:
         ),
     )
     fewest = min((m.n for k, m in record.metrics.items() if k in ("fd", "fd_infinite")), default=0)
-    return "\n".join([to_markdown(table), *few_notes(fewest or FEW_ITEMS)]).rstrip()
+    return "\n".join([to_markdown(table), *few_notes([fewest or FEW_ITEMS])]).rstrip()
 
 
 def _cells(column: Column, rows: Mapping[str, Mapping[str, MetricValue]]) -> list[Text]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reporting.figures import GRID, INK, SOFT, Look, figure_file, floor_line, looks
-from bench.reporting.names import Column, count, header, primary_metrics
-from bench.reporting.rows import Row
+from bench.reporting.frame import Row
 from bench.reporting.tables import mean_cost
+from bench.reporting.words import Column, count, header, primary_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
-from bench.metrics.intervals import Interval, Resamples, difference_interval, jackknife_interval
-from bench.reporting.names import Column, brackets, decimals, named, number
-from bench.reporting.rows import BOOTSTRAP_SEED, Row, Table
-from bench.reporting.runs import item_matrix, measured, replicate_matrix
-
-_Found = tuple[Interval, int, int, tuple[np.ndarray, np.ndarray]]
+from bench.metrics.intervals import Interval, difference_interval, jackknife_interval
+from bench.reporting.frame import Lines, Row, Table, item_scores, resamples, set_replicates
+from bench.reporting.words import Column, brackets, decimals, named, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,99 +34,132 @@ class Difference:
     second_seeds: int
     agree: bool | None
 
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.interval.low > 0 or self.interval.high < 0
 
-def paired_differences(table: Table, *, seed: int = BOOTSTRAP_SEED) -> tuple[Difference, ...]:
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out and no training seed speaks against it."""
+        return self.shown and self.agree is not False
+
+    @property
+    def better(self) -> bool:
+        """Whether the first has the better value, as far as the column knows a better one."""
+        return (self.interval.value > 0) == (self.column.better == "higher")
+
+    @property
+    def turned(self) -> Difference:
+        """The second minus the first."""
+        value, low, high = self.interval.value, self.interval.low, self.interval.high
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            interval=Interval(value=-value, low=-high, high=-low),
+            first_seeds=self.second_seeds,
+            second_seeds=self.first_seeds,
+        )
+
+    @property
+    def digits(self) -> int:
+        """Decimals that show two digits of the interval's width and no end at 0 that is not."""
+        low, high = self.interval.low, self.interval.high
+        digits = decimals([self.interval.value], widths=[high - low])
+        nearest = min((abs(end) for end in (low, high) if end), default=0.0)
+        return max(digits, min(-math.floor(math.log10(nearest)), 9)) if nearest else digits
+
+    @property
+    def mark(self) -> str:
+        """ "*" where single training seeds speak against the mean over seeds, else nothing."""
+        return "*" if self.agree is False else ""
+
+
+def paired_differences(table: Table) -> tuple[Difference, ...]:
     """Return method minus floor, method minus shuffled and method minus method, where paired.
 
-    seed: of the bootstrap over items; all differences on equally many items share its resamples.
     Only rows of one protocol are compared, and only metrics with per-item scores or, for a whole
     set (FD, KID), with jackknife replicates that left out the same items.
     """
-    pairing = Pairing(seed=seed)
-    found = [
-        pairing.difference(first, second, column=column)
-        for first, second in _pairs(table)
+    differences = (
+        paired(first, second, column, seeds=seeds)
+        for first, second, seeds in _pairs(table)
         for column in table.columns
-    ]
-    return tuple(difference for difference in found if difference is not None)
+    )
+    return tuple(difference for difference in differences if difference is not None)
 
 
-class Pairing:
-    """Makes paired differences of rows that all share the resamples of one seed."""
-
-    def __init__(self, *, seed: int = BOOTSTRAP_SEED) -> None:
-        """Draw nothing yet: resamples are made for each number of items once."""
-        self.seed = seed
-        self._resamples: dict[int, Resamples] = {}
-
-    def difference(self, first: Row, second: Row, *, column: Column) -> Difference | None:
-        """Return first minus second in a column, None where it is missing or cannot be paired."""
-        sides = [row.cells.get(column) for row in (first, second)]
-        if any(cell is None or cell.value is None for cell in sides):
-            return None
-        found = self._by_items(first, second, column) or _by_replicates(first, second, column)
-        if found is None:
-            return None
-        interval, items, left_out, values = found
-        return Difference(
-            first=first.name,
-            second=second.name,
-            column=column,
-            interval=interval,
-            items=items,
-            left_out=left_out,
-            first_seeds=len(first.runs),
-            second_seeds=len(second.runs),
-            agree=_agree(*values),
-        )
-
-    def _by_items(self, first: Row, second: Row, column: Column) -> _Found | None:
-        paired = _aligned(first, second, column)
-        if paired is None or paired[0].shape[1] < 2:
-            return None
-        a, b, left_out = paired
-        n = a.shape[1]
-        if n not in self._resamples:
-            self._resamples[n] = Resamples(n_items=n, seed=self.seed)
-        interval = difference_interval(a.mean(axis=0), b.mean(axis=0), resamples=self._resamples[n])
-        return interval, n, left_out, (a.mean(axis=1), b.mean(axis=1))
+def _pairs(table: Table) -> Iterator[tuple[Row, Row, tuple[int, ...] | None]]:
+    """Give the rows to compare and the seeds to compare them at, None for all: those that were shuffled."""
+    methods = table.own("method")
+    for row in methods:
+        for other in table.own("floor"):
+            if other.protocol_hash == row.protocol_hash:
+                yield row, other, None
+        for other in table.own("shuffled"):
+            if {*map(id, other.runs)} <= {*map(id, row.runs)}:
+                yield row, other, other.seeds
+    for row, other in combinations(methods, 2):
+        if row.protocol_hash == other.protocol_hash:
+            yield row, other, None
 
 
-def difference_digits(difference: Difference) -> int:
-    """Return decimals that show two digits of the interval's width and no end at 0 that is not."""
-    low, high = difference.interval.low, difference.interval.high
-    digits = decimals([difference.interval.value], widths=[high - low])
-    ends = [abs(end) for end in (low, high) if end]
-    nearest = min(ends, default=0.0)
-    return max(digits, min(-math.floor(math.log10(nearest)), 9)) if nearest else digits
+def paired(
+    first: Row, second: Row, column: Column, *, seeds: Collection[int] | None = None
+) -> Difference | None:
+    """Return first minus second in a column, None where it is missing or cannot be paired.
 
-
-def verdict(difference: Difference) -> str:
-    """Return a difference in plain words, never stronger than its interval.
-
-    "beats" and "falls behind" need an interval that leaves 0 out, and training seeds that agree;
-    otherwise the two cannot be told apart, or it is said that single seeds do not agree.
+    seeds: those to compare at, None for all that each has. All differences on equally many items share
+    their resamples.
     """
-    low, high = difference.interval.low, difference.interval.high
-    first, second, basis = difference.first, difference.second, _basis(difference)
-    on = f"on {named(difference.column)}"
-    if not (low > 0 or high < 0):
-        return f"{first} and {second} cannot be told apart {on}: {_signed(difference)}{basis}."
-    text = f"{first} {_verb(difference)} {second} {on} by {_unsigned(difference)}{basis}"
-    if difference.agree is False:
-        return f"On the mean over seeds {text}, but single seeds do not agree."
-    return f"{text}."
+    sides = [row.cells.get(column) for row in (first, second)]
+    cells = [cell for cell in sides if cell is not None and cell.value is not None]
+    lines = [[x for x in c.lines if seeds is None or x.seed in seeds] for c in cells]
+    if len(lines) < 2 or not all(map(len, lines)):
+        return None
+    estimate = _by_items(*lines) or _by_replicates(*lines)
+    if estimate is None:
+        return None
+    interval, items, left_out, (a, b) = estimate
+    return Difference(
+        first=first.name,
+        second=second.name,
+        column=column,
+        interval=interval,
+        items=items,
+        left_out=left_out,
+        first_seeds=len(a),
+        second_seeds=len(b),
+        agree=None if len(a) == len(b) == 1 else bool(a.min() > b.max() or a.max() < b.min()),
+    )
 
 
-def seed_mark(difference: Difference) -> str:
-    """Return "*" where single training seeds speak against the mean over seeds, else nothing."""
-    return "*" if difference.agree is False else ""
+_Estimate = tuple[Interval, int, int, tuple[np.ndarray, np.ndarray]]
+"""An interval, items behind it and left out of it, values of each seed of both sides."""
 
 
-def told_apart(difference: Difference) -> bool:
-    """Tell whether the interval leaves 0 out and no training seed speaks against it."""
-    low, high = difference.interval.low, difference.interval.high
-    return (low > 0 or high < 0) and difference.agree is not False
+def _by_items(first: Lines, second: Lines) -> _Estimate | None:
+    """Bootstrap the difference of scores on the items that both have."""
+    one, other = item_scores(first), item_scores(second)
+    if one is None or other is None or one[0] != other[0]:
+        return None
+    known = np.isfinite(one[1]).all(axis=0) & np.isfinite(other[1]).all(axis=0)
+    a, b, n = one[1][:, known], other[1][:, known], int(known.sum())
+    if n < 2:
+        return None
+    interval = difference_interval(a.mean(axis=0), b.mean(axis=0), resamples=resamples(n))
+    return interval, n, len(known) - n, (a.mean(axis=1), b.mean(axis=1))
+
+
+def _by_replicates(first: Lines, second: Lines) -> _Estimate | None:
+    """Subtract the replicates of two sets that left out the same items in turn."""
+    one, other = set_replicates(first), set_replicates(second)
+    if one is None or other is None or one[0] != other[0] or one[1].shape[1] != other[1].shape[1]:
+        return None
+    a, b = (np.asarray([line.value for line in lines]) for lines in (first, second))
+    interval = jackknife_interval(float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0))
+    return interval, len(one[0]), 0, (a, b)
 
 
 def against(differences: Sequence[Difference]) -> str:
@@ -140,100 +170,52 @@ def against(differences: Sequence[Difference]) -> str:
     """
     bases = [_basis(d) for d in differences]
     usual = max(bases, key=bases.count)
-    said: dict[str, list[str]] = {}
+    claims: dict[str, list[str]] = {}
     for d, basis in zip(differences, bases, strict=True):
-        own = "" if basis == usual else basis
-        if not (d.interval.low > 0 or d.interval.high < 0):
-            said.setdefault("cannot be told apart from", []).append(f"{d.second}: {_signed(d)}{own}")
-        else:
-            doubt = "on the mean over seeds, with single seeds that do not agree, "
-            verb = f"{doubt if d.agree is False else ''}{_verb(d)}"
-            said.setdefault(verb, []).append(f"{d.second} by {_unsigned(d)}{own}")
-    words = "; ".join(f"{verb} {', '.join(others)}" for verb, others in said.items())
+        doubt = "on the mean over seeds, with single seeds that do not agree, " if d.mark else ""
+        verb = f"{doubt}{_verb(d)}" if d.shown else "cannot be told apart from"
+        joint = " by " if d.shown else ": "
+        claims.setdefault(verb, []).append(
+            f"{d.second}{joint}{_amount(d)}{'' if basis == usual else f' ({basis})'}"
+        )
+    words = "; ".join(f"{verb} {', '.join(others)}" for verb, others in claims.items())
     otherwise = "where not said, " if len(set(bases)) > 1 else ""
-    usual = f"{otherwise}{usual.strip(' ()')}"
-    return f"{differences[0].first} on {named(differences[0].column)} ({usual}): {words}."
+    return f"{differences[0].first} on {named(differences[0].column)} ({otherwise}{usual}): {words}."
 
 
-def verdicts(differences: Sequence[Difference]) -> list[str]:
-    """Return the verdict of each difference, in order."""
-    return [verdict(difference) for difference in differences]
+def verdict(difference: Difference) -> str:
+    """Return a difference in plain words, never stronger than its interval.
+
+    "beats" and "falls behind" need an interval that leaves 0 out, and training seeds that agree;
+    otherwise the two cannot be told apart, or it is said that single seeds do not agree.
+    """
+    first, second, amount = difference.first, difference.second, _amount(difference)
+    on, basis = f"on {named(difference.column)}", f"({_basis(difference)})"
+    if not difference.shown:
+        return f"{first} and {second} cannot be told apart {on}: {amount} {basis}."
+    text = f"{first} {_verb(difference)} {second} {on} by {amount} {basis}"
+    if difference.mark:
+        return f"On the mean over seeds {text}, but single seeds do not agree."
+    return f"{text}."
 
 
 def _verb(difference: Difference) -> str:
-    positive = difference.interval.low > 0
     if difference.column.better == "none":
-        return "is higher than" if positive else "is lower than"
-    better = positive == (difference.column.better == "higher")
-    return "beats" if better else "falls behind"
+        return "is higher than" if difference.interval.low > 0 else "is lower than"
+    return "beats" if difference.better else "falls behind"
 
 
-def _signed(difference: Difference) -> str:
-    digits, interval = difference_digits(difference), difference.interval
-    ends = brackets(interval.low, interval.high, digits)
-    return f"difference {number(interval.value, digits)} {ends}"
-
-
-def _unsigned(difference: Difference) -> str:
-    digits, interval = difference_digits(difference), difference.interval
-    low, high = sorted((abs(interval.low), abs(interval.high)))
-    value = number(abs(interval.value), digits)
-    return f"{value} {brackets(low, high, digits)}"
+def _amount(difference: Difference) -> str:
+    """Return how much it is: its size where a verb tells its direction, else with its sign."""
+    interval, digits = difference.interval, difference.digits
+    value, low, high = interval.value, interval.low, interval.high
+    if difference.shown:
+        value, (low, high) = abs(value), sorted((abs(low), abs(high)))
+    return f"{'' if difference.shown else 'difference '}{number(value, digits)} {brackets(low, high, digits)}"
 
 
 def _basis(difference: Difference) -> str:
     left_out = f", {difference.left_out} left out" if difference.left_out else ""
-    seeds = f"{difference.first_seeds} and {difference.second_seeds} seeds"
-    if difference.first_seeds == difference.second_seeds:
-        n = difference.first_seeds
-        seeds = "one seed" if n == 1 else f"{n} seeds"
-    return f" ({difference.items} items{left_out}, {seeds})"
-
-
-def _pairs(table: Table) -> Iterator[tuple[Row, Row]]:
-    methods = [row for row in table.rows if row.kind == "method"]
-    for row in methods:
-        for other in table.rows:
-            if other.kind == "floor" and other.protocol_hash == row.protocol_hash:
-                yield row, other
-        for other in table.rows:
-            if other.kind == "shuffled" and {*map(id, other.runs)} <= {*map(id, row.runs)}:
-                yield replace(row, runs=other.runs), other  # at the seeds that were shuffled
-    for row, other in combinations(methods, 2):
-        if row.protocol_hash == other.protocol_hash:
-            yield row, other
-
-
-def _by_replicates(first: Row, second: Row, column: Column) -> _Found | None:
-    """Subtract the replicates of two sets that left out the same items in turn."""
-    one = replicate_matrix(first.runs, source=first.source, metric=column.metric)
-    other = replicate_matrix(second.runs, source=second.source, metric=column.metric)
-    if one is None or other is None or one[0] != other[0] or one[1].shape[1] != other[1].shape[1]:
-        return None
-    a, b = _seed_values(first, column), _seed_values(second, column)
-    interval = jackknife_interval(float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0))
-    return interval, len(one[0]), 0, (a, b)
-
-
-def _seed_values(row: Row, column: Column) -> np.ndarray:
-    """Return the recorded value of each seed, [S]; NaN where one is missing."""
-    found = [measured(run, row.source, column) for run in row.runs]
-    return np.asarray([np.nan if m is None or m.value is None else m.value for m in found])
-
-
-def _aligned(first: Row, second: Row, column: Column) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Return scores [S,N] of both rows on the items that both have, and how many were left out."""
-    one = item_matrix(first.runs, source=first.source, metric=column.metric)
-    other = item_matrix(second.runs, source=second.source, metric=column.metric)
-    if one is None or other is None or set(one[0]) != set(other[0]):
-        return None
-    at = {item: i for i, item in enumerate(other[0])}
-    a, b = one[1], other[1][:, [at[item] for item in one[0]]]
-    known = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
-    return a[:, known], b[:, known], int((~known).sum())
-
-
-def _agree(a: np.ndarray, b: np.ndarray) -> bool | None:
-    if len(a) == len(b) == 1:
-        return None
-    return bool(a.min() > b.max() or a.max() < b.min())
+    n, other = difference.first_seeds, difference.second_seeds
+    seeds = ("one seed" if n == 1 else f"{n} seeds") if n == other else f"{n} and {other} seeds"
+    return f"{difference.items} items{left_out}, {seeds}"

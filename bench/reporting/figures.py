@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.content import atomic_path
-from bench.reporting.names import MISSING, Column, decimals, header, number, of_distribution
-from bench.reporting.rows import Cell, Row, Table
+from bench.reporting.frame import Cell, Row, Table
 from bench.reporting.sheet import SheetLayout, contact_sheet, sheet_layout
+from bench.reporting.words import MISSING, Column, decimals, header, number, of_distribution
 from bench.types import BenchError
 
 if TYPE_CHECKING:

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from bench.record import RunRecord
 from bench.reporting.ablation_page import AblationSection, ablation_markdown
 from bench.reporting.compare import Comparison, findings
-from bench.reporting.compare_tables import comparison_costs, comparison_grid
-from bench.reporting.differences import Difference, verdicts
-from bench.reporting.grid import code_span, escape_markdown, to_markdown
-from bench.reporting.leaks import leak_title
-from bench.reporting.names import command_line, header, one_line
+from bench.reporting.differences import Difference, verdict
+from bench.reporting.frame import Row, Table
 from bench.reporting.pictures import Pictures, file_name
-from bench.reporting.rows import Row, Table
+from bench.reporting.render import code_span, escape_markdown, to_markdown
 from bench.reporting.tables import cost_grid, difference_grid, distribution_grid, main_grid
+from bench.reporting.words import command_line, header, label, leak_mark, one_line
 
 HOW_TO_READ = """\
 Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
@@ -99,9 +97,9 @@ def _suite(suite: Suite) -> str:
         for task, table in comparison.tables.items()
         for note in table.notes
     ]
-    parts = [title, *notes, to_markdown(comparison_grid(comparison))]
+    parts = [title, *notes, to_markdown(main_grid(comparison))]
     parts.append(f"### What it says\n\n{_findings(comparison)}")
-    parts.append(f"### What it costs\n\n{to_markdown(comparison_costs(comparison)[1])}")
+    parts.append(f"### What it costs\n\n{to_markdown(cost_grid(comparison))}")
     files = [f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("md", "tex", "csv")]
     parts.append(f"Files: {_links(files)}.\n")
     return "\n".join(parts)
@@ -123,7 +121,7 @@ def _galleries(sections: Sequence[Section]) -> str:
         records = [run.record for run in section.table.runs]
         if shown is None or file is None:
             continue
-        name = escape_markdown(leak_title(section.table.task, records))
+        name = escape_markdown(label(section.table.task, leak_mark(records)))
         text = f"**{name}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
         left_out = "".join(f"- {escape_markdown(line)}\n" for line in shown.left_out)
         parts.append(f"{text}\n{left_out}" if left_out else text)
@@ -179,7 +177,7 @@ def _links(files: Sequence[str]) -> str:
 def _differences(section: Section) -> str:
     if not section.differences:
         return "No two rows have paired scores of one metric, so no difference is stated.\n"
-    words = "".join(f"- {escape_markdown(line)}\n" for line in verdicts(section.differences))
+    words = "".join(f"- {escape_markdown(line)}\n" for line in map(verdict, section.differences))
     grid = to_markdown(difference_grid(section.table, section.differences))
     return (
         f"{_folded(f'{len(section.differences)} differences in words', words)}\n{_folded('As a table', grid)}"

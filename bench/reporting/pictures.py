@@ -12,10 +12,10 @@ from bench.picture import decode
 from bench.reporting.cost_figure import cost_figure, cost_panels
 from bench.reporting.curves import curve_figure
 from bench.reporting.figures import overview, pdf_path
-from bench.reporting.notes import made_equal
+from bench.reporting.frame import Row, Table
 from bench.reporting.qualitative import Gallery, draw_both, gallery
-from bench.reporting.rows import Row, Table
 from bench.reporting.sheet import contact_sheet, sheet_title
+from bench.reporting.words import made_equal
 from bench.types import BenchError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from bench.content import atomic_path
 from bench.packed import Run
 from bench.reporting.figures import pdf_file, pdf_path
-from bench.reporting.rows import Row
+from bench.reporting.frame import Row
 from bench.reporting.sheet import FRAME, INK, LABEL, PAPER, TITLE, sheet_font
 from bench.types import BenchError
 

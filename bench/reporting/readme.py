@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.reporting.ablation_page import SAMPLES, AblationSection, ablation_markdown
-from bench.reporting.ablation_tables import ablation_summary
+from bench.reporting.ablations import ablation_summary
 from bench.reporting.compare import Comparison, findings
-from bench.reporting.compare_tables import comparison_costs
-from bench.reporting.grid import escape_markdown, to_markdown
-from bench.reporting.names import command_line, count, one_line, primary_metrics, titled
+from bench.reporting.frame import OWN_METHOD, Row
 from bench.reporting.page import HOW_TO_READ, Section, Suite, page_records
-from bench.reporting.rows import Row
-from bench.reporting.runs import OWN_METHOD
-from bench.reporting.tables import main_grid, mean_cost
+from bench.reporting.render import escape_markdown, to_markdown
+from bench.reporting.tables import cost_grid, main_grid, mean_cost
+from bench.reporting.words import command_line, count, one_line, titled
 
 FIGURES_FOLDER = "figures"
 _AT_SD15 = "692,370,880 parameters as released at the width of SD 1.5, 1.9 times ControlNet's 361,279,120"
@@ -122,8 +120,7 @@ def _about(ablations: Sequence[AblationSection], name: str) -> list[str]:
         f"{section.table.task}: {line}"
         for section in ablations
         if section.table.ablation.name == name
-        for metric in ("fd", *primary_metrics(section.table.task))
-        for line in ablation_summary(section.table, metric=metric)
+        for line in ablation_summary(section.table)
     ]
 
 
@@ -169,7 +166,7 @@ def _settings(sections: Sequence[Section]) -> list[str]:
 
 
 def _costs(comparison: Comparison) -> str:
-    return f"## What it cost\n\n{to_markdown(comparison_costs(comparison)[1])}"
+    return f"## What it cost\n\n{to_markdown(cost_grid(comparison))}"
 
 
 def _commands(

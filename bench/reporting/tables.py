@@ -1,114 +1,76 @@
-"""Tables of a report: tidy data frames, and grids for Markdown, LaTeX and the terminal."""
+"""Tables of a report as text and as tidy data frames: methods, comparisons, ablations, differences, costs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.metrics.intervals import FEW_ITEMS
+from bench.config import RunConfig
 from bench.record import MACHINE, Cost, MetricValue, RunRecord
-from bench.reporting.differences import Difference, difference_digits, seed_mark
-from bench.reporting.grid import Grid, Text, to_plain
-from bench.reporting.leaks import leak_lines
-from bench.reporting.names import (
+from bench.registry import FLOOR
+from bench.reporting.ablations import AblationTable, ablation_sentences
+from bench.reporting.compare import Comparison
+from bench.reporting.differences import Difference
+from bench.reporting.frame import COSTLY, SAMPLES, SHUFFLED, Row, Table, metric_rows
+from bench.reporting.render import Grid, Text, plain_lines, to_plain
+from bench.reporting.words import (
+    FRECHET,
     HASH_DIGITS,
+    MISSING,
     Column,
+    Style,
     amount,
     brackets,
     count,
     decimals,
+    device_notes,
+    few_notes,
     header,
+    interval_text,
+    leak_lines,
+    made_equal,
     named,
     number,
     of_distribution,
+    one_line,
     order_columns,
     plain_name,
-    protocol_differences,
+    primary_metrics,
+    protocol_words,
+    titled,
+    too_few,
 )
-from bench.reporting.notes import FRECHET, device_notes, few_notes, too_few
-from bench.reporting.rows import COSTLY, Row, Table
-from bench.reporting.runs import FLOOR_METHOD, SAMPLES, SHUFFLED, metric_rows
 
 if TYPE_CHECKING:
-    import pandas
+    from pandas import DataFrame
 
-_COUNTS = {
-    "parameters_trainable": "trainable parameters",
-    "parameters_dead": "dead parameters",
-    "parameters": "total parameters",
-    "macs": "MACs a call",
-    "macs_guided": "MACs a guided step",
-    "macs_encode": "MACs once an image",
+FEWER = "†"
+COSTS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
+    "parameters_trainable": ("trainable parameters", count),
+    "parameters_dead": ("dead parameters", count),
+    "parameters": ("total parameters", count),
+    "macs": ("MACs a call", count),
+    "macs_guided": ("MACs a guided step", count),
+    "macs_encode": ("MACs once an image", count),
+    "train_images_per_second": ("train images/s", amount),
+    "sample_seconds_per_image": ("sample seconds an image", amount),
+    "train_seconds": ("train seconds", amount),
+    "peak_memory_bytes": ("peak memory (MiB)", lambda size: amount(None if size is None else size / 2**20)),
 }
-_AMOUNTS = {
-    "train_images_per_second": "train images/s",
-    "sample_seconds_per_image": "sample seconds an image",
-    "train_seconds": "train seconds",
-    "peak_memory_bytes": "peak memory (MiB)",
-}
-_TIDY = (
-    "suite task protocol row kind method options seeds metric judge scale better value low high "
-    "deviation items"
-).split()
-
-
-def tidy(table: Table) -> pandas.DataFrame:
-    """Return the table with one line a number, in full precision; missing numbers are empty.
-
-    low, high: 95% interval over items. deviation: standard deviation over training seeds.
-    """
-    import pandas
-
-    lines = [
-        {**_tidy_row(table, row), **_tidy_cell(row, column)} for row in table.rows for column in table.columns
-    ]
-    return pandas.DataFrame(lines, columns=_TIDY)
-
-
-def tidy_costs(table: Table) -> pandas.DataFrame:
-    """Return measured costs with one line a run: counts, seconds, bytes; missing is empty."""
-    import pandas
-
-    lines = []
-    for row in _costly(table):
-        for run in row.runs:
-            record = run.record
-            costs = {key: getattr(record.cost, key) for key in Cost.__dataclass_fields__}
-            lines.append({"run": record.run_id, "row": row.name, "seed": record.seed} | costs)
-    return pandas.DataFrame(lines)
-
-
-def tidy_differences(differences: Sequence[Difference]) -> pandas.DataFrame:
-    """Return paired differences with one line each, in full precision."""
-    import pandas
-
-    names = ("first second metric judge better difference low high items left_out seeds_agree").split()
-    lines = [
-        (
-            d.first,
-            d.second,
-            d.column.metric,
-            d.column.judge,
-            d.column.better,
-            d.interval.value,
-            d.interval.low,
-            d.interval.high,
-            d.items,
-            d.left_out,
-            d.agree,
-        )
-        for d in differences
-    ]
-    return pandas.DataFrame(lines, columns=names)
+_NUMBERS = ("value", "low", "high", "deviation", "items")
+_WHAT = ("metric", "judge", "scale", "better")
 
 
 def main_grid(table: Table) -> Grid:
-    """Return the methods as text: value and interval in each cell, deviations over seeds beneath."""
-    columns = [column for column in table.columns if not of_distribution(column)]
-    return _grid(table, columns, caption=caption(table))
+    """Return a table of any kind as text: methods, a comparison or an ablation.
+
+    Of methods: value and interval in each cell, deviations over seeds beneath. Of a comparison: bold where
+    the best is told apart from the next. Of an ablation: two columns a metric, the second the difference.
+    """
+    return _grid(table, [c for c in table.columns if not of_distribution(c)], caption=caption(table))
 
 
 def distribution_grid(table: Table) -> Grid | None:
@@ -117,8 +79,8 @@ def distribution_grid(table: Table) -> Grid | None:
     if not columns:
         return None
     words = (
-        f"Distribution of the samples. {caption(table)} FD∞ extrapolates in 1/N and stays too high "
-        "with fewer items than feature dimensions. Nearer to training: the share of samples whose "
+        f"Distribution of the samples. {caption(table)} FD∞ extrapolates in 1/N and stays too "
+        "high with fewer items than feature dimensions. Nearer to training: the share of samples whose "
         "nearest real image is one of as many training images, not another item's target; 0.5 "
         "or less says that nothing is copied."
     )
@@ -126,69 +88,107 @@ def distribution_grid(table: Table) -> Grid | None:
 
 
 def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
+    rows = [row for row in table.rows if row.kind != "variant"]
     digits = {column: column_digits(table, column) for column in columns}
+    lead, varied = _lead(table), isinstance(table, AblationTable)
+    above = [header(c) if varied else c.task for c in columns for _ in range(2 if varied else 1)]
+    heads = [h for c in columns for h in (("value", "minus reference") if varied else (header(c),))]
     body: list[tuple[Text, ...]] = []
     rules = []
-    rows = [row for row in table.rows if row.kind != "variant"]
     for i, row in enumerate(rows):
-        if i and _block(row) != _block(rows[i - 1]):
+        if i and table.block(row) != table.block(rows[i - 1]):
             rules.append(len(body))
-        body.append(_value_line(row, columns, digits))
-        if len(row.seeds) > 1:
-            body.append(_deviation_line(row, columns, digits))
+        name = (
+            f"{row.label} {FEWER}"
+            if isinstance(table, Comparison) and table.has_fewer_seeds(row)
+            else row.label
+        )
+        cells = (cell for c in columns for cell in _cells(table, row, c, digits[c]))
+        body.append((Text(main=name), *(Text(main=fact(row)) for fact in lead.values()), *cells))
+        if type(table) is Table and len(row.seeds) > 1:
+            known = ((row.cells.get(c), digits[c]) for c in columns)
+            deviations = (Text(main=number(cell.deviation if cell else None, n)) for cell, n in known)
+            over = Text(main="standard deviation", beside=f"over {len(row.seeds)} seeds")
+            body.append((over, *(Text(main="") for _ in lead), *deviations))
     return Grid(
-        header=("", "seeds", *(header(column) for column in columns)),
+        header=("", *lead, *heads),
         body=tuple(body),
         caption=caption,
         rules=tuple(rules),
+        groups=("", *("" for _ in lead), *above) if any(above) else (),
     )
 
 
-def cost_grid(table: Table) -> Grid:
-    """Return what each method cost as text, times averaged over its seeds."""
-    rows = [row for row in _costly(table) if row.kind != "variant"]
-    body = [(Text(main=row.label), *cost_cells(row)) for row in rows]
-    words = (
-        f"Cost of {table.title}, measured: parameters in numbers of scalars (total: "
-        "with the frozen base; dead: no gradient reached them in training), MACs of one denoiser "
-        "call for one image and one text branch, means over seeds."
-    )
-    words += time_words(table)
-    return Grid(
-        header=("", *cost_headers()),
-        body=tuple(body),
-        caption=words,
-    )
+def _lead(table: Table) -> dict[str, Callable[[Row], str]]:
+    """Return what stands between a row's label and its numbers."""
+    seeds: dict[str, Callable[[Row], str]] = {"seeds": _seeds}
+    if not isinstance(table, AblationTable):
+        return seeds
+    lead: dict[str, Callable[[Row], str]] = {}
+    if table.by_items:
+        lead["training items"] = lambda row: f"{row.train_items:,}"
+    if len({row.record.cost.parameters_trainable for row in table.rows}) > 1:
+        lead["trainable parameters"] = lambda row: count(row.record.cost.parameters_trainable)
+    return lead | seeds
 
 
-def cost_headers(*, leave_out: Sequence[str] = ()) -> list[str]:
-    """Return the headers of `cost_cells`."""
-    names = {**_COUNTS, **_AMOUNTS}
-    return [names[key] for key in names if key not in leave_out]
+def _seeds(row: Row) -> str:
+    """Return "3", "1–3" where tasks have different numbers of seeds, nothing for a reference."""
+    numbers = sorted(set(row.seeds_by_task.values()) if row.rows else {len(row.seeds)} - {0})
+    return "–".join(str(n) for n in (numbers[:1] + numbers[1:][-1:]))
 
 
-def cost_cells(row: Row, *, leave_out: Sequence[str] = ()) -> list[Text]:
-    """Return a row's costs as text, means over its seeds; leave_out: fields of a record's cost."""
-    counts = [count(mean_cost(row, key)) for key in _COUNTS if key not in leave_out]
-    amounts = [amount(_amount(row, key)) for key in _AMOUNTS if key not in leave_out]
-    return [Text(main=text) for text in (*counts, *amounts)]
+def _cells(table: Table, row: Row, column: Column, digits: int) -> list[Text]:
+    cell = row.cells.get(column)
+    value = Text(main=MISSING)
+    if cell is not None and cell.value is not None:
+        standing = table.standings.get(column) if isinstance(table, Comparison) else None
+        value = Text(
+            main=number(cell.value, digits),
+            beside=interval_text(cell.value, cell.low, cell.high, digits, table.style),
+            bold=standing is not None and standing.clear and standing.best is row,
+        )
+    if not isinstance(table, AblationTable):
+        return [value]
+    if column in row.differences:
+        return [value, difference_cell(row.differences[column], table.style)]
+    return [value, Text(main="reference" if table.is_reference(row) else MISSING)]
 
 
-def mean_cost(row: Row, key: str) -> float | None:
-    """Return a field of a record's cost, averaged over a row's seeds; None where one has none."""
-    values = [getattr(run.record.cost, key) for run in row.runs]
-    return None if None in values else float(np.mean(values))
+def column_digits(table: Table, column: Column) -> int:
+    """Return how many decimals the numbers of a column are given, the same for every row."""
+    cells = [row.cells[column] for row in table.rows if column in row.cells]
+    widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
+    return decimals([c.value for c in cells], widths=widths)
+
+
+def difference_cell(difference: Difference, style: Style = "brackets") -> Text:
+    """Return a difference with its sign and interval, marked where seeds do not agree."""
+    digits, i = difference.digits, difference.interval
+    main = f"{'+' if i.value > 0 else ''}{number(i.value, digits)}{difference.mark}"
+    return Text(main=main, beside=interval_text(i.value, i.low, i.high, digits, style))
+
+
+def leaderboard(table: Table) -> Grid:
+    """Return what a terminal shows of a table: methods and floor by their main metrics, best in bold."""
+    main = [c for c in table.columns if c.metric in {"fd", *primary_metrics(c.task or table.task)}]
+    shown = replace(table, rows=tuple(table.own("method", "floor")), style="none", notes=())
+    grid = _grid(shown, main, caption=table.title)
+    body = tuple(line for line in grid.body if line[0].main != "standard deviation")
+    heads = tuple(header(c).replace(named(c), plain_name(c)) for c in main)
+    return replace(grid, header=(*grid.header[: -len(main)], *heads), body=body)
 
 
 def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
     """Return paired differences as text, one line each."""
     body = []
     for d in differences:
-        digits = difference_digits(d)
-        ends = brackets(d.interval.low, d.interval.high, digits)
-        value = Text(main=number(d.interval.value, digits), beside=ends)
+        digits, i = d.digits, d.interval
+        ends = interval_text(i.value, i.low, i.high, digits, table.style)
         cells = [Text(main=text) for text in (d.first, d.second, header(d.column))]
-        body.append((*cells, value, Text(main=f"{d.items}{seed_mark(d)}")))
+        body.append(
+            (*cells, Text(main=number(i.value, digits), beside=ends), Text(main=f"{d.items}{d.mark}"))
+        )
     return Grid(
         header=("first", "minus second", "metric", "difference", "items"),
         body=tuple(body),
@@ -205,31 +205,52 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
     )
 
 
-def caption(table: Table) -> str:
-    """Return what a table's reader must know: suite, task, N, seeds, judges, protocol."""
-    records = [run.record for run in table.runs]
-    items = sorted({record.splits.eval.n for record in records})
-    judges = sorted({c.judge for c in table.columns} - {"", "none"})
-    seeds = sorted({s for row in table.rows for s in row.seeds})
-    words = [
-        f"{table.title}: {_join(items)} evaluation items",
-        f"budget {_join(sorted({record.budget for record in records}))}",
-        f"seeds {_join(seeds)}",
-        f"judges {_join(judges) if judges else 'none'}",
-        _protocol_words(table, records),
-    ]
-    text = "; ".join(words) + ". Brackets: 95% intervals over items."
-    most = max((len(row.seeds) for row in table.rows), default=0)
-    if most > 1:
-        text += " Standard deviations are over seeds, which the intervals leave out."
-    if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
-        text += (
-            " Shuffled conditions are of the first seed alone: compare them with that seed's own "
-            "record, not with a mean."
-        )
-    text = " ".join([text, *device_notes(records)])
-    warning = "MIXED PROTOCOLS, rows of different marks do not compare. " if table.marks else ""
-    return warning + text
+def cost_grid(table: Table) -> Grid:
+    """Return what each method cost as text, times averaged over its seeds.
+
+    Of a comparison: on the task with most methods, without what guided steps tell already.
+    """
+    if not isinstance(table, Comparison):
+        return _cost_grid(table.title, table, {row.label: row for row in table.own("method", "floor")}, COSTS)
+    task = cost_task(table)
+    rows = {row.label: row.rows.get(task) for row in table.own("method", "floor")}
+    title = f"{table.title}, measured on {task}"
+    return _cost_grid(title, table.tables[task], rows, [key for key in COSTS if key != "macs"])
+
+
+def _cost_grid(title: str, table: Table, rows: Mapping[str, Row | None], keys: Collection[str]) -> Grid:
+    words = (
+        f"Cost of {title}, at {made_equal(table.records)}, budget {_budget(table.records)}; means over "
+        "seeds. Parameters are numbers of scalars (total: with the frozen base; dead: no gradient reached "
+        "them in training). MACs are of one image: a call has one text branch, a guided step two; once an "
+        "image is what the condition alone needs."
+    )
+    return Grid(
+        header=("", *(COSTS[key][0] for key in keys)),
+        body=tuple((Text(main=name), *_costs(row, keys)) for name, row in rows.items()),
+        caption=words + time_words(table),
+    )
+
+
+def _costs(row: Row | None, keys: Collection[str]) -> list[Text]:
+    return [Text(main=MISSING if row is None else cost_text(row, key)) for key in keys]
+
+
+def cost_text(row: Row, key: str) -> str:
+    """Return a row's cost as text, the mean over its seeds."""
+    return COSTS[key][1](mean_cost(row, key))
+
+
+def mean_cost(row: Row, key: str) -> float | None:
+    """Return a field of a record's cost, averaged over a row's seeds; None where one has none."""
+    values = [getattr(run.record.cost, key) for run in row.runs]
+    return None if None in values else float(np.mean(values))
+
+
+def cost_task(comparison: Comparison) -> str:
+    """Return the task on which most methods ran; the first in order of those."""
+    methods = comparison.own("method")
+    return max(comparison.tables, key=lambda task: sum(task in row.rows for row in methods))
 
 
 def time_words(table: Table) -> str:
@@ -240,9 +261,193 @@ def time_words(table: Table) -> str:
             f" Times and memory: each method measured alone ({'; '.join(machines)}), train seconds for "
             "the images of the budget."
         )
-    if len({tuple(str(r.record.environment.get(k)) for k in MACHINE) for r in table.runs}) > 1:
+    if len({tuple(str(r.environment.get(k)) for k in MACHINE) for r in table.records}) > 1:
         return " Times and memory come from different machines and do not compare."
     return ""
+
+
+def caption(table: Table) -> str:
+    """Return what a table's reader must know: N, budget, seeds, judges, protocols, how to read it."""
+    by_task = {table.task: table.records}
+    seeds = f"seeds {_join(sorted({seed for row in table.rows for seed in row.seeds}))}"
+    if isinstance(table, Comparison):
+        by_task = {task: t.records for task, t in table.tables.items()}
+        seeds = _seed_words(table)
+    kind = {Comparison: "Comparison on ", AblationTable: "Ablation "}.get(type(table), "")
+    judges = _join(sorted({c.judge for c in table.columns} - {"", "none"}))
+    facts = [
+        f"{kind}{table.title}: {_by_task(by_task, _items)} evaluation items",
+        f"budget {_by_task(by_task, _budget)}",
+        seeds,
+        f"judges {judges}",
+        _protocols(table, by_task),
+    ]
+    about = [
+        *_interval_words(table.style),
+        *_words(table),
+        *(note.rstrip(".") for note in device_notes(table.records)),
+    ]
+    warning = "MIXED PROTOCOLS, rows of different marks do not compare. " if table.marks else ""
+    return f"{warning}{'; '.join(facts)}. {'. '.join(about)}."
+
+
+def _interval_words(style: Style) -> list[str]:
+    ends = {
+        "brackets": "Brackets: 95% intervals over items at these seeds",
+        "±": "±: the longer side of 95% intervals over items at these seeds",
+    }
+    return [ends[style]] if style in ends else []
+
+
+def _words(table: Table) -> list[str]:
+    """Return what only one kind of table has to say."""
+    if isinstance(table, AblationTable):
+        same = " at the same number of training items" if table.by_items else ""
+        missing = [f"Not recorded: {', '.join(table.missing)}"] if table.missing else []
+        return [
+            table.ablation.question.rstrip("."),
+            f"Held fixed: {table.ablation.fixed}",
+            "Minus reference: paired on the same items and seeds, the reference being "
+            f"{titled(table.ablation.reference)}{same}; intervals are not widened for their number",
+            "*: single training seeds do not agree",
+            *missing,
+        ]
+    if isinstance(table, Comparison):
+        return [
+            "Means over training seeds",
+            "Bold: the best method of a column, where the paired 95% interval of its difference to the "
+            "next best leaves 0 out and training seeds do not disagree; never a floor or a reference",
+            *(f"{name} stands for {what}" for name, what in table.options.items()),
+            *_variant_words(table),
+            f"{MISSING}: not measured",
+        ]
+    most = max((len(row.seeds) for row in table.rows), default=0)
+    deviations = ["Standard deviations are over seeds, which the intervals leave out"] if most > 1 else []
+    if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
+        deviations.append(
+            "Shuffled conditions are of the first seed alone: compare them with that seed's own record, not "
+            "with a mean"
+        )
+    return deviations
+
+
+def _protocols(table: Table, by_task: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Return the protocol's hash, or each with what differs: its task, or what the protocols say."""
+    if len(by_task) > 1:
+        hashes = {task: records[0].protocol_hash[:HASH_DIGITS] for task, records in by_task.items()}
+        return f"protocol {', '.join(f'{task} {digest}' for task, digest in hashes.items())}"
+    says = protocol_words(table.records)
+    if len(says) < 2:
+        return f"protocol {next(iter(says))}"
+    names = {digest[:HASH_DIGITS]: f"{mark} is " for digest, mark in table.marks.items()}
+    each = ", ".join(f"{names.get(digest, '')}{digest} ({words})" for digest, words in says.items())
+    return f"protocols {each}"
+
+
+def _by_task(records: Mapping[str, Sequence[RunRecord]], say: Callable[[Sequence[RunRecord]], str]) -> str:
+    """Return what `say` makes of each task's records: once where all agree."""
+    texts = {task: say(members) for task, members in records.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{task} {text}" for task, text in texts.items())
+
+
+def _items(records: Sequence[RunRecord]) -> str:
+    return " or ".join(str(n) for n in sorted({r.splits.eval.n for r in records}))
+
+
+def _budget(records: Sequence[RunRecord]) -> str:
+    """Say the budget and the training images of every method; aloud where they are not equal."""
+    names = " or ".join(sorted({r.budget.removesuffix(f"-{r.changes.get('train_items')}") for r in records}))
+    images = sorted({r.cost.train_images for r in records} - {0})
+    text = " or ".join(f"{n:,}" for n in images)
+    if not images:
+        return names
+    if made_equal(records) == "equal training time":
+        return f"{names} (equal training time: {text} training images by method)"
+    return f"{names} ({text} training images for each method{'' if len(images) == 1 else ', NOT EQUAL'})"
+
+
+def _seed_words(comparison: Comparison) -> str:
+    """Say how many seeds the rows have, and by task those that have fewer."""
+    most, fewer = comparison.most_seeds, []
+    for row in comparison.rows:
+        counts = {task: n for task, n in row.seeds_by_task.items() if n < most}
+        by_task = ", ".join(f"{n} on {task}" for task, n in counts.items())
+        same = len(set(counts.values())) == 1 and len(counts) == len(row.seeds_by_task)
+        fewer += [f"{row.name} {next(iter(counts.values())) if same else by_task}"] if counts else []
+    seeds = f"{most} training seed{'s' if most != 1 else ''} a row"
+    return f"{seeds} ({FEWER} fewer: {', '.join(fewer)})" if fewer else seeds
+
+
+def _variant_words(comparison: Comparison) -> list[str]:
+    """Say where variants are, if any task has some."""
+    found = {
+        task: {titled(row.record.method) for row in t.own("variant")} for task, t in comparison.tables.items()
+    }
+    tasks = [task for task, methods in found.items() if methods]
+    methods = sorted(set().union(*found.values()))
+    return [f"Variants of {', '.join(methods)} stand in the ablations of {', '.join(tasks)}"] if tasks else []
+
+
+def _join(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values)) if values else "none"
+
+
+def tidy(table: Table) -> DataFrame:
+    """Return a table of any kind with one line a number, in full precision; missing numbers are empty.
+
+    low, high: 95% interval over items. deviation: standard deviation over training seeds. best, of a
+    comparison: whether the number stands in bold, empty where it does not lead. difference, of an
+    ablation: minus the reference.
+    """
+    import pandas
+
+    lines = [
+        table.describe(row, column) | _tidy_cell(row, column) | table.compared(row, column)
+        for row in table.rows
+        for column in table.columns
+    ]
+    return pandas.DataFrame(lines)
+
+
+def _tidy_cell(row: Row, column: Column) -> dict[str, Any]:
+    cell = row.cells.get(column)
+    numbers = {key: None if cell is None else getattr(cell, key) for key in _NUMBERS}
+    return {key: getattr(column, key) for key in _WHAT} | numbers
+
+
+def tidy_costs(table: Table) -> DataFrame:
+    """Return measured costs with one line a run: counts, seconds, bytes; missing is empty."""
+    import pandas
+
+    lines = [
+        {"run": run.record.run_id, "row": row.name, "seed": run.record.seed, **vars(run.record.cost)}
+        for row in table.own(*COSTLY)
+        for run in row.runs
+    ]
+    return pandas.DataFrame(lines)
+
+
+def tidy_differences(differences: Sequence[Difference]) -> DataFrame:
+    """Return paired differences with one line each, in full precision."""
+    import pandas
+
+    names = "first second metric judge better difference low high items left_out seeds_agree".split()
+    lines = [
+        (d.first, d.second, c.metric, c.judge, c.better, i.value, i.low, i.high, d.items, d.left_out, d.agree)
+        for d in differences
+        for c, i in [(d.column, d.interval)]
+    ]
+    return pandas.DataFrame(lines, columns=names)
+
+
+def ablation_text(table: AblationTable) -> str:
+    """Return the table and its sentences for a terminal; several lines, ends in a newline."""
+    grid = main_grid(table)
+    said = "".join(f"- {sentence}\n" for sentence in ablation_sentences(table))
+    notes = "".join(f"{note}\n" for note in table.notes)
+    return f"{grid.caption}\n\n{to_plain(plain_lines(grid))}\n{notes}{said}"
 
 
 def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
@@ -250,39 +455,42 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
 
     Two lines a metric: values, then 95% intervals over items. Several lines, ends in a newline.
     """
-    own = metric_rows(record)
-    sides = {name: own.pop(name) for name in (SAMPLES, SHUFFLED) if name in own}
-    if floor is not None:
-        sides[f"{FLOOR_METHOD} (floor)"] = floor.metrics
-    sides |= own
+    rows = metric_rows(record)
+    sides = {name: rows.pop(name) for name in (SAMPLES, SHUFFLED) if name in rows}
+    sides |= {f"{FLOOR} (floor)": floor.metrics} if floor is not None else {}
+    sides |= rows
     columns = order_columns(Column.of(k, m) for side in sides.values() for k, m in side.items())
-    title = (
-        f"{record.method} on {record.suite} / {record.task}, seed {record.seed}, budget "
-        f"{record.budget}, {record.splits.eval.n} items, protocol "
-        f"{record.protocol_hash[:HASH_DIGITS]}\n"
-    )
+    protocol = record.protocol_hash[:HASH_DIGITS]
+    title = [
+        f"{titled(record.method)} on {record.suite} / {record.task}, seed {record.seed}, budget "
+        f"{record.budget}, {record.splits.eval.n} items, protocol {protocol}"
+    ]
     if floor is not None and floor.protocol_hash != record.protocol_hash:
-        title += f"MIXED PROTOCOLS: the floor has {floor.protocol_hash[:HASH_DIGITS]}\n"
+        title.append(f"MIXED PROTOCOLS: the floor has {floor.protocol_hash[:HASH_DIGITS]}")
+    title += leak_lines(record)
     lines = [["", *sides]]
-    title += "".join(f"{line}\n" for line in leak_lines(record))
     for column in columns:
-        lines += _record_lines(column, sides)
-    fewest = min((m.n for k, m in record.metrics.items() if k in FRECHET), default=FEW_ITEMS)
-    notes = "".join(f"{note}\n" for note in few_notes(fewest))
-    return f"{title}\n{to_plain(lines)}\n{notes}{_cost_text(record.cost)}\n"
+        lines += _record_lines(column, list(sides.values()))
+    notes = few_notes(m.n for k, m in record.metrics.items() if k in FRECHET)
+    return "\n".join([*title, "", to_plain(lines), *notes, _cost_text(record.cost), ""])
 
 
-def _record_lines(column: Column, sides: Mapping[str, Mapping[str, MetricValue]]) -> list[list[str]]:
-    found = [side.get(column.metric) for side in sides.values()]
-    cells = [m if m and Column.of(column.metric, m) == column else None for m in found]
-    cells = [None if m and too_few(column, m.n) else m for m in cells]
+def _record_lines(column: Column, sides: Sequence[Mapping[str, MetricValue]]) -> list[list[str]]:
+    values = [side.get(column.metric) for side in sides]
+    cells = [
+        m if m and Column.of(column.metric, m) == column and not too_few(column, m.n) else None
+        for m in values
+    ]
     widths = [m.high - m.low for m in cells if m and m.low is not None and m.high is not None]
     digits = decimals([m.value for m in cells if m], widths=widths)
     judge = named(column).removeprefix(plain_name(column))
-    arrow = header(column).removeprefix(named(column))
-    values = [number(m.value if m else None, digits) for m in cells]
-    ends = [brackets(m.low, m.high, digits) if m else "" for m in cells]
-    return [[plain_name(column) + arrow, *values], [judge, *ends]]
+    return [
+        [
+            header(column).replace(judge, "", 1) if judge else header(column),
+            *(number(m.value if m else None, digits) for m in cells),
+        ],
+        [judge or " ", *(brackets(m.low, m.high, digits) if m else "" for m in cells)],
+    ]
 
 
 def _cost_text(cost: Cost) -> str:
@@ -292,103 +500,19 @@ def _cost_text(cost: Cost) -> str:
         if cost.train_seconds is not None
         else "not trained"
     )
+    memory = None if cost.peak_memory_bytes is None else cost.peak_memory_bytes / 2**20
     return (
         f"{count(cost.parameters_trainable)} of {count(cost.parameters)} parameters trainable, "
         f"{count(cost.parameters_dead)} dead; {count(cost.macs)} MACs a call; {trained}; "
-        f"{amount(cost.sample_seconds_per_image, 's')} an image; "
-        f"{amount(_mebibytes(cost.peak_memory_bytes), 'MiB')} at the peak"
+        f"{amount(cost.sample_seconds_per_image, 's')} an image; {amount(memory, 'MiB')} at the peak"
     )
 
 
-def _tidy_row(table: Table, row: Row) -> dict[str, Any]:
-    own = row.kind not in {"reference", "ceiling"}
-    record = row.runs[0].record
-    return {
-        "suite": table.suite,
-        "task": table.task,
-        "protocol": row.protocol_hash,
-        "row": row.label,
-        "kind": row.kind,
-        "method": record.method if own else None,
-        "options": json.dumps(dict(record.options), sort_keys=True) if own else None,
-        "seeds": " ".join(map(str, row.seeds)),
-    }
-
-
-def _tidy_cell(row: Row, column: Column) -> dict[str, Any]:
-    what = {"metric": column.metric, "judge": column.judge}
-    what |= {"scale": column.scale, "better": column.better}
-    cell = row.cells.get(column)
-    if cell is None:
-        return what
-    numbers = {"value": cell.value, "low": cell.low, "high": cell.high, "items": cell.items}
-    return what | numbers | {"deviation": cell.deviation}
-
-
-def column_digits(table: Table, column: Column) -> int:
-    """Return how many decimals the numbers of a column are given, the same for every row."""
-    cells = [row.cells[column] for row in table.rows if column in row.cells]
-    widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
-    return decimals([c.value for c in cells], widths=widths)
-
-
-def _value_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int]) -> tuple[Text, ...]:
-    cells = [row.cells.get(column) for column in columns]
-    return (
-        Text(main=row.label),
-        Text(main=str(len(row.seeds)) if row.seeds else ""),
-        *(
-            Text(main=number(None, 0))
-            if cell is None
-            else Text(
-                main=number(cell.value, digits[column]),
-                beside=brackets(cell.low, cell.high, digits[column]),
-            )
-            for cell, column in zip(cells, columns, strict=True)
-        ),
-    )
-
-
-def _deviation_line(row: Row, columns: Sequence[Column], digits: Mapping[Column, int]) -> tuple[Text, ...]:
-    cells = [row.cells.get(column) for column in columns]
-    return (
-        Text(main="standard deviation", beside=f"over {len(row.seeds)} seeds"),
-        Text(main=""),
-        *(
-            Text(main=number(cell.deviation if cell else None, digits[column]))
-            for cell, column in zip(cells, columns, strict=True)
-        ),
-    )
-
-
-def _block(row: Row) -> str:
-    if row.kind in {"reference", "ceiling"}:
-        return "references"
-    return "floor" if row.kind == "floor" else "methods"
-
-
-def _costly(table: Table) -> list[Row]:
-    return [row for row in table.rows if row.kind in COSTLY]
-
-
-def _amount(row: Row, key: str) -> float | None:
-    mean = mean_cost(row, key)
-    return _mebibytes(mean) if key == "peak_memory_bytes" else mean
-
-
-def _mebibytes(size: float | None) -> float | None:
-    return None if size is None else size / 2**20
-
-
-def _protocol_words(table: Table, records: Sequence[RunRecord]) -> str:
-    if not table.marks:
-        return f"protocol {table.hashes[0][:HASH_DIGITS]}"
-    says = protocol_differences(records)
-    return "; ".join(
-        f"protocol {mark} is {digest[:HASH_DIGITS]} ({', '.join(says[digest]) or 'says the same'})"
-        for digest, mark in table.marks.items()
-    )
-
-
-def _join(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values)) if values else "none"
+def ablation_command(table: AblationTable) -> str:
+    """Return the command that makes the runs of a table."""
+    asked = RunConfig(task=table.task, suite=table.suite)
+    if table.base["budget"]["name"] != table.ablation.budget:
+        asked = replace(asked, budget=str(table.base["budget"]["name"]))
+    seeds = ",".join(str(seed) for seed in sorted({record.seed for record in table.records}))
+    words = asked.command().removeprefix("bench run --method bps ")
+    return one_line(f"bench ablate {table.ablation.name} {words} --seeds {seeds}")

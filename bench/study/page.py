@@ -20,7 +20,7 @@ from bench.content import atomic_write, digest_json
 from bench.picture import read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
-from bench.reporting.names import label, variant_details
+from bench.reporting.words import label, variant_details
 from bench.sampling import load_images, mosaic, png, show_condition
 from bench.study.files import (
     ASPECTS,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.intervals import Interval
-from bench.reporting.grid import Grid, Text, to_markdown
-from bench.reporting.names import MISSING, brackets, number
+from bench.reporting.render import Grid, Text, to_markdown
+from bench.reporting.words import MISSING, brackets, number
 from bench.study.files import LEFT, SAME, Answer, Answers, Key, attention, read_answers, read_key
 from bench.types import BenchError
 

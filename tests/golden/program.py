@@ -29,13 +29,10 @@ from bench.data.splits import SIDES
 from bench.packed import Pack
 from bench.randomness import derangement, initial_noise, pick_items
 from bench.record import ITEMS_FILE, RunRecord, load_record
-from bench.reporting.ablation_tables import tidy_ablation
 from bench.reporting.ablations import build_ablations, in_ablations
 from bench.reporting.compare import build_comparison
-from bench.reporting.compare_tables import tidy_comparison
 from bench.reporting.differences import paired_differences
-from bench.reporting.rows import Row, build_table
-from bench.reporting.runs import load_ablation_runs, load_runs
+from bench.reporting.frame import Row, build_table, load_ablation_runs, load_runs
 from bench.reporting.tables import tidy, tidy_costs, tidy_differences
 from bench.running import Run, identify
 from bench.scoring import Evaluator
@@ -320,8 +317,8 @@ def _tables(results: Path) -> Iterator[tuple[str, _Named, list[dict[str, Any]]]]
         spent = _Named("run", numbers=[c for c in costs if c not in {"run", "row", "seed"}])
         yield f"cost {task}", spent, costs.to_dict("records")
     compared = _Named("task", "row", "metric", "judge", rows=[row for table in tables for row in table.rows])
-    yield "comparison", compared, tidy_comparison(build_comparison(tables)).to_dict("records")
+    yield "comparison", compared, tidy(build_comparison(tables)).to_dict("records")
     for ablation in ablations:
         varied = _Named("variant", "method", "train_items", "guidance", "steps", "metric", "judge")
         name = f"ablation {ablation.ablation.name} {ablation.task}"
-        yield name, varied, tidy_ablation(ablation).to_dict("records")
+        yield name, varied, tidy(ablation).to_dict("records")

@@ -13,7 +13,7 @@ from bench.packed import Run
 from bench.record import SplitInfo
 from bench.reporting import load_runs
 from bench.reporting.ablations import AblationTable, build_ablations
-from bench.reporting.runs import load_ablation_runs
+from bench.reporting.frame import load_ablation_runs
 
 ALL_ITEMS = 2900
 PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)

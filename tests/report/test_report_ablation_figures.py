@@ -16,9 +16,9 @@ from PIL import Image
 from bench.ablations import ABLATIONS, FEW_ITEMS
 from bench.reporting import load_runs
 from bench.reporting.ablation_page import SAMPLES, ablation_markdown, ablation_sections
-from bench.reporting.ablation_tables import ablation_grid
 from bench.reporting.figures import floor_line
 from bench.reporting.html.ablations import ablation_data
+from bench.reporting.tables import main_grid
 from tests.report.ablation_runs import only_table, plausible, write_variant
 
 PRIOR, DATA = ABLATIONS["prior"], ABLATIONS["data"]
@@ -45,7 +45,7 @@ def test_the_caption_says_on_which_gpu_runs_were_made(build: Any, results: Path)
     card = {"device": "cuda", "gpu": "A Card", "packages": {"torch": "2.15"}}
     for variant in PRIOR.variants[:3]:
         write_variant(build, results, variant, plausible(variant, 0), environment=card)
-    assert ablation_grid(only_table(results)).caption.endswith(" Made on A Card, torch 2.15.")
+    assert main_grid(only_table(results)).caption.endswith(" Made on A Card, torch 2.15.")
 
 
 def drawn_columns(picture: Path) -> int:
@@ -86,8 +86,8 @@ def test_samples_without_the_references_are_no_comparison(build: Any, results: P
         if run.record.options["prior"] == "none":
             (results / run.record.run_id / "tiles.npz").unlink()
     (section,) = ablation_sections([only_table(results)], results)
-    assert section.left_out == ("2,900 items: no prior keeps no tiles.",)
-    assert "- 2,900 items: no prior keeps no tiles.\n" in ablation_markdown(section)
+    assert section.left_out == ("no prior keeps no tiles.",)
+    assert "- no prior keeps no tiles.\n" in ablation_markdown(section)
     assert ablation_data([section])[0]["left_out"] == list(section.left_out)
 
 

@@ -107,7 +107,7 @@ def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
 def test_bold_is_only_what_the_comparison_tells_apart(full: Path, report: Path) -> None:
     clear = {
         (s.best.name, s.column.metric)
-        for s in build_comparison([build_table(load_runs(full))]).standings
+        for s in build_comparison([build_table(load_runs(full))]).standings.values()
         if s.clear
     }
     (shown,) = read(report)["tables"]

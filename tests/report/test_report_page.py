@@ -12,12 +12,11 @@ from typing import Any
 import pandas
 import pytest
 
-from bench.reporting import Run, build_comparison, build_table, load_runs, make_report, tidy
-from bench.reporting.grid import Grid, Text, to_csv, to_markdown
-from bench.reporting.latex import escape_latex
+from bench.reporting import ReportOptions, Run, build_comparison, build_table, load_runs, make_report, tidy
 from bench.reporting.page import Section, Suite, report_page
 from bench.reporting.pictures import Pictures
 from bench.reporting.readme import readme_page
+from bench.reporting.render import Grid, Text, escape_latex, to_csv, to_markdown
 from bench.types import BenchError
 from tests.latex import complaints, needs_latex
 
@@ -68,10 +67,10 @@ def test_several_protocols_are_several_tables_or_one_marked(
 ) -> None:
     add_run("bps", {"fd": 38.0})
     add_run("bps", {"fd": 38.0}, protocol_hash="f" * 64, run_id="bps_other")
-    apart = {path.name for path in make_report(results, tmp_path / "apart")}
+    apart = {path.name for path in make_report(results, tmp_path / "apart").files}
     assert {f"table-{STEM}-0123456789ab.tex", f"table-{STEM}-ffffffffffff.tex"} <= apart
     assert "MIXED" not in (tmp_path / "apart" / "report.md").read_text()
-    together = {path.name for path in make_report(results, tmp_path / "one", mixed=True)}
+    together = {path.name for path in make_report(results, tmp_path / "one", ReportOptions(mixed=True)).files}
     assert f"table-{STEM}.tex" in together
     text = (tmp_path / "one" / "report.md").read_text()
     assert "MIXED PROTOCOLS" in text and "BPS (protocol B)" in text
@@ -100,7 +99,7 @@ def test_a_record_without_numbers_still_makes_a_report(
     add_run: Writer, results: Path, tmp_path: Path
 ) -> None:
     add_run("bps", {"fd": None}, items=False, rows={})
-    names = {path.name for path in make_report(results, tmp_path / "out")}
+    names = {path.name for path in make_report(results, tmp_path / "out").files}
     assert f"overview-{STEM}.png" not in names
     text = (tmp_path / "out" / "report.md").read_text()
     assert "**BPS**: no tiles are kept" in text
@@ -109,7 +108,7 @@ def test_a_record_without_numbers_still_makes_a_report(
 
 def test_odd_names_stay_inside_the_folder(add_run: Writer, results: Path, tmp_path: Path) -> None:
     add_run("bps", {"fd": 1.0}, suite="a..b", run_id="one")
-    for path in make_report(results, tmp_path / "out"):
+    for path in make_report(results, tmp_path / "out").files:
         assert path.resolve().parent == (tmp_path / "out").resolve()
     with pytest.raises(BenchError, match=r"'suite': '\.\./up' is no name"):
         add_run("bps", {"fd": 1.0}, suite="../up", run_id="two")
@@ -186,12 +185,12 @@ def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(
     out = tmp_path / "out"
     add_run("bps", {"fd": 1.0})
     other = add_run("bps", {"fd": 1.0}, task="layout", run_id="other")
-    first = {path.name for path in make_report(results, out, long=True)}
+    first = {path.name for path in make_report(results, out, ReportOptions(long=True)).files}
     (out / "notes.txt").write_text("mine")
     (out / "table-emoji-layout.csv").write_text("mine too")
     assert other.folder is not None
     shutil.rmtree(other.folder)
-    second = {path.name for path in make_report(results, out)}
+    second = {path.name for path in make_report(results, out).files}
     assert {"table-emoji-layout.tex", "differences-emoji-sketch.tex"} <= first - second
     assert {p.name for p in out.iterdir()} == second | {"notes.txt", "table-emoji-layout.csv"}
 
@@ -228,12 +227,12 @@ def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path:
     add_run("b_p.s", {"fd": 8.0, "seg_miou": 0.5}, run_id="plain")
     add_run("a.method_+", {"fd": 8.0, "clip": 0.5})
     add_run("text-only", {"fd": 8.0, "seg_miou": 0.2}, protocol_hash="f" * 64)
-    make_report(results, tmp_path / "out", mixed=True, long=True)
+    make_report(results, tmp_path / "out", ReportOptions(mixed=True, long=True))
     assert complaints(tmp_path / "out", tmp_path / "pdf") == []
 
 
 @needs_latex
 def test_latex_of_a_whole_suite_keeps_to_the_page(suite_results: Path, tmp_path: Path) -> None:
-    make_report(suite_results, tmp_path / "out", long=True)
+    make_report(suite_results, tmp_path / "out", ReportOptions(long=True))
     assert (tmp_path / "out" / f"differences-{STEM}.tex").exists()
     assert complaints(tmp_path / "out", tmp_path / "pdf") == []

@@ -1,279 +1,247 @@
-"""Numbers in a table are the records' numbers, or what they average to by hand."""
+"""Tables: which rows and columns there are, how seeds average, what is said aloud, and no number made up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
-from bench.metrics.intervals import (
-    FEW_ITEMS,
-    LEAST_ITEMS,
-    Resamples,
-    jackknife_interval,
-    mean_interval,
+from bench.cost import Timing, add_timing
+from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS, Resamples, jackknife_interval, mean_interval
+from bench.packed import Run
+from bench.record import LeakCheck, Leaks, write_record
+from bench.reporting.compare import build_comparison
+from bench.reporting.frame import Cell, Row, Table, build_table, chosen, frame, item_scores, load_runs
+from bench.reporting.render import to_csv, to_markdown
+from bench.reporting.tables import caption, cost_grid, leaderboard, main_grid, record_text, tidy, tidy_costs
+from bench.reporting.words import (
+    Column,
+    command_line,
+    count,
+    decimals,
+    header,
+    interval_text,
+    label,
+    number,
+    record_changes,
 )
-from bench.reporting import Run, build_table, load_runs, record_text, tidy
-from bench.reporting.grid import to_markdown
-from bench.reporting.names import Column, command_line, decimals, header, label, number
-from bench.reporting.rows import Row, Table
-from bench.reporting.runs import item_matrix
-from bench.reporting.tables import caption, cost_grid, main_grid, tidy_costs
 from bench.types import BenchError
+from tests.report.small import COST, IDS, JUDGE, PROTOCOL, made, record, spread, value
 
-Writer = Callable[..., Run]
-JUDGE = "EfficientNet-Lite0"
-IDS = tuple(f"{i:04X}" for i in range(40))
-
-
-def row_of(table: Table, name: str) -> Row:
-    return next(row for row in table.rows if row.label == name)
+OTHER = {"protocol_hash": "f" * 64, "protocol": {**PROTOCOL, "sampler": {"steps": 50, "guidance": 2.5}}}
 
 
-def column_of(table: Table, metric: str) -> Column:
-    return next(column for column in table.columns if column.metric == metric)
+def row(table: Table, name: str) -> Row:
+    (found,) = [row for row in table.rows if row.label == name]
+    return found
 
 
-def cells(text: str, name: str) -> list[str]:
-    """The cells of a Markdown table's line that starts with `name`."""
-    line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def cell(table: Table, name: str, metric: str) -> Cell:
+    (found,) = [cell for column, cell in row(table, name).cells.items() if column.metric == metric]
+    return found
 
 
-def test_one_seed_shows_its_record(add_run: Writer) -> None:
-    run = add_run("bps", {"fd": 38.25, "sketch_f1": 0.5231}, shuffled={"sketch_f1": 0.11})
-    frame = tidy(build_table([run]))
-    for row, source in (("BPS", "samples"), ("BPS (shuffled conditions)", "shuffled")):
-        for metric, expected in run.record.rows[source].items():
-            line = frame[(frame["row"] == row) & (frame["metric"] == metric)].iloc[0]
-            got = (line["value"], line["low"], line["high"], line["items"])
-            assert got == (expected.value, expected.low, expected.high, expected.n)
-    shown = cells(to_markdown(main_grid(build_table([run]))), "BPS")
-    assert shown == ["BPS", "1", "38.2 [37.0, 39.5]", "–", "–", "0.523 [0.503, 0.543]", "–"]
+def labels(table: Table, *kinds: str) -> list[str]:
+    return [row.label for row in table.rows if not kinds or row.kind in kinds]
 
 
-def test_rows_stand_in_order(full: Path) -> None:
-    table = build_table(load_runs(full))
-    assert [row.label for row in table.rows] == [
-        "real training images (reference)",
+def test_rows_and_columns_stand_in_order() -> None:
+    runs = [
+        made("text-only", {"fd": 60.0}),
+        made("t2i-adapter", {"mae": 0.1, "fd": 40.0}),
+        made(
+            "bps",
+            {"seg_miou": 0.1, "fd": 38.0, "sketch_f1": 0.5},
+            shuffled={"fd": 44.0},
+            references={"fd": 4.0},
+        ),
+        made("bps", {"fd": 38.0}, seed=1),
+    ]
+    table = build_table(runs)
+    assert labels(table) == [
         "autoencoder (ceiling)",
         "BPS",
         "BPS (shuffled conditions)",
         "T2I-Adapter",
-        "T2I-Adapter (shuffled conditions)",
         "text-only (floor)",
     ]
-    assert [column.metric for column in table.columns] == [
-        "fd",
-        "kid",
-        "cosine",
-        "retrieval",
-        "sketch_f1",
-        "mae",
-        "clip",
-    ]
-    assert row_of(table, "BPS").seeds == (0, 1, 2)
+    assert [c.metric for c in table.columns] == ["fd", "sketch_f1", "seg_miou", "mae"]
+    assert row(table, "BPS").seeds == (0, 1) and row(table, "BPS (shuffled conditions)").seeds == (0,)
+    assert row(table, "autoencoder (ceiling)").seeds == ()
 
 
-def test_seeds_average_by_hand(add_run: Writer) -> None:
+def test_seeds_average_by_hand() -> None:
     """Values 1, 2, 6: mean 3, deviation sqrt(7); bounds average where no item scores exist."""
-    for seed, fd in enumerate((1.0, 2.0, 6.0)):
-        run = add_run("bps", {"fd": fd}, items=False, seed=seed)
-        assert run.items is None
-    table = build_table(load_runs(run.folder.parent if run.folder else Path()))
-    cell = row_of(table, "BPS").cells[column_of(table, "fd")]
-    assert cell.value == pytest.approx(3.0, abs=1e-12)
-    assert cell.deviation == pytest.approx(7.0**0.5, abs=1e-12)
-    assert (cell.low, cell.high) == (pytest.approx(1.8), pytest.approx(4.2))
+    table = build_table([made("bps", {"mae": x}, seed=seed) for seed, x in enumerate((1.0, 2.0, 6.0))])
+    found = cell(table, "BPS", "mae")
+    assert (found.value, found.deviation) == (pytest.approx(3.0), pytest.approx(7.0**0.5))
+    assert (found.low, found.high) == (pytest.approx(2.98), pytest.approx(3.02))
 
 
-def test_seeds_with_items_are_resampled_together(build: Any, add_run: Writer, results: Path) -> None:
+def test_seeds_with_items_are_resampled_together() -> None:
     """Item noise that cancels between two seeds leaves no interval; mean bounds would leave one."""
-    up = build.spread(0.5, seed=1)
-    for seed, scores in enumerate((up, [1.0 - x for x in up])):
-        items = {"samples": {"sketch_f1": scores}}
-        add_run("bps", {"sketch_f1": 0.5}, item_rows=items, seed=seed)
-    table = build_table(load_runs(results))
-    cell = row_of(table, "BPS").cells[column_of(table, "sketch_f1")]
-    assert (cell.low, cell.high) == (pytest.approx(0.5), pytest.approx(0.5))
-    assert cell.deviation == pytest.approx(0.0, abs=1e-12)
+    up = spread(0.5, seed=1)
+    runs = [made("bps", {"mae": scores}, seed=s) for s, scores in enumerate((up, [1.0 - x for x in up]))]
+    found = cell(build_table(runs), "BPS", "mae")
+    assert (found.low, found.high, found.deviation) == tuple(map(pytest.approx, (0.5, 0.5, 0.0)))
 
 
-def test_set_metrics_of_several_seeds_average_their_replicates(add_run: Writer, results: Path) -> None:
-    for seed, fd in enumerate((30.0, 32.0)):
-        add_run("bps", {"fd": fd}, seed=seed, sets=True)
-    runs = load_runs(results)
-    cell = next(iter(row_of(build_table(runs), "BPS").cells.values()))
-    own = [run.items.replicates["samples"]["fd"] for run in runs if run.items is not None]
-    expected = jackknife_interval(31.0, (own[0] + own[1]) / 2)
-    assert (cell.value, cell.low, cell.high) == (31.0, expected.low, expected.high)
+def test_set_metrics_of_several_seeds_average_their_replicates() -> None:
+    replicates = [spread(30.0 + 2 * seed, seed=seed) for seed in (0, 1)]
+    runs = [made("bps", {"fd": 30.0 + 2 * s}, seed=s, replicates={"fd": replicates[s]}) for s in (0, 1)]
+    found = cell(build_table(runs), "BPS", "fd")
+    expected = jackknife_interval(31.0, np.mean(replicates, axis=0))
+    assert (found.value, found.low, found.high) == (31.0, expected.low, expected.high)
 
 
-def test_items_without_a_score_are_left_out_of_every_seed(build: Any, add_run: Writer, results: Path) -> None:
-    """A task may have nothing to judge in an item: then no seed has a score there."""
-    known = build.spread(0.5, seed=1)[:20]
-    scores = [*known, *[None] * 20]
-    mean = float(np.mean(known))
-    for seed in (0, 1):
-        items = {"samples": {"box_recall": scores}}
-        add_run("bps", {"box_recall": mean}, item_rows=items, seed=seed)
-    table = build_table(load_runs(results))
-    cell = row_of(table, "BPS").cells[column_of(table, "box_recall")]
+def test_items_without_a_score_are_left_out_of_every_seed() -> None:
+    known = spread(0.5, seed=1)[:20]
+    runs = [made("bps", {"box_recall": [*known, *[np.nan] * 20]}, seed=seed) for seed in (0, 1)]
+    found = cell(build_table(runs), "BPS", "box_recall")
     expected = mean_interval(np.asarray(known), resamples=Resamples(n_items=20, seed=0))
-    assert (cell.low, cell.high) == (
-        pytest.approx(expected.low, abs=1e-12),
-        pytest.approx(expected.high, abs=1e-12),
-    )
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
-def test_items_are_matched_by_id(build: Any, add_run: Writer, results: Path) -> None:
-    up = build.spread(0.5, seed=1)
-    add_run("bps", {"sketch_f1": 0.5}, item_rows={"samples": {"sketch_f1": up}})
-    add_run(
-        "bps",
-        {"sketch_f1": 0.5},
-        item_rows={"samples": {"sketch_f1": up[::-1]}},
-        item_ids=IDS[::-1],
-        seed=1,
-    )
-    found = item_matrix(load_runs(results), source="samples", metric="sketch_f1")
-    assert found is not None
-    assert found[0] == IDS
-    np.testing.assert_array_equal(found[1][0], found[1][1])
+def test_items_are_matched_by_id() -> None:
+    up = spread(0.5, seed=1)
+    runs = [made("bps", {"mae": up}), made("bps", {"mae": up[::-1]}, ids=IDS[::-1], seed=1)]
+    scores = item_scores(frame(runs))
+    assert scores is not None and scores[0] == IDS
+    np.testing.assert_array_equal(scores[1][0], scores[1][1])
 
 
-def test_items_that_do_not_average_to_the_value_are_not_used(
-    build: Any, add_run: Writer, results: Path
-) -> None:
-    for seed in (0, 1):
-        items = {"samples": {"seg_miou": build.spread(0.6, seed=seed)}}
-        add_run("bps", {"seg_miou": 0.5}, item_rows=items, seed=seed)
-    table = build_table(load_runs(results))
-    cell = row_of(table, "BPS").cells[column_of(table, "seg_miou")]
-    assert (cell.low, cell.high) == (pytest.approx(0.48), pytest.approx(0.52))
+def test_items_that_do_not_average_to_the_value_are_not_used() -> None:
+    wrong = {"metrics": {"miou": value("miou", 0.5)}, "rows": {}}
+    runs = [made("bps", {"miou": spread(0.6, seed=s)}, seed=s, **wrong) for s in (0, 1)]
+    table = build_table(runs)
+    assert (cell(table, "BPS", "miou").low, cell(table, "BPS", "miou").high) == (0.48, 0.52)
     assert any("do not average" in note for note in table.notes)
 
 
-def test_missing_is_a_dash_and_never_zero(add_run: Writer) -> None:
-    run = add_run("bps", {"fd": None, "sketch_f1": 0.0, "mae": 0.2})
-    table = build_table([run])
-    shown = cells(to_markdown(main_grid(table)), "BPS")
-    assert shown[2] == "–"
-    assert shown[5].startswith("0.000 [")
-    frame = tidy(table)
-    own = frame[frame["row"] == "BPS"].set_index("metric")
-    assert np.isnan(own.loc["fd", "value"])
-    assert own.loc["sketch_f1", "value"] == 0.0
-    assert ",fd," in frame.to_csv() and ",0.0,0.0" not in frame[frame["metric"] == "fd"].to_csv()
+def test_missing_is_a_dash_and_never_zero() -> None:
+    table = build_table([made("bps", {"fd": None, "mae": 0.0, "sketch_f1": 0.5})])
+    shown = {c: t.main for c, t in zip(main_grid(table).header, main_grid(table).body[0], strict=True)}
+    assert shown[f"FD ({JUDGE}) ↓"] == "–" and shown["MAE ↓"] == "0.000"
+    lines = tidy(table).set_index("metric")
+    assert np.isnan(lines.loc["fd", "value"]) and lines.loc["mae", "value"] == 0.0
 
 
-def test_a_seed_without_a_number_is_not_averaged_away(add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 10.0})
-    add_run("bps", {"fd": None}, seed=1)
-    table = build_table(load_runs(results))
-    assert row_of(table, "BPS").cells[column_of(table, "fd")].value is None
+def test_a_seed_without_a_number_is_not_averaged_away() -> None:
+    table = build_table([made("bps", {"fd": 10.0}), made("bps", {"fd": None}, seed=1)])
+    assert cell(table, "BPS", "fd").value is None
     assert any("missing for seed 1" in note for note in table.notes)
 
 
-def test_mixing_protocols_is_refused_and_marked_when_allowed(add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 38.0})
-    other = {"task": "sketch", "sampler": {"steps": 50, "guidance": 3.0}}
-    add_run("t2i-adapter", {"fd": 40.0}, protocol_hash="f" * 64, protocol=other)
-    runs = load_runs(results)
-    with pytest.raises(BenchError, match="2 protocols in one table .*0123456789ab.*ffffffffffff"):
+def test_several_protocols_are_refused_and_marked_when_mixed() -> None:
+    runs = [made("bps", {"fd": 38.0}), made("bps", {"fd": 40.0}, run_id="other", **OTHER)]
+    with pytest.raises(BenchError, match="2 protocols .*0123456789ab: sampler.steps=10; ffffffffffff: .*=50"):
         build_table(runs)
     table = build_table(runs, mixed=True)
-    assert [row.label for row in table.rows if row.kind == "method"] == [
-        "BPS (protocol A)",
-        "T2I-Adapter (protocol B)",
-    ]
-    text = caption(table)
-    assert text.startswith("MIXED PROTOCOLS")
-    assert "protocol A is 0123456789ab (sampler.steps=20)" in text
-    assert "protocol B is ffffffffffff (sampler.steps=50)" in text
+    assert labels(table) == ["BPS (protocol A)", "BPS (protocol B)"]
+    assert caption(table).startswith("MIXED PROTOCOLS")
+    assert "B is ffffffffffff (sampler.steps=50)" in caption(table)
+    assert not build_table(runs[:1], mixed=True).marks
 
 
-def test_one_protocol_is_not_marked(full: Path) -> None:
-    table = build_table(load_runs(full), mixed=True)
-    assert "MIXED" not in caption(table)
-    assert not table.marks
-
-
-def test_other_suites_and_tasks_are_refused(add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 38.0})
-    add_run("t2i-adapter", {"fd": 38.0}, task="layout")
+def test_other_suites_tasks_and_the_same_run_twice_are_refused() -> None:
     with pytest.raises(BenchError, match="emoji / layout, emoji / sketch"):
-        build_table(load_runs(results), mixed=True)
+        build_table([made("bps", {"fd": 1.0}), made("bps", {"fd": 1.0}, task="layout")])
     with pytest.raises(BenchError, match="at least one record"):
         build_table([])
+    with pytest.raises(BenchError, match="one and two are the same run twice .*seed 0"):
+        build_table([made("bps", {"fd": 1.0}, run_id=name) for name in ("one", "two")])
 
 
-def test_the_same_run_twice_is_refused(add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 38.0})
-    add_run("bps", {"fd": 39.0}, run_id="again")
-    with pytest.raises(BenchError, match="the same run twice .*seed 0") as caught:
-        build_table(load_runs(results))
-    for run in load_runs(results):
-        assert str(run.folder) in str(caught.value)
-
-
-def test_only_differing_options_are_named(add_run: Writer, results: Path) -> None:
-    for prior in ("frozen", "none"):
-        options = {"prior": prior, "width": 64}
-        add_run("bps", {"fd": 38.0}, options=options, run_id=f"bps-{prior}")
-    add_run("bps", {"fd": 38.0}, options={"width": 64}, run_id="bps")
-    add_run("t2i-adapter", {"fd": 38.0}, options={"prior": "x"})
-    labels = [row.label for row in build_table(load_runs(results)).rows if row.kind == "method"]
-    assert sorted(labels) == ["BPS", "BPS (prior=frozen)", "BPS (prior=none)", "T2I-Adapter"]
-
-
-def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud(
-    build: Any, add_run: Writer, results: Path
-) -> None:
-    add_run("bps", {"fd": 38.0})
-    add_run("text-only", {"fd": 47.0})
-    table = build_table(load_runs(results))
-    assert [row.kind for row in table.rows].count("ceiling") == 1
-    assert [note.split(":")[0] for note in table.notes] == ["FEW ITEMS"]
-    moved = build.references()
-    moved["autoencoder"]["fd"] = build.value("fd", 4.3)
-    add_run("t2i-adapter", {"fd": 40.0}, rows=moved, metrics={"fd": build.value("fd", 40.0)})
-    table = build_table(load_runs(results))
-    assert any(note.startswith("REFERENCES DIFFER: 'autoencoder'") for note in table.notes)
-    named = [row.label for row in table.rows if row.kind == "ceiling"]
-    assert named == [
-        "autoencoder (ceiling, as in bps-sketch-s0)",
-        "autoencoder (ceiling, as in t2i-adapter-sketch-s0)",
+def test_only_differing_options_are_named() -> None:
+    options: Sequence[dict[str, Any]] = (
+        {"prior": "frozen", "width": 64},
+        {"prior": "none", "width": 64},
+        {"width": 64},
+    )
+    runs = [made("bps", {"fd": 1.0}, options=chosen, run_id=str(i)) for i, chosen in enumerate(options)]
+    runs.append(made("t2i-adapter", {"fd": 1.0}, options={"prior": "x"}))
+    assert sorted(labels(build_table(runs))) == [
+        "BPS",
+        "BPS (prior=frozen)",
+        "BPS (prior=none)",
+        "T2I-Adapter",
     ]
-    assert [row.kind for row in table.rows].count("reference") == 1
 
 
-def test_leaks_and_other_splits_are_said_aloud(add_run: Writer, results: Path) -> None:
-    run = add_run("bps", {"fd": 38.0})
-    splits = replace(run.record.splits, overlap=3)
-    add_run("t2i-adapter", {"fd": 38.0}, splits=splits)
-    leak = "LEAK: 3 evaluation items have a (near) twin in training."
-    assert build_table(load_runs(results)).notes[0] == leak
-    moved = replace(splits, eval=replace(splits.eval, digest="cc"))
-    add_run("text-only", {"fd": 38.0}, splits=moved)
-    assert any("SPLITS DIFFER" in note for note in build_table(load_runs(results)).notes)
+def test_variants_stand_below_and_in_no_printed_table() -> None:
+    runs = [
+        made("bps", {"fd": 1.0}, options={"prior": "frozen"}),
+        made("bps", {"fd": 2.0}, options={"prior": "none"}, run_id="varied"),
+        made("text-only", {"fd": 3.0}),
+    ]
+    table = build_table(runs, variants={"varied"})
+    assert labels(table) == ["BPS", "text-only (floor)", "BPS (prior=none)"]
+    assert [line[0].main for line in main_grid(table).body] == ["BPS", "text-only (floor)"]
+    assert set(tidy(table)["row"]) == set(tidy_costs(table)["row"]) | {"text-only (floor)"} - {"text-only"}
 
 
-def test_headers_say_judge_and_direction(build: Any) -> None:
+def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud() -> None:
+    runs = [made(m, {"fd": 1.0}, references={"fd": 4.0}) for m in ("bps", "text-only")]
+    assert labels(build_table(runs), "ceiling") == ["autoencoder (ceiling)"]
+    table = build_table([*runs, made("sd-finetune", {"fd": 1.0}, references={"fd": 4.1})])
+    (note,) = [note for note in table.notes if note.startswith("REFERENCES DIFFER: 'autoencoder'")]
+    assert "shown as in bps-sketch-s0, otherwise in sd-finetune-sketch-s0" in note
+    assert labels(table, "ceiling") == ["autoencoder (ceiling)"]
+
+
+def leaks(items: int) -> Leaks:
+    nothing: dict[str, Any] = {"findings": [], "limits": {}, "nearest": {}}
+    seen = LeakCheck(status="leak", about="3000 training items", items=items, **nothing)
+    unknown = LeakCheck(status="unknown", about="no fingerprints", items=None, **nothing)
+    return Leaks(items=items, training=seen, pretraining=unknown)
+
+
+def test_a_leak_stands_in_labels_titles_captions_and_notes() -> None:
+    table = build_table([made("bps", {"fd": 1.0}, leaks=leaks(3)), made("controlnet", {"fd": 2.0})])
+    assert labels(table) == ["BPS (LEAK: 3 items)", "ControlNet"]
+    assert table.title == "emoji / sketch (LEAK: 3 items)"
+    assert table.title in caption(table) and table.title in cost_grid(table).caption
+    assert table.notes[0].startswith("LEAK: 3 evaluation items")
+    assert "PRETRAINING UNKNOWN: no fingerprints" in table.notes[1]
+    comparison = build_comparison([table])
+    assert labels(comparison) == ["BPS (LEAK: sketch 3 items)", "ControlNet"]
+    assert caption(comparison).startswith("Comparison on emoji (LEAK: 3 items)")
+    shown = record_text(table.runs[0].record)
+    assert "LEAK: 3 evaluation items seen among 3000 training items" in shown and "UNKNOWN whether" in shown
+
+
+def test_records_of_other_items_are_said_aloud() -> None:
+    other = record("bps")
+    moved = replace(other.splits, eval=replace(other.splits.eval, digest="cc"))
+    table = build_table([made("bps", {"fd": 1.0}), made("controlnet", {"fd": 1.0}, splits=moved)])
+    assert any("SPLITS DIFFER" in note for note in table.notes)
+
+
+def test_devices_and_torch_are_told_where_they_matter() -> None:
+    card = {"device": "cuda", "gpu": "A Card", "packages": {"torch": "2.15"}}
+    alone = build_table([made("bps", {"fd": 1.0}, environment=card)])
+    assert "Made on A Card, torch 2.15." in alone.notes and caption(alone).endswith("torch 2.15.")
+    runs = [*alone.runs, made("text-only", {"fd": 1.0}, environment={"device": "cpu", "packages": []})]
+    (note,) = [n for n in build_table(runs).notes if "DIFFER" in n]
+    assert note.endswith("Runs: 1 on A Card, torch 2.15; 1 on cpu.")
+    assert "do not compare" in cost_grid(build_table(runs)).caption
+    assert "do not compare" not in cost_grid(alone).caption
+
+
+def test_headers_say_judge_and_direction() -> None:
     def of(metric: str, **changes: str) -> str:
-        return header(Column.of(metric, build.value(metric, 1.0, **changes)))
+        return header(Column.of(metric, value(metric, 1.0, **changes)))
 
     assert of("fd") == f"FD ({JUDGE}) ↓"
     assert of("fd", judge="inception-v3") == "FID (inception-v3) ↓"
-    assert of("kid") == f"KID ({JUDGE}) ↓"
-    assert of("cosine") == f"cosine to target ({JUDGE}) ↑"
     assert of("retrieval") == "R@1 ↑"
-    assert of("sketch_f1") == "line F1 ↑"
-    assert of("mae") == "MAE ↓"
     assert of("clip") == "CLIP score (emoji-clip, cosine) ↑"
     assert of("seg_miou", judge="segmenter") == "seg miou (segmenter, fraction) ↑"
     assert of("count", better="none", scale="lines") == "count (lines)"
@@ -281,13 +249,11 @@ def test_headers_say_judge_and_direction(build: Any) -> None:
         of("mae", better="high")
 
 
-def test_numbers_of_other_judges_stand_in_other_columns(build: Any, add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 38.0})
-    add_run("t2i-adapter", {}, metrics={"fd": build.value("fd", 9.0, judge="inception-v3")}, rows={})
-    table = build_table(load_runs(results))
-    assert [c.judge for c in table.columns if c.metric == "fd"] == [JUDGE, "inception-v3"]
-    shown = cells(to_markdown(main_grid(table)), "T2I-Adapter")
-    assert shown[2] == "–" and shown[3].startswith("9.00")
+def test_numbers_of_other_judges_stand_in_other_columns() -> None:
+    other = {"metrics": {"fd": value("fd", 9.0, judge="inception-v3")}, "rows": {}}
+    table = build_table([made("bps", {"fd": 38.0}), made("t2i-adapter", {}, **other)])
+    assert [c.judge for c in table.columns] == [JUDGE, "inception-v3"]
+    assert [line.main for line in main_grid(table).body[1]][2:] == ["–", "9.00"]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +262,6 @@ def test_numbers_of_other_judges_stand_in_other_columns(build: Any, add_run: Wri
         ([0.52], [0.04], 3),
         ([38.0], [2.4], 1),
         ([380.0], [24.0], 0),
-        ([0.019], [0.004], 4),
         ([31.25], [], 1),
         ([0.0], [], 2),
         ([None], [], 2),
@@ -307,77 +272,135 @@ def test_decimals_follow_the_interval(values: list[float | None], widths: list[f
     assert decimals(values, widths=widths) == expected
 
 
-def test_numbers_never_read_minus_zero() -> None:
-    assert number(-0.0001, 2) == "0.00"
-    assert number(-0.51, 1) == "-0.5"
-    assert number(None, 2) == "–"
+def test_texts_of_numbers() -> None:
+    assert [number(x, 2) for x in (-0.0001, -0.51, None)] == ["0.00", "-0.51", "–"]
+    assert [count(x) for x in (1_234_567, 999.6, 12, None)] == ["1.23 M", "1.00 k", "12", "–"]
+    ends = [interval_text(0.5, 0.46, 0.53, 2, style) for style in ("brackets", "±", "none")]
+    assert ends == ["[0.46, 0.53]", "± 0.04", ""]
+    assert label("bps (prior=none)", "", "LEAK: 1 item") == "bps (prior=none, LEAK: 1 item)"
 
 
-def test_costs_average_times_and_leave_missing_out(build: Any, add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 1.0})
-    add_run("bps", {"fd": 1.0}, seed=1, cost=replace(build.cost, train_seconds=860.0))
-    add_run("text-only", {"fd": 1.0}, cost=replace(build.cost, train_seconds=None))
-    grid = cost_grid(build_table(load_runs(results)))
-    seconds = grid.header.index("train seconds")
-    assert [line[seconds].main for line in grid.body] == ["850", "–"]
-    assert grid.body[0][grid.header.index("trainable parameters")].main == "1.23 M"
-    assert grid.body[0][grid.header.index("peak memory (MiB)")].main == "3072"
-    assert "do not compare" not in grid.caption
-    frame = tidy_costs(build_table(load_runs(results)))
-    assert list(frame["parameters_trainable"]) == [1_234_567] * 3
+def test_costs_average_times_and_leave_missing_out() -> None:
+    runs = [
+        made("bps", {"fd": 1.0}),
+        made("bps", {"fd": 1.0}, seed=1, cost=replace(COST, train_seconds=860.0)),
+        made("text-only", {"fd": 1.0}, cost=replace(COST, train_seconds=None)),
+    ]
+    table = build_table(runs)
+    shown = [dict(zip(cost_grid(table).header, line, strict=True)) for line in cost_grid(table).body]
+    assert [line["train seconds"].main for line in shown] == ["850", "–"]
+    assert shown[0]["trainable parameters"].main == "1.23 M" and shown[0]["peak memory (MiB)"].main == "3072"
+    assert list(tidy_costs(table)["parameters_trainable"]) == [1_234_567] * 3
 
 
-def test_costs_of_several_machines_say_so(add_run: Writer, results: Path) -> None:
-    add_run("bps", {"fd": 1.0})
-    add_run("text-only", {"fd": 1.0}, environment={"processor": "another", "device": "cpu"})
-    assert "do not compare" in cost_grid(build_table(load_runs(results))).caption
-
-
-def test_commands_are_quoted(build: Any) -> None:
-    options = {"note": "a b", "width": 64, "learned": True, "name": "1", "learning_rate": 0.001}
-    assert command_line(build.record("bps", options=options)) == (
-        "bench run --suite emoji --task sketch --method bps --budget default --seed 0 "
-        "--learning-rate 0.001 --device cpu "
-        """--option learned=true --option 'name="1"' --option 'note=a b' --option width=64"""
+def test_times_come_from_the_file_of_timings(tmp_path: Path) -> None:
+    for method in ("bps", "controlnet"):
+        run = record(method, metrics={"fd": value("fd", 1.0)})
+        write_record(tmp_path / run.run_id, run)
+    amounts = {"train_images_per_second": 20.0, "sample_seconds_per_image": 0.5, "peak_memory_bytes": 2**30}
+    timing = Timing(method="bps", options={}, task="layout", steps=4, items=8, **amounts)
+    add_timing(tmp_path, timing, machine={"processor": "a quiet one", "device": "cpu", "threads": 2})
+    bps, controlnet = (run.record.cost for run in load_runs(tmp_path))
+    assert bps.train_seconds == COST.train_images / 20.0 and bps.macs == COST.macs
+    assert controlnet.train_seconds is None and controlnet.peak_memory_bytes is None
+    assert (
+        "measured alone (a quiet one, cpu, 2 threads)" in cost_grid(build_table(load_runs(tmp_path))).caption
     )
 
 
-def test_terminal_table_of_one_record(add_run: Writer) -> None:
-    run = add_run("bps", {"fd": 38.0, "clip": None}, shuffled={"fd": 44.0})
-    floor = add_run("text-only", {"fd": 47.5})
-    text = record_text(run.record, floor=floor.record)
-    lines = text.splitlines()
-    assert lines[0] == ("bps on emoji / sketch, seed 0, budget default, 40 items, protocol 0123456789ab")
+def test_commands_are_quoted_and_take_what_was_changed() -> None:
+    options = {"note": "a b", "learned": True, "name": "1", "learning_rate": 0.001}
+    changes = {"train_items": 10, "steps": 50}
+    made_again = command_line(record("bps", options=options, budget="standard-10", seed=2, changes=changes))
+    for words in (
+        "bench run --method bps --task sketch --seed 2 ",
+        "--option learned=true --option 'name=\"1\"' --option 'note=a b'",
+        "--budget standard ",
+        "--train-items 10",
+        "--sampling-steps 50",
+        "--learning-rate 0.001",
+        "--device cpu",
+    ):
+        assert words in made_again, made_again
+
+
+def test_the_text_of_a_record_has_its_floor_beside_it() -> None:
+    run = made("bps", {"fd": 38.0, "clip": None}, shuffled={"fd": 44.0}, references={"fd": 4.2}).record
+    floor = made("text-only", {"fd": 47.5}).record
+    lines = record_text(run, floor=floor).splitlines()
+    assert lines[0] == "BPS on emoji / sketch, seed 0, budget standard, 40 items, protocol 0123456789ab"
     first = next(i for i, line in enumerate(lines) if line.startswith("FD ↓"))
-    assert lines[first].split()[2:] == ["38.0", "44.0", "47.5", "4.2", "31.2"]
-    assert lines[first + 1].startswith(f" ({JUDGE})")
-    assert "[36.8, 39.2]" in lines[first + 1]
-    clip = next(line for line in lines if line.startswith("CLIP score"))
-    assert clip.split()[3:] == ["–"] * 5
-    assert all(line == line.rstrip() for line in lines) and text.endswith("\n")
-    assert "MIXED" not in text
-    other = replace(floor.record, protocol_hash="f" * 64)
-    assert "MIXED PROTOCOLS" in record_text(run.record, floor=other)
+    assert lines[first].split()[2:] == ["38.000", "44.000", "47.500", "4.200"]
+    assert f"({JUDGE})" in lines[first + 1] and "[37.980, 38.020]" in lines[first + 1]
+    assert any(line.startswith("CLIP score") and line.count("–") == 4 for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+    assert "MIXED PROTOCOLS" in record_text(run, floor=replace(floor, protocol_hash="f" * 64))
 
 
-def test_labels() -> None:
-    assert label("bps") == "bps"
-    assert label("bps", "prior=none", "shuffled conditions") == ("bps (prior=none, shuffled conditions)")
+@pytest.mark.parametrize("items", [LEAST_ITEMS - 1, LEAST_ITEMS, FEW_ITEMS])
+def test_a_frechet_distance_of_few_items_warns_and_of_too_few_is_not_shown(items: int) -> None:
+    metrics = {"fd": value("fd", 38.0, n=items), "kid": value("kid", 0.1, n=items)}
+    table = build_table([made("bps", {}, metrics=metrics, rows={"autoencoder": metrics})])
+    note = {LEAST_ITEMS - 1: ["TOO FEW"], LEAST_ITEMS: ["FEW"], FEW_ITEMS: []}[items]
+    assert [n.split(" ITEMS")[0] for n in table.notes] == note
+    for name in ("BPS", "autoencoder (ceiling)"):
+        assert cell(table, name, "kid").value == 0.1
+        assert (cell(table, name, "fd").value is None) == (items < LEAST_ITEMS)
 
 
-def test_a_frechet_distance_of_few_items_warns_and_of_too_few_is_not_shown(
-    build: Any, add_run: Writer, results: Path
-) -> None:
-    def table(items: int) -> Any:
-        metrics = {"fd": build.value("fd", 38.0, n=items), "kid": build.value("kid", 0.1, n=items)}
-        rows = {"samples": metrics, "autoencoder": metrics}
-        add_run("bps", {}, rows=rows, metrics=metrics)
-        return build_table(load_runs(results))
+def test_methods_and_metrics_may_be_chosen_by_name_and_title() -> None:
+    runs = [
+        made(m, {"fd": 1.0, "mae": 0.1}, references={"fd": 4.0}) for m in ("bps", "controlnet", "text-only")
+    ]
+    table = build_table(chosen(runs, methods=["BPS", "controlnet"], metrics=["fd"]))
+    assert labels(table) == ["autoencoder (ceiling)", "BPS", "ControlNet"]
+    assert [c.metric for c in table.columns] == ["fd"]
+    assert chosen(runs) == runs
+    with pytest.raises(BenchError, match="Did you mean 'controlnet'"):
+        chosen(runs, methods=["controlnt"])
+    with pytest.raises(BenchError, match="unknown metric .*Allowed: fd, mae"):
+        chosen(runs, metrics=["x"])
 
-    for items, note in ((LEAST_ITEMS - 1, "TOO FEW"), (LEAST_ITEMS, "FEW"), (FEW_ITEMS, None)):
-        made = table(items)
-        assert [n.split(" ITEMS")[0] for n in made.notes] == ([note] if note else [])
-        for row in made.rows:
-            shown = {c.metric: cell.value for c, cell in row.cells.items()}
-            assert shown["kid"] == 0.1
-            assert (shown["fd"] is None) == (note == "TOO FEW")
+
+def test_the_leaderboard_has_main_metrics_without_intervals() -> None:
+    runs = [made(m, {"fd": x, "mae": 0.1}) for m, x in (("bps", 1.0), ("text-only", 2.0))]
+    board = leaderboard(build_table(runs))
+    assert board.header == ("", "seeds", "FD ↓")
+    assert [[text.line for text in line] for line in board.body] == [
+        ["BPS", "1", "1.000"],
+        ["text-only (floor)", "1", "2.000"],
+    ]
+
+
+def test_csv_is_the_table_in_full_precision_and_holds_no_formula() -> None:
+    runs = [made(name, {"fd": 1.0 / 3.0}) for name in ("=1+1", "@sum", "-x")]
+    table = build_table(runs)
+    lines = list(csv.DictReader(to_csv(tidy(table)).splitlines()))
+    assert [line["row"] for line in lines] == ["'-x", "'=1+1", "'@sum"]
+    assert {float(line["value"]) for line in lines} == {1.0 / 3.0}
+    assert pandas.notna(tidy(table)["low"]).all()
+
+
+def test_names_become_no_markup() -> None:
+    hostile = "<img src=x onerror=boom()> [a](javascript:boom()) `` ~~~ \\ |"
+    text = to_markdown(main_grid(build_table([made(hostile, {"fd": 1.0}, suite=hostile, budget=hostile)])))
+    assert "<img" not in text and not re.search(r"(?<!\\)\][(\[:] *javascript", text)
+
+
+def test_equal_and_other_protocols_are_said_first_then_what_differs() -> None:
+    here = record("bps")
+    same = record_changes(here, here)
+    assert same[0].startswith("same protocol (0123456789ab)") and len(same) == 2
+    there = record("controlnet", seed=1, options={"scale": 0.5}, leaks=leaks(3), **OTHER)
+    assert record_changes(here, there) == [
+        "OTHER PROTOCOL (0123456789ab here, ffffffffffff there): their numbers do not compare",
+        "  protocol: sampler.steps is 10 here, 50 there",
+        'method is "bps" here, "controlnet" there',
+        "seed is 0 here, 1 there",
+        "option scale is – here, 0.5 there",
+        "leaked items is 0 here, 3 there",
+    ]
+
+
+def test_a_run_needs_no_items_and_no_folder() -> None:
+    assert build_table([Run(record=record("bps", metrics={"fd": value("fd", 1.0)}))]).rows[0].label == "BPS"

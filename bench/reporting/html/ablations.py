@@ -10,8 +10,9 @@ from typing import Any
 
 from bench.picture import decode
 from bench.reporting.ablation_page import CURVES, SAMPLES, AblationSection
-from bench.reporting.ablation_tables import ablation_command, ablation_grid, ablation_sentences
-from bench.reporting.grid import Grid
+from bench.reporting.ablations import ablation_sentences
+from bench.reporting.render import Grid
+from bench.reporting.tables import ablation_command, main_grid
 
 _WIDE, _QUALITY = 1400, 85
 
@@ -27,7 +28,7 @@ def picture_bytes(ablations: Sequence[dict[str, Any]]) -> int:
 
 
 def _ablation(section: AblationSection) -> dict[str, Any]:
-    table, grid = section.table, ablation_grid(section.table)
+    table, grid = section.table, main_grid(section.table)
     return {
         "suite": table.suite,
         "task": table.task,

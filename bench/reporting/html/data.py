@@ -8,11 +8,14 @@ from typing import Any
 
 from bench.record import RunRecord, device_words
 from bench.reporting.ablation_page import AblationSection
-from bench.reporting.compare import Comparison, Entry, findings
+from bench.reporting.compare import Comparison, findings
 from bench.reporting.differences import Difference, verdict
+from bench.reporting.frame import COSTLY, OWN_METHOD, Cell, Row, Table
 from bench.reporting.html.ablations import ablation_data, picture_bytes
 from bench.reporting.html.samples import collect_samples
-from bench.reporting.names import (
+from bench.reporting.page import HOW_TO_READ, Section, Suite
+from bench.reporting.tables import COSTS, caption, column_digits, cost_text, mean_cost, time_words
+from bench.reporting.words import (
     Column,
     amount,
     brackets,
@@ -23,17 +26,6 @@ from bench.reporting.names import (
     number,
     of_distribution,
     plain_name,
-)
-from bench.reporting.page import HOW_TO_READ, Section, Suite
-from bench.reporting.rows import COSTLY, Cell, Row, Table
-from bench.reporting.runs import OWN_METHOD
-from bench.reporting.tables import (
-    caption,
-    column_digits,
-    cost_cells,
-    cost_headers,
-    mean_cost,
-    time_words,
 )
 
 # Bytes of base64: the whole page stays below 10 MB with text and numbers of a hundred runs.
@@ -53,7 +45,7 @@ class _Shown:
 
     row: Row
     of_table: Row
-    entry: Entry | None
+    entry: Row | None
 
 
 def page_data(
@@ -90,7 +82,7 @@ def page_data(
         "how": " ".join(HOW_TO_READ.split()),
         "notes": [suite.note for suite in suites if suite.note],
         "attribution": sorted({r.attribution for r in credited if r.attribution}),
-        "costNames": cost_headers(),
+        "costNames": [name for name, _ in COSTS.values()],
         "tables": tables,
         "ablations": varied,
         "runs": [_run(record) for record in records.values()],
@@ -160,8 +152,8 @@ def _table(
 
 def _bold(comparison: Comparison, task: str) -> set[tuple[Column, int]]:
     """Return where a best value is told apart from the next, so that it may stand in bold."""
-    clear = [s for s in comparison.standings if s.task == task and s.clear]
-    return {(standing.column, id(standing.best)) for standing in clear}
+    clear = [s for s in comparison.standings.values() if s.column.task == task and s.clear]
+    return {(replace(standing.column, task=""), id(standing.best)) for standing in clear}
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -219,7 +211,7 @@ def _row(line: _Shown, index: Mapping[str, int]) -> dict[str, Any]:
         "seeds": list(row.seeds),
         "runs": [index[run.record.run_id] for run in row.runs] if row.seeds else [],
         "protocol": row.protocol_hash,
-        "costs": [text.main for text in cost_cells(row)] if costly else [],
+        "costs": [cost_text(row, key) for key in COSTS] if costly else [],
     }
 
 

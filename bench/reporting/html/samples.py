@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.reporting.frame import Row
 from bench.reporting.qualitative import Gallery, gallery
-from bench.reporting.rows import Row
 from bench.tiles import MOST_TILES
 
 _MEDIA = "image/webp"

@@ -1,0 +1,535 @@
+"""Runs as one table of lines, one a run, row and metric, and the table of methods read off it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from bench.ablations import ABLATIONS_FOLDER, Variant
+from bench.cost import load_timings, with_timing
+from bench.metrics.intervals import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
+from bench.metrics.neighbours import SHARES
+from bench.packed import LINES, Run, kept_runs
+from bench.record import RECORD_FILE, MetricValue, RunRecord
+from bench.registry import FLOOR
+from bench.reporting.words import (
+    FRECHET,
+    Column,
+    Style,
+    device_notes,
+    few_notes,
+    header,
+    label,
+    leak_mark,
+    order_columns,
+    outside_mark,
+    protocol_marks,
+    protocol_words,
+    split_notes,
+    titled,
+    too_few,
+    variant_details,
+)
+from bench.types import BenchError, unknown
+
+if TYPE_CHECKING:
+    from bench.reporting.differences import Difference
+
+_K = TypeVar("_K", bound=Hashable)
+SAMPLES = "samples"
+SHUFFLED = "shuffled"
+REAL = "real training images"
+AUTOENCODER = "autoencoder"
+OWN_METHOD = "bps"
+BOOTSTRAP_SEED = 0
+COSTLY = ("method", "floor", "variant")
+REFERENCES = {REAL: "reference", AUTOENCODER: "ceiling"}
+_PLACES = {"reference": 0, "ceiling": 1, "floor": 3, "variant": 4}  # a method and its own rows at 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a table: mean over seeds, 95% interval over items, deviation over seeds.
+
+    None is missing, never 0. items: how many evaluation items stand behind it. lines: one a seed.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    deviation: float | None = None
+    items: int
+    lines: Lines = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table.
+
+    name: as sentences say it; label: as the table says it; kind: "reference", "ceiling", "method",
+    "shuffled", "other", "floor" or "variant" (a method under other options than its paper's, whose
+    comparisons an ablation makes); source: the row's name in the records; runs: one a seed. rows: of a
+    comparison, the same by task. variant, differences: of an ablation, the latter minus the reference on
+    the seeds that both have; empty for a reference itself and the floor.
+    """
+
+    name: str
+    label: str
+    kind: str
+    source: str = SAMPLES
+    runs: tuple[Run, ...]
+    cells: Mapping[Column, Cell]
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    variant: Variant | None = None
+    differences: Mapping[Column, Difference] = field(default_factory=dict)
+
+    @property
+    def record(self) -> RunRecord:
+        """The record of the first run."""
+        return self.runs[0].record
+
+    @property
+    def protocol_hash(self) -> str:
+        """The protocol that every run of the row shares."""
+        return self.record.protocol_hash
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Training seeds in order; empty for a reference, which no seed moves."""
+        return () if self.kind in REFERENCES.values() else tuple(run.record.seed for run in self.runs)
+
+    @property
+    def seeds_by_task(self) -> dict[str, int]:
+        """How many training seeds stand behind each task of a comparison; empty for a reference."""
+        return {task: len(row.seeds) for task, row in self.rows.items() if row.seeds}
+
+    @property
+    def train_items(self) -> int:
+        """How many items were trained on."""
+        return self.record.splits.train.n
+
+    def setting(self, axis: str) -> float:
+        """Return where a variant stands on an ablation's axis."""
+        return self.train_items if axis == "train_items" else float(self.record.protocol["sampler"][axis])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows and columns of one suite and task; notes say aloud what a reader must know.
+
+    marks: protocol hash -> mark ("A", "B"), empty where the table holds a single protocol. style: how
+    intervals are printed.
+    """
+
+    suite: str
+    task: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    runs: tuple[Run, ...]
+    marks: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    style: Style = "brackets"
+
+    @property
+    def title(self) -> str:
+        """Suite and task, and the mark of a leak where a run of the table has one."""
+        return label(f"{self.suite} / {self.task}", leak_mark(self.records))
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """The records of all runs."""
+        return [run.record for run in self.runs]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Protocol hashes in order."""
+        return tuple(sorted({record.protocol_hash for record in self.records}))
+
+    def block(self, row: Row) -> object:
+        """Return what rows have in common between two rules."""
+        return "references" if row.kind in REFERENCES.values() else row.kind == "floor"
+
+    def describe(self, row: Row, column: Column) -> dict[str, Any]:
+        """Return what a number is of, by column of a tidy table."""
+        own = row.kind not in REFERENCES.values()
+        return {
+            "suite": self.suite,
+            "task": self.task,
+            "protocol": row.protocol_hash,
+            "row": row.label,
+            "kind": row.kind,
+            "method": row.record.method if own else None,
+            "options": json.dumps(dict(row.record.options), sort_keys=True) if own else None,
+            "seeds": " ".join(map(str, row.seeds)),
+        }
+
+    def compared(self, row: Row, column: Column) -> dict[str, Any]:
+        """Return how a number stands to others, by column of a tidy table."""
+        return {}
+
+    def own(self, *kinds: str) -> list[Row]:
+        """Return the rows of some kinds, in order."""
+        return [row for row in self.rows if row.kind in kinds]
+
+
+def load_runs(results: Path) -> list[Run]:
+    """Read every run of `results`, folders and pack, sorted by name; BenchError where there is none at all.
+
+    Where `bench cost` left timings beside them, costs in time and memory are those.
+    """
+    runs = kept_runs(results)
+    if not runs and not kept_runs(results, ABLATIONS_FOLDER):
+        raise BenchError(
+            f"no records in {results}: looked for {results / '*' / RECORD_FILE} and {results}{LINES}. Make "
+            "one with 'bench run --method bps --task sketch', or name the folder that holds the runs."
+        )
+    timings = load_timings(results)
+    if timings is None:
+        return runs
+    return [replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs]
+
+
+def load_ablation_runs(results: Path) -> list[Run]:
+    """Read the runs that `bench ablate` keeps apart from main tables; none where there are none."""
+    return kept_runs(results, ABLATIONS_FOLDER)
+
+
+def chosen(runs: Sequence[Run], *, methods: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Run]:
+    """Return the runs of some methods, by name or title, with some metrics alone; all where none is named.
+
+    BenchError for a name that no run has.
+    """
+    names = {titled(run.record.method): run.record.method for run in runs}
+    names |= {name: name for name in names.values()}
+    known = {metric for run in runs for row in metric_rows(run.record).values() for metric in row}
+    for kind, asked, allowed in (("method", methods, names), ("metric", metrics, known)):
+        for name in asked:
+            if name not in allowed:
+                raise unknown(f"{kind} of these runs", name, allowed)
+    wanted = {names[name] for name in methods} or set(names)
+    kept = set(metrics) or known
+    return [_with_metrics(run, kept) if metrics else run for run in runs if run.record.method in wanted]
+
+
+def _with_metrics(run: Run, kept: Collection[str]) -> Run:
+    rows = {s: {m: v for m, v in row.items() if m in kept} for s, row in metric_rows(run.record).items()}
+    return replace(run, record=replace(run.record, rows=rows, metrics=rows[SAMPLES]))
+
+
+def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:
+    """Return the metrics of a record by row name, the method's own samples first."""
+    return {SAMPLES: record.metrics, **{n: row for n, row in record.rows.items() if n != SAMPLES}}
+
+
+class Line(NamedTuple):
+    """One number of a run.
+
+    run: its place among the runs; source: the row's name in the record; value, low, high: NaN where
+    missing; items: N; scores: [N] in the order of ids, or None; sound: whether scores average to the value
+    (of a metric of the whole set, such as mIoU, they need not: they say nothing about its differences);
+    replicates: [G] of the jackknife over items in the order in which the run recorded them, or None.
+    """
+
+    run: int
+    seed: int
+    source: str
+    column: Column
+    value: float
+    low: float
+    high: float
+    items: int
+    ids: tuple[str, ...]
+    scores: np.ndarray | None
+    sound: bool
+    recorded: tuple[str, ...]
+    replicates: np.ndarray | None
+
+
+Lines = Sequence[Line]
+
+
+def frame(runs: Sequence[Run], metrics: Collection[str] | None = None) -> list[Line]:
+    """Return all numbers of runs, or those of some metrics: a line a run, row and metric."""
+    orders: dict[frozenset[str], tuple[str, ...]] = {}
+    return [line for place, run in enumerate(runs) for line in _lines(place, run, orders, metrics)]
+
+
+def _lines(
+    place: int, run: Run, orders: dict[frozenset[str], tuple[str, ...]], kept: Collection[str] | None
+) -> Iterator[Line]:
+    """Give the lines of a run; orders: of items, in which scores stand for all runs on the same items."""
+    recorded = run.items.ids if run.items is not None else ()
+    ids = orders.setdefault(frozenset(recorded), recorded)
+    at = {item: i for i, item in enumerate(recorded)} if ids != recorded else {}
+    for source, metrics in metric_rows(run.record).items():
+        scores = run.items.rows.get(source, {}) if run.items is not None else {}
+        replicates = run.items.replicates.get(source, {}) if run.items is not None else {}
+        for metric, m in metrics.items():
+            if kept is not None and metric not in kept:
+                continue
+            of_items = scores.get(metric)
+            yield Line(
+                run=place,
+                seed=run.record.seed,
+                source=source,
+                column=Column.of(metric, m),
+                **{
+                    end: math.nan if (x := getattr(m, end)) is None else x for end in ("value", "low", "high")
+                },
+                items=m.n,
+                ids=ids,
+                scores=of_items if of_items is None or not at else of_items[[at[item] for item in ids]],
+                sound=of_items is not None and _averages_to(of_items, m.value),
+                recorded=recorded,
+                replicates=replicates.get(metric),
+            )
+
+
+def _averages_to(scores: np.ndarray, value: float | None) -> bool:
+    known = scores[np.isfinite(scores)]
+    if value is None or not len(known):
+        return False
+    return math.isclose(float(known.mean()), value, rel_tol=1e-4, abs_tol=1e-6)
+
+
+def grouped(lines: Iterable[Line], key: Callable[[Line], _K]) -> dict[_K, list[Line]]:
+    """Return lines by a key, in order."""
+    groups: dict[_K, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(key(line), []).append(line)
+    return groups
+
+
+def item_scores(lines: Lines) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """Return ids and per-item scores [S,N] of a cell's lines; None unless sound, on the same items."""
+    scores = [line.scores for line in lines if line.sound and line.ids == lines[0].ids]
+    known = [values for values in scores if values is not None]
+    return (lines[0].ids, np.stack(known).astype(np.float64)) if len(known) == len(lines) else None
+
+
+def set_replicates(lines: Lines) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """Return ids and jackknife replicates [S,G] of a cell's lines, for a metric of the whole set.
+
+    None unless every run has equally many of them on the same ids in the same order: the groups of
+    items that are left out are dealt by place, so another order would leave out other items.
+    """
+    same = [line.replicates for line in lines if line.recorded == lines[0].recorded]
+    known = [values for values in same if values is not None]
+    if len(known) < len(lines) or len({len(values) for values in known}) > 1:
+        return None
+    return lines[0].recorded, np.stack(known)
+
+
+@lru_cache(maxsize=32)
+def resamples(items: int) -> Resamples:
+    """Draw once what every interval over equally many items shares."""
+    return Resamples(n_items=items, seed=BOOTSTRAP_SEED)
+
+
+def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
+    """Return the cells over the training seeds of a row, of its lines and so many runs."""
+    by_column = grouped(lines, lambda line: line.column)
+    return {column: _cell(column, tuple(part), runs) for column, part in by_column.items()}
+
+
+def _cell(column: Column, lines: Lines, runs: int) -> Cell:
+    """Return one cell.
+
+    A number missing in any seed is missing in the mean: leaving out a failed seed would flatter.
+    One seed keeps its recorded interval. Several: the bootstrap over items on scores averaged over
+    seeds where they exist, the jackknife on averaged replicates for a metric of the whole set, else
+    the mean of the seeds' bounds.
+    """
+    values, items = np.asarray([line.value for line in lines]), min(line.items for line in lines)
+    if len(values) < runs or np.isnan(values).any() or too_few(column, items):
+        return Cell(value=None, low=None, high=None, items=items, lines=lines)
+    spread = seed_spread(values)
+    several = _interval(column, lines, items) if runs > 1 else None
+    ends = np.mean([(line.low, line.high) for line in lines], axis=0)
+    if several is not None:
+        ends = np.asarray([several.low, several.high])
+    low, high = (None, None) if np.isnan(ends).any() else map(float, ends)
+    return Cell(value=spread.mean, low=low, high=high, deviation=spread.deviation, items=items, lines=lines)
+
+
+def _interval(column: Column, lines: Lines, items: int) -> Interval | None:
+    """Resample the mean over seeds; items without a score must be the same in every seed."""
+    scores = item_scores(lines)
+    if scores is not None:
+        known = np.isfinite(scores[1])
+        if known.sum(axis=1).min() >= 2 and (known == known[0]).all():
+            values = scores[1][:, known[0]].mean(axis=0)
+            return mean_interval(values, resamples=resamples(len(values)))
+    replicates = set_replicates(lines)
+    if replicates is None:
+        return None
+    mean = float(np.mean([line.value for line in lines]))
+    share_of = items if column.metric in SHARES else None
+    return jackknife_interval(mean, replicates[1].mean(axis=0), share_of=share_of)
+
+
+def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collection[str] = ()) -> Table:
+    """Build the table of runs of one suite and task.
+
+    mixed: allow several protocols, whose rows are then marked. variants: ids of the runs that stand in
+    a block of their own, below the methods. BenchError for several suites, tasks or (unless
+    `mixed`) protocols, and for two records of one method, options, protocol and seed.
+    """
+    suite, task = _only_one(runs, mixed=mixed)
+    groups = _groups(runs)
+    runs = [run for group in groups for run in group]
+    records = [run.record for run in runs]
+    marks = protocol_marks(records)
+    lines = frame(runs)
+    references, notes = _reference_rows(runs, lines, marks)
+    plain = [group[0].record for group in groups if group[0].record.run_id not in variants]
+    by_run = grouped(lines, lambda line: line.run)
+    rows, first = [], 0
+    for group in groups:
+        varied = group[0].record.run_id in variants
+        details = variant_details(
+            group[0].record, [*plain, group[0].record] if varied else plain, marks=marks
+        )
+        of_group = [line for place in range(first, first + len(group)) for line in by_run.get(place, ())]
+        made = [_row(runs, source, part, details) for source, part in _by_source(of_group)]
+        rows += [replace(row, kind="variant") for row in made] if varied else made
+        first += len(group)
+    rows = [*references, *rows]
+    rows.sort(key=lambda row: (_PLACES.get(row.kind, 2), row.name if row.kind == "variant" else ""))
+    return Table(
+        suite=suite,
+        task=task,
+        rows=tuple(rows),
+        columns=order_columns(column for row in rows for column in row.cells),
+        runs=tuple(runs),
+        marks=marks,
+        notes=(*notes, *run_notes(records, rows), *_cell_notes(rows)),
+    )
+
+
+def run_notes(records: Sequence[RunRecord], rows: Iterable[Row]) -> list[str]:
+    """Return what must be said aloud of the runs of any table: leaks, devices, few items."""
+    items = [cell.items for row in rows for c, cell in row.cells.items() if c.metric in FRECHET]
+    return [*split_notes(records), *device_notes(records), *few_notes(items)]
+
+
+def _only_one(runs: Sequence[Run], *, mixed: bool) -> tuple[str, str]:
+    if not runs:
+        raise BenchError("a table needs at least one record; none was given.")
+    places = sorted({(run.record.suite, run.record.task) for run in runs})
+    if len(places) > 1:
+        raise BenchError(
+            "one table holds one suite and task, got "
+            f"{', '.join(f'{suite} / {task}' for suite, task in places)}. Make one table each."
+        )
+    protocols = protocol_words([run.record for run in runs])
+    if len(protocols) > 1 and not mixed:
+        raise BenchError(
+            f"{len(protocols)} protocols in one table ({'; '.join(map(': '.join, protocols.items()))}): "
+            "their numbers cannot be compared. Make one table a protocol, or allow it with mixed, which "
+            "marks the rows."
+        )
+    return places[0]
+
+
+def _groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Return the runs of each (protocol, method, options), seeds in order; refuse repeats."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.record.seed):
+        groups.setdefault(_group_key(run.record), []).append(run)
+    for group in groups.values():
+        for run, other in zip(group, group[1:], strict=False):
+            if run.record.seed == other.record.seed:
+                raise BenchError(
+                    f"{run.place} and {other.place} are the same run twice (method "
+                    f"{run.record.method}, seed {run.record.seed}). Keep one of the two folders."
+                )
+    return [tuple(groups[key]) for key in sorted(groups)]
+
+
+def _group_key(record: RunRecord) -> tuple[str, ...]:
+    options = " ".join(f"{key}={record.options[key]}" for key in sorted(record.options))
+    whole = json.dumps(dict(record.options), sort_keys=True)
+    return record.method, options, record.budget, record.protocol_hash, whole
+
+
+def _by_source(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """Return the lines of each row of a method: its samples, shuffled, then others by name."""
+    parts = [(s, part) for s, part in grouped(lines, lambda line: line.source).items() if s not in REFERENCES]
+    return sorted(parts, key=lambda pair: (pair[0] != SAMPLES, pair[0] != SHUFFLED, pair[0]))
+
+
+def _row(runs: Sequence[Run], source: str, lines: Lines, details: Sequence[str]) -> Row:
+    """Return a method's row; grids shuffle the conditions of one seed alone, so runs may be fewer."""
+    group = tuple(runs[place] for place in dict.fromkeys(line.run for line in lines))
+    records = [run.record for run in group]
+    method, leak = titled(records[0].method), leak_mark(records)
+    floor = records[0].method == FLOOR
+    own = {SAMPLES: "", SHUFFLED: "shuffled conditions"}.get(source, source)
+    name = label(method, *details, own, outside_mark(records), leak)
+    kind = {SAMPLES: "method", SHUFFLED: "shuffled"}.get(source, "other")
+    return Row(
+        name=name,
+        label=label(method, "floor", *details, leak) if floor and source == SAMPLES else name,
+        kind="floor" if floor and source == SAMPLES else kind,
+        source=source,
+        runs=group,
+        cells=cells_of(lines, runs=len(group)),
+    )
+
+
+def _reference_rows(
+    runs: Sequence[Run], lines: Lines, marks: Mapping[str, str]
+) -> tuple[list[Row], list[str]]:
+    """Return the reference rows, one a protocol, as the first record has them; a note where others differ."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    parts = grouped(lines, lambda line: (runs[line.run].record.protocol_hash, line.source))
+    for digest, source in sorted(parts, key=lambda key: (key[0], key[1] != REAL)):
+        if source not in REFERENCES:
+            continue
+        part = parts[digest, source]
+        members = tuple(runs[place] for place in dict.fromkeys(line.run for line in part))
+        first = {line.column: line for line in reversed(part)}
+        mark = f"protocol {marks[digest]}" if marks else ""
+        name = label(source, REFERENCES[source], mark, leak_mark(run.record for run in members))
+        cells = cells_of(first.values(), runs=1)
+        rows.append(
+            Row(name=name, label=name, kind=REFERENCES[source], source=source, runs=members, cells=cells)
+        )
+        others = {runs[x.run].record.run_id for x in part if not _agree(x, first[x.column])}
+        if others or len({column.metric for column in first}) < len(first):
+            notes.append(
+                f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not: shown "
+                f"as in {members[0].record.run_id}, otherwise in {', '.join(sorted(others)) or 'others'}. Do "
+                "not compare these rows before the cause is known."
+            )
+    return rows, notes
+
+
+def _agree(line: Line, first: Line) -> bool:
+    ends = np.asarray([(x.value, x.low, x.high) for x in (line, first)])
+    return bool(np.isclose(ends[0], ends[1], rtol=1e-6, atol=1e-9, equal_nan=True).all())
+
+
+def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
+    """Say which seeds have no number, and whose scores of items do not average to it."""
+    places = [(row, column) for row in rows if row.seeds for column in order_columns(row.cells)]
+    for row, column in places:
+        lines, what = row.cells[column].lines, header(column)
+        known = {line.seed for line in lines if not math.isnan(line.value)}
+        absent = ", ".join(str(seed) for seed in row.seeds if seed not in known)
+        if absent and known:
+            yield f"{row.name}: {what} is missing for seed {absent}, so no mean over seeds is given."
+        if any(line.scores is not None and not line.sound for line in lines):
+            yield (
+                f"{row.name}: the per-item scores of {what} do not average to its value, so no paired "
+                "difference is stated."
+            )

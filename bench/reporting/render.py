@@ -1,0 +1,317 @@
+r"""A table of texts as Markdown, LaTeX, CSV and on a terminal; what it looks like stands in templates/.
+
+LaTeX tables float over one or both columns of a page. Columns that do not fit beside each other, and
+lines that do not fit a page, follow in further floats of one number; what is still too wide is scaled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from bench.reporting.words import MISSING, one_line
+
+if TYPE_CHECKING:
+    import pandas
+    from jinja2 import Environment
+    from rich.table import Table as RichTable
+
+_T = TypeVar("_T")
+Columns = Literal["one", "two"]
+_FORMULA = tuple("=+-@\t\r")
+_MARKDOWN = str.maketrans(
+    {"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {letter: f"\\{letter}" for letter in r"\|*`~"}
+)
+_LINK = re.compile(r"\](?=[(\[:])")
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%#_{}"},
+        **{"\\": r"\textbackslash{}", "$": r"$\mathdollar$", "~": r"\textasciitilde{}", '"': "''"},
+        **{"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+        **{"Δ": r"$\Delta$", "†": r"$\dagger$", "±": r"$\pm$", "∞": r"$\infty$", "µ": r"$\mu$"},
+        **{"°": r"$^\circ$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "−": "$-$"},
+        **{"–": "--", "…": r"\ldots{}", "\n": " ", "\t": " "},
+    }
+)
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
+_HEADER = re.compile(r"(?P<name>.*?)(?P<judge> \(.*\))?(?P<arrow> [↑↓])?")
+# Points, of \footnotesize. A4 with margins of 2.5 cm has 455 by 702, US letter 472 by 652.
+_WIDTH: Mapping[Columns, float] = {"one": 215.0, "two": 450.0}
+_HEIGHT = 600.0
+_LETTER, _GAP, _LINE = 4.4, 6.0, 9.5
+_WORDS: Mapping[Columns, int] = {"one": 20, "two": 30}  # letters in a line of a cell of words
+_CAPTION = {"one": 45, "two": 95}  # letters in a line of a caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A cell: the main text, and a lesser text beside or beneath it (an interval).
+
+    bold: set the main text in bold, where the output knows bold.
+    """
+
+    main: str
+    beside: str = ""
+    bold: bool = False
+
+    @property
+    def line(self) -> str:
+        """Both texts in one line."""
+        return f"{self.main} {self.beside}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Header and body, every line as long as the header; a rule stands before each line of rules.
+
+    left: how many leading columns are words (set to the left; numbers to the right). groups: what
+    stands above each column ("" above those that lead every block), or none; equal neighbours stand
+    under one heading.
+    """
+
+    header: tuple[str, ...]
+    body: tuple[tuple[Text, ...], ...]
+    caption: str
+    left: int = 1
+    rules: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("bench.reporting"), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+
+
+def _filled(name: str, **values: Any) -> str:
+    """Fill a template; those of LaTeX, which is full of braces, mark what is filled in by << and <%."""
+    environment = _templates()
+    if name.endswith(".tex"):
+        environment = environment.overlay(
+            variable_start_string="<<",
+            variable_end_string=">>",
+            block_start_string="<%",
+            block_end_string="%>",
+            comment_start_string="<#",
+            comment_end_string="#>",
+            trim_blocks=True,
+        )
+    return environment.get_template(name).render(values)
+
+
+def to_markdown(grid: Grid) -> str:
+    """Return the grid as a GitHub table with its caption beneath, ending in a newline."""
+    sides = [":--" if i < grid.left else "--:" for i in range(len(grid.header))]
+    heads = [escape_markdown(cell) for cell in grid.header]
+    if grid.groups:
+        names = [escape_markdown(name) for name in grid.groups]
+        heads = [f"{n}<br>{h}" if n else h for n, h in zip(names, heads, strict=True)]
+    body = [[_markdown_cell(c, under=bool(grid.groups)) for c in line] for line in grid.body]
+    return _filled("table.md", lines=[heads, sides, *body], caption=escape_markdown(grid.caption))
+
+
+def _markdown_cell(cell: Text, *, under: bool) -> str:
+    """Set a cell in one line, or with its lesser text beneath, which keeps wide tables narrow."""
+    main, beside = escape_markdown(cell.main), escape_markdown(cell.beside)
+    main = f"**{main}**" if cell.bold else main
+    return f"{main}<br><sub>{beside}</sub>" if under and beside else f"{main} {beside}".rstrip()
+
+
+def to_csv(frame: pandas.DataFrame) -> str:
+    """Return a data frame as CSV; text that a spreadsheet would run as a formula begins with a quote."""
+    safe = frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in _FORMULA else cell)
+    return str(safe.to_csv(index=False, lineterminator="\n"))
+
+
+def plain_lines(grid: Grid) -> list[list[str]]:
+    """Return a grid as lines of plain cells, the first of which heads it."""
+    groups = grid.groups or [""] * len(grid.header)
+    heads = [f"{group} {head}".strip() for group, head in zip(groups, grid.header, strict=True)]
+    return [heads, *([cell.line for cell in line] for line in grid.body)]
+
+
+def to_rich(grid: Grid) -> RichTable:
+    """Return a grid as rich prints it on a terminal."""
+    from rich.table import Table
+    from rich.text import Text as RichText
+
+    table = Table(title=RichText(grid.caption), title_justify="left")
+    for i, head in enumerate(plain_lines(grid)[0]):
+        table.add_column(RichText(head), justify="left" if i < grid.left else "right")
+    for i, line in enumerate(grid.body):
+        cells = [RichText(cell.line, style="bold" if cell.bold else "") for cell in line]
+        table.add_row(*cells, end_section=i + 1 in grid.rules)
+    return table
+
+
+def to_plain(lines: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Return lines of cells in aligned columns for a terminal of any width, without trailing spaces."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = (
+        [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    )
+    return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line: no table, code, tag or link comes of it."""
+    return _LINK.sub(r"\\]", one_line(text).translate(_MARKDOWN))
+
+
+def code_span(text: str) -> str:
+    """Return text as code within a line of Markdown."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
+
+
+def escape_latex(text: str) -> str:
+    """Return text that pdflatex sets as it is; letters it may not know become their code point."""
+    escaped = text.translate(_LATEX)
+    return escaped if escaped.isascii() else "".join(map(_latex_letter, escaped))
+
+
+def _latex_letter(letter: str) -> str:
+    spelled = unicodedata.normalize("NFD", letter)
+    known = " " <= spelled[0] < "\x7f" and letter < "ſ" and len(spelled) <= 2
+    return letter if known else rf"\texttt{{U+{ord(letter):04X}}}"
+
+
+def to_latex(grid: Grid, *, key: str, columns: Columns = "two") -> str:
+    r"""Return the grid as floating tables with \label{tab:key}, ready for \input.
+
+    columns: how many columns of a page of two they take; "two" is also the width of a page of one.
+    """
+    letters = [_WORDS[columns] if i < grid.left else 0 for i in range(len(grid.header))]
+    heads = [_head(text, n or 12) for text, n in zip(grid.header, letters, strict=True)]
+    body = [[_cell(cell, n) for cell, n in zip(line, letters, strict=True)] for line in grid.body]
+    room = _HEIGHT - _LINE * (4 + len(grid.caption) / _CAPTION[columns])
+    parts = [
+        _part(grid, heads, body, block, lines)
+        for block in _blocks(grid, [heads, *body], _WIDTH[columns])
+        for lines in _pages(body, _shown(grid, block), block, room)
+    ]
+    float_name = "table" if columns == "one" else "table*"
+    return _filled("table.tex", parts=parts, float=float_name, key=key, caption=escape_latex(grid.caption))
+
+
+_Lines = Sequence[tuple[str, str]]
+"""Lines of a cell, each with the LaTeX command that sets it ("" for none)."""
+
+
+def _head(text: str, letters: int) -> _Lines:
+    """Break a header at blanks, its arrow kept to its last word, and set its judge small beneath."""
+    parts = _HEADER.fullmatch(text)
+    assert parts is not None, text
+    name, judge = f"{parts['name']}{(parts['arrow'] or '').strip()}", (parts["judge"] or "").strip()
+    lines = [(line, "") for line in textwrap.wrap(name, letters)]
+    return lines + [(line, r"\scriptsize") for line in textwrap.wrap(judge, 14)]
+
+
+def _cell(cell: Text, letters: int) -> _Lines:
+    """Return the lines of a cell of words of so many letters, or of a number (0) and its interval."""
+    if letters:
+        return [(line, "") for line in textwrap.wrap(cell.line, letters)]
+    main, beside = (_MINUS.sub("−", text) for text in (cell.main, cell.beside))
+    lines = [(main, r"\bfseries" if cell.bold else ""), (beside, r"\scriptsize")]
+    return [line for line in lines if line[0]]
+
+
+def _blocks(grid: Grid, lines: Sequence[Sequence[_Lines]], room: float) -> Iterator[list[int]]:
+    """Yield the columns of each block: those that lead, and others that fit, in whole groups if they do."""
+    widths = [
+        _GAP + max(_LETTER * len(text) for line in lines for text, _ in line[i] or [("", "")])
+        for i in range(len(grid.header))
+    ]
+    lead = [i for i in range(len(widths)) if i < grid.left or (grid.groups and not grid.groups[i])]
+    rest = [i for i in range(len(widths)) if i not in lead]
+    room -= sum(widths[i] for i in lead)
+    units = [
+        list(unit) for _, unit in itertools.groupby(rest, lambda i: grid.groups[i] if grid.groups else i)
+    ]
+    if any(sum(widths[i] for i in unit) > room for unit in units):
+        units = [[i] for i in rest]
+    for block in _fitting(units, [sum(widths[i] for i in unit) for unit in units], room):
+        yield [*lead, *itertools.chain(*block)]
+
+
+def _shown(grid: Grid, block: Sequence[int]) -> list[int]:
+    """Return the lines that have something in a block which holds but some of the columns."""
+    if len(block) == len(grid.header):
+        return list(range(len(grid.body)))
+    values = [i for i in block if i >= grid.left and (not grid.groups or grid.groups[i])]
+    return [n for n, line in enumerate(grid.body) if any(line[i].main not in {"", MISSING} for i in values)]
+
+
+def _pages(
+    body: Sequence[Sequence[_Lines]], lines: Sequence[int], block: Sequence[int], room: float
+) -> Iterator[list[int]]:
+    heights = [_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in lines]
+    return _fitting(lines, heights, room)
+
+
+def _fitting(things: Sequence[_T], sizes: Sequence[float], room: float) -> Iterator[list[_T]]:
+    """Yield things in lists, in order, whose sizes together keep to the room where there are two."""
+    fitting: list[_T] = []
+    used = 0.0
+    for thing, size in zip(things, sizes, strict=True):
+        if fitting and used + size > room:
+            yield fitting
+            fitting, used = [], 0.0
+        fitting.append(thing)
+        used += size
+    if fitting:
+        yield fitting
+
+
+def _part(
+    grid: Grid,
+    heads: Sequence[_Lines],
+    body: Sequence[Sequence[_Lines]],
+    block: Sequence[int],
+    lines: Sequence[int],
+) -> dict[str, Any]:
+    """Return what the template prints of a block of columns and lines."""
+    sides = ["l" if i < grid.left else "r" for i in block]
+
+    def joined(cells: Sequence[_Lines]) -> str:
+        text = " & ".join(_stacked(cells[i], side) for i, side in zip(block, sides, strict=True))
+        return ("{}" if text.startswith("[") else "") + text
+
+    rules = ["\\midrule\n" if n in grid.rules and n != lines[0] else "" for n in lines]
+    return {
+        "sides": "".join(sides),
+        "groups": _groups([grid.groups[i] for i in block] if grid.groups else []),
+        "heads": joined(heads),
+        "lines": [f"{rule}{joined(body[n])} \\\\" for rule, n in zip(rules, lines, strict=True)],
+    }
+
+
+def _stacked(lines: _Lines, side: str) -> str:
+    """Set lines above each other; a scaled table sets each where it is, so nothing can be too wide."""
+    texts = [
+        f"{{{command} {escape_latex(text)}}}" if command else escape_latex(text) for text, command in lines
+    ]
+    if len(texts) < 2:
+        return "".join(texts)
+    joined = r"\\[-2pt]".join(texts)
+    return rf"\begin{{tabular}}[t]{{@{{}}{side}@{{}}}}{joined}\end{{tabular}}"
+
+
+def _groups(groups: Sequence[str]) -> str:
+    """Return the line of headings over neighbours of one group, and the rules beneath them."""
+    cells, rules, start = [], [], 1
+    for name, members in itertools.groupby(groups):
+        n = len(list(members))
+        cells += [rf"\multicolumn{{{n}}}{{c}}{{{escape_latex(name)}}}"] if name else [""] * n
+        rules += [rf"\cmidrule(lr){{{start}-{start + n - 1}}}"] if name else []
+        start += n
+    return " & ".join(cells) + " \\\\\n" + "".join(rules) if rules else ""
