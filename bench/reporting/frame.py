@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from bench.reporting.words import (
     FRECHET,
     Column,
     Style,
+    decimals,
     device_notes,
     few_notes,
     header,
@@ -38,9 +39,6 @@ from bench.reporting.words import (
     variant_details,
 )
 from bench.types import BenchError, unknown
-
-if TYPE_CHECKING:
-    from bench.reporting.differences import Difference
 
 _K = TypeVar("_K", bound=Hashable)
 SAMPLES = "samples"
@@ -67,6 +65,68 @@ class Cell:
     deviation: float | None = None
     items: int
     lines: Lines = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """`first` minus `second`, means over seeds on the same items, with its paired 95% interval.
+
+    The interval is a bootstrap where each item has a score, and the jackknife over groups of items
+    for a metric of the whole set. items: paired items; left_out: items without a score in one of
+    the two; first_seeds, second_seeds: training seeds averaged on each side; agree: whether every
+    seed of one side lies on the same side of every seed of the other, None where both have one.
+    """
+
+    first: str
+    second: str
+    column: Column
+    interval: Interval
+    items: int
+    left_out: int
+    first_seeds: int
+    second_seeds: int
+    agree: bool | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out and no training seed speaks against it."""
+        return self.shown and self.agree is not False
+
+    @property
+    def better(self) -> bool:
+        """Whether the first has the better value, as far as the column knows a better one."""
+        return (self.interval.value > 0) == (self.column.better == "higher")
+
+    @property
+    def turned(self) -> Difference:
+        """The second minus the first."""
+        value, low, high = self.interval.value, self.interval.low, self.interval.high
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            interval=Interval(value=-value, low=-high, high=-low),
+            first_seeds=self.second_seeds,
+            second_seeds=self.first_seeds,
+        )
+
+    @property
+    def digits(self) -> int:
+        """Decimals that show two digits of the interval's width and no end at 0 that is not."""
+        low, high = self.interval.low, self.interval.high
+        digits = decimals([self.interval.value], widths=[high - low])
+        nearest = min((abs(end) for end in (low, high) if end), default=0.0)
+        return max(digits, min(-math.floor(math.log10(nearest)), 9)) if nearest else digits
+
+    @property
+    def mark(self) -> str:
+        """ "*" where single training seeds speak against the mean over seeds, else nothing."""
+        return "*" if self.agree is False else ""
 
 
 @dataclass(frozen=True, kw_only=True)
