@@ -337,6 +337,12 @@ def _protocols(table: Table, by_task: Mapping[str, Sequence[RunRecord]]) -> str:
         hashes = {task: records[0].protocol_hash[:HASH_DIGITS] for task, records in by_task.items()}
         return f"protocol {', '.join(f'{task} {digest}' for task, digest in hashes.items())}"
     says = protocol_words(table.records)
+    if isinstance(table, AblationTable):
+        changes = {r.protocol_hash[:HASH_DIGITS]: r.changes for r in table.records}
+        words = {
+            digest: [f"{key} {value:g}" for key, value in kept.items()] for digest, kept in changes.items()
+        }
+        says = {digest: ", ".join(w).replace("_", " ") or "the suite's" for digest, w in words.items()}
     if len(says) < 2:
         return f"protocol {next(iter(says))}"
     names = {digest[:HASH_DIGITS]: f"{mark} is " for digest, mark in table.marks.items()}
