@@ -288,7 +288,7 @@ def caption(table: Table) -> str:
         *(note.rstrip(".") for note in device_notes(table.records)),
     ]
     warning = "MIXED PROTOCOLS, rows of different marks do not compare. " if table.marks else ""
-    return f"{warning}{'; '.join(facts)}. {'. '.join(about)}."
+    return f"{warning}{'; '.join(facts)}. {'. '.join(about)}.".replace("?. ", "? ")
 
 
 def _interval_words(style: Style) -> list[str]:
