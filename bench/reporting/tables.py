@@ -317,7 +317,7 @@ def _words(table: Table) -> list[str]:
             "Means over training seeds",
             "Bold: the best method of a column, where the paired 95% interval of its difference to the "
             "next best leaves 0 out and training seeds do not disagree; never a floor or a reference",
-            *(f"{name} stands for {what}" for name, what in table.options.items()),
+            *(f"{name} stands for {what}" for name, what in table.options.items() if what),
             *_variant_words(table),
             f"{MISSING}: not measured",
         ]
