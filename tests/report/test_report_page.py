@@ -43,7 +43,7 @@ def test_report_holds_everything_it_promises(full: Path, report: Path) -> None:
     text = (report / "report.md").read_text()
     assert (report / f"table-{STEM}.md").read_text() in text
     assert "BPS beats text-only on line F1 by 0.419 [" in text
-    assert "bench run --method bps --task sketch --seed 2 --budget default --device cpu  # bps-sketch-s2" in text
+    assert "--method bps --task sketch --seed 2 --budget default --device cpu  # bps-sketch-s2" in text
     assert '"processor": "a_cpu"' in text
     assert '"guidance": 3.0' in text
     assert str(full.parent) not in text
