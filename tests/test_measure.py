@@ -43,7 +43,7 @@ def cost(*argv: Any) -> Any:
 
 
 def test_measuring_finds_positive_costs_and_leaves_no_trace(micro_folder: Path, tmp_path: Path) -> None:
-    subject = run_of(micro(micro_folder, tmp_path, method="t2i-adapter"))
+    subject = run_of(micro(micro_folder, tmp_path, method="t2i-adapter", train_items=16, limit=10))
     measured = measure(subject, Amount(steps=2, batches=2))
     assert measured.train_images_per_second is not None and measured.train_images_per_second > 0
     assert measured.sample_seconds_per_image > 0 and measured.items == 8
@@ -56,29 +56,32 @@ def test_measuring_finds_positive_costs_and_leaves_no_trace(micro_folder: Path, 
     assert set(machine("cpu")) == set(MACHINE), "no GPU is named on a CPU"
 
 
-class Here:
-    """What a process of its own would do, in this one: the same command line."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Put in the place of a process what one would write; return the arguments of each."""
+    arguments: list[list[str]] = []
 
-    asked: list[list[str]] = []
+    class Written:
+        def __init__(self, argv: Sequence[str], *, alone: bool) -> None:
+            assert alone
+            arguments.append(list(argv))
+            config = json.loads(argv[-1])
+            setup = {"base": "sd15"} if "--random" in argv else {}
+            made = timing(config.get("method", "bps").split(":")[-1], setup=setup)
+            add_timing(Path(config["results"]), made, machine=machine("cpu"))
 
-    def __init__(self, argv: Sequence[str], *, alone: bool) -> None:
-        assert alone
-        self.asked.append(list(argv))
-        self.code = RUNNER.invoke(cli.app, list(argv)).exit_code
+        def wait(self) -> int:
+            return 0
 
-    def wait(self) -> int:
-        return self.code
+    monkeypatch.setattr("bench.measure.child", Written)
+    return arguments
 
 
-def test_the_command_measures_methods_one_after_another(
-    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bench.measure.child", Here)
+def test_the_command_measures_methods_one_after_another(tmp_path: Path, asked: list[list[str]]) -> None:
     add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
-    argv = ("--method", "text-only,t2i-adapter,t2i-adapter-cubic", "--suite", "micro", "--base", micro_folder)
-    argv += ("--results", tmp_path, "--sample-batch", 4, *FEW, "--rounds", 2)
+    argv = ("--method", "text-only,t2i-adapter,t2i-adapter-cubic", "--results", tmp_path, *FEW, "--rounds", 2)
     refused = cost(*argv)
-    assert refused.exit_code == 2 and "another machine" in refused.output and not Here.asked
+    assert refused.exit_code == 2 and "another machine" in refused.output and not asked
     (tmp_path / TIMINGS_FILE).unlink()
     done = cost(*argv)
     assert done.exit_code == 0, done.output
@@ -86,6 +89,8 @@ def test_the_command_measures_methods_one_after_another(
     assert timings is not None and [t.method for t in timings.entries] == ["t2i-adapter", "text-only"]
     assert [t.rounds for t in timings.entries] == [2, 2] and "fastest of 2 rounds" in timings.words
     assert "t2i-adapter" in done.stdout and timings.machine["processor"] in done.stdout
+    assert [json.loads(given[-1])["method"] for given in asked] == ["text-only", "t2i-adapter"] * 2
+    assert asked[0][:7] == ["cost", "--rounds", "1", "--train-steps", "1", "--sample-batches", "1"]
 
 
 def test_random_weights_are_measured_and_planned(tmp_path: Path) -> None:
@@ -141,24 +146,12 @@ def test_the_script_of_diffusers_holds_the_frozen_part_in_the_precision(micro_fo
 
 
 def test_several_on_random_weights_have_yardsticks_beside_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, asked: list[list[str]]
 ) -> None:
-    asked: list[str] = []
-
-    class Written:
-        def __init__(self, argv: Sequence[str], *, alone: bool) -> None:
-            assert "--random" in argv
-            asked.append(argv[-1])
-            folder = Path(json.loads(argv[-1])["results"])
-            add_timing(folder, timing(f"m{len(asked)}", setup={"base": "sd15"}), machine=machine("cpu"))
-
-        def wait(self) -> int:
-            return 0
-
-    monkeypatch.setattr("bench.measure.child", Written)
     done = cost("--random", "sd15", "--method", "bps,text-only", "--rounds", 1, "--results", tmp_path)
     assert done.exit_code == 0, done.output
-    assert len(asked) == 2 + len(YARDSTICKS) and YARDSTICKS[0] in asked[2]
+    assert len(asked) == 2 + len(YARDSTICKS) and YARDSTICKS[0] in asked[2][-1]
+    assert all("--random" in given for given in asked)
 
 
 @pytest.mark.parametrize(
