@@ -15,8 +15,7 @@ from bench.ablations import ABLATIONS_FOLDER, SETTINGS
 from bench.content import read_json
 from bench.cost import TIMINGS_FILE
 from bench.packed import kept_records
-from bench.reporting import ReportOptions, load_runs, make_report
-from bench.reporting.readme import FIGURES_FOLDER
+from bench.reporting import FIGURES_FOLDER, ReportOptions, load_runs, make_report
 from bench.suites import EMOJI
 from tests.latex import complaints, needs_latex
 

@@ -8,17 +8,12 @@ from pathlib import Path
 
 from bench.content import atomic_write, read_json, sha256_file, write_json
 from bench.packed import Run, load_run
-from bench.reporting.ablation_page import AblationSection, ablation_sections
 from bench.reporting.ablations import AblationTable, build_ablations, in_ablations
-from bench.reporting.compare import Comparison, build_comparison
-from bench.reporting.curves import curve_figure
+from bench.reporting.compare import Comparison, build_comparison, findings
 from bench.reporting.differences import Difference, paired_differences, verdict
-from bench.reporting.figures import contact_sheet, overview
 from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
-from bench.reporting.html import html_page
-from bench.reporting.page import Section, Suite, report_page
-from bench.reporting.pictures import draw_pictures, file_name, small_copy
-from bench.reporting.readme import FIGURES_FOLDER, readme_figures, readme_page
+from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
+from bench.reporting.pictures import draw_ablation, draw_table
 from bench.reporting.render import Columns, Grid, to_csv, to_latex, to_markdown
 from bench.reporting.tables import (
     cost_grid,
@@ -44,18 +39,16 @@ __all__ = [
     "Table",
     "build_comparison",
     "build_table",
-    "contact_sheet",
-    "curve_figure",
     "load_run",
     "load_runs",
     "make_report",
-    "overview",
     "paired_differences",
     "record_text",
     "tidy",
     "verdict",
 ]
 
+FIGURES_FOLDER = "figures"
 FILES_FILE = "files.json"
 """In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
 
@@ -114,9 +107,11 @@ def make_report(
     sections: list[Section] = []
     for name, table in tables.items():
         hooks.tick(len(sections), steps, name)
-        sections.append(_section(out, name, table, comparisons.get(table.suite)))
+        suite = next(suite for suite in suites if suite.name == table.suite)
+        sections.append(_section(out, name, table, suite))
     hooks.tick(len(tables), steps, "ablations")
-    parts = ablation_sections(ablations, out)
+    parts = _ablations(ablations, out)
+    pages = Pages(sections=sections, suites=suites, ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
     texts: dict[str, str] = {}
     for section in sections:
@@ -128,15 +123,15 @@ def make_report(
             f"{part.name}.csv": to_csv(tidy(part.table))
         }
     texts |= {
-        "report.md": report_page(sections, suites, parts),
-        "index.html": html_page(sections, suites, parts),
+        "report.md": pages.report(),
+        "index.html": pages.html(),
     }
-    written = [out / file for section in sections for file in section.pictures.files]
-    written += [out / file for part in parts for file in (*part.figures, *part.pdfs)]
+    drawn = [section.pictures for section in (*sections, *parts)]
+    written = [out / file for made in drawn for file in (*made.figures.values(), *made.pdfs)]
     written += _write(out, texts)
     written.append(_settle(out, written, earlier))
     if asked.readme is not None:
-        written += _readme(sections, suites, parts, results=results, out=out, readme=asked.readme)
+        written += _readme(pages, results, asked.readme)
     hooks.tick(steps, steps)
     boards = [leaderboard(board) for board in comparisons.values()]
     boards += [leaderboard(table) for table in tables.values() if table.suite not in comparisons]
@@ -160,7 +155,7 @@ def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list
         for digest, members in sorted(protocols.items()):
             parts = [suite, task, *([digest[:HASH_DIGITS]] if len(protocols) > 1 else [])]
             table = build_table(members, mixed=asked.mixed, variants=varied)
-            tables["-".join(map(file_name, parts))] = replace(table, style=asked.style)
+            tables[file_name(*parts)] = replace(table, style=asked.style)
     return tables, ablations
 
 
@@ -173,21 +168,35 @@ def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
     several = "; ".join(f"{task}: {', '.join(sorted(h))}" for task, h in sorted(hashes.items()) if len(h) > 1)
     if several:
         note = f"No comparison over tasks: several protocols for one task ({several})."
-        return Suite(name=name, comparison=None, note=note)
+        return Suite(name=name, note=note)
     comparison = build_comparison(members)
     if not comparison.own("method") or not comparison.columns:
-        return Suite(name=name, comparison=None, note="No comparison over tasks: no method is scored.")
-    return Suite(name=name, comparison=comparison, note="")
+        return Suite(name=name, note="No comparison over tasks: no method is scored.")
+    return Suite(name=name, comparison=comparison, said=findings(comparison))
 
 
-def _section(out: Path, name: str, table: Table, comparison: Comparison | None) -> Section:
+def _section(out: Path, name: str, table: Table, suite: Suite) -> Section:
     """Draw a table's pictures: of methods and floors as the comparison orders and names them."""
-    rows = table.own("method", "floor")
-    if comparison is not None:
-        named = comparison.own("method", "floor")
-        rows = [row.rows[table.task] for row in named if table.task in row.rows]
-    pictures = draw_pictures(table, rows, out, name=name)
-    return Section(name=name, table=table, differences=paired_differences(table), pictures=pictures)
+    rows = shown_rows(table, suite.comparison)
+    drawn = [row for row in rows.values() if row.kind in {"method", "floor"}]
+    return Section(
+        name=name,
+        table=table,
+        pictures=draw_table(table, drawn, out, name=name),
+        rows=rows,
+        differences=paired_differences(table),
+        suite=suite,
+    )
+
+
+def _ablations(tables: Sequence[AblationTable], out: Path) -> list[Section]:
+    """Draw the figures of ablations; the protocol is part of the name where there are several."""
+    places = [("ablation", table.ablation.name, table.suite, table.task) for table in tables]
+    sections = []
+    for table, place in zip(tables, places, strict=True):
+        name = file_name(*place, *([table.key[:HASH_DIGITS]] if places.count(place) > 1 else []))
+        sections.append(Section(name=name, table=table, pictures=draw_ablation(table, out, name=name)))
+    return sections
 
 
 def _files(name: str, grid: Grid | None, asked: ReportOptions, *, ends: str = "md tex") -> dict[str, str]:
@@ -227,19 +236,10 @@ def _comparison_files(comparison: Comparison, asked: ReportOptions) -> dict[str,
     }
 
 
-def _readme(
-    sections: Sequence[Section],
-    suites: Sequence[Suite],
-    parts: Sequence[AblationSection],
-    *,
-    results: Path,
-    out: Path,
-    readme: Path,
-) -> list[Path]:
-    page = readme_page(sections, suites, parts, results=results, out=out, readme=readme)
-    figures = readme.parent / FIGURES_FOLDER
-    copies = [small_copy(out / name, figures / name) for name in readme_figures(sections, parts)]
-    return [*_write(readme.parent, {readme.name: page}), *copies]
+def _readme(pages: Pages, results: Path, readme: Path) -> list[Path]:
+    text, figures = pages.readme(results, readme), readme.parent / FIGURES_FOLDER
+    copies = [small_copy(pages.out / name, figures / name) for name in pages.figures]
+    return [*_write(readme.parent, {readme.name: text}), *copies]
 
 
 def _earlier(out: Path) -> dict[str, str]:

@@ -1,303 +1,424 @@
-"""Figures of a report: drawn without a screen, safe for common colour vision, of fixed bytes."""
+"""Figures of a report: drawn without a screen, of fixed bytes; a method has one colour in all of them.
+
+They know names, methods and numbers, nothing of records: `bench.reporting.pictures` gives them those.
+Each is written as PNG and, beside it under the same name, as PDF for papers.
+"""
 
 from __future__ import annotations
 
+import atexit
 import math
+import shutil
+import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from bench.content import atomic_path
-from bench.reporting.frame import Cell, Row, Table
-from bench.reporting.sheet import SheetLayout, contact_sheet, sheet_layout
-from bench.reporting.words import MISSING, Column, decimals, header, number, of_distribution
+from bench.reporting.words import MISSING, count
 from bench.types import BenchError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SheetLayout", "contact_sheet", "overview", "sheet_layout"]
-
-# Okabe and Ito 2008: told apart by readers with any common colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-INK, SOFT, GRID = "#222222", "#666666", "#e3e3e3"
-# A method has its colour in every figure; methods unknown here share the others.
-_OF_METHOD: Mapping[str, str] = {
-    "bps": "#0072B2",
-    "controlnet": "#D55E00",
-    "t2i-adapter": "#009E73",
-    "sd-finetune": "#CC79A7",
-    "lora-concat": "#E69F00",
-    "controlnet-xs": "#56B4E9",
-    "text-only": SOFT,
+Curve = Sequence[tuple[int, float]]
+INK, SOFT, GRID, FRAME = "#222222", "#666666", "#e3e3e3", 205
+# Okabe and Ito 2008: told apart by readers with any common colour vision; the marker says it again.
+_METHODS = {
+    "bps": ("#0072B2", "o"),
+    "controlnet": ("#D55E00", "s"),
+    "t2i-adapter": ("#009E73", "^"),
+    "sd-finetune": ("#CC79A7", "v"),
+    "lora-concat": ("#E69F00", "p"),
+    "controlnet-xs": ("#56B4E9", "X"),
+    "text-only": (SOFT, "h"),
 }
-_OF_OTHERS = ("#000000", "#999933", "#332288", "#661100")
+_STRANGERS = (("#000000", "P"), ("#999933", "<"), ("#332288", ">"), ("#661100", "*"))
+_SHADES = ((0.0, 0), (0.4, 0), (0.3, 255))  # how far, and towards black or white
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-_SIGNS = ("", "- - ", "· · ", "- · ")  # before labels, which have no line to show a dash
-_MARKERS = "osD^v"
-_SHADES = (0.0, -0.4, 0.3)  # towards black, towards white
-_MARKS: Mapping[str, tuple[str, bool]] = {
-    "reference": ("D", False),
-    "ceiling": ("D", True),
-    "method": ("o", True),
-    "shuffled": ("o", False),
-    "other": ("s", False),
-    "floor": ("s", True),
+# How a kind of row is drawn: colour and marker where they are not the method's, and whether it is filled.
+_KINDS: Mapping[str, tuple[str | None, str | None, bool]] = {
+    "reference": (INK, "D", False),
+    "ceiling": (INK, "D", True),
+    "shuffled": (None, None, False),
+    "other": (None, "s", False),
+    "better": ("#44AA99", "o", True),  # none of these three is a method's
+    "worse": ("#882255", "o", True),
+    "untold": ("#9a9a9a", "o", True),
 }
-BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
-# Dates and versions would move the bytes of a figure that did not change.
-_NO_METADATA = {"CreationDate": None, "Creator": None, "Producer": None}
-_NOT_IN_OVERVIEW = ("kid",)
+_FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
+_FEW = 30  # points of a curve that are drawn as they are
+_DPI = 120
+_TILE = 128  # pixels that a tile of a gallery takes at least
 _SETTINGS = {
-    "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
-    "xtick.color": SOFT,
-    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.titley": 1.0,  # else looked for anew in each drawing
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
     "figure.facecolor": "white",
-    "savefig.dpi": 150.0,
+    "savefig.dpi": float(_DPI),
     "pdf.fonttype": 42,  # TrueType: publishers refuse the default, Type 3
+}
+# Dates and versions would move the bytes of a figure that did not change.
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """How a row is drawn; sign: of its dash, before a label that has no line to show it."""
+class Mark(NamedTuple):
+    """A number of a figure: of which row and method, its 95% interval, where it stands on the x axis.
+
+    kind: of the row, or "better", "worse" and "untold" of a difference; text: of the number.
+    """
+
+    name: str
+    method: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    x: float = math.nan
+    kind: str = "method"
+    text: str = ""
+
+
+class Panel(NamedTuple):
+    """Marks against x. x, y: what they are; log: whether x is; ticks: else chosen; dashed: an x of note."""
+
+    x: str
+    y: str
+    marks: Sequence[Mark]
+    log: bool = True
+    ticks: Sequence[tuple[float, str]] = ()
+    dashed: float | None = None
+
+
+class Look(NamedTuple):
+    """How a row is drawn."""
 
     colour: str
     marker: str
     dash: Any
-    sign: str
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, Look]:
-    """Return the look of each name, given with its method: the method's colour in every figure.
+    """Return the look of each name, given with its method: the method's colour and marker in every figure.
 
-    Further names of one method differ in shade, dash and marker, twelve of them in the first two.
+    Further names of one method differ in shade and dash, twelve of them in the two.
     """
-    found: dict[str, Look] = {}
+    drawn: dict[str, Look] = {}
     seen: Counter[str] = Counter()
     for name, method in methods.items():
-        spare = _OF_OTHERS[sum(method.encode()) % len(_OF_OTHERS)]
-        found[name] = _look(_OF_METHOD.get(method, spare), seen[method])
+        colour, marker = _METHODS.get(method, _STRANGERS[sum(method.encode()) % len(_STRANGERS)])
+        shade, towards = _SHADES[seen[method] % len(_SHADES)]
+        mixed = ((1 - shade) * int(colour[i : i + 2], 16) + shade * towards for i in (1, 3, 5))
+        shaded = "#" + "".join(f"{round(part):02x}" for part in mixed)
+        drawn[name] = Look(shaded, marker, _DASHES[seen[method] % len(_DASHES)])
         seen[method] += 1
-    return found
+    return drawn
 
 
-def plain_looks(names: Iterable[str]) -> dict[str, Look]:
-    """Return the looks of names that are no methods: one colour each, then dashes."""
+def dot_figure(
+    panels: Mapping[str, Sequence[Mark]],
+    path: Path,
+    *,
+    title: str,
+    names: Sequence[str],
+    differences: bool = False,
+) -> Path:
+    """Draw a panel a header with a line a name: a dot, its interval and its number; return the path.
+
+    A floor is dotted down its panel. differences: draw a line at 0 and stretch each panel about it.
+    """
+    size = (2.15, 0.3 * len(names) + 0.1)
+    left, across = 0.2 + 0.072 * max(map(len, names)), min(4, len(panels))
+    with _panels(path, len(panels), title=title, across=across, size=size, left=left) as axes:
+        for number, (axis, (header, marks)) in enumerate(zip(axes, panels.items(), strict=True)):
+            axis.set(title=header.replace(" (", "\n(", 1), ylim=(len(names) - 0.5, -0.75))
+            axis.spines["left"].set_visible(False)
+            axis.yaxis.set_visible(False)  # ticks of every line and panel would take longest to draw
+            whole: dict[str, Any] = {"transform": axis.get_yaxis_transform()}
+            axis.hlines(range(len(names)), 0, 1, color=GRID, linewidth=0.8, zorder=0, **whole)
+            for place, name in enumerate(names if number % across == 0 else ()):
+                axis.text(-0.02, place, name, ha="right", va="center", color=INK, **whole)
+            for place in set(range(len(names))) - {names.index(mark.name) for mark in marks}:
+                axis.text(0.02, place, MISSING, va="center", color=SOFT, **whole)
+            for mark in marks:
+                _dot(axis, mark, names.index(mark.name))
+            if differences:
+                axis.axvline(0.0, color=SOFT, linewidth=0.8, zorder=0)
+            axis.grid(visible=False)
+            axis.locator_params(axis="x", nbins=4)
+            axis.margins(x=0.14)
+    return Path(path)
+
+
+def _dot(axis: Axes, mark: Mark, place: int) -> None:
+    look = looks({mark.name: mark.method})[mark.name]
+    own_colour, own_marker, filled = _KINDS.get(mark.kind, (None, None, True))
+    colour, marker = own_colour or look.colour, own_marker or look.marker
+    if mark.kind == "floor":
+        axis.axvline(mark.value, color="#bbbbbb", linestyle=":", linewidth=1, zorder=0)
+    if mark.low is not None and mark.high is not None:
+        axis.plot([mark.low, mark.high], [place, place], color=colour, linewidth=2, alpha=0.55)
+    face = colour if filled else "white"
+    axis.plot([mark.value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3)
+    axis.text(mark.value, place - 0.19, mark.text, ha="center", va="bottom", fontsize=7, color=SOFT)
+
+
+def plane_figure(
+    panels: Sequence[Panel], path: Path, *, title: str, across: int = 2, joined: bool = False
+) -> Path:
+    """Draw panels of marks with intervals against x, named in one legend; return the path.
+
+    joined: draw a line through the marks of one name, a faint one with its running mean where they are
+    many. Floors are dotted across; one far away, which would press the others together, is told at the edge.
+    """
+    methods = {mark.name: mark.method for panel in panels for mark in panel.marks}
+    styles = looks(methods)
+    size = (3.1, 2.5) if across > 1 else (5.4, 2.9)
+    with _panels(path, len(panels), title=title, across=across, size=size, left=0.75, legend=methods) as axes:
+        for axis, panel in zip(axes, panels, strict=True):
+            axis.set(xlabel=panel.x, title=panel.y.replace(" (", "\n(", 1))
+            for name in dict.fromkeys(mark.name for mark in panel.marks if mark.kind != "floor"):
+                marks = sorted((m for m in panel.marks if m.name == name), key=lambda mark: mark.x)
+                _marks(axis, marks, styles[name], joined=joined)
+            for mark in panel.marks:
+                if mark.kind == "floor":
+                    _floor(axis, mark)
+            if panel.dashed is not None:
+                axis.axvline(panel.dashed, color=SOFT, linestyle=_DASHES[1], linewidth=1, zorder=0)
+            _x_axis(axis, panel)
+        handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in methods}
+        shown = [handles[name] for name in methods if name in handles]
+        axes[0].figure.legend(handles=shown, loc="center right", labelcolor="linecolor")
+    return Path(path)
+
+
+def _marks(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> None:
+    x, y = np.asarray([(mark.x, mark.value) for mark in marks]).T
+    many = joined and len(marks) > _FEW
+    if many:
+        axis.plot(x, y, color=look.colour, alpha=0.22, linewidth=0.7)
+    for mark in marks:
+        if mark.low is not None and mark.high is not None:
+            axis.plot([mark.x, mark.x], [mark.low, mark.high], color=look.colour, linewidth=1.6, alpha=0.55)
+    axis.plot(
+        x,
+        running_mean(y, max(9, len(y) // 25) | 1) if many else y,
+        color=look.colour,
+        marker="none" if many else look.marker,
+        linestyle=look.dash if joined else "none",
+        label=marks[0].name,
+        zorder=3,
+    )
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean over `window` (odd) points about each, fewer at the ends, [N] float64."""
+    weights = np.ones(window)
+    return np.asarray(
+        np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
+    )
+
+
+def _floor(axis: Axes, mark: Mark) -> None:
+    low, high = axis.get_ylim()
+    if max(low - mark.value, mark.value - high) <= _FAR * (high - low):
+        axis.axhline(mark.value, color=SOFT, linestyle=":", linewidth=1.2, zorder=0, label=mark.name)
+        return
+    axis.set_ylim(low, high)
+    place, side, arrow = (0.02, "bottom", "↓") if mark.value < low else (0.98, "top", "↑")
+    text = f"{mark.name} {mark.value:.3g} {arrow}"
+    axis.text(0.98, place, text, ha="right", va=side, transform=axis.transAxes, fontsize=8, color=SOFT)
+
+
+def _x_axis(axis: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    xs = [mark.x for mark in panel.marks if math.isfinite(mark.x)]
+    if panel.log:
+        axis.set(xscale="log", xlim=(min(xs) / 1.5, max(xs) * 1.5))
+        fine = max(xs) < 30 * min(xs)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if fine else (1, 3)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(lambda x, _: count(x))
+    if panel.ticks:
+        axis.set_xticks(*zip(*panel.ticks, strict=True))
+
+
+def curve_figure(
+    curves: Mapping[str, Curve],
+    path: Path,
+    *,
+    labels: tuple[str, str],
+    title: str,
+    methods: Mapping[str, str] | None = None,
+    minus: Mapping[str, str] | None = None,
+    ticks: Sequence[tuple[float, str]] = (),
+) -> Path:
+    """Draw curves of (step, number) by name; return the path.
+
+    labels: of both axes. methods: the method of each name, whose colour it has. minus: names of curves with
+    the name of the one that each is compared with; a second panel shows the differences at each step, which
+    the noise of batches that both trained on does not blur. ticks: names of steps. BenchError for no curve.
+    """
+    if not curves:
+        raise BenchError("a figure of curves needs one, got none")
+    panels = {labels[1]: curves}
+    gaps = differences(curves, minus or {})
+    if gaps:
+        references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
+        panels[f"{labels[1]}, minus {references}"] = gaps
+    drawn = [
+        Panel(
+            labels[0],
+            words,
+            [
+                Mark(name, (methods or {}).get(name, name), value, x=step)
+                for name, points in lines.items()
+                for step, value in points
+            ],
+            log=False,
+            ticks=ticks,
+        )
+        for words, lines in panels.items()
+    ]
+    return plane_figure(drawn, path, title=title, across=1, joined=True)
+
+
+def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[str, Curve]:
+    """Return the named curves minus their references, where both have the same steps."""
+    sides = {name: (dict(curves[name]), dict(curves[other])) for name, other in minus.items()}
     return {
-        name: replace(_look(COLOURS[i % len(COLOURS)], 0), **_dash(i // len(COLOURS)))
-        for i, name in enumerate(names)
+        name: [(step, curve[step] - base[step]) for step in sorted(curve)]
+        for name, (curve, base) in sides.items()
+        if curve.keys() == base.keys()
     }
 
 
-def _look(colour: str, place: int) -> Look:
-    shade = _SHADES[place % len(_SHADES)]
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    mixed = (round(p + shade * (255 - p)) if shade > 0 else round(p * (1 + shade)) for p in parts)
-    hexadecimal = "".join(f"{part:02x}" for part in mixed)
-    return Look(colour=f"#{hexadecimal}", marker=_MARKERS[place % len(_MARKERS)], **_dash(place))
-
-
-def _dash(place: int) -> dict[str, Any]:
-    return {"dash": _DASHES[place % len(_DASHES)], "sign": _SIGNS[place % len(_SIGNS)]}
-
-
-def overview(table: Table, path: Path, *, across: int = 4, pdf: bool = False) -> Path:
-    """Draw each metric as a panel of dots with 95% intervals, one line a row of the table, as PNG.
-
-    The dotted line is the floor. across: panels side by side; pdf: see `figure_file`. The same
-    table gives the same bytes. BenchError where the table holds no number.
-    """
-    columns = [
-        c
-        for c in table.columns
-        if _numbers(table, c) and c.metric not in _NOT_IN_OVERVIEW and not of_distribution(c)
-    ]
-    if not columns:
-        raise BenchError(f"no numbers to draw for {table.suite} / {table.task}")
-    across = min(across, len(columns))
-    down = -(-len(columns) // across)
-    longest = max(len(row.label) for row in table.rows)
-    size = (0.3 + 0.075 * longest + 2.35 * across, 0.5 + down * (0.75 + 0.3 * len(table.rows)))
-    with figure_file(path, size=size, pdf=pdf) as figure:
-        figure.suptitle(
-            f"{table.title}: values with 95% intervals over items",
-            x=0.01,
-            ha="left",
-            fontsize=11,
-            color=INK,
-        )
-        axes = figure.subplots(down, across, squeeze=False, sharey=True)
-        for axis in axes.flat[len(columns) :]:
-            axis.set_visible(False)
-        for axis, column in zip(axes.flat, columns, strict=False):
-            _panel(axis, table, column)
+def gallery_figure(columns: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
+    """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path."""
+    framed = np.stack(list(columns.values()))
+    for rim in (FRAME, 255):
+        framed = np.pad(framed, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=rim)
+    items, height, width = framed.shape[1:4]
+    scale = -(-_TILE // width) / _DPI  # inches a pixel
+    heads = ["\n".join(textwrap.wrap(name, 15) or [""]) for name in columns]
+    inside = (len(columns) * width * scale, items * height * scale)
+    wide = max(inside[0], 0.082 * len(title)) + 0.2
+    tall = inside[1] + 0.55 + 0.14 * max(head.count("\n") + 1 for head in heads)
+    with _figure(path, (wide, tall)) as figure:
+        figure.text(0.1 / wide, 1 - 0.1 / tall, title, va="top", fontsize=11, color=INK)
+        axis = figure.add_axes((0.1 / wide, 0.1 / tall, inside[0] / wide, inside[1] / tall))
+        page = framed.transpose(1, 2, 0, 3, 4).reshape(items * height, -1, 3)
+        axis.imshow(page, interpolation="none", aspect="auto")
+        axis.axis("off")
+        for column, head in enumerate(heads):
+            axis.text((column + 0.5) * width, -4, head, ha="center", va="bottom", fontsize=7.5, color=INK)
     return Path(path)
 
 
 @contextmanager
-def figure_file(path: Path, *, size: tuple[float, float], pdf: bool = False) -> Iterator[Figure]:
-    """Give an empty figure and write it as PNG when the block ends; no state is shared with others.
+def _panels(
+    path: Path,
+    panels: int,
+    *,
+    title: str,
+    across: int,
+    size: tuple[float, float],
+    left: float,
+    legend: Iterable[str] = (),
+) -> Iterator[Sequence[Axes]]:
+    """Give panels of a size in inches under a title, and write the figure when the block ends.
 
-    size: inches. pdf: write the same figure beside it as PDF too, for papers, at `pdf_path`.
+    left: inches of what stands left of them; legend: names to leave room for on the right; without them
+    the panels share the lines of their rows. Places are counted out: a layout that measures every
+    text takes longer than all the drawing.
     """
-    with _figure(size, layout="constrained") as figure:
-        yield figure
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-        if pdf:
-            _save_pdf(figure, pdf_path(path))
+    down = -(-panels // across)
+    names = [len(name) for name in legend]
+    between = (0.6 if names else 0.15, 0.95 if across > 1 else 0.75)
+    right = 0.7 + 0.075 * max(names) if names else 0.25
+    wide = max(left + across * (size[0] + between[0]) - between[0] + right, 0.2 + 0.084 * len(title))
+    above = (0.75 if across > 1 else 0.55) + 0.2 * title.count("\n")
+    tall = above + down * (size[1] + between[1]) - between[1] + 0.65
+    with _figure(path, (wide, tall)) as figure:
+        figure.text(0.1 / wide, 1 - 0.08 / tall, title, va="top", fontsize=11, color=INK)
+        axes = figure.subplots(
+            down,
+            across,
+            squeeze=False,
+            gridspec_kw={
+                "left": left / wide,
+                "right": (left + across * (size[0] + between[0]) - between[0]) / wide,
+                "top": 1 - above / tall,
+                "bottom": 0.65 / tall,
+                "wspace": between[0] / size[0],
+                "hspace": between[1] / size[1],
+            },
+        )
+        for axis in axes.flat[panels:]:
+            axis.remove()
+        for axis in axes.flat[:panels]:
+            axis.xaxis.set_label_coords(0.5, -0.4 / size[1])
+        yield list(axes.flat[:panels])
+
+
+@lru_cache(maxsize=1)
+def _font() -> str:
+    """Make a font of the few hundred letters that figures use and return its name.
+
+    matplotlib cuts its font down anew for every PDF; from the whole font that takes longer than drawing.
+    """
+    from fontTools import subset
+    from matplotlib import font_manager
+
+    whole = font_manager.findfont("DejaVu Sans")
+    options = subset.Options(drop_tables=[*subset.Options().drop_tables, "GSUB", "GPOS", "GDEF", "FFTM"])
+    font, cutter = subset.load_font(whole, options), subset.Subsetter(options)
+    cutter.populate(unicodes=[*range(0x20, 0x400), *range(0x2010, 0x2040), *range(0x2190, 0x2240)])
+    cutter.subset(font)
+    file = Path(tempfile.mkdtemp(), "font.ttf")
+    font.save(file)
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    entry = font_manager.FontEntry(fname=str(file), name="figures", style="normal", weight=400)
+    font_manager.fontManager.ttflist.append(entry)
+    return entry.name
 
 
 @contextmanager
-def pdf_file(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
-    """Give an empty figure, whose parts stay where they are put, and write it as PDF alone."""
-    with _figure(size, layout=None) as figure:
-        yield figure
-        _save_pdf(figure, path)
-
-
-@contextmanager
-def _figure(size: tuple[float, float], *, layout: Literal["constrained"] | None) -> Iterator[Figure]:
+def _figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """Give an empty figure that shares no state with others, and write it when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
-    with context(["default", _SETTINGS]):
-        figure = Figure(figsize=size, layout=layout)
+    with context(["default", _SETTINGS | {"font.family": [_font(), "DejaVu Sans"]}]):
+        figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
         yield figure
-
-
-def _save_pdf(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="pdf", metadata=_NO_METADATA)
-
-
-def pdf_path(path: Path) -> Path:
-    """Return where the PDF of a figure lies: beside its PNG, under the same name."""
-    return Path(path).with_suffix(".pdf")
-
-
-def _panel(axis: Axes, table: Table, column: Column) -> None:
-    numbers = _numbers(table, column)
-    digits = _panel_digits([cell for _, _, cell in numbers])
-    for place in set(range(len(table.rows))) - {place for place, _, _ in numbers}:
-        where, align = (0.02, place), axis.get_yaxis_transform()
-        axis.text(*where, MISSING, transform=align, va="center", fontsize=9, color=SOFT, bbox=BOX)
-    for place, row, cell in numbers:
-        _dot(axis, place, row, cell, digits)
-        if row.kind == "floor":
-            axis.axvline(cell.value or 0.0, color=SOFT, linestyle=":", linewidth=1, zorder=0)
-    axis.set_title(wrapped(header(column)), loc="left", fontsize=9, color=INK)
-    axis.set_ylim(len(table.rows) - 0.5, -0.75)
-    axis.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", color=GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines["left"].set_visible(False)
-    axis.locator_params(axis="x", nbins=4)
-    axis.margins(x=0.14)
-
-
-def _dot(axis: Axes, place: int, row: Row, cell: Cell, digits: int) -> None:
-    (marker, filled), method = _MARKS[row.kind], row.runs[0].record.method
-    colour = INK if row.kind in {"reference", "ceiling"} else looks({row.name: method})[row.name].colour
-    value = cell.value if cell.value is not None else math.nan
-    if cell.low is not None and cell.high is not None:
-        axis.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.55)
-    face = colour if filled else "white"
-    axis.plot([value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3)
-    axis.annotate(
-        number(value, digits),
-        (value, place),
-        xytext=(0, 4.5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=7,
-        color=SOFT,
-        bbox=BOX,
-    )
-
-
-def _numbers(table: Table, column: Column) -> list[tuple[int, Row, Cell]]:
-    found = [(i, row, row.cells.get(column)) for i, row in enumerate(table.rows)]
-    return [(i, row, cell) for i, row, cell in found if cell and cell.value is not None]
-
-
-def _panel_digits(cells: Sequence[Cell]) -> int:
-    widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
-    return decimals([cell.value for cell in cells], widths=widths)
-
-
-def wrapped(text: str) -> str:
-    """Return a header with what stands in brackets on a line of its own."""
-    return text.replace(" (", "\n(", 1)
-
-
-def label_ends(axis: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
-    """Write each curve's name beside its end, pushed apart where names would overlap."""
-    low, high = axis.get_ylim()
-    least = (high - low) * 0.055
-    heights = _apart([end[3] for end in ends], least=least)
-    heights = _above(heights, floor=low + least / 2, least=least)  # names keep above the axis
-    right = max(end[2] for end in ends)
-    for (name, colour, _, _), height in zip(ends, heights, strict=True):
-        axis.annotate(
-            name,
-            (right, height),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            ha="left",
-            fontsize=9,
-            annotation_clip=False,
-        )
-
-
-def floor_line(axis: Axes, name: str, value: float, *, reach: float = 1.0) -> tuple[str, float]:
-    """Dot a floor across the panel; return its label and where that stands.
-
-    One farther away than `reach` times the height of the panel, which would flatten what else it
-    shows, is told at the edge instead.
-    """
-    low, high = axis.get_ylim()
-    if max(low - value, value - high) <= reach * (high - low):
-        axis.axhline(value, color=SOFT, linestyle=":", linewidth=1, zorder=0)
-        return name, value
-    axis.set_ylim(low, high)
-    return (f"{name} {value:.3g} ↓", low) if value < low else (f"{name} {value:.3g} ↑", high)
-
-
-def _apart(values: Sequence[float], *, least: float) -> list[float]:
-    """Return values moved up and down, their order kept, until neighbours are `least` apart."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    moved = list(values)
-    for _ in range(200):
-        for below, above in zip(order, order[1:], strict=False):
-            lack = least - (moved[above] - moved[below])
-            if lack > 0:
-                moved[below] -= lack / 2
-                moved[above] += lack / 2
-    return moved
-
-
-def _above(values: Sequence[float], *, floor: float, least: float) -> list[float]:
-    """Return values with those under `floor` lifted to it, and as many above as are in the way."""
-    moved, free = list(values), floor
-    if min(moved) < floor:
-        for i in sorted(range(len(moved)), key=lambda i: values[i]):
-            moved[i] = max(moved[i], free)
-            free = moved[i] + least
-    return moved
+        for kind, metadata in _METADATA.items():
+            with atomic_path(Path(path).with_suffix(f".{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata)

@@ -1,231 +1,493 @@
-"""The report's text: one Markdown page over tables, figures, costs, commands and machines."""
+"""The pages of a report, off its tables and pictures: report.md, index.html and a README of results.
+
+What they say and how stands in templates; here is what the templates are given.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bench.record import RunRecord
-from bench.reporting.ablation_page import AblationSection, ablation_markdown
-from bench.reporting.compare import Comparison, findings
+import numpy as np
+
+from bench.content import atomic_path
+from bench.picture import decode
+from bench.record import RunRecord, device_words
+from bench.reporting.ablations import AblationTable, ablation_sentences, ablation_summary
+from bench.reporting.compare import Comparison
 from bench.reporting.differences import Difference, verdict
-from bench.reporting.frame import Row, Table
-from bench.reporting.pictures import Pictures, file_name
+from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table
+from bench.reporting.pictures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.render import code_span, escape_markdown, to_markdown
-from bench.reporting.tables import cost_grid, difference_grid, distribution_grid, main_grid
-from bench.reporting.words import command_line, header, label, leak_mark, one_line
+from bench.reporting.tables import (
+    COSTS,
+    ablation_command,
+    caption,
+    column_digits,
+    cost_grid,
+    cost_text,
+    difference_grid,
+    distribution_grid,
+    main_grid,
+    mean_cost,
+    time_words,
+)
+from bench.reporting.words import (
+    Column,
+    brackets,
+    command_line,
+    count,
+    header,
+    label,
+    leak_mark,
+    named,
+    number,
+    of_distribution,
+    one_line,
+    plain_name,
+    titled,
+)
+from bench.tiles import MOST_TILES
 
-HOW_TO_READ = """\
-Brackets are 95% intervals over evaluation items at the training seeds at hand; where a method has
-one seed, they say nothing of another. Several seeds: the mean, its interval, and the standard
-deviation over seeds beneath. Intervals are a bootstrap over items where per-item scores exist, the
-jackknife for a metric of a whole set: items left out in turn, to first order for the Fréchet distance.
-That distance and its interval are those expected at this number of items, not at infinitely many:
-compare its rows only at equal numbers. Else the interval is the mean of the seeds' bounds. Differences
-are paired: the same items left out on both sides. "–" is missing, never 0.
-A seed sets training and initial noise. Seeds agree where every run of one side lies beyond every run of
-the other; of 3 against 3 chance alone does that once in 10, so it is asked beside the interval, never
-instead of it. That they do not agree does not say that the sign changes.
-Real training images are no answers to the evaluation items: their paired metrics, where given, are
-what chance gives.
-"""
-_PAGE = "The same to sort, filter and look at, in a browser: [index.html](index.html)."
-_SAME_ITEMS = "the same items by every method"
-_GALLERY = """\
-The first items of the contact sheets, chosen by a fixed rule that looks at no sample. Every method
-starts from the same initial noise.
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """One table of the page and what lies beside it; name: of its files ("table-<name>.tex")."""
-
-    name: str
-    table: Table
-    differences: tuple[Difference, ...]
-    pictures: Pictures
+PICTURE_BUDGET = 8_000_000
+"""Bytes of base64 that pictures take: the whole page stays below 10 MB with numbers of a hundred runs."""
+_LARGEST = 128  # pixels of the longer side of a sample: the page shows them no larger
+# How samples are written: the first that fits the budget is taken, the last in any case.
+_LADDER: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("WebP without loss", MOST_TILES, {"lossless": True, "method": 0}),
+    ("WebP of quality 92", MOST_TILES, {"quality": 92}),
+    ("WebP of quality 80", MOST_TILES, {"quality": 80}),
+    ("WebP of quality 60", 8, {"quality": 60}),
+)
+_COSTS = ("parameters_trainable", "macs_guided", "train_seconds", "sample_seconds_per_image")
+_ORDER = ("reference", "ceiling", "method", "shuffled", "other", "floor", "variant")
+_MARKED = {*_ORDER} - {"method", "other"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A suite and its comparison over tasks; note: why there is none, where there is none."""
+    """A suite and its comparison over tasks; said: in words by task; note: why there is none."""
 
     name: str
-    comparison: Comparison | None
-    note: str
+    comparison: Comparison | None = None
+    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
 
 
-def report_page(
-    sections: Sequence[Section],
-    suites: Sequence[Suite],
-    ablations: Sequence[AblationSection] = (),
-) -> str:
-    """Return the whole page as Markdown; a pure function of its sections, suites and ablations."""
-    runs = page_records(sections, ablations)
-    tables = f"Tables: {len(sections)}."
-    tables += f" Ablations: {len(ablations)}." if ablations else ""
-    parts = [f"# BPS-Bench report\n\nRuns: {len(runs)}. {tables} {_PAGE}\n"]
-    for suite in suites:
-        own = [section for section in sections if section.table.suite == suite.name]
-        parts += [_suite(suite), _galleries(own)]
-    parts += [ablation_markdown(section) for section in ablations]
-    parts.append(f"## How to read the tables\n\n{HOW_TO_READ}")
-    parts += [_section(section) for section in sections]
-    credits = sorted({r.attribution for r in runs.values() if r.attribution})
-    parts += [f"## Attribution\n\n{escape_markdown(credit)}\n" for credit in credits]
-    parts.append(_environments(list(runs.values())))
-    return "\n".join(part for part in parts if part)
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table of the pages and its pictures; name: of its files ("table-<name>.tex").
+
+    rows: by their names in the table, as pages order and name them.
+    """
+
+    name: str
+    table: Table
+    pictures: Pictures
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    differences: Sequence[Difference] = ()
+    suite: Suite | None = None
 
 
-def page_records(sections: Sequence[Section], ablations: Sequence[AblationSection]) -> dict[str, RunRecord]:
-    """Return every record of a page by its run's name, those of main tables first."""
-    tables = [*(s.table.runs for s in sections), *(s.table.runs for s in ablations)]
-    return {run.record.run_id: run.record for runs in tables for run in runs}
+def file_name(*parts: str) -> str:
+    """Return texts as a file's name."""
+    safe = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "unnamed" for part in parts)
+    return "-".join(safe)
 
 
-def _suite(suite: Suite) -> str:
-    """Return the comparison: its tables and what they say in words."""
-    name = suite.name if suite.comparison is None else suite.comparison.title
-    title = f"## Comparison: {escape_markdown(name)}\n"
-    if suite.comparison is None:
-        return f"{title}\n{escape_markdown(suite.note)}\n"
-    name, comparison = file_name(suite.name), suite.comparison
-    notes = [
-        f"> **{escape_markdown(f'{task}: {note}')}**\n"
-        for task, table in comparison.tables.items()
-        for note in table.notes
-    ]
-    parts = [title, *notes, to_markdown(main_grid(comparison))]
-    parts.append(f"### What it says\n\n{_findings(comparison)}")
-    parts.append(f"### What it costs\n\n{to_markdown(cost_grid(comparison))}")
-    files = [f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("md", "tex", "csv")]
-    parts.append(f"Files: {_links(files)}.\n")
-    return "\n".join(parts)
+def shown_rows(table: Table, comparison: Comparison | None) -> dict[str, Row]:
+    """Return rows by their names in the table: references, methods, controls, floors, variants.
+
+    Methods and floors as the comparison orders and names them, else as the table does.
+    """
+    compared = comparison.own("method", "floor") if comparison is not None else []
+    own = [row.rows[table.task] for row in compared if table.task in row.rows] or table.own("method", "floor")
+    shown = {row.record.run_id: row for row in own}
+    names = {row.record.run_id: row.name for row in table.own("method", "floor")}
+    rows = {name: shown[run] for run, name in sorted(names.items(), key=lambda n: list(shown).index(n[0]))}
+    rows |= {row.name: row for row in table.rows if row.kind not in {"method", "floor"}}
+    return dict(sorted(rows.items(), key=lambda pair: _ORDER.index(pair[1].kind)))
 
 
-def _findings(comparison: Comparison) -> str:
-    words = ""
-    for task, lines in findings(comparison).items():
-        said = "".join(f"- {escape_markdown(line)}\n" for line in lines)
-        words += f"**{escape_markdown(task)}**\n\n{said}\n" if lines else ""
-    return words or "No two methods have paired scores, so no difference is stated.\n"
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """What the pages show: tables, suites, ablations, and the folder `out` of the report's files."""
+
+    sections: Sequence[Section]
+    suites: Sequence[Suite]
+    ablations: Sequence[Section]
+    out: Path
+
+    @cached_property
+    def records(self) -> dict[str, RunRecord]:
+        """Every record by its run's name, those of main tables first."""
+        tables = [section.table for section in (*self.sections, *self.ablations)]
+        return {run.record.run_id: run.record for table in tables for run in table.runs}
+
+    def report(self) -> str:
+        """Return the whole report as Markdown; nothing but the records moves a byte."""
+        environments: dict[str, list[str]] = {}
+        for name, record in sorted(self.records.items()):
+            environments.setdefault(_json(record.environment), []).append(name)
+        return self._page("report.md", environments=sorted(environments.items(), key=lambda e: e[1]))
+
+    def readme(self, results: Path, readme: Path) -> str:
+        """Return the page of published results as Markdown; it shows `figures` from a folder beside it.
+
+        results: the folder of the runs. Files of the report it names and does not link to, as they need
+        not be published with it.
+        """
+        here = f"{readme.resolve().parent.name}/"
+        folder = f"{here}{results.resolve().name}"
+        standing = [
+            f"{section.table.title}: {line}"
+            for section in self.sections
+            for line in _said(section)
+            if line.startswith(f"{titled(OWN_METHOD)} on FD")
+        ]
+        return self._page(
+            "results.md",
+            remake=f"bench report --results {folder} --readme {here}{readme.name}",
+            at=Path(os.path.relpath(self.out.resolve(), readme.parent.resolve())).as_posix() + "/",
+            folder=folder,
+            figures=self.figures,
+            standing=" ".join(standing),
+            sizes=self._sizes(),
+            about=self._about,
+        )
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """The few figures of the README, file -> what it shows: samples, cost, samples of an ablation."""
+        wanted = {
+            "samples": "the same items by every method, from the same initial noise",
+            "cost": "quality against cost",
+            SAMPLES: SAMPLES,
+        }
+        drawn = {
+            kind: (section.pictures.figures[kind], f"{section.table.title}: {words}")
+            for section in reversed((*self.sections, *self.ablations))
+            for kind, words in wanted.items()
+            if kind in section.pictures.figures
+        }
+        return dict(drawn[kind] for kind in wanted if kind in drawn)
+
+    def html(self) -> str:
+        """Return the offline page; a pure function of the records and of the ablations' figures."""
+        data = self.data()
+        script, style = _filled("page.js"), _filled("page.css")
+        policy = (
+            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+            f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+        )
+        parts = {"script": script, "style": style, "policy": policy, "data": data_block(data)}
+        return _filled("page.html", title=data["title"], **parts)
+
+    def data(self, budget: int = PICTURE_BUDGET) -> dict[str, Any]:
+        """Return everything the page shows: plain lists and dictionaries, numbers with their text, no markup.
+
+        budget: bytes that all pictures may take as base64; beyond it samples lose quality, then items.
+        """
+        varied = [_ablation(section, self.out) for section in self.ablations]
+        budget -= sum(len(figure["source"]) for made in varied for figure in made["figures"])
+        shown = [gallery for section in self.sections for gallery in section.pictures.galleries]
+        galleries, about = encode_galleries(shown, budget)
+        places = {run: (g, k + 1) for g, made in enumerate(shown) for k, run in enumerate(made.runs.values())}
+        runs = {run.record.run_id: run.record for s in self.sections for run in s.table.runs}
+        index = {name: place for place, name in enumerate(runs)}
+        names = sorted({s.name for s in self.suites} | {a.table.suite for a in self.ablations})
+        return {
+            "title": f"BPS-Bench report: {', '.join(names)}",
+            "how": " ".join(_filled("how_to_read.md").split()),
+            "notes": [suite.note for suite in self.suites if suite.note],
+            "attribution": self._credits(),
+            "costNames": [name for name, _ in COSTS.values()],
+            "tables": [_table(section, index, places) for section in self.sections],
+            "ablations": varied,
+            "runs": [_run(record) for record in runs.values()],
+            "protocols": {record.protocol_hash: record.protocol for record in runs.values()},
+            "pictures": about,
+            "galleries": galleries,
+        }
+
+    def _page(self, template: str, **more: Any) -> str:
+        shown = {"records": self.records, "credits": self._credits()}
+        return _filled(template, **vars(self) | shown | more)
+
+    def _credits(self) -> list[str]:
+        return sorted({record.attribution for record in self.records.values()} - {""})
+
+    def _about(self, name: str) -> list[str]:
+        """Return what an ablation says of FD and fidelity in short, by task."""
+        tables = [section.table for section in self.ablations]
+        own = [t for t in tables if isinstance(t, AblationTable) and t.ablation.name == name]
+        return [f"{table.task}: {line}" for table in own for line in ablation_summary(table)]
+
+    def _sizes(self) -> list[str]:
+        """Say how many parameters our own method trains, from the first table that tells."""
+        for table in (section.table for section in self.sections):
+            rows = {row.record.method: row for row in reversed(table.own("method"))}
+            if {OWN_METHOD, "controlnet"} <= rows.keys():
+                own, other = (
+                    mean_cost(rows[method], "parameters_trainable") or 0.0
+                    for method in (OWN_METHOD, "controlnet")
+                )
+                times = f"{own / other:.1f} times ControlNet's {count(other)}"
+                return [f"{count(own)} trainable parameters, {times} ({table.title})"]
+        return []
 
 
-def _galleries(sections: Sequence[Section]) -> str:
-    """Show the qualitative figure of each task and say which rows are not in it."""
-    parts = []
-    for section in sections:
-        shown, file = section.pictures.shown, section.pictures.qualitative
-        records = [run.record for run in section.table.runs]
-        if shown is None or file is None:
-            continue
-        name = escape_markdown(label(section.table.task, leak_mark(records)))
-        text = f"**{name}**, seed {shown.seed}\n\n![{_SAME_ITEMS}]({file})\n"
-        left_out = "".join(f"- {escape_markdown(line)}\n" for line in shown.left_out)
-        parts.append(f"{text}\n{left_out}" if left_out else text)
-    return f"### What it looks like\n\n{_GALLERY}\n" + "\n".join(parts) if parts else ""
+def _said(section: Section) -> Sequence[str]:
+    """Return what the suite's comparison says of a section's task."""
+    return section.suite.said.get(section.table.task, []) if section.suite is not None else []
 
 
-def _section(section: Section) -> str:
-    table, pictures = section.table, section.pictures
-    title = f"## {escape_markdown(table.title)}"
-    several = len(table.hashes) > 1
-    title += ", mixed protocols" if several else f", protocol {table.hashes[0][:12]}"
-    parts = [f"{title}\n", *(f"> **{escape_markdown(note)}**\n" for note in table.notes)]
-    more = distribution_grid(table)
-    parts.append(to_markdown(main_grid(table)))
-    parts += [_folded("Distribution", to_markdown(more))] if more is not None else []
-    parts.append(f"{_scales(table)}\n\nFiles: {_files(section)}.\n")
-    if pictures.overview:
-        parts.append(f"![values with intervals]({pictures.overview})\n")
-    parts.append(f"### Differences\n\n{_differences(section)}")
-    parts.append(f"### Cost\n\n{to_markdown(cost_grid(table))}")
-    if pictures.cost:
-        parts.append(f"![quality against cost]({pictures.cost})\n")
-    if pictures.curves:
-        words = "Training curves, first seed of each method"
-        parts.append(f"### Training\n\n{words}.\n\n![{words}]({pictures.curves})\n")
-    parts.append(f"### Contact sheets\n\n{_sheets(section)}")
-    parts.append(f"### Commands\n\n{_folded(f'{len(table.runs)} commands', _commands(table))}")
-    parts.append(f"### Protocol\n\n{_protocols(table)}")
-    return "\n".join(parts)
+def small_copy(drawn: Path, path: Path) -> Path:
+    """Write a drawn figure again in 256 colours, a third of its size; return its path."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(decode(drawn.read_bytes()).pixels).quantize(256).save(temporary, format="PNG")
+    return path
 
 
-def _folded(summary: str, text: str) -> str:
-    return f"<details><summary>{summary}</summary>\n\n{text}\n</details>\n"
-
-
-def _scales(table: Table) -> str:
-    words = [f"{header(c)}: {c.scale}" for c in table.columns if c.scale not in {"", "none"}]
-    return escape_markdown(f"Scales: {'; '.join(words)}." if words else "No scales are recorded.")
-
-
-def _files(section: Section) -> str:
-    name = section.name
-    files = [f"table-{name}.{suffix}" for suffix in ("tex", "csv", "md")]
-    files += [f"distribution-{name}.md"] if distribution_grid(section.table) is not None else []
-    files += [f"differences-{name}.csv", f"cost-{name}.tex", f"cost-{name}.csv"]
-    return _links([*files, *section.pictures.pdfs])
-
-
-def _links(files: Sequence[str]) -> str:
-    return ", ".join(f"[{file}]({file})" for file in files)
-
-
-def _differences(section: Section) -> str:
-    if not section.differences:
-        return "No two rows have paired scores of one metric, so no difference is stated.\n"
-    words = "".join(f"- {escape_markdown(line)}\n" for line in map(verdict, section.differences))
-    grid = to_markdown(difference_grid(section.table, section.differences))
-    return (
-        f"{_folded(f'{len(section.differences)} differences in words', words)}\n{_folded('As a table', grid)}"
-    )
-
-
-def _sheets(section: Section) -> str:
-    """Show the first contact sheet of each row, folded: condition, sample and target of 24 items."""
-    lines = []
-    for row in section.table.rows:
-        if row.kind in {"method", "floor"}:
-            lines.append(_row_sheets(row, section.pictures.sheets))
-    return "\n".join(lines)
-
-
-def _row_sheets(row: Row, sheets: Mapping[str, str]) -> str:
-    """Fold the one sheet that was drawn, or say that there are no pictures to draw it of."""
-    shown = [run.record for run in row.runs if run.record.run_id in sheets]
-    name = escape_markdown(row.label)
-    text = f"**{name}**: no tiles are kept, as by runs of older versions.\n"
-    if shown:
-        picture = f"![contact sheet of {escape_markdown(shown[0].run_id)}]({sheets[shown[0].run_id]})\n"
-        text = _folded(f"{name}, seed {shown[0].seed}", picture)
+def data_block(data: Any) -> str:
+    """Return data as JSON that is safe inside an HTML script block, whatever its texts hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # What ends the block or opens a comment in it, and line ends that older JavaScript has not in texts.
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
 
 
-def _commands(table: Table) -> str:
-    lines = [f"{command_line(run.record)}  # {one_line(run.record.run_id)}" for run in table.runs]
-    return "```sh\n" + "\n".join(lines) + "\n```\n"
+def encode_galleries(
+    galleries: Sequence[Gallery], budget: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return galleries with each column as one strip of WebP in base64, and what is said of them."""
+    for words, most, settings in _LADDER:
+        encoded: list[dict[str, Any]] = [
+            {
+                "seed": shown.seed,
+                "items": min(most, len(shown.columns["target"])),
+                "strips": [_strip(images[:most], settings) for images in shown.columns.values()],
+            }
+            for shown in galleries
+        ]
+        size = sum(len(strip) for made in encoded for strip in made["strips"])
+        about = {"format": words, "largest": _LARGEST, "bytes": size}
+        if size <= budget:
+            break
+    return encoded, about
 
 
-def _protocols(table: Table) -> str:
-    protocols = {run.record.protocol_hash: run.record.protocol for run in table.runs}
-    parts = []
-    for digest in table.hashes:
-        mark = f"Protocol {table.marks[digest]}" if table.marks else "Protocol"
-        body = json.dumps(dict(protocols[digest]), sort_keys=True, indent=1, ensure_ascii=False)
-        parts.append(f"<details><summary>{mark} {digest}</summary>\n\n```json\n{body}\n```\n\n</details>\n")
-    return "\n".join(parts)
+def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
+    """Return images [N,H,W,3] uint8 side by side as WebP, made smaller where they are large."""
+    from PIL import Image
+
+    made = [Image.fromarray(image) for image in images]
+    for image in made:
+        image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    return _webp(np.concatenate([np.asarray(image) for image in made], axis=1), settings)
 
 
-def _environments(records: Sequence[RunRecord]) -> str:
-    found: dict[str, list[str]] = {}
-    for record in records:
-        text = json.dumps(dict(record.environment), sort_keys=True, indent=1, ensure_ascii=False)
-        found.setdefault(text, []).append(record.run_id)
-    parts = ["## Environments\n"]
-    for text, names in sorted(found.items(), key=lambda pair: sorted(pair[1])):
-        runs = ", ".join(map(code_span, sorted(names)))
-        parts.append(f"Measured here: {runs}\n\n```json\n{text}\n```\n")
-    return "\n".join(parts)
+def _webp(pixels: np.ndarray, settings: Mapping[str, Any]) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="WEBP", **settings)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _ablation(section: Section, out: Path) -> dict[str, Any]:
+    """Return what the page shows of an ablation, its figures inline: samples with loss, as they are large."""
+    table, pictures = section.table, section.pictures
+    assert isinstance(table, AblationTable)
+    drawn = {
+        what: decode((out / f).read_bytes()).pixels for what, f in pictures.figures.items() if what != CURVES
+    }
+    return {
+        "suite": table.suite,
+        "task": table.task,
+        "title": f"Ablation: {table.title}",
+        "question": table.ablation.question,
+        "notes": table.notes,
+        "grid": asdict(main_grid(table)),
+        "said": ablation_sentences(table),
+        "figures": [
+            {"about": what, "source": _webp(p, {"quality": 85} if what == SAMPLES else _LADDER[0][2])}
+            for what, p in drawn.items()
+        ],
+        "left_out": pictures.left_out,
+        "files": [
+            *(f"{section.name}.{end}" for end in ("md", "tex", "csv")),
+            *pictures.figures.values(),
+            *pictures.pdfs,
+        ],
+        "command": ablation_command(table),
+    }
+
+
+def _table(
+    section: Section, index: Mapping[str, int], places: Mapping[str, tuple[int, int]]
+) -> dict[str, Any]:
+    table, pictures = section.table, section.pictures
+    said = _sentences(section)
+    comparison = section.suite.comparison if section.suite is not None else None
+    standings = [s for s in (comparison.standings.values() if comparison is not None else ()) if s.clear]
+    bold = {(s.column.metric, s.column.judge, s.best.name) for s in standings if s.column.task == table.task}
+    rows = [
+        {
+            "name": row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " ("),
+            "kind": row.kind if row.kind in _MARKED else "",
+            "seeds": row.seeds,
+            "runs": [index[run.record.run_id] for run in row.runs] if row.seeds else [],
+            "protocol": row.protocol_hash,
+            "costs": [cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
+            "cells": [
+                *(_cell(table, row, c, (c.metric, c.judge, row.name) in bold) for c in table.columns),
+                *(_cost(row, key) for key in _COSTS),
+            ],
+            "said": said.get(name, {}),
+            "pictures": next((places[r.record.run_id] for r in row.runs if r.record.run_id in places), None)
+            if row.kind in {"method", "floor"}
+            else None,
+        }
+        for name, row in section.rows.items()
+    ]
+    return {
+        "suite": table.suite,
+        "task": table.task,
+        "caption": caption(table),
+        "notes": table.notes,
+        "times": time_words(table).strip(),
+        "files": [
+            *(f"table-{section.name}.{end}" for end in ("csv", "tex", "md")),
+            *pictures.figures.values(),
+            *pictures.pdfs,
+        ],
+        "columns": [*map(_column, table.columns), *map(_cost_column, _COSTS)],
+        "rows": rows,
+        "said": _said(section),
+        "without": pictures.left_out,
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return {
+        "key": f"{column.metric}|{column.judge}|{column.scale}",
+        "judge": named(column).removeprefix(plain_name(column)),
+        "title": header(column),
+        "better": column.better,
+        "scale": column.scale if column.scale != "none" else "",
+        "group": "distribution" if of_distribution(column) else "quality",
+    }
+
+
+def _cost_column(key: str) -> dict[str, Any]:
+    told = {"title": COSTS[key][0], "better": "lower", "group": "cost"}
+    return {"key": f"cost|{key}", "judge": "", "scale": "", **told}
+
+
+def _cell(table: Table, row: Row, column: Column, bold: bool) -> dict[str, Any] | None:
+    """Return a number with its texts, None where it is missing."""
+    cell, digits = row.cells.get(column), column_digits(table, column)
+    if cell is None or cell.value is None:
+        return None
+    return {
+        "value": cell.value,
+        "text": number(cell.value, digits),
+        "interval": brackets(cell.low, cell.high, digits),
+        "deviation": "" if cell.deviation is None else number(cell.deviation, digits),
+        "items": cell.items,
+        "bold": bold,
+    }
+
+
+def _cost(row: Row, key: str) -> dict[str, Any] | None:
+    value = mean_cost(row, key) if row.kind in COSTLY else None
+    return None if value is None else {"value": value, "text": cost_text(row, key)}
+
+
+def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
+    """Return what may be said by row and column: against floors, controls and our own method.
+
+    All pairs would grow with the square of the methods; they stand in the report's tables.
+    """
+    told = {name for name, row in section.rows.items() if row.kind in {"floor", "shuffled"}}
+    methods = [name for name, row in section.rows.items() if row.kind == "method"]
+    told |= set([name for name in methods if section.rows[name].record.method == OWN_METHOD][:1])
+    said: dict[str, dict[str, list[str]]] = {}
+    for difference in section.differences:
+        sides = (difference.first, difference.second)
+        if told & set(sides):
+            first, second = (section.rows[side].name for side in sides)
+            text = verdict(replace(difference, first=first, second=second))
+            for side in sides:
+                said.setdefault(side, {}).setdefault(_column(difference.column)["key"], []).append(text)
+    return said
+
+
+def _run(record: RunRecord) -> dict[str, Any]:
+    environment = record.environment
+    machine = [environment.get("processor"), device_words(environment), environment.get("platform")]
+    return {
+        "seed": record.seed,
+        "command": command_line(record),
+        "machine": ", ".join(str(part) for part in machine if part),
+        "commit": str(environment.get("commit", "")),
+    }
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), sort_keys=True, indent=1, ensure_ascii=False)
+
+
+def _digest(text: str) -> str:
+    """Return the hash by which a content policy names an inline block."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _filled(template: str, **values: Any) -> str:
+    return str(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> Environment:
+    """Return the templates, with what they call to turn values into text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("bench.reporting"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": escape_markdown,
+        "code": code_span,
+        "line": one_line,
+        "table": to_markdown,
+        "json": _json,
+        "ended": lambda end, name: f"{name}.{end}",
+        "links": lambda files: ", ".join(f"[{file}]({file})" for file in files),
+    }
+    calls: tuple[Callable[..., object], ...] = (
+        *(main_grid, cost_grid, difference_grid, distribution_grid),
+        *(ablation_command, ablation_sentences, verdict, command_line, header, label, leak_mark, file_name),
+    )
+    environment.globals |= {call.__name__: call for call in calls} | {"said": _said}
+    return environment

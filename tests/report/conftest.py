@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
+from PIL import Image
 
 from bench.content import write_json
 from bench.packed import Run
@@ -165,7 +168,7 @@ def write_run(
     items: bool = True,
     tiles: bool = False,
     sets: bool = False,
-    size: int = 64,
+    size: int = 16,
     curve: Sequence[tuple[int, float]] = (),
     item_ids: Sequence[str] = IDS,
     item_rows: Mapping[str, Mapping[str, Sequence[float | None]]] | None = None,
@@ -241,6 +244,25 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+@contextmanager
+def dots_for_figures() -> Iterator[None]:
+    """Save a dot of one pixel in place of each figure, where a test looks at none."""
+
+    def save(figure: Figure, path: Path, **_: Any) -> None:
+        Image.new("RGB", (1, 1)).save(path, format="PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def no_drawing() -> Iterator[None]:
+    """See `dots_for_figures`."""
+    with dots_for_figures():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -397,5 +419,10 @@ def suite_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def suite_report(suite_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the report of `suite_results`; read only."""
-    return made_once(tmp_path_factory, "suite-report", lambda out: make_report(suite_results, out))
+    """The folder of the report of `suite_results`, without its figures; read only."""
+
+    def make(out: Path) -> None:
+        with dots_for_figures():
+            make_report(suite_results, out)
+
+    return made_once(tmp_path_factory, "suite-report", make)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.reporting import make_report
+from tests.report.conftest import dots_for_figures
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -37,7 +38,8 @@ def page(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method, fd in (("bps", 38.0), ("controlnet", 36.0), ("t2i-adapter", 41.0)):
         build.write_run(runs, method, {"fd": fd, "sketch_f1": 0.5}, tiles=True, size=16)
     build.write_run(runs, "stranger", {"fd": 39.0, "miou": 0.5}, task="layout", attribution=HOSTILE)
-    make_report(runs, out)
+    with dots_for_figures():
+        make_report(runs, out)
     return out / "index.html"
 
 
@@ -90,7 +92,9 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
     wait = "const done = arguments[0]; Promise.all([...document.images].map(i => i.decode())).then(done)"
     browser.execute_async_script(wait)
     sizes = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(sizes) == 3 * 24 and set(sizes) == {16}
+    assert len(sizes) == 3 * 24 and set(sizes) == {24 * 16}
+    boxes = "return [...document.querySelectorAll('.tile')].map(t => [t.clientWidth, t.clientHeight])"
+    assert {wide - tall for wide, tall in browser.execute_script(boxes)} <= {-1, 0, 1}, "one square picture"
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert dialog.get_attribute("open") is None and focused(browser) == cell
 

@@ -1,175 +1,191 @@
-"""Pictures hold what they were given, where they say, in the same bytes each time."""
+"""Figures show what they were given: each number, each name, and a method in one colour."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.figure import Figure
 
-import bench.reporting.cost_figure as cost_module
 from bench import registry
-from bench.reporting import Run, build_table, contact_sheet, curve_figure, load_runs, overview
-from bench.reporting.cost_figure import cost_panels
-from bench.reporting.curves import _running_mean, differences
-from bench.reporting.figures import _above, _apart, looks
-from bench.reporting.sheet import sheet_layout
+from bench.reporting import Run, build_table, load_runs, make_report
+from bench.reporting.figures import (
+    Mark,
+    Panel,
+    curve_figure,
+    differences,
+    dot_figure,
+    gallery_figure,
+    looks,
+    plane_figure,
+    running_mean,
+)
+from bench.reporting.pictures import draw_table, gallery
+from bench.tiles import TILES_FILE, write_tiles
 from bench.types import BenchError
 
-
-@pytest.mark.parametrize("notes", [False, True])
-def test_sheet_holds_the_images_where_the_layout_says(build: Any, tmp_path: Path, notes: bool) -> None:
-    rows = build.sheet_rows(n=11)
-    items = [f"item {i}" for i in range(11)] if notes else ()
-    path = contact_sheet(rows, tmp_path / "sheet.png", title="run", items=items, per_band=4)
-    layout = sheet_layout(rows, per_band=4, notes=notes)
-    with Image.open(path) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
-        assert not opened.info
-    assert pixels.shape[:2] == layout.size[::-1]
-    covered = np.zeros(pixels.shape[:2], dtype=int)
-    for r, images in enumerate(rows.values()):
-        for i, image in enumerate(images):
-            x, y = layout.origin(row=r, item=i)
-            got = pixels[y : y + 128, x : x + 128]
-            np.testing.assert_array_equal(got, image.repeat(2, axis=0).repeat(2, axis=1))
-            covered[y : y + 128, x : x + 128] += 1
-    assert covered.max() == 1
-    words = pixels[:, : layout.margin + layout.label_width - 2]
-    assert (words < 128).any()
+Writer = Callable[..., Run]
 
 
-def test_sheet_has_the_same_bytes_each_time(build: Any, tmp_path: Path) -> None:
-    one = contact_sheet(build.sheet_rows(), tmp_path / "a.png", title="run").read_bytes()
-    assert contact_sheet(build.sheet_rows(), tmp_path / "b.png", title="run").read_bytes() == one
-    assert contact_sheet(build.sheet_rows(1), tmp_path / "c.png", title="run").read_bytes() != one
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a test draws, as they would be saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: figures.append(self))
+    return figures
 
 
-def test_sheet_refuses_what_is_not_images(tmp_path: Path) -> None:
-    good = np.zeros((2, 8, 8, 3), dtype=np.uint8)
-    for rows in (
-        {},
-        {"sample": good.astype(np.float32)},
-        {"sample": good[0]},
-        {"sample": good, "target": good[:1]},
-        {"sample": good[:0]},
-    ):
-        with pytest.raises(BenchError, match="contact sheet"):
-            contact_sheet(rows, tmp_path / "x.png", title="run")
-    with pytest.raises(BenchError, match="1 item texts for 2 items"):
-        contact_sheet({"sample": good}, tmp_path / "x.png", title="run", items=["a"])
-    assert not list(tmp_path.iterdir())
+def texts(axis: Any) -> set[str]:
+    return {text.get_text() for text in axis.texts}
 
 
-def test_overview_has_the_same_bytes_each_time(full: Path, tmp_path: Path) -> None:
-    table = build_table(load_runs(full))
-    one = overview(table, tmp_path / "a.png").read_bytes()
-    assert overview(table, tmp_path / "b.png").read_bytes() == one
-    with Image.open(tmp_path / "a.png") as opened:
-        assert "Software" not in opened.info
-        assert np.asarray(opened.convert("L")).std() > 5
-
-
-def test_curves_have_the_same_bytes_each_time(tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    noisy = [(step, float(x)) for step, x in enumerate(draw.random(200))]
-    curves = {"bps": noisy, "t2i-adapter": [(0, 0.5), (100, 0.2)]}
-    one = curve_figure(curves, tmp_path / "a.png", x="step", y="loss").read_bytes()
-    assert curve_figure(curves, tmp_path / "b.png", x="step", y="loss").read_bytes() == one
-
-
-def test_figures_are_pdf_too_with_the_same_bytes_at_any_time(
-    report: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_dots_stand_at_their_values_with_intervals_and_missing_ones_say_so(
+    drawn: list[Figure], tmp_path: Path
 ) -> None:
-    made = {path.stem for path in report.glob("*.pdf")}
-    assert made == {f"{kind}-emoji-sketch" for kind in ("overview", "cost", "curves", "qualitative")}
-    for stem in made:
-        data = (report / f"{stem}.pdf").read_bytes()
-        assert data.startswith(b"%PDF-") and (report / f"{stem}.png").exists()
-        assert b"CreationDate" not in data and b"Producer" not in data and b"/Type3" not in data
-    table = build_table(load_runs(full))
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
-    overview(table, tmp_path / "a.png", pdf=True)
-    kept = (report / "overview-emoji-sketch.pdf").read_bytes()
-    assert (tmp_path / "a.pdf").read_bytes() == kept
+    marks = [
+        Mark("BPS", "bps", 3.0, 2.5, 3.5, text="3.0"),
+        Mark("text-only (floor)", "text-only", 7.0, kind="floor", text="7.0"),
+    ]
+    names = ["BPS", "ControlNet", "text-only (floor)"]
+    dot_figure({"FD (a judge) ↓": marks, "mAP": marks[:1]}, tmp_path / "a.png", title="t", names=names)
+    first, second = drawn[0].axes
+    assert first.get_title(loc="left") == "FD\n(a judge) ↓"
+    assert {*names, "3.0", "7.0", "–"} <= texts(first) and not set(names) & texts(second)
+    points = {tuple(line.get_xydata().ravel()) for line in first.lines}
+    assert {(3.0, 0.0), (2.5, 0.0, 3.5, 0.0), (7.0, 2.0)} <= points
 
 
-@pytest.mark.parametrize(
-    ("curves", "words"),
-    [({}, "no curve"), ({"bps": []}, "'bps': 0"), ({"bps": [(3, float("nan"))]}, "nan at step 3")],
-)
-def test_curves_refuse_what_cannot_be_drawn(
-    curves: dict[str, list[tuple[int, float]]], words: str, tmp_path: Path
+@pytest.mark.parametrize(("floor", "told"), [(95.0, ""), (170.0, "floor 170 ↑"), (-40.0, "floor -40 ↓")])
+def test_a_floor_far_away_does_not_flatten_a_panel(
+    floor: float, told: str, drawn: list[Figure], tmp_path: Path
 ) -> None:
-    with pytest.raises(BenchError, match=words):
-        curve_figure(curves, tmp_path / "x.png", x="step", y="loss")
-    assert not list(tmp_path.iterdir())
+    marks = [Mark("BPS", "bps", 90.0, x=10.0), Mark("CN", "controlnet", 94.0, x=100.0)]
+    panel = Panel("seconds", "FD", [*marks, Mark("floor", "text-only", floor, kind="floor")], log=True)
+    plane_figure([panel], tmp_path / "a.png", title="t")
+    (axis,), (legend,) = drawn[0].axes, drawn[0].legends
+    low, high = axis.get_ylim()
+    assert low > 85 and high < 100 and axis.get_xscale() == "log"
+    assert texts(axis) == ({told} - {""})
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["BPS", "CN", *([] if told else ["floor"])]
 
 
-def test_curves_are_compared_at_shared_steps_alone(tmp_path: Path) -> None:
+def test_curves_are_compared_at_shared_steps_alone(drawn: list[Figure], tmp_path: Path) -> None:
     curves = {"paper": [(2, 0.5), (1, 1.0)], "free": [(1, 0.75), (2, 1.0)], "long": [(1, 0.0)]}
     minus = {"free": "paper", "long": "paper"}
     assert differences(curves, minus) == {"free": [(1, -0.25), (2, 0.5)]}
-    alone = curve_figure(curves, tmp_path / "a.png", x="step", y="loss")
-    both = curve_figure(curves, tmp_path / "b.png", x="step", y="loss", minus=minus)
-    apart = curve_figure(curves, tmp_path / "c.png", x="step", y="loss", minus={"long": "paper"})
-    with Image.open(alone) as one, Image.open(both) as two:
-        assert two.height > 1.5 * one.height
-    assert apart.read_bytes() == alone.read_bytes()
+    for pairs in (minus, {"long": "paper"}):
+        curve_figure(curves, tmp_path / "a.png", labels=("step", "loss"), title="t", minus=pairs)
+    assert [len(figure.axes) for figure in drawn[::2]] == [2, 1]
+    (line,) = drawn[0].axes[1].lines
+    np.testing.assert_allclose(line.get_xydata(), [(1, -0.25), (2, 0.5)])
+    with pytest.raises(BenchError, match="got none"):
+        curve_figure({}, tmp_path / "x.png", labels=("step", "loss"), title="t")
+
+
+def test_a_long_curve_is_drawn_faint_under_its_running_mean(drawn: list[Figure], tmp_path: Path) -> None:
+    noisy = [(step, float(step % 2)) for step in range(100)]
+    curve_figure({"bps": noisy}, tmp_path / "a.png", labels=("step", "loss"), title="t")
+    faint, smooth = drawn[0].axes[0].lines
+    assert faint.get_alpha() < 0.5 and np.ptp(smooth.get_ydata()) < 0.2
+
+
+def test_running_mean_by_hand() -> None:
+    got = running_mean(np.asarray([0.0, 3.0, 6.0, 0.0]), 3)
+    np.testing.assert_allclose(got, [1.5, 3.0, 3.0, 3.0])
 
 
 def test_a_method_has_one_colour_and_its_variants_are_told_apart() -> None:
     names = [name for name, row in registry.rows("method").items() if not row.variant_of]
     known = looks({name: name for name in names})
     assert len({look.colour for look in known.values()}) == len(names)
+    assert len({look.marker for look in known.values()}) == len(names)
     varied = looks({"text-only": "text-only", **{f"bps {i}": "bps" for i in range(12)}})
     assert varied["bps 0"] == known["bps"] and varied["text-only"] == known["text-only"]
     assert len({(look.colour, look.dash) for name, look in varied.items() if name != "text-only"}) == 12
     assert looks({"mine": "mine"}) == looks({"mine": "mine"})
 
 
-def test_a_floor_does_not_stretch_the_figure_of_costs(
-    build: Any, add_run: Callable[..., Run], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_figures_are_png_and_pdf_with_the_same_bytes_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for method, fd in (("bps", 90.0), ("controlnet", 95.0), ("text-only", 170.0)):
-        add_run(method, {"fd": fd})
-    limits: list[tuple[float, float]] = []
-    place = cost_module._place_names
-    monkeypatch.setattr(
-        cost_module, "_place_names", lambda axis, *a: limits.append(axis.get_ylim()) or place(axis, *a)
-    )
-    table = build_table(load_runs(results))
+    rows = {name: np.full((2, 8, 8, 3), 90, np.uint8) for name in ("condition", "BPS $x_猫$", "target")}
+    for name, time in (("a", "1"), ("b", "2000000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
+        gallery_figure(rows, tmp_path / f"{name}.png", title="t")
+    for end in ("png", "pdf"):
+        assert (tmp_path / f"a.{end}").read_bytes() == (tmp_path / f"b.{end}").read_bytes()
+    data = (tmp_path / "a.pdf").read_bytes()
+    assert data.startswith(b"%PDF-") and b"/Type3" not in data and b"Producer" not in data
+
+
+def test_report_is_remade_byte_for_byte(full: Path, report: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(full, moved)
+    again = make_report(moved, tmp_path / "again").files
+    assert sorted(p.name for p in report.iterdir()) == [p.name for p in again]
+    for path in again:
+        assert path.read_bytes() == (report / path.name).read_bytes(), path.name
+
+
+def test_a_gallery_holds_every_pixel(build: Any, drawn: list[Figure], tmp_path: Path) -> None:
+    rows = build.sheet_rows(n=3, size=16)
+    gallery_figure(rows, tmp_path / "b.png", title="t")
+    (image,) = drawn[0].axes[0].images
+    page = np.asarray(image.get_array()).reshape(3, 20, 3, 20, 3)[:, 2:-2, :, 2:-2]
+    for column, pictures in enumerate(rows.values()):
+        np.testing.assert_array_equal(page[:, :, column], pictures)
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == list(rows)
+
+
+def test_a_table_is_drawn_by_its_numbers(full: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    table = build_table(load_runs(full))
     rows = [row for row in table.rows if row.kind in {"method", "floor"}]
-    panels = cost_panels(rows, table.columns, task="sketch")
-    cost_module.cost_figure(rows, panels, tmp_path / "cost.png", title="t")
-    assert limits and all(high < 110 for _, high in limits)
+    made = draw_table(table, rows, tmp_path, name="x")
+    assert list(made.figures) == ["overview", "cost", "curves", "samples"]
+    assert made.pdfs[1] == "cost-x.pdf" and not made.left_out
+    overview, cost, curves, _ = drawn[::2]
+    assert len(cost.axes) == 4, "fidelity and FD, by seconds and by parameters"
+    assert {row.label for row in table.rows} <= texts(overview.axes[0])
+    named = {text.get_text() for text in curves.legends[0].get_texts()}
+    assert named == {row.name for row in rows if row.runs[0].curve}
 
 
-def test_running_mean_by_hand() -> None:
-    got = _running_mean(np.asarray([0.0, 3.0, 6.0, 0.0]), 3)
-    np.testing.assert_allclose(got, [1.5, 3.0, 3.0, 3.0])
+def test_a_gallery_shows_the_tiles_of_every_row(full: Path) -> None:
+    rows = [row for row in build_table(load_runs(full)).rows if row.kind in {"method", "floor"}]
+    shown, left_out = gallery(rows)
+    assert shown is not None and shown.seed == 0 and left_out == []
+    assert list(shown.columns) == ["condition", *(row.name for row in rows), "target"]
+    for row in rows:
+        tiles = row.runs[0].tiles()
+        np.testing.assert_array_equal(shown.columns[row.name], tiles["sample"])
+        np.testing.assert_array_equal(shown.columns["target"], tiles["target"])
 
 
-def test_names_are_pushed_apart_in_order() -> None:
-    moved = _apart([1.0, 1.0, 5.0, 1.1], least=0.5)
-    assert np.diff(sorted(moved)).min() > 0.49
-    assert np.argsort(moved, kind="stable").tolist() == [0, 1, 3, 2]
-    assert _apart([1.0, 3.0], least=0.5) == [1.0, 3.0]
-
-
-def test_names_under_the_axis_are_lifted_and_those_far_above_stay() -> None:
-    assert _above([0.0, 0.4, 9.0], floor=0.2, least=0.5) == pytest.approx([0.2, 0.7, 9.0])
-    assert _above([0.2, 0.3], floor=0.2, least=0.5) == [0.2, 0.3]
-
-
-def test_names_of_dashed_curves_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(
-        "bench.reporting.curves.label_ends", lambda axis, ends: written.extend(e[0] for e in ends)
-    )
-    curves = {f"curve {i}": [(1, float(i)), (2, i + 1.0)] for i in range(8)}
-    curve_figure(curves, tmp_path / "curves.png", x="step", y="loss")
-    assert written == [*(f"curve {i}" for i in range(7)), "- - curve 7"]
+def test_a_gallery_says_what_it_leaves_out(build: Any, add_run: Writer, results: Path) -> None:
+    for method in ("bps", "t2i-adapter", "text-only"):
+        for seed in (0, 1):
+            add_run(method, {"fd": 1.0}, seed=seed, tiles=(method, seed) != ("bps", 0), size=16)
+    other = add_run("other", {"fd": 1.0}, seed=1)
+    assert other.folder is not None
+    moved = {name: images[::-1] for name, images in build.sheet_rows(n=24, size=16).items()}
+    write_tiles(other.folder / TILES_FILE, moved, [f"item {k:02}" for k in range(24)])
+    add_run("late", {"fd": 1.0}, seed=2, tiles=True, size=16)
+    broken = add_run("broken", {"fd": 1.0}, seed=1, tiles=True, size=16)
+    assert broken.folder is not None
+    (broken.folder / TILES_FILE).write_bytes(b"")
+    add_run("none", {"fd": 1.0}, seed=1)
+    table = build_table(load_runs(results))
+    shown, left_out = gallery([row for row in table.rows if row.kind in {"method", "floor"}])
+    assert shown is not None and shown.seed == 1
+    assert list(shown.columns) == ["condition", "BPS", "T2I-Adapter", "text-only", "target"]
+    assert set(left_out) == {
+        "none keeps no tiles.",
+        "late keeps no tiles of seed 1.",
+        "other: its tiles show other items.",
+        "broken: its tiles cannot be read.",
+    }

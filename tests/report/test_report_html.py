@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from bench.reporting import Run, build_comparison, build_table, load_runs, make_report
-from bench.reporting.html import data_block, fill
-from bench.reporting.html.samples import collect_samples
-from bench.reporting.qualitative import gallery
+from bench.reporting.page import data_block, encode_galleries
+from bench.reporting.pictures import gallery
 
 Writer = Callable[..., Run]
+pytestmark = pytest.mark.usefixtures("no_drawing")
 NASTY = "</script><script>alert(1)</script><!--<b id=x>&amp; \"quoted\" 'one' \u2028 {{script}}"
 
 
@@ -59,10 +59,6 @@ def test_data_block_holds_any_text_and_no_markup() -> None:
         data_block({"value": float("nan")})
 
 
-def test_what_is_filled_in_is_not_filled_again() -> None:
-    assert fill("{{a}} {{b}}", {"a": "{{b}}", "b": "{{a}}"}) == "{{b}} {{a}}"
-
-
 def test_hostile_names_stay_text(add_run: Writer, results: Path, tmp_path: Path) -> None:
     odd = re.sub("[\u2028\u2029]", "", NASTY)  # which no record may hold
     add_run("bps", {"fd": 1.0}, run_id="one", attribution=odd, options={"text": odd})
@@ -92,7 +88,7 @@ def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
     assert kinds["text-only"] == "floor" and kinds["autoencoder"] == "ceiling"
     assert kinds["real training images"] == "reference" and kinds["BPS"] == ""
     rows = {row["name"]: row for row in shown["rows"]}
-    place = next(i for i, c in enumerate(shown["columns"]) if c["name"] == "line F1")
+    place = next(i for i, c in enumerate(shown["columns"]) if c["title"] == "line F1 ↑")
     own = next(row for row in table.rows if row.name == "BPS")
     column = next(c for c in table.columns if c.metric == "sketch_f1")
     assert rows["BPS"]["cells"][place]["value"] == own.cells[column].value
@@ -100,8 +96,7 @@ def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
     assert [data["runs"][i]["seed"] for i in rows["BPS"]["runs"]] == [0, 1, 2]
     assert "BPS beats text-only" in " ".join(rows["BPS"]["said"][shown["columns"][place]["key"]])
     assert data["protocols"][rows["BPS"]["protocol"]]["sampler"]["guidance"] == 3.0
-    for pair in shown["figures"]:
-        assert all((report / name).is_file() for name in pair)
+    assert len(shown["files"]) == 3 + 2 * 4 and all((report / name).is_file() for name in shown["files"])
 
 
 def test_bold_is_only_what_the_comparison_tells_apart(full: Path, report: Path) -> None:
@@ -136,21 +131,24 @@ def test_pictures_are_the_tiles_and_ends_are_shared(full: Path, report: Path) ->
     data = read(report)
     (shown,), (made,) = data["tables"], data["galleries"]
     rows = [row for row in build_table(load_runs(full)).rows if row.kind in {"method", "floor"}]
-    tiles = gallery(rows, items=24)
-    assert tiles is not None
-    assert len(made["condition"]) == len(made["target"]) == 24 and len(made["samples"]) == 3
+    tiles, _ = gallery(rows)
+    assert tiles is not None and made["items"] == 24
+    assert len(made["strips"]) == 2 + 3, "condition and target are shared"
     for row in shown["rows"]:
         if row["pictures"] is not None:
-            text = made["samples"][row["pictures"][1]][5]
-            with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
-                np.testing.assert_array_equal(np.asarray(opened), tiles.columns[row["name"]][5])
+            strip = base64.b64decode(made["strips"][row["pictures"][1]].split(",")[1])
+            with Image.open(io.BytesIO(strip)) as opened:
+                np.testing.assert_array_equal(
+                    np.asarray(opened), np.concatenate(list(tiles.columns[row["name"]]), axis=1)
+                )
     assert {row["name"] for row in shown["rows"] if row["pictures"]} == {"BPS", "T2I-Adapter", "text-only"}
 
 
 def test_pictures_lose_quality_and_items_to_keep_within_a_budget(full: Path) -> None:
-    rows = build_table(load_runs(full)).rows
-    found = {budget: collect_samples([rows], budget=budget) for budget in (10**9, 600_000, 90_000)}
-    assert all(made.about["bytes"] <= budget for budget, made in found.items())
-    items = [{len(texts) for texts in m.galleries[0]["samples"]} for m in found.values()]
-    assert items[:2] == [{24}, {24}] and items[2] < {*range(24)}
-    assert len({made.about["format"] for made in found.values()}) == 3
+    rows = [row for row in build_table(load_runs(full)).rows if row.kind in {"method", "floor"}]
+    shown, _ = gallery(rows)
+    assert shown is not None
+    found = {budget: encode_galleries([shown], budget) for budget in (10**9, 100_000, 20_000)}
+    assert all(about["bytes"] <= budget for budget, (_, about) in found.items())
+    assert [galleries[0]["items"] for galleries, _ in found.values()] == [24, 24, 8]
+    assert len({about["format"] for _, about in found.values()}) == 3

@@ -81,12 +81,10 @@
         view.empty,
       ),
       table.said.length ? list(table.said) : null,
-      folded("Caption and files", make("p", {}, table.caption), make("p", {}, table.times), files(table)),
+      folded("Caption and files", make("p", {}, table.caption), make("p", {}, table.times), links(table.files)),
     );
     return view;
   }
-
-  const files = (table) => links([...table.figures.flat(), ...table.files]);
 
   function links(names) {
     const link = (name) => make("a", { href: name }, name);
@@ -157,11 +155,14 @@
   // Ablations: plain tables with their figures
 
   function ablation(made) {
-    const cell = ([main, beside], k) =>
+    const { header, groups, body, rules, caption } = made.grid;
+    const cell = ({ main, beside }, k) =>
       make(k ? "td" : "th", k ? {} : { scope: "row" }, main, beside ? make("small", {}, beside) : null);
-    const rows = made.rows.map((line, i) =>
-      make("tr", { class: made.rules.includes(i) ? "part" : null }, ...line.map(cell)));
-    const heads = made.heads.map((head) => make("th", { scope: "col" }, head));
+    const rows = body.map((line, i) =>
+      make("tr", { class: rules.includes(i) ? "part" : null }, ...line.map(cell)));
+    const lead = groups.filter((group) => !group).length; // then a value and a difference a metric
+    const heads = header.map((head, i) =>
+      make("th", { scope: "col" }, i < lead || (i - lead) % 2 ? head : groups[i]));
     const name = `${made.title}, variants by metrics`;
     const node = make(
       "section", { "aria-label": made.title },
@@ -175,7 +176,7 @@
         make("table", { "aria-label": name }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
       ),
       made.said.length ? list(made.said) : null,
-      folded("Caption, command and files", make("p", {}, made.caption),
+      folded("Caption, command and files", make("p", {}, caption),
         make("pre", { tabindex: "0" }, made.command), links(made.files)),
     );
     return { made, node };
@@ -238,8 +239,12 @@
 
   // Detail
 
-  function picture(text, name) {
-    return make("div", {}, make("img", { src: `data:${data.pictures.media};base64,${text}`, alt: "" }), name);
+  // A strip holds the pictures of all items side by side; its box shows the one of an item.
+  function picture(gallery, strip, item, name) {
+    const image = make("img", { src: gallery.strips[strip], alt: "" });
+    image.style.width = `${gallery.items * 100}%`;
+    image.style.marginLeft = `${item * -100}%`;
+    return make("div", {}, make("div", { class: "tile" }, image), name);
   }
 
   function samples(table, row) {
@@ -256,12 +261,12 @@
     const draw = () => {
       const other = select.value === "" ? null : others[Number(select.value)];
       items.classList.toggle("four", other !== null);
-      items.replaceChildren(...gallery.samples[row.pictures[1]].map((text, i) => make(
+      items.replaceChildren(...Array.from({ length: gallery.items }, (_, i) => make(
         "figure", { "aria-label": `item ${i + 1}`, role: "group" },
-        picture(gallery.condition[i], "condition"),
-        picture(text, row.name),
-        other ? picture(gallery.samples[other.pictures[1]][i], other.name) : null,
-        picture(gallery.target[i], "target"),
+        picture(gallery, 0, i, "condition"),
+        picture(gallery, row.pictures[1], i, row.name),
+        other ? picture(gallery, other.pictures[1], i, other.name) : null,
+        picture(gallery, gallery.strips.length - 1, i, "target"),
       )));
     };
     select.addEventListener("change", draw);
