@@ -260,8 +260,9 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
     xs = [mark.x for mark in panel.marks if math.isfinite(mark.x)]
     if panel.log:
         axis.set(xscale="log", xlim=(min(xs) / 1.5, max(xs) * 1.5))
-        fine = max(xs) < 30 * min(xs)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if fine else (1, 3)))
+        ratio = max(xs) / min(xs)
+        steps = (1, 3) if ratio > 30 else (1, 2, 5) if ratio > 4 else (1, 1.5, 2, 3, 5, 7)
+        axis.xaxis.set_major_locator(LogLocator(subs=steps))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(lambda x, _: count(x))
     if panel.ticks:
@@ -325,7 +326,7 @@ def gallery_figure(columns: Mapping[str, np.ndarray], path: Path, *, title: str)
         framed = np.pad(framed, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=rim)
     items, height, width = framed.shape[1:4]
     scale = -(-_TILE // width) / _DPI  # inches a pixel
-    heads = ["\n".join(textwrap.wrap(name, 15) or [""]) for name in columns]
+    heads = ["\n".join(textwrap.wrap(name, 17) or [""]) for name in columns]
     inside = (len(columns) * width * scale, items * height * scale)
     wide = max(inside[0], 0.082 * len(title)) + 0.2
     tall = inside[1] + 0.55 + 0.14 * max(head.count("\n") + 1 for head in heads)
@@ -359,7 +360,7 @@ def _panels(
     """
     down = -(-panels // across)
     names = [len(name) for name in legend]
-    between = (0.6 if names else 0.15, 0.95 if across > 1 else 0.75)
+    between = (0.6 if names else 0.15, 0.95 if across > 1 else 0.85)
     right = 0.7 + 0.075 * max(names) if names else 0.25
     wide = max(left + across * (size[0] + between[0]) - between[0] + right, 0.2 + 0.084 * len(title))
     above = (0.75 if across > 1 else 0.55) + 0.2 * title.count("\n")
@@ -382,7 +383,7 @@ def _panels(
         for axis in axes.flat[panels:]:
             axis.remove()
         for axis in axes.flat[:panels]:
-            axis.xaxis.set_label_coords(0.5, -0.4 / size[1])
+            axis.xaxis.set_label_coords(0.5, -0.33 / size[1])
         yield list(axes.flat[:panels])
 
 

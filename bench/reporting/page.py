@@ -66,7 +66,7 @@ PICTURE_BUDGET = 8_000_000
 _LARGEST = 128  # pixels of the longer side of a sample: the page shows them no larger
 # How samples are written: the first that fits the budget is taken, the last in any case.
 _LADDER: tuple[tuple[str, int, dict[str, Any]], ...] = (
-    ("WebP without loss", MOST_TILES, {"lossless": True, "method": 0}),
+    ("WebP without loss", MOST_TILES, {}),
     ("WebP of quality 92", MOST_TILES, {"quality": 92}),
     ("WebP of quality 80", MOST_TILES, {"quality": 80}),
     ("WebP of quality 60", 8, {"quality": 60}),
@@ -258,8 +258,9 @@ def small_copy(drawn: Path, path: Path) -> Path:
     """Write a drawn figure again in 256 colours, a third of its size; return its path."""
     from PIL import Image
 
+    small = Image.fromarray(decode(drawn.read_bytes()).pixels).quantize(256, Image.Quantize.MAXCOVERAGE)
     with atomic_path(path) as temporary:
-        Image.fromarray(decode(drawn.read_bytes()).pixels).quantize(256).save(temporary, format="PNG")
+        small.save(temporary, format="PNG")
     return path
 
 
@@ -299,14 +300,15 @@ def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
     made = [Image.fromarray(image) for image in images]
     for image in made:
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    return _webp(np.concatenate([np.asarray(image) for image in made], axis=1), settings)
+    return _inline(np.concatenate([np.asarray(image) for image in made], axis=1), **settings)
 
 
-def _webp(pixels: np.ndarray, settings: Mapping[str, Any]) -> str:
+def _inline(pixels: np.ndarray, **settings: Any) -> str:
+    """Return a picture [H,W,3] uint8 as a data URI of WebP, without loss unless settings say otherwise."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="WEBP", **settings)
+    Image.fromarray(pixels).save(file, format="WEBP", **settings or {"lossless": True, "method": 0})
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -326,8 +328,8 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
         "grid": asdict(main_grid(table)),
         "said": ablation_sentences(table),
         "figures": [
-            {"about": what, "source": _webp(p, {"quality": 85} if what == SAMPLES else _LADDER[0][2])}
-            for what, p in drawn.items()
+            {"about": what, "source": _inline(pixels, **({"quality": 85} if what == SAMPLES else {}))}
+            for what, pixels in drawn.items()
         ],
         "left_out": pictures.left_out,
         "files": [
