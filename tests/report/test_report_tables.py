@@ -275,7 +275,7 @@ def test_decimals_follow_the_interval(values: list[float | None], widths: list[f
 
 def test_texts_of_numbers() -> None:
     assert [number(x, 2) for x in (-0.0001, -0.51, None)] == ["0.00", "-0.51", "–"]
-    assert [count(x) for x in (1_234_567, 1_000, 12, None)] == ["1.23 M", "1.00 k", "12", "–"]
+    assert [count(x) for x in (1_234_567, 1_000, 12, None)] == ["1.23 M", "1 k", "12", "–"]
     ends = [interval_text(0.5, 0.46, 0.53, 2, style) for style in ("brackets", "±", "none")]
     assert ends == ["[0.46, 0.53]", "± 0.04", ""]
     assert label("bps (prior=none)", "", "LEAK: 1 item") == "bps (prior=none, LEAK: 1 item)"
