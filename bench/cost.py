@@ -49,11 +49,23 @@ def count_parameters(denoiser: torch.nn.Module) -> tuple[int, int]:
 def operations(call: Callable[[], Any]) -> int:
     """Return the floating-point operations of a call, two a multiply-accumulate.
 
-    Matrix products, convolutions and attention are counted (torch's FlopCounterMode).
+    Matrix products, convolutions and attention are counted (torch's FlopCounterMode). That of older torch
+    passes over attention on a CPU.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    import torch
+    from torch.utils import flop_counter
 
-    with FlopCounterMode(display=False) as counter:
+    aten = torch.ops.aten
+    counts = (  # an operator, its formula, and of how many shapes that is
+        (aten._scaled_dot_product_flash_attention_for_cpu, flop_counter.sdpa_flop_count, 3),
+        (aten._scaled_dot_product_flash_attention_for_cpu_backward, flop_counter.sdpa_backward_flop_count, 4),
+    )
+    missing = {
+        operator: lambda *shapes, count=count, n=n, **_: count(*shapes[:n])
+        for operator, count, n in counts
+        if operator not in flop_counter.flop_registry
+    }
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=missing) as counter:
         call()
     return int(counter.get_total_flops())
 

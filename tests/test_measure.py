@@ -24,6 +24,7 @@ from bench.cost import (
     add_timing,
     count_parameters,
     load_timings,
+    operations,
     peak_memory,
     reset_peak_memory,
 )
@@ -177,3 +178,12 @@ def test_what_was_freed_is_no_part_of_a_peak() -> None:
     reset_peak_memory("cpu")
     assert peak_memory("cpu") < whole - 2**28, "480 MB were given back"
     assert last.all()
+
+
+def test_attention_is_counted_forward_and_back_whatever_the_version_of_torch() -> None:
+    """Two products of 16 x 16 x 8 in each of two heads, two operations each; backward makes five products."""
+    q = torch.ones(1, 2, 16, 8, requires_grad=True)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    product = 2 * 2 * 16 * 16 * 8
+    assert operations(lambda: attention(q, q, q)) == 2 * product
+    assert operations(lambda: attention(q, q, q).sum().backward()) == 7 * product
