@@ -19,8 +19,8 @@ from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base.load import Base
+    from bench.base.weights import Source
     from bench.types import Task
-    from bench.weights import Source
 
 EXCHANGE = Exchange(
     parts=("controlnet",),

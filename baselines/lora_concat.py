@@ -16,8 +16,8 @@ from bench.types import BenchError, Exchange
 
 if TYPE_CHECKING:
     from bench.base.load import Base
+    from bench.base.weights import Source
     from bench.types import Task
-    from bench.weights import Source
 
 FACTORS, INPUT = "pytorch_lora_weights.safetensors", "conv_in.safetensors"
 _LOADED = """\

@@ -18,8 +18,8 @@ from annotated_types import Ge, Le
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
 if TYPE_CHECKING:
+    from bench.base.weights import Weights
     from bench.data.splits import Splits
-    from bench.weights import Weights
 
 METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new numbers never share a table
 RESULTS = Path("results/runs")
@@ -182,7 +182,7 @@ _DEFAULTS = RunConfig()
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Return the configuration with these JSON values; BenchError for a name or value that cannot be."""
-    from bench.strict import validated
+    from bench.files.strict import validated
 
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     remedy = "See `bench run -h`."

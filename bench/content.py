@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.strict import check_name, parse_json, validated
+from bench.files.strict import check_name, parse_json, validated
 from bench.types import BenchError
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
@@ -194,8 +194,8 @@ def read_json(
 ) -> Any:
     """Read a JSON file strictly; BenchError if it is missing, too large, not JSON or of another type.
 
-    of: the type of its value, a dataclass or alias of `bench.strict`, None for any JSON. remedy: what to
-    do about a bad file. loose: a file of another program, which may hold infinities and line ends.
+    of: the type of its value, a dataclass or alias of `bench.files.strict`, None for any JSON. remedy: what
+    to do about a bad file. loose: a file of another program, which may hold infinities and line ends.
     """
     raw = read_small(path, most_bytes=most_bytes, remedy=remedy)
     value = parse_json(raw, path, remedy=remedy, loose=loose)

@@ -11,15 +11,15 @@ from bench import registry
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
+from bench.base.weights import Weights, shown
 from bench.content import atomic_write, read_json, write_json, written_by_libraries
-from bench.locks import Lock
+from bench.files.locks import Lock
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.card import LICENCE_FILE, About, model_card
 from bench.running import LOCK
 from bench.training.checkpoint import Trainable
 from bench.training.weights import ADAPTER, load_weights
 from bench.types import BenchError, Exchange, Task
-from bench.weights import Weights, shown
 
 CARD = "README.md"
 _FLAGS = ("learning_rate", "weights", "no_train", "condition_channels", "invert_condition")

@@ -38,6 +38,8 @@ from bench.content import (
     unwritable,
     write_npz,
 )
+from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures
+from bench.files.strict import Code, FromFile, Name, Text, check_name, parse_json, validated
 from bench.record import (
     ITEMS_FILE,
     RECORD_FILE,
@@ -48,8 +50,6 @@ from bench.record import (
     load_record,
     record_of,
 )
-from bench.strict import Code, FromFile, Name, Text, check_name, parse_json, validated
-from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures
 from bench.types import BenchError
 
 LINES, ARRAYS = ".jsonl.gz", ".npz"
@@ -246,7 +246,7 @@ class Pack:
         return found
 
     def strips(self, line: Line) -> dict[str, np.ndarray] | None:
-        """Return the tiles of a line as `bench.tiles.read_tiles` does."""
+        """Return the tiles of a line as `bench.data.picture.read_tiles` does."""
         if line.tiles is None:
             return None
         sides = {side: self._array(line.tiles[side], np.uint8) for side in SIDES}

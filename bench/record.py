@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from bench.child import PROGRAM
 from bench.content import digest_json, read_json, sha256_file, write_json
-from bench.strict import (
+from bench.files.strict import (
     LARGEST,
     Amount,
     Count,

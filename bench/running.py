@@ -18,6 +18,7 @@ from bench import record as records
 from bench import registry
 from bench.base.load import Base, load_base
 from bench.base.snapshot import find_snapshot
+from bench.base.weights import described, load_into, open_source, shown
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
 from bench.content import Cache, atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.cost import (
@@ -30,10 +31,12 @@ from bench.cost import (
 )
 from bench.data.latents import Prepared, prepare
 from bench.data.leaks import load_seen
+from bench.data.picture import MOST_TILES, TILES_FILE, write_tiles
 from bench.data.sides import check_sides, known_leaks
 from bench.data.splits import Splits
+from bench.files.locks import Lock, patient
+from bench.files.strict import Text
 from bench.judges import judge_card, load_judge
-from bench.locks import Lock, patient
 from bench.randomness import derangement, generator, pick_items
 from bench.registry import FLOOR
 from bench.sampling import (
@@ -46,9 +49,7 @@ from bench.sampling import (
     to_bytes,
 )
 from bench.scoring import Evaluator, Scores, items_json
-from bench.strict import Text
 from bench.suites import changes, resolve
-from bench.tiles import MOST_TILES, TILES_FILE, write_tiles
 from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution, check_execution
 from bench.training.loop import CHECKPOINT, NOTHING, TrainResult, train
@@ -65,7 +66,6 @@ from bench.training.weights import (
     trained,
 )
 from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal
-from bench.weights import described, load_into, open_source, shown
 
 LOCK = "work/lock"
 _SAMPLED = "work/sample.json"

@@ -14,7 +14,7 @@ from bench.base.load import Base
 from bench.config import RunSpec, Sampler
 from bench.content import atomic_write, inside
 from bench.data.latents import Prepared
-from bench.picture import read_exact
+from bench.data.picture import read_exact
 from bench.randomness import initial_noise
 from bench.training.engine import autocast
 from bench.training.processes import join

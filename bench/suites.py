@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
+from bench.base.weights import Weights
 from bench.config import Budget, RunConfig, RunSpec, Sampler, Suite, Training
 from bench.training.processes import find_device
 from bench.types import BenchError, Dataset, Method, Task, unknown
-from bench.weights import Weights
 
 if TYPE_CHECKING:
     from bench.data.splits import Splits

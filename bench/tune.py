@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 
 from bench.config import RunConfig
 from bench.content import atomic_write, read_json, write_json
+from bench.files.strict import Count, Flag, Number, Text
 from bench.grid import Outcome, run_grid
 from bench.record import made_on
 from bench.registry import FLOOR
-from bench.strict import Count, Flag, Number, Text
 from bench.types import BenchError, Hooks
 
 CRITERION = "cosine"  # to the target, in the judge's features: paired, and not about style alone

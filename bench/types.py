@@ -238,7 +238,7 @@ class Method(Protocol):
     has a method `layer_weights() -> {slot: (at the start, now)}`; the run keeps those that moved.
 
     A method whose weights can come from outside, and be exported, has `exchange` (an Exchange) and two
-    methods. `load(denoiser, source)` puts the weights of a bench.weights.Source into a built denoiser
+    methods. `load(denoiser, source)` puts the weights of a bench.base.weights.Source into a built denoiser
     and returns what a record should say of them (name -> text); BenchError where they do not fit.
     `save(denoiser, folder)` writes the denoiser's trained weights as diffusers loads them.
     """

@@ -1,7 +1,7 @@
 """Compare two methods on sketches from Python: about two minutes on a laptop."""
 
 import bench
-from bench.terminal import say
+from bench.cli.terminal import say
 
 for method in ("bps", "text-only"):
     bench.run(method=method, task="sketch", budget="quick", results="runs")

@@ -13,8 +13,8 @@ from diffusers import (
 
 from bench import registry
 from bench.base.load import Base
+from bench.base.weights import Source, Weights, open_source
 from bench.training.checkpoint import Trainable
-from bench.weights import Source, Weights, open_source
 
 TASK = registry.load("task", "sketch")
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
-from bench import content, locks
+from bench import content
 from bench.content import (
     Cache,
     atomic_path,
@@ -40,7 +40,8 @@ from bench.content import (
     write_npz,
     written_by_libraries,
 )
-from bench.locks import Lock
+from bench.files import locks
+from bench.files.locks import Lock
 from bench.training.checkpoint import save_checkpoint
 from bench.types import BenchError
 

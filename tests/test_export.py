@@ -23,6 +23,7 @@ import cli
 from baselines.inputs import embedding_widths
 from bench import registry
 from bench.base.random import write_random_base
+from bench.base.weights import Weights, open_source
 from bench.config import RunConfig
 from bench.content import sha256_file
 from bench.record import load_record, write_record
@@ -30,7 +31,6 @@ from bench.reporting.card import About, model_card
 from bench.reporting.words import command_line
 from bench.training.checkpoint import Trainable
 from bench.training.weights import save_weights
-from bench.weights import Weights, open_source
 from bps import BPSAdapter, StableDiffusionBPSPipeline
 from tests.loading import moved
 

@@ -427,9 +427,9 @@ def _coco(table: _Table) -> None:
 
 def _pictures(table: _Table) -> None:
     from bench.data.folder import manifest_of, read_folders
+    from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
     from bench.sampling import load_images, mosaic
     from bench.study.page import read_samples
-    from bench.tiles import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
 
     sample = {"a.png": _png(PIXELS), "b.png": _png(PIXELS)}
     table.add("samples", sample, PNG, lambda f: load_images(f, ["a", "b"]), more=PICTURES)
@@ -452,9 +452,9 @@ def _weights(table: _Table) -> None:
     import torch
     from safetensors.torch import save
 
+    from bench.base.weights import Source
     from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
     from bench.training.weights import load_weights
-    from bench.weights import Source
 
     layer = torch.nn.Linear(3, 2)
     state = {name: tensor.detach() for name, tensor in layer.state_dict().items()}

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import content, locks
+from bench import content
 from bench.config import RunConfig
 from bench.content import read_json, sha256_file, write_json
 from bench.cost import Ledger
+from bench.files import locks
+from bench.files.locks import Lock
 from bench.grid import run_grid
-from bench.locks import Lock
 from bench.record import load_record
 from bench.reporting.tables import record_text
 from bench.running import Run

@@ -12,8 +12,8 @@ import pytest
 
 from bench.content import read_json, write_json
 from bench.cost import load_timings
+from bench.files.strict import DEEPEST, check_name, check_word
 from bench.record import load_items, load_record
-from bench.strict import DEEPEST, check_name, check_word
 from bench.training.loop import TrainResult
 from bench.types import BenchError
 from tests.test_record import example, leaks

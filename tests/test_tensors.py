@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bench.base.weights import not_finite, open_tensors, read_tensors
 from bench.types import BenchError
-from bench.weights import not_finite, open_tensors, read_tensors
 
 
 def held_by_itself() -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from bench.base.load import load_base
 from bench.cli.options import guarded, parse_options
+from bench.cli.terminal import say, substitute_what_it_lacks, visible
 from bench.config import Sampler
 from bench.content import CACHE_VARIABLE, Cache
 from bench.packed import kept_records
 from bench.record import record_values
 from bench.sampling import check_steps
-from bench.terminal import say, substitute_what_it_lacks, visible
 from bench.training.processes import launched, speaks
 from bench.types import BenchError, lacks_memory, raise_of_machine
 from tests.command_line import bench

@@ -23,11 +23,11 @@ from torch.nn.functional import pixel_unshuffle
 
 from bench import registry
 from bench.base.load import Base
+from bench.base.weights import Source, Weights, load_into, open_source, shown
 from bench.content import sha256_file
 from bench.data.openmoji import OpenMoji64
 from bench.training.checkpoint import Trainable
 from bench.types import BenchError
-from bench.weights import Source, Weights, load_into, open_source, shown
 from bps import BPSAdapter, SteeredUNet
 from tests.loading import TASK, Evil, built, eps, inputs, load, other_base, saved, source
 

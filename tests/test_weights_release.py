@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from bench import registry
 from bench.base.load import Base
+from bench.base.weights import load_into
 from bench.types import BenchError
-from bench.weights import load_into
 from bps.release import ADAPTER, UNET, split_release_checkpoint
 from tests.loading import Evil, built, load, other_base, source
 

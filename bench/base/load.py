@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base.snapshot import WEIGHTED, Snapshot, downscale_of, find_snapshot
+from bench.base.weights import not_finite
 from bench.types import BenchError, raise_of_machine, unknown
-from bench.weights import not_finite
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
 from bench.types import BenchError, unknown
-from bench.weights import open_tensors
 
 INDEX = "model_index.json"
 MANIFEST = "manifest.json"  # digests of files, a licence: beside the parts

@@ -7,9 +7,8 @@ import typer
 from bench import child
 from bench.cli import compare, data, plan, report, run
 from bench.cli.options import Shell, guarded
-from bench.cli.results import results_app
 from bench.cli.study import study_app
-from bench.terminal import say, substitute_what_it_lacks
+from bench.cli.terminal import say, substitute_what_it_lacks
 
 app = Shell(
     help="Compare ways of adding an image condition to a text-to-image diffusion model.",
@@ -63,4 +62,4 @@ for _panel, _name, _command in _COMMANDS:
 app.add_typer(study_app, name="study", rich_help_panel=_LOOK)
 app.add_typer(data.data_app, name="data", rich_help_panel=_EXCHANGE)
 app.add_typer(data.base_app, name="base", rich_help_panel=_EXCHANGE)
-app.add_typer(results_app, name="results", rich_help_panel=_EXCHANGE)
+app.add_typer(report.results_app, name="results", rich_help_panel=_EXCHANGE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from bench.cli.options import AsJson, Asked, configured, guarded, split
-from bench.terminal import say, to_json
+from bench.cli.terminal import say, to_json
 
 if TYPE_CHECKING:
     from bench.scoring import Comparison

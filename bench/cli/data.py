@@ -14,9 +14,9 @@ import typer
 
 from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, split
 from bench.cli.report import RunPlace, run_folder
+from bench.cli.terminal import aside, say, to_json
 from bench.config import SIDES
 from bench.data.coco.recipe import TASKS, Recipe
-from bench.terminal import aside, say, to_json
 from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:

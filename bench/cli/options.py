@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from bench.cli.terminal import aside, say
 from bench.config import EXECUTION, RunConfig, flag, make_config
-from bench.terminal import aside, say
 from bench.types import BenchError, Stopped, lacks_memory, unknown
 
 LISTS = ("method", "task", "seed")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.options import AsJson, Asked, configured, guarded
+from bench.cli.terminal import aside, say, to_json
 from bench.config import OUTSIDE
-from bench.terminal import aside, say, to_json
 
 if TYPE_CHECKING:
     from bench.cost import Timings

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from bench.terminal import visible
+from bench.cli.terminal import visible
 from bench.training.processes import speaks
 from bench.types import Hooks
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import AsJson, guarded, outline, split
+from bench.cli.options import AsJson, Shell, guarded, outline, split
+from bench.cli.terminal import say, to_json
 from bench.config import RESULTS
-from bench.terminal import say, to_json
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
@@ -175,3 +175,31 @@ def _method(name: str) -> dict[str, Any]:
         },
         "cannot do": {n: reason for n, task in tasks.items() if (reason := refusal(method, task))},
     }
+
+
+results_app = Shell(help="Pack run folders as data, and unpack them.", no_args_is_help=True)
+
+
+@results_app.command("pack")
+@guarded
+def pack(
+    folder: Annotated[Path, typer.Argument(help="Folder of run folders.")],
+    out: Annotated[Path, typer.Argument(help="Name of the pack: OUT.jsonl.gz and OUT.npz.")],
+) -> None:
+    """Write records, scores of items and tiles of each variant's first seed as two files."""
+    from bench.packed import pack_runs
+
+    for path in pack_runs(folder, out):
+        say(path)
+
+
+@results_app.command("unpack")
+@guarded
+def unpack(
+    pack: Annotated[Path, typer.Argument(help="Name of the pack, with or without .jsonl.gz.")],
+    folder: Annotated[Path, typer.Argument(help="Where the run folders go.")],
+) -> None:
+    """Write the runs of a pack as run folders, byte for byte, after checking their digests."""
+    from bench.packed import unpack_runs
+
+    say(f"{len(unpack_runs(pack, folder))} runs in {folder}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import AsJson, Shell, guarded
-from bench.terminal import aside, say, to_json
+from bench.cli.terminal import aside, say, to_json
 
 study_app = Shell(
     help="A blind user study: an offline page of pairs, and the scores of its answers.",

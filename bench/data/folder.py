@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.content import digest_arrays, digest_json
+from bench.data.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
 from bench.judges import Judge
 from bench.metrics.intervals import FEW_ITEMS
 from bench.metrics.paired import pixel_error
-from bench.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
 from bench.types import BenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -83,7 +83,7 @@ class Reading:
     """A folder on its way through the judges: what one pass over it tells.
 
     digests: SHA-256 of each file. contents: of each file's pixels. sizes: how many images have each
-    (height, width); notes: how many have each note of `bench.picture`.
+    (height, width); notes: how many have each note of `bench.data.picture`.
     """
 
     def __init__(

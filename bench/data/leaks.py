@@ -52,7 +52,7 @@ from bench.content import (
 )
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
-from bench.strict import validated
+from bench.files.strict import validated
 from bench.types import BenchError, Dataset, Example
 
 LIMITS: Mapping[str, float] = {"image": 0.97, "sketch": 0.95}

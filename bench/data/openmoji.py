@@ -16,7 +16,7 @@ from pydantic import StringConstraints
 
 from bench.content import digest_arrays, digest_json, read_json, read_npz
 from bench.data.splits import Splits, load_splits
-from bench.strict import Code, FromFile, Text, validated
+from bench.files.strict import Code, FromFile, Text, validated
 from bench.types import BenchError, Example
 
 NAME = "openmoji64"

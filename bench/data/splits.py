@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from bench.content import digest_arrays, digest_json, read_json
-from bench.strict import Name, Text
+from bench.files.strict import Name, Text
 from bench.types import BenchError, Example
 
 SIDES = ("train", "val", "test")

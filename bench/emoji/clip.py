@@ -25,6 +25,7 @@ import numpy as np
 import typer
 
 from bench.base.random import train_tokenizer
+from bench.cli.terminal import say
 from bench.content import Cache, atomic_write, digest_arrays, read_json, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.emoji.icons import collection, may_mirror
@@ -32,7 +33,6 @@ from bench.emoji.training import run, train
 from bench.judges import judge_card, load_judge
 from bench.judges.clip import EMOJI_CLIP, EMOJI_CLIP_FILES, bare_caption, preprocess_images
 from bench.judges.vision import efficientnet_state
-from bench.terminal import say
 from bench.training.checkpoint import Trainable
 
 if TYPE_CHECKING:

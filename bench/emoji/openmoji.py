@@ -26,10 +26,10 @@ import numpy as np
 import typer
 from scipy import ndimage
 
+from bench.cli.terminal import say
 from bench.content import digest_arrays, read_json, sha256_file, write_json, write_npz
 from bench.emoji.splits import make_splits
 from bench.emoji.training import run
-from bench.terminal import say
 from bench.types import BenchError
 
 NAME = "openmoji64"

@@ -19,12 +19,12 @@ import typer
 
 from bench.base.random import shape_of, train_tokenizer, write_base
 from bench.base.snapshot import MANIFEST, WEIGHTED, find_snapshot
+from bench.cli.terminal import say
 from bench.content import digest_arrays, sha256_file, write_json
 from bench.data.leaks import write_seen
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.emoji.icons import FAMILIES, collection
 from bench.emoji.training import run, train
-from bench.terminal import say
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bench.terminal import aside, say
+from bench.cli.terminal import aside, say
 from bench.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from bench.types import BenchError
 

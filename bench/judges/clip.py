@@ -12,8 +12,8 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.content import digest_json, read_json, sha256_file
+from bench.files.strict import Count, Name, Text
 from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
-from bench.strict import Count, Name, Text
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:

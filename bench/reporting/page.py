@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import atomic_path
-from bench.picture import decode
+from bench.data.picture import MOST_TILES, decode
 from bench.record import RunRecord, device_words
 from bench.reporting.ablations import AblationTable, ablation_sentences, ablation_summary
 from bench.reporting.compare import Comparison
@@ -56,7 +56,6 @@ from bench.reporting.words import (
     plain_name,
     titled,
 )
-from bench.tiles import MOST_TILES
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from bench import registry
 from bench.ablations import ABLATIONS
 from bench.config import RunConfig, option_text
+from bench.files.strict import validated
 from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
 from bench.metrics.lines import CHAMFER, LINE_F1
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, COLOUR_ERROR, MIOU
 from bench.record import LeakCheck, MetricValue, Outside, RunRecord, made_on
-from bench.strict import validated
 from bench.types import MetricSpec, unknown
 
 MISSING = "–"

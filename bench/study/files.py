@@ -12,7 +12,7 @@ from annotated_types import Le, MaxLen, MinLen
 from pydantic import StringConstraints
 
 from bench.content import read_json, write_json
-from bench.strict import Amount, Code, Count, Flag, FromFile, Text, Whole, Word, shown, validated
+from bench.files.strict import Amount, Code, Count, Flag, FromFile, Text, Whole, Word, shown, validated
 from bench.types import BenchError
 
 VERSION = 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import registry
 from bench.content import atomic_write, digest_json
-from bench.picture import read_exact
+from bench.data.picture import read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.words import label, variant_details

@@ -16,8 +16,8 @@ from bench.base.load import Base
 from bench.config import RunSpec, Training
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
+from bench.files.strict import Amount, Code, Count, FromFile, Number, Word
 from bench.randomness import generator
-from bench.strict import Amount, Code, Count, FromFile, Number, Word
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.training.engine import Engine, Execution, rebuilt
 from bench.training.processes import gathered, join

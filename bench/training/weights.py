@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.ablations import ABLATIONS_FOLDER
+from bench.base.weights import read_tensors
 from bench.content import atomic_write, read_json, sha256_file, write_json
-from bench.strict import Text
+from bench.files.strict import Text
 from bench.training.checkpoint import Trainable
 from bench.training.loop import TrainResult
 from bench.types import BenchError, raise_of_machine
-from bench.weights import read_tensors
 
 ADAPTER = "work/adapter.safetensors"
 BEGUN, TRAINED = "work/run.json", "work/train.json"

@@ -26,7 +26,7 @@ from bench.data.coco.prepare import estimate_bytes, prepare_coco17
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.leaks import verify
-from bench.locks import Lock
+from bench.files.locks import Lock
 from bench.types import BenchError, Hooks, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
-from bench import locks, registry
+from bench import registry
 from bench.base.load import Base, load_base
 from bench.base.random import write_random_base
 from bench.config import RunConfig, Training
@@ -34,6 +34,7 @@ from bench.data.latents import (
     prepare,
 )
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.files import locks
 from bench.sampling import sample_images
 from bench.suites import MICRO
 from bench.training.loop import draw_batch

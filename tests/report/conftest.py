@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.content import write_json
+from bench.data.picture import TILES_FILE, write_tiles
 from bench.packed import Run
 from bench.record import (
     ITEMS_FILE,
@@ -31,7 +32,6 @@ from bench.record import (
     write_record,
 )
 from bench.reporting import load_run, make_report
-from bench.tiles import TILES_FILE, write_tiles
 
 JUDGE = "EfficientNet-Lite0"
 IDS = tuple(f"{i:04X}" for i in range(40))

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import registry
+from bench.data.picture import TILES_FILE, write_tiles
 from bench.reporting import Run, build_table, load_runs, make_report
 from bench.reporting.figures import (
     Mark,
@@ -25,7 +26,6 @@ from bench.reporting.figures import (
     running_mean,
 )
 from bench.reporting.pictures import draw_table, gallery
-from bench.tiles import TILES_FILE, write_tiles
 from bench.types import BenchError
 
 Writer = Callable[..., Run]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bench.content import read_npz, sha256_file, write_npz
+from bench.data.picture import MOST_TILES, TILES_FILE, read_tiles, tile_pictures, write_tiles
 from bench.packed import Pack, kept_record, kept_records, kept_runs, load_run, pack_runs, unpack_runs
 from bench.record import find_records, load_record
 from bench.reporting import make_report
-from bench.tiles import MOST_TILES, TILES_FILE, read_tiles, tile_pictures, write_tiles
 from bench.types import BenchError
 from tests.command_line import bench as command
 

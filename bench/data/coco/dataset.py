@@ -17,9 +17,9 @@ from bench.data.coco.official import Category
 from bench.data.coco.recipe import Recipe
 from bench.data.leaks import BITS, Fingerprints, codes_of
 from bench.data.likeness import GRID, shrink
+from bench.data.picture import read_exact
 from bench.data.splits import Splits, item_digest, side_digest
-from bench.picture import read_exact
-from bench.strict import FromFile, Text, Whole, check_name, validated
+from bench.files.strict import FromFile, Text, Whole, check_name, validated
 from bench.types import BenchError, Example
 
 VARIABLE = "BENCH_COCO17"

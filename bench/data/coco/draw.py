@@ -17,8 +17,8 @@ from bench.content import digest_json, sha256_bytes
 from bench.data.coco.official import Category, Picture
 from bench.data.coco.recipe import CELLS, TASKS, Recipe
 from bench.data.coco.sketches import Sketcher, canny_lines, describe_sketch
+from bench.data.picture import PictureError, decode, picture_bytes
 from bench.metrics.regions import coarse_colours
-from bench.picture import PictureError, decode, picture_bytes
 from bench.types import BenchError, Example
 
 VERSION = 1  # raise it when the same options give other items

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from bench.content import sha256_file
 from bench.data.coco import SETS
 from bench.data.leaks import how_many, some
-from bench.strict import FromFile, Name, Text, Whole, validated
+from bench.files.strict import FromFile, Name, Text, Whole, validated
 from bench.types import BenchError
 
 CAPTIONS, INSTANCES, PANOPTIC = "captions", "instances", "panoptic"

@@ -44,7 +44,7 @@ from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import describe_sketch, load_sketcher
 from bench.data.latents import size_words
 from bench.data.leaks import Finding, compare, how_many
-from bench.locks import Lock
+from bench.files.locks import Lock
 from bench.types import BenchError, Example, Hooks
 
 BEGUN = "begun.json"

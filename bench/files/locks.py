@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.content import remove_unfinished, unwritable
-from bench.strict import parse_json
+from bench.files.strict import parse_json
 from bench.types import BenchError, Stopped
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
