@@ -15,8 +15,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
 )
 from torch import Tensor
 
+from bench.types import unknown
 from bps.adapter import BPSAdapter
-from bps.errors import unknown
 from bps.steering import check_fit, steered
 
 _PIL_BANDS = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4}
@@ -174,4 +174,4 @@ def _check_options(options: dict[str, Any]) -> None:
     allowed = [name for name in known if name not in ("self", "kwargs")]
     for name in options:
         if name not in allowed:
-            raise unknown("option", name, allowed=allowed)
+            raise unknown("option", name, allowed)

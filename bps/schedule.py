@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bps.errors import unknown
+from bench.types import unknown
 from bps.sites import MIDDLE_SLOT
 
 ENTRIES = 13
@@ -36,7 +36,7 @@ def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
     """
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
-            raise unknown("schedule", schedule, allowed=SCHEDULES)
+            raise unknown("schedule", schedule, SCHEDULES)
         return SCHEDULES[schedule]
     try:
         weights = tuple(float(weight) for weight in schedule)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from bps.errors import unknown
+from bench.types import unknown
 
 LEVELS = 4
 RESNETS_PER_LEVEL = 2
@@ -44,9 +44,9 @@ def live_slots(
     chosen = (sites,) if isinstance(sites, str) else tuple(sites)
     for site in chosen:
         if not isinstance(site, str) or site not in SLOTS_BY_SITE:
-            raise unknown("site", site, allowed=SITES)
+            raise unknown("site", site, SITES)
     if modules not in MODULES:
-        raise unknown("modules", modules, allowed=MODULES)
+        raise unknown("modules", modules, MODULES)
     bare = frozenset(slots_without_attention) if modules == "attentions" else frozenset()
     slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]} - bare
     if not slots:
@@ -60,7 +60,7 @@ def live_slots(
 def injection_sites(unet: UNet2DConditionModel, *, modules: str = "both") -> dict[int, tuple[nn.Module, ...]]:
     """Map each slot to the UNet modules behind which its residual is added; may be empty ones."""
     if modules not in MODULES:
-        raise unknown("modules", modules, allowed=MODULES)
+        raise unknown("modules", modules, MODULES)
     sites = {}
     for level, block in enumerate(unet.down_blocks):
         for entry in range(RESNETS_PER_LEVEL):
