@@ -185,7 +185,7 @@ def test_sites_and_modules_leave_nothing_idle(make_unet):
     [
         ({"sites": ("encodr",)}, r"unknown site 'encodr'. Did you mean 'encoder'\?"),
         ({"sites": ()}, "leave no place"),
-        ({"modules": "resnet"}, r"Did you mean 'resnets'\? Allowed: both, resnets, attentions"),
+        ({"modules": "resnet"}, r"Did you mean 'resnets'\? Allowed: attentions, both, resnets"),
         ({"schedule": "flat"}, "unknown schedule 'flat'"),
         ({"schedule": "learned", "sites": ("decoder",)}, "nothing to learn"),
         ({"condition_channels": 0}, "condition_channels 0"),

@@ -49,7 +49,7 @@ def test_a_wrong_list_is_refused(bad):
 def test_an_unknown_name_is_refused_with_a_hint():
     with pytest.raises(ValueError, match=r"'hed_heavy'. Did you mean 'head_heavy'\? Allowed: .*"):
         layer_weights("hed_heavy")
-    with pytest.raises(ValueError, match="Allowed: head_heavy, uniform, foot_heavy, learned"):
+    with pytest.raises(ValueError, match="Allowed: foot_heavy, head_heavy, learned, uniform"):
         layer_weights("zzz")
 
 
