@@ -11,6 +11,7 @@ from bench.packed import Run, load_run
 from bench.reporting.ablations import AblationTable, build_ablations, in_ablations
 from bench.reporting.compare import Comparison, build_comparison, findings
 from bench.reporting.differences import Difference, paired_differences, verdict
+from bench.reporting.figures import together
 from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
 from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
 from bench.reporting.pictures import draw_ablation, draw_table
@@ -105,12 +106,13 @@ def make_report(
     steps = len(tables) + 2
     hooks.stage("report", steps)
     sections: list[Section] = []
-    for name, table in tables.items():
-        hooks.tick(len(sections), steps, name)
-        suite = next(suite for suite in suites if suite.name == table.suite)
-        sections.append(_section(out, name, table, suite))
-    hooks.tick(len(tables), steps, "ablations")
-    parts = _ablations(ablations, out)
+    with together():
+        for name, table in tables.items():
+            hooks.tick(len(sections), steps, name)
+            suite = next(suite for suite in suites if suite.name == table.suite)
+            sections.append(_section(out, name, table, suite))
+        parts = _ablations(ablations, out)
+        hooks.tick(len(tables), steps, "figures")
     pages = Pages(sections=sections, suites=suites, ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
     texts: dict[str, str] = {}

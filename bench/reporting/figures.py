@@ -12,9 +12,10 @@ import shutil
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from contextvars import ContextVar
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]
+Draw = Callable[..., Path]
+_PUT_OFF: ContextVar[list[Callable[[], Path]] | None] = ContextVar("figures to draw later", default=None)
+_WORTH = 8  # figures that are drawn faster by several processes than those start
 INK, SOFT, GRID, FRAME = "#222222", "#666666", "#e3e3e3", 205
 # Okabe and Ito 2008: told apart by readers with any common colour vision; the marker says it again.
 _METHODS = {
@@ -139,6 +143,36 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
     return drawn
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Put the block's figures off to its end, and draw them then by as many processes as there are cores."""
+    from joblib import Parallel, cpu_count, delayed
+
+    figures: list[Callable[[], Path]] = []
+    token = _PUT_OFF.set(figures)
+    try:
+        yield
+    finally:
+        _PUT_OFF.reset(token)
+    jobs = cpu_count() if len(figures) >= _WORTH else 1
+    Parallel(n_jobs=jobs)(delayed(figure)() for figure in figures)
+
+
+def _put_off(draw: Draw) -> Draw:
+    """Let a figure wait where `together` asks for it; the path that it will have is known before."""
+
+    @wraps(draw)
+    def figure(shown: Any, path: Path, **more: Any) -> Path:
+        later = _PUT_OFF.get()
+        if later is None:
+            return draw(shown, path, **more)
+        later.append(partial(figure, shown, path, **more))
+        return path
+
+    return figure
+
+
+@_put_off
 def dot_figure(
     panels: Mapping[str, Sequence[Mark]],
     path: Path,
@@ -187,6 +221,7 @@ def _dot(axis: Axes, mark: Mark, place: int) -> None:
     axis.text(mark.value, place - 0.19, mark.text, ha="center", va="bottom", fontsize=7, color=SOFT)
 
 
+@_put_off
 def plane_figure(
     panels: Sequence[Panel], path: Path, *, title: str, across: int = 2, joined: bool = False
 ) -> Path:
@@ -269,6 +304,7 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
         axis.set_xticks(*zip(*panel.ticks, strict=True))
 
 
+@_put_off
 def curve_figure(
     curves: Mapping[str, Curve],
     path: Path,
@@ -319,6 +355,7 @@ def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[s
     }
 
 
+@_put_off
 def gallery_figure(columns: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
     """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path."""
     framed = np.stack(list(columns.values()))
