@@ -7,6 +7,7 @@ which comes first there, may hold another project's `bench/`.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 PROGRAM = Path(__file__).resolve().parent.parent / "cli.py"
 LOCAL = "local"
 LOOK_SECONDS = 0.1
+_AGAIN_SECONDS = 5.0
 _CHILD = "BPS_BENCH_CHILD"
 _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
 
@@ -143,13 +145,15 @@ def on_node(argv: Sequence[str], added: Mapping[str, str], folder: str) -> tuple
             f"node {platform.node()} has no folder {folder}. Share it under the same path on every node; "
             "this program, results, base and data too."
         )
-    process = Process(argv, alone=False, added=added, folder=folder)
+    process, asked = Process(argv, alone=False, added=added, folder=folder), False
     while process.returncode is None:
         try:
             while process.poll() is None:
                 time.sleep(LOOK_SECONDS)
-        except KeyboardInterrupt:  # how Ray cancels
-            process.terminate()
+        except KeyboardInterrupt:  # how Ray cancels, more than once: a second signal would not let it save
+            if not asked:
+                asked = True
+                process.terminate()
     return process.returncode, process.last_line()
 
 
@@ -160,6 +164,7 @@ class Remote:
         """Take the reference of what `on_node` will return."""
         self._task = task
         self._result: tuple[int, str] | None = None
+        self._cancelled = math.inf  # when it was last asked to end, in seconds
 
     def poll(self) -> int | None:
         """Return the exit code, None while it waits or runs; 1 where its node was lost."""
@@ -173,13 +178,16 @@ class Remote:
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 self._result = 1, f"its node was lost or could not begin it: {reason}"
+        elif self._result is None and time.monotonic() > self._cancelled + _AGAIN_SECONDS:
+            self.terminate()
         return None if self._result is None else self._result[0]
 
     def terminate(self) -> None:
         """Ask it to save its work and end; one that waits for room ends at once."""
         import ray
 
-        ray.cancel(self._task)
+        self._cancelled = time.monotonic()
+        ray.cancel(self._task)  # which may be lost: `poll` asks again
 
     def last_line(self) -> str:
         """Return the last line it wrote."""

@@ -323,6 +323,7 @@ def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Settin
     if not parameters:
         return {}
     live.hold(denoiser, *_modules(base))
+    live.add(base.alphas)  # whoever asked for them first
     with live.watching():
         optimiser = _optimiser(parameters, setting)
         decay = setting.training.ema

@@ -147,6 +147,7 @@ def test_what_is_the_suites_own_is_no_change(micro_folder: Path, tmp_path: Path)
         assert training_of(own, **changes) != key, changes
 
 
+@pytest.mark.slow
 def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     micro_folder: Path, results: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +191,7 @@ def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, resul
     assert find_trained(results, key) is None
 
 
+@pytest.mark.slow
 def test_learned_layer_weights_are_kept(micro_folder: Path, tmp_path: Path) -> None:
     learned = made(asked(micro_folder, tmp_path), method="bps-learned")
     learned.all()

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bench import registry
 from bench.config import Budget
 from bench.cost import load_timings
@@ -23,6 +25,7 @@ def test_a_protocol_without_images_by_method_is_what_it_was(micro_folder: Path) 
     assert other.as_dict()["budget"]["images_of"] == {"bps": 8} and other.hash != protocol.hash
 
 
+@pytest.mark.slow
 def test_a_method_trains_on_its_own_number_of_images(micro_folder: Path, tmp_path: Path) -> None:
     budget = Budget(name="timed", train_images=48, eval_items=12, images_of={"bps": 16})
     images = {}

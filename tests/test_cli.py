@@ -182,6 +182,7 @@ def _act(command: list[object], errors: int) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_changed_artifact_is_noticed(finished: Path, tmp_path: Path) -> None:
     assert answer.exit_code == 2 and "SHA-256 differs" in answer.stderr
 
 
+@pytest.mark.slow
 def test_the_stages_one_by_one_equal_the_run(micro_folder: Path, finished: Path, tmp_path: Path) -> None:
     options = [
         "--suite",
@@ -314,6 +316,7 @@ def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
     assert "loss 0.5" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_a_prior_without_pretrained_weights_says_so_and_passes(micro_folder: Path) -> None:
     answer = bench("check", "--suite", "micro", "--base", micro_folder, "--option", "prior=none")
     assert answer.exit_code == 0, answer.output

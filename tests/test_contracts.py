@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,14 @@ from bench.training.loop import training_loss
 from bench.training.weights import load_weights, save_weights
 from bench.types import BenchError
 
+# Every method on sketches and every task with one method; all pairs of the others among the slow tests.
 every_row = pytest.mark.parametrize(
     ("name", "task"),
-    list(itertools.product(sorted(registry.names("method", ["all"])), sorted(registry.rows("task")))),
+    [
+        pytest.param(name, task, marks=[] if task == "sketch" or name == "bps" else [pytest.mark.slow])
+        for name in sorted(registry.names("method", ["all"]))
+        for task in sorted(registry.rows("task"))
+    ],
 )
 
 

@@ -98,6 +98,7 @@ def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path)
     assert files[0] == files[1] and recorded(again).rows == recorded(one).rows
 
 
+@pytest.mark.slow
 def test_threads_and_batches_move_nothing_beyond_the_tolerances(
     one: Any, micro_folder: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_judges_move_no_further_with_threads_and_batches(one: Any) -> None:
         )
 
 
+@pytest.mark.slow
 def test_two_jobs_of_a_grid_give_the_bits_of_one_process(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

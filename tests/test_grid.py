@@ -222,6 +222,7 @@ def outcome_of(rate: float, **what: Any) -> Outcome:
     return Outcome(name="x", config=RunConfig(learning_rate=rate), **what)
 
 
+@pytest.mark.slow
 def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_the_command_measures_methods_one_after_another(tmp_path: Path, asked: l
     assert asked[0][:7] == ["cost", "--rounds", "1", "--train-steps", "1", "--sample-batches", "1"]
 
 
+@pytest.mark.slow
 def test_random_weights_are_measured_and_planned(tmp_path: Path) -> None:
     argv = ("--random", "sd15", "--method", "text-only", "--width", 32, "--size", 64, "--rounds", 1, *FEW)
     done = cost(*argv, "--sample-batch", 2, "--results", tmp_path)

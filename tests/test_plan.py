@@ -167,6 +167,7 @@ def test_live_bytes_follow_storages_not_tensors() -> None:
     assert held.now == parameter_bytes(layer, layer) == 400
 
 
+@pytest.mark.slow
 def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) -> None:
     method, options = find("t2i-adapter")
     task, live = registry.load("task", "sketch"), LiveBytes()

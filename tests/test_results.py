@@ -35,6 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_is_remade_byte_for_byte(published: Path) -> None:
     assert (published / README.name).read_bytes() == README.read_bytes()
 

@@ -90,6 +90,7 @@ def test_lost_costs_are_unknown_and_the_run_ends_as_it_would_have(
     assert {p: p.stat().st_mtime_ns for p in (run / "work/samples").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_costs_are_measured_anew_over_the_pictures_still_to_make(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_costs_are_measured_anew_over_the_pictures_still_to_make(
     assert record.cost.sample_seconds_per_image and record.cost.peak_memory_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_a_training_survives_a_kill_before_its_end(
     micro_folder: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_weight_that_is_missing_is_never_made_up(folder: Path, tmp_path: Path)
             load_base(copy)
 
 
+@pytest.mark.slow
 def test_half_precision_is_of_the_unet_alone_and_stays_near(folder: Path) -> None:
     exact = load_base(folder)
     latents, times = torch.randn(2, 4, 8, 8, generator=torch.manual_seed(0)), torch.tensor([3, 900])

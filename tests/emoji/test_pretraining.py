@@ -103,7 +103,7 @@ def test_a_trained_prior_is_written_as_a_base_with_what_it_has_seen(
     manifest = json.loads((tmp_path / "base/manifest.json").read_text())
     assert manifest["licence"] == "CC BY-SA 4.0" and len(manifest["collection"]["families"]) == 14
     seen = load_seen(base.folder, base=base.digest)
-    assert not isinstance(seen, str) and seen.names == ("noto: a", "flat: b", "noto: c")
+    assert not isinstance(seen, str) and seen.ids == ("noto: a", "flat: b", "noto: c")
 
 
 def test_held_out_drawings_are_never_drawn() -> None:
