@@ -145,6 +145,7 @@ def on_node(argv: Sequence[str], added: Mapping[str, str], folder: str) -> tuple
             f"node {platform.node()} has no folder {folder}. Share it under the same path on every node; "
             "this program, results, base and data too."
         )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what `cmd &` starts in a script ignores it
     process, asked = Process(argv, alone=False, added=added, folder=folder), False
     while process.returncode is None:
         try:

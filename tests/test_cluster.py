@@ -24,13 +24,18 @@ Start = Callable[[Sequence[str]], Remote]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Start runs that take a whole core of a node of two, from a folder of somebody else's `bench`."""
+    """Start runs that take a whole core of a node of two, from a folder of somebody else's `bench`.
+
+    Interrupts are ignored, as in what a script starts with `&`: its children inherit that.
+    """
     folder = foreign(tmp_path_factory.mktemp("elsewhere"))
     (folder / "waits.py").write_text("import time\n\ntime.sleep(600)\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        with placed("local", cpus=1, gpus=0) as found:
-            yield found
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with placed("local", cpus=1, gpus=0) as begin:
+            signal.signal(signal.SIGINT, before)
+            yield begin
     assert not (folder / "ran").exists()
 
 
