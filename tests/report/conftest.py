@@ -24,7 +24,6 @@ from bench.data.picture import TILES_FILE, write_tiles
 from bench.packed import Run
 from bench.record import (
     ITEMS_FILE,
-    Cost,
     MetricValue,
     RunRecord,
     SplitInfo,
@@ -32,8 +31,8 @@ from bench.record import (
     write_record,
 )
 from bench.reporting import load_run, make_report
+from tests.report.small import COST, JUDGE
 
-JUDGE = "EfficientNet-Lite0"
 IDS = tuple(f"{i:04X}" for i in range(40))
 KINDS: Mapping[str, tuple[str, str, str]] = {
     "fd": (JUDGE, "squared feature distance", "lower"),
@@ -47,20 +46,6 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "box_recall": ("none", "fraction", "higher"),
     "colour_error": ("none", "fraction", "lower"),
 }
-COST = Cost(
-    parameters=5_600_000,
-    parameters_trainable=1_234_567,
-    parameters_dead=98_304,
-    macs=512_000_000,
-    macs_guided=900_000_000,
-    macs_encode=0,
-    train_seconds=840.0,
-    train_images=64_000,
-    train_images_per_second=76.19,
-    sample_seconds_per_image=0.25,
-    score_seconds=12.0,
-    peak_memory_bytes=3 * 2**30,
-)
 
 
 def value(
