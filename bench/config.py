@@ -182,7 +182,7 @@ _DEFAULTS = RunConfig()
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Return the configuration with these JSON values; BenchError for a name or value that cannot be."""
-    from bench.files.strict import validated
+    from bench.content import validated
 
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     remedy = "See `bench run -h`."

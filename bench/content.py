@@ -1,8 +1,14 @@
-"""Hashes, atomic files and the content-keyed cache: nothing is trusted by name or half written."""
+"""Files: hashes, atomic writing, strict reading, the content-keyed cache, locks between processes.
+
+Nothing is trusted by name or half written. A dataclass that is read from a file derives from `FromFile`; the
+types below say what its fields may hold, and `validated` builds it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import hashlib
 import io
@@ -11,17 +17,29 @@ import math
 import os
 import re
 import secrets
+import socket
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Gt, MaxLen
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    GetPydanticSchema,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
-from bench.files.strict import check_name, parse_json, validated
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
 MOST_BYTES = 64_000_000
@@ -32,6 +50,24 @@ _UNPACKED = 100  # times its own size that an archive may hold; the shipped ones
 _SMALL = 1 << 24  # bytes that any archive may hold
 _DAY = 24 * 3600.0
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", re.DOTALL)
+
+
+DEEPEST = 64
+LARGEST = 2**64
+LONGEST = 20_000
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*").fullmatch
+_CODE = r"^[0-9a-f]{8,64}$"
+_MOST_WORD = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_RAW_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+_UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TRY_SECONDS = 1.0
+
+
+# ---- hashes and files
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -194,7 +230,7 @@ def read_json(
 ) -> Any:
     """Read a JSON file strictly; BenchError if it is missing, too large, not JSON or of another type.
 
-    of: the type of its value, a dataclass or alias of `bench.files.strict`, None for any JSON. remedy: what
+    of: the type of its value, a dataclass or alias of `bench.content`, None for any JSON. remedy: what
     to do about a bad file. loose: a file of another program, which may hold infinities and line ends.
     """
     raw = read_small(path, most_bytes=most_bytes, remedy=remedy)
@@ -307,6 +343,166 @@ def inside(folder: Path, name: str) -> Path:
     return folder / check_name(name)
 
 
+# ---- values from outside
+
+
+def check_word(text: str) -> str:
+    """Return a name that may stand in paths and commands, such as a method's; BenchError otherwise."""
+    if len(text) > _MOST_WORD or not _WORD(text):
+        raise BenchError(
+            f"{shown(text)} is no name: allowed are 1 to {_MOST_WORD} letters, digits, '_', '.', '+' and "
+            "'-', a letter or digit first."
+        )
+    return text
+
+
+def check_name(text: str) -> str:
+    """Return an id that may become a file's name: printable, no part of a path; BenchError otherwise."""
+    if len(text) <= _MOST_WORD and _WORD(text):  # as most are
+        return text
+    ends = text.strip() != text or text in ("", ".", "..")
+    if ends or len(text) > _MOST_WORD or not text.isprintable() or "/" in text or "\\" in text:
+        raise BenchError(
+            f"{shown(text)} is no id: allowed are 1 to {_MOST_WORD} printable characters, no line ends, "
+            "no '/', no '\\', no space around them, and not '.' or '..'."
+        )
+    return text
+
+
+Text = Annotated[str, Strict(), MaxLen(LONGEST)]
+Word = Annotated[str, Strict(), AfterValidator(check_word)]
+Name = Annotated[str, Strict(), AfterValidator(check_name)]
+Code = Annotated[str, Strict(), StringConstraints(pattern=_CODE)]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Ge(0)]
+Number = Annotated[float, Strict()]
+Amount = Annotated[float, Strict(), Ge(0)]
+Positive = Annotated[float, Strict(), Gt(0)]
+
+
+def holding(kind: Any) -> GetPydanticSchema:
+    """Annotate an object that must hold what a TypedDict says, and may hold more; it stays as it came."""
+
+    def schema(_: Any, of: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(_as_it_came, of(kind))
+
+    return GetPydanticSchema(schema)
+
+
+def _as_it_came(value: Any, check: Any) -> Any:
+    check(value)
+    return value
+
+
+class FromFile:
+    """What a dataclass derives from that is read from a file: no unknown keys, finite numbers."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error may repeat it: short, in one line."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_json(raw: bytes, where: object, *, remedy: str, loose: bool = False) -> Any:
+    """Parse JSON in UTF-8; BenchError where it is not, or holds what no file of ours does.
+
+    Refused: a key twice, NaN and infinities, numbers beyond 2**64, values nested deeper than 64, and
+    texts with control characters or halves of characters. loose: as other programs write: infinities
+    and line ends pass.
+    """
+    constant = None if loose else _refuse
+    try:
+        text = raw.decode()
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=constant)
+        plain = "\\" not in text and not _RAW_CONTROL.search(text)  # so is every text in it
+        _check([value], DEEPEST, loose=loose, plain=plain)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise BenchError(f"{where} is not valid JSON ({reason}). {remedy}") from error
+    return value
+
+
+def validated(value: Any, kind: Any, where: object, *, remedy: str, strict: bool = False) -> Any:
+    """Build a value of a type from parsed JSON; BenchError says where it differs, what came, what may.
+
+    strict: nothing is converted, as from "3" to 3, and every number is finite.
+    """
+    try:
+        if strict:
+            return _adapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BenchError(f"{where}: {_first(error)}. {remedy}") from error
+    except (ValueError, TypeError) as error:  # a number that is none, or what no JSON holds
+        raise BenchError(f"{where}: {error}. {remedy}") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first thing that pydantic found, as one line of ours."""
+    found = error.errors(include_url=False)[0]
+    place = ascii(".".join(map(str, found["loc"])))
+    place = "it" if place == "''" else place if len(place) <= 100 else f"'...{place[-97:]}"
+    if found["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
+        return f"{place} is {'missing' if found['type'] == 'missing' else 'not a key that is known here'}"
+    if found["type"] == "value_error":
+        return f"{place}: {str(found['ctx']['error']).rstrip('.')}"
+    said = found["msg"].replace("Input should be", "must be").replace("a valid dictionary", "an object")
+    said = re.sub(r"a dictionary or an instance of \w+", "an object", said)
+    said = said.replace("a valid tuple", "a list")
+    return f"{place} {said}, got {shown(found['input'])}"
+
+
+def _check(entries: Collection[Any], left: int, *, loose: bool, plain: bool) -> None:
+    """Look at the entries of a list or object by their kinds, which is quick for long lists of numbers."""
+    kinds = set(map(type, entries))
+    if not loose and kinds & {int, float}:
+        mixed = not kinds <= {int, float}
+        numbers = [x for x in entries if isinstance(x, (int, float))] if mixed else entries
+        if not -LARGEST < min(numbers) <= max(numbers) < LARGEST:
+            raise ValueError("a number is beyond 2**64")
+    if not plain and str in kinds:
+        _check_texts([x for x in entries if isinstance(x, str)], loose=loose)
+    if not kinds & {list, dict}:
+        return
+    if not left:
+        raise ValueError(f"nested deeper than {DEEPEST}")
+    for entry in entries:
+        if isinstance(entry, dict):
+            _check([*entry.values(), *({} if plain else entry)], left - 1, loose=loose, plain=plain)
+        elif isinstance(entry, list):
+            _check(entry, left - 1, loose=loose, plain=plain)
+
+
+def _check_texts(texts: Iterable[str], *, loose: bool) -> None:
+    wrong = _UNREADABLE if loose else _CONTROL
+    bad = next((text for text in texts if wrong.search(text)), None)
+    if bad is not None:
+        raise ValueError(f"a text holds characters that cannot be shown: {shown(bad)}")
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+# ---- the cache
+
+
 class Cache:
     """Arrays on disk, found by a hash of what they were made from.
 
@@ -388,3 +584,141 @@ def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
     return BenchError(
         f"cannot read {path}: {error.strerror or error}. Check that the path is right and the file is there."
     )
+
+
+# ---- locks
+
+
+class Lock:
+    """Lets one process at a time do what two must not, also on hosts that share the disk.
+
+    Use as a context, also within itself. path: of the lock's file, there while it is held; it says by
+    whom. about: what is held, in words. clean: a folder to rid of what killed holders left half
+    written. wait: called with who holds it until it is free; without it that is a BenchError. A holder
+    that ends, however it ends, holds nothing; children it forks hold nothing of it. Where the file
+    system has no locks (as on some clusters) everybody is let in.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        about: object,
+        clean: Path | None = None,
+        wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path, self.wait, self._about, self._clean = path, wait, about, clean
+        self._file, self._depth = -1, 0
+
+    def __enter__(self) -> Lock:
+        """Take it; BenchError where another process holds it, or the folder cannot be written."""
+        if self._depth == 0:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                while not self._taken():
+                    continue
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+            if self._clean is not None:
+                remove_unfinished(self._clean)
+        self._depth += 1
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Give it back, and remove its file."""
+        self._depth -= 1
+        if self._depth == 0 and self._file in _HELD:
+            with contextlib.suppress(OSError):  # a folder that was deleted meanwhile
+                self.path.unlink()
+            _let_go(self._file)
+
+    def refuse_if_held(self) -> None:
+        """Raise BenchError where a process holds it; for who only reads, writes nothing."""
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            if not _locked(file.fileno(), fcntl.LOCK_SH):
+                raise BenchError(self._holder(file.fileno()))
+
+    def _taken(self) -> bool:
+        """Try once; False where it is worth another try."""
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _HELD.add(file)
+        try:
+            if not _locked(file, fcntl.LOCK_EX):
+                if self.wait is None:
+                    raise BenchError(self._holder(file))
+                self.wait(self._holder(file))
+            elif self._is_there(file):
+                self._say_who(file)
+                self._file, file = file, -1
+                return True
+            return False
+        finally:
+            if file >= 0:
+                _let_go(file)
+
+    def _is_there(self, file: int) -> bool:
+        """Whether the path still leads to the file: its last holder may have removed it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _say_who(self, file: int) -> None:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(who).encode() + b"\n", 0)
+
+    def _holder(self, file: int) -> str:
+        try:
+            who = parse_json(os.pread(file, 1000, 0), self.path, remedy="")
+            named = f"process {who['pid']} on {who['host']}, since {who['since']}"
+        except (OSError, BenchError, KeyError, TypeError):  # it has only just taken it
+            named = "another process"
+        return f"{self._about} is in use by {named}. Wait until that ends, or stop it: finished work is kept."
+
+
+def patient(say: Callable[[str], None], stop: Callable[[], int | None]) -> Callable[[str], None]:
+    """Return what a Lock's `wait` may be: it says once who holds it, and raises Stopped when asked."""
+    told: list[str] = []
+
+    def wait(held: str) -> None:
+        if not told:
+            told.append(held)
+            say(f"waiting: {held}")
+        code = stop()
+        if code is not None:
+            raise Stopped(code)
+        time.sleep(_TRY_SECONDS)
+
+    return wait
+
+
+_HELD: set[int] = set()
+"""Files of the locks that this process holds or tries."""
+
+
+def _let_go(file: int) -> None:
+    _HELD.discard(file)
+    os.close(file)
+
+
+def _forked() -> None:
+    """Close the parent's locks in a child, which would otherwise keep them beyond the parent's end."""
+    while _HELD:
+        _let_go(min(_HELD))
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _locked(file: int, how: int) -> bool:
+    """Lock an open file if nobody else has; True too where the file system knows no locks."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt
 
 from bench.base.load import Base
-from bench.content import digest_json, read_json, write_json
+from bench.content import Amount, Count, FromFile, Text, Word, digest_json, read_json, write_json
 from bench.data.latents import Prepared
-from bench.files.strict import Amount, Count, FromFile, Text, Word
 from bench.record import RunRecord, device_words
 from bench.types import BenchError
 

@@ -12,8 +12,7 @@ from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
 from bench.base.weights import Weights, shown
-from bench.content import atomic_write, read_json, write_json, written_by_libraries
-from bench.files.locks import Lock
+from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.card import LICENCE_FILE, About, model_card
 from bench.running import LOCK

@@ -34,8 +34,7 @@ from bench.cost import (
     timing_key,
 )
 from bench.data.latents import Prepared
-from bench.memory import Setting, footprint, stand_in
-from bench.plan import CPU_ALLOWANCE
+from bench.plan import CPU_ALLOWANCE, Setting, footprint, stand_in
 from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images

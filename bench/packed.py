@@ -25,21 +25,27 @@ import numpy as np
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import (
     MOST_BYTES,
+    Code,
+    FromFile,
+    Name,
+    Text,
     atomic_write,
     check_array,
+    check_name,
     check_offsets,
     digest_arrays,
     digest_json,
     json_bytes,
     npz_arrays,
     npz_bytes,
+    parse_json,
     read_npz,
     read_small,
     unwritable,
+    validated,
     write_npz,
 )
 from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures
-from bench.files.strict import Code, FromFile, Name, Text, check_name, parse_json, validated
 from bench.record import (
     ITEMS_FILE,
     RECORD_FILE,

@@ -18,8 +18,7 @@ from pydantic import PlainValidator, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from bench.child import PROGRAM
-from bench.content import digest_json, read_json, sha256_file, write_json
-from bench.files.strict import (
+from bench.content import (
     LARGEST,
     Amount,
     Count,
@@ -29,8 +28,12 @@ from bench.files.strict import (
     Text,
     Whole,
     Word,
+    digest_json,
     holding,
+    read_json,
+    sha256_file,
     validated,
+    write_json,
 )
 from bench.types import BenchError
 

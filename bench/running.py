@@ -20,7 +20,17 @@ from bench.base.load import Base, load_base
 from bench.base.snapshot import find_snapshot
 from bench.base.weights import described, load_into, open_source, shown
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
-from bench.content import Cache, atomic_write, digest_json, read_json, sha256_file, write_json
+from bench.content import (
+    Cache,
+    Lock,
+    Text,
+    atomic_write,
+    digest_json,
+    patient,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from bench.cost import (
     Ledger,
     be_deterministic,
@@ -34,8 +44,6 @@ from bench.data.leaks import load_seen
 from bench.data.picture import MOST_TILES, TILES_FILE, write_tiles
 from bench.data.sides import check_sides, known_leaks
 from bench.data.splits import Splits
-from bench.files.locks import Lock, patient
-from bench.files.strict import Text
 from bench.judges import judge_card, load_judge
 from bench.randomness import derangement, generator, pick_items
 from bench.registry import FLOOR

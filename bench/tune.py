@@ -11,8 +11,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.config import RunConfig
-from bench.content import atomic_write, read_json, write_json
-from bench.files.strict import Count, Flag, Number, Text
+from bench.content import Count, Flag, Number, Text, atomic_write, read_json, write_json
 from bench.grid import Outcome, run_grid
 from bench.record import made_on
 from bench.registry import FLOOR

@@ -285,11 +285,11 @@ def test_data_verify_passes_on_the_shipped_set() -> None:
 def test_plain_progress_says_a_pace_only_once_there_is_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench.cli import progress
+    from bench.cli import terminal
 
     clock = iter([0.0, 20.0, 30.0])  # for the stage and each tick
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    hooks = progress.ConsoleHooks()
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    hooks = terminal.ConsoleHooks()
     hooks.stage("sample", 96)
     hooks.tick(32, 96)
     hooks.tick(96, 96)
@@ -303,7 +303,7 @@ def test_plain_progress_says_a_pace_only_once_there_is_one(
 def test_a_terminal_sees_a_bar_with_rate_and_time() -> None:
     from rich.console import Console
 
-    from bench.cli.progress import make_bar
+    from bench.cli.terminal import make_bar
 
     screen = io.StringIO()
     bar = make_bar(Console(file=screen, force_terminal=True, width=100))

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 from bench import content
 from bench.content import (
     Cache,
+    Lock,
     atomic_path,
     atomic_write,
     check_array,
@@ -40,8 +41,6 @@ from bench.content import (
     write_npz,
     written_by_libraries,
 )
-from bench.files import locks
-from bench.files.locks import Lock
 from bench.training.checkpoint import save_checkpoint
 from bench.types import BenchError
 
@@ -317,7 +316,7 @@ def test_a_file_system_without_locks_lets_everybody_in(
     def unknown(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(locks.fcntl, "flock", unknown)
+    monkeypatch.setattr(content.fcntl, "flock", unknown)
     with Lock(tmp_path / "lock", about="it"), Lock(tmp_path / "lock", about="it"):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -18,10 +18,9 @@ from accelerate.utils import LoggerType
 from bench import registry
 from bench.base.load import Base
 from bench.config import Protocol, RunConfig, Training
-from bench.content import Cache
+from bench.content import Cache, Lock
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.files.locks import Lock
 from bench.running import identify
 from bench.suites import resolve
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint

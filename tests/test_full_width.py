@@ -18,8 +18,7 @@ from bench.base.random import shape_like
 from bench.config import RunConfig, Training
 from bench.cost import libraries_bytes, load_timings
 from bench.measure import SAMPLER
-from bench.memory import Setting, footprint
-from bench.plan import CPU_ALLOWANCE
+from bench.plan import CPU_ALLOWANCE, Setting, footprint
 from bench.suites import method_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,7 +29,7 @@ from bench.cost import (
     reset_peak_memory,
 )
 from bench.measure import YARDSTICKS, Amount, code_measured, machine, measure, run_of
-from bench.memory import stand_in
+from bench.plan import stand_in
 from bench.training.loop import training_loss
 from tests.asking import micro
 from tests.test_timings import MACHINE, timing

@@ -16,10 +16,15 @@ import cli
 from bench import registry
 from bench.base.random import Shape, build_base, shape_like, shape_of
 from bench.config import RunConfig, Sampler, Training
-from bench.memory import (
+from bench.plan import (
+    ALLOWANCE,
+    GPUS,
     Footprint,
+    Gpu,
     LiveBytes,
+    Machine,
     Setting,
+    Work,
     build_meta,
     count_sampling,
     count_training,
@@ -28,9 +33,11 @@ from bench.memory import (
     make_fake,
     norms_in_float32,
     parameter_bytes,
+    plan_method,
+    recognise,
     stand_in,
+    work_of,
 )
-from bench.plan import ALLOWANCE, GPUS, Gpu, Machine, Work, plan_method, recognise, work_of
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.engine import Execution, autocast, rebuilt
 from bench.training.loop import training_loss

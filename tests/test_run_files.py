@@ -13,10 +13,8 @@ import torch
 
 from bench import content
 from bench.config import RunConfig
-from bench.content import read_json, sha256_file, write_json
+from bench.content import Lock, read_json, sha256_file, write_json
 from bench.cost import Ledger
-from bench.files import locks
-from bench.files.locks import Lock
 from bench.grid import run_grid
 from bench.record import load_record
 from bench.reporting.tables import record_text
@@ -242,7 +240,7 @@ def test_a_floor_that_another_process_makes_is_waited_for(
             shutil.copy(finished / "record.json", run)
             lock.__exit__()
 
-    monkeypatch.setattr(locks, "_TRY_SECONDS", 0.0)
+    monkeypatch.setattr(content, "_TRY_SECONDS", 0.0)
     waiting = run_of(micro_folder, tmp_path, told=Told())
     lock.__enter__()
     assert waiting.all(wait=True) == load_record(finished)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench.content import read_json, write_json
+from bench.content import DEEPEST, check_name, check_word, read_json, write_json
 from bench.cost import load_timings
-from bench.files.strict import DEEPEST, check_name, check_word
 from bench.record import load_items, load_record
 from bench.training.loop import TrainResult
 from bench.types import BenchError

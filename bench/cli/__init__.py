@@ -7,7 +7,6 @@ import typer
 from bench import child
 from bench.cli import compare, data, plan, report, run
 from bench.cli.options import Shell, guarded
-from bench.cli.study import study_app
 from bench.cli.terminal import say, substitute_what_it_lacks
 
 app = Shell(
@@ -59,7 +58,7 @@ _COMMANDS = (
 )
 for _panel, _name, _command in _COMMANDS:
     app.command(_name, rich_help_panel=_panel)(_command)
-app.add_typer(study_app, name="study", rich_help_panel=_LOOK)
+app.add_typer(compare.study_app, name="study", rich_help_panel=_LOOK)
 app.add_typer(data.data_app, name="data", rich_help_panel=_EXCHANGE)
 app.add_typer(data.base_app, name="base", rich_help_panel=_EXCHANGE)
 app.add_typer(report.results_app, name="results", rich_help_panel=_EXCHANGE)

@@ -103,7 +103,7 @@ def export_data(
 def encode(*, asked: Asked) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
     from bench.base.load import load_base
-    from bench.cli.progress import console_hooks
+    from bench.cli.terminal import console_hooks
     from bench.content import Cache
     from bench.data.latents import encode_suite, size_words
     from bench.suites import suite_of, with_base
@@ -138,7 +138,7 @@ def prepare(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Else one a core.")] = None,
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
-    from bench.cli.progress import console_hooks
+    from bench.cli.terminal import console_hooks
     from bench.data.coco import SKIPPED
     from bench.data.coco.prepare import count_reasons, prepare_coco17
     from bench.data.latents import size_words

@@ -37,7 +37,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
-    from bench.cli.progress import ConsoleHooks
+    from bench.cli.terminal import ConsoleHooks
     from bench.packed import Pack
     from bench.reporting import ReportOptions, make_report
     from bench.reporting.render import plain_lines

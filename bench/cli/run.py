@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
     from bench.child import placed
-    from bench.cli.progress import console_hooks
+    from bench.cli.terminal import console_hooks
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.types import BenchError
@@ -73,7 +73,7 @@ def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
     @guarded
     @configured()
     def command(*, asked: Asked) -> None:
-        from bench.cli.progress import console_hooks
+        from bench.cli.terminal import console_hooks
         from bench.running import Run
         from bench.suites import resolve
         from bench.training.processes import speaks
@@ -123,7 +123,7 @@ def ablate(
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
     from bench.ablations import find_ablation
     from bench.child import placed
-    from bench.cli.progress import console_hooks
+    from bench.cli.terminal import console_hooks
     from bench.grid import do_ablation, plan_ablation
 
     ablation = find_ablation(name)
@@ -197,7 +197,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
-    from bench.cli.progress import console_hooks
+    from bench.cli.terminal import console_hooks
     from bench.tune import tune_rates
 
     with console_hooks() as hooks:

@@ -1,15 +1,24 @@
-"""Text on its way out to a terminal: what stands in files can neither steer it nor break it."""
+"""What a terminal sees: text that can neither steer nor break it, and progress, a bar or plain lines."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
+import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
 
+from bench.training.processes import speaks
+from bench.types import Hooks
+
+_QUIET_SECONDS = 15.0
 _RARE = re.compile(r"[^\x20-\x7e\n\t]")
 
 
@@ -44,3 +53,105 @@ def substitute_what_it_lacks() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class ConsoleHooks(Hooks):
+    """Progress on standard error, and a flag that SIGTERM and Ctrl-C raise.
+
+    On a terminal: a rich bar with rate and time left. Elsewhere: a plain line when a stage begins,
+    every 15 seconds and when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._name, self._start, self._last_line = "", 0.0, 0.0
+        self._before = -1  # steps that were done when this start of the program came to the stage
+        self._bar: Any = None
+
+    def stop(self) -> int | None:
+        """Return 143 after SIGTERM, 130 after Ctrl-C, else None."""
+        return self._code
+
+    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal; a second Ctrl-C interrupts at once."""
+        if self._code is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._code = 128 + number
+        self.say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
+
+    def stage(self, name: str, total: int) -> None:
+        """Announce a stage."""
+        self.close()
+        self._name, self._before = name, -1
+        self._start = self._last_line = time.monotonic()
+        if sys.stderr.isatty() and total > 1:
+            self._bar = make_bar()
+            self._bar.start()
+            self._bar.add_task(visible(name), total=total, note="")
+        else:
+            self.say(name)
+
+    def tick(self, done: int, total: int, note: str = "") -> None:
+        """Move the bar, or say a line if the last one is old or the stage is over."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
+            return
+        now = time.monotonic()
+        if self._before < 0:  # resumed work does not count into the rate
+            self._before, self._start = done, now
+        if now - self._last_line < _QUIET_SECONDS and done != total:
+            return
+        self._last_line, pace = now, ""
+        if done > self._before and now > self._start:
+            rate = (done - self._before) / (now - self._start)
+            pace = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+        self.say(f"{self._name}: {done}/{total}{pace} {note}".rstrip())
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        """Say a line, below the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(visible(text), highlight=False, markup=False)
+        elif speaks():
+            sys.stderr.write(visible(text) + "\n")
+            sys.stderr.flush()
+
+
+def make_bar(terminal: Any = None) -> Any:
+    """Return a progress display on `terminal` (a rich Console; by default standard error)."""
+    from rich import progress
+    from rich.console import Console
+
+    class Rate(progress.ProgressColumn):
+        """Steps a second; rich knows none before the second update."""
+
+        def render(self, task: progress.Task) -> str:
+            return "-/s" if task.speed is None else f"{task.speed:.1f}/s"
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", markup=False),
+    )
+    return progress.Progress(*columns, console=terminal or Console(stderr=True))
+
+
+@contextmanager
+def console_hooks() -> Iterator[ConsoleHooks]:
+    """Give hooks that listen to SIGINT and SIGTERM while the block runs."""
+    hooks = ConsoleHooks()
+    before = {s: signal.signal(s, hooks.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield hooks
+    finally:
+        hooks.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

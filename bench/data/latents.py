@@ -27,8 +27,17 @@ import numpy as np
 from bench.base.load import Base, images_at_once
 from bench.base.weights import open_tensors
 from bench.config import Suite
-from bench.content import Cache, atomic_write, digest_json, read_json, sha256_bytes, sha256_file, write_json
-from bench.files.locks import Lock, patient
+from bench.content import (
+    Cache,
+    Lock,
+    atomic_write,
+    digest_json,
+    patient,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from bench.randomness import pick_items
 from bench.types import BenchError, Dataset, Example, Hooks, Task, unknown
 

@@ -47,12 +47,12 @@ from bench.content import (
     read_json,
     read_npz,
     sha256_file,
+    validated,
     write_json,
     write_npz,
 )
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
-from bench.files.strict import validated
 from bench.types import BenchError, Dataset, Example
 
 LIMITS: Mapping[str, float] = {"image": 0.97, "sketch": 0.95}

@@ -14,9 +14,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import StringConstraints
 
-from bench.content import digest_arrays, digest_json, read_json, read_npz
+from bench.content import Code, FromFile, Text, digest_arrays, digest_json, read_json, read_npz, validated
 from bench.data.splits import Splits, load_splits
-from bench.files.strict import Code, FromFile, Text, validated
 from bench.types import BenchError, Example
 
 NAME = "openmoji64"

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.content import read_npz, write_npz
-from bench.files.strict import check_name
+from bench.content import check_name, read_npz, write_npz
 from bench.types import BenchError
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict
 
-from bench.content import digest_arrays, digest_json, read_json
-from bench.files.strict import Name, Text
+from bench.content import Name, Text, digest_arrays, digest_json, read_json
 from bench.types import BenchError, Example
 
 SIDES = ("train", "val", "test")

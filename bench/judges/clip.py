@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from bench.content import digest_json, read_json, sha256_file
-from bench.files.strict import Count, Name, Text
+from bench.content import Count, Name, Text, digest_json, read_json, sha256_file
 from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
 from bench.types import BenchError, raise_of_machine, unknown
 

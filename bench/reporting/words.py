@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bench import registry
 from bench.ablations import ABLATIONS
 from bench.config import RunConfig, option_text
-from bench.files.strict import validated
+from bench.content import validated
 from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
 from bench.metrics.lines import CHAMFER, LINE_F1

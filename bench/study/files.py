@@ -11,8 +11,20 @@ from typing import Annotated, Any, Literal
 from annotated_types import Le, MaxLen, MinLen
 from pydantic import StringConstraints
 
-from bench.content import read_json, write_json
-from bench.files.strict import Amount, Code, Count, Flag, FromFile, Text, Whole, Word, shown, validated
+from bench.content import (
+    Amount,
+    Code,
+    Count,
+    Flag,
+    FromFile,
+    Text,
+    Whole,
+    Word,
+    read_json,
+    shown,
+    validated,
+    write_json,
+)
 from bench.types import BenchError
 
 VERSION = 1

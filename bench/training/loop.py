@@ -14,9 +14,9 @@ import numpy as np
 
 from bench.base.load import Base
 from bench.config import RunSpec, Training
+from bench.content import Amount, Code, Count, FromFile, Number, Word
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
-from bench.files.strict import Amount, Code, Count, FromFile, Number, Word
 from bench.randomness import generator
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
 from bench.training.engine import Engine, Execution, rebuilt

@@ -11,8 +11,7 @@ from typing import Any
 
 from bench.ablations import ABLATIONS_FOLDER
 from bench.base.weights import read_tensors
-from bench.content import atomic_write, read_json, sha256_file, write_json
-from bench.files.strict import Text
+from bench.content import Text, atomic_write, read_json, sha256_file, write_json
 from bench.training.checkpoint import Trainable
 from bench.training.loop import TrainResult
 from bench.types import BenchError, raise_of_machine

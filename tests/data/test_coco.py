@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from bench import registry
-from bench.content import read_json, sha256_file, write_json
+from bench.content import Lock, read_json, sha256_file, write_json
 from bench.data.coco.dataset import Coco17, read_table, splits_of, table_path, write_table
 from bench.data.coco.draw import caption_of, frame_of
 from bench.data.coco.official import read_official
@@ -26,7 +26,6 @@ from bench.data.coco.prepare import estimate_bytes, prepare_coco17
 from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import load_sketcher
 from bench.data.leaks import verify
-from bench.files.locks import Lock
 from bench.types import BenchError, Hooks, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
-from bench import registry
+from bench import content, registry
 from bench.base.load import Base, load_base
 from bench.base.random import write_random_base
 from bench.config import RunConfig, Training
@@ -34,7 +34,6 @@ from bench.data.latents import (
     prepare,
 )
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.files import locks
 from bench.sampling import sample_images
 from bench.suites import MICRO
 from bench.training.loop import draw_batch
@@ -256,7 +255,7 @@ def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:
 def test_items_that_another_process_encodes_are_waited_for_and_not_written_twice(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_TRY_SECONDS", 0.01)
+    monkeypatch.setattr(content, "_TRY_SECONDS", 0.01)
     begun, seen = threading.Event(), threading.Event()
     said: list[str] = []
     done: list[int] = []

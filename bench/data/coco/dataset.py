@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.content import atomic_write, digest_arrays, digest_json, inside, read_json, sha256_bytes
+from bench.content import (
+    FromFile,
+    Text,
+    Whole,
+    atomic_write,
+    check_name,
+    digest_arrays,
+    digest_json,
+    inside,
+    read_json,
+    sha256_bytes,
+    validated,
+)
 from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL
 from bench.data.coco.draw import as_example, palette_of
 from bench.data.coco.official import Category
@@ -19,7 +31,6 @@ from bench.data.leaks import BITS, Fingerprints, codes_of
 from bench.data.likeness import GRID, shrink
 from bench.data.picture import read_exact
 from bench.data.splits import Splits, item_digest, side_digest
-from bench.files.strict import FromFile, Text, Whole, check_name, validated
 from bench.types import BenchError, Example
 
 VARIABLE = "BENCH_COCO17"

@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from bench.content import sha256_file
+from bench.content import FromFile, Name, Text, Whole, sha256_file, validated
 from bench.data.coco import SETS
 from bench.data.leaks import how_many, some
-from bench.files.strict import FromFile, Name, Text, Whole, validated
 from bench.types import BenchError
 
 CAPTIONS, INSTANCES, PANOPTIC = "captions", "instances", "panoptic"

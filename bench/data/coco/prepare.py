@@ -29,6 +29,7 @@ import numpy as np
 
 from bench.content import (
     Cache,
+    Lock,
     atomic_write,
     read_json,
     remove_unfinished,
@@ -44,7 +45,6 @@ from bench.data.coco.recipe import Recipe
 from bench.data.coco.sketches import describe_sketch, load_sketcher
 from bench.data.latents import size_words
 from bench.data.leaks import Finding, compare, how_many
-from bench.files.locks import Lock
 from bench.types import BenchError, Example, Hooks
 
 BEGUN = "begun.json"
