@@ -13,7 +13,7 @@ from bench import registry
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
-from bench.metrics.intervals import jackknife_interval, jackknife_replicates
+from bench.metrics.intervals import jackknife_interval, linear_replicates
 from bench.metrics.kernel import MeanDiscrepancy, polynomial_kernel
 from bench.metrics.neighbours import NEIGHBOURS, SHARES
 from bench.scoring import Evaluator, Scores, items_json, mean_of_known
@@ -147,7 +147,8 @@ def test_replicates_give_the_interval_and_pair_two_methods(evaluator: Evaluator,
         )
         for images in (blurred, evaluator.targets)
     )
-    drawn = jackknife_replicates(lambda held: a(held) - b(held), blocks=COUNT)
+    added = a.influence() - b.influence()
+    drawn = linear_replicates(a(whole) - b(whole), added, dealt=evaluator.dealt)
     direct = jackknife_interval(a(whole) - b(whole), drawn)
     values = [s.metrics["kid"].value for s in (scores, perfect)]
     difference = scores.replicates["kid"] - perfect.replicates["kid"]

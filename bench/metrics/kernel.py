@@ -55,17 +55,24 @@ class MeanDiscrepancy:
     """
 
     def __init__(
-        self, a: np.ndarray, b: np.ndarray, dealt: Deal, *, kernel: Kernel, biased: bool = False
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        dealt: Deal,
+        *,
+        kernel: Kernel,
+        biased: bool = False,
+        unit: float = 1.0,
     ) -> None:
         """Take rows [N,D] and [M,D].
 
         biased: whether i = j counts within a set; where it does not, own pairs of a paired deal do not
-        either.
+        either. unit: factor on the distance.
         """
         self._least, self._own_pairs = (0 if biased else 1), biased or not dealt.paired
         first, second = (a, dealt.first), (b, dealt.second)
         self._sums = [
-            _block_sums(*x, *y, kernel=kernel, diagonal=diagonal)
+            unit * _block_sums(*x, *y, kernel=kernel, diagonal=diagonal)
             for x, y, diagonal in (
                 (first, first, biased),
                 (second, second, biased),
@@ -81,6 +88,17 @@ class MeanDiscrepancy:
         own, other, cross = (weights @ sums @ weights for sums in self._sums)
         within = own / (n * (n - self._least)) + other / (m * (m - self._least))
         return float(within - 2.0 * cross / (n * m if self._own_pairs else n * m - n))
+
+    def influence(self) -> np.ndarray:
+        """Return what each block adds to the distance, [blocks] float64 of sum 0, of paired rows.
+
+        The distance is the mean over pairs of items of h(i, j) = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j)
+        - k(x_j, y_i), so item i adds twice its own mean less the whole's (Hoeffding 1948), over N.
+        """
+        own, other, cross = self._sums
+        n = float(self._sizes[0].sum())
+        rows = (own + other - cross - cross.T).sum(axis=1) / (n * (n - self._least))
+        return np.asarray(2.0 * (rows - rows.sum() * self._sizes[0] / n))
 
 
 def _block_sums(
@@ -107,13 +125,8 @@ def _kid(scored: Scored, dealt: Deal) -> Statistic:
 def _cmmd(scored: Scored, dealt: Deal) -> Statistic | None:
     if scored.read is None or scored.read_targets is None:
         return None
-    distance = MeanDiscrepancy(
-        *checked_pair(unit_rows(scored.read), unit_rows(scored.read_targets)),
-        dealt,
-        kernel=gaussian_gap,
-        biased=True,
-    )
-    return lambda held: 1000.0 * distance(held)
+    pair = checked_pair(unit_rows(scored.read), unit_rows(scored.read_targets))
+    return MeanDiscrepancy(*pair, dealt, kernel=gaussian_gap, biased=True, unit=1000.0)
 
 
 KID = SetMetric(

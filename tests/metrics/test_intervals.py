@@ -8,8 +8,11 @@ import pytest
 from bench.metrics.frechet import FrechetDistance
 from bench.metrics.intervals import (
     Deal,
+    Estimates,
     Resamples,
+    crossed_interval,
     difference_interval,
+    holm,
     jackknife_interval,
     jackknife_replicates,
     mean_interval,
@@ -123,3 +126,81 @@ def test_refuses_missing_values_and_wrong_sizes() -> None:
         Resamples(n_items=1, seed=0)
     with pytest.raises(BenchError):
         seed_spread(np.array([]))
+
+
+def test_one_seed_of_single_items_has_the_t_interval_of_a_mean() -> None:
+    from scipy.stats import ttest_1samp, ttest_rel
+
+    a, b = np.random.default_rng(0).normal(0.2, 1.0, (2, 40))
+    found = crossed_interval(Estimates.of_items(a))
+    expected = ttest_1samp(a, 0.0)
+    ends = expected.confidence_interval()
+    assert (found.low, found.high, found.chance) == pytest.approx((ends.low, ends.high, expected.pvalue))
+    gap, paired = crossed_interval(Estimates.of_items(a), Estimates.of_items(b)), ttest_rel(a, b)
+    assert gap.chance == pytest.approx(paired.pvalue) and gap.freedom == pytest.approx(39)
+
+
+def test_seeds_alone_have_the_t_interval_of_their_mean() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = np.array([1.0, 1.4, 0.9])
+    estimates = Estimates(values=values, influence=np.zeros((3, 5)), seeds=(0, 1, 2))
+    found, ends = crossed_interval(estimates), ttest_1samp(values, 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+
+
+def test_variances_of_groups_and_seeds_add_and_satterthwaite_lies_between() -> None:
+    values = np.random.default_rng(1).normal(size=(4, 30)) + np.array([[0.0], [0.3], [-0.2], [0.1]])
+    both = crossed_interval(Estimates.of_items(values, seeds=(0, 1, 2, 3)))
+    items = crossed_interval(Estimates.of_items(values.mean(axis=0)))
+    seeds = values.mean(axis=1).std(ddof=1) / 2
+    assert both.error**2 == pytest.approx(items.error**2 + seeds**2)
+    assert 3 < both.freedom < 3 + 29
+
+
+def test_groups_of_equal_items_count_once() -> None:
+    """Each item four times over says no more than once: the interval is that of the 25 means."""
+    from scipy.stats import ttest_1samp
+
+    once = np.random.default_rng(2).normal(size=25)
+    groups = np.repeat(np.arange(25), 4)
+    found = crossed_interval(Estimates.of_items(once[groups], groups=groups))
+    ends = ttest_1samp(once, 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+    alone = crossed_interval(Estimates.of_items(once[groups]))
+    assert alone.high - alone.low < 0.55 * (found.high - found.low)
+
+
+def test_a_difference_of_other_seeds_counts_the_seeds_of_both() -> None:
+    one = Estimates(values=np.array([1.0, 2.0]), influence=np.zeros((2, 9)), seeds=(0, 1))
+    other = Estimates(values=np.array([0.5, 1.5]), influence=np.zeros((2, 9)), seeds=(2, 3))
+    same = Estimates(values=other.values, influence=other.influence, seeds=(0, 1))
+    assert crossed_interval(one, same).error == 0.0
+    assert crossed_interval(one, other).error == pytest.approx(np.sqrt(0.5 / 2 + 0.5 / 2))
+
+
+def test_replicates_tell_what_groups_add_whether_items_or_groups_were_left_out() -> None:
+    """Of a mean, which is linear, exact: items left out singly, then gathered, are groups left out."""
+    values = np.random.default_rng(3).normal(size=20)
+    groups = np.array([0] * 5 + [1] * 2 + list(range(2, 15)))
+    names = [f"g{g:02}" for g in groups]
+    found = []
+    for dealt, given in ((Deal.of_pairs(20), groups), (Deal.of_pairs(20, groups=names), None)):
+        held = [np.arange(dealt.blocks) != block for block in range(dealt.blocks)]
+        left = np.array([values[mask[dealt.first]].mean() for mask in held])
+        estimates = Estimates.of_replicates(values.mean(), left, dealt=dealt, groups=given)
+        found.append(crossed_interval(estimates))
+    expected = crossed_interval(Estimates.of_items(values, groups=groups))
+    for interval in found:
+        assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_share_that_no_group_moves_is_as_sure_as_its_independent_items() -> None:
+    groups = np.repeat(np.arange(10), 4)
+    found = crossed_interval(Estimates.of_items(np.ones(40), groups=groups), share=True)
+    assert (found.low, found.high) == (wilson_interval(1.0, 10).low, 1.0)
+
+
+def test_holms_correction_is_the_textbook_one() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
