@@ -77,6 +77,7 @@ class RunConfig:
         None, "Guidance in sampling; else the suite's.", PROTOCOL
     )
     sampling_steps: Many | None = _asked(None, "Steps of the sampler; else the suite's.", PROTOCOL)
+    draws: Many | None = _asked(None, "Noises an item; scores are means over them.", PROTOCOL)
     precision: Precision | None = _asked(None, "Else the suite's.", PROTOCOL)
     ema: Annotated[float, Ge(0), Le(0.999999)] | None = _asked(
         None, "Decay of averaged weights; else the suite's.", PROTOCOL
@@ -279,16 +280,17 @@ class Training:
     ema: float = 0.0
 
 
-_LATER = ("precision", "ema", "latents")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """name: "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M); guidance 1 asks for the prompt alone."""
+    """name: "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M); guidance 1 asks for the prompt alone.
+
+    draws: noises an item; numbers are means over as many sets of all items.
+    """
 
     name: str = "dpm++"
     steps: int = 20
     guidance: float = 2.5
+    draws: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +333,16 @@ class Suite:
         return self.budgets[chosen]
 
 
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("budget", "images_of", {}),
+    ("budget", "train_items", None),
+    ("training", "precision", Training.precision),
+    ("training", "ema", Training.ema),
+    ("training", "latents", Training.latents),
+    ("sampler", "draws", Sampler.draws),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """Everything that can move a number, as one value; equal hashes may share a table.
@@ -360,13 +372,9 @@ class Protocol:
         values = asdict(self)
         if not values["data"]:
             del values["data"]
-        if not values["budget"]["images_of"]:
-            del values["budget"]["images_of"]
-        if values["budget"]["train_items"] is None:
-            del values["budget"]["train_items"]
-        for name in _LATER:
-            if values["training"][name] == getattr(Training, name):
-                del values["training"][name]
+        for part, name, default in _LATER:
+            if values[part][name] == default:
+                del values[part][name]
         return values
 
     @property

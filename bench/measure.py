@@ -223,7 +223,7 @@ def measure(subject: Subject, amount: Amount) -> Timing:
         options=dict(spec.options),
         task=spec.task.name,
         train_images_per_second=suite.training.batch / statistics.median(seconds) if seconds else None,
-        sample_seconds_per_image=sampling / items,
+        sample_seconds_per_image=sampling / (items * suite.sampler.draws),
         peak_memory_bytes=max(peak, peak_memory(device)),
         steps=amount.steps,
         items=items,

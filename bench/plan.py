@@ -741,7 +741,7 @@ def plan_method(
     needed = work.needs(counted.peak)
     fits = needed <= work.usable
     train, sample = _hours(counted, work, steps=steps, timing=timing)
-    sets = 2 if work.shuffled and method.conditioned else 1
+    sets = (2 if work.shuffled and method.conditioned else 1) * work.suite.sampler.draws
     sampled = sets * (work.items[1] if work.budget.eval_items is None else work.budget.eval_items)
     trained = 4 * counted.trainable
     checkpoint = trained + counted.optimiser + counted.average

@@ -44,7 +44,7 @@ ITEMS_FILE = "items.json"
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
 _REMEDY = "Restore it or run again with --again."
-_WHERE_SAID = ("changes", "config", "trained_in", "weights")
+_WHERE_SAID = ("changes", "config", "draws", "trained_in", "weights")
 _ROOT = PROGRAM.parent
 _OWN = ("bench", "bps", "baselines")
 _PACKAGES = ("bps-bench", "torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
@@ -166,6 +166,7 @@ class _Sampler(TypedDict, total=False):
 class _Changes(TypedDict, total=False):
     guidance: Number
     steps: Count
+    draws: Count
     train_items: Count
     train_images: Count
     train_batch: Count
@@ -198,10 +199,11 @@ class RunRecord(FromFile):
     metrics is rows["samples"]. attribution: the sentence to print beside pictures.
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
     was looked at. weights: those that came from outside, None where the run began with its own.
-    changes: what was asked in place of the suite's and the budget's own: "guidance", "steps",
+    changes: what was asked in place of the suite's and the budget's own: "guidance", "steps", "draws",
     "train_items", "train_images", "train_batch", "limit". trained_in: the run whose equal training this
     one took over, None where it trained itself. config: what was asked, as `bench run --config` takes
-    it; {} in older records. The last four are left out of the file while they say nothing.
+    it; {} in older records. draws: the values at each draw, by row and metric, of which `rows` hold the
+    means; {} for a single one. The last five are left out of the file while they say nothing.
     """
 
     schema_version: Whole = SCHEMA_VERSION
@@ -228,6 +230,7 @@ class RunRecord(FromFile):
     trained_in: Word | None = None
     weights: Outside | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    draws: Mapping[Name, Mapping[Name, Sequence[Number | None]]] = field(default_factory=dict)
 
     @property
     def leaked(self) -> int:

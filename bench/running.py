@@ -48,7 +48,9 @@ from bench.judges import judge_card, load_judge
 from bench.randomness import derangement, generator, pick_items
 from bench.registry import FLOOR
 from bench.sampling import (
+    Conditions,
     check_steps,
+    folder_of_draw,
     load_images,
     mosaic,
     png,
@@ -79,7 +81,7 @@ LOCK = "work/lock"
 _SAMPLED = "work/sample.json"
 _ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, "work/samples.png", ADAPTER)
 _DECODED = 64  # images held as floats at once
-_RESAMPLED = {"guidance", "steps"}  # changes that move no weight
+_RESAMPLED = {"guidance", "steps", "draws"}  # changes that move no weight
 _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
 
 
@@ -311,7 +313,7 @@ class Run:
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
 
-        With another guidance or number of sampling steps, an equal training is taken over.
+        With another guidance, or number of sampling steps or draws, an equal training is taken over.
         """
         with self.held():
             self.begin()
@@ -377,7 +379,7 @@ class Run:
                     self.work / name,
                     base=self.base,
                     data=data,
-                    condition_of=source,
+                    conditions=source,
                     hooks=self.hooks,
                     spent=lambda seconds, images: ledger.add(seconds=seconds, images=images),
                 )
@@ -392,11 +394,12 @@ class Run:
         path = self.work / "cost.json" if self.processes.is_main_process else None
         return Ledger(path, device=self.spec.device)
 
-    def _sets(self) -> dict[str, np.ndarray | None]:
+    def _sets(self) -> dict[str, Conditions | None]:
         """The sample sets of this method: its own and, where it has a condition, the shuffled."""
-        sets: dict[str, np.ndarray | None] = {"samples": None}
+        sets: dict[str, Conditions | None] = {"samples": None}
         if self.spec.method.conditioned and self.spec.config.shuffled:
-            sets["shuffled"] = derangement(self.spec.config.seed, len(self.eval_ids))
+            order = derangement(self.spec.config.seed, len(self.eval_ids))
+            sets["shuffled"] = lambda rows: self.eval_data.conditions_at(order[rows])
         return sets
 
     def score(self) -> records.RunRecord:
@@ -421,15 +424,16 @@ class Run:
             training=self._real_images(),
             metrics=[registry.load("metric", name) for name in self.spec.config.metrics],
         )
-        sets: dict[str, Callable[[], np.ndarray]] = {
-            **{name: partial(self._samples, name) for name in self._sets()},
-            "real training images": self._real_images,
-            "autoencoder": self._reconstructions,
+        draws = range(self.spec.suite.sampler.draws)
+        sets: dict[str, list[Callable[[], np.ndarray]]] = {
+            **{name: [partial(self._samples, name, draw) for draw in draws] for name in self._sets()},
+            "real training images": [self._real_images],
+            "autoencoder": [self._reconstructions],
         }
         rows: dict[str, Scores] = {}
         for name, images in sets.items():
             self.hooks.check_stop()
-            rows[name] = evaluator.evaluate(images())
+            rows[name] = evaluator.evaluate_draws(draw() for draw in images)
         items = items_json(self.eval_ids, rows, curve=result.curve)
         write_json(self.folder / records.ITEMS_FILE, items | self._learned())
         self._contact(self._samples("samples"))
@@ -446,9 +450,9 @@ class Run:
         learned = [[slot, *pair] for slot, pair in weights().items()]
         return {"layer_weights": learned} if any(a != b for _, a, b in learned) else {}
 
-    def _samples(self, name: str) -> np.ndarray:
+    def _samples(self, name: str, draw: int = 0) -> np.ndarray:
         height, width = self.dataset[self.eval_ids[0]].image.shape[:2]
-        return load_images(self.work / name, self.eval_ids, size=(height, width))
+        return load_images(folder_of_draw(self.work / name, draw), self.eval_ids, size=(height, width))
 
     def _real_images(self) -> np.ndarray:
         """As many real training images as there are evaluation items, the same for every run."""
@@ -548,6 +552,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
     import torch
 
     spec, outside = run.spec, _outside(run, images=result.images)
+    several = spec.suite.sampler.draws > 1
     plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in result.starts)
     metrics = {name: scores.metrics for name, scores in rows.items()}
     return records.RunRecord(
@@ -565,6 +570,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         leaks=known_leaks(run.leaks, outside),
         weights=outside,
         rows=metrics,
+        draws={name: s.draws for name, s in rows.items() if name in run._sets()} if several else {},
         cost=_cost(run, result, score_seconds=rows["samples"].seconds),
         changes=changes(spec.config),
         config=spec.config.told().as_dict(),

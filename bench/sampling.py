@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLERS = ("ddim", "dpm++")
+Conditions = Callable[[Sequence[int]], "torch.Tensor"]
+"""Rows of the evaluation items -> what they are given, [B,C,H,W] in [0, 1]."""
 
 
 def build_scheduler(base: Base, sampler: Sampler) -> Any:
@@ -78,25 +80,31 @@ def sample_latents(
 ) -> torch.Tensor:
     """Sample latents under classifier-free guidance (arXiv 2207.12598), the condition on both sides.
 
-    noise [B,4,h,w], conditions [B,C,H,W] in [0, 1], text [B,L,D], empty [1,L,D] -> [B,4,h,w].
-    precision: of the denoiser's products; the sampler's own steps are fp32.
+    noise [R,B,4,h,w], of R draws; conditions [B,C,H,W] in [0, 1], text [B,L,D], empty [1,L,D] ->
+    [R,B,4,h,w]. The draws go side by side, a call each, so that they share what depends on the condition,
+    or on condition and timestep, and none depends on how many there are. precision: of the denoiser's
+    products; the sampler's own steps are fp32.
     """
     import torch
 
-    scheduler = build_scheduler(base, sampler)
+    schedulers = [build_scheduler(base, sampler) for _ in noise]  # each remembers its own last step
     guided = sampler.guidance != 1.0
-    branches = torch.stack([empty.expand_as(text), text]) if guided else text[None]
-    latents = noise.to(base.device) * scheduler.init_noise_sigma
+    branches = (torch.stack([empty.expand_as(text), text]) if guided else text[None]).to(base.device)
+    latents = list(noise.to(base.device) * schedulers[0].init_noise_sigma)
+    at_timesteps = getattr(denoiser, "at_timesteps", lambda features, timesteps: features)
     with torch.inference_mode():
         with autocast(base.device, precision):
             features = denoiser.encode(conditions.to(base.device))
-        for time_now in scheduler.timesteps:
-            steps = time_now.to(base.device).long().expand(len(latents))
+        for time_now in schedulers[0].timesteps:
+            steps = time_now.to(base.device).long().expand(noise.shape[1])
             with autocast(base.device, precision):
-                eps = denoiser(latents, steps, branches.to(base.device), features).float()
-            guide = eps[0] + sampler.guidance * (eps[1] - eps[0]) if guided else eps[0]
-            latents = scheduler.step(guide, time_now, latents).prev_sample
-    return latents
+                shared = at_timesteps(features, steps)
+            for draw, scheduler in enumerate(schedulers):
+                with autocast(base.device, precision):
+                    eps = denoiser(latents[draw], steps, branches, shared).float()
+                guide = eps[0] + sampler.guidance * (eps[1] - eps[0]) if guided else eps[0]
+                latents[draw] = scheduler.step(guide, time_now, latents[draw]).prev_sample
+    return torch.stack(latents)
 
 
 def sample_images(
@@ -105,42 +113,43 @@ def sample_images(
     *,
     base: Base,
     data: Prepared,
-    condition_of: Sequence[int] | np.ndarray | None = None,
+    conditions: Conditions | None = None,
     skip: Callable[[Sequence[str]], bool] = lambda ids: False,
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """Yield (ids, images [B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order.
+    """Yield (ids, images [R,B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order; R draws.
 
-    spec: of the run, its sampler, seed, batch and precision. condition_of: row of the item whose condition
-    each item gets (None: its own). skip: tells of a batch's ids whether it is already there. Batches are
+    spec: of the run, its sampler, seed, batch and precision. conditions: what the items of some rows are
+    given (None: their own). skip: tells of a batch's ids whether it is already there. Batches are
     cut from the whole list and dealt out to the processes in turn, so a resumed run, alone or not, has the
     same batches. BenchError for samples that are not finite.
     """
     import torch
 
     processes, batch = join(base.device), spec.config.sample_batch
-    source = np.arange(len(data)) if condition_of is None else np.asarray(condition_of)
+    conditions, draws = conditions or data.conditions_at, range(spec.suite.sampler.draws)
     for start in range(processes.process_index * batch, len(data), processes.num_processes * batch):
         ids = data.ids[start : start + batch]
         if skip(ids):
             continue
-        noise = np.stack([initial_noise(spec.config.seed, item, data.latent_shape) for item in ids])
+        rows, seed, shape = range(start, start + len(ids)), spec.config.seed, data.latent_shape
+        noise = [[initial_noise(seed, item, shape, number=draw) for item in ids] for draw in draws]
         latents = sample_latents(
             denoiser,
             base=base,
             sampler=spec.suite.sampler,
-            noise=torch.from_numpy(noise),
-            conditions=data.conditions_at(source[start : start + len(ids)]),
-            text=data.text_at(range(start, start + len(ids))),
+            noise=torch.from_numpy(np.array(noise)),
+            conditions=conditions(rows),
+            text=data.text_at(rows),
             empty=data.empty,
             precision=spec.suite.training.precision,
         )
-        images = base.decode(latents)
+        images = torch.stack([base.decode(draw) for draw in latents])
         if not bool(latents.isfinite().all() and images.isfinite().all()):
             raise BenchError(
                 f"samples of {ids[0]} to {ids[-1]} are not finite (NaN or infinite): nothing of them is "
                 "kept or scored. A network has overflowed; with --precision fp16 try bf16 or fp32."
             )
-        yield ids, images.permute(0, 2, 3, 1).cpu().numpy()
+        yield ids, images.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
 def sample_to_folder(
@@ -150,30 +159,38 @@ def sample_to_folder(
     *,
     base: Base,
     data: Prepared,
-    condition_of: Sequence[int] | np.ndarray | None = None,
+    conditions: Conditions | None = None,
     hooks: Hooks | None = None,
     spent: Callable[[float, int], None] = lambda seconds, images: None,
 ) -> None:
     """Sample every item of this process that is not in the folder yet, each as `<id>.png`.
 
-    Files are written atomically, so a killed run goes on with the first batch that is not whole.
-    `spent` gets the seconds and images of each batch; hooks tick the images of all processes as if they
-    kept step. Raises Stopped between batches when asked to stop.
+    Draws after the first lie in folders of their own, see `folder_of_draw`. Files are written atomically,
+    so a killed run goes on with the first batch that is not whole. `spent` gets the seconds and images of
+    each batch; hooks tick the items of all processes as if they kept step. Raises Stopped between batches
+    when asked to stop.
     """
     hooks, processes = hooks or Hooks(), join(base.device)
+    folders = [folder_of_draw(folder, draw) for draw in range(spec.suite.sampler.draws)]
     begun, done = time.perf_counter(), 0
 
     def there(ids: Sequence[str]) -> bool:
-        return all(inside(folder, f"{item}.png").exists() for item in ids)
+        return all(inside(folder, f"{item}.png").exists() for folder in folders for item in ids)
 
-    drawn = sample_images(denoiser, spec, base=base, data=data, condition_of=condition_of, skip=there)
+    drawn = sample_images(denoiser, spec, base=base, data=data, conditions=conditions, skip=there)
     for ids, pixels in drawn:
-        for item, image in zip(ids, to_bytes(pixels), strict=True):
-            atomic_write(inside(folder, f"{item}.png"), png(image))
-        spent(time.perf_counter() - begun, len(ids))
+        for place, images in zip(folders, to_bytes(pixels), strict=True):
+            for item, image in zip(ids, images, strict=True):
+                atomic_write(inside(place, f"{item}.png"), png(image))
+        spent(time.perf_counter() - begun, len(ids) * len(folders))
         begun, done = time.perf_counter(), done + len(ids)
         hooks.tick(min(done * processes.num_processes, len(data)), len(data))
         hooks.check_stop()
+
+
+def folder_of_draw(folder: Path, draw: int) -> Path:
+    """Return where the samples of a draw lie: those of the first in `folder`, of others beside it."""
+    return folder.with_name(f"{folder.name}.{draw}") if draw else folder
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:

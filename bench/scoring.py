@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,12 +72,23 @@ class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
     replicates: of the metrics of the whole set, [G] each, as `metrics.intervals.jackknife_interval` takes
-    them. seconds: what scoring these images takes, whether or not features came from the cache.
+    them. draws: of each metric, its value at each draw; all else is a mean over them. seconds: what scoring
+    these images takes, whether or not features came from the cache.
     """
 
     metrics: dict[str, MetricValue]
     items: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
+    draws: dict[str, list[float | None]]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What one set of images scores: numbers of the set with replicates, values of items, by metric."""
+
+    sets: dict[str, tuple[MetricSpec, float, np.ndarray]]
+    items: dict[str, tuple[MetricSpec, np.ndarray]]
     seconds: float
 
 
@@ -141,6 +152,30 @@ class Evaluator:
 
     def evaluate(self, images: np.ndarray) -> Scores:
         """Score images [N,H,W,3] uint8, image i belonging to item i."""
+        return self.evaluate_draws([images])
+
+    def evaluate_draws(self, draws: Iterable[np.ndarray]) -> Scores:
+        """Score several sets, each of an image an item: the means of their numbers, at the same N."""
+        each = [self._measured(images) for images in draws]
+        metrics, items, replicates = {}, {}, {}
+        values: dict[str, list[float | None]] = {}
+        for name, (spec, _, _) in each[0].sets.items():
+            found = [float(draw.sets[name][1]) for draw in each]
+            drawn = np.mean([draw.sets[name][2] for draw in each], axis=0)
+            share_of = len(self.examples) if spec.share else None
+            interval = jackknife_interval(float(np.mean(found)), drawn, share_of=share_of)
+            metrics[name] = metric_value(spec, interval, n=len(self.examples), judges=self.judges)
+            replicates[name], values[name] = drawn, list(found)
+        for name, (spec, _) in each[0].items.items():
+            of_draws = [draw.items[name][1] for draw in each]
+            items[name] = np.mean(of_draws, axis=0)
+            known, n = mean_of_known(items[name])
+            metrics[name] = metric_value(spec, known, n=n, judges=self.judges)
+            values[name] = [_mean_or_none(scores) for scores in of_draws]
+        seconds = sum(draw.seconds for draw in each)
+        return Scores(metrics=metrics, items=items, replicates=replicates, draws=values, seconds=seconds)
+
+    def _measured(self, images: np.ndarray) -> _Measured:
         features, seconds = self._features(images)
         begun = time.perf_counter()
         scored = Scored(
@@ -154,18 +189,9 @@ class Evaluator:
             text=self._text,
             training=self._training,
         )
-        metrics, items, replicates = {}, {}, {}
-        for metric in OF_SETS:
-            for spec, value, drawn in measured(metric, scored, self.dealt):
-                interval = jackknife_interval(value, drawn, share_of=len(images) if spec.share else None)
-                metrics[spec.name] = metric_value(spec, interval, n=len(images), judges=self.judges)
-                replicates[spec.name] = drawn
-        for spec, values in self._items(scored):
-            items[spec.name] = values
-            known, n = mean_of_known(values)
-            metrics[spec.name] = metric_value(spec, known, n=n, judges=self.judges)
-        seconds += time.perf_counter() - begun
-        return Scores(metrics=metrics, items=items, replicates=replicates, seconds=seconds)
+        sets = {one[0].name: one for metric in OF_SETS for one in measured(metric, scored, self.dealt)}
+        items = {spec.name: (spec, values) for spec, values in self._items(scored)}
+        return _Measured(sets=sets, items=items, seconds=seconds + time.perf_counter() - begun)
 
     def _items(self, scored: Scored) -> Iterator[tuple[MetricSpec, np.ndarray]]:
         """Give the metrics of items with their values, [N] float64, NaN where an item has none."""
@@ -215,6 +241,11 @@ def mean_of_known(values: np.ndarray) -> tuple[Interval | None, int]:
     """
     known = values[np.isfinite(values)]
     return mean_interval(known, resamples=_resamples(len(known))) if len(known) > 1 else None, len(known)
+
+
+def _mean_or_none(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 @lru_cache(maxsize=2)

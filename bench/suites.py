@@ -148,7 +148,7 @@ def suite_of(config: RunConfig) -> Suite:
     """Return the suite of a configuration, with its base, data, side, training and sampling in place."""
     suite = find_data(config.suite, config.data)
     training = {"batch": config.train_batch, "precision": config.precision, "ema": config.ema}
-    sampler = {"guidance": config.guidance, "steps": config.sampling_steps}
+    sampler = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     return replace(
         suite,
         base=config.base or suite.base,
@@ -232,7 +232,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 def changes(config: RunConfig) -> dict[str, Any]:
     """Return what a configuration sets apart from its suite and budget, by the names records have."""
     sampler = registry.load("suite", config.suite).sampler
-    asked = {"guidance": config.guidance, "steps": config.sampling_steps}
+    asked = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     asked = {name: None if value == getattr(sampler, name) else value for name, value in asked.items()}
     names = ("train_items", "train_images", "train_batch", "limit")
     return _given({**asked, **{name: getattr(config, name) for name in names}})

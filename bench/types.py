@@ -230,12 +230,16 @@ class Method(Protocol):
     """A way of adding an image condition to a frozen base.
 
     title: its name in tables. conditioned: whether it uses the condition at all. options: what
-    `build` takes, with the defaults; `allowed`, where a method has it, says what each takes. A denoiser
-    that differs from the base before training says so
-    with an attribute `starts_as_base = False`. One that trains at timesteps that are not uniform has a
-    method `warp_timesteps`: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to
-    train at, [B] int64 in 0..T-1, each from its own row alone. One whose layer weights may be trained
-    has a method `layer_weights() -> {slot: (at the start, now)}`; the run keeps those that moved.
+    `build` takes, with the defaults; `allowed`, where a method has it, says what each takes. What else a
+    denoiser may have:
+
+    starts_as_base = False: it differs from the base before training.
+    warp_timesteps: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to train at, [B]
+        int64 in 0..T-1, each from its own row alone.
+    at_timesteps: (features, timesteps [B]) -> what depends on condition and timestep alone, to be given in
+        place of features at those timesteps; the sampler asks once for several draws.
+    layer_weights: () -> {slot: (at the start, now)}, weights that may be trained; the run keeps those that
+        moved.
 
     A method whose weights can come from outside, and be exported, has `exchange` (an Exchange) and two
     methods. `load(denoiser, source)` puts the weights of a bench.base.weights.Source into a built denoiser

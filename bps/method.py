@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bench.types import BenchError, Exchange
-from bps.adapter import BPSAdapter
+from bps.adapter import BPSAdapter, Residuals
 from bps.release import split_release_checkpoint
 from bps.schedule import slot_weight
 from bps.sites import MIDDLE_SLOT
@@ -71,21 +71,29 @@ class BPSDenoiser(torch.nn.Module):
         """Pass the condition [B,C,H,W] through: every residual also depends on the timestep."""
         return condition
 
+    def at_timesteps(self, features: torch.Tensor, timesteps: torch.Tensor) -> Residuals:
+        """Return the residuals of conditions [B,C,H,W] at timesteps [B], for any number of latents."""
+        return self.steered.residuals(features, timesteps)
+
     def forward(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         text: torch.Tensor,
-        features: torch.Tensor,
+        features: torch.Tensor | Residuals,
     ) -> torch.Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w].
+
+        features may be what `at_timesteps` made of them.
+        """
         branches = len(text)
-        residuals = self.steered.residuals(features, timesteps)
+        if not isinstance(features, Residuals):
+            features = self.at_timesteps(features, timesteps)
         output = self.steered.steer(
             latents.repeat(branches, 1, 1, 1),
             timesteps.repeat(branches),
             text.flatten(0, 1),
-            residuals,
+            features,
         )
         return self._to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
 

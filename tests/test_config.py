@@ -49,6 +49,7 @@ FULL = RunConfig(
     learning_rate=1.0000000000000002e-05,
     guidance=3.0,
     sampling_steps=2,
+    draws=3,
     precision="bf16",
     ema=0.999,
     shuffled=False,

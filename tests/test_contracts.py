@@ -126,6 +126,22 @@ def test_an_item_does_not_depend_on_its_batch_mates(
 
 
 @every_row
+def test_what_several_draws_share_moves_no_bit(
+    name: str, task: str, prepared: dict[str, Prepared], shaken: Shaken
+) -> None:
+    """A denoiser's `at_timesteps` stands for its features at those timesteps."""
+    denoiser, data = shaken(name, task), prepared[task]
+    at_timesteps = getattr(denoiser, "at_timesteps", lambda features, timesteps: features)
+    latents, steps = torch.randn(4, *data.latent_shape), torch.tensor([3, 250, 700, 999])
+    with torch.no_grad():
+        features = denoiser.encode(data.conditions[0, :4])
+        shared = at_timesteps(features, steps)
+        for z in (latents, latents.flip(0)):
+            found, plain = (denoiser(z, steps, data.text[None, :4], f) for f in (shared, features))
+            assert torch.equal(found, plain)
+
+
+@every_row
 def test_saved_and_loaded_weights_are_equal(
     name: str,
     task: str,

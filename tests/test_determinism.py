@@ -98,6 +98,23 @@ def test_a_rerun_has_the_same_bits(one: Any, micro_folder: Path, tmp_path: Path)
     assert files[0] == files[1] and recorded(again).rows == recorded(one).rows
 
 
+def test_more_draws_take_the_training_over_and_begin_with_the_same_samples(
+    one: Any, micro_folder: Path
+) -> None:
+    config = micro(micro_folder, one.folder.parent, shuffled=False, train_images=16, draws=2)
+    run = made(config)
+    with threads(1):
+        record = run.all()
+    assert record.trained_in == one.id and record.protocol["sampler"]["draws"] == 2
+    np.testing.assert_array_equal(pixels(run), pixels(one))
+    assert "draws" not in recorded(one).protocol["sampler"] and recorded(one).draws == {}
+    assert set(record.draws) == {"samples"}
+    for name, values in record.draws["samples"].items():
+        first, found = recorded(one).metrics[name].value, record.metrics[name].value
+        assert len(values) == 2 and values[0] == pytest.approx(first, abs=1e-12), name
+        assert found is None or found == pytest.approx(np.mean(values), abs=1e-9), name
+
+
 @pytest.mark.slow
 def test_threads_and_batches_move_nothing_beyond_the_tolerances(
     one: Any, micro_folder: Path, tmp_path: Path

@@ -147,18 +147,30 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++"])
-def test_samples_do_not_depend_on_the_batch_size(micro_base: Base, data: Prepared, name: str) -> None:
+def test_samples_do_not_depend_on_the_batch_size_nor_on_other_draws(
+    micro_base: Base, data: Prepared, name: str
+) -> None:
+    """A batch of as many items gives the same bits, whatever is drawn beside; residuals are shared."""
     trained = steered(micro_base)
     with torch.no_grad():  # untrained residuals are exactly 0: shake them
         for parameter in Trainable(trained).parameters.values():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
+    calls = []
+    trained.steered.adapter.register_forward_hook(lambda *args: calls.append(len(args[1][0])))
 
-    def images(batch: int) -> np.ndarray:
-        spec = sampling(Sampler(name=name, steps=4), batch=batch)
+    def images(batch: int, draws: int = 1) -> np.ndarray:
+        spec = sampling(Sampler(name=name, steps=4, draws=draws), batch=batch)
         parts = sample_images(trained, spec, base=micro_base, data=data)
-        return np.concatenate([pixels for _, pixels in parts])
+        return np.concatenate([pixels for _, pixels in parts], axis=1)
 
-    assert np.abs(images(10) - images(3)).max() < TOLERANCES.images
+    alone = images(10)
+    assert np.abs(alone - images(3)).max() < TOLERANCES.images
+    calls.clear()
+    three = images(10, draws=3)
+    assert calls == [10] * 4
+    assert np.array_equal(three[0], alone[0])
+    assert np.abs(three - images(3, draws=3)).max() < TOLERANCES.images
+    assert min(np.abs(three[i] - three[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.05
 
 
 def test_every_example_keeps_its_own_condition_and_text(data: Prepared) -> None:
@@ -190,8 +202,10 @@ def test_shuffled_samples_get_the_condition_they_are_said_to(micro_base: Base, d
     means = data.conditions[0].mean(dim=(1, 2, 3))
     wanted = micro_base.decode(means[order].view(-1, 1, 1, 1).expand(-1, 4, 16, 16))
     spec = sampling(Sampler(steps=4))
-    parts = sample_images(Painter(), spec, base=micro_base, data=data, condition_of=order)
-    got = np.concatenate([pixels for _, pixels in parts])
+    parts = sample_images(
+        Painter(), spec, base=micro_base, data=data, conditions=lambda rows: data.conditions_at(order[rows])
+    )
+    got = np.concatenate([pixels[0] for _, pixels in parts])
     assert np.abs(got - wanted.permute(0, 2, 3, 1).numpy()).max() < 2e-3
     assert len(set(means.tolist())) == len(data)
 
@@ -237,11 +251,16 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 def test_guidance_one_is_the_prompt_alone(micro_base: Base, data: Prepared) -> None:
     denoiser = steered(micro_base)
     noise = torch.from_numpy(np.stack([initial_noise(0, i, (4, 16, 16)) for i in data.ids[:2]]))
-    shared = {"base": micro_base, "noise": noise, "conditions": data.conditions[0, :2], "text": data.text[:2]}
+    shared = {
+        "base": micro_base,
+        "noise": noise[None],
+        "conditions": data.conditions[0, :2],
+        "text": data.text[:2],
+    }
     alone = sample_latents(denoiser, sampler=Sampler(steps=3, guidance=1.0), empty=data.empty, **shared)
     nothing = sample_latents(denoiser, sampler=Sampler(steps=3, guidance=0.0), empty=data.text[:1], **shared)
-    assert torch.allclose(alone[0], nothing[0], atol=1e-4)
-    assert not torch.allclose(alone[1], nothing[1], atol=1e-4)
+    assert torch.allclose(alone[0, 0], nothing[0, 0], atol=1e-4)
+    assert not torch.allclose(alone[0, 1], nothing[0, 1], atol=1e-4)
 
 
 def test_ddim_is_stable_diffusions(micro_base: Base) -> None:
@@ -274,11 +293,11 @@ def test_samplers_follow_a_known_noise_exactly(micro_base: Base, data: Prepared)
             Oracle(),
             base=micro_base,
             sampler=Sampler(name=name, steps=10, guidance=1.0),
-            noise=noise,
+            noise=noise[None],
             conditions=data.conditions[0, :2],
             text=data.text[:2],
             empty=data.empty,
-        )
+        )[0]
 
     assert torch.allclose(end("dpm++"), target, atol=2e-4)
     first, last = alphas[901], alphas[0]

@@ -48,6 +48,20 @@ def test_targets_against_themselves_are_perfect(perfect: Scores) -> None:
     assert values["sketch_f1"] is not None and values["sketch_f1"] >= 0.95
 
 
+def test_several_draws_score_the_mean_of_each(evaluator: Evaluator, perfect: Scores) -> None:
+    """Of values, of items and of replicates: what a report pairs keeps its shape."""
+    blurred = ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 1, 0))
+    other, both = evaluator.evaluate(blurred), evaluator.evaluate_draws([evaluator.targets, blurred])
+    for name, metric in both.metrics.items():
+        each = [perfect.metrics[name].value, other.metrics[name].value]
+        assert both.draws[name] == pytest.approx(each) and metric.n == COUNT
+        assert metric.value == pytest.approx(float(np.mean(both.draws[name])), abs=1e-12), name
+    for kind in ("items", "replicates"):
+        found, first, second = (getattr(s, kind) for s in (both, perfect, other))
+        for name, values in found.items():
+            np.testing.assert_allclose(values, (first[name] + second[name]) / 2, atol=1e-12)
+
+
 def test_every_metric_falls_as_images_get_worse(evaluator: Evaluator, perfect: Scores) -> None:
     worse = [perfect]
     for sigma in (1.0, 2.5):
