@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from annotated_types import Ge, Gt, MaxLen
+from annotated_types import Ge, MaxLen
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -50,8 +50,6 @@ _UNPACKED = 100  # times its own size that an archive may hold; the shipped ones
 _SMALL = 1 << 24  # bytes that any archive may hold
 _DAY = 24 * 3600.0
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", re.DOTALL)
-
-
 DEEPEST = 64
 LARGEST = 2**64
 LONGEST = 20_000
@@ -61,13 +59,25 @@ _MOST_WORD = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RAW_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 _UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")
-
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _TRY_SECONDS = 1.0
 
 
 # ---- hashes and files
+
+
+def unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
+    """Build the error for a path that the system does not let us write."""
+    return BenchError(
+        f"cannot write {path}: {getattr(error, 'strerror', None) or error}. "
+        "Free some disk space or choose a folder you may write to."
+    )
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
+    return BenchError(
+        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the file is there."
+    )
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -83,19 +93,15 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     try:
         known = os.stat(path)
         state = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
-        if time.time() - max(known.st_mtime, known.st_ctime) < _SETTLED:
-            return _digest_of(path)  # another write might leave the same time
-        return _known_digest(os.fspath(path), state)
+        settled = time.time() - max(known.st_mtime, known.st_ctime) >= _SETTLED
+        digest = _digest_of if settled else _digest_of.__wrapped__  # another write might leave the same time
+        return digest(os.fspath(path), state)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 @functools.lru_cache(maxsize=10_000)
-def _known_digest(path: str, state: tuple[int, ...]) -> str:
-    return _digest_of(path)
-
-
-def _digest_of(path: str | os.PathLike[str]) -> str:
+def _digest_of(path: str, state: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -128,17 +134,10 @@ def digest_json(value: Any) -> str:
 
 def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
     """Return a value as JSON: sorted keys, UTF-8; BenchError for NaN, infinities and values unknown to it."""
-    separators = (",", ":") if indent is None else (",", ": ")
+    apart = (",", ":") if indent is None else (",", ": ")
+    options: Any = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
     try:
-        text = json.dumps(
-            value,
-            sort_keys=True,
-            indent=indent,
-            separators=separators,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        return text.encode()
+        return json.dumps(value, indent=indent, separators=apart, **options).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BenchError(
             f"cannot be written as JSON: {error}. Allowed: text keys, text, finite numbers, "
@@ -161,7 +160,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp{target.suffix}")
         temporary.touch(exist_ok=False)
         yield temporary
-        _settle(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
@@ -378,7 +378,6 @@ Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Ge(0)]
 Number = Annotated[float, Strict()]
 Amount = Annotated[float, Strict(), Ge(0)]
-Positive = Annotated[float, Strict(), Gt(0)]
 
 
 def holding(kind: Any) -> GetPydanticSchema:
@@ -512,8 +511,13 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Remember the folder; it is made when the first entry is written."""
-        self.folder = Path(folder or os.environ.get(CACHE_VARIABLE) or _own_cache())
-        self._tidy = False
+        try:
+            own = folder or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "bps-bench"
+        except RuntimeError as error:
+            raise BenchError(
+                f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
+            ) from error
+        self.folder, self._tidy = Path(own), False
 
     def tidy(self) -> None:
         """Remove, once, what processes that were killed a day ago or earlier left half written."""
@@ -556,34 +560,6 @@ class Cache:
             return read_npz(path, sha256=note["sha256"])
         except (BenchError, KeyError, TypeError):
             return None
-
-
-def _own_cache() -> Path:
-    try:
-        return Path.home() / ".cache" / "bps-bench"
-    except RuntimeError as error:
-        raise BenchError(
-            f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
-        ) from error
-
-
-def _settle(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
-    """Build the error for a path that the system does not let us write."""
-    return BenchError(
-        f"cannot write {path}: {getattr(error, 'strerror', None) or error}. "
-        "Free some disk space or choose a folder you may write to."
-    )
-
-
-def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
-    return BenchError(
-        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the file is there."
-    )
 
 
 # ---- locks

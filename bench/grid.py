@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,11 @@ class Outcome:
     folder: Path | None = None
     error: str | None = None
     refused: str | None = None
+
+    @property
+    def state(self) -> str:
+        """What became of it in words."""
+        return self.error or self.refused or "done"
 
 
 Start = Callable[[Sequence[str]], Process | Remote]
@@ -76,18 +81,60 @@ def run_grid(
             f"--weights {configs[0].weights} belong to one method, got {', '.join(methods)}. Name one with "
             "--method."
         )
-    grid = _Grid(configs, names or [describe(config) for config in configs], say=say)
+    names = names or [describe(config) for config in configs]
     most, start = (jobs, starter(jobs)) if start is None else (len(configs), start)
-    while grid.waiting or grid.running:
-        while grid.waiting and len(grid.running) < most:
-            grid.begin(start)
-        grid.collect()
-        code = (hooks or Hooks()).stop()
-        if code is not None:
-            grid.stop(code)
-        if grid.running:
+    ended: dict[int, Outcome] = {}
+    running: dict[int, tuple[Outcome, Process | Remote | None]] = {}
+    while len(ended) < len(configs):
+        while len(running) < most and (number := len(ended) + len(running)) < len(configs):
+            running[number] = _begun(Outcome(name=names[number], config=configs[number]), start)
+        for number, (outcome, process) in list(running.items()):
+            code = 0 if process is None else process.poll()
+            if code is not None:
+                del running[number]
+                _stop_at(code if code in _STOPPED else None, running)
+                ended[number] = outcome if process is None else _ended(outcome, process, code)
+                say(f"[{len(ended)}/{len(configs)}] {names[number]}: {ended[number].state}")
+        _stop_at((hooks or Hooks()).stop(), running)
+        if running:
             time.sleep(LOOK_SECONDS)
-    return [grid.outcomes[number] for number in range(len(configs))]
+    return [ended[number] for number in range(len(configs))]
+
+
+def _begun(outcome: Outcome, start: Start) -> tuple[Outcome, Process | Remote | None]:
+    """Start a run, unless it has a record or cannot be."""
+    config = outcome.config
+    try:
+        folder = config.results / identify(resolve(config)).run_id
+        record = finished(folder)
+    except Refused as reason:
+        return replace(outcome, refused=str(reason)), None
+    except (BenchError, OSError) as error:
+        return replace(outcome, error=str(error)), None
+    outcome = replace(outcome, record=record, folder=folder)
+    argv = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
+    return outcome, None if record is not None else start(argv)
+
+
+def _ended(outcome: Outcome, process: Process | Remote, code: int) -> Outcome:
+    if code:
+        return replace(outcome, error=f"failed with exit code {code}, {process.last_line()}")
+    try:
+        return replace(outcome, record=load_record(outcome.folder or Path()))
+    except (BenchError, OSError) as error:
+        return replace(outcome, error=str(error))
+
+
+def _stop_at(code: int | None, running: Mapping[int, tuple[Outcome, Process | Remote | None]]) -> None:
+    """With a code, ask every run to save its work, wait for it and raise Stopped."""
+    if code is None:
+        return
+    processes = [process for _, process in running.values() if process is not None]
+    for process in processes:
+        process.terminate()
+    while any(process.poll() is None for process in processes):
+        time.sleep(LOOK_SECONDS)
+    raise Stopped(code)
 
 
 def describe(config: RunConfig) -> str:
@@ -106,69 +153,6 @@ def starter(jobs: int) -> Start:
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     threads = {} if jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
     return partial(child, alone=jobs == 1, added=threads)
-
-
-class _Grid:
-    """Runs that wait, run (with their folders) and have ended, by their place."""
-
-    def __init__(
-        self, configs: Sequence[RunConfig], names: Sequence[str], *, say: Callable[[str], None]
-    ) -> None:
-        self.configs, self.names, self.say = configs, names, say
-        self.waiting = list(range(len(configs)))
-        self.running: dict[int, tuple[Process | Remote, Path]] = {}
-        self.outcomes: dict[int, Outcome] = {}
-
-    def begin(self, start: Start) -> None:
-        """Start the next run, unless it has a record or cannot be."""
-        number = self.waiting.pop(0)
-        config = self.configs[number]
-        outcome = partial(Outcome, name=self.names[number], config=config)
-        try:
-            folder = config.results / identify(resolve(config)).run_id
-            record = finished(folder)
-        except Refused as reason:
-            self._end(number, outcome(refused=str(reason)))
-        except (BenchError, OSError) as error:
-            self._end(number, outcome(error=str(error)))
-        else:
-            if record is not None:
-                self._end(number, outcome(record=record, folder=folder))
-                return
-            argv = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
-            self.running[number] = start(argv), folder
-
-    def collect(self) -> None:
-        """Take up every run that has ended; Stopped where one was asked to stop."""
-        codes = {number: process.poll() for number, (process, _) in self.running.items()}
-        for number, code in codes.items():
-            if code is None:
-                continue
-            process, folder = self.running.pop(number)
-            if code in _STOPPED:
-                self.stop(code)
-            outcome = partial(Outcome, name=self.names[number], config=self.configs[number])
-            if code:
-                ended = outcome(error=f"failed with exit code {code}, {process.last_line()}")
-            else:
-                try:
-                    ended = outcome(record=load_record(folder), folder=folder)
-                except (BenchError, OSError) as error:
-                    ended = outcome(error=str(error))
-            self._end(number, ended)
-
-    def stop(self, code: int) -> None:
-        """Ask every run to save its work, wait for it and raise Stopped."""
-        for process, _ in self.running.values():
-            process.terminate()
-        while any(process.poll() is None for process, _ in self.running.values()):
-            time.sleep(LOOK_SECONDS)
-        raise Stopped(code)
-
-    def _end(self, number: int, outcome: Outcome) -> None:
-        self.outcomes[number] = outcome
-        state = outcome.error or outcome.refused or "done"
-        self.say(f"[{len(self.outcomes)}/{len(self.configs)}] {outcome.name}: {state}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +218,10 @@ def _planned(config: RunConfig, variant: Variant) -> Planned:
     entry = Planned(variant=variant, spec=spec, folder=home / variant.called, state=CANNOT)
     try:
         identity = identify(spec)
-    except BenchError as error:
-        return replace(entry, why=str(error))
-    places = [f / identity.run_id for f in (home, config.results, config.results / ABLATIONS_FOLDER)]
-    folder = next((place for place in places if (place / RECORD_FILE).exists()), places[0])
-    spec = replace(spec, config=replace(config, results=folder.parent))
-    entry = replace(entry, spec=spec, identity=identity, folder=folder, state=MISSING, trains=True)
-    try:
+        places = [f / identity.run_id for f in (home, config.results, config.results / ABLATIONS_FOLDER)]
+        folder = next((place for place in places if (place / RECORD_FILE).exists()), places[0])
+        spec = replace(spec, config=replace(config, results=folder.parent))
+        entry = replace(entry, spec=spec, identity=identity, folder=folder, state=MISSING, trains=True)
         return entry if finished(folder) is None else replace(entry, state=EXISTS, trains=False)
     except BenchError as error:
         return replace(entry, why=str(error))
@@ -281,20 +262,17 @@ def seconds_of(
     are any. What was measured on GPUs says nothing of CPUs, and the other way round.
     """
 
-    def kind(record: RunRecord) -> tuple[object, ...]:
-        return record.suite, record.environment.get("device"), record.method
-
-    def options(record: RunRecord) -> dict[str, object]:
-        return {name: value for name, value in record.options.items() if name != "learning_rate"}
-
+    kind = (spec.suite.name, spec.device, spec.method.name)
     asked = json.loads(json.dumps(dict(spec.options)))
-    of_kind = [r for r in records if kind(r) == (spec.suite.name, spec.device, spec.method.name)]
-    like = [record for record in of_kind if options(record) == asked] or of_kind
-    steps = [
-        record.cost.sample_seconds_per_image / record.protocol["sampler"]["steps"]
-        for record in like
-        if record.cost.sample_seconds_per_image
-    ]
+    costs: list[tuple[bool, RunRecord]] = []
+    for record in records:
+        if (record.suite, record.environment.get("device"), record.method) == kind:
+            options = {name: value for name, value in record.options.items() if name != "learning_rate"}
+            costs.append((options == asked, record))
+    best = any(alike for alike, _ in costs)
+    like = [record for alike, record in costs if alike or not best]
+    pace = [(r.cost.sample_seconds_per_image, r.protocol["sampler"]["steps"]) for r in like]
+    steps = [seconds / count for seconds, count in pace if seconds]
     if not steps:
         return None
     scoring = [r.cost.score_seconds / r.splits.eval.n for r in like if r.cost.score_seconds] or [0.0]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from bench.base.load import Base
 from bench.base.random import build_base, shape_like
 from bench.child import PROGRAM, child
 from bench.config import RunConfig, RunSpec, Sampler, Training
@@ -33,7 +33,6 @@ from bench.cost import (
     reset_peak_memory,
     timing_key,
 )
-from bench.data.latents import Prepared
 from bench.plan import CPU_ALLOWANCE, Setting, footprint, stand_in
 from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
@@ -52,70 +51,52 @@ _PACKAGES = ("torch", "diffusers", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """How much is measured. steps: of the optimiser; batches: of sampled items; rounds: over all methods."""
+    """How much is measured, and on what.
+
+    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: "sd15" or "sd21",
+    whose likeness with random weights stands in for the suite's base, and random items for its data; width:
+    of that UNet's first level; size: of images in pixels, None for its own.
+    """
 
     steps: int = 30
     batches: int = 2
     rounds: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stand:
-    """What stands in for a suite's base: its likeness with random weights, and random items.
-
-    like: "sd15" or "sd21"; width: of the UNet's first level; size: of images in pixels, None for its own.
-    """
-
-    like: str
+    random: str | None = None
     width: int = 320
     size: int | None = None
 
     def argv(self) -> list[str]:
-        """Return the command line's arguments that say so."""
-        size = [] if self.size is None else ["--size", str(self.size)]
-        return ["--random", self.like, "--width", str(self.width), *size]
+        """Return the command line's arguments for one round."""
+        argv = ["cost", "--rounds", "1", "--train-steps", str(self.steps)]
+        argv += ["--sample-batches", str(self.batches)]
+        argv += ["--random", self.random, "--width", str(self.width)] if self.random else []
+        return argv if self.size is None else [*argv, "--size", str(self.size)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is measured: a method's denoiser over its base, and items to train on and to sample."""
-
-    spec: RunSpec
-    denoiser: Any
-    base: Base
-    train: Prepared
-    evaluation: Prepared
-
-
-def measure_costs(
-    configs: Sequence[RunConfig],
-    amount: Amount,
-    *,
-    stand: Stand | None = None,
-    say: Callable[[str], None],
-) -> Path:
+def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable[[str], None]) -> Path:
     """Measure what methods take, each in a process of its own and alone; return the timings' file.
 
     Of the rounds over all methods the fastest counts; they go in turns, so that a slow spell of the
     machine does not meet one method alone. What was measured earlier stays until a method's last round
-    is done. Several methods on random weights (stand) have the yardsticks beside them. BenchError if
-    what was measured earlier is of another machine.
+    is done. Several methods on random weights have the yardsticks beside them. BenchError if what was
+    measured earlier is of another machine.
     """
     results, here = configs[0].results, machine(find_device(configs[0].device))
     load_timings(results, machine=here)
     if len(configs) == 1 and amount.rounds == 1:
-        timing = measure_random(configs[0], stand, amount) if stand else measure(run_of(configs[0]), amount)
+        only = configs[0]
+        timing = measure_random(only, amount) if amount.random else measure(Run(resolve(only)), amount)
         return add_timing(results, timing, machine=here)
     timed: dict[str, RunConfig] = {}
     for config in configs:
         method, options = method_of(config)
         timed.setdefault(timing_key(method.name, options), config)
-    if stand and len(configs) > 1:
+    if amount.random and len(configs) > 1:
         timed |= {n: replace(configs[0], method=f"baselines.yardsticks:{n}") for n in YARDSTICKS}
     turns = list(itertools.product(range(amount.rounds), timed.items()))
     rounds: dict[str, Timing] = {}
     for number, (turn, (key, config)) in enumerate(turns, start=1):
-        timing = _measured_alone(config, amount, stand)
+        timing = _measured_alone(config, amount)
         rounds[key] = rounds[key].with_round(timing) if turn else timing
         say(f"[{number}/{len(turns)}] {timing.method}: measured")
         if turn == amount.rounds - 1:
@@ -123,32 +104,17 @@ def measure_costs(
     return results / TIMINGS_FILE
 
 
-def _measured_alone(config: RunConfig, amount: Amount, stand: Stand | None) -> Timing:
-    """Measure a method once in a process of its own."""
-    argv = ["cost", "--rounds", "1", "--train-steps", str(amount.steps)]
-    argv += ["--sample-batches", str(amount.batches), *(stand.argv() if stand else [])]
+def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
     with tempfile.TemporaryDirectory() as scratch:
         asked = json.dumps(replace(config, results=Path(scratch)).as_dict())
-        code = child([*argv, "--config", asked], alone=True).wait()
+        code = child([*amount.argv(), "--config", asked], alone=True).wait()
         timings = load_timings(Path(scratch))
     if code or timings is None:
         raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
     return timings.entries[0]
 
 
-def run_of(config: RunConfig) -> Subject:
-    """Return a method of a suite, as a run has it; untrained, since its cost does not depend on weights."""
-    run = Run(resolve(config))
-    return Subject(
-        spec=run.spec,
-        denoiser=run.denoiser,
-        base=run.base,
-        train=run.train_data,
-        evaluation=run.eval_data,
-    )
-
-
-def measure_random(config: RunConfig, stand: Stand, amount: Amount) -> Timing:
+def measure_random(config: RunConfig, amount: Amount) -> Timing:
     """Measure a method on a base with random weights, and say what `bench plan` expects.
 
     BenchError for what the device or the method cannot do.
@@ -156,13 +122,17 @@ def measure_random(config: RunConfig, stand: Stand, amount: Amount) -> Timing:
     import torch
 
     (method, options), task, device = method_of(config), task_of(config), find_device(config.device)
-    suite, shape = suite_of(config), shape_like(stand.like, width=stand.width, size=stand.size)
+    suite, shape = suite_of(config), shape_like(amount.random or "", width=amount.width, size=amount.size)
     batch, precision = config.train_batch or 16, config.precision or "fp32"
-    training, execution = (
-        Training(batch=batch, loss="eps", mirror=False, precision=precision),
-        Execution.of(config),
+    training = Training(batch=batch, loss="eps", mirror=False, precision=precision)
+    setting = Setting(
+        training=training,
+        sampler=SAMPLER,
+        execution=Execution.of(config),
+        sampled=config.sample_batch,
+        cuda=device != "cpu",
     )
-    check_execution(execution, training, device=device)
+    check_execution(setting.execution, training, device=device)
     reason = refusal(method, task)
     if reason:
         raise BenchError(f"{config.method} cannot do {task.name}: {reason}")
@@ -182,41 +152,36 @@ def measure_random(config: RunConfig, stand: Stand, amount: Amount) -> Timing:
     torch.manual_seed(0)
     denoiser = method.build(base, task, **options).to(device)
     items = stand_in(shape, task=task, count=max(batch, amount.batches * config.sample_batch))
-    timing = measure(Subject(spec=spec, denoiser=denoiser, base=base, train=items, evaluation=items), amount)
-    setting = Setting(
-        training=training,
-        sampler=SAMPLER,
-        execution=execution,
-        sampled=config.sample_batch,
-        cuda=device != "cpu",
-    )
+    run = SimpleNamespace(spec=spec, denoiser=denoiser, base=base, train_data=items, eval_data=items)
+    timing = measure(run, amount)
     counted = footprint(method, options=options, shape=shape, task=task, setting=setting)
     setup = {"base": shape.name, "size": shape.size, "precision": precision, "batch": batch}
     return replace(
         timing,
-        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **execution.as_dict()},
+        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **setting.execution.as_dict()},
         planned_memory_bytes=counted.peak if setting.cuda else round(process + CPU_ALLOWANCE * counted.peak),
         train_flops=counted.train_flops or None,
     )
 
 
-def measure(subject: Subject, amount: Amount) -> Timing:
-    """Return the timing of a subject: training steps, then sampled batches, each after a warm-up.
+def measure(run: Any, amount: Amount) -> Timing:
+    """Return the timing of a run: training steps, then sampled batches, each after a warm-up.
 
-    The rate is that of the middle step, so that a hiccup of the machine does not count.
+    run: a `bench.running.Run`, or what has its spec, denoiser, base and data; untrained, since costs do not
+    depend on weights. The rate is that of the middle step, so that a hiccup of the machine does not count.
     """
-    code, spec = code_measured(), subject.spec  # before, as somebody may edit the sources meanwhile
+    code, spec = code_measured(), run.spec  # before, as somebody may edit the sources meanwhile
     suite, device = spec.suite, spec.device
+    sample = partial(sample_images, run.denoiser, base=run.base, data=run.eval_data)
+    _ = run.train_data  # encoded before anything is measured
     reset_peak_memory(device)
-    seconds = _training_steps(subject, amount.steps)
+    seconds = _training_steps(run, amount.steps)
     peak = peak_memory(device) if seconds else 0
-    subject.denoiser.eval()
+    run.denoiser.eval()
     reset_peak_memory(device)
-    few = replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))
-    next(sample_images(subject.denoiser, few, base=subject.base, data=subject.evaluation))
+    next(sample(replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))))
     begun = time.perf_counter()
-    batches = sample_images(subject.denoiser, spec, base=subject.base, data=subject.evaluation)
-    items = sum(len(ids) for ids, _ in itertools.islice(batches, amount.batches))
+    items = sum(len(ids) for ids, _ in itertools.islice(sample(spec), amount.batches))
     sampling = time.perf_counter() - begun
     return Timing(
         method=spec.method.name,
@@ -231,19 +196,19 @@ def measure(subject: Subject, amount: Amount) -> Timing:
     )
 
 
-def _training_steps(subject: Subject, count: int) -> list[float]:
+def _training_steps(run: Any, count: int) -> list[float]:
     """Take training steps after a warm-up; return the seconds of each, none where nothing is trained."""
     import torch
 
-    denoiser, training, device = subject.denoiser, subject.spec.suite.training, subject.spec.device
-    execution = Execution.of(subject.spec.config)
+    denoiser, training, device = run.denoiser, run.spec.suite.training, run.spec.device
+    execution = Execution.of(run.spec.config)
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         return []
     optimiser = torch.optim.AdamW(
         parameters, lr=1e-5, weight_decay=training.weight_decay, fused=execution.fused or None
     )
-    loss = partial(training_loss, denoiser, base=subject.base, data=subject.train, training=training, seed=0)
+    loss = partial(training_loss, denoiser, base=run.base, data=run.train_data, training=training, seed=0)
     times = [time.perf_counter()]
     warm_up = min(_WARM_UP, count)
     with rebuilt(denoiser, execution):

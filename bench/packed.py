@@ -7,6 +7,7 @@ of items, curve, tiles), each of which lies once in the archive.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -64,6 +65,7 @@ _MOST_DECIMALS = 12
 _BITS = -1  # in place of decimals, where none hold the numbers: their bits as they are
 _EXACT = 2**53
 _MISSING = np.iinfo(np.int64).min
+_SCORES = ("rows", "replicates")
 _OF_VARIANT = ("suite", "task", "method", "options", "budget", "changes")
 """What of a record tells variants apart: runs that are alike in these differ in their seed alone."""
 
@@ -124,10 +126,9 @@ def kept_runs(results: Path, within: str = "") -> list[Run]:
     within: a folder below, such as that of ablations' runs.
     """
     pack = Pack(results)
-    folders = {folder.name: folder for folder in find_records(pack.results / within)}
-    packed = pack.within(within)
-    names = sorted({*folders, *packed})
-    return [load_run(folders[n]) if n in folders else pack.run(packed[n]) for n in names]
+    reads: dict[str, Callable[[], Run]] = {n: partial(pack.run, x) for n, x in pack.within(within).items()}
+    reads |= {f.name: partial(load_run, f) for f in find_records(pack.results / within)}
+    return [reads[name]() for name in sorted(reads)]
 
 
 def kept_records(results: Path, within: str = "", *, skip_damaged: bool = False) -> list[RunRecord]:
@@ -135,22 +136,19 @@ def kept_records(results: Path, within: str = "", *, skip_damaged: bool = False)
 
     skip_damaged: let what is damaged count for nothing; else it is a BenchError.
     """
-    found: dict[str, RunRecord] = {}
-    pack, packed = Pack(results), {}
-    try:
-        packed = pack.within(within)
-    except BenchError:
-        if not skip_damaged:
-            raise
-    reads: dict[str, Callable[[], RunRecord]] = {n: partial(pack.record, one) for n, one in packed.items()}
+    pack, found = Pack(results), []
+    reads: dict[str, Callable[[], RunRecord]] = {}
+    with contextlib.suppress(*_skipped(skip_damaged)):
+        reads = {n: partial(pack.record, line) for n, line in pack.within(within).items()}
     reads |= {f.name: partial(load_record, f, verify=False) for f in find_records(pack.results / within)}
     for name in sorted(reads):
-        try:
-            found[name] = reads[name]()
-        except BenchError:
-            if not skip_damaged:
-                raise
-    return list(found.values())
+        with contextlib.suppress(*_skipped(skip_damaged)):
+            found.append(reads[name]())
+    return found
+
+
+def _skipped(skip_damaged: bool) -> tuple[type[BenchError], ...]:
+    return (BenchError,) if skip_damaged else ()
 
 
 def kept_record(folder: Path) -> RunRecord:
@@ -239,10 +237,8 @@ class Pack:
         packed = line.items
         if packed is None:
             return None
-        found: dict[str, Any] = {"ids": self._texts(packed.ids)}
-        for name, rows in (("rows", packed.rows), ("replicates", packed.replicates)):
-            if rows is not None:
-                found[name] = {row: {m: self._array(d) for m, d in of.items()} for row, of in rows.items()}
+        rows = {name: of for name in _SCORES if (of := getattr(packed, name)) is not None}
+        found = {"ids": self._texts(packed.ids), **_each(rows, self._array)}
         if packed.curve is not None:
             steps, losses = (self._array(digest).tolist() for digest in packed.curve)
             whole = [int(step) if math.isfinite(step) else -1 for step in steps]
@@ -262,9 +258,7 @@ class Pack:
         """Return the files of a line's run folder, byte for byte as they were."""
         files, items, strips = {RECORD_FILE: _json_file(line.record)}, self.items(line), self.strips(line)
         if items is not None:
-            for name in {"rows", "replicates"} & set(items):
-                items[name] = {r: {m: _listed(a) for m, a in of.items()} for r, of in items[name].items()}
-            files[ITEMS_FILE] = _json_file(items)
+            files[ITEMS_FILE] = _json_file(_each(items, _listed))
         if strips is not None:
             files[TILES_FILE] = npz_bytes(strips)
         return files
@@ -378,9 +372,7 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
 
     line: dict[str, Any] = {"place": place, "record": json.loads(files[RECORD_FILE])}
     if ITEMS_FILE in files:
-        items = json.loads(files[ITEMS_FILE])
-        for name in {"rows", "replicates"} & set(items):
-            items[name] = {r: {m: add(v) for m, v in of.items()} for r, of in items[name].items()}
+        items = _each(json.loads(files[ITEMS_FILE]), add)
         if "curve" in items:
             items["curve"] = [add([point[k] for point in items["curve"]]) for k in (0, 1)]
         line["items"] = {**items, "ids": texts(items["ids"])}
@@ -396,14 +388,21 @@ def _json_file(values: Any) -> bytes:
     return json_bytes(values, indent=1) + b"\n"
 
 
+def _each(items: Mapping[str, Any], act: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return what an items file holds with something done to each list of scores."""
+    done = dict(items)
+    for name in set(_SCORES) & set(items):
+        done[name] = {row: {m: act(v) for m, v in of.items()} for row, of in items[name].items()}
+    return done
+
+
 def _listed(scores: np.ndarray) -> list[float | None]:
     return [None if value != value else value for value in scores.tolist()]
 
 
 def _unzipped(path: Path) -> bytes:
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(read_small(path, remedy=_REMEDY))) as file:
-            raw = file.read(MOST_BYTES + 1)
+        raw = gzip.GzipFile(fileobj=io.BytesIO(read_small(path, remedy=_REMEDY))).read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BenchError(f"{path} cannot be unpacked ({error}). {_REMEDY}") from error
     if len(raw) > MOST_BYTES:

@@ -16,7 +16,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +104,15 @@ class LiveBytes:
             yield self
 
 
-@contextmanager
-def fake_tensors() -> Iterator[None]:
-    """Make every tensor that is created while open a fake one on the CPU.
+def fake_tensors() -> Any:
+    """Return a context in which every tensor that is created is a fake one on the CPU.
 
     The CPU's attention kernel keeps what those of GPUs keep (no matrix of all pairs), which the meta
     device's does not: it would overstate the memory of a step several times.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def make_fake(*modules: Any) -> None:
@@ -243,10 +241,6 @@ class Footprint:
     def peak(self) -> int:
         """The most bytes of all."""
         return max(self.train_peak, self.sample_peak, self.decode_peak)
-
-    def as_dict(self) -> dict[str, int]:
-        """Return all figures and the peak."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"peak": self.peak}
 
 
 def footprint(
@@ -511,27 +505,11 @@ def recognise(device: str) -> Gpu | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where runs are planned for. gpu: a name of GPUS, or "cpu" for this machine; gpus: processes.
-
-    mfu: share of the peak rate. timings: folder of `bench cost`'s file, for a CPU. like, size: the
-    base's likeness where the suite brings none, and image size in pixels, None for its own.
-    """
-
-    gpu: str = "h100"
-    gpus: int = 1
-    mfu: float = MFU
-    timings: Path | None = None
-    like: str = "sd15"
-    size: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Work:
     """What is to be done, for all methods alike. items: of the train and of the evaluation side.
 
     setting: how steps are made. gpu: None for the CPU of this machine. shuffled: whether samples are
-    drawn once more under other items' conditions. mfu: see Machine. process: bytes that a process with
+    drawn once more under other items' conditions. mfu: see `work_of`. process: bytes that a process with
     the libraries takes before it does anything, on a CPU; available: bytes that it can fill there.
     """
 
@@ -562,14 +540,10 @@ class Work:
         """How often a training item is encoded: as it is, and mirrored."""
         return 2 if self.setting.training.mirror else 1
 
-    def flops(self, precision: str) -> float:
-        """Return the operations that a GPU does in an hour."""
+    def hours(self, flops: float, precision: str) -> float:
+        """Return how long a GPU takes for so many operations."""
         assert self.gpu is not None
-        return self.mfu * 3600 * self.gpu.peak(precision)
-
-    def count(self, method: Method, options: Mapping[str, Any]) -> Footprint:
-        """Count what a method's steps need."""
-        return footprint(method, options=options, shape=self.shape, task=self.task, setting=self.setting)
+        return flops / (self.mfu * 3600 * self.gpu.peak(precision))
 
     def needs(self, peak: int) -> int:
         """Return the memory of a process whose tensors take `peak` bytes at most.
@@ -578,15 +552,10 @@ class Work:
         """
         if self.gpu is not None:
             return round(ALLOWANCE * peak)
-        return round(self.process + self._held() + CPU_ALLOWANCE * peak)
-
-    def _held(self) -> int:
-        if self.suite.storage != "memory":
-            return 0
         view = math.prod(self.shape.latent_shape) + self.task.channels * self.shape.size**2
-        text = math.prod(self.shape.text_shape)
-        train, evaluation = self.items
-        return 4 * (train * (self.views * view + text) + evaluation * (view + text))
+        text, (train, evaluation) = math.prod(self.shape.text_shape), self.items
+        held = 4 * (train * (self.views * view + text) + evaluation * (view + text))
+        return round(self.process + held * (self.suite.storage == "memory") + CPU_ALLOWANCE * peak)
 
     @property
     def disk_of_data(self) -> dict[str, int]:
@@ -603,8 +572,7 @@ class Work:
         """Hours of encoding all items once, by one process; None where nothing tells the speed."""
         if self.gpu is None:
             return None
-        count = self.views * self.items[0] + self.items[1]
-        return count * encoding_flops(self.shape) / self.flops("fp32")
+        return self.hours((self.views * self.items[0] + self.items[1]) * encoding_flops(self.shape), "fp32")
 
     @property
     def assumptions(self) -> list[str]:
@@ -632,26 +600,37 @@ class Work:
         ]
 
 
-def work_of(config: RunConfig, machine: Machine) -> Work:
-    """Return what is to be done, checked; BenchError for what is not allowed."""
-    suite, precision = suite_of(config), suite_of(config).training.precision
-    if machine.gpu not in ("cpu", *GPUS):
-        raise unknown("GPU", machine.gpu, [*GPUS, "cpu"])
-    gpu = GPUS.get(machine.gpu)
-    if gpu is None and (machine.gpus > 1 or precision == "fp16"):
+def work_of(
+    config: RunConfig,
+    *,
+    gpu: str = "h100",
+    gpus: int = 1,
+    mfu: float = MFU,
+    like: str = "sd15",
+    size: int | None = None,
+) -> Work:
+    """Return what is to be done, checked; BenchError for what is not allowed.
+
+    gpu: a name of GPUS, or "cpu" for this machine; gpus: processes. mfu: share of the peak rate. like, size:
+    the base's likeness where the suite brings none, and image size in pixels, None for its own.
+    """
+    suite, card = suite_of(config), GPUS.get(gpu)
+    precision = suite.training.precision
+    if card is None and gpu != "cpu":
+        raise unknown("GPU", gpu, [*GPUS, "cpu"])
+    if card is None and (gpus > 1 or precision == "fp16"):
         raise BenchError("--gpu cpu: one process, fp32 or bf16. Name a GPU for anything else.")
-    if gpu is not None and precision == "bf16" and not gpu.bfloat16:
-        raise BenchError(f"--precision bf16: {gpu.name} has no bfloat16. Use fp16 or fp32.")
+    if card is not None and precision == "bf16" and not card.bfloat16:
+        raise BenchError(f"--precision bf16: {gpu} has no bfloat16. Use fp16 or fp32.")
     setting = Setting(
         training=suite.training,
         sampler=suite.sampler,
         execution=Execution.of(config),
         sampled=config.sample_batch,
-        cuda=gpu is not None,
-        processes=machine.gpus,
+        cuda=card is not None,
+        processes=gpus,
     )
     setting.parts()  # refuses a batch that cannot be divided
-    like, size = machine.like, machine.size
     return Work(
         suite=suite,
         budget=budget_of(config, suite),
@@ -659,9 +638,9 @@ def work_of(config: RunConfig, machine: Machine) -> Work:
         shape=shape_like(like, size=size) if suite.base is None else shape_of(suite.base, size=size),
         items=_items(suite),
         setting=setting,
-        gpu=gpu,
+        gpu=card,
         shuffled=config.shuffled,
-        mfu=machine.mfu,
+        mfu=mfu,
         process=libraries_bytes(),
         available=round(HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
     )
@@ -701,21 +680,17 @@ class Plan:
     checkpoints: int
     samples: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"footprint": self.footprint.as_dict()}
-
 
 def plan_runs(
-    configs: Sequence[RunConfig], machine: Machine, *, say: Callable[[str], None]
+    configs: Sequence[RunConfig], *, timings: Path, say: Callable[[str], None], **machine: Any
 ) -> tuple[Work, list[Plan]]:
     """Plan runs that differ in method alone; say gets a line for each that cannot do the task.
 
-    Raises BenchError for unknown names and for what the device or the suite cannot do.
+    timings: folder of `bench cost`'s file, for a CPU. machine: see `work_of`. BenchError for unknown names
+    and for what the device or the suite cannot do.
     """
-    work, plans = work_of(configs[0], machine), []
-    measured = load_timings(machine.timings) if machine.timings is not None and work.gpu is None else None
+    work, plans = work_of(configs[0], **machine), []
+    measured = load_timings(timings) if work.gpu is None else None
     for config in configs:
         method, options = method_of(config)
         reason = refusal(method, work.task)
@@ -735,16 +710,17 @@ def plan_method(
 
     Raises BenchError where the method refuses its options.
     """
-    counted = work.count(method, options)
-    images = work.budget.images(method.name)
+
+    def count(setting: Setting) -> Footprint:
+        return footprint(method, options=options, shape=work.shape, task=work.task, setting=setting)
+
+    counted, images = count(work.setting), work.budget.images(method.name)
     steps = max(1, images // work.setting.training.batch) if counted.trainable else 0
     needed = work.needs(counted.peak)
-    fits = needed <= work.usable
     train, sample = _hours(counted, work, steps=steps, timing=timing)
     sets = (2 if work.shuffled and method.conditioned else 1) * work.suite.sampler.draws
     sampled = sets * (work.items[1] if work.budget.eval_items is None else work.budget.eval_items)
     trained = 4 * counted.trainable
-    checkpoint = trained + counted.optimiser + counted.average
     kept = work.setting.execution.keep + 1  # one more while it is written, and the finished weights
     return Plan(
         method=method.name,
@@ -754,11 +730,11 @@ def plan_method(
         micro=work.setting.micro,
         steps=steps,
         needed=needed,
-        fits=fits,
-        advice="" if fits else advise(method, options=options, work=work, counted=counted),
+        fits=needed <= work.usable,
+        advice="" if needed <= work.usable else _advice(count, work, counted),
         train_hours=train,
         sample_hours=None if sample is None else sampled * sample,
-        checkpoints=kept * checkpoint + trained if trained else 0,
+        checkpoints=kept * (trained + counted.optimiser + counted.average) + trained if trained else 0,
         samples=round(sampled * PIXEL * work.shape.size**2),
     )
 
@@ -767,40 +743,38 @@ def _hours(
     counted: Footprint, work: Work, *, steps: int, timing: Timing | None
 ) -> tuple[float | None, float | None]:
     """Return hours of training, and of sampling one image."""
-    training, group = work.setting.training, work.setting.processes
-    images = steps * training.batch
+    setting, images = work.setting, steps * work.setting.training.batch
     if work.gpu is None:
         if timing is None:
             return (None if steps else 0.0), None
         rate = timing.train_images_per_second
         return images / rate / 3600 if rate else 0.0, timing.sample_seconds_per_image / 3600
-    again = 4 / 3 if work.setting.execution.gradient_checkpointing else 1.0  # a forward pass beside 1 + 2
-    flops = group * work.flops(training.precision)
+    again = 4 / 3 if setting.execution.gradient_checkpointing else 1.0  # a forward pass beside 1 + 2
     once = counted.encode_flops + work.suite.sampler.steps * counted.step_flops
-    decode = counted.decode_flops / (group * work.flops("fp32"))  # the autoencoder stays float32
-    return images * counted.train_flops * again / flops, once / flops + decode
+    training, sampling, decoding = (  # the autoencoder stays float32
+        work.hours(flops, precision) / setting.processes
+        for flops, precision in (
+            (images * counted.train_flops * again, setting.training.precision),
+            (once, setting.training.precision),
+            (counted.decode_flops, "fp32"),
+        )
+    )
+    return training, sampling + decoding
 
 
-def advise(method: Method, *, options: Mapping[str, Any], work: Work, counted: Footprint) -> str:
+def _advice(count: Callable[[Setting], Footprint], work: Work, counted: Footprint) -> str:
     """Say what to change so that a run fits, the least costly first; every size is counted, not guessed."""
     still, whole, planned = max(counted.sample_peak, counted.decode_peak), work.setting.micro, work.setting
     if work.needs(still) > work.usable:
         return f"sampling {planned.sampled} at once needs {gib(work.needs(still))}: lower --sample-batch"
     sizes = [size for size in range(whole, 0, -1) if whole % size == 0]
     for recomputed, micro in itertools.product((False, True), sizes):
-        setting = planned.with_micro(micro, checkpointing=recomputed)
-        needed = work.needs(replace(work, setting=setting).count(method, options).train_peak)
+        needed = work.needs(count(planned.with_micro(micro, checkpointing=recomputed)).train_peak)
         if needed <= work.usable:
             words = [f"--micro-batch {micro}"] if micro != whole else []
             words += ["--gradient-checkpointing"] if recomputed else []
             return f"{' '.join(words)} (then {gib(needed)})"
     return f"no micro batch fits: {gib(needed)} even with --micro-batch 1 --gradient-checkpointing"
-
-
-def total_hours(plans: Sequence[Plan]) -> float | None:
-    """Return the hours of all runs one after another; None where one is unknown."""
-    parts = [h for p in plans for h in (p.train_hours, p.sample_hours)]
-    return None if None in parts else sum(h for h in parts if h is not None)
 
 
 def gib(count: float) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -268,16 +268,12 @@ class ItemScores(FromFile):
         """Raise BenchError for an item named twice, scores of another number, replicates that are none."""
         if len(set(self.ids)) != len(self.ids):
             raise BenchError("an item is named twice")
-        for metric, scores in _by_metric(self.rows):
+        for metric, scores in (found for metrics in self.rows.values() for found in metrics.items()):
             if len(scores) != len(self.ids):
                 raise BenchError(f"'{metric}' has {len(scores)} scores for {len(self.ids)} items")
-        for metric, scores in _by_metric(self.replicates):
+        for metric, scores in (found for metrics in self.replicates.values() for found in metrics.items()):
             if len(scores) < _LEAST_GROUPS or not np.isfinite(scores).all():
                 raise BenchError(f"'{metric}' has fewer than {_LEAST_GROUPS} replicates or one is missing")
-
-
-def _by_metric(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Iterable[tuple[str, np.ndarray]]:
-    return (found for metrics in rows.values() for found in metrics.items())
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
@@ -350,31 +346,34 @@ def environment(*, device: str, threads: int) -> dict[str, Any]:
     On "cuda" also the GPU's name, as "gpu". The digest names the code where no commit is known, as in
     an installed wheel.
     """
+    gpu = {}
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = {"gpu": torch.cuda.get_device_name(device)}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "processor": _processor(),
         "device": device,
-        **_gpu(device),
+        **gpu,
         "threads": threads,
-        "packages": dict(_versions(_PACKAGES)),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "commit": _commit(),
         "sources": digest_sources(),
     }
+
+
+def _version(name: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
 
 
 def digest_sources(root: Path = _ROOT) -> str:
     """Return one SHA-256 over the program's Python files, installed or in a checkout."""
     found = [path for name in _OWN for path in (root / name).rglob("*.py")]
     return digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in (*found, root / "cli.py")})
-
-
-def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
 
 
 def device_words(machine: Mapping[str, Any]) -> str:
@@ -390,15 +389,6 @@ def made_on(environment: Mapping[str, Any]) -> str:
     return device_words(environment) + (f", torch {torch}" if torch else "")
 
 
-def _gpu(device: str) -> dict[str, str]:
-    """Return {"gpu": name} for a CUDA device, nothing for the CPU."""
-    if not device.startswith("cuda"):
-        return {}
-    import torch
-
-    return {"gpu": torch.cuda.get_device_name(device)}
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -412,25 +402,19 @@ def _commit() -> str:
 
     Of a program installed from a repository, pip has noted it (PEP 610).
     """
-    if not (_ROOT / ".git").exists():
-        with contextlib.suppress(metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
-            noted = metadata.distribution("bps-bench").read_text("direct_url.json")
-            return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])
-        return "unknown"
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=_ROOT, capture_output=True, text=True, timeout=10
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", *_OWN, "cli.py"],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+    if (_ROOT / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            changed = _git("status", "--porcelain", "--", *_OWN, "cli.py")
+            return _git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    with contextlib.suppress(metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        noted = metadata.distribution("bps-bench").read_text("direct_url.json")
+        return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])
+    return "unknown"
+
+
+def _git(*argv: str) -> str:
+    done = subprocess.run(["git", *argv], cwd=_ROOT, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip()
 
 
 def record_schema() -> dict[str, Any]:

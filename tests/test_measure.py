@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from bench.cost import (
     peak_memory,
     reset_peak_memory,
 )
-from bench.measure import YARDSTICKS, Amount, code_measured, machine, measure, run_of
+from bench.measure import YARDSTICKS, Amount, code_measured, machine, measure
 from bench.plan import stand_in
 from bench.training.loop import training_loss
-from tests.asking import micro
+from tests.asking import made, micro
 from tests.test_timings import MACHINE, timing
 
 RUNNER = CliRunner()
@@ -44,15 +43,15 @@ def cost(*argv: Any) -> Any:
 
 
 def test_measuring_finds_positive_costs_and_leaves_no_trace(micro_folder: Path, tmp_path: Path) -> None:
-    subject = run_of(micro(micro_folder, tmp_path, method="t2i-adapter", train_items=16, limit=10))
-    measured = measure(subject, Amount(steps=2, batches=2))
+    run = made(micro(micro_folder, tmp_path, method="t2i-adapter", train_items=16, limit=10))
+    measured = measure(run, Amount(steps=2, batches=2))
     assert measured.train_images_per_second is not None and measured.train_images_per_second > 0
     assert measured.sample_seconds_per_image > 0 and measured.items == 8
     assert measured.peak_memory_bytes > 2**26, "a process with torch has more than 64 MiB"
     assert list(tmp_path.iterdir()) == []
     assert measured.code == code_measured() and set(measured.code) > {"sources", "torch"}
-    floor = registry.load("method", "text-only").build(subject.base, registry.load("task", "sketch"))
-    still = measure(replace(subject, denoiser=floor), Amount(steps=1, batches=1))
+    run.denoiser = registry.load("method", "text-only").build(run.base, run.task)
+    still = measure(run, Amount(steps=1, batches=1))
     assert still.train_images_per_second is None and still.sample_seconds_per_image > 0
     assert set(machine("cpu")) == set(MACHINE), "no GPU is named on a CPU"
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Shell, configured, guarded, split
-from bench.cli.terminal import aside, say, to_json
+from bench.cli.options import AsJson, Asked, Shell, configured, guarded, option, taking
+from bench.cli.terminal import ConsoleHooks, aside, say, to_json
 
 if TYPE_CHECKING:
     from bench.scoring import Comparison
@@ -22,42 +20,18 @@ if TYPE_CHECKING:
 class How:
     """How to compare: the command's options beside those of RunConfig."""
 
-    judge: Annotated[str, typer.Option(help="The network that reads both, see `bench list`.")] = (
-        "efficientnet-lite0"
-    )
-    judge_weights: Annotated[Path | None, typer.Option(help="The judge's weight file.")] = None
-    clip: Annotated[str | None, typer.Option(help="A CLIP judge, for CMMD.")] = None
-    clip_weights: Annotated[Path | None, typer.Option(help="Its weight file.")] = None
-    sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Again with another resizer, JPEG, half.")
-    ] = False
-    intervals: Annotated[bool, typer.Option(help="95% intervals of the metrics.")] = True
-    also: Annotated[
-        list[str] | None, typer.Option(help="Other tools on the same judge: torch-fidelity, clean-fid.")
-    ] = None
-
-
-def _spread(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the fields of How as options; it takes them together, as `how`."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        how = How(**{known.name: kwargs.pop(known.name) for known in fields(How)})
-        command(*args, how=how, **kwargs)
-
-    own, hints = inspect.signature(command, eval_str=True), get_type_hints(How, include_extras=True)
-    options = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(How)
-    ]
-    kept = [parameter for name, parameter in own.parameters.items() if name != "how"]
-    wrapper.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    return wrapper
+    judge: str = option("efficientnet-lite0", "The network that reads both, see `bench list`.")
+    judge_weights: Path | None = option(None, "The judge's weight file.")
+    clip: str | None = option(None, "A CLIP judge, for CMMD.")
+    clip_weights: Path | None = option(None, "Its weight file.")
+    sensitivity: bool = option(False, "Again with another resizer, JPEG, half.", flags=["--sensitivity"])
+    intervals: bool = option(True, "95% intervals of the metrics.")
+    also: tuple[str, ...] = option((), "Other tools on the same judge: torch-fidelity, clean-fid.")
 
 
 @guarded
 @configured("device", "sample_batch")
-@_spread
+@taking(How, "how")
 def compare(
     generated: Annotated[Path, typer.Argument(help="Generated images (A).")],
     reference: Annotated[Path, typer.Argument(help="Reference images (B).")],
@@ -67,18 +41,16 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two folders of images: the metrics of sets, with intervals, and of pairs of one stem."""
-    from bench.cli.terminal import ConsoleHooks
     from bench.data.folder import manifest_of
     from bench.metrics.tools import check_tools
     from bench.scoring import compare as compare_folders
 
-    also = split(how.also or ())
-    check_tools(also)
+    check_tools(how.also)
     total = sum(len(manifest_of(folder).files) for folder in (generated, reference))
-    judges, hooks = _judges(how, device=asked.config.device), ConsoleHooks()
-    hooks.stage("judging", total)
-    hooks.tick(0, total)
-    try:
+    judges = _judges(how, device=asked.config.device)
+    with closing(ConsoleHooks()) as hooks:
+        hooks.stage("judging", total)
+        hooks.tick(0, total)
         comparison = compare_folders(
             generated,
             reference,
@@ -86,11 +58,9 @@ def compare(
             batch=asked.config.sample_batch,
             sensitivity=how.sensitivity,
             intervals=how.intervals,
-            also=also,
+            also=how.also,
             tick=hooks.tick,
         )
-    finally:
-        hooks.close()
     say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
 
 

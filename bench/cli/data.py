@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, split
+from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, taking
 from bench.cli.report import RunPlace, run_folder
-from bench.cli.terminal import aside, say, to_json
+from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import SIDES
 from bench.data.coco.recipe import TASKS, Recipe
 from bench.types import BenchError, unknown
@@ -25,33 +23,6 @@ if TYPE_CHECKING:
 
 data_app = Shell(help="The data sets and their splits.", no_args_is_help=True)
 base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
-
-
-def _recipe(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of Recipe's fields; it takes them together, as `recipe`."""
-    known = {option.name: option for option in fields(Recipe)}
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in known}
-        names = split(given.pop("tasks"))
-        tasks = (*(t for t in TASKS if t in names), *(t for t in names if t not in TASKS))
-        return command(*args, recipe=Recipe(tasks=tasks, **given), **kwargs)
-
-    signature, hints = inspect.signature(command, eval_str=True), get_type_hints(Recipe)
-    kept = [p for p in signature.parameters.values() if p.name != "recipe"]
-    for name, option in known.items():
-        meta, default = option.metadata, option.default
-        shown = typer.Option(*meta.get("flags", ()), help=meta["help"], min=meta.get("min"))
-        kind: Any = list[str] if isinstance(default, tuple) else hints[name]
-        default = list(default) if isinstance(default, tuple) else default
-        kept.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
-            )
-        )
-    wrapper.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    return wrapper
 
 
 @data_app.command("verify")
@@ -103,7 +74,6 @@ def export_data(
 def encode(*, asked: Asked) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
     from bench.base.load import load_base
-    from bench.cli.terminal import console_hooks
     from bench.content import Cache
     from bench.data.latents import encode_suite, size_words
     from bench.suites import suite_of, with_base
@@ -124,7 +94,7 @@ def encode(*, asked: Asked) -> None:
 @data_app.command("prepare")
 @guarded
 @configured("device")
-@_recipe
+@taking(Recipe, "recipe")
 def prepare(
     dataset: Annotated[str, typer.Argument(help="coco17.")],
     root: Annotated[Path, typer.Option(help="COCO: train2017/, val2017/ and annotations/ lie in it.")],
@@ -138,7 +108,6 @@ def prepare(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Else one a core.")] = None,
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
-    from bench.cli.terminal import console_hooks
     from bench.data.coco import SKIPPED
     from bench.data.coco.prepare import count_reasons, prepare_coco17
     from bench.data.latents import size_words
@@ -146,6 +115,7 @@ def prepare(
 
     if dataset != "coco17":
         raise unknown("data set to prepare", dataset, ("coco17",))
+    recipe = replace(recipe, tasks=tuple(task for task in TASKS if task in recipe.tasks))
     with console_hooks() as hooks:
         report = prepare_coco17(
             root,

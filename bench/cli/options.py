@@ -9,14 +9,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from bench.cli.terminal import aside, say
+from bench.cli.terminal import aside, console_hooks, say
 from bench.config import EXECUTION, RunConfig, flag, make_config
 from bench.types import BenchError, Stopped, lacks_memory, unknown
 
@@ -28,9 +29,6 @@ _HINTS = get_type_hints(RunConfig)
 _DEFAULTS = RunConfig()
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Jobs = Annotated[
-    int, typer.Option("--jobs", min=1, help="Runs of a grid at once.", rich_help_panel=EXECUTION)
-]
 ConfigText = Annotated[
     str | None,
     typer.Option("--config", help="A YAML file of these options, or their text {...}; flags win over it."),
@@ -38,6 +36,33 @@ ConfigText = Annotated[
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the configuration as YAML and stop.")
 ]
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of a dataclass for `taking`. more: flags, min, panel."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the runs of a grid go, and how many run at once."""
+
+    jobs: int = option(1, "Runs of a grid at once.", min=1, panel=EXECUTION)
+    ray: str | None = option(
+        None, "Spread a grid over a Ray cluster: auto, local or its address.", panel=EXECUTION
+    )
+    cpus_per_run: float = option(1, "With --ray: cores for each run.", min=0, panel=EXECUTION)
+    gpus_per_run: float = option(0, "With --ray: GPUs for each run.", min=0, panel=EXECUTION)
+
+    @contextmanager
+    def open(self) -> Iterator[dict[str, Any]]:
+        """Give what `bench.grid.run_grid` takes to run there."""
+        from bench.child import placed
+
+        placing = placed(self.ray, cpus=self.cpus_per_run, gpus=self.gpus_per_run)
+        with console_hooks() as hooks, placing as start:
+            yield {"hooks": hooks, "say": aside, "jobs": self.jobs, "start": start}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +99,7 @@ class Asked:
         return cells[0]
 
 
-def configured(
-    *names: str, without: Sequence[str] = (), **defaults: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def configured(*names: str, without: Sequence[str] = (), **defaults: Any) -> Decorator:
     """Give a command the options of RunConfig's fields; it takes them together, as `asked` (Asked).
 
     names: which, all for none. without: left out. defaults: where the command has others.
@@ -89,25 +112,62 @@ def configured(
             asked = _asked({name: kwargs.pop(name) for name in chosen}, config, defaults)
             return say(to_yaml(asked)) if print_config else command(*args, asked=asked, **kwargs)
 
-        signature = inspect.signature(command, eval_str=True)
-        kept = [p for name, p in signature.parameters.items() if name != "asked"]
-        order = [
-            *(p for p in kept if p.kind is not _KEYWORD),  # arguments, before options of any kind
-            *(_parameter(_FIELDS[name], defaults) for name in chosen),
-            *(p for p in kept if p.kind is _KEYWORD),
-        ]
+        added, last = [_field(_FIELDS[name], defaults) for name in chosen], []
         if "method" in chosen:
-            order.append(inspect.Parameter("config", _KEYWORD, default=None, annotation=ConfigText))
-            order.append(inspect.Parameter("print_config", _KEYWORD, default=False, annotation=PrintConfig))
-        wrapper.__signature__ = signature.replace(parameters=order)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in order}
-        return wrapper
+            last = [_parameter("config", None, ConfigText), _parameter("print_config", False, PrintConfig)]
+        return _spread(wrapper, command, "asked", added, last)
 
     return wrap
 
 
-def _parameter(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """Return a field as a parameter of a command: None means not given."""
+def taking(kind: Any, name: str) -> Decorator:
+    """Give a command the fields of a dataclass as options; it takes what they make as `name`.
+
+    The metadata of a field: help; flags, min, panel where there are any. A tuple is a list of names.
+    """
+    hints: dict[str, Any] = get_type_hints(kind)
+
+    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            given = {known.name: kwargs.pop(known.name) for known in fields(kind)}
+            made = kind(**{n: split(v) if isinstance(v, list) else v for n, v in given.items()})
+            return command(*args, **{name: made}, **kwargs)
+
+        added = []
+        for known in fields(kind):
+            meta, default, of = known.metadata, known.default, hints[known.name]
+            if isinstance(default, tuple):
+                default, of = list(default), list[str]
+            shown = typer.Option(
+                *meta.get("flags", ()),
+                help=meta["help"],
+                min=meta.get("min"),
+                rich_help_panel=meta.get("panel"),
+            )
+            added.append(_parameter(known.name, default, Annotated[of, shown]))
+        return _spread(wrapper, command, name, added, [])
+
+    return wrap
+
+
+def _parameter(name: str, default: Any, of: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=of)
+
+
+def _spread(wrapper: Any, command: Any, taken: str, added: Sequence[Any], last: Sequence[Any]) -> Any:
+    """Give a wrapper the parameters of its command, with others in place of the one it takes."""
+    signature = inspect.signature(command, eval_str=True)
+    kept = [p for name, p in signature.parameters.items() if name != taken]
+    arguments = [p for p in kept if p.kind is not _KEYWORD]  # before options of any kind
+    order = [*arguments, *added, *(p for p in kept if p.kind is _KEYWORD), *last]
+    wrapper.__signature__ = signature.replace(parameters=order)
+    wrapper.__annotations__ = {p.name: p.annotation for p in order}
+    return wrapper
+
+
+def _field(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
+    """Return a field of RunConfig as a parameter of a command: None means not given."""
     default = defaults.get(known.name, getattr(_DEFAULTS, known.name))
     several = known.name in LISTS or isinstance(default, (tuple, Mapping))
     kind: Any = list[str] if several else _HINTS[known.name]
@@ -120,13 +180,13 @@ def _parameter(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parame
     if default not in (None, (), {}):
         shown = {True: "yes", False: "no"}.get(default, default) if kind is bool else default
         text += f" [default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown}]"
-    option = typer.Option(
+    given = typer.Option(
         *flags,
         help=text.replace("[", r"\["),  # which rich would take for its own
         rich_help_panel=known.metadata["panel"],
         metavar="a,b,..." if several and known.name != "options" else None,
     )
-    return inspect.Parameter(known.name, _KEYWORD, default=None, annotation=Annotated[kind | None, option])
+    return _parameter(known.name, None, Annotated[kind | None, given])
 
 
 def _asked(given: Mapping[str, Any], text: str | None, defaults: Mapping[str, Any]) -> Asked:
@@ -179,7 +239,10 @@ def read_config(given: str) -> dict[str, Any]:
     path = "--config" if given.lstrip().startswith("{") else given
     raw = given.encode() if path == "--config" else read_small(given, most_bytes=_MOST_YAML)
     try:
-        values = _parse_yaml(raw)
+        try:
+            values = json.loads(raw)  # of which YAML reads escaped halves of characters otherwise
+        except (ValueError, RecursionError):
+            values = yaml.load(raw, _with_numbers(yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is no YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
@@ -188,15 +251,6 @@ def read_config(given: str) -> dict[str, Any]:
         if name not in _FIELDS:
             raise unknown(f"option in {path}", str(name), _FIELDS)
     return values
-
-
-def _parse_yaml(raw: bytes) -> Any:
-    import yaml
-
-    try:
-        return json.loads(raw)  # of which YAML reads escaped halves of characters otherwise
-    except (ValueError, RecursionError):
-        return yaml.load(raw, _with_numbers(yaml.SafeLoader))
 
 
 def to_yaml(asked: Asked) -> str:
@@ -270,36 +324,33 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
                 leave()
             return done
-        except KeyboardInterrupt:
-            fail("stopped; finished work is kept, the same command goes on.", 130)
-        except Exception as error:
-            if isinstance(error, Stopped):
-                fail("stopped; work is saved, the same command goes on where it was.", error.code)
-            if isinstance(error, (BenchError, OSError)):
-                fail(f"error: {error}", 2)
-            _check_partners(error)
-            if lacks_memory(error):
-                first = (str(error) or "MemoryError").splitlines()[0]
-                fail(
-                    f"error: the memory that this needs cannot be had ({first}). Finished work is kept. "
-                    "Lower --sample-batch or --micro-batch, or end other programs.",
-                    2,
-                )
-            raise
+        except (Exception, KeyboardInterrupt) as error:
+            ending = _ending(error)
+            if ending is None:
+                raise
+            aside(ending[0])
+            raise typer.Exit(ending[1]) from None
 
     return wrapper
 
 
-def _check_partners(error: Exception) -> None:
-    """End where another process of a launch is gone, which breaks this one's connection."""
+def _ending(error: BaseException) -> tuple[str, int] | None:
+    """Return what to say of an error, and the exit code; None for a mistake of this program."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; finished work is kept, the same command goes on.", 130
+    if isinstance(error, Stopped):
+        return "stopped; work is saved, the same command goes on where it was.", error.code
+    if isinstance(error, (BenchError, OSError)):
+        return f"error: {error}", 2
     if "WORLD_SIZE" in os.environ:
         from bench.training.processes import PARTNER_ENDED, partner_ended
 
         if partner_ended(error):
-            fail(f"error: {PARTNER_ENDED} ({str(error).splitlines()[0]})", 2)
-
-
-def fail(message: str, code: int) -> None:
-    """Say it on standard error and end with the code."""
-    aside(message)
-    raise typer.Exit(code) from None
+            return f"error: {PARTNER_ENDED} ({first})", 2
+    if lacks_memory(error):
+        return (
+            f"error: the memory that this needs cannot be had ({first}). Finished work is kept. "
+            "Lower --sample-batch or --micro-batch, or end other programs."
+        ), 2
+    return None

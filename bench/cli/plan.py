@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,10 +40,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what runs need before they start: parameters, memory, disk, steps, hours; what won't fit."""
-    from bench.plan import Machine, plan_runs
+    from bench.plan import plan_runs
 
-    machine = Machine(gpu=gpu, gpus=gpus, mfu=mfu, timings=timings, like=like, size=size)
-    work, plans = plan_runs(asked.cells(), machine, say=aside)
+    machine = {"gpu": gpu, "gpus": gpus, "mfu": mfu, "like": like, "size": size}
+    work, plans = plan_runs(asked.cells(), timings=timings, say=aside, **machine)
     say(to_json(plan_dict(work, plans)) if as_json else plan_text(work, plans))
 
 
@@ -62,11 +63,12 @@ def cost(
 ) -> None:
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
     from bench.cost import load_timings
-    from bench.measure import Amount, Stand, measure_costs
+    from bench.measure import Amount, measure_costs
 
-    amount = Amount(steps=steps, batches=batches, rounds=rounds)
-    stand = Stand(like=random, width=width, size=size) if random is not None else None
-    path = measure_costs(asked.cells(), amount, stand=stand, say=aside)
+    amount = Amount(
+        steps=steps, batches=batches, rounds=rounds, random=random, width=width, size=size if random else None
+    )
+    path = measure_costs(asked.cells(), amount, say=aside)
     timings = load_timings(path.parent)
     say(f"{path}\n{timings_text(timings) if timings else ''}")
 
@@ -75,8 +77,6 @@ def cost(
 @configured("method", "options", "task", "suite", "base", "base_variant", "data")
 def check(*, asked: Asked) -> None:
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
-    from dataclasses import replace
-
     from bench.check import check_run
     from bench.running import Run
     from bench.suites import resolve
@@ -90,8 +90,6 @@ def check(*, asked: Asked) -> None:
 
 def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
     """Return work and plans as plain values."""
-    from bench.plan import total_hours
-
     return {
         "suite": work.suite.name,
         "task": work.task.name,
@@ -107,58 +105,56 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
         "assumed": work.assumptions,
         "data_bytes": work.disk_of_data,
         "encode_hours": work.encode_hours,
-        "hours": total_hours(plans),
-        "methods": [p.as_dict() for p in plans],
+        "hours": _sum(plans),
+        "methods": [
+            {**asdict(p), "footprint": {**asdict(p.footprint), "peak": p.footprint.peak}} for p in plans
+        ],
     }
 
 
 def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     """Return plans as plain tables with what they assume and what does not fit."""
     from bench.data.latents import size_words
-    from bench.plan import gib, total_hours
+    from bench.plan import gib
 
     training, (train, evaluation) = work.setting.training, work.items
+    needs, memory = [], []
+    for p in plans:
+        count = p.footprint
+        needs.append(
+            {
+                "method": p.title,
+                "parameters": f"{count.parameters / 1e6:.1f} M",
+                "trained": f"{count.trainable / 1e6:.1f} M",
+                "dead": f"{count.dead / 1e6:.1f} M" if count.dead else "0",
+                "steps": str(p.steps),
+                "training": _hours(p.train_hours),
+                "sampling": _hours(p.sample_hours),
+                "memory": gib(p.needed),
+                "fits": "yes" if p.fits else "NO",
+                "checkpoints": size_words(p.checkpoints),
+                "samples": size_words(p.samples),
+            }
+        )
+        parts = {title: getattr(count, name) for name, title in _PARTS.items()}
+        sizes = {title: f"{part / 2**30:.2f}" if part else "" for title, part in parts.items()}
+        memory.append({"GiB, at once": p.title, **sizes})
     disk = ", ".join(f"{size_words(count)} of {name}" for name, count in work.disk_of_data.items())
+    once = f"data of {train} + {evaluation} items on disk: {disk}; encoding them once: "
     lines = [
         f"suite {work.suite.name}, {work.task.name}, budget {work.budget.name}: base {work.shape.name}, "
         f"{work.shape.size} px, batch {training.batch}, {training.precision}, "
         f"{work.setting.processes} x {work.device} ({gib(work.usable)} usable)",
         "",
-        _table([_needs(p) for p in plans]),
-        _table([_memory(p) for p in plans]),
-        *(
-            [
-                f"data of {train} + {evaluation} items on disk: {disk}; encoding them once: "
-                f"{_hours(work.encode_hours)}"
-            ]
-            if disk
-            else []
-        ),
-        f"all runs one after another: {_hours(total_hours(plans))}",
+        _table(needs),
+        _table(memory),
+        *([once + _hours(work.encode_hours)] if disk else []),
+        f"all runs one after another: {_hours(_sum(plans))}",
         "",
         *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits),
         *work.assumptions,
     ]
     return "\n".join(lines)
-
-
-def _needs(p: Plan) -> dict[str, str]:
-    from bench.data.latents import size_words
-    from bench.plan import gib
-
-    return {
-        "method": p.title,
-        "parameters": f"{p.footprint.parameters / 1e6:.1f} M",
-        "trained": f"{p.footprint.trainable / 1e6:.1f} M",
-        "dead": f"{p.footprint.dead / 1e6:.1f} M" if p.footprint.dead else "0",
-        "steps": str(p.steps),
-        "training": _hours(p.train_hours),
-        "sampling": _hours(p.sample_hours),
-        "memory": gib(p.needed),
-        "fits": "yes" if p.fits else "NO",
-        "checkpoints": size_words(p.checkpoints),
-        "samples": size_words(p.samples),
-    }
 
 
 _PARTS = {
@@ -176,9 +172,10 @@ _PARTS = {
 }
 
 
-def _memory(p: Plan) -> dict[str, str]:
-    parts = {title: getattr(p.footprint, name) for name, title in _PARTS.items()}
-    return {"GiB, at once": p.title} | {t: f"{n / 2**30:.2f}" if n else "" for t, n in parts.items()}
+def _sum(plans: Sequence[Plan]) -> float | None:
+    """Return the hours of all runs one after another; None where one is unknown."""
+    parts = [hours for p in plans for hours in (p.train_hours, p.sample_hours)]
+    return None if None in parts else sum(hours for hours in parts if hours is not None)
 
 
 def timings_text(timings: Timings) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Jobs, configured, guarded, split
-from bench.cli.terminal import aside, say, to_json
-from bench.config import EXECUTION, OUTSIDE, RESULTS
+from bench.cli.options import AsJson, Asked, Places, configured, guarded, split, taking
+from bench.cli.terminal import aside, console_hooks, say, to_json
+from bench.config import OUTSIDE, RESULTS
 
 if TYPE_CHECKING:
     from bench.ablations import Ablation
@@ -18,62 +18,43 @@ if TYPE_CHECKING:
 
 _VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", *OUTSIDE)
 RATES = "3e-4,1e-3,3e-3,1e-2"
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        help="Spread a grid over a Ray cluster: auto, local or its address.",
-        rich_help_panel=EXECUTION,
-    ),
-]
-CpusPerRun = Annotated[
-    float, typer.Option(min=0, help="With --ray: cores for each run.", rich_help_panel=EXECUTION)
-]
-GpusPerRun = Annotated[
-    float, typer.Option(min=0, help="With --ray: GPUs for each run.", rich_help_panel=EXECUTION)
-]
 
 
 @guarded
 @configured()
+@taking(Places, "where")
 def run(
     *,
     asked: Asked,
-    jobs: Jobs = 1,
-    ray: Ray = None,
-    cpus_per_run: CpusPerRun = 1,
-    gpus_per_run: GpusPerRun = 0,
+    where: Places,
     again: Annotated[bool, typer.Option("--again", help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
-    from bench.child import placed
-    from bench.cli.terminal import console_hooks
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.types import BenchError
 
     configs = asked.cells()
-    if len(configs) == 1 and ray is None:
+    if len(configs) == 1 and where.ray is None:
         with console_hooks() as hooks:
             done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)
         _show(*done, as_json=as_json)
         return
     if again:
         raise BenchError("--again redoes one run at a time, here. Name one method, task and seed.")
-    with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
-        outcomes = run_grid(configs, hooks=hooks, say=aside, jobs=jobs, start=start)
+    with where.open() as place:
+        outcomes = run_grid(configs, **place)
     end(outcomes, as_json=as_json)
 
 
-def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
+def stage(about: str, act: Callable[[Any], str]) -> Callable[..., None]:
     """Return the command of one stage of a run; all have the options of `bench run`."""
 
     @guarded
     @configured()
     def command(*, asked: Asked) -> None:
-        from bench.cli.terminal import console_hooks
         from bench.running import Run
         from bench.suites import resolve
         from bench.training.processes import speaks
@@ -88,42 +69,40 @@ def stage(act: Callable[[Any], str], about: str) -> Callable[..., None]:
     return command
 
 
-def trained(run: Any) -> str:
-    """Train a run and say so."""
+def _trained(run: Any) -> str:
     result = run.train()
     return f"trained {result.images} images in {result.seconds:.1f} s -> {run.folder / 'work'}"
 
 
-def sampled(run: Any) -> str:
-    """Sample a run and say so."""
+def _sampled(run: Any) -> str:
     seconds = run.sample()
     pace = "all were there" if seconds is None else f"{seconds:.3f} s an image"
     return f"{pace} -> {run.folder / 'work' / 'samples'}"
 
 
-def scored(run: Any) -> str:
-    """Score a run and return its table."""
+def _scored(run: Any) -> str:
     from bench.reporting.tables import record_text
 
     return record_text(run.score())
 
 
+train = stage("Train a method (or go on training); nothing else.", _trained)
+sample = stage("Sample the evaluation items of a trained method.", _sampled)
+score = stage("Score the samples of a run and write its record.", _scored)
+
+
 @guarded
 @configured(without=_VARIED, task=(), seed=(0, 1, 2))
+@taking(Places, "where")
 def ablate(
     name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, guidance or steps.")],
     *,
     asked: Asked,
-    jobs: Jobs = 1,
-    ray: Ray = None,
-    cpus_per_run: CpusPerRun = 1,
-    gpus_per_run: GpusPerRun = 0,
+    where: Places,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
     from bench.ablations import find_ablation
-    from bench.child import placed
-    from bench.cli.terminal import console_hooks
     from bench.grid import do_ablation, plan_ablation
 
     ablation = find_ablation(name)
@@ -131,8 +110,8 @@ def ablate(
     (say if plan else aside)(plan_text(ablation, planned, results=asked.config.results))
     if plan:
         return
-    with console_hooks() as hooks, placed(ray, cpus=cpus_per_run, gpus=gpus_per_run) as start:
-        outcomes = do_ablation(planned, hooks=hooks, say=aside, jobs=jobs, start=start)
+    with where.open() as place:
+        outcomes = do_ablation(planned, **place)
     say(result_text(ablation, planned))
     end(outcomes)
 
@@ -189,7 +168,7 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
 def tune(
     *,
     asked: Asked,
-    jobs: Jobs = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     rate: Annotated[
         list[str] | None,
         typer.Option("--rates", help=rf"The grid, the same for all methods. \[default: {RATES}]"),
@@ -197,7 +176,6 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
-    from bench.cli.terminal import console_hooks
     from bench.tune import tune_rates
 
     with console_hooks() as hooks:

@@ -15,7 +15,6 @@ from typing import Any
 
 import typer
 
-from bench.training.processes import speaks
 from bench.types import Hooks
 
 _QUIET_SECONDS = 15.0
@@ -117,9 +116,11 @@ class ConsoleHooks(Hooks):
         """Say a line, below the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(visible(text), highlight=False, markup=False)
-        elif speaks():
-            sys.stderr.write(visible(text) + "\n")
-            sys.stderr.flush()
+        else:
+            from bench.training.processes import speaks  # brings numpy, which help does not need
+
+            if speaks():
+                aside(text)
 
 
 def make_bar(terminal: Any = None) -> Any:
