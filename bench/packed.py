@@ -120,12 +120,12 @@ def load_run(folder: Path) -> Run:
     return Run(record=record, folder=folder, items=items)
 
 
-def kept_runs(results: Path, within: str = "") -> list[Run]:
+def kept_runs(results: Path | Pack, within: str = "") -> list[Run]:
     """Read every run of a results folder and of the pack beside it, sorted by name; a folder goes first.
 
-    within: a folder below, such as that of ablations' runs.
+    within: a folder below, such as that of ablations' runs. A pack that is given is not read again.
     """
-    pack = Pack(results)
+    pack = Pack.of(results)
     reads: dict[str, Callable[[], Run]] = {n: partial(pack.run, x) for n, x in pack.within(within).items()}
     reads |= {f.name: partial(load_run, f) for f in find_records(pack.results / within)}
     return [reads[name]() for name in sorted(reads)]
@@ -199,6 +199,11 @@ class Pack:
         self.results = results.with_name(results.name.removesuffix(LINES)) if results.name else results
         named = self.results if self.results.name not in ("", "..") else self.results.resolve()
         self.paths = [named.parent / f"{named.name}{end}" for end in (LINES, ARRAYS)]
+
+    @classmethod
+    def of(cls, results: Path | Pack) -> Pack:
+        """Return a pack as it is, and that of a results folder."""
+        return results if isinstance(results, Pack) else cls(results)
 
     @cached_property
     def lines(self) -> dict[str, Line]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.content import atomic_write, read_json, sha256_file, write_json
-from bench.packed import Run, load_run
+from bench.packed import Pack, Run, load_run
 from bench.reporting.ablations import AblationTable, build_ablations, in_ablations
 from bench.reporting.compare import Comparison, build_comparison, findings
 from bench.reporting.differences import Difference, paired_differences, verdict
-from bench.reporting.figures import together
+from bench.reporting.figures import draw_ablation, draw_table
 from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
 from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
-from bench.reporting.pictures import draw_ablation, draw_table
 from bench.reporting.render import Columns, Grid, to_csv, to_latex, to_markdown
 from bench.reporting.tables import (
     cost_grid,
@@ -106,13 +105,12 @@ def make_report(
     steps = len(tables) + 2
     hooks.stage("report", steps)
     sections: list[Section] = []
-    with together():
-        for name, table in tables.items():
-            hooks.tick(len(sections), steps, name)
-            suite = next(suite for suite in suites if suite.name == table.suite)
-            sections.append(_section(out, name, table, suite))
-        parts = _ablations(ablations, out)
-        hooks.tick(len(tables), steps, "figures")
+    for name, table in tables.items():
+        hooks.tick(len(sections), steps, name)
+        suite = next(suite for suite in suites if suite.name == table.suite)
+        sections.append(_section(out, name, table, suite))
+    hooks.tick(len(tables), steps, "ablations")
+    parts = _ablations(ablations, out)
     pages = Pages(sections=sections, suites=suites, ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
     texts: dict[str, str] = {}
@@ -142,7 +140,8 @@ def make_report(
 
 def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list[AblationTable]]:
     """Return the tables by the name of their files, and the ablations."""
-    runs, others = load_runs(results), load_ablation_runs(results)
+    pack = Pack(results)
+    runs, others = load_runs(pack), load_ablation_runs(pack)
     kept = chosen([*runs, *others], methods=asked.methods, metrics=asked.metrics)
     main = {run.record.run_id for run in runs}
     ablations = build_ablations(kept)

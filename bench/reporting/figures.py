@@ -1,7 +1,7 @@
-"""Figures of a report: drawn without a screen, of fixed bytes; a method has one colour in all of them.
+"""Figures of a report: which pictures a table and an ablation have, drawn without a screen, of fixed bytes.
 
-They know names, methods and numbers, nothing of records: `bench.reporting.pictures` gives them those.
-Each is written as PNG and, beside it under the same name, as PDF for papers.
+A method has one colour in all of them. Each is written as PNG and, beside it under the same name, as PDF
+for papers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,32 @@ import shutil
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import lru_cache, partial, wraps
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bench.content import atomic_path
-from bench.reporting.words import MISSING, count
+from bench.packed import Run
+from bench.registry import FLOOR
+from bench.reporting.ablations import AblationTable
+from bench.reporting.frame import OWN_METHOD, Row, Table
+from bench.reporting.tables import column_digits, difference_cell, mean_cost
+from bench.reporting.words import (
+    MISSING,
+    Column,
+    count,
+    header,
+    made_equal,
+    number,
+    of_distribution,
+    primary_metrics,
+    titled,
+)
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -30,9 +45,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]
-Draw = Callable[..., Path]
-_PUT_OFF: ContextVar[list[Callable[[], Path]] | None] = ContextVar("figures to draw later", default=None)
-_WORTH = 8  # figures that are drawn faster by several processes than those start
 INK, SOFT, GRID, FRAME = "#222222", "#666666", "#e3e3e3", 205
 # Okabe and Ito 2008: told apart by readers with any common colour vision; the marker says it again.
 _METHODS = {
@@ -57,6 +69,12 @@ _KINDS: Mapping[str, tuple[str | None, str | None, bool]] = {
     "worse": ("#882255", "o", True),
     "untold": ("#9a9a9a", "o", True),
 }
+_COSTS = {"train_seconds": "training seconds", "parameters_trainable": "trainable parameters"}
+_AXES = {"train_items": "training items", "guidance": "guidance", "steps": "sampling steps"}
+_SHOWN, _MOST = 8, 10  # items and rows of a gallery: more columns would be too small to see
+_LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)}
+SAMPLES = "samples of the same items from the same initial noise"
+CURVES = "training curves, first seed"
 _FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
 _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120
@@ -85,9 +103,9 @@ _SETTINGS = {
     "pdf.fonttype": 42,  # TrueType: publishers refuse the default, Type 3
 }
 # Dates and versions would move the bytes of a figure that did not change.
-_METADATA: Mapping[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+_FORMATS: Mapping[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},  # 6 saves 8%, takes twice
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
 }
 
 
@@ -143,36 +161,6 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
     return drawn
 
 
-@contextmanager
-def together() -> Iterator[None]:
-    """Put the block's figures off to its end, and draw them then by as many processes as there are cores."""
-    from joblib import Parallel, cpu_count, delayed
-
-    figures: list[Callable[[], Path]] = []
-    token = _PUT_OFF.set(figures)
-    try:
-        yield
-    finally:
-        _PUT_OFF.reset(token)
-    jobs = cpu_count() if len(figures) >= _WORTH else 1
-    Parallel(n_jobs=jobs)(delayed(figure)() for figure in figures)
-
-
-def _put_off(draw: Draw) -> Draw:
-    """Let a figure wait where `together` asks for it; the path that it will have is known before."""
-
-    @wraps(draw)
-    def figure(shown: Any, path: Path, **more: Any) -> Path:
-        later = _PUT_OFF.get()
-        if later is None:
-            return draw(shown, path, **more)
-        later.append(partial(figure, shown, path, **more))
-        return path
-
-    return figure
-
-
-@_put_off
 def dot_figure(
     panels: Mapping[str, Sequence[Mark]],
     path: Path,
@@ -198,8 +186,7 @@ def dot_figure(
                 axis.text(-0.02, place, name, ha="right", va="center", color=INK, **whole)
             for place in set(range(len(names))) - {names.index(mark.name) for mark in marks}:
                 axis.text(0.02, place, MISSING, va="center", color=SOFT, **whole)
-            for mark in marks:
-                _dot(axis, mark, names.index(mark.name))
+            _dots(axis, marks, [names.index(mark.name) for mark in marks])
             if differences:
                 axis.axvline(0.0, color=SOFT, linewidth=0.8, zorder=0)
             axis.grid(visible=False)
@@ -208,20 +195,25 @@ def dot_figure(
     return Path(path)
 
 
-def _dot(axis: Axes, mark: Mark, place: int) -> None:
-    look = looks({mark.name: mark.method})[mark.name]
-    own_colour, own_marker, filled = _KINDS.get(mark.kind, (None, None, True))
-    colour, marker = own_colour or look.colour, own_marker or look.marker
-    if mark.kind == "floor":
-        axis.axvline(mark.value, color="#bbbbbb", linestyle=":", linewidth=1, zorder=0)
-    if mark.low is not None and mark.high is not None:
-        axis.plot([mark.low, mark.high], [place, place], color=colour, linewidth=2, alpha=0.55)
-    face = colour if filled else "white"
-    axis.plot([mark.value], [place], marker, color=colour, markersize=5.5, markerfacecolor=face, zorder=3)
-    axis.text(mark.value, place - 0.19, mark.text, ha="center", va="bottom", fontsize=7, color=SOFT)
+def _dots(axis: Axes, marks: Sequence[Mark], places: Sequence[int]) -> None:
+    """Draw all dots of a panel as one collection, and their intervals as another, which is quicker."""
+    from matplotlib.markers import MarkerStyle
+
+    own = [_KINDS.get(mark.kind, (None, None, True)) for mark in marks]
+    known = [looks({mark.name: mark.method})[mark.name] for mark in marks]
+    colours = [colour or look.colour for (colour, _, _), look in zip(own, known, strict=True)]
+    shapes = [MarkerStyle(marker or look.marker) for (_, marker, _), look in zip(own, known, strict=True)]
+    faces = [colour if filled else "white" for colour, (_, _, filled) in zip(colours, own, strict=True)]
+    values, low, high = np.asarray([[mark.value, mark.low, mark.high] for mark in marks], dtype=float).T
+    for mark, place in zip(marks, places, strict=True):
+        if mark.kind == "floor":
+            axis.axvline(mark.value, color="#bbbbbb", linestyle=":", linewidth=1, zorder=0)
+        axis.text(mark.value, place - 0.19, mark.text, ha="center", va="bottom", fontsize=7, color=SOFT)
+    axis.hlines(places, low, high, colors=colours, linewidth=2, alpha=0.55)
+    dots = axis.scatter(values, places, s=5.5**2, c=faces, edgecolors=colours, linewidths=1, zorder=3)
+    dots.set_paths([shape.get_path().transformed(shape.get_transform()) for shape in shapes])
 
 
-@_put_off
 def plane_figure(
     panels: Sequence[Panel], path: Path, *, title: str, across: int = 2, joined: bool = False
 ) -> Path:
@@ -238,7 +230,7 @@ def plane_figure(
             axis.set(xlabel=panel.x, title=panel.y.replace(" (", "\n(", 1))
             for name in dict.fromkeys(mark.name for mark in panel.marks if mark.kind != "floor"):
                 marks = sorted((m for m in panel.marks if m.name == name), key=lambda mark: mark.x)
-                _marks(axis, marks, styles[name], joined=joined)
+                _series(axis, marks, styles[name], joined=joined)
             for mark in panel.marks:
                 if mark.kind == "floor":
                     _floor(axis, mark)
@@ -251,14 +243,14 @@ def plane_figure(
     return Path(path)
 
 
-def _marks(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> None:
-    x, y = np.asarray([(mark.x, mark.value) for mark in marks]).T
+def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> None:
+    numbers = [(mark.x, mark.value, mark.low, mark.high) for mark in marks]
+    x, y, low, high = np.asarray(numbers, dtype=float).T
     many = joined and len(marks) > _FEW
     if many:
         axis.plot(x, y, color=look.colour, alpha=0.22, linewidth=0.7)
-    for mark in marks:
-        if mark.low is not None and mark.high is not None:
-            axis.plot([mark.x, mark.x], [mark.low, mark.high], color=look.colour, linewidth=1.6, alpha=0.55)
+    elif np.isfinite(low).any():
+        axis.vlines(x, low, high, color=look.colour, linewidth=1.6, alpha=0.55)
     axis.plot(
         x,
         running_mean(y, max(9, len(y) // 25) | 1) if many else y,
@@ -304,7 +296,6 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
         axis.set_xticks(*zip(*panel.ticks, strict=True))
 
 
-@_put_off
 def curve_figure(
     curves: Mapping[str, Curve],
     path: Path,
@@ -355,7 +346,6 @@ def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[s
     }
 
 
-@_put_off
 def gallery_figure(columns: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
     """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path."""
     framed = np.stack(list(columns.values()))
@@ -424,7 +414,7 @@ def _panels(
         yield list(axes.flat[:panels])
 
 
-@lru_cache(maxsize=1)
+@cache
 def _font() -> str:
     """Make a font of the few hundred letters that figures use and return its name.
 
@@ -436,7 +426,7 @@ def _font() -> str:
     whole = font_manager.findfont("DejaVu Sans")
     options = subset.Options(drop_tables=[*subset.Options().drop_tables, "GSUB", "GPOS", "GDEF", "FFTM"])
     font, cutter = subset.load_font(whole, options), subset.Subsetter(options)
-    cutter.populate(unicodes=[*range(0x20, 0x400), *range(0x2010, 0x2040), *range(0x2190, 0x2240)])
+    cutter.populate(unicodes=[*range(0x20, 0x530), *range(0x2010, 0x2040), *range(0x2190, 0x2240)])
     cutter.subset(font)
     file = Path(tempfile.mkdtemp(), "font.ttf")
     font.save(file)
@@ -453,10 +443,267 @@ def _figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
-    with context(["default", _SETTINGS | {"font.family": [_font(), "DejaVu Sans"]}]):
+    with context(["default", _SETTINGS | {"font.family": _font()}]):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
         yield figure
-        for kind, metadata in _METADATA.items():
+        for kind, settings in _FORMATS.items():
             with atomic_path(Path(path).with_suffix(f".{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata)
+                figure.savefig(temporary, format=kind, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Pictures of the same items from the same initial noise, by column, [N,H,W,3] uint8 each.
+
+    columns: "condition", rows, "target"; runs: the id of each row's run, all of one seed.
+    """
+
+    seed: int
+    columns: Mapping[str, np.ndarray]
+    runs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What is drawn -> its PNG, beside which lies a PDF, and the galleries of samples, one a protocol.
+
+    left_out: why rows are in no gallery, or not drawn of it, in sentences.
+    """
+
+    figures: Mapping[str, str]
+    galleries: Sequence[Gallery]
+    left_out: Sequence[str]
+
+    @property
+    def pdfs(self) -> list[str]:
+        """The figures as PDF, in their order."""
+        return [str(Path(name).with_suffix(".pdf")) for name in self.figures.values()]
+
+
+def draw_table(table: Table, rows: Sequence[Row], out: Path, *, name: str) -> Pictures:
+    """Draw the pictures of a table into `out`.
+
+    rows: methods and floors in the order and under the names to show; name: of the table's files.
+    Tables of mixed protocols get no picture that would put rows of two protocols side by side.
+    """
+    galleries, left_out = [], []
+    for digest in dict.fromkeys(row.protocol_hash for row in rows):
+        shown, reasons = gallery([row for row in rows if row.protocol_hash == digest])
+        galleries += [shown] if shown is not None else []
+        left_out += reasons
+    drawn = {"overview": _overview(table, out / f"overview-{name}.png")}
+    if not table.marks:
+        drawn["cost"] = _cost(table, rows, out / f"cost-{name}.png")
+    uniform = [row for row in rows if row.record.options.get("timesteps", "uniform") == "uniform"]
+    curves = {row.name: row.runs[0] for row in uniform}  # a loss over other timesteps is another loss
+    drawn["curves"] = _curves(curves, out / f"curves-{name}.png", table)
+    if not table.marks and galleries:
+        drawn["samples"] = _samples(galleries[0], out / f"qualitative-{name}.png", table.title)
+    return _pictures(drawn, galleries, left_out)
+
+
+def draw_ablation(table: AblationTable, out: Path, *, name: str) -> Pictures:
+    """Draw the figures of an ablation into `out`; their keys say what they show.
+
+    Samples are of each variant; along training items, of the reference's at each number of them.
+    """
+    drawn: dict[str, Path | None] = {}
+    if table.ablation.axis:
+        drawn[f"quality by {_AXES[table.ablation.axis]}"] = _along(table, out / f"{name}.png")
+    else:
+        drawn["differences to the paper's setting"] = _differences(table, out / f"{name}.png")
+        drawn["learned layer weights"] = _weights(table, out / f"{name}-weights.png")
+        runs = {row.name: row.runs[0] for row in table.rows}
+        drawn[CURVES] = _curves(runs, out / f"{name}-curves.png", table, minus=_references(table))
+    along = table.ablation.axis == "train_items"
+    rows = [
+        row
+        for row in table.rows
+        if row.variant is not None and not (along and row.variant.name != table.ablation.reference)
+    ]
+    shown, left_out = gallery(rows)
+    references = {row.name for row in rows if table.is_reference(row)}
+    if shown is None or len(shown.runs) < 2 or not shown.runs.keys() & references:
+        return _pictures(drawn, [], [])
+    drawn[SAMPLES] = _samples(shown, out / f"{name}-samples.png", table.title)
+    return _pictures(drawn, [shown], left_out)
+
+
+def _pictures(drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str]) -> Pictures:
+    crowd = [f"{name} is not shown for want of room." for one in shown for name in list(one.runs)[_MOST:]]
+    figures = {kind: path.name for kind, path in drawn.items() if path is not None}
+    return Pictures(figures=figures, galleries=shown, left_out=[*crowd, *left_out])
+
+
+def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
+    """Return the tiles of each row, all of one seed, None without any; and why rows are left out.
+
+    rows: of the same items and noise, in the order to show. The seed is the first that most rows have.
+    """
+    tiled = {row.name: {r.record.seed: r for r in row.runs if r.has_tiles} for row in rows}
+    left_out = [f"{name} keeps no tiles." for name, runs in tiled.items() if not runs]
+    counts = Counter(seed for runs in tiled.values() for seed in runs)
+    if not counts:
+        return None, left_out
+    seed = min(counts, key=lambda s: (-counts[s], s))
+    left_out += [f"{n} keeps no tiles of seed {seed}." for n, r in tiled.items() if r and seed not in r]
+    shown = {name: runs[seed] for name, runs in tiled.items() if seed in runs}
+    samples: dict[str, np.ndarray] = {}
+    ends: dict[str, np.ndarray] = {}
+    for name, run in shown.items():
+        try:
+            tiles = run.tiles()
+        except BenchError:
+            left_out.append(f"{name}: its tiles cannot be read.")
+            continue
+        ends = ends or tiles
+        if all(np.array_equal(tiles[side], ends[side]) for side in ("condition", "target")):
+            samples[name] = tiles["sample"]
+        else:
+            left_out.append(f"{name}: its tiles show other items.")
+    if not samples:
+        return None, left_out
+    columns = {"condition": ends["condition"], **samples, "target": ends["target"]}
+    return Gallery(seed=seed, columns=columns, runs={n: shown[n].record.run_id for n in samples}), left_out
+
+
+def _samples(shown: Gallery, path: Path, title: str) -> Path:
+    """Draw the first items of a gallery, of as many rows as there is room for."""
+    names = ["condition", *list(shown.runs)[:_MOST], "target"]
+    title += f", seed {shown.seed}: the same items from the same initial noise"
+    return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, path, title=title)
+
+
+def _marks(rows: Sequence[Row], column: Column, **more: Mapping[str, Any]) -> list[Mark]:
+    """Return the numbers that rows have in a column; more: by field of a mark, what it is by row."""
+    return [
+        Mark(row.name, row.record.method, cell.value, cell.low, cell.high, kind=row.kind)._replace(
+            **{field: values[row.name] for field, values in more.items()}
+        )
+        for row in rows
+        if (cell := row.cells.get(column)) is not None and cell.value is not None
+    ]
+
+
+def _overview(table: Table, path: Path) -> Path | None:
+    rows = [row for row in table.rows if row.kind != "variant"]
+    labels = {row.name: row.label for row in rows}
+    panels = {}
+    for column in table.columns:
+        marks = _marks(rows, column, name=labels)
+        digits = column_digits(table, column)
+        if marks and column.metric != "kid" and not of_distribution(column):
+            panels[header(column)] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
+    title = f"{table.title}: values with 95% intervals over items"
+    return dot_figure(panels, path, title=title, names=list(labels.values())) if panels else None
+
+
+def _cost(table: Table, rows: Sequence[Row], path: Path) -> Path | None:
+    panels = []
+    for column in (c for m in (*primary_metrics(table.task), "fd") for c in table.columns if c.metric == m):
+        for key, words in _COSTS.items():
+            costs = {row.name: mean_cost(row, key) or math.nan for row in rows}
+            marks = [m for m in _marks(rows, column, x=costs) if m.kind == "floor" or m.x > 0]
+            if any(mark.kind == "method" for mark in marks):
+                panels.append(Panel(words, header(column), marks, log=True))
+    title = f"{table.title}: quality against cost, at {made_equal(table.records)}"
+    return plane_figure(panels, path, title=title) if panels else None
+
+
+def _curves(
+    runs: Mapping[str, Run], path: Path, table: Table, *, minus: Mapping[str, str] | None = None
+) -> Path | None:
+    """Draw the training curves of first seeds."""
+    curves = {name: run.curve for name, run in runs.items() if run.curve}
+    if not curves:
+        return None
+    return curve_figure(
+        curves,
+        path,
+        labels=("training step", "loss"),
+        title=f"{table.title}: loss by training step, first seed; thick: mean over neighbours",
+        methods={name: run.record.method for name, run in runs.items()},
+        minus=minus,
+    )
+
+
+def _references(table: AblationTable) -> dict[str, str]:
+    """Return rows with the reference that each is compared with, where both trained on the same batches."""
+    drawn = [(row, row.variant) for row in table.rows if row.runs[0].curve and row.variant is not None]
+    return {
+        row.name: other.name
+        for row, variant in drawn
+        for other, reference in drawn
+        if row is not other
+        and reference is table.ablation.reference_of(variant)
+        and other.record.seed == row.record.seed  # else their batches differ
+    }
+
+
+def _differences(table: AblationTable, path: Path) -> Path | None:
+    panels: dict[str, list[Mark]] = {}
+    for row, column, d in (
+        (r, c, r.differences[c]) for r in table.rows for c in table.columns if c in r.differences
+    ):
+        kind = "untold" if not d.clear else "better" if d.better else "worse"
+        i, text = d.interval, difference_cell(d).main
+        mark = Mark(row.name, row.record.method, i.value, i.low, i.high, kind=kind, text=text)
+        panels.setdefault(header(column), []).append(mark)
+    title = (
+        f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n"
+        "teal better, wine worse, grey not told apart"
+    )
+    names = [row.name for row in table.rows if row.differences]
+    return dot_figure(panels, path, title=title, names=names, differences=True) if panels else None
+
+
+def _along(table: AblationTable, path: Path) -> Path | None:
+    """Draw quality along the ablation's axis where two places on it are known."""
+    axis = table.ablation.axis
+    settings = {row.name: row.setting(axis) for row in table.rows}
+    methods = {row.name: titled(row.record.method) for row in table.rows}
+    places = sorted({settings[row.name] for row in table.rows if row.kind == "method"})
+    dashed = [settings[r.name] for r in table.rows if table.is_reference(r) and table.ablation.resamples]
+    ticks = [(place, f"{place:,g}") for place in places]
+    known = {c: _marks(table.rows, c, x=settings, name=methods) for c in table.columns}
+    panels = [
+        Panel(_AXES[axis], header(c), marks, axis != "guidance", ticks, dashed[0] if dashed else None)
+        for c, marks in known.items()
+        if any(mark.kind == "method" for mark in marks)
+    ]
+    title = f"{table.title}: 95% intervals over items" + ("; dashed: the suite's own" if dashed else "")
+    if not panels or len(places) < 2:
+        return None
+    return plane_figure(panels, path, title=title, across=2 if len(panels) == 4 else 3, joined=True)
+
+
+def _weights(table: AblationTable, path: Path) -> Path | None:
+    """Draw layer weights that were trained along beside those they started from, which are the paper's."""
+    weights = {
+        f"learned, seed {r.record.seed}": r.items.layer_weights for r in table.runs if moved(r) and r.items
+    }
+    if not weights:
+        return None
+    curves = {name: [(i, now) for i, (_, _, now) in enumerate(w)] for name, w in weights.items()}
+    paper, first = "the paper's, where they started", next(iter(weights.values()))
+    most = max(map(moved, table.runs))
+    return curve_figure(
+        {paper: [(i, start) for i, (_, start, _) in enumerate(first)], **curves},
+        path,
+        labels=("layer", "layer weight"),
+        title=f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most",
+        methods={paper: FLOOR, **dict.fromkeys(curves, OWN_METHOD)},
+        minus=dict.fromkeys(curves, paper),
+        ticks=[(i, _LEVELS.get(slot, "middle")) for i, (slot, _, _) in enumerate(first)],
+    )
+
+
+def moved(run: Run) -> float:
+    """Return how far a run's layer weights went from their start, 0 where none or rounding alone.
+
+    Some published items hold weights of fixed schedules that single precision has rounded.
+    """
+    weights = run.items.layer_weights if run.items is not None else ()
+    gaps = (abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6))
+    return max(gaps, default=0.0)

@@ -16,7 +16,7 @@ from bench.ablations import ABLATIONS_FOLDER, Variant
 from bench.cost import load_timings, with_timing
 from bench.metrics.intervals import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
 from bench.metrics.neighbours import SHARES
-from bench.packed import LINES, Run, kept_runs
+from bench.packed import LINES, Pack, Run, kept_runs
 from bench.record import RECORD_FILE, MetricValue, RunRecord
 from bench.registry import FLOOR
 from bench.reporting.words import (
@@ -239,24 +239,26 @@ class Table:
         return [row for row in self.rows if row.kind in kinds]
 
 
-def load_runs(results: Path) -> list[Run]:
+def load_runs(results: Path | Pack) -> list[Run]:
     """Read every run of `results`, folders and pack, sorted by name; BenchError where there is none at all.
 
     Where `bench cost` left timings beside them, costs in time and memory are those.
     """
-    runs = kept_runs(results)
-    if not runs and not kept_runs(results, ABLATIONS_FOLDER):
+    pack = Pack.of(results)
+    runs = kept_runs(pack)
+    if not runs and not kept_runs(pack, ABLATIONS_FOLDER):
+        folder = pack.results
         raise BenchError(
-            f"no records in {results}: looked for {results / '*' / RECORD_FILE} and {results}{LINES}. Make "
+            f"no records in {folder}: looked for {folder / '*' / RECORD_FILE} and {folder}{LINES}. Make "
             "one with 'bench run --method bps --task sketch', or name the folder that holds the runs."
         )
-    timings = load_timings(results)
+    timings = load_timings(pack.results)
     if timings is None:
         return runs
     return [replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs]
 
 
-def load_ablation_runs(results: Path) -> list[Run]:
+def load_ablation_runs(results: Path | Pack) -> list[Run]:
     """Read the runs that `bench ablate` keeps apart from main tables; none where there are none."""
     return kept_runs(results, ABLATIONS_FOLDER)
 

@@ -25,8 +25,8 @@ from bench.record import RunRecord, device_words
 from bench.reporting.ablations import AblationTable, ablation_sentences, ablation_summary
 from bench.reporting.compare import Comparison
 from bench.reporting.differences import Difference, verdict
+from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table
-from bench.reporting.pictures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.render import code_span, escape_markdown, to_markdown
 from bench.reporting.tables import (
     COSTS,
@@ -257,7 +257,7 @@ def small_copy(drawn: Path, path: Path) -> Path:
     """Write a drawn figure again in 256 colours, a third of its size; return its path."""
     from PIL import Image
 
-    small = Image.fromarray(decode(drawn.read_bytes()).pixels).quantize(256, Image.Quantize.MAXCOVERAGE)
+    small = Image.fromarray(decode(drawn.read_bytes()).pixels).quantize(256, Image.Quantize.FASTOCTREE)
     with atomic_path(path) as temporary:
         small.save(temporary, format="PNG")
     return path
@@ -302,6 +302,13 @@ def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
     return _inline(np.concatenate([np.asarray(image) for image in made], axis=1), **settings)
 
 
+def _figure(path: Path, *, small: bool) -> str:
+    """Return a drawn figure as a data URI: as it is, or small, with loss."""
+    if small:
+        return _inline(decode(path.read_bytes()).pixels, quality=85, method=2)
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _inline(pixels: np.ndarray, **settings: Any) -> str:
     """Return a picture [H,W,3] uint8 as a data URI of WebP, without loss unless settings say otherwise."""
     from PIL import Image
@@ -315,9 +322,6 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
     """Return what the page shows of an ablation, its figures inline: samples with loss, as they are large."""
     table, pictures = section.table, section.pictures
     assert isinstance(table, AblationTable)
-    drawn = {
-        what: decode((out / f).read_bytes()).pixels for what, f in pictures.figures.items() if what != CURVES
-    }
     return {
         "suite": table.suite,
         "task": table.task,
@@ -327,8 +331,9 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
         "grid": asdict(main_grid(table)),
         "said": ablation_sentences(table),
         "figures": [
-            {"about": what, "source": _inline(pixels, **({"quality": 85} if what == SAMPLES else {}))}
-            for what, pixels in drawn.items()
+            {"about": what, "source": _figure(out / file, small=what == SAMPLES)}
+            for what, file in pictures.figures.items()
+            if what != CURVES
         ],
         "left_out": pictures.left_out,
         "files": [

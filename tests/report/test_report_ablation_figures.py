@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from bench.ablations import ABLATIONS, FEW_ITEMS
 from bench.reporting import load_runs
+from bench.reporting.figures import CURVES, SAMPLES, Pictures, draw_ablation
 from bench.reporting.page import Pages, Section
-from bench.reporting.pictures import CURVES, SAMPLES, Pictures, draw_ablation
 from bench.reporting.tables import main_grid
 from tests.report.ablation_runs import only_table, plausible, write_variant
 
@@ -46,7 +46,7 @@ def test_differences_and_samples_of_every_variant_are_drawn(
     made, table = draw(results), only_table(results)
     assert list(made.figures) == ["differences to the paper's setting", CURVES, SAMPLES]
     compared = [row for row in table.rows if row.differences]
-    values = {line.get_xdata()[0] for line in drawn[0].axes[0].lines}
+    values = set(drawn[0].axes[0].collections[-1].get_offsets()[:, 0])
     assert {row.differences[table.columns[0]].interval.value for row in compared} <= values
     (shown,) = made.galleries
     assert list(shown.runs) == [row.name for row in table.rows]

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from bench.reporting import Run, build_comparison, build_table, load_runs, make_report
+from bench.reporting.figures import gallery
 from bench.reporting.page import data_block, encode_galleries
-from bench.reporting.pictures import gallery
 
 Writer = Callable[..., Run]
 pytestmark = pytest.mark.usefixtures("no_drawing")

@@ -13,8 +13,8 @@ import pandas
 import pytest
 
 from bench.reporting import ReportOptions, Run, build_comparison, build_table, load_runs, make_report, tidy
+from bench.reporting.figures import Pictures
 from bench.reporting.page import Pages, Section, Suite, shown_rows
-from bench.reporting.pictures import Pictures
 from bench.reporting.render import Grid, Text, escape_latex, to_csv, to_markdown
 from bench.types import BenchError
 from tests.latex import complaints, needs_latex
