@@ -27,6 +27,8 @@ WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights"
 OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
 
 Side = Literal["val", "test"]
+Style = Literal["brackets", "±", "none"]
+Columns = Literal["one", "two"]
 Form = Literal["same", "repeat"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -38,6 +40,26 @@ def _asked(default: Any, help: str, panel: str, *, flag: str = "") -> Any:
     """A field with what the command line needs: help, panel and, where it is not the name, the flag."""
     given = {"default_factory": default} if callable(default) else {"default": default}
     return field(**given, metadata={"help": help, "panel": panel, "flag": flag})
+
+
+def _report(default: Any, help: str, *flags: str) -> Any:
+    return field(default=default, metadata={"help": help, "flags": flags})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What a report shows and how; the options of `bench report` are made from its fields.
+
+    methods, metrics: these alone, where any is named. readme: a folder of its figures goes beside it.
+    """
+
+    methods: tuple[str, ...] = _report((), "These alone: names or titles, a,b.")
+    metrics: tuple[str, ...] = _report((), "These alone: names as in records, a,b.")
+    style: Style = _report("brackets", "Of intervals.")
+    columns: Columns = _report("two", "Of a page of two columns that a LaTeX table takes.")
+    mixed: bool = _report(False, "Allow several protocols in a table; rows are marked.")
+    long: bool = _report(False, "LaTeX of differences and distributions too.", "--long")
+    readme: Path | None = _report(None, "Also write a page of published results, README.md.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
 from bench.base.weights import Weights, shown
 from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
 from bench.record import RECORD_FILE, RunRecord, load_record
-from bench.reporting.card import LICENCE_FILE, About, model_card
+from bench.reporting.tables import LICENCE_FILE, About, model_card
 from bench.running import LOCK
 from bench.training.checkpoint import Trainable
 from bench.training.weights import ADAPTER, load_weights

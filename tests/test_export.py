@@ -27,7 +27,7 @@ from bench.base.weights import Weights, open_source
 from bench.config import RunConfig
 from bench.content import sha256_file
 from bench.record import load_record, write_record
-from bench.reporting.card import About, model_card
+from bench.reporting.tables import About, model_card
 from bench.reporting.words import command_line
 from bench.training.checkpoint import Trainable
 from bench.training.weights import save_weights

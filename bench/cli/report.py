@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Shell, guarded, outline, split
-from bench.cli.terminal import say, to_json
-from bench.config import RESULTS
+from bench.cli.options import AsJson, Shell, guarded, outline, taking
+from bench.cli.terminal import console_hooks, say, to_json
+from bench.config import RESULTS, ReportOptions
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
@@ -20,43 +20,23 @@ RunPlace = Annotated[Path, typer.Argument(help="A run folder, packed or not, or 
 
 
 @guarded
+@taking(ReportOptions, "options")
 def report(
+    *,
     results: Annotated[Path, typer.Option(help="Folder of run folders, or a pack of them.")] = RESULTS,
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
-    methods: Annotated[list[str] | None, typer.Option(help="These alone: names or titles, a,b.")] = None,
-    metrics: Annotated[list[str] | None, typer.Option(help="These alone: names as in records, a,b.")] = None,
-    style: Annotated[Literal["brackets", "±", "none"], typer.Option(help="Of intervals.")] = "brackets",
-    columns: Annotated[
-        Literal["one", "two"], typer.Option(help="Of a page of two columns that a LaTeX table takes.")
-    ] = "two",
-    mixed: Annotated[bool, typer.Option(help="Allow several protocols; rows are marked.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="LaTeX of differences and distributions too.")] = False,
-    readme: Annotated[
-        Path | None, typer.Option(help="Also write a page of published results, README.md.")
-    ] = None,
+    options: ReportOptions,
     as_json: AsJson = False,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
-    from bench.cli.terminal import ConsoleHooks
     from bench.packed import Pack
-    from bench.reporting import ReportOptions, make_report
+    from bench.reporting import make_report
     from bench.reporting.render import plain_lines
 
-    results, hooks = Pack(results).results, ConsoleHooks()
-    options = ReportOptions(
-        mixed=mixed,
-        long=long,
-        readme=readme,
-        methods=split(methods or ()),
-        metrics=split(metrics or ()),
-        style=style,
-        columns=columns,
-    )
+    results = Pack(results).results
     out = out or results / "report"
-    try:
+    with console_hooks() as hooks:
         made = make_report(results, out, options, hooks=hooks)
-    finally:
-        hooks.close()
     if as_json:
         boards = [{"title": b.caption, "lines": plain_lines(b)} for b in made.leaderboards]
         say(to_json({"files": [str(path) for path in made.files], "leaderboards": boards}))

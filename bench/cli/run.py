@@ -147,7 +147,7 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     """Return the tables of the runs that were planned and now have a record."""
     from bench.packed import load_run
     from bench.record import RECORD_FILE
-    from bench.reporting.ablations import build_ablations
+    from bench.reporting.compare import build_ablations
     from bench.reporting.tables import ablation_text
 
     folders = [entry.folder for entry in planned if (entry.folder / RECORD_FILE).exists()]

@@ -6,15 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.config import ReportOptions
 from bench.content import atomic_write, read_json, sha256_file, write_json
 from bench.packed import Pack, Run, load_run
-from bench.reporting.ablations import AblationTable, build_ablations, in_ablations
-from bench.reporting.compare import Comparison, build_comparison, findings
+from bench.reporting.compare import (
+    AblationTable,
+    Comparison,
+    build_ablations,
+    build_comparison,
+    findings,
+    in_ablations,
+)
 from bench.reporting.differences import Difference, paired_differences, verdict
 from bench.reporting.figures import draw_ablation, draw_table
 from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
 from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
-from bench.reporting.render import Columns, Grid, to_csv, to_latex, to_markdown
+from bench.reporting.render import Grid, to_csv, to_latex, to_markdown
 from bench.reporting.tables import (
     cost_grid,
     cost_task,
@@ -27,7 +34,7 @@ from bench.reporting.tables import (
     tidy_costs,
     tidy_differences,
 )
-from bench.reporting.words import HASH_DIGITS, Style, task_place
+from bench.reporting.words import HASH_DIGITS, task_place
 from bench.types import BenchError, Hooks
 
 __all__ = [
@@ -51,25 +58,6 @@ __all__ = [
 FIGURES_FOLDER = "figures"
 FILES_FILE = "files.json"
 """In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What a report shows and how.
-
-    mixed: one table a suite and task although protocols differ, whose rows are marked. long: write tables
-    of several pages as LaTeX too (differences, distributions). readme: where to write a page of published
-    results, with a folder of its few figures beside it. methods, metrics: these alone, where any is named.
-    style: of intervals. columns: how many columns of a page of two a LaTeX table takes.
-    """
-
-    mixed: bool = False
-    long: bool = False
-    readme: Path | None = None
-    methods: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    style: Style = "brackets"
-    columns: Columns = "two"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import numpy as np
 from bench.content import atomic_path
 from bench.packed import Run
 from bench.registry import FLOOR
-from bench.reporting.ablations import AblationTable
+from bench.reporting.compare import AblationTable
 from bench.reporting.frame import OWN_METHOD, Row, Table
 from bench.reporting.tables import column_digits, difference_cell, mean_cost
 from bench.reporting.words import (

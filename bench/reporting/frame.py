@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from bench.ablations import ABLATIONS_FOLDER, Variant
+from bench.config import Style
 from bench.cost import load_timings, with_timing
 from bench.metrics.intervals import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
 from bench.metrics.neighbours import SHARES
@@ -22,7 +23,6 @@ from bench.registry import FLOOR
 from bench.reporting.words import (
     FRECHET,
     Column,
-    Style,
     decimals,
     device_notes,
     few_notes,

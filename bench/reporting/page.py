@@ -22,8 +22,7 @@ import numpy as np
 from bench.content import atomic_path
 from bench.data.picture import MOST_TILES, decode
 from bench.record import RunRecord, device_words
-from bench.reporting.ablations import AblationTable, ablation_sentences, ablation_summary
-from bench.reporting.compare import Comparison
+from bench.reporting.compare import AblationTable, Comparison, ablation_sentences, ablation_summary
 from bench.reporting.differences import Difference, verdict
 from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table

@@ -13,8 +13,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.config import Columns
 from bench.reporting.words import MISSING, one_line
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _T = TypeVar("_T")
-Columns = Literal["one", "two"]
 _FORMULA = tuple("=+-@\t\r")
 _MARKDOWN = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {letter: f"\\{letter}" for letter in r"\|*`~"}

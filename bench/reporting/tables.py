@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.config import RunConfig
+from bench.config import RunConfig, Style, option_text
 from bench.record import MACHINE, Cost, MetricValue, RunRecord
 from bench.registry import FLOOR
-from bench.reporting.ablations import AblationTable, ablation_sentences
-from bench.reporting.compare import Comparison
+from bench.reporting.compare import AblationTable, Comparison, ablation_sentences
 from bench.reporting.differences import Difference
 from bench.reporting.frame import COSTLY, SAMPLES, SHUFFLED, Row, Table, metric_rows
 from bench.reporting.render import Grid, Text, plain_lines, to_plain
@@ -21,9 +21,9 @@ from bench.reporting.words import (
     HASH_DIGITS,
     MISSING,
     Column,
-    Style,
     amount,
     brackets,
+    command_line,
     count,
     decimals,
     device_notes,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FEWER = "†"
+LICENCE_FILE = "LICENSE.md"
 COSTS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "parameters_trainable": ("trainable parameters", count),
     "parameters_dead": ("dead parameters", count),
@@ -522,3 +523,46 @@ def ablation_command(table: AblationTable) -> str:
     seeds = ",".join(str(seed) for seed in sorted({record.seed for record in table.records}))
     words = asked.command().removeprefix("bench run --method bps ")
     return one_line(f"bench ablate {table.ablation.name} {words} --seeds {seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a card says that no record holds.
+
+    title, source: of the method. base: its name; whole: whether it lies in the folder too. licence:
+    sentences. usage: lines of Python. condition: the condition in words.
+    """
+
+    title: str
+    source: str
+    base: str
+    whole: bool
+    licence: Sequence[str]
+    usage: str
+    condition: str
+
+
+def model_card(record: RunRecord, about: About) -> str:
+    """Return README.md of a folder with the weights of a run, ending in a newline."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    hub, _, _ = about.base.partition("@")
+    data = ModelCardData(
+        base_model=hub if "/" in hub else None,  # a folder's name is no model of the hub
+        license="other",
+        license_name="see-license-file",
+        license_link=LICENCE_FILE,
+        library_name="diffusers",
+        tags=["bps-bench", record.method, record.task],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=resources.files(__package__).joinpath("templates/card.md").read_text(encoding="utf-8"),
+        about=about,
+        record=record,
+        parameters=count(record.cost.parameters_trainable),
+        scores=record_text(record),
+        command=command_line(record),
+        options=", ".join(f"{k} {option_text(v)}" for k, v in sorted(record.options.items())),
+    )
+    return f"{card}\n"

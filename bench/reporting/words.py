@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench import registry
 from bench.ablations import ABLATIONS
-from bench.config import RunConfig, option_text
+from bench.config import RunConfig, Style, option_text
 from bench.content import validated
 from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
@@ -27,7 +27,6 @@ MISSING = "–"
 HASH_DIGITS = 12
 RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 FRECHET = ("fd", "fd_infinite")
-Style = Literal["brackets", "±", "none"]
 _SPECS = {spec.name: spec for spec in (*SPECS, LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)}
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),

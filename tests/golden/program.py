@@ -29,8 +29,7 @@ from bench.data.splits import SIDES
 from bench.packed import Pack
 from bench.randomness import derangement, initial_noise, pick_items
 from bench.record import ITEMS_FILE, RunRecord, load_record
-from bench.reporting.ablations import build_ablations, in_ablations
-from bench.reporting.compare import build_comparison
+from bench.reporting.compare import build_ablations, build_comparison, in_ablations
 from bench.reporting.differences import paired_differences
 from bench.reporting.frame import Row, build_table, load_ablation_runs, load_runs
 from bench.reporting.tables import tidy, tidy_costs, tidy_differences

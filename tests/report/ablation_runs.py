@@ -12,7 +12,7 @@ from bench.content import digest_json, read_json, write_json
 from bench.packed import Run
 from bench.record import SplitInfo
 from bench.reporting import load_runs
-from bench.reporting.ablations import AblationTable, build_ablations
+from bench.reporting.compare import AblationTable, build_ablations
 from bench.reporting.frame import load_ablation_runs
 
 ALL_ITEMS = 2900

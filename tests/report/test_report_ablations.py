@@ -10,7 +10,7 @@ import pytest
 from bench.ablations import ABLATIONS, Variant
 from bench.content import digest_json
 from bench.packed import Run
-from bench.reporting.ablations import (
+from bench.reporting.compare import (
     AblationTable,
     ablation_sentences,
     ablation_summary,
