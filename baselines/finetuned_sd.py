@@ -51,7 +51,7 @@ class FinetunedSD:
     def load(self, denoiser: ConcatDenoiser, source: Source) -> dict[str, str]:
         """Put in a UNet that takes latents and condition together; BenchError where it does not fit."""
         given = source.model(UNet2DConditionModel)
-        source.fit(_made_for(given), _made_for(widened(denoiser)))
+        source.fit(made_for(given), made_for(widened(denoiser)))
         state = given.state_dict()
         first = {name: state.pop(f"conv_in.{name}") for name in ("weight", "bias")}
         denoiser.unet.load_state_dict(state, strict=False)  # all but conv_in
@@ -63,12 +63,12 @@ class FinetunedSD:
         widened(denoiser).save_pretrained(folder)
 
 
-def _made_for(unet: Any) -> dict[str, Any]:
+def made_for(unet: Any) -> dict[str, Any]:
     """Return what a UNet is made for: its shape, and how many channels it reads."""
     config = unet.config
     names = ("cross_attention_dim", "layers_per_block", "down_block_types", "use_linear_projection")
     return {
         **{name: config[name] for name in names},
         "widths": config["block_out_channels"],
-        "channels of latents and unshuffled condition": config["in_channels"],
+        "channels that it reads": config["in_channels"],
     }

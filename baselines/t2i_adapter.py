@@ -45,7 +45,7 @@ adapter, pipe = whole.pop("adapter"), StableDiffusionPipeline(**whole, requires_
     + _DRAWN,
 )
 KINDS = ("full_adapter", "light_adapter")
-TIMESTEPS = ("uniform", "cubic")
+TIMESTEPS = ("cubic", "uniform")
 
 
 def build_adapter(unet: Any, *, channels: int, downscale: int) -> AdapterModel:
@@ -140,15 +140,15 @@ class T2IAdapter:
     title = "T2I-Adapter"
     conditioned = True
     source = "Mou et al., AAAI 2024, https://arxiv.org/abs/2302.08453"
-    options: dict[str, object] = {"timesteps": "uniform"}
-    allowed = {"timesteps": "uniform, cubic"}
+    options: dict[str, object] = {"timesteps": "cubic"}
+    allowed = {"timesteps": "cubic, uniform"}
     exchange = EXCHANGE
 
-    def build(self, base: Base, task: Task, *, timesteps: str = "uniform") -> T2IAdapterDenoiser:
+    def build(self, base: Base, task: Task, *, timesteps: str = "cubic") -> T2IAdapterDenoiser:
         """Return the adapted base; only the adapter trains.
 
-        timesteps: how training draws them, "uniform" as every other method or "cubic" as in the
-        paper (cubic_timesteps). Raises ValueError for another name.
+        timesteps: how training draws them, "cubic" as in the paper (cubic_timesteps) or "uniform" as every
+        other method. Raises ValueError for another name.
         """
         if timesteps not in TIMESTEPS:
             raise ValueError(f"timesteps is '{timesteps}'; allowed: {', '.join(TIMESTEPS)}.")

@@ -12,33 +12,26 @@ from diffusers import ControlNetModel
 
 from baselines.controlnet import build_controlnet
 from baselines.inputs import expand, like_base
+from baselines.style_only import StyleOnly
+from baselines.text_only import TextOnlyDenoiser
 
 if TYPE_CHECKING:
     from bench.base.load import Base
     from bench.types import Task
 
 
-class AloneDenoiser(torch.nn.Module):
-    """A UNet without any condition: all of it trained, or frozen with the pass back to the latents."""
+class ShiftedDenoiser(TextOnlyDenoiser):
+    """The frozen base with the pass back to the latents: what is trained lies before the UNet."""
 
-    def __init__(self, base: Base, *, trained: bool) -> None:
-        super().__init__()
-        self.unet = base.prior_unet("free") if trained else base.unet
-        shift = torch.zeros(1, device=base.device)  # what is trained lies before the frozen UNet
-        self.shift = torch.nn.Parameter(shift, requires_grad=not trained)
-        self._to_eps = base.to_eps
-
-    def encode(self, condition: torch.Tensor) -> None:
-        """Ignore the condition."""
-        return None
+    def __init__(self, base: Base) -> None:
+        super().__init__(base)
+        self.shift = torch.nn.Parameter(torch.zeros(1, device=base.device))
 
     def forward(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: None
     ) -> torch.Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
-        latents = latents + self.shift
-        output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return super().forward(latents + self.shift, timesteps, text, features)
 
 
 class ScriptDenoiser(torch.nn.Module):
@@ -87,19 +80,15 @@ class UNetBackward(_Yardstick):
 
     name, title = "unet-backward", "UNet alone, frozen (forward, backward)"
 
-    def build(self, base: Base, task: Task) -> AloneDenoiser:
+    def build(self, base: Base, task: Task) -> ShiftedDenoiser:
         """Return the base, whose latents are shifted by the one parameter that trains."""
-        return AloneDenoiser(base, trained=False)
+        return ShiftedDenoiser(base)
 
 
-class UNetTrained(_Yardstick):
+class UNetTrained(StyleOnly):
     """A UNet without any condition, all of it trained."""
 
     name, title = "unet-trained", "UNet alone, trained"
-
-    def build(self, base: Base, task: Task) -> AloneDenoiser:
-        """Return a trainable copy of the base."""
-        return AloneDenoiser(base, trained=True)
 
 
 class DiffusersControlNet(_Yardstick):

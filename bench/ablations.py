@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "modules": "both",
     },
     "controlnet": {"conditioning_scale": 1.0},
-    "t2i-adapter": {"timesteps": "uniform"},
+    "t2i-adapter": {"timesteps": "cubic"},
     "sd-finetune": {},
     FLOOR: {},
 }

@@ -107,6 +107,9 @@ class RunConfig:
     shuffled: bool = _asked(
         True, "Sample once more under other items' conditions (grids: first seed).", PROTOCOL
     )
+    blank: bool | None = _asked(
+        None, "Sample once more under an empty condition; else as --shuffled.", PROTOCOL
+    )
     allow_leak: bool = _asked(
         False, "Go on although evaluation items were seen in training; marked.", PROTOCOL
     )
@@ -141,6 +144,12 @@ class RunConfig:
                 "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
                 "that diffusers loads, or a checkpoint file."
             )
+
+    @property
+    def wrong_conditions(self) -> tuple[str, ...]:
+        """Under which conditions but its own a method is sampled besides: "shuffled", "blank"."""
+        blank = self.shuffled if self.blank is None else self.blank
+        return ("shuffled",) * self.shuffled + ("blank",) * blank
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is not at its default as JSON values, of which `make_config` makes an equal one."""

@@ -508,9 +508,9 @@ def recognise(device: str) -> Gpu | None:
 class Work:
     """What is to be done, for all methods alike. items: of the train and of the evaluation side.
 
-    setting: how steps are made. gpu: None for the CPU of this machine. shuffled: whether samples are
-    drawn once more under other items' conditions. mfu: see `work_of`. process: bytes that a process with
-    the libraries takes before it does anything, on a CPU; available: bytes that it can fill there.
+    setting: how steps are made. gpu: None for the CPU of this machine. wrong_conditions: how many
+    times samples are drawn once more, under others than their own. mfu: see `work_of`. process: bytes that a
+    process with the libraries takes before it does anything, on a CPU; available: bytes it can fill there.
     """
 
     suite: Suite
@@ -520,7 +520,7 @@ class Work:
     items: tuple[int, int]
     setting: Setting
     gpu: Gpu | None
-    shuffled: bool = True
+    wrong_conditions: int = 2
     mfu: float = MFU
     process: int = 0
     available: int = 0
@@ -639,7 +639,7 @@ def work_of(
         items=_items(suite),
         setting=setting,
         gpu=card,
-        shuffled=config.shuffled,
+        wrong_conditions=len(config.wrong_conditions),
         mfu=mfu,
         process=libraries_bytes(),
         available=round(HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
@@ -718,7 +718,7 @@ def plan_method(
     steps = max(1, images // work.setting.training.batch) if counted.trainable else 0
     needed = work.needs(counted.peak)
     train, sample = _hours(counted, work, steps=steps, timing=timing)
-    sets = (2 if work.shuffled and method.conditioned else 1) * work.suite.sampler.draws
+    sets = (1 + work.wrong_conditions * method.conditioned) * work.suite.sampler.draws
     sampled = sets * (work.items[1] if work.budget.eval_items is None else work.budget.eval_items)
     trained = 4 * counted.trainable
     kept = work.setting.execution.keep + 1  # one more while it is written, and the finished weights

@@ -195,8 +195,9 @@ class RunRecord(FromFile):
     """Everything a table needs, and everything needed to do the run again.
 
     rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
-    items' conditions), "real training images", "autoencoder" (reconstructions of the targets).
-    metrics is rows["samples"]. attribution: the sentence to print beside pictures.
+    items' conditions), "blank" (under an empty one), "real training images", "autoencoder"
+    (reconstructions of the targets). metrics is rows["samples"]. attribution: the sentence to print beside
+    pictures.
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
     was looked at. weights: those that came from outside, None where the run began with its own.
     changes: what was asked in place of the suite's and the budget's own: "guidance", "steps", "draws",

@@ -47,6 +47,7 @@ _METHODS = {
     "controlnet": Row(target="baselines.controlnet:ControlNet", title="ControlNet"),
     "t2i-adapter": Row(target="baselines.t2i_adapter:T2IAdapter", title="T2I-Adapter"),
     "sd-finetune": Row(target="baselines.finetuned_sd:FinetunedSD", title="fine-tuned SD"),
+    "style-only": Row(target="baselines.style_only:StyleOnly", title="style-only SD"),
     "controlnet-xs": Row(target="baselines.controlnet_xs:ControlNetXS", title="ControlNet-XS"),
     "lora-concat": Row(target="baselines.lora_concat:LoraConcat", title="LoRA + concat"),
     FLOOR: Row(target="baselines.text_only:TextOnly", title="text-only"),
@@ -60,7 +61,7 @@ _VARIANTS = {
     "bps-encoder": _variant("bps", "BPS, encoder alone", sites=["encoder"]),
     "bps-middle": _variant("bps", "BPS, middle alone", sites=["middle"]),
     "bps-decoder": _variant("bps", "BPS, decoder alone", sites=["decoder"]),
-    "t2i-adapter-cubic": _variant("t2i-adapter", "T2I-Adapter, cubic timesteps", timesteps="cubic"),
+    "t2i-adapter-uniform": _variant("t2i-adapter", "T2I-Adapter, uniform timesteps", timesteps="uniform"),
 }
 _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
     "method": {**_METHODS, **_VARIANTS},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,6 +60,7 @@ from bench.sampling import (
 )
 from bench.scoring import Evaluator, Scores, items_json
 from bench.suites import changes, resolve
+from bench.tasks.layers import emptied
 from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution, check_execution
 from bench.training.loop import CHECKPOINT, NOTHING, TrainResult, train
@@ -76,6 +77,9 @@ from bench.training.weights import (
     trained,
 )
 from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal
+
+if TYPE_CHECKING:
+    import torch
 
 LOCK = "work/lock"
 _SAMPLED = "work/sample.json"
@@ -222,6 +226,8 @@ class Run:
             allow_leak=spec.config.allow_leak,
             cache=self.cache,
         )
+        if "blank" in self._wrong:
+            _ = self.nothing  # a task that has none fails now
         self.folder = spec.config.results / self.id
         self.work = self.folder / "work"
         self._lock = Lock(self.folder / LOCK, about=self.folder, clean=self.folder)
@@ -361,7 +367,7 @@ class Run:
         load_weights(self.folder / ADAPTER, Trainable(self.denoiser), sha256=promised)
 
     def sample(self) -> float | None:
-        """Sample every evaluation item, then under shuffled conditions.
+        """Sample every evaluation item, then under wrong conditions.
 
         Returns seconds an image, None where no start that made any has left them.
         """
@@ -395,12 +401,34 @@ class Run:
         return Ledger(path, device=self.spec.device)
 
     def _sets(self) -> dict[str, Conditions | None]:
-        """The sample sets of this method: its own and, where it has a condition, the shuffled."""
+        """The sample sets of this method: its own and, where it has a condition, under wrong ones."""
         sets: dict[str, Conditions | None] = {"samples": None}
-        if self.spec.method.conditioned and self.spec.config.shuffled:
-            order = derangement(self.spec.config.seed, len(self.eval_ids))
-            sets["shuffled"] = lambda rows: self.eval_data.conditions_at(order[rows])
-        return sets
+        return sets | {name: getattr(self, f"_{name}") for name in self._wrong}
+
+    @property
+    def _wrong(self) -> tuple[str, ...]:
+        return self.spec.config.wrong_conditions if self.spec.method.conditioned else ()
+
+    def _shuffled(self, rows: Sequence[int]) -> torch.Tensor:
+        order = derangement(self.spec.config.seed, len(self.eval_ids))
+        return self.eval_data.conditions_at(order[rows])
+
+    def _blank(self, rows: Sequence[int]) -> torch.Tensor:
+        return self.nothing.expand(len(rows), -1, -1, -1)
+
+    @cached_property
+    def nothing(self) -> torch.Tensor:
+        """The condition of an item of which nothing is known, [1,C,H,W]; BenchError where a task has none."""
+        import torch
+
+        try:
+            condition = self.shown.condition(emptied(self.dataset[self.eval_ids[0]]))
+        except (ValueError, KeyError, IndexError) as error:
+            raise BenchError(
+                f"task {self.task.name} has no condition of an item of which nothing is known ({error}). "
+                "Leave the row away with --no-blank."
+            ) from error
+        return torch.from_numpy(condition)[None]
 
     def score(self) -> records.RunRecord:
         """Score all sets and the reference rows, write items, contact sheet and record.

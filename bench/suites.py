@@ -68,6 +68,7 @@ EMOJI = Suite(
         "controlnet-xs": 1e-2,
         "lora-concat": 3e-3,
         "sd-finetune": 3e-3,
+        "style-only": 3e-3,  # as sd-finetune, which it is without the condition
         "t2i-adapter": 1e-2,
     },
 )

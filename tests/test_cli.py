@@ -85,9 +85,9 @@ finally:
 def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Path) -> None:
     shown = bench("show", folder_of(finished, "bps")).output
     record = record_of(finished, "bps")
-    for row in ("samples", "shuffled", "autoencoder", "real training images"):
+    for row in ("samples", "shuffled", "blank", "autoencoder", "real training images"):
         assert row in shown and row in record.rows
-    assert set(record_of(finished, "text-only").rows) == set(record.rows) - {"shuffled"}
+    assert set(record_of(finished, "text-only").rows) == set(record.rows) - {"shuffled", "blank"}
     assert record.protocol_hash == record_of(finished, "text-only").protocol_hash
     assert record.metrics["fd"].judge == "EfficientNet-Lite0"
     assert record.cost.parameters_trainable > 0 and record.cost.parameters_dead == 0

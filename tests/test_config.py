@@ -53,6 +53,7 @@ FULL = RunConfig(
     precision="bf16",
     ema=0.999,
     shuffled=False,
+    blank=True,
     allow_leak=True,
     base=Path("org/name@main"),
     base_variant="non_ema",
@@ -245,7 +246,10 @@ def test_without_them_protocols_and_names_are_those_of_published_records(
 ) -> None:
     plain = identify(resolve(micro(micro_folder, tmp_path)))
     assert plain.protocol.as_dict()["budget"] == {"name": "quick", "train_images": 48, "eval_items": 12}
-    for config in (RunConfig(), RunConfig(method="t2i-adapter", task="layout", seed=2)):
+    for config in (
+        RunConfig(),
+        RunConfig(method="t2i-adapter", task="layout", seed=2, options={"timesteps": "uniform"}),
+    ):
         identity = identify(resolve(replace(config, device="cpu")))
         record = kept_record(ROOT / "results" / "emoji" / identity.run_id)
         assert record.protocol_hash == identity.protocol.hash and record.run_id == identity.run_id
@@ -260,6 +264,7 @@ def test_without_them_protocols_and_names_are_those_of_published_records(
         {"micro_batch": 2},
         {"gradient_checkpointing": True},
         {"shuffled": False},
+        {"blank": False},
         {"results": Path("elsewhere")},
     ],
     ids=str,

@@ -172,7 +172,7 @@ def test_only_the_first_seed_of_a_grid_is_sampled_under_shuffled_conditions(conf
     cells = Asked(config=config, each=each).cells()
     assert [(c.seed, c.shuffled) for c in cells] == [(3, True), (1, False)]
     assert "--no-shuffled" in cells[1].command() and "shuffled" not in cells[0].command()
-    assert [list(made(c)._sets()) for c in cells] == [["samples", "shuffled"], ["samples"]]
+    assert [list(made(c)._sets()) for c in cells] == [["samples", "shuffled", "blank"], ["samples"]]
 
 
 class LinesOnly:

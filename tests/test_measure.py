@@ -79,7 +79,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_the_command_measures_methods_one_after_another(tmp_path: Path, asked: list[list[str]]) -> None:
     add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
-    argv = ("--method", "text-only,t2i-adapter,t2i-adapter-cubic", "--results", tmp_path, *FEW, "--rounds", 2)
+    argv = (
+        "--method",
+        "text-only,t2i-adapter-uniform,t2i-adapter",
+        "--results",
+        tmp_path,
+        *FEW,
+        "--rounds",
+        2,
+    )
     refused = cost(*argv)
     assert refused.exit_code == 2 and "another machine" in refused.output and not asked
     (tmp_path / TIMINGS_FILE).unlink()

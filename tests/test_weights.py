@@ -101,6 +101,10 @@ def by_wide_unet(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: 
     return wide(torch.cat([x, pixel_unshuffle(condition, 4)], dim=1), t, text).sample
 
 
+def by_unet(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: Any) -> Any:
+    return UNet2DConditionModel.from_pretrained(folder)(x, t, text).sample
+
+
 def by_lora(folder: Path, unet: Any, x: Any, t: Any, text: Any, condition: Any) -> Any:
     unet.conv_in = torch.nn.Conv2d(20, unet.conv_in.out_channels, 3, padding=1)
     unet.conv_in.load_state_dict(load_file(folder / "conv_in.safetensors"))
@@ -116,6 +120,7 @@ BY_DIFFUSERS: dict[str, Callable[..., Any]] = {
     "controlnet-xs": by_xs,
     "lora-concat": by_lora,
     "sd-finetune": by_wide_unet,
+    "style-only": by_unet,
     "t2i-adapter": by_t2i,
 }
 

@@ -172,7 +172,7 @@ def _field(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
     several = known.name in LISTS or isinstance(default, (tuple, Mapping))
     kind: Any = list[str] if several else _HINTS[known.name]
     flags = [flag(known)]
-    if kind is bool:
+    if kind in (bool, bool | None):
         flags = [f"{flag(known)}/{flag(known).replace('--', '--no-', 1)}"]
     elif known.name == "seed":
         flags.append("--seeds")

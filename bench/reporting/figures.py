@@ -52,11 +52,12 @@ _METHODS = {
     "controlnet": ("#D55E00", "s"),
     "t2i-adapter": ("#009E73", "^"),
     "sd-finetune": ("#CC79A7", "v"),
+    "style-only": ("#999933", "<"),
     "lora-concat": ("#E69F00", "p"),
     "controlnet-xs": ("#56B4E9", "X"),
     "text-only": (SOFT, "h"),
 }
-_STRANGERS = (("#000000", "P"), ("#999933", "<"), ("#332288", ">"), ("#661100", "*"))
+_STRANGERS = (("#000000", "P"), ("#332288", ">"), ("#661100", "*"))
 _SHADES = ((0.0, 0), (0.4, 0), (0.3, 255))  # how far, and towards black or white
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 # How a kind of row is drawn: colour and marker where they are not the method's, and whether it is filled.

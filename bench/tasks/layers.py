@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from bench.metrics.lines import extract_lines, sketch_lines
@@ -53,6 +55,15 @@ def nothing(palette: np.ndarray) -> np.ndarray:
     own = palette[0]
     shared = bool((palette[1:] == own).all(-1).any())
     return np.array(NOTHING, np.uint8) if shared else own
+
+
+def emptied(example: Example) -> Example:
+    """Return an item of equal size and palette of which nothing is known: no line, class, box, colour."""
+    paper = np.zeros(example.image.shape[:2], dtype=np.uint8)
+    layers = {name: np.zeros_like(layer) for name, layer in example.layers.items()}
+    layers |= {"sketch": paper, "classes": paper, "boxes": np.zeros((0, 5), dtype=np.uint8)}
+    layers["colours"] = np.full(example.image.shape, 255, dtype=np.uint8)
+    return replace(example, layers=layers, photo=True)  # of photographs alone a layout may be empty
 
 
 def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:

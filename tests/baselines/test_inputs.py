@@ -18,7 +18,7 @@ from baselines.inputs import (
 )
 from bench import registry
 
-CONDITIONED = sorted(set(registry.names("method", ["all"])) - {"bps", "text-only"})
+CONDITIONED = sorted(set(registry.names("method", ["all"])) - {"bps", "text-only", "style-only"})
 
 
 @pytest.mark.parametrize("name", CONDITIONED)

@@ -104,5 +104,5 @@ def test_cubic_timesteps_reach_the_training_loss(
 
 
 def test_an_unknown_way_to_draw_timesteps_is_refused(build: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="timesteps is 'cube'; allowed: uniform, cubic"):
+    with pytest.raises(ValueError, match="timesteps is 'cube'; allowed: cubic, uniform"):
         build(T2IAdapter, timesteps="cube")

@@ -64,7 +64,8 @@ def test_weight_files_of_every_method_hold_the_same_names_and_shapes(micro_base:
 def finished(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """BPS in suite micro, from nothing to its record."""
     results = tmp_path_factory.mktemp("golden-bps")
-    run = loaded_run(results, suite="micro", method="bps", base=micro_folder, budget="quick", sample_batch=4)
+    asked = {"base": micro_folder, "budget": "quick", "sample_batch": 4, "blank": False}
+    run = loaded_run(results, suite="micro", method="bps", **asked)
     run.all()
     return run
 
