@@ -40,9 +40,8 @@ from bench.cost import (
     reset_peak_memory,
 )
 from bench.data.latents import Prepared, prepare
-from bench.data.leaks import load_seen
+from bench.data.leaks import check_sides, known_leaks, load_seen
 from bench.data.picture import MOST_TILES, TILES_FILE, write_tiles
-from bench.data.sides import check_sides, known_leaks
 from bench.data.splits import Splits
 from bench.judges import judge_card, load_judge
 from bench.randomness import derangement, generator, pick_items
@@ -60,7 +59,7 @@ from bench.sampling import (
 )
 from bench.scoring import Evaluator, Scores, items_json
 from bench.suites import changes, resolve
-from bench.tasks.layers import emptied
+from bench.tasks import emptied
 from bench.training.checkpoint import Trainable
 from bench.training.engine import Execution, check_execution
 from bench.training.loop import CHECKPOINT, NOTHING, TrainResult, train

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import cli
 from bench.base.load import load_base
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
+from bench.data.coco import Recipe
 from bench.data.coco.prepare import prepare_coco17
-from bench.data.coco.recipe import Recipe
 from bench.judges import judge_card
 from bench.record import load_record
 from bench.suites import COCO17, find_data, resolve

@@ -30,10 +30,10 @@ from PIL import Image
 
 from bench import registry
 from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
+from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17, splits_of, table_path
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import prepare_coco17, report
-from bench.data.coco.recipe import Recipe
 from bench.sampling import export_images
 from bench.types import BenchError
 from tests import mutations as mutate

@@ -58,8 +58,7 @@ class Base:
     @cached_property
     def alphas(self) -> torch.Tensor:
         """Cumulative products of 1 - beta, [T] float64."""
-        alphas: torch.Tensor = self.scheduler.alphas_cumprod.double()
-        return alphas
+        return self.scheduler.alphas_cumprod.double()
 
     def provenance(self) -> dict[str, Any]:
         """Return which weights these are, as records keep it: by hash, and by their files' names."""
@@ -173,7 +172,7 @@ class Base:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = type(self.unet).from_config(self.unet.config)
-        return _channels_last(fresh).to(self.device).eval()
+        return channels_last(fresh).to(self.device).eval()
 
 
 class PlainDenoiser:
@@ -214,7 +213,7 @@ def load_base(
     parts = _load_parts(snapshot, dtype)
     for name in WEIGHTED:
         parts[name].requires_grad_(False).eval().to(device)
-    parts["unet"] = _channels_last(parts["unet"])
+    parts["unet"] = channels_last(parts["unet"])
     return Base(
         name=snapshot.name,
         folder=snapshot.folder,
@@ -230,7 +229,8 @@ def load_base(
     )
 
 
-def _channels_last(unet: Any) -> Any:
+def channels_last(unet: Any) -> Any:
+    """Lay a UNet's weights out as its convolutions are fastest."""
     import torch
 
     return unet.to(memory_format=torch.channels_last)
@@ -269,7 +269,15 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
             "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
         ) from error
-    _check_tokenizer(parts["tokenizer"], snapshot)
+    text, tokens = snapshot.configs["text_encoder"], len(parts["tokenizer"])
+    length, most = parts["tokenizer"].model_max_length, text["max_position_embeddings"]
+    if tokens < 3:
+        raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
+    if length > most or tokens > text["vocab_size"]:
+        raise BenchError(
+            f"{folder / 'tokenizer'} has {tokens} tokens in prompts of {length}; the text encoder reads "
+            f"{text['vocab_size']} in {most}. Give the tokenizer of this text encoder."
+        )
     return parts
 
 
@@ -298,16 +306,3 @@ def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
         if names:
             raise BenchError(f"{part}/ {reason} {', '.join(sorted(names)[:3])}")
     return loaded
-
-
-def _check_tokenizer(tokenizer: Any, snapshot: Snapshot) -> None:
-    """Refuse a tokenizer whose prompts the text encoder cannot read."""
-    text = snapshot.configs["text_encoder"]
-    folder, length = snapshot.folder / "tokenizer", text["max_position_embeddings"]
-    if len(tokenizer) < 3:
-        raise BenchError(f"{folder} holds no vocabulary. Give a whole base.")
-    if tokenizer.model_max_length > length or len(tokenizer) > text["vocab_size"]:
-        raise BenchError(
-            f"{folder} has {len(tokenizer)} tokens in prompts of {tokenizer.model_max_length}; the text "
-            f"encoder reads {text['vocab_size']} in {length}. Give the tokenizer of this text encoder."
-        )

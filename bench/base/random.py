@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.base.load import DTYPES, Base, quiet
+from bench.base.load import DTYPES, Base, channels_last, quiet
 from bench.base.snapshot import INDEX, LATENT_CHANNELS, PARTS, WEIGHTED, downscale_of, read_configs
 from bench.content import write_json, written_by_libraries
 from bench.types import BenchError, unknown
@@ -211,7 +211,7 @@ def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, see
         parts = shape.build(encoders=encoders)
     for module in filter(None, parts.values()):
         module.requires_grad_(False).eval()
-    parts["unet"] = parts["unet"].to(memory_format=torch.channels_last)
+    parts["unet"] = channels_last(parts["unet"])
     return Base(
         name=shape.name,
         folder=Path(shape.name),

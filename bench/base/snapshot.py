@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -185,10 +185,8 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
     chosen = choose_files((p.relative_to(folder).as_posix() for p in below), variant=variant)
     files = {n: sha256_file(folder / n) for n in (*chosen, INDEX)}
     _check_manifest(folder, files)
-    variants = {
-        part: next((_named(n)[1] for n in chosen if n.startswith(f"{part}/") and _named(n)[0]), None)
-        for part in WEIGHTED
-    }
+    words = {n.split("/")[0]: _named(n)[1] for n in chosen if _named(n)[0]}
+    variants = {part: words.get(part) for part in WEIGHTED}
     return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs)
 
 
@@ -198,60 +196,48 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     BenchError for a configuration that is missing or damaged, lacks a value, or says that the base is
     none that can be run.
     """
-    configs: dict[str, dict[str, Any]] = {}
-    for part, file in _CONFIGS.items():
-        config = read_json(folder / file, loose=True, remedy=_REMEDY)
-        reason = _refusal(config, _ALLOWED[part])
-        if reason is not None:
-            raise BenchError(f"{folder / file}: {reason}. {_REMEDY}")
-        configs[part] = config
-    for wrong, reason in _conflicts(**configs):
-        if wrong:
-            raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
+    configs = {part: read_json(folder / file, loose=True, remedy=_REMEDY) for part, file in _CONFIGS.items()}
+    for part, config in configs.items():
+        for reason in _refusals(config, _ALLOWED[part]):
+            raise BenchError(f"{folder / _CONFIGS[part]}: {reason}. {_REMEDY}")
+    for reason in _conflicts(**configs):
+        raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
     return configs
 
 
-def _refusal(config: Any, rules: Mapping[str, Sequence[Any]]) -> str | None:
-    """Return what is wrong with a configuration by itself, None where nothing is."""
+def _refusals(config: Any, rules: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Yield what is wrong with a configuration by itself."""
     if not isinstance(config, dict):
-        return "it holds no object"
+        yield "it holds no object"
+        return
     for rule, allowed in rules.items():
         name = rule.removesuffix("?")
         if name not in config:
             if name == rule:
-                return f"'{name}' is missing"
-            continue
-        value = config[name]
-        if not any(a.fits(value) if isinstance(a, Kind) else a == value for a in allowed):
+                yield f"'{name}' is missing"
+        elif not any(a.fits(config[name]) if isinstance(a, Kind) else a == config[name] for a in allowed):
             words = " or ".join(a.words if isinstance(a, Kind) else ascii(a) for a in allowed)
-            return f"'{name}' must be {words}, got {ascii(value)[:60]}"
-    return None
+            yield f"'{name}' must be {words}, got {ascii(config[name])[:60]}"
 
 
-def _conflicts(
-    *, index: Any, unet: Any, vae: Any, text_encoder: Any, scheduler: Any
-) -> list[tuple[bool, str]]:
-    """Return whether values that are allowed by themselves do not fit each other, with the reason."""
-    named = {name for name, value in index.items() if isinstance(value, list) and any(value)}
-    odd = sorted(named - _NO_SAY)
+def _conflicts(*, index: Any, unet: Any, vae: Any, text_encoder: Any, scheduler: Any) -> Iterator[str]:
+    """Yield where values that are allowed by themselves do not fit each other."""
+    odd = sorted({n for n, value in index.items() if isinstance(value, list) and any(value)} - _NO_SAY)
+    if odd:
+        yield f"{INDEX} names a part that is not known, {', '.join(map(repr, odd))}"
     width, hidden = unet["cross_attention_dim"], text_encoder["hidden_size"]
-    levels, down, up = (len(unet[n]) for n in ("block_out_channels", "down_block_types", "up_block_types"))
-    return [
-        (bool(odd), f"{INDEX} names a part that is not known, {', '.join(map(repr, odd))}"),
-        (
-            width != hidden,
-            f"its UNet reads text of width {width} (cross_attention_dim), its text encoder gives {hidden} "
-            "(hidden_size)",
-        ),
-        (down != levels, f"unet/config.json has {down} down_block_types and {levels} block_out_channels"),
-        (up != levels, f"unet/config.json has {up} up_block_types and {levels} block_out_channels"),
-        (not _widths(vae), "vae/config.json lacks block_out_channels"),
-        (
-            vae["_class_name"] != index["vae"][1],
-            f"vae/config.json is of a {vae['_class_name']}, {INDEX} names {index['vae'][1]}",
-        ),
-        (scheduler["beta_start"] > scheduler["beta_end"], "beta_start of its schedule is above beta_end"),
-    ]
+    if width != hidden:
+        yield f"its UNet reads text of width {width} (cross_attention_dim), its text encoder gives {hidden}"
+    levels = len(unet["block_out_channels"])
+    for name in ("down_block_types", "up_block_types"):
+        if len(unet[name]) != levels:
+            yield f"unet/config.json has {len(unet[name])} {name} and {levels} block_out_channels"
+    if not _widths(vae):
+        yield "vae/config.json lacks block_out_channels"
+    if vae["_class_name"] != index["vae"][1]:
+        yield f"vae/config.json is of a {vae['_class_name']}, {INDEX} names {index['vae'][1]}"
+    if scheduler["beta_start"] > scheduler["beta_end"]:
+        yield "beta_start of its schedule is above beta_end"
 
 
 def _widths(vae: Mapping[str, Any]) -> Any:
@@ -271,26 +257,24 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
     variant, or a part has other variants only.
     """
     read = [n for n in names if PurePosixPath(n).suffix in _READ and n.split("/")[0] in PARTS]
-    offered = {v for n in read if (v := _named(n)[1])}
+    kinds = {name: _named(name) for name in read}
+    offered = {word for _, word in kinds.values() if word}
     if variant is not None and variant not in offered:
         raise unknown("variant of the base", variant, offered or ["none; leave --base-variant out"])
     chosen: list[str] = []
     for part in PARTS:
         files = [n for n in read if n.startswith(f"{part}/")]
-        chosen += _choose_weights(part, files, variant) if part in WEIGHTED else files
+        held = {kinds[n] for n in files if kinds[n][0]} if part in WEIGHTED else set()
+        wanted = ((kind, word) for word in (variant, None) for kind in ("safetensors", "bin"))
+        best = next((one for one in wanted if one in held), None)
+        if held and best is None:
+            words = ", ".join(sorted({str(word) for _, word in held}))
+            raise BenchError(f"{part}/ has weights of variants {words} alone. Choose with --base-variant.")
+        if part in WEIGHTED:
+            others = (n for n in files if not kinds[n][0] and not n.endswith((".safetensors", ".bin")))
+            files = sorted([*others, *(n for n in files if kinds[n] == best)])
+        chosen += files
     return chosen
-
-
-def _choose_weights(part: str, names: list[str], variant: str | None) -> list[str]:
-    kinds = {name: _named(name) for name in names}
-    others = [n for n in names if not kinds[n][0] and not n.endswith((".safetensors", ".bin"))]
-    for best in ((kind, word) for word in (variant, None) for kind in ("safetensors", "bin")):
-        if best in kinds.values():
-            return sorted([*others, *(n for n in names if kinds[n] == best)])
-    variants = ", ".join(sorted({str(word) for kind, word in kinds.values() if kind}))
-    if variants:
-        raise BenchError(f"{part}/ has weights of the variants {variants} alone. Choose with --base-variant.")
-    return others
 
 
 def _named(name: str) -> tuple[str, str | None]:
@@ -357,7 +341,21 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     they are an average over training, as far as their file or configuration tells.
     """
     unet, vae, text = (snapshot.configs[part] for part in WEIGHTED)
-    headers = {part: _headers(snapshot, part) for part in WEIGHTED}
+    counts: dict[str, int | None] = dict.fromkeys(WEIGHTED)
+    kinds: dict[str, str | None] = dict.fromkeys(WEIGHTED)
+    for part in WEIGHTED:
+        names = [name for name in snapshot.weights if name.startswith(f"{part}/")]
+        if not any(name.endswith(".bin") for name in names):
+            opened = [open_tensors(snapshot.folder / name, framework="numpy") for name in names]
+            floating = [s for slices in opened for s in slices.values() if "F" in s.get_dtype()]
+            counts[part] = sum(math.prod(s.get_shape()) for s in floating)
+            kinds[part] = "+".join(sorted({s.get_dtype() for s in floating}))
+    variant = snapshot.variants["unet"] or ""
+    average = "EMA or not is not said; compare the SHA-256 with the publisher's"
+    if "non_ema" in variant:
+        average = "not averaged (non-EMA), by the file's name"
+    elif "ema" in variant.split("_") or {"decay", "optimization_step"} <= set(unet):  # of diffusers' EMAModel
+        average = "averaged (EMA)"
     return {
         "name": snapshot.name,
         "digest": snapshot.digest,
@@ -369,30 +367,10 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "linear projection": unet.get("use_linear_projection", False),
         "text width": text["hidden_size"],
         "text layers": text["num_hidden_layers"],
-        "unet weights": _average(snapshot.variants["unet"] or "", unet),
+        "unet weights": average,
         "variants": {p: v or "plain" for p, v in snapshot.variants.items()},
-        "parameters": {part: count for part, (count, _) in headers.items()},
-        "dtype": {part: dtype for part, (_, dtype) in headers.items()},
+        "parameters": counts,
+        "dtype": kinds,
         "parts": snapshot.parts,
         "weights": snapshot.weights,
     }
-
-
-def _average(variant: str, unet: Mapping[str, Any]) -> str:
-    """Say whether the UNet is an average: its file's name tells, or what diffusers' EMAModel saves."""
-    if "non_ema" in variant:
-        return "not averaged (non-EMA), by the file's name"
-    if "ema" in variant.split("_") or {"decay", "optimization_step"} <= set(unet):
-        return "averaged (EMA)"
-    return "EMA or not is not said; compare the SHA-256 with the publisher's"
-
-
-def _headers(snapshot: Snapshot, part: str) -> tuple[int | None, str | None]:
-    """Return parameters and dtypes of a part's safetensors; None for pickles."""
-    names = [name for name in snapshot.weights if name.startswith(f"{part}/")]
-    if any(name.endswith(".bin") for name in names):
-        return None, None
-    slices = [s for n in names for s in open_tensors(snapshot.folder / n, framework="numpy").values()]
-    floating = [s for s in slices if "F" in s.get_dtype()]
-    kinds = {s.get_dtype() for s in floating}
-    return sum(math.prod(s.get_shape()) for s in floating), "+".join(sorted(kinds))

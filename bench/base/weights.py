@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
-from bench.types import (
-    BenchError,
-    Example,
-    Method,
-    MetricSpec,
-    Task,
-    lacks_memory,
-    raise_of_machine,
-)
+from bench.types import BenchError, Example, Method, MetricSpec, Task, lacks_memory, raise_of_machine
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline
 from bench.cli.report import RunPlace, run_folder
 from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import SIDES
-from bench.data.coco.recipe import TASKS, Recipe
+from bench.data.coco import TASKS, Recipe
 from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -266,27 +266,23 @@ def _audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"FAIL data: {finding['kind']}: {finding['message']}"
     if not found["data"]:
         yield "ok   data: ids, contents and sides are those of the committed splits, no side leaks"
-    for entry in found["looks"]:
-        yield from _look_lines(**entry)
+    for title, about, checked in (entry.values() for entry in found["looks"]):
+        if checked is None:
+            yield f"?    {title}: UNKNOWN, {about}"
+            continue
+        mark = "FAIL" if any(finding["leak"] for finding in checked["findings"]) else "ok  "
+        limits = ", ".join(f"{measure} {limit:.3f}" for measure, limit in checked["limits"].items())
+        ids = "ids, " if title.endswith(" training") else ""  # pretraining shares no ids
+        yield f"{mark} {title} ({about}): {ids}exact contents, likeness above {limits}"
+        for finding in checked["findings"]:
+            yield f"     {'LEAK' if finding['leak'] else 'told'} {finding['kind']}: {finding['message']}"
+        for measure in checked["limits"]:
+            near = [n for n in checked["nearest"] if n["measure"] == measure][:3]
+            pairs = ", ".join(f"{n['first']} = {n['second']} ({n['likeness']:.3f})" for n in near)
+            yield f"     nearest {measure} that passes: {pairs or 'none comes near'}"
     for line in found["run"]:
         yield f"run  {line}"
     yield f"\n{found['known_case']}"
-
-
-def _look_lines(title: str, about: str, checked: Mapping[str, Any] | None) -> Iterator[str]:
-    if checked is None:
-        yield f"?    {title}: UNKNOWN, {about}"
-        return
-    mark = "FAIL" if any(finding["leak"] for finding in checked["findings"]) else "ok  "
-    limits = ", ".join(f"{measure} {limit:.3f}" for measure, limit in checked["limits"].items())
-    ids = "ids, " if title.endswith(" training") else ""  # pretraining shares no ids
-    yield f"{mark} {title} ({about}): {ids}exact contents, likeness above {limits}"
-    for finding in checked["findings"]:
-        yield f"     {'LEAK' if finding['leak'] else 'told'} {finding['kind']}: {finding['message']}"
-    for measure in checked["limits"]:
-        near = [n for n in checked["nearest"] if n["measure"] == measure][:3]
-        pairs = ", ".join(f"{n['first']} = {n['second']} ({n['likeness']:.3f})" for n in near)
-        yield f"     nearest {measure} that passes: {pairs or 'none comes near'}"
 
 
 @guarded

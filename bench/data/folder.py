@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from bench.content import digest_arrays, digest_json
 from bench.data.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
@@ -39,11 +40,6 @@ class Manifest:
     files: tuple[Path, ...]
     skipped: Mapping[str, int]
 
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """File names without their suffix."""
-        return tuple(path.stem for path in self.files)
-
 
 class Change(NamedTuple):
     """Something that readers of a number do not see: another resizer, another file format.
@@ -58,16 +54,12 @@ class Change(NamedTuple):
 
 
 def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
-    from PIL import Image
-
     if side is None:
         return image
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="JPEG", quality=95)
     return decode(file.getvalue()).pixels
@@ -111,10 +103,10 @@ class Reading:
             self.notes.update(picture.notes)
             images.append(picture.pixels)
         for role, judge in self._judges.items() if images else ():
-            sets = {AS_GIVEN: images}
-            for name, change in self._changes.items():
-                sets[name] = [change.apply(image, judge.side) for image in images]
-            for name, changed in sets.items():
+            sets = {
+                name: [c.apply(image, judge.side) for image in images] for name, c in self._changes.items()
+            }
+            for name, changed in {AS_GIVEN: images, **sets}.items():
                 self._parts.setdefault((role, name), []).append(judged(judge, changed, batch=batch))
         return images
 
@@ -140,23 +132,18 @@ def manifest_of(folder: Path) -> Manifest:
     """Return the images of a folder; BenchError if there is no such folder or no image in it."""
     if not folder.is_dir():
         raise BenchError(f"there is no folder {folder}. Give two folders of images.")
-    files, skipped = [], Counter[str]()
     try:
-        for path in folder.iterdir():
-            kind = _kind(path)
-            if kind:
-                skipped[kind] += 1
-            else:
-                files.append(path)
+        kinds = {path: _kind(path) for path in folder.iterdir()}
     except OSError as error:
         raise BenchError(f"{folder} cannot be listed ({error.strerror or error}).") from error
+    files = sorted((p for p, kind in kinds.items() if not kind), key=lambda path: (path.stem, path.suffix))
+    skipped = dict(sorted(Counter(filter(None, kinds.values())).items()))
     if not files:
         raise BenchError(
             f"{folder} holds no image ({left_out(skipped) or 'it is empty'}). Allowed: "
             f"{', '.join(SUFFIXES)}, directly in the folder."
         )
-    files.sort(key=lambda path: (path.stem, path.suffix))
-    return Manifest(folder=folder, files=tuple(files), skipped=dict(sorted(skipped.items())))
+    return Manifest(folder=folder, files=tuple(files), skipped=skipped)
 
 
 def _kind(path: Path) -> str:
@@ -176,12 +163,13 @@ def readable(name: str) -> str:
 
 def left_out(skipped: Mapping[str, int]) -> str:
     """Return what a manifest left out, in words; "" for nothing."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+    return ", ".join(f"{count} {kind}" for kind, count in skipped.items())
 
 
 def paired_stems(first: Manifest, second: Manifest) -> bool:
     """Tell whether both folders hold the same file stems, each once."""
-    return first.stems == second.stems and len(set(first.stems)) == len(first.stems)
+    stems, others = ([path.stem for path in side.files] for side in (first, second))
+    return stems == others and len(set(stems)) == len(stems)
 
 
 def read_folders(

@@ -89,12 +89,10 @@ class Prepared(ABC):
         """Read images [B,H,W,3] uint8, unmirrored."""
         return np.stack([self.dataset[self.ids[row]].image for row in rows])
 
-    @abstractmethod
-    def expect(self, rows: Rows, views: Views) -> None:
+    def expect(self, rows: Rows, views: Views) -> None:  # noqa: B027
         """Tell which conditions will be asked for next, so that they may be read meanwhile."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class InMemory(Prepared):
     """All items in memory: the mode of the latents, or mean and deviation where draws are wanted.
 
@@ -102,23 +100,20 @@ class InMemory(Prepared):
     [N,L,D] float32. conditions [V,N,C,H,W] float32 in [0, 1].
     """
 
-    ids: tuple[str, ...]
-    latents: torch.Tensor
-    text: torch.Tensor
-    empty: torch.Tensor
-    conditions: torch.Tensor
-    dataset: Dataset
-    deviation: torch.Tensor | None = None
-
-    @property
-    def views(self) -> int:  # type: ignore[override]
-        """1, or 2 with the mirrored view."""
-        return len(self.latents)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """(4,h,w)."""
-        return tuple(self.latents.shape[2:])
+    def __init__(
+        self,
+        *,
+        ids: tuple[str, ...],
+        latents: torch.Tensor,
+        text: torch.Tensor,
+        empty: torch.Tensor,
+        conditions: torch.Tensor,
+        dataset: Dataset,
+        deviation: torch.Tensor | None = None,
+    ) -> None:
+        self.ids, self.dataset, self.empty, self.views = ids, dataset, empty, len(latents)
+        self.latent_shape = tuple(latents.shape[2:])
+        self.latents, self.deviation, self.text, self.conditions = latents, deviation, text, conditions
 
     def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
         """See Prepared."""
@@ -135,9 +130,6 @@ class InMemory(Prepared):
     def text_at(self, rows: Rows) -> torch.Tensor:
         """See Prepared."""
         return self.text[list(rows)]
-
-    def expect(self, rows: Rows, views: Views) -> None:
-        """Do nothing: all is here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +151,8 @@ class Shards:
 
     def bytes(self, items: int) -> int:
         """Return what so many items take on disk."""
-        return disk_needed(
-            items, views=self.views, latent_shape=self.latent_shape, text_shape=self.text_shape
-        )
+        shapes = {"latent_shape": self.latent_shape, "text_shape": self.text_shape}
+        return disk_needed(items, views=self.views, **shapes)
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
         """Return which of the shards are not there with the bytes that were written."""
@@ -221,10 +212,7 @@ class Sharded(Prepared):
         return self._task.condition(mirrored(example) if view else example)
 
     def _slice(self, name: str, row: int) -> Any:
-        """Return a tensor of the row's shard, mapped from its file and not read.
-
-        BenchError where the file was damaged since it was found to be whole.
-        """
+        """Return a tensor of the row's shard, mapped from its file; BenchError where it was damaged."""
         number = int(row) // SHARD
         if number not in self._open:
             path, items = self._shards.paths[number], len(self._shards.rows(number))
@@ -260,8 +248,7 @@ def prepare(
     if storage not in STORAGES:
         raise unknown("storage", storage, STORAGES)
     if storage == "shards":
-        views = 2 if mirror else 1
-        shards = encode(base, dataset=dataset, ids=ids, views=views, cache=cache, **encoding)
+        shards = encode(base, dataset=dataset, ids=ids, views=1 + mirror, cache=cache, **encoding)
         return Sharded(shards, base=base, dataset=dataset, task=task)
     import torch
 
@@ -271,10 +258,16 @@ def prepare(
     key = {**key, "posterior": True} if posterior else key
 
     def make() -> dict[str, np.ndarray]:
-        mean, deviation = zip(*(_posteriors(base, view) for view in seen), strict=True)
+        at_once = images_at_once(*examples[0].image.shape[:2])
+        parts = [
+            [_encoded(base, view[i : i + at_once]) for i in range(0, len(view), at_once)] for view in seen
+        ]
         text = base.encode_text(["", *(e.caption for e in examples)]).cpu().numpy()
-        arrays = {"latents": np.stack(mean), "text": text}
-        return {**arrays, "deviation": np.stack(deviation)} if posterior else arrays
+        mean, deviation = (
+            np.stack([np.concatenate([part[kind].cpu().numpy() for part in view]) for view in parts])
+            for kind in (0, 1)
+        )
+        return {"latents": mean, "text": text, **({"deviation": deviation} if posterior else {})}
 
     arrays = cache.load_or_make({"kind": "prepared", "version": 1, **key}, make)
     conditions = np.stack([np.stack([task.condition(e) for e in view]) for view in seen])
@@ -325,44 +318,35 @@ def encode(
 def _encode_missing(
     base: Base, dataset: Dataset, shards: Shards, missing: Sequence[int], items: int, hooks: Hooks
 ) -> None:
-    """Encode shards batch by batch while threads read on; each is written when it is whole."""
+    """Encode shards batch by batch while threads read on; each is written, with a note, when it is whole."""
+    import torch
+    from safetensors.torch import save
+
     done, at_once = 0, images_at_once(*dataset[shards.ids[0]].image.shape[:2])
     with ThreadPoolExecutor(_THREADS) as pool:
         for number in missing:
-            ids = [shards.ids[row] for row in shards.rows(number)]
+            ids, path = [shards.ids[row] for row in shards.rows(number)], shards.paths[number]
             examples = pool.map(dataset.__getitem__, ids)
             parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # of a batch, a view
             captions: list[str] = []
             while batch := list(itertools.islice(examples, at_once)):
                 views = [batch, [mirrored(e) for e in batch]][: shards.views]
-                parts.append([base.encode_posterior(np.stack([e.image for e in view])) for view in views])
+                parts.append([_encoded(base, view) for view in views])
                 captions += [e.caption for e in batch]
                 if len(captions) == len(ids):
-                    note = {"key": _key(base, dataset, ids, shards.views)}
-                    _write(shards.paths[number], note, parts, _rounded(base.encode_text(captions)))
+                    by_view = list(zip(*parts, strict=True))
+                    tensors = {
+                        kind: torch.stack([torch.cat([b[at].cpu() for b in view]) for view in by_view])
+                        for at, kind in enumerate(("mean", "deviation"))
+                    }
+                    tensors["text"] = _rounded(base.encode_text(captions)).cpu()
+                    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+                    atomic_write(path, data)
+                    note = {"key": _key(base, dataset, ids, shards.views), "sha256": sha256_bytes(data)}
+                    write_json(path.with_suffix(".json"), note)
                 done += len(batch)
                 hooks.tick(done, items)
                 hooks.check_stop()
-
-
-def _write(
-    path: Path,
-    note: Mapping[str, Any],
-    parts: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]],
-    text: torch.Tensor,
-) -> None:
-    """Write a shard and its note; parts: of each batch the mean and deviation [B,4,h,w] of every view."""
-    import torch
-    from safetensors.torch import save
-
-    mean, deviation = (
-        torch.stack([torch.cat([view[kind].cpu() for view in views]) for views in zip(*parts, strict=True)])
-        for kind in (0, 1)
-    )
-    tensors = {"mean": mean, "deviation": deviation, "text": text.cpu()}
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    atomic_write(path, data)
-    write_json(path.with_suffix(".json"), {**note, "sha256": sha256_bytes(data)})
 
 
 def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
@@ -381,23 +365,17 @@ def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int,
     chunks = [ids[start : start + SHARD] for start in range(0, len(ids), SHARD)]
     names = [digest_json(_key(base, dataset, chunk, views)) for chunk in chunks]
     channels = int(base.vae.config.latent_channels)
-    text_shape = (int(base.tokenizer.model_max_length), int(base.text_encoder.config.hidden_size))
     return Shards(
         ids=tuple(ids),
         views=views,
         latent_shape=(channels, height // base.downscale, width // base.downscale),
-        text_shape=text_shape,
+        text_shape=(int(base.tokenizer.model_max_length), int(base.text_encoder.config.hidden_size)),
         paths=tuple(cache.folder / "shards" / name[:2] / f"{name}.safetensors" for name in names),
     )
 
 
 def encode_suite(
-    suite: Suite,
-    *,
-    base: Base,
-    cache: Cache,
-    budget: str | None = None,
-    hooks: Hooks | None = None,
+    suite: Suite, *, base: Base, cache: Cache, budget: str | None = None, hooks: Hooks | None = None
 ) -> dict[str, Shards]:
     """Encode the train and evaluation items of a suite, as its runs of a budget will ask for them.
 
@@ -409,12 +387,9 @@ def encode_suite(
             f"suite '{suite.name}' is held in memory: each run encodes it in little time and keeps it "
             "in the cache. There is nothing to do ahead."
         )
-    dataset, splits = suite.dataset(), suite.splits()
-    count = suite.budget(budget).eval_items
-    sides = {
-        "train": (splits.side("train"), 2 if suite.training.mirror else 1),
-        suite.eval_side: (pick_items(splits.side(suite.eval_side), count), 1),
-    }
+    dataset, splits, side = suite.dataset(), suite.splits(), suite.eval_side
+    evaluation = pick_items(splits.side(side), suite.budget(budget).eval_items)
+    sides = {"train": (splits.train, 1 + suite.training.mirror), side: (evaluation, 1)}
     return {
         side: encode(base, dataset=dataset, ids=ids, views=views, cache=cache, hooks=hooks)
         for side, (ids, views) in sides.items()
@@ -447,13 +422,8 @@ def _view_of(views: Views, rows: Rows) -> list[int]:
     return [int(views)] * len(rows) if isinstance(views, int) else [int(v) for v in views]
 
 
-def _posteriors(base: Base, examples: Sequence[Example]) -> list[np.ndarray]:
-    """Return mean and deviation of the items' latents, [N,4,h,w] float32 each."""
-    at_once = images_at_once(*examples[0].image.shape[:2])
-    images = [e.image for e in examples]
-    blocks = [np.stack(images[i : i + at_once]) for i in range(0, len(images), at_once)]
-    parts = [base.encode_posterior(block) for block in blocks]
-    return [np.concatenate([part[kind].cpu().numpy() for part in parts]) for kind in (0, 1)]
+def _encoded(base: Base, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    return base.encode_posterior(np.stack([e.image for e in examples]))
 
 
 def _rounded(text: torch.Tensor) -> torch.Tensor:
@@ -462,23 +432,14 @@ def _rounded(text: torch.Tensor) -> torch.Tensor:
     return text.to(getattr(torch, TEXT_DTYPE))
 
 
-def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> dict[str, Any]:
+def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mapping[str, Any]:
     parts = {part: base.parts[part] for part in ("vae", "text_encoder", "tokenizer")}
-    return {
-        "kind": "shard",
-        "version": VERSION,
-        **parts,
-        "data": dataset.digest,
-        "ids": list(ids),
-        "views": views,
-        "text_dtype": TEXT_DTYPE,
-    }
+    stored = {"kind": "shard", "version": VERSION, "text_dtype": TEXT_DTYPE}
+    return {**stored, **parts, "data": dataset.digest, "ids": list(ids), "views": views}
 
 
 def _whole(path: Path) -> bool:
     """Whether a shard is there with the bytes that were written."""
-    if not path.exists():
-        return False
     try:
         return bool(read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
     except (BenchError, KeyError, TypeError):

@@ -33,24 +33,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from bench.content import (
-    Cache,
-    check_array,
-    digest_arrays,
-    digest_json,
-    read_json,
-    read_npz,
-    sha256_file,
-    validated,
-    write_json,
-    write_npz,
-)
+from bench import content
+from bench import record as records
+from bench.content import Cache, Text, Whole, digest_arrays, digest_json, read_json, sha256_file, validated
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
 from bench.types import BenchError, Dataset, Example
@@ -141,6 +133,13 @@ class Fingerprints:
         known = {"ids": self.ids, "captions": self.captions, "images": self.images}
         return digest_json({**known, "sketches": self.sketches, "held": held, **codes})
 
+    def all_pictures(self) -> np.ndarray:
+        """Return the small pictures of all items, [N,64,64,3] uint8."""
+        if self.small is not None:
+            return self.small
+        assert self.pictures is not None, "these fingerprints have no pictures"
+        return self.pictures(self.ids)
+
 
 @runtime_checkable
 class Stored(Protocol):
@@ -153,13 +152,6 @@ class Stored(Protocol):
         """Return the fingerprints of items: codes, and how pictures are read."""
 
 
-def digests_of(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
-    """Return the content digests of items: those a data set keeps, if it does, else made anew."""
-    if isinstance(dataset, Stored):
-        return dataset.item_digests(ids)
-    return {item: item_digest(dataset[item]) for item in ids}
-
-
 def fingerprints_of(dataset: Dataset, ids: Sequence[str]) -> Fingerprints:
     """Return the fingerprints of items: stored ones where a data set keeps them, else made."""
     if isinstance(dataset, Stored):
@@ -169,21 +161,18 @@ def fingerprints_of(dataset: Dataset, ids: Sequence[str]) -> Fingerprints:
 
 def fingerprint(items: Iterable[Example]) -> Fingerprints:
     """Take the fingerprints of items, one at a time; sketches count where all items have that layer."""
-    ids, captions, images, small, sketches, lines = [], [], [], [], [], []
+    kept, images, small, sketches, lines = [], [], [], [], []
     for item in items:
-        image = np.asarray(item.image)
-        ids.append(item.id)
-        captions.append(item.caption)
-        images.append(digest_arrays(image=image))
-        small.append(shrink(image))
+        kept.append((item.id, item.caption))
+        images.append(digest_arrays(image=item.image))
+        small.append(shrink(item.image))
         if "sketch" in item.layers:
-            sketch = np.asarray(item.layers["sketch"])
-            sketches.append(digest_arrays(sketch=sketch))
-            lines.append(shrink(sketch))
-    drawn = len(sketches) == len(ids)
+            sketches.append(digest_arrays(sketch=item.layers["sketch"]))
+            lines.append(shrink(item.layers["sketch"]))
+    drawn = len(sketches) == len(kept)
     return Fingerprints(
-        ids=tuple(ids),
-        captions=tuple(captions),
+        ids=tuple(item for item, _ in kept),
+        captions=tuple(caption for _, caption in kept),
         images=tuple(images),
         small=np.array(small, np.uint8).reshape(-1, GRID, GRID, 3),
         sketches=tuple(sketches) if drawn else None,
@@ -215,10 +204,12 @@ def compare(
         "first": first.digest,
         "second": second.digest,
     }
-    made = cache.load_or_make(
-        key, lambda: {"checked": np.array(json.dumps(asdict(_compare(first, second, between))))}
-    )
-    checked: Checked = validated(json.loads(str(made["checked"])), Checked, "the cache", remedy="Clear it.")
+
+    def make() -> dict[str, np.ndarray]:
+        return {"checked": np.array(json.dumps(asdict(_compare(first, second, between))))}
+
+    text = str(cache.load_or_make(key, make)["checked"])
+    checked: Checked = validated(json.loads(text), Checked, "the cache", remedy="Clear it.")
     return checked
 
 
@@ -282,13 +273,113 @@ def look(
 ) -> list[Look]:
     """Compare items of a side with training and with pretraining; seen: see `load_seen`."""
     own, items = fingerprints_of(dataset, evaluation), f"{len(evaluation)} {side} items with"
-    between = f"train and {side}"
-    checked = compare(fingerprints_of(dataset, train), own, between=between, cache=cache)
+    checked = compare(fingerprints_of(dataset, train), own, between=f"train and {side}", cache=cache)
     trained = Look(title=f"{items} training", about=f"{len(train)} training items", checked=checked)
     if isinstance(seen, str):
         return [trained, Look(title=f"{items} pretraining", about=seen, checked=None)]
     checked = compare(seen, own, between=PRETRAINING, cache=cache)
     return [trained, Look(title=f"{items} pretraining", about=seen.about, checked=checked)]
+
+
+def check_sides(
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    train: Sequence[str],
+    evaluation: Sequence[str],
+    side: str,
+    seen: Fingerprints | str,
+    allow_leak: bool = False,
+    cache: Cache | None = None,
+) -> tuple[records.Splits, records.Leaks]:
+    """Describe the two sides of a run after checking contents and leaks, also from pretraining.
+
+    seen: fingerprints of the base's pretraining data, or why there are none. allow_leak: go on where
+    evaluation items were seen; the record then says so. cache: where comparisons are kept. Raises
+    BenchError when an item's content is not what the committed splits promise, and for a leak.
+    """
+    if not evaluation:
+        raise BenchError(f"{dataset.name} has no items on its side '{side}'. Choose another --side.")
+    whole = len(splits.side("train"))  # a run may train on a part; its reference row is of all
+    if whole < len(evaluation):
+        raise BenchError(
+            f"{dataset.name} has {whole} training and {len(evaluation)} evaluation items; the row of "
+            "real training images needs as many of them. Bring more, or choose a smaller --budget."
+        )
+    infos = []
+    for name, ids in (("train", train), (side, evaluation)):
+        stored = dataset.item_digests(ids) if isinstance(dataset, Stored) else None
+        found = stored or {item: item_digest(dataset[item]) for item in ids}
+        changed = [i for i, digest in found.items() if splits.items.get(i) != digest]
+        if changed:
+            raise BenchError(
+                f"{len(changed)} items of {name} are not those of the committed splits "
+                f"({', '.join(changed[:3])} ...). Run `bench data verify`."
+            )
+        infos.append(records.SplitInfo(name=name, n=len(ids), digest=side_digest(found)))
+    looks = look(dataset, train, evaluation, side="evaluation", seen=seen, cache=cache)
+    findings = [f for look in looks if look.checked is not None for f in look.checked.findings]
+    training, pretraining = map(_leak_check, looks)
+    leaks = records.Leaks(items=overlap(findings), training=training, pretraining=pretraining)
+    if leaks.items and not allow_leak:
+        told = "\n".join(f"  {f.kind}: {f.message}" for f in findings if f.leak)
+        raise BenchError(
+            f"LEAK: {how_many(leaks.items, 'evaluation item')} already seen in training or pretraining; "
+            f"scores on them say nothing of new pictures.\n{told}\nSee `bench audit`. Take these items "
+            "from one of the sides, or go on with --allow-leak: record, tables and figures are then marked."
+        )
+    return records.Splits(train=infos[0], eval=infos[1], overlap=leaks.training.items or 0), leaks
+
+
+def _leak_check(look: Look) -> records.LeakCheck:
+    if look.checked is None:
+        return _unknown(look.about, None)
+    items = overlap(look.checked.findings)
+    return records.LeakCheck(
+        status="leak" if items else "clean",
+        about=look.about,
+        items=items,
+        findings=[f.message for f in look.checked.findings],
+        limits=look.checked.limits,
+        nearest=look.checked.closest,
+    )
+
+
+def known_leaks(leaks: records.Leaks, outside: records.Outside | None) -> records.Leaks:
+    """Return what is known of leaks once weights came from outside: their training data are unknown.
+
+    A leak that was found stays one where the run trained on. A UNet that came along replaces the
+    base's, so that nothing is known of its pretraining either.
+    """
+    if outside is None:
+        return leaks
+    here = leaks.training if outside.train_images else None
+    training = _unknown(f"what {outside.name} was trained on is unknown", here)
+    pretraining = leaks.pretraining
+    if outside.facts.get("unet", "").startswith("came with"):
+        pretraining = _unknown(f"the UNet of {outside.name} was trained on unknown data", None)
+    kept = [check.items or 0 for check in (training, pretraining)]
+    return records.Leaks(
+        items=leaks.items if all(kept) else max(kept), training=training, pretraining=pretraining
+    )
+
+
+def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
+    """Return a check that can say nothing but for what was found in the run's own data."""
+    if own is not None and own.status == "leak":
+        return replace(own, about=f"{own.about}; {about}")
+    findings = [] if own is None else list(own.findings)
+    about += "" if own is None else f"; {own.status} among {own.about}"
+    return records.LeakCheck(
+        status="unknown", about=about, items=None, findings=findings, limits={}, nearest={}
+    )
+
+
+class _Seen(TypedDict):
+    base: Text
+    sha256: Text
+    drawings: Whole
+    about: Text
 
 
 def load_seen(folder: Path, *, base: str) -> Fingerprints | str:
@@ -300,35 +391,33 @@ def load_seen(folder: Path, *, base: str) -> Fingerprints | str:
     path = folder / MANIFEST
     if not path.exists():
         return f"the base {folder.name} brings no fingerprints of its pretraining data"
-    manifest = read_json(path)
+    remedy = f"Restore it, or remove it and {ARRAYS}: the record then says that pretraining is unknown."
+    seen: _Seen = read_json(path, of=_Seen, remedy=remedy)
+    if seen["base"] != base:
+        return f"the fingerprints beside {folder.name} were made for another base"
+    arrays, count = content.read_npz(folder / ARRAYS, sha256=seen["sha256"]), seen["drawings"]
     try:
-        if manifest["base"] != base:
-            return f"the fingerprints beside {folder.name} were made for another base"
-        arrays, count = read_npz(folder / ARRAYS, sha256=str(manifest["sha256"])), int(manifest["drawings"])
         names = tuple(bytes(arrays["names"]).decode().split("\n"))
         if len(names) != count:
             raise ValueError(f"{len(names)} names of {count} drawings")
-        check_array(arrays["codes"], "'codes'", dtype=np.uint8, shape=(count, BITS // 8))
-        check_array(arrays["digests"], "'digests'", dtype=np.uint8, shape=(count, _DIGITS // 2))
-        return Fingerprints(
-            ids=names,
-            captions=names,
-            images=tuple(digest.tobytes().hex() for digest in arrays["digests"]),
-            codes=np.ascontiguousarray(arrays["codes"]),
-            about=str(manifest["about"]),
-            drawings=True,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BenchError(
-            f"{path} does not describe fingerprints ({error}). Restore it, or remove it and "
-            f"{ARRAYS}: the record then says that pretraining is unknown."
-        ) from error
+        content.check_array(arrays["codes"], "'codes'", dtype=np.uint8, shape=(count, BITS // 8))
+        content.check_array(arrays["digests"], "'digests'", dtype=np.uint8, shape=(count, _DIGITS // 2))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{path} does not describe fingerprints ({error}). {remedy}") from error
+    return Fingerprints(
+        ids=names,
+        captions=names,
+        images=tuple(digest.tobytes().hex() for digest in arrays["digests"]),
+        codes=np.ascontiguousarray(arrays["codes"]),
+        about=seen["about"],
+        drawings=True,
+    )
 
 
 def write_seen(
     folder: Path, *, base: str, pictures: np.ndarray, names: Sequence[str], facts: Mapping[str, Any]
-) -> Path:
-    """Write the fingerprints of pictures [N,64,64,3] uint8 beside a base; return the archive's path.
+) -> None:
+    """Write the fingerprints of pictures [N,64,64,3] uint8 beside a base.
 
     names: "family: what it shows". facts: what the manifest says beside: about, sources, licence.
     """
@@ -338,10 +427,9 @@ def write_seen(
         "codes": codes_of(pictures),
         "names": np.frombuffer("\n".join(names).encode(), np.uint8),
     }
-    write_npz(folder / ARRAYS, arrays, compress=True)
+    content.write_npz(folder / ARRAYS, arrays, compress=True)
     value = {**facts, "schema": SCHEMA, "base": base, "drawings": len(names), "bits": BITS}
-    write_json(folder / MANIFEST, {**value, "sha256": sha256_file(folder / ARRAYS)})
-    return folder / ARRAYS
+    content.write_json(folder / MANIFEST, {**value, "sha256": sha256_file(folder / ARRAYS)})
 
 
 def codes_of(pictures: np.ndarray) -> np.ndarray:
@@ -431,24 +519,16 @@ def _near_images(first: Fingerprints, second: Fingerprints, told: set[Pair]) -> 
     """Return the pairs whose images come near, by whatever is kept of them: pictures, else codes."""
     if not first.ids or not second.ids:
         return []
-    small = _pictures(second, second.ids)
+    small = second.all_pictures()
     if first.codes is None:
-        return _named(first, second, *alike(_pictures(first, first.ids), small))
+        return _named(first, second, *alike(first.all_pictures(), small))
     bits = near_codes(first.codes, small)
     places = [(i, j) for i, j in sorted(bits) if (first.ids[i], second.ids[j]) not in told]
     rows, others = [i for i, _ in places], [j for _, j in places]
     if first.pictures is None:
         return _named(first, second, rows, others, [expected_likeness(bits[place]) for place in places])
-    own = _pictures(first, [first.ids[i] for i in rows])
+    own = first.pictures([first.ids[i] for i in rows])
     return _named(first, second, rows, others, likeness(own, small[others]))
-
-
-def _pictures(side: Fingerprints, ids: Sequence[str]) -> np.ndarray:
-    """Return small pictures of a side, all or, where they are read, some: [P,64,64,3] uint8."""
-    if side.small is not None:
-        return side.small
-    assert side.pictures is not None, "these fingerprints have no pictures"
-    return side.pictures(ids)
 
 
 def _named(
@@ -485,9 +565,7 @@ def _tell(kinds: Iterable[tuple[str, str, Iterable[Pair]]], between: str) -> lis
 
 def _same_names(seen: Fingerprints, evaluation: Fingerprints) -> list[Finding]:
     """Tell of items that are drawn in pretraining under the same name by another hand."""
-    known: dict[str, str] = {}
-    for name in seen.ids:
-        known.setdefault(plain_name(name), name)
+    known = {plain_name(name): name for name in reversed(seen.ids)}  # the first of a name
     named = [(plain_name(text), item) for item, text in zip(evaluation.ids, evaluation.captions, strict=True)]
     pairs = tuple((known[name], item) for name, item in named if name in known)
     if not pairs:
@@ -510,24 +588,18 @@ def _digest_now(dataset: Dataset, item: str) -> str | None:
 
 def _split_groups(splits: Splits) -> list[Pair]:
     """Return the items that are on another side than the first of their group."""
-    home: dict[str, tuple[str, str]] = {}
-    pairs = []
-    for side in SIDES:
-        for item in splits.side(side):
-            if item in splits.groups:
-                first_side, first = home.setdefault(splits.groups[item], (side, item))
-                if first_side != side:
-                    pairs.append((first, item))
-    return pairs
+    home: dict[str, Pair] = {}
+    items = [(side, item) for side in SIDES for item in splits.side(side) if item in splits.groups]
+    firsts = [(home.setdefault(splits.groups[item], (side, item)), side, item) for side, item in items]
+    return [(first, item) for (where, first), side, item in firsts if where != side]
 
 
 def _packed(vectors: np.ndarray) -> np.ndarray:
-    """Return the signs of the projections as bits: [N,D] float32 -> [N,24] uint8."""
-    return np.packbits(vectors @ _projections(vectors.shape[1]) > 0, axis=1)
+    """Return the signs of the projections as bits: [N,D] float32 -> [N,24] uint8.
 
-
-def _projections(width: int) -> np.ndarray:
-    """Return +1 or -1, [width,BITS] float32, drawn from SHAKE-256: the same on every machine."""
+    Projections of +1 and -1 are drawn from SHAKE-256: the same on every machine.
+    """
+    width = vectors.shape[1]
     drawn = hashlib.shake_256(b"bps-bench pretraining codes 1").digest(width * BITS // 8)
-    bits = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(width, BITS)
-    return bits.astype(np.float32) * 2 - 1
+    signs = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(width, BITS)
+    return np.packbits(vectors @ (signs.astype(np.float32) * 2 - 1) > 0, axis=1)

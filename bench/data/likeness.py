@@ -10,6 +10,7 @@ less its own mean, at unit length, is blind to brightness and contrast (but for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,19 +20,12 @@ from scipy import ndimage
 GRID = 64
 REACH = 2
 WINDOW = GRID - 2 * REACH
-VIEWS = 2 * (2 * REACH + 1) ** 2
 FLOOR = 0.9  # pairs less alike than this are of no interest
 _FINE, _COARSE = 2, 6
-_DIRECTIONS = 128
-_SAMPLE = 384  # vectors that choose the directions
-_ROWS = 1024
 _BLOCK = 256  # pictures described at once: memory, not speed, would run out
-_PAIRS = 4096  # compared in full at once
-_ROUNDING = 1e-4
 # luminance, red against blue, green against both: orthonormal, so that distances stay those of RGB
-_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(
-    np.array([[3], [2], [6]], np.float32)
-)
+_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32)
+_COLOURS /= np.sqrt(np.array([[3], [2], [6]], np.float32))
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:
@@ -61,22 +55,13 @@ def views(pictures: np.ndarray) -> Iterator[np.ndarray]:
 def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the pairs with a likeness above 0.9: rows of the first, rows of the second, likeness.
 
-    first [N,64,64(,3)], second [M,64,64(,3)] uint8 -> [P] int64, [P] int64, [P] float32, in order of
-    rows. Nothing is overlooked: with P a projection onto K directions and r(a) = |a - Pa|, a pair of
-    unit vectors has <a,b> <= <Pa,Pb> + r(a) r(b) (Cauchy-Schwarz), so that most pairs are dismissed
-    by K + 1 numbers, and only the others are compared in full.
+    first [N,64,64(,3)], second [M,64,64(,3)] uint8 -> [P] int64, [P] int64, [P] float32, in order of rows.
     """
-    best: dict[tuple[int, int], float] = {}
-    if len(first) and len(second):
-        own = middle(first)
-        basis = _basis(own)
-        short = _shortened(own, basis)
-        for other in views(second):
-            for i, j, value in _above(own, other, short, _shortened(other, basis)):
-                best[i, j] = max(value, best.get((i, j), -1.0))
-    places = sorted(best)
-    rows = np.array(places, np.int64).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1], np.array([best[p] for p in places], np.float32)
+    own, best = middle(first), np.zeros((len(first), len(second)), np.float32)
+    for other in views(second):
+        np.maximum(best, own @ other.T, out=best)
+    rows, others = np.nonzero(best > FLOOR)
+    return rows, others, best[rows, others]
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -87,35 +72,6 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         others = views(second[start : start + _BLOCK])
         parts.append(np.max([np.einsum("pd,pd->p", own, other) for other in others], axis=0))
     return np.concatenate(parts)
-
-
-def _basis(vectors: np.ndarray) -> np.ndarray:
-    """Return the directions in which vectors have most of their length, [D,K] orthonormal."""
-    sample = vectors[:: -(-len(vectors) // _SAMPLE)]
-    _, _, directions = np.linalg.svd(sample, full_matrices=False)
-    return np.ascontiguousarray(directions[:_DIRECTIONS].T)
-
-
-def _shortened(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """[N,D] -> [N,K+1]: the coordinates in the basis, and the length of what they leave out."""
-    inside = vectors @ basis
-    rest = np.maximum(1 - np.sum(inside**2, axis=1, keepdims=True), 0)
-    return np.concatenate([inside, np.sqrt(rest)], axis=1)
-
-
-def _above(
-    own: np.ndarray, other: np.ndarray, short: np.ndarray, others: np.ndarray
-) -> Iterator[tuple[int, int, float]]:
-    """Yield (row, row, likeness) above the floor: bounds first, then the pairs that may be."""
-    for start in range(0, len(own), _ROWS):
-        bounds = short[start : start + _ROWS] @ others.T
-        i, j = np.nonzero(bounds > FLOOR - _ROUNDING)
-        for part in range(0, len(i), _PAIRS):
-            rows, columns = start + i[part : part + _PAIRS], j[part : part + _PAIRS]
-            values = np.einsum("pd,pd->p", own[rows], other[columns])
-            kept = values > FLOOR
-            found = (rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist())
-            yield from zip(*found, strict=True)
 
 
 def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -147,6 +103,6 @@ def _describe(sums: list[tuple[int, np.ndarray]], top: int, left: int) -> np.nda
     for size, boxes in sums:
         cells = boxes[:, top : top + WINDOW : size, left : left + WINDOW : size]
         cells = cells - cells.mean(axis=(1, 2), keepdims=True)
-        parts.append(cells.reshape(len(cells), -1))
+        parts.append(cells.reshape(len(cells), math.prod(cells.shape[1:])))
     flat = np.concatenate(parts, axis=1)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

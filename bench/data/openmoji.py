@@ -99,11 +99,7 @@ class OpenMoji64:
     def __getitem__(self, item_id: str) -> Example:
         """Return one item with layers sketch, classes, boxes, and the palette; KeyError if unknown."""
         row = self._row[item_id]
-        layers = {
-            "sketch": self.sketches[row],
-            "classes": self.classes[row],
-            "boxes": self.boxes(item_id),
-        }
+        layers = {"sketch": self.sketches[row], "classes": self.classes[row], "boxes": self.boxes(item_id)}
         return Example(
             id=item_id,
             caption=self.captions[row],

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
-from pydantic import ConfigDict
+from annotated_types import MinLen
+from typing_extensions import TypedDict
 
 from bench.content import Name, Text, digest_arrays, digest_json, read_json
 from bench.types import BenchError, Example
@@ -47,27 +48,17 @@ class Splits:
         return digest_json({side: self.digests[side] for side in SIDES})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Side:
+class _Side(TypedDict):
     digest: Text
-    items: Mapping[Name, Text]
+    items: dict[Name, Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sides:
-    train: _Side
-    val: _Side
-    test: _Side
-
-
-@dataclass(frozen=True, kw_only=True)
-class _File:
+class _File(TypedDict):
     """A splits file; what else stands in it tells how it was made."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="ignore")
     dataset: Text
-    sides: _Sides
-    groups: Mapping[Name, Text] = field(default_factory=dict)
+    sides: Annotated[dict[Literal["train", "val", "test"], _Side], MinLen(len(SIDES))]
+    groups: NotRequired[dict[Name, Text]]
 
 
 def item_digest(example: Example) -> str:
@@ -83,21 +74,19 @@ def side_digest(items: Mapping[str, str]) -> str:
 def load_splits(path: str | os.PathLike[str]) -> Splits:
     """Read a splits file; BenchError if it is missing, not such a file, or its digests are off."""
     file: _File = read_json(path, of=_File, remedy="Restore it: split membership is fixed.")
-    sides = {"train": file.sides.train, "val": file.sides.val, "test": file.sides.test}
-    wrong = [name for name, side in sides.items() if side_digest(side.items) != side.digest]
+    sides: Mapping[Any, _Side] = file["sides"]
+    wrong = [name for name in SIDES if side_digest(sides[name]["items"]) != sides[name]["digest"]]
     if wrong:
         raise BenchError(
             f"{path} was changed by hand: the digest of {', '.join(wrong)} does not match its "
             "ids. Restore the file; split membership is fixed."
         )
     return Splits(
-        name=file.dataset,
-        items={item: digest for side in sides.values() for item, digest in side.items.items()},
-        digests={name: side.digest for name, side in sides.items()},
-        groups=file.groups,
-        train=tuple(sorted(file.sides.train.items)),
-        val=tuple(sorted(file.sides.val.items)),
-        test=tuple(sorted(file.sides.test.items)),
+        name=file["dataset"],
+        items={item: digest for name in SIDES for item, digest in sides[name]["items"].items()},
+        digests={name: sides[name]["digest"] for name in SIDES},
+        groups=file.get("groups", {}),
+        **{name: tuple(sorted(sides[name]["items"])) for name in SIDES},  # type: ignore[arg-type]
     )
 
 

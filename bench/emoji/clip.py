@@ -28,8 +28,8 @@ from bench.base.random import train_tokenizer
 from bench.cli.terminal import say
 from bench.content import Cache, atomic_write, digest_arrays, read_json, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.emoji import run, train
 from bench.emoji.icons import collection, may_mirror
-from bench.emoji.training import run, train
 from bench.judges import judge_card, load_judge
 from bench.judges.clip import EMOJI_CLIP, EMOJI_CLIP_FILES, bare_caption, preprocess_images
 from bench.judges.vision import efficientnet_state
@@ -65,21 +65,17 @@ def openmoji_pairs(side: str) -> Pairs:
 
 
 def augment(image: torch.Tensor, *, mirror: bool) -> torch.Tensor:
-    """Return a changed picture, [3,64,64] uint8 -> the same form, by torch's generator.
-
-    Mirrored half the time where allowed; rotated up to 8 degrees, scaled 0.85 to 1.1, shifted up to 4 px on
-    white; brightness and colours changed; grey 1 in 20; blurred 1 in 5.
-    """
+    """Return a changed picture, [3,64,64] uint8 -> the same form, by torch's generator."""
+    import torch
     from torchvision.transforms import v2
 
+    smooth, blur = v2.InterpolationMode.BILINEAR, torch.nn.ModuleList([v2.GaussianBlur(5, (0.3, 1.0))])
     changes = [
         v2.RandomHorizontalFlip(0.5 * mirror),
-        v2.RandomAffine(
-            8, (1 / 16, 1 / 16), (0.85, 1.1), interpolation=v2.InterpolationMode.BILINEAR, fill=255
-        ),
+        v2.RandomAffine(8, (1 / 16, 1 / 16), (0.85, 1.1), interpolation=smooth, fill=255),
         v2.ColorJitter(brightness=0.07, saturation=0.1, hue=0.02),
         v2.RandomGrayscale(0.05),
-        v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.0))], 0.2),
+        v2.RandomApply(blur, 0.2),
     ]
     changed: torch.Tensor = v2.Compose(changes)(image)
     return changed
@@ -91,8 +87,7 @@ def build_model(config: Mapping[str, Any]) -> Any:
     from open_clip.model import CustomTextCLIP
 
     torch.manual_seed(0)
-    model_config = {name: value for name, value in config["model_cfg"].items() if name != "custom_text"}
-    model: Any = CustomTextCLIP(**model_config)
+    model: Any = CustomTextCLIP(**{n: v for n, v in config["model_cfg"].items() if n != "custom_text"})
     trunk = model.visual.trunk
     trunk.load_state_dict(efficientnet_state(list(trunk.state_dict())))
     trunk.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -132,9 +127,8 @@ def trunk_features(
 
     def make() -> dict[str, np.ndarray]:
         blocks = []
-        for start in range(0, len(pairs.captions), 16):
-            rows = range(start, min(start + 16, len(pairs.captions)))
-            batch = preprocess_images(np.stack([picture(row) for row in rows]), transform)
+        for rows in np.array_split(range(len(pairs.captions)), range(16, len(pairs.captions), 16)):
+            batch = preprocess_images(np.stack([picture(int(row)) for row in rows]), transform)
             with torch.inference_mode():
                 blocks.append(model.visual.trunk(batch.contiguous(memory_format=torch.channels_last)).half())
         return {"features": torch.cat(blocks).numpy()}
@@ -166,14 +160,7 @@ def drop_words(caption: str, *, rng: np.random.Generator, rate: float = 0.15) ->
 
 
 def train_towers(
-    model: Any,
-    tokenizer: Any,
-    pairs: Pairs,
-    features: np.ndarray,
-    *,
-    checkpoint: Path,
-    steps: int = 2500,
-    every: int = 250,
+    model: Any, tokenizer: Any, pairs: Pairs, features: np.ndarray, *, checkpoint: Path, steps: int = 2500
 ) -> None:
     """Train projection and text tower in place, going on from `checkpoint` if it exists.
 
@@ -187,9 +174,11 @@ def train_towers(
     names, numbers = np.unique(pairs.captions, return_inverse=True)
     plain = torch.from_numpy(features[0]).double()
     mean, deviation = plain.mean(dim=0).float(), (plain.std(dim=0) + 1e-3).float()
-    matrices = [p for p in trained.parameters.values() if p.ndim > 1]
-    others = [p for p in trained.parameters.values() if p.ndim <= 1]
-    decays = [{"params": matrices, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]
+    weights = trained.parameters.values()
+    decays = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": 0.2},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(decays, lr=1e-3, betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimiser, steps // 50, steps)
     model.train().visual.trunk.eval()
@@ -204,19 +193,11 @@ def train_towers(
         x = dropout(x + 0.1 * torch.randn_like(x), 0.3)
         images = normalize(model.visual.head(x), dim=1)
         texts = normalize(model.text(ids_of(tokenizer, captions)), dim=1)
-        scale = model.logit_scale.exp().clamp(max=100)
-        logits, wanted = scale * images @ texts.T, torch.arange(len(rows))
+        logits, wanted = model.logit_scale.exp().clamp(max=100) * images @ texts.T, torch.arange(len(rows))
         return (cross_entropy(logits, wanted) + cross_entropy(logits.T, wanted)) / 2
 
-    train(
-        checkpoint,
-        loss_of,
-        steps=steps,
-        optimiser=optimiser,
-        schedule=schedule,
-        parts={"model": trained},
-        every=every,
-    )
+    parts = {"model": trained}
+    train(checkpoint, loss_of, steps=steps, optimiser=optimiser, schedule=schedule, parts=parts)
     fold(model.visual.head.mlp.fc1, mean, deviation)
 
 
@@ -272,22 +253,20 @@ def main(
     """Make the judge of captions of suite emoji anew (an hour); no user of the benchmark needs this."""
     from tokenizers import Tokenizer
 
-    views, captions, _ = collection(families, work)
+    drawn, captions, _ = collection(families, work)
     openmoji, val, cache = openmoji_pairs("train"), openmoji_pairs("val"), Cache(work)
     pairs = Pairs(
-        np.concatenate([views[:, 0], openmoji.images]),
+        np.concatenate([drawn[:, 0], openmoji.images]),
         [caption.lower() for caption in captions] + openmoji.captions,
-        np.arange(len(views) + len(openmoji.images)) >= len(views),
+        np.arange(len(drawn) + len(openmoji.images)) >= len(drawn),
     )
     config = read_json(EMOJI_CLIP / "open_clip_config.json")
     path = work / "clip-tokenizer.json"
     if not path.exists():  # learned anew it might number tied tokens otherwise
         atomic_write(path, build_tokenizer(pairs.captions, config).to_str().encode())
     tokenizer, model = Tokenizer.from_file(str(path)), build_model(config)
-    features = np.stack(
-        [trunk_features(model, pairs, config, view=view, cache=cache) for view in range(VIEWS)]
-    )
-    train_towers(model, tokenizer, pairs, features, checkpoint=work / "clip.ckpt")
+    views = [trunk_features(model, pairs, config, view=view, cache=cache) for view in range(VIEWS)]
+    train_towers(model, tokenizer, pairs, np.stack(views), checkpoint=work / "clip.ckpt")
     export(model, tokenizer, config, out)
     judge = load_judge("emoji-clip", weights=out)
     images, texts = judge.features(val.images), judge.text(val.captions)

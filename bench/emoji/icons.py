@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.content import atomic_path, read_json, write_npz
+from bench.emoji import tables
 from bench.types import BenchError
 
 SIZE = 64
@@ -32,22 +33,6 @@ class Family(NamedTuple):
     author: str
 
 
-FAMILIES = (
-    Family("twemoji", "1.2.5", "twemoji", "CC-BY-4.0", "Twitter and the jdecked fork"),
-    Family("noto", "1.2.9", "noto", "Apache-2.0", "Google"),
-    Family("noto-v1", "1.2.5", "blob", "Apache-2.0", "Google"),
-    Family("fluent-emoji-flat", "1.2.6", "flat", "MIT", "Microsoft"),
-    Family("fluent-emoji", "1.2.7", "glossy", "MIT", "Microsoft"),
-    Family("fluent-emoji-high-contrast", "1.2.6", "contrast", "MIT", "Microsoft"),
-    Family("emojione", "1.2.3", "emojione", "CC-BY-4.0", "EmojiOne"),
-    Family("emojione-v1", "1.2.3", "outlined", "CC-BY-SA-4.0", "EmojiOne"),
-    Family("fxemoji", "1.2.2", "firefox", "Apache-2.0", "Mozilla"),
-    Family("streamline-emojis", "1.2.4", "streamline", "CC-BY-4.0", "Streamline"),
-    Family("streamline-ultimate-color", "1.2.2", "thin", "CC-BY-4.0", "Streamline"),
-    Family("streamline-freehand-color", "1.2.2", "freehand", "CC-BY-4.0", "Streamline"),
-    Family("streamline-kameleon-color", "1.2.2", "badge", "CC-BY-4.0", "Streamline"),
-    Family("flat-color-icons", "1.2.3", "icon", "MIT", "Icons8"),
-)
 _TONE = re.compile(r"-(medium-)?(light|dark|medium)(-skin-tone)?(?=-|$)|skin-tone")
 _TONE_OBJECTS = {"horizontal-traffic-light", "vertical-traffic-light", "traffic-light"}
 _SQUASHED = {"fxemoji"}  # this family writes its names without hyphens
@@ -57,6 +42,11 @@ _HANDED = re.compile(
     r"previous|next|undo|redo|input|symbols?|zone|end|soon|top|on|ok|new|free|cool|ng|sos|up|id|"
     r"[a-z0-9])\b|[0-9]"
 )
+
+
+def families() -> tuple[Family, ...]:
+    """Return the fourteen families, none of them OpenMoji."""
+    return tuple(Family(*row) for row in tables("icons")["families"])
 
 
 class Icon(NamedTuple):
@@ -74,12 +64,12 @@ def load_icons(folder: Path) -> list[Icon]:
     folder: holds one unpacked npm package a family, in a sub-folder `<package>` with `icons.json`.
     Raises BenchError for a missing family or another version. Order: family, then name.
     """
-    families = {family: _read_family(folder / family.package, family) for family in FAMILIES}
-    plain = [icons for family, icons in families.items() if family.package not in _SQUASHED]
+    drawings = {family: _read_family(folder / family.package, family) for family in families()}
+    plain = [icons for family, icons in drawings.items() if family.package not in _SQUASHED]
     words = {word for icons in plain for name in icons for word in name.split("-")}
     return [
         Icon(name, _caption(name, family, words), family.style, svg)
-        for family, icons in families.items()
+        for family, icons in drawings.items()
         for name, svg in sorted(icons.items())
     ]
 
@@ -153,23 +143,19 @@ def render(icon: Icon, *, rng: np.random.Generator | None = None) -> np.ndarray:
     import resvg_py
     from PIL import Image
 
-    svg = icon.svg if rng is None else icon.svg.replace("<g>", _similarity(icon.svg, rng), 1)
+    svg = icon.svg
+    if rng is not None:
+        left, top, side, _ = (float(v) for v in svg.split('viewBox="')[1].split('"')[0].split())
+        angle, scale = rng.uniform(-8, 8), rng.uniform(0.8, 1.05)
+        dx, dy = rng.uniform(-3, 3, size=2) * side / SIZE
+        x, y = left + side / 2, top + side / 2
+        moved = f"translate({x + dx:.4f} {y + dy:.4f}) rotate({angle:.3f}) scale({scale:.4f})"
+        svg = svg.replace("<g>", f'<g transform="{moved} translate({-x:.4f} {-y:.4f})">', 1)
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="white")
     except Exception as error:  # resvg raises bare exceptions of several kinds
         raise ValueError(f"icon '{icon.name}' ({icon.style}) cannot be drawn: {error}") from None
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
-
-
-def _similarity(svg: str, rng: np.random.Generator) -> str:
-    left, top, side, _ = (float(v) for v in svg.split('viewBox="')[1].split('"')[0].split())
-    angle, scale = rng.uniform(-8, 8), rng.uniform(0.8, 1.05)
-    dx, dy = rng.uniform(-3, 3, size=2) * side / SIZE
-    x, y = left + side / 2, top + side / 2
-    return (
-        f'<g transform="translate({x + dx:.4f} {y + dy:.4f}) rotate({angle:.3f}) '
-        f'scale({scale:.4f}) translate({-x:.4f} {-y:.4f})">'
-    )
 
 
 def render_all(icons: list[Icon], *, views: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -193,14 +179,14 @@ def render_all(icons: list[Icon], *, views: int, seed: int) -> Iterator[tuple[in
         yield index, np.stack(drawn)
 
 
-def collection(families: Path, work: Path) -> tuple[np.ndarray, list[str], list[str]]:
+def collection(folder: Path, work: Path) -> tuple[np.ndarray, list[str], list[str]]:
     """Draw the collection once; return views [M,4,64,64,3] uint8 (memory-mapped), captions and styles.
 
-    families: the unpacked packages; work: where the drawings are kept, and taken from if they are there.
+    folder: of the unpacked packages; work: where the drawings are kept, and taken from if they are there.
     """
     views, meta = work / "views.npy", work / "collection.npz"
     if not (views.exists() and meta.exists()):
-        icons = load_icons(families)
+        icons = load_icons(folder)
         drawn = dict(render_all(icons, views=VIEWS, seed=SEED))
         with atomic_path(views) as temporary, temporary.open("wb") as file:
             np.save(file, np.stack(list(drawn.values())))

@@ -11,26 +11,37 @@ package gives the same bytes. Each emoji gives
     classes  the other layers with crisp edges, each pixel the nearest palette colour (class 0 is
              background, where nothing is drawn);
     boxes    4-connected regions of one class, at least 12 px, the largest 16.
+
+Sides: items are joined if they share a normalised concept, a base emoji, or look alike; then each group is
+hashed to a side. Groups of more than 8 items (clocks, hearts, families) stay in train, so that no single
+concept dominates the evaluation. Likeness here is the cosine of blurred sketches and the correlation of 16x16
+thumbnails, with mirrored ones: fixed, as the sides are; the leak check (bench.data.leaks) has measures of its
+own, which find moved twins too.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from PIL import Image
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from bench.cli.terminal import say
-from bench.content import digest_arrays, read_json, sha256_file, write_json, write_npz
-from bench.emoji.splits import make_splits
-from bench.emoji.training import run
-from bench.types import BenchError
+from bench.content import digest_arrays, read_json, sha256_bytes, sha256_file, write_json, write_npz
+from bench.data.leaks import Fingerprints, fingerprint
+from bench.data.splits import SIDES, item_digest, splits_json
+from bench.emoji import run, tables
+from bench.types import BenchError, Example
 
 NAME = "openmoji64"
 SIZE = 64
@@ -39,31 +50,15 @@ MIN_BOX_PIXELS = 12
 MAX_BOXES = 16
 CAPTION_STYLE = ", openmoji style"
 LINE_LAYERS = ("line", "line-supplement")
-COLOUR_NAMES = dict(
-    pair.strip().split(" ", 1)
-    for pair in """#000000 black, #ffffff white, #92d3f5 light blue, #61b2e4 blue, #ea5a47 light red,
-    #d22f27 red, #b1cc33 light green, #5c9e31 green, #fcea2b yellow, #f1b31c dark yellow,
-    #d0cfce light grey, #9b9b9a grey, #3f3f3f dark grey, #f4aa41 light orange, #e27022 orange,
-    #ffa7c0 light pink, #e67a94 pink, #b399c8 light purple, #8967aa purple, #a57939 light brown,
-    #6a462f brown, #1e50a0 dark blue, #781e32 dark red, #186648 dark green, #fadcbc light skin,
-    #debb90 medium-light skin, #c19a65 medium skin, #352318 darkest brown""".split(",")
-)
-_FLAG = "flag: the sketch is a bare rectangle and says nothing of what is in it"
-_UI = "interface element: a diagram or bare mark, not a picture of a thing"
-_TYPE = "typographic symbol: a glyph or plain shape, its lines filled instead of drawn"
-DROPPED_GROUPS: Mapping[tuple[str, str], str] = {
-    ("flags", "*"): _FLAG,
-    ("extras-openmoji", "flags"): _FLAG,
-    ("extras-openmoji", "queer-symbols"): _FLAG,
-    ("extras-unicode", "subdivision-flag"): _FLAG,
-    ("extras-openmoji", "brand"): "brand: a trademark, named by what no picture explains",
-    ("extras-openmoji", "ui-element"): _UI,
-    ("extras-openmoji", "interaction"): _UI,
-    ("extras-openmoji", "symbol-other"): _TYPE,
-    ("extras-unicode", "symbol-other"): _TYPE,
-    ("extras-unicode", "regional-indicator"): "regional indicator: a letter, half of a flag",
-    ("component", "*"): "component: a hair or skin swatch, not an emoji of its own",
+RULE: Mapping[str, Any] = {
+    "seed": "bps-bench openmoji64 splits 1",
+    "test_fraction": 0.26,
+    "val_fraction": 0.10,
+    "sketch_join": 0.94,
+    "image_join": 0.985,
+    "largest_evaluation_group": 8,
 }
+"""How groups are made and become sides."""
 
 
 class Drawing(NamedTuple):
@@ -86,11 +81,10 @@ def load_palette(package: Path) -> Palette:
     table = read_json(package / "data" / "color-palette.json", loose=True)
     tones = [code for key in sorted(table["skintones"]) for code in table["skintones"][key]]
     codes = list(dict.fromkeys(code.lower() for code in [*table["colors"], *tones]))
+    words = dict(entry.split(" ", 1) for entry in _listed(tables("openmoji")["colours"]))
     rgb = [tuple(bytes.fromhex(code[1:])) for code in codes]
-    return Palette(
-        names=("background", *(COLOUR_NAMES.get(code, code) for code in codes)),
-        rgb=np.array([(255, 255, 255), *rgb], dtype=np.uint8),
-    )
+    names = ("background", *(words.get(code, code) for code in codes))
+    return Palette(names, np.array([(255, 255, 255), *rgb], dtype=np.uint8))
 
 
 def render(root: ElementTree.Element, keep: Callable[[str], bool], *, crisp: bool) -> np.ndarray:
@@ -99,10 +93,8 @@ def render(root: ElementTree.Element, keep: Callable[[str], bool], *, crisp: boo
     ValueError if the renderer refuses the drawing.
     """
     import resvg_py
-    from PIL import Image
 
-    picture = ElementTree.Element(root.tag)
-    picture.attrib.update({"viewBox": "4 4 64 64", "width": str(SIZE), "height": str(SIZE)})
+    picture = ElementTree.Element(root.tag, {"viewBox": "4 4 64 64", "width": str(SIZE), "height": str(SIZE)})
     picture.extend(layer for layer in root if keep(layer.get("id") or ""))
     png = resvg_py.svg_to_bytes(
         svg_string=ElementTree.tostring(picture, encoding="unicode"),
@@ -121,24 +113,11 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
 
 def classify(rgba: np.ndarray, palette: Palette) -> np.ndarray:
     """Give each pixel the nearest palette colour, or background where alpha < 128: [H,W] uint8."""
-    flat = on_white(rgba).reshape(-1, 3)
-    colours, inverse = np.unique(flat, axis=0, return_inverse=True)
+    colours, inverse = np.unique(on_white(rgba).reshape(-1, 3), axis=0, return_inverse=True)
     gaps = colours[:, None].astype(np.int32) - palette.rgb[None, 1:].astype(np.int32)
     nearest = (gaps**2).sum(-1).argmin(1) + 1
     classes = nearest[inverse.ravel()].reshape(rgba.shape[:2])
     return np.where(rgba[..., 3] < 128, BACKGROUND, classes).astype(np.uint8)
-
-
-def draw(svg: str, palette: Palette) -> Drawing:
-    """Render one source drawing; ValueError if it is not one the renderer understands."""
-    try:
-        root = ElementTree.fromstring(svg)
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from error
-    colour = render(root, lambda layer: layer != "grid", crisp=False)
-    lines = render(root, lambda layer: layer in LINE_LAYERS, crisp=False)
-    fills = render(root, lambda layer: layer not in ("grid", *LINE_LAYERS), crisp=True)
-    return Drawing(on_white(colour), lines[..., 3].copy(), classify(fills, palette))
 
 
 def find_boxes(classes: np.ndarray) -> np.ndarray:
@@ -158,30 +137,27 @@ def find_boxes(classes: np.ndarray) -> np.ndarray:
     return np.array(boxes, dtype=np.uint8).reshape(-1, 5)
 
 
-def collect(package: Path, palette: Palette) -> tuple[list[tuple[Mapping[str, Any], Drawing]], Counter[str]]:
-    """Render all entries that stay, in order of id, and count the others by reason."""
-    files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
-    kept: list[tuple[Mapping[str, Any], Drawing]] = []
-    dropped: Counter[str] = Counter()
-    entries = read_json(package / "data" / "openmoji.json", loose=True)
-    for entry in sorted(entries, key=lambda entry: str(entry["hexcode"])):
-        made = _drawn(entry, files.get(entry["hexcode"]), palette)
-        if isinstance(made, str):
-            dropped[made] += 1
-        else:
-            kept.append((entry, made))
-    return kept, dropped
+def drop_reason(entry: Mapping[str, Any]) -> str | None:
+    """Say why an entry of openmoji.json is left out by its kind, or None to keep it."""
+    if entry.get("skintone"):
+        return "skin tone variant: the same drawing in another colour"
+    reasons = {(group, subgroup): why for group, subgroup, why in tables("openmoji")["dropped"]}
+    return reasons.get((entry["group"], entry["subgroups"])) or reasons.get((entry["group"], "*"))
 
 
-def _drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Drawing | str:
-    """Return the drawing of an entry, or why it is left out."""
+def drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Drawing | str:
+    """Return the drawing of an entry of openmoji.json, or why it is left out."""
     reason = drop_reason(entry)
     if reason is not None or file is None:
         return reason or "no drawing in the package"
     try:
-        drawing = draw(file.read_text("utf-8"), palette)
-    except ValueError:
+        root = ElementTree.fromstring(file.read_text("utf-8"))
+        colour = render(root, lambda layer: layer != "grid", crisp=False)
+        lines = render(root, lambda layer: layer in LINE_LAYERS, crisp=False)
+        fills = render(root, lambda layer: layer not in ("grid", *LINE_LAYERS), crisp=True)
+    except (ElementTree.ParseError, ValueError):
         return "broken: the drawing does not render"
+    drawing = Drawing(on_white(colour), lines[..., 3].copy(), classify(fills, palette))
     if drawing.sketch.max() < 128:
         return "empty sketch: the line layers hold no ink"
     if not (drawing.classes != BACKGROUND).any():
@@ -189,32 +165,10 @@ def _drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Dra
     return drawing
 
 
-def drop_reason(entry: Mapping[str, Any]) -> str | None:
-    """Say why an entry of openmoji.json is left out by its kind, or None to keep it."""
-    if entry.get("skintone"):
-        return "skin tone variant: the same drawing in another colour"
-    group, subgroup = entry["group"], entry["subgroups"]
-    return DROPPED_GROUPS.get((group, subgroup)) or DROPPED_GROUPS.get((group, "*"))
-
-
 def caption_of(annotation: str) -> str:
     """Turn an annotation into the item's caption: plain quotes, single spaces, the style's name."""
     plain = annotation.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
     return " ".join(plain.split()) + CAPTION_STYLE
-
-
-def pack(kept: Sequence[tuple[Mapping[str, Any], Drawing]]) -> dict[str, np.ndarray]:
-    """Stack the items into arrays; all boxes lie in one array, cut by box_offsets [N+1] int32."""
-    boxes = [find_boxes(drawing.classes) for _, drawing in kept]
-    return {
-        "ids": np.array([entry["hexcode"] for entry, _ in kept]),
-        "captions": np.array([caption_of(entry["annotation"]) for entry, _ in kept]),
-        "images": np.stack([drawing.image for _, drawing in kept]),
-        "sketches": np.stack([drawing.sketch for _, drawing in kept]),
-        "classes": np.stack([drawing.classes for _, drawing in kept]),
-        "boxes": np.concatenate(boxes),
-        "box_offsets": np.cumsum([0, *map(len, boxes)]).astype(np.int32),
-    }
 
 
 def build(package: Path, out: Path) -> dict[str, Any]:
@@ -227,8 +181,23 @@ def build(package: Path, out: Path) -> dict[str, Any]:
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     version = read_json(package / "package.json", loose=True)["version"]
     palette = load_palette(package)
-    kept, dropped = collect(package, palette)
-    arrays = pack(kept)
+    files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
+    entries = sorted(
+        read_json(package / "data" / "openmoji.json", loose=True), key=lambda entry: str(entry["hexcode"])
+    )
+    made = [(entry, drawn(entry, files.get(entry["hexcode"]), palette)) for entry in entries]
+    dropped = Counter(why for _, why in made if isinstance(why, str))
+    kept = [(entry, drawing) for entry, drawing in made if not isinstance(drawing, str)]
+    boxes = [find_boxes(drawing.classes) for _, drawing in kept]
+    arrays = {  # all boxes lie in one array, cut by box_offsets [N+1]
+        "ids": np.array([entry["hexcode"] for entry, _ in kept]),
+        "captions": np.array([caption_of(entry["annotation"]) for entry, _ in kept]),
+        "images": np.stack([drawing.image for _, drawing in kept]),
+        "sketches": np.stack([drawing.sketch for _, drawing in kept]),
+        "classes": np.stack([drawing.classes for _, drawing in kept]),
+        "boxes": np.concatenate(boxes),
+        "box_offsets": np.cumsum([0, *map(len, boxes)]).astype(np.int32),
+    }
     write_npz(out / f"{NAME}.npz", arrays, compress=True)
     manifest = {
         "schema": 1,
@@ -261,9 +230,110 @@ def build(package: Path, out: Path) -> dict[str, Any]:
         "sha256": sha256_file(out / f"{NAME}.npz"),
     }
     write_json(out / f"{NAME}.manifest.json", manifest)
+    examples = [
+        Example(
+            id=str(entry["hexcode"]),
+            caption=caption_of(entry["annotation"]),
+            image=drawing.image,
+            layers={"sketch": drawing.sketch, "classes": drawing.classes, "boxes": found},
+        )
+        for (entry, drawing), found in zip(kept, boxes, strict=True)
+    ]
     annotations = [(entry["annotation"], entry["subgroups"]) for entry, _ in kept]
-    write_json(out / f"{NAME}.splits.json", make_splits(arrays, annotations))
+    write_json(out / f"{NAME}.splits.json", make_splits(examples, annotations))
     return manifest
+
+
+def concept(annotation: str, subgroup: str) -> str:
+    """Normalise an annotation to a concept: variants of gender, hair, direction, colour agree."""
+    rules, text = tables("concepts"), annotation.lower()
+    if subgroup in rules["collapsed"].split():
+        return f"all {subgroup}"
+    shared = [(rf"\b{name}\b", name) for name in _listed(rules["shared"])]
+    for pattern, name in (*rules["patterns"], *shared):
+        if re.search(pattern, text):
+            return str(name)
+    stripped = set(rules["stripped"].split())
+    return " ".join(word for word in re.findall(r"[^\s:,()]+", text) if word not in stripped) or "person"
+
+
+def base_emoji(hexcode: str) -> str:
+    """Return what an emoji sequence is about: its first code point, or what a person is or does.
+
+    1F468-200D-1F680 (man astronaut) and 1F9D1-200D-1F680 (astronaut) agree; so do 1F3C3 (runner)
+    and 1F3C3-200D-2642-FE0F. A person alone, with any hair, is "person".
+    """
+    neutral, people = (tables("concepts")[name].split() for name in ("neutral", "person"))
+    codes = [code for code in hexcode.split("-") if code not in neutral]
+    if not codes or codes[0] not in people:
+        return codes[0] if codes else hexcode
+    return " ".join(["person", "-".join(code for code in codes if code not in people)]).rstrip()
+
+
+def group_items(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Join items into groups: id of the first member -> sorted ids of all members.
+
+    annotations: (annotation, subgroup) of each item, in the order of the fingerprints.
+    """
+    first: dict[tuple[str, str], int] = {}
+    links = list(looking_alike(prints))
+    for i, (item, note) in enumerate(zip(prints.ids, annotations, strict=True)):
+        keys = ("concept", concept(*note)), ("base", base_emoji(item))
+        links += [(i, first.setdefault(key, i)) for key in keys]
+    rows, columns = np.array(links).T
+    shape = (len(prints.ids),) * 2
+    graph = coo_array((np.ones(len(links), bool), (rows, columns)), shape=shape)
+    members: dict[int, list[str]] = {}
+    for item, group in zip(prints.ids, connected_components(graph, directed=False)[1].tolist(), strict=True):
+        members.setdefault(group, []).append(item)
+    return {min(group): tuple(sorted(group)) for group in members.values()}
+
+
+def looking_alike(prints: Fingerprints) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows whose sketches or pictures are alike, one of them mirrored or not."""
+    assert prints.lines is not None and prints.small is not None
+    for pictures, limit in ((prints.lines, RULE["sketch_join"]), (prints.small, RULE["image_join"])):
+        plain = _vectors(pictures)
+        for other in (plain, _vectors(pictures[:, :, ::-1])):
+            for i, j in zip(*np.nonzero(plain @ other.T > limit), strict=True):
+                yield int(i), int(j)
+
+
+def _vectors(pictures: np.ndarray) -> np.ndarray:
+    """Describe lines [N,64,64] or images [N,64,64,3] uint8 by unit vectors [N,D] float32."""
+    rows = []
+    for picture in pictures:
+        if picture.ndim == 2:
+            row = ndimage.uniform_filter(picture.astype(np.float32), 3, mode="constant")
+        else:
+            small = Image.fromarray(np.ascontiguousarray(picture)).resize((16, 16), Image.Resampling.BOX)
+            row = np.asarray(small, np.float32) - np.asarray(small, np.float32).mean()
+        rows.append(row.reshape(-1) / max(float(np.linalg.norm(row)), 1e-6))
+    return np.stack(rows)
+
+
+def side_of(group: str, size: int) -> str:
+    """Hash a group's name to train, val or test; a large group always goes to train."""
+    draw = int(sha256_bytes(f"{RULE['seed']}/{group}".encode())[:16], 16) / 16**16
+    if size > RULE["largest_evaluation_group"] or draw >= RULE["test_fraction"] + RULE["val_fraction"]:
+        return "train"
+    return "test" if draw < RULE["test_fraction"] else "val"
+
+
+def make_splits(examples: Sequence[Example], annotations: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Make the value of the splits file; annotations: see `group_items`."""
+    groups = group_items(fingerprint(examples), annotations)
+    group_of = {item: group for group, items in groups.items() for item in items}
+    sides: dict[str, dict[str, str]] = {side: {} for side in SIDES}
+    for example in examples:
+        group = group_of[example.id]
+        sides[side_of(group, len(groups[group]))][example.id] = item_digest(example)
+    return splits_json(NAME, sides, groups=group_of, rule=dict(RULE))
+
+
+def _listed(text: str) -> list[str]:
+    """Return the entries of a table's text, which commas and line ends separate into words."""
+    return [" ".join(entry.split()) for entry in text.split(",")]
 
 
 def main(

@@ -23,17 +23,14 @@ from bench.cli.terminal import say
 from bench.content import digest_arrays, sha256_file, write_json
 from bench.data.leaks import write_seen
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
-from bench.emoji.icons import FAMILIES, collection
-from bench.emoji.training import run, train
+from bench.emoji import icons, run, train
 
 if TYPE_CHECKING:
     import torch
 
     Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
-SHIPPED = ASSETS / "emoji-sd-v1"
 HELD_OUT = 300  # drawings that no network is trained on
-LICENCE = "CC BY-SA 4.0"
 SEEN = {
     "unet": "the pretraining collection less 300 held-out drawings; nothing of OpenMoji",
     "text_encoder": "captions of the same drawings; nothing of OpenMoji",
@@ -79,10 +76,10 @@ def train_autoencoder(
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([0, step])
         drawn = rng.choice(rows, size=batch - batch // 4)
-        icons = views[drawn, rng.integers(views.shape[1], size=len(drawn))]
+        shown = views[drawn, rng.integers(views.shape[1], size=len(drawn))]
         emoji = openmoji[rng.integers(len(openmoji), size=batch // 4)]
         mirrored = np.where(rng.random(len(emoji))[:, None, None, None] < 0.5, emoji, emoji[:, :, ::-1])
-        images = to_unit(np.concatenate([icons, mirrored]))
+        images = to_unit(np.concatenate([shown, mirrored]))
         with torch.autocast("cpu", torch.bfloat16):
             latents = vae.encoder(images).float()
             noise = rng.standard_normal(latents.shape, dtype=np.float32)
@@ -103,8 +100,7 @@ def encode(vae: Any, views: np.ndarray) -> tuple[torch.Tensor, float]:
 
     blocks = []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for start in range(0, len(views), 32):
-            block = views[start : start + 32]
+        for block in (views[start : start + 32] for start in range(0, len(views), 32)):
             latents = vae.encoder(to_unit(block.reshape(-1, *block.shape[2:])))
             blocks.append(latents.unflatten(0, block.shape[:2]).half())
     encoded = torch.cat(blocks)
@@ -157,14 +153,8 @@ def train_prior(
     modules["unet"].to(memory_format=torch.channels_last)
     weights = list(modules.parameters())
     optimiser = torch.optim.AdamW(weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    schedule = get_wsd_schedule(
-        optimiser,
-        num_warmup_steps=steps // 25,
-        num_decay_steps=steps // 4,
-        num_training_steps=steps,
-        decay_type="linear",
-        min_lr_ratio=0.02,
-    )
+    phases = {"num_warmup_steps": steps // 25, "num_decay_steps": steps // 4, "num_training_steps": steps}
+    schedule = get_wsd_schedule(optimiser, **phases, decay_type="linear", min_lr_ratio=0.02)
     average = EMAModel(weights, decay=0.9995)
 
     def loss_of(step: int) -> torch.Tensor:
@@ -199,31 +189,29 @@ def write(out: Path, parts: dict[str, Any], views: np.ndarray, names: list[str])
         parts[part].to(torch.float16)
     write_base(out, parts)
     pictures = np.ascontiguousarray(views[:, 0])
-    about = {
-        "drawings": len(views),
-        "views": int(views.shape[1]),
-        "digest": digest_arrays(images=pictures),
-        "families": [{**f._asdict(), "package": f"@iconify-json/{f.package}"} for f in FAMILIES],
+    digest = digest_arrays(images=pictures)
+    families = [{**f._asdict(), "package": f"@iconify-json/{f.package}"} for f in icons.families()]
+    about = {"drawings": len(views), "views": int(views.shape[1]), "digest": digest, "families": families}
+    files = {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
+    licence = "CC BY-SA 4.0"
+    facts: dict[str, Any] = {
+        "licence": licence,
+        "name": out.name,
+        "seen": SEEN,
+        "collection": about,
+        "files": files,
     }
-    files = sorted(p for p in out.rglob("*") if p.is_file())
-    digests = {p.relative_to(out).as_posix(): sha256_file(p) for p in files}
-    facts = {"licence": LICENCE, "name": out.name, "seen": SEEN, "collection": about, "files": digests}
     write_json(out / MANIFEST, facts)
-    write_seen(
-        out,
-        base=find_snapshot(out).digest,
-        pictures=pictures,
-        names=names,
-        facts={
-            "about": f"{len(views)} drawings of {len(FAMILIES)} icon families",
-            "licence": "names and hashes, from which no drawing can be drawn; sources as listed",
-            "sources": about["families"],
-            "also_seen": "the autoencoder has seen the train side of openmoji64 too; every run compares its "
-            "evaluation items with that side",
-            "builder": "bench.emoji.pretrain",
-            "collection_digest": about["digest"],
-        },
-    )
+    facts = {
+        "about": f"{len(views)} drawings of {len(families)} icon families",
+        "licence": "names and hashes, from which no drawing can be drawn; sources as listed",
+        "sources": families,
+        "also_seen": "the autoencoder has seen the train side of openmoji64 too; every run compares its "
+        "evaluation items with that side",
+        "builder": "bench.emoji.pretrain",
+        "collection_digest": digest,
+    }
+    write_seen(out, base=find_snapshot(out).digest, pictures=pictures, names=names, facts=facts)
 
 
 def main(
@@ -235,10 +223,10 @@ def main(
     import torch
     from transformers import CLIPTokenizer
 
-    views, captions, styles = collection(families, work)
+    views, captions, styles = icons.collection(families, work)
     say(f"collection: {len(views)} drawings, {len(set(styles))} styles")
     torch.manual_seed(0)
-    shape, rows = shape_of(SHIPPED), trained_rows(len(views))
+    shape, rows = shape_of(ASSETS / "emoji-sd-v1"), trained_rows(len(views))
     parts = {**shape.build(), "scheduler": shape.scheduler}
     full = [f"{caption}, {style} style" for caption, style in zip(captions, styles, strict=True)]
     if not (work / "tokenizer").exists():  # learned anew it might number tied tokens otherwise
@@ -251,10 +239,9 @@ def main(
     latents, scale = encode(parts["vae"].eval(), views)
     parts["vae"].register_to_config(scaling_factor=scale)
     how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    full_ids, bare_ids, empty = (
-        parts["tokenizer"](texts, **how).input_ids for texts in (full, captions, [""])
-    )
-    tokens = {"full": full_ids, "bare": bare_ids, "empty": empty[0]}
+    texts = {"full": full, "bare": captions, "empty": [""]}
+    tokens = {name: parts["tokenizer"](lines, **how).input_ids for name, lines in texts.items()}
+    tokens["empty"] = tokens["empty"][0]
     train_prior(parts, latents, tokens, rows=rows, checkpoint=work / "prior.ckpt")
     write(out, parts, views, [f"{style}: {c}" for c, style in zip(captions, styles, strict=True)])
     say(f"wrote {out}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.content import Count, Name, Text, digest_json, read_json, sha256_file
-from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
+from bench.judges import Judge, JudgeCard, check_digest, need_file
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _STYLE = re.compile(r",\s*[^,]+\sstyle\s*$")
 
 @with_config(extra="allow")
 class _Manifest(TypedDict):
-    files: Mapping[Name, Text]
+    files: dict[Name, Text]
     image_size: Count
 
 
@@ -54,7 +54,7 @@ class EmojiClip:
             raise BenchError(
                 f"judge '{name}' has no valid manifest in {folder} ({error}); {remedy}"
             ) from error
-        files, size = dict(manifest["files"]), manifest["image_size"]
+        files, size = manifest["files"], manifest["image_size"]
         missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
         if missing:
             raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
@@ -73,17 +73,12 @@ class EmojiClip:
         from tokenizers import Tokenizer
 
         card, folder = self.card(name, weights), weights or EMOJI_CLIP
-        model, preprocess = _create_open_clip(f"local-dir:{folder}", None, device)
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises bare ones
-            raise BenchError(f"{folder / 'tokenizer.json'} is no tokenizer ({error}). Restore it.") from error
 
-        def texts(captions: list[str]) -> torch.Tensor:
-            encoded = tokenizer.encode_batch([bare_caption(caption) for caption in captions])
-            return model.encode_text(torch.tensor([text.ids for text in encoded], device=device))
+        def tokenizer_of() -> Callable[[list[str]], torch.Tensor]:
+            read = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return lambda captions: torch.tensor([text.ids for text in read.encode_batch(captions)])
 
-        return _judge(card, model, preprocess, device, texts)
+        return _judge(card, f"local-dir:{folder}", None, tokenizer_of, device, words=bare_caption)
 
 
 class OpenClip:
@@ -105,40 +100,45 @@ class OpenClip:
         card, path = self.card(name, weights), need_file(name, weights, _OPEN_REMEDY)
         if card.name not in open_clip.list_models():
             raise unknown("open_clip model", card.name, open_clip.list_models())
-        model, preprocess = _create_open_clip(card.name, str(path), device)
-        tokenizer = open_clip.get_tokenizer(card.name)
-
-        def texts(captions: list[str]) -> torch.Tensor:
-            return model.encode_text(tokenizer(captions).to(device))
-
-        return _judge(card, model, preprocess, device, texts)
-
-
-def _create_open_clip(name: str, pretrained: str | None, device: str) -> tuple[Any, Any]:
-    import open_clip
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    try:
-        model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True, device=device)
-        transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    except Exception as error:
-        raise_of_machine(error)
-        raise BenchError(
-            f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give a weight "
-            "file of that model."
-        ) from error
-    return model.eval(), transform
+        return _judge(card, card.name, path, lambda: open_clip.get_tokenizer(card.name), device)
 
 
 def _judge(
-    card: JudgeCard, model: Any, preprocess: Any, device: str, texts: Callable[[list[str]], Any]
+    card: JudgeCard,
+    name: str,
+    pretrained: Path | None,
+    tokenizer_of: Callable[[], Any],
+    device: str,
+    *,
+    words: Callable[[str], str] = str,
 ) -> Judge:
+    """Load a model of open_clip by its name there; words: what its tokenizer reads of a caption."""
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    weights = None if pretrained is None else str(pretrained)
+    try:
+        model = open_clip.create_model(
+            name, pretrained=weights, require_pretrained=True, device=device
+        ).eval()
+        transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        tokenizer = tokenizer_of()
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        raise_of_machine(error)
+        raise BenchError(
+            f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give files of that model."
+        ) from error
+
+    model.eval()
+
     def images(batch: np.ndarray) -> torch.Tensor:
-        return model.encode_image(preprocess_images(batch, preprocess).to(device))
+        return model.encode_image(preprocess_images(batch, transform).to(device))
+
+    def texts(captions: list[str]) -> torch.Tensor:
+        return model.encode_text(tokenizer([words(caption) for caption in captions]).to(device))
 
     size = model.visual.preprocess_cfg["size"]
-    side = size if isinstance(size, int) else int(size[0])
-    return Judge(card, images=images, texts=texts, side=side)
+    return Judge(card, images=images, texts=texts, side=size if isinstance(size, int) else int(size[0]))
 
 
 def preprocess_images(batch: np.ndarray, transform: Any) -> torch.Tensor:

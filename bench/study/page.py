@@ -142,9 +142,11 @@ class Study(NamedTuple):
 
 def build_study(source: Source, design: Design) -> Study:
     """Return page and key: a pure function of its arguments."""
-    methods, record = tuple(source.samples), source.record
+    record = source.record
     kinds = (OTHER, NOISE) if FIDELITY in design.aspects else (NOISE,)
-    questions = plan_questions(methods, conditions=source.conditions, design=design, kinds=kinds)
+    questions = plan_questions(
+        tuple(source.samples), conditions=source.conditions, design=design, kinds=kinds
+    )
     data, answers = _coded(source, questions, design.seed)
     data |= {
         "title": design.title,
@@ -164,7 +166,17 @@ def build_study(source: Source, design: Design) -> Study:
         methods=tuple((name, of.run_id) for name, of in source.records.items()),
         questions=answers,
     )
-    return Study(_html(data, credit=record.attribution), key)
+    parts = {
+        "title": html.escape(design.title),
+        "study": data["study"],
+        "credit": html.escape(record.attribution),
+        "style": (_ASSETS / "page.css").read_text("utf-8").rstrip(),
+        "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(),
+        # the data cannot end their script element
+        "data": json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c"),
+    }
+    page = (_ASSETS / "page.html").read_text("utf-8")
+    return Study(re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], page), key)
 
 
 def load_source(folders: Sequence[Path]) -> Source:
@@ -179,28 +191,6 @@ def load_source(folders: Sequence[Path]) -> Source:
         )
     folders = [f.parent if f.name == RECORD_FILE else f for f in folders]
     records = [load_record(folder) for folder in folders]
-    _check_same(records, folders)
-    ids = [load_items(folder).ids for folder in folders]
-    for folder, its in zip(folders, ids, strict=True):
-        if its != ids[0]:
-            raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
-    names = [label(r.method, *variant_details(r, records, marks={})) for r in records]
-    examples = _examples(records[0], ids[0])
-    height, width = examples[0].image.shape[:2]
-    task = registry.recorded("task", records[0])
-    return Source(
-        records=dict(zip(names, records, strict=True)),
-        ids=ids[0],
-        samples={
-            n: read_samples(f, ids[0], size=(height, width)) for n, f in zip(names, folders, strict=True)
-        },
-        conditions=np.stack([task.condition(e) for e in examples]),
-        examples=examples,
-    )
-
-
-def _check_same(records: Sequence[RunRecord], folders: Sequence[Path]) -> None:
-    """Raise BenchError where runs may not be compared, or where two are one and the same."""
     first, places = records[0], dict[str, Path]()
     for record, folder in zip(records, folders, strict=True):
         for name in _SAME:
@@ -216,6 +206,28 @@ def _check_same(records: Sequence[RunRecord], folders: Sequence[Path]) -> None:
                 "method once."
             )
         places[record.run_id] = folder
+    ids = load_items(folders[0]).ids
+    for folder in folders:
+        if load_items(folder).ids != ids:
+            raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
+    dataset, task = registry.recorded("suite", first).dataset(), registry.recorded("task", first)
+    if dataset.digest != first.protocol.get("dataset"):
+        raise BenchError(
+            f"the data set of suite {first.suite} is not the one the runs were made on (its digest "
+            f"is {dataset.digest[:12]}, the protocol's {str(first.protocol.get('dataset'))[:12]}). "
+            "Run again with this version."
+        )
+    examples = tuple(dataset[i] for i in ids)
+    height, width = examples[0].image.shape[:2]
+    names = [label(r.method, *variant_details(r, records, marks={})) for r in records]
+    samples = [read_samples(folder, ids, size=(height, width)) for folder in folders]
+    return Source(
+        records=dict(zip(names, records, strict=True)),
+        ids=ids,
+        samples=dict(zip(names, samples, strict=True)),
+        conditions=np.stack([task.condition(e) for e in examples]),
+        examples=examples,
+    )
 
 
 def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.ndarray:
@@ -238,23 +250,8 @@ def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> 
     return images
 
 
-def _examples(record: RunRecord, ids: Sequence[str]) -> tuple[Example, ...]:
-    dataset = registry.recorded("suite", record).dataset()
-    if dataset.digest != record.protocol.get("dataset"):
-        raise BenchError(
-            f"the data set of suite {record.suite} is not the one the runs were made on (its digest "
-            f"is {dataset.digest[:12]}, the protocol's {str(record.protocol.get('dataset'))[:12]}). "
-            "Run again with this version."
-        )
-    return tuple(dataset[i] for i in ids)
-
-
 def plan_questions(
-    methods: Sequence[str],
-    *,
-    conditions: np.ndarray,
-    design: Design,
-    kinds: Sequence[str] = (OTHER, NOISE),
+    methods: Sequence[str], *, conditions: np.ndarray, design: Design, kinds: Sequence[str] = (OTHER, NOISE)
 ) -> list[Question]:
     """Draw a study's questions in random order; a pure function of its arguments.
 
@@ -300,24 +297,17 @@ def _checks(
     order, turn = draw.permutation(len(conditions)), int(draw.integers(2))
     questions = []
     for j in range(count):
-        item, kind = int(order[j % len(order)]), kinds[j % len(kinds)]
-        other = _unlike(conditions, item, draw) if kind == OTHER else -1
+        item, kind, other = int(order[j % len(order)]), kinds[j % len(kinds)], -1
+        if kind == OTHER:  # of some drawn at random the least alike: a near twin would be a fair answer
+            others = np.setdiff1d(order, [item])
+            if len(others) == 0:
+                raise BenchError("an attention check with another item's picture needs two items or more.")
+            drawn = draw.choice(others, size=min(_CANDIDATES, len(others)), replace=False)
+            gaps = [float(np.abs(conditions[o] - conditions[item]).mean()) for o in drawn]
+            other = int(drawn[int(np.argmax(gaps))])
         sides = (TARGET, kind) if (turn + j // len(kinds)) % 2 else (kind, TARGET)
         questions.append(Question(item=item, sides=sides, check=True, other=other))
     return questions
-
-
-def _unlike(conditions: np.ndarray, item: int, draw: np.random.Generator) -> int:
-    """Return, of some items drawn at random, the one whose condition is least like the item's.
-
-    A near twin would be a fair answer, and no check.
-    """
-    others = np.setdiff1d(np.arange(len(conditions)), [item])
-    if len(others) == 0:
-        raise BenchError("an attention check with another item's picture needs at least two items.")
-    drawn = draw.choice(others, size=min(_CANDIDATES, len(others)), replace=False)
-    gaps = [float(np.abs(conditions[o] - conditions[item]).mean()) for o in drawn]
-    return int(drawn[int(np.argmax(gaps))])
 
 
 def _aspect(aspect: str, task: str) -> dict[str, Any]:
@@ -351,27 +341,11 @@ def _coded(
         apart = (number,) if question.check else ()
         condition = code_of((row,))
         sides = {code_of((row, side, *apart)): side for side in question.sides}
-        pictures[condition] = _data_uri(show_condition(source.conditions[row]))
-        pictures |= {code: _data_uri(source.side(question, side, seed)) for code, side in sides.items()}
+        shown = {condition: show_condition(source.conditions[row])}
+        shown |= {code: source.side(question, side, seed) for code, side in sides.items()}
+        encoded = {c: base64.b64encode(png(np.ascontiguousarray(p))).decode() for c, p in shown.items()}
+        pictures |= {c: f"data:image/png;base64,{text}" for c, text in encoded.items()}
         code, caption = code_of(number), source.examples[row].caption
         asked.append({"code": code, "condition": condition, "sides": list(sides), "caption": caption})
         answers[code] = KeyQuestion(item=source.ids[row], check=question.check, sides=sides)
     return {"pictures": dict(sorted(pictures.items())), "questions": asked}, answers
-
-
-def _data_uri(image: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(image))).decode()
-
-
-def _html(data: dict[str, Any], *, credit: str) -> str:
-    """Put data, style and script into the page; the data cannot end its script element."""
-    parts = {
-        "title": html.escape(data["title"]),
-        "study": data["study"],
-        "credit": html.escape(credit),
-        "style": (_ASSETS / "page.css").read_text("utf-8").rstrip(),
-        "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(),
-        "data": json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c"),
-    }
-    page = (_ASSETS / "page.html").read_text("utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], page)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from bench.metrics.intervals import Interval
+from bench.metrics.intervals import Interval, wilson_interval
 from bench.reporting.render import Grid, Text, to_markdown
 from bench.reporting.words import MISSING, brackets, number
-from bench.study.files import LEFT, SAME, Answer, Answers, Key, attention, read_answers, read_key
+from bench.study.files import LEFT, SAME, Answers, Key, attention, read_answers, read_key
 from bench.types import BenchError
 
 ALLOWED = 0.25
 REPLICATES = 1000
+_ENDS = [0.025, 0.975]
 _FEW_RATERS = 5
 _TOLERANCE = 1e-9
 _MOST_ROUNDS = 20_000
@@ -87,9 +86,8 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the questions of the key."""
         values = dataclasses.asdict(self)
-        key = values.pop("key")
-        for name in ("questions", "format", "version"):
-            del key[name]
+        hidden = ("questions", "format", "version")
+        key = {name: value for name, value in values.pop("key").items() if name not in hidden}
         return {"study": {**key, "methods": self.key.names}, **values}
 
 
@@ -134,8 +132,7 @@ def bradley_terry(won: np.ndarray) -> np.ndarray:
     played, total = won + won.swapaxes(-1, -2), won.sum(axis=-1)
     strengths = np.ones(won.shape[:-1])
     for _ in range(_MOST_ROUNDS):
-        share = played / (strengths[..., :, None] + strengths[..., None, :])
-        new = total / share.sum(axis=-1)
+        new = total / (played / (strengths[..., :, None] + strengths[..., None, :])).sum(axis=-1)
         new /= np.exp(np.log(new).mean(axis=-1, keepdims=True))
         moved = float(np.abs(new / strengths - 1).max())
         strengths = new
@@ -175,19 +172,12 @@ def rate_interval(won: float, lost: float, *, resampled: np.ndarray) -> Interval
     percentiles of resampled rates (NaN where a resample holds no such answer), which know that
     answers share raters and items but are empty where all agree.
     """
-    n = won + lost
-    if n == 0:
+    if not won + lost:
         return None
-    rate = won / n
-    z = NormalDist().inv_cdf(0.975)
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    low, high = centre - reach, centre + reach
-    known = resampled[np.isfinite(resampled)]
-    if len(known):
-        ends = np.quantile(known, [0.025, 0.975])
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-    return Interval(value=rate, low=max(0.0, low), high=min(1.0, high))
+    rate = won / (won + lost)
+    wilson, known = wilson_interval(rate, round(won + lost)), resampled[np.isfinite(resampled)]
+    low, high = np.quantile(known, _ENDS) if len(known) else (rate, rate)
+    return Interval(value=rate, low=min(wilson.low, float(low)), high=max(wilson.high, float(high)))
 
 
 def score_study(
@@ -207,10 +197,10 @@ def score_study(
     if not 0 <= allowed <= 1:
         raise BenchError(f"the allowed share of failed checks must be in 0 to 1, got {allowed:g}.")
     study = read_key(key)
+    checked = any(q.checks(a) for q in study.questions.values() for a in study.aspects)
     kept, left_out = [], []
     for path, answers in read_answers(files, key=study).items():
         checks, failed = attention(answers, key=study)
-        checked = any(q.checks(a) for q in study.questions.values() for a in study.aspects)
         if checked and not (checks and failed <= allowed * checks):
             left_out.append(LeftOut(rater=answers.rater, file=path.name, checks=checks, failed=failed))
         else:
@@ -226,82 +216,69 @@ def score_study(
 
 
 def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed: int) -> Aspect:
-    given = [
-        (row, answer)
-        for row, file in enumerate(kept)
-        for answer in file.answers
-        if answer.asked == name and not key.questions[answer.question].check
-    ]
-    decided = [answer for _, answer in given if answer.answer != SAME]
-    table = _comparisons(given, key)
-    counts, drawn = wins(table)[0], resampled_wins(table, replicates=replicates, seed=seed)
-    return Aspect(
-        name=name,
-        answers=len(given),
-        no_difference=len(given) - len(decided),
-        left=sum(a.answer == LEFT for a in decided) / len(decided) if decided else None,
-        standings=tuple(_standings(tuple(key.names), table, counts, drawn)),
-        pairs=tuple(_pairs(tuple(key.names), table, counts, drawn)),
-    )
-
-
-def _comparisons(given: Sequence[tuple[int, Answer]], key: Key) -> Comparisons:
-    """Return answers as arrays; the first of each is the method that comes first in the key."""
-    place = {name: row for row, name in enumerate(key.names)}
+    """Score one question; of two methods, the first is the one that comes first in the key."""
+    place = {method: row for row, method in enumerate(key.names)}
     items = {item: n for n, item in enumerate(sorted({q.item for q in key.questions.values()}))}
-    lines = []
-    for rater, answer in given:
-        question = key.questions[answer.question]
-        first, second = sorted(place[name] for name in question.sides.values())
-        preferred = answer.preferred
-        score = 0.5 if preferred is None else float(place[question.sides[preferred]] == first)
-        lines.append((rater, items[question.item], first, second, score))
-    columns = np.asarray(lines, dtype=np.float64).reshape(-1, 5).T
-    rater, item, first, second = columns[:4].astype(np.int64)
-    return Comparisons(
-        rater=rater, item=item, first=first, second=second, score=columns[4], methods=len(place)
-    )
+    rows, given = [], []
+    for rater, file in enumerate(kept):
+        for answer in file.answers:
+            question = key.questions[answer.question]
+            if answer.asked == name and not question.check:
+                one, two = sorted(place[method] for method in question.sides.values())
+                chosen = answer.preferred
+                score = 0.5 if chosen is None else float(place[question.sides[chosen]] == one)
+                rows.append((rater, items[question.item], one, two, score))
+                given.append(str(answer.answer))
+    columns = np.asarray(rows, dtype=np.float64).reshape(-1, 5).T
+    arrays = dict(zip(("rater", "item", "first", "second"), columns[:4].astype(np.int64), strict=True))
+    table = Comparisons(**arrays, score=columns[4], methods=len(place))  # type: ignore[arg-type]
+    counts, drawn = wins(table), resampled_wins(table, replicates=replicates, seed=seed)
+    strengths = bradley_terry(counts)[0]
+    ends = None if drawn is None else np.quantile(bradley_terry(drawn), _ENDS, axis=0)
 
+    def rate(won: Any, lost: Any) -> Interval | None:
+        """Of wins at these places of [R,M,M], summed."""
+        resampled = np.empty(0)
+        if drawn is not None:
+            above, played = drawn[won].sum(-1), drawn[won].sum(-1) + drawn[lost].sum(-1)
+            resampled = np.divide(above, played, out=np.full(len(above), np.nan), where=played > 0)
+        return rate_interval(counts[won].sum(), counts[lost].sum(), resampled=resampled)
 
-def _standings(
-    names: Sequence[str], table: Comparisons, counts: np.ndarray, drawn: np.ndarray | None
-) -> Iterator[Standing]:
-    strengths = bradley_terry(counts[None])[0]
-    ends = None if drawn is None else np.quantile(bradley_terry(drawn), [0.025, 0.975], axis=0)
-    for row, name in enumerate(names):
-        yield Standing(
-            method=name,
+    every = slice(None)
+    standings = [
+        Standing(
+            method=method,
             answers=int(((table.first == row) | (table.second == row)).sum()),
-            rate=_rate(counts, drawn, lambda w, row=row: (w[..., row, :].sum(-1), w[..., row].sum(-1))),
+            rate=rate((every, row), (every, every, row)),
             strength=float(strengths[row]),
             strength_low=None if ends is None else float(ends[0, row]),
             strength_high=None if ends is None else float(ends[1, row]),
         )
-
-
-def _pairs(
-    names: Sequence[str], table: Comparisons, counts: np.ndarray, drawn: np.ndarray | None
-) -> Iterator[Pair]:
-    for i, j in itertools.combinations(range(len(names)), 2):
+        for method, row in place.items()
+    ]
+    pairs = []
+    for (first, i), (second, j) in itertools.combinations(place.items(), 2):
         score = table.score[(table.first == i) & (table.second == j)]
-        yield Pair(
-            first=names[i],
-            second=names[j],
-            preferred_first=int((score == 1).sum()),
-            no_difference=int((score == 0.5).sum()),
-            preferred_second=int((score == 0).sum()),
-            rate=_rate(counts, drawn, lambda w, i=i, j=j: (w[..., i, j], w[..., j, i])),
+        ahead, ties, behind = (int((score == value).sum()) for value in (1, 0.5, 0))
+        pairs.append(
+            Pair(
+                first=first,
+                second=second,
+                preferred_first=ahead,
+                no_difference=ties,
+                preferred_second=behind,
+                rate=rate((every, i, slice(j, j + 1)), (every, j, slice(i, i + 1))),
+            )
         )
-
-
-def _rate(counts: np.ndarray, drawn: np.ndarray | None, sides: Callable[..., Any]) -> Interval | None:
-    """Return won / (won + lost) of wins [...,M,M]; sides: takes won and lost out of them."""
-    resampled = np.empty(0)
-    if drawn is not None:
-        won, lost = sides(drawn)
-        played = won + lost
-        resampled = np.divide(won, played, out=np.full(len(won), np.nan), where=played > 0)
-    return rate_interval(*sides(counts), resampled=resampled)
+    decided = [answer for answer in given if answer != SAME]
+    return Aspect(
+        name=name,
+        answers=len(given),
+        no_difference=len(given) - len(decided),
+        left=decided.count(LEFT) / len(decided) if decided else None,
+        standings=tuple(standings),
+        pairs=tuple(pairs),
+    )
 
 
 def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
@@ -310,16 +287,15 @@ def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
         yield "One rater: intervals are over items alone and say nothing of other people."
     elif raters < _FEW_RATERS:
         yield f"{raters} raters: too few for an interval that speaks of people in general."
-    for aspect in aspects:
-        for pair in aspect.pairs:
-            about = f"{aspect.name}: {pair.first} against {pair.second}"
-            if pair.rate is None:
-                yield f"{about}: no answers."
-            elif pair.rate.value in (0.0, 1.0):
-                yield (
-                    f"{about}: all answers agree, so that the strengths rest on their prior (one tie "
-                    "between every two methods); read the rate and its interval."
-                )
+    for asked, pair in ((aspect.name, pair) for aspect in aspects for pair in aspect.pairs):
+        about = f"{asked}: {pair.first} against {pair.second}"
+        if pair.rate is None:
+            yield f"{about}: no answers."
+        elif pair.rate.value in (0.0, 1.0):
+            yield (
+                f"{about}: all answers agree, so that the strengths rest on their prior (one tie "
+                "between every two methods); read the rate and its interval."
+            )
 
 
 def to_text(results: Results) -> str:
@@ -336,21 +312,13 @@ def to_text(results: Results) -> str:
         lines.append(f"- left out: {out.file}, {why}")
     lines += [""] if results.left_out else []
     for aspect in results.aspects:
-        lines += [f"## {aspect.name}\n", to_markdown(_method_grid(aspect)), to_markdown(_pair_grid(aspect))]
+        lines += [f"## {aspect.name}\n", *map(to_markdown, _grids(aspect))]
     lines += [f"- {note}" for note in results.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _method_grid(aspect: Aspect) -> Grid:
-    body = tuple(
-        (
-            Text(main=s.method),
-            _percent(s.rate),
-            Text(main=number(s.strength, 2), beside=brackets(s.strength_low, s.strength_high, 2)),
-            Text(main=str(s.answers)),
-        )
-        for s in aspect.standings
-    )
+def _grids(aspect: Aspect) -> Iterator[Grid]:
+    """Yield the tables of an aspect: a line a method, and a line a pair of them."""
     left = MISSING if aspect.left is None else f"{100 * aspect.left:.0f}%"
     caption = (
         f"Preferred: share of answers against all other methods, a tie as half, with 95% intervals. "
@@ -358,25 +326,21 @@ def _method_grid(aspect: Aspect) -> Grid:
         f"bootstrap over raters and items. {aspect.answers} answers, {aspect.no_difference} without a "
         f"difference; the left picture was preferred in {left} of the others."
     )
-    return Grid(header=("method", "preferred", "strength", "answers"), body=body, caption=caption)
-
-
-def _pair_grid(aspect: Aspect) -> Grid:
-    body = tuple(
-        (
-            Text(main=pair.first),
-            Text(main=pair.second),
-            _percent(pair.rate),
-            *(Text(main=str(n)) for n in (pair.preferred_first, pair.no_difference, pair.preferred_second)),
-        )
-        for pair in aspect.pairs
-    )
-    header = ("method", "against", "preferred", "first", "no difference", "second")
+    body: list[tuple[Text, ...]] = []
+    for s in aspect.standings:
+        strength = Text(main=number(s.strength, 2), beside=brackets(s.strength_low, s.strength_high, 2))
+        body.append((Text(main=s.method), _percent(s.rate), strength, Text(main=str(s.answers))))
+    yield Grid(header=("method", "preferred", "strength", "answers"), body=tuple(body), caption=caption)
     caption = (
         "Preferred: the first method, a tie as half; the wider of Wilson's interval and of the "
         "bootstrap over raters and items. Beside it, the answers."
     )
-    return Grid(header=header, body=body, caption=caption, left=2)
+    body = []
+    for p in aspect.pairs:
+        counts = (Text(main=str(n)) for n in (p.preferred_first, p.no_difference, p.preferred_second))
+        body.append((Text(main=p.first), Text(main=p.second), _percent(p.rate), *counts))
+    header = ("method", "against", "preferred", "first", "no difference", "second")
+    yield Grid(header=header, body=tuple(body), caption=caption, left=2)
 
 
 def _percent(rate: Interval | None) -> Text:

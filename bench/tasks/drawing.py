@@ -12,16 +12,10 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from bench.metrics.lines import LINE_F1, extract_lines, line_f1, sketch_lines
-from bench.metrics.regions import (
-    COLOUR_ERROR,
-    SMALLEST,
-    coarse_colours,
-    colour_error,
-    line_void,
-)
+from bench.metrics.lines import LINE_F1, line_f1, sketch_lines
+from bench.metrics.regions import COLOUR_ERROR, SMALLEST, coarse_colours, colour_error, line_void
 from bench.randomness import generator
-from bench.tasks.layers import as_condition, check_sample, find_lines, need_map, need_palette
+from bench.tasks import as_condition, check_sample, find_lines, need_map, need_palette
 from bench.types import BenchError, Example, MetricSpec
 
 _THICKNESS = 4.5  # px
@@ -60,24 +54,16 @@ class Drawing:
         Coarse colours that a data set brings are compared with the image's own, cell by cell.
         """
         check_sample(image, example)
-        if "colours" in example.layers:
-            return _coarsely(image, example)
-        picture, drawn = _strokes(example)
         sketch = need_map(example, "sketch")
-        ink = sketch_lines(sketch)
-        seen = (drawn & ~line_void(sketch), drawn & ~ink, drawn)
-        at = next(where for where in seen if where.any())
-        lines = line_f1(extract_lines(image), ink)
-        return {"colour_error": colour_error(image[at], picture[at]), "sketch_f1": lines.f1}
-
-
-def _coarsely(image: np.ndarray, example: Example) -> dict[str, float]:
-    """Compare an image with an item's coarse colours and lines; NaN where no lines can be found."""
-    colours = coarse_colours(image)
-    found = find_lines(image, example)
-    wanted = sketch_lines(need_map(example, "sketch"))
-    score = math.nan if found is None else line_f1(found, wanted).f1
-    return {"colour_error": colour_error(colours, example.layers["colours"]), "sketch_f1": score}
+        ink, found = sketch_lines(sketch), find_lines(image, example)
+        score = math.nan if found is None else line_f1(found, ink).f1
+        if "colours" in example.layers:
+            error = colour_error(coarse_colours(image), example.layers["colours"])
+        else:
+            picture, drawn = _strokes(example)
+            at = next(where for where in (drawn & ~line_void(sketch), drawn & ~ink, drawn) if where.any())
+            error = colour_error(image[at], picture[at])
+        return {"colour_error": error, "sketch_f1": score}
 
 
 def _strokes(example: Example) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +115,8 @@ def _hatched(region: np.ndarray, slant: float, draw: np.random.Generator) -> np.
             continue
         low, high = along[mine].min(), along[mine].max()
         begin = low + start * (1 - length) * (high - low)
-        inside[mine] = kept & (
-            np.abs(along[mine] - begin - length * (high - low) / 2) <= length * (high - low) / 2 + 0.5
-        )
+        half = length * (high - low) / 2
+        inside[mine] = kept & (np.abs(along[mine] - begin - half) <= half + 0.5)
     if not inside.any():
         inside[:] = True
     drawn = np.zeros(region.shape, dtype=bool)

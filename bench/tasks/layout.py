@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, REGIONS_VERSION, box_iou, find_boxes
-from bench.tasks.layers import as_condition, check_sample, need_layer, need_palette, nothing
+from bench.tasks import as_condition, check_sample, need_layer, need_palette, nothing
 from bench.types import BenchError, Example, MetricSpec
 
 _ENOUGH = 0.5  # the classic threshold of PASCAL VOC

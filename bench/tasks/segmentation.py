@@ -6,15 +6,8 @@ import math
 
 import numpy as np
 
-from bench.metrics.regions import (
-    MIOU,
-    REGIONS_VERSION,
-    line_void,
-    mean_iou,
-    merged_classes,
-    nearest_classes,
-)
-from bench.tasks.layers import as_condition, check_sample, need_map, need_palette, nothing
+from bench.metrics import regions
+from bench.tasks import as_condition, check_sample, need_map, need_palette, nothing
 from bench.types import Example, MetricSpec
 
 
@@ -29,8 +22,8 @@ class Segmentation:
 
     name = "segmentation"
     channels = 3
-    version = REGIONS_VERSION
-    metrics: tuple[MetricSpec, ...] = (MIOU,)
+    version = regions.REGIONS_VERSION
+    metrics: tuple[MetricSpec, ...] = (regions.MIOU,)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the map in colours, [3,H,W] float32 in [0, 1]; BenchError without map or palette."""
@@ -46,6 +39,6 @@ class Segmentation:
             return {"miou": math.nan}
         classes = need_map(example, "classes")
         palette = need_palette(example, classes)
-        wanted = merged_classes(palette)[classes]
-        void = line_void(need_map(example, "sketch"))
-        return {"miou": mean_iou(nearest_classes(image, palette=palette), wanted, void=void)}
+        wanted = regions.merged_classes(palette)[classes]
+        void = regions.line_void(need_map(example, "sketch"))
+        return {"miou": regions.mean_iou(regions.nearest_classes(image, palette=palette), wanted, void=void)}

@@ -6,15 +6,8 @@ import math
 
 import numpy as np
 
-from bench.metrics.lines import (
-    CHAMFER,
-    LINE_EXTRACTOR_VERSION,
-    LINE_F1,
-    chamfer,
-    line_f1,
-    sketch_lines,
-)
-from bench.tasks.layers import find_lines, need_layer
+from bench.metrics.lines import CHAMFER, LINE_EXTRACTOR_VERSION, LINE_F1, chamfer, line_f1, sketch_lines
+from bench.tasks import find_lines, need_layer
 from bench.types import Example, MetricSpec
 
 

@@ -19,12 +19,11 @@ from PIL import Image
 
 from bench import registry
 from bench.content import Lock, read_json, sha256_file, write_json
+from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17, read_table, splits_of, table_path, write_table
-from bench.data.coco.draw import caption_of, frame_of
+from bench.data.coco.draw import caption_of, frame_of, load_sketcher
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import estimate_bytes, prepare_coco17
-from bench.data.coco.recipe import Recipe
-from bench.data.coco.sketches import load_sketcher
 from bench.data.leaks import verify
 from bench.types import BenchError, Hooks, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
@@ -471,7 +470,7 @@ def test_pidinet_draws_soft_or_binary_edges(tmp_path: Path, soft: bool) -> None:
     torch.manual_seed(0)
     state = {f"module.{k}": v for k, v in model.pidinet().state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "table5_pidinet.pth")
-    draw = load_sketcher("pidinet", weights=tmp_path, soft=soft, size=64)
+    draw = load_sketcher(Recipe(size=64, soft=soft), weights=tmp_path)
     image = np.asarray(picture_of(1).resize((64, 64)))
     lines = draw(image)
     assert lines.shape == (64, 64) and lines.dtype == np.uint8 and (lines == draw(image)).all()
@@ -484,6 +483,6 @@ def test_hed_draws_grey_edges(tmp_path: Path) -> None:
     hed = pytest.importorskip("controlnet_aux.hed")
     torch.manual_seed(0)
     torch.save(hed.ControlNetHED_Apache2().state_dict(), tmp_path / "ControlNetHED.pth")
-    draw = load_sketcher("hed", weights=tmp_path, soft=True, size=64)
+    draw = load_sketcher(Recipe(size=64, sketch="hed"), weights=tmp_path)
     lines = draw(np.asarray(picture_of(1).resize((64, 64))))
     assert lines.shape == (64, 64) and lines.dtype == np.uint8 and len(np.unique(lines)) > 2

@@ -13,18 +13,22 @@ import pytest
 
 from bench.data.leaks import fingerprint, verify
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.emoji import run
 from bench.emoji.openmoji import (
+    base_emoji,
     build,
     caption_of,
     classify,
+    concept,
     drop_reason,
     find_boxes,
+    group_items,
     load_palette,
+    looking_alike,
     main,
     render,
+    side_of,
 )
-from bench.emoji.splits import base_emoji, concept, group_items, looking_alike, side_of
-from bench.emoji.training import run
 from bench.types import BenchError
 
 pytest.importorskip("resvg_py")

@@ -13,8 +13,7 @@ import torch
 from bench.base.load import load_base
 from bench.base.random import train_tokenizer
 from bench.data.leaks import load_seen
-from bench.emoji import pretrain
-from bench.emoji.training import train
+from bench.emoji import pretrain, train
 from bench.types import BenchError
 from tests.bases import tiny_shape
 

@@ -10,7 +10,7 @@ import pytest
 from bench import registry
 from bench.base.weights import Weights, shown
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.tasks.layers import NOTHING, emptied
+from bench.tasks import NOTHING, emptied
 
 EMPTY = {
     "sketch": [0],

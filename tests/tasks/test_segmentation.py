@@ -10,7 +10,7 @@ import pytest
 from bench.data.latents import mirrored
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.randomness import derangement
-from bench.tasks.layers import NOTHING
+from bench.tasks import NOTHING
 from bench.tasks.segmentation import Segmentation
 from bench.types import BenchError, Example
 

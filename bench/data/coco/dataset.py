@@ -23,10 +23,9 @@ from bench.content import (
     sha256_bytes,
     validated,
 )
-from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL
+from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
 from bench.data.coco.draw import as_example, palette_of
 from bench.data.coco.official import Category
-from bench.data.coco.recipe import Recipe
 from bench.data.leaks import BITS, Fingerprints, codes_of
 from bench.data.likeness import GRID, shrink
 from bench.data.picture import read_exact
@@ -34,6 +33,7 @@ from bench.data.splits import Splits, item_digest, side_digest
 from bench.types import BenchError, Example
 
 VARIABLE = "BENCH_COCO17"
+_SMALL = (GRID, GRID, 3)
 SCHEMA = 2  # of a prepared folder: 1 had tables of another format
 ATTRIBUTION = (
     "Captions and annotations: COCO 2017 (https://cocodataset.org), CC BY 4.0; images: Flickr users, "
@@ -110,18 +110,12 @@ class Coco17:
 
     def __getitem__(self, item_id: str) -> Example:
         """Read one item; KeyError for an unknown id, BenchError for one that is not what it was."""
-        row = self._place[item_id][1]
+        row, image = self._place[item_id][1], self._picture("images", item_id)
         layers = {layer: self._picture(layer, item_id) for layer in self.recipe.maps}
         if self.recipe.boxes:
             layers["boxes"] = np.array(row["boxes"], np.int32).reshape(-1, 5)
-        example = as_example(
-            item_id,
-            caption=row["caption"],
-            image=self._picture("images", item_id),
-            layers=layers,
-            palette=self.palette,
-            recipe=self.recipe,
-        )
+        caption, palette, recipe = row["caption"], self.palette, self.recipe
+        example = as_example(item_id, caption, image, layers, palette=palette, recipe=recipe)
         if item_digest(example) != row["item"].hex():
             raise BenchError(
                 f"item {item_id} in {self.folder} is not what was prepared: its files were changed. {_ANEW}"
@@ -146,16 +140,11 @@ class Coco17:
 
     def _small(self, ids: Sequence[str]) -> np.ndarray:
         """Return small pictures of items, [N,64,64,3] uint8."""
-        small = np.zeros((len(ids), GRID, GRID, 3), np.uint8)
-        for place, item in enumerate(ids):
-            kept = self._place[item][1]["small"]
-            shape = (GRID, GRID, 3)
-            small[place] = (
-                np.frombuffer(kept, np.uint8).reshape(shape)
-                if kept is not None
-                else shrink(self._picture("images", item))
-            )
-        return small
+        kept = [(item, self._place[item][1]["small"]) for item in ids]
+        small = [
+            shrink(self._picture("images", i)) if s is None else np.frombuffer(s, np.uint8) for i, s in kept
+        ]
+        return np.array([picture.reshape(_SMALL) for picture in small], np.uint8).reshape(-1, *_SMALL)
 
     def _picture(self, layer: str, item: str) -> np.ndarray:
         """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8."""
@@ -169,17 +158,11 @@ def splits_of(data: Coco17) -> Splits:
 
     Where it was prepared as release-leaky, train holds val2017 too, as in the release of BPS.
     """
-    train, val = data.sides[TRAIN], data.sides[VAL]
+    train, val = tuple(data.sides[TRAIN]), tuple(sorted(data.sides[VAL]))
     items = data.item_digests(data.ids)
-    sides = {"train": (*train, *val) if data.recipe.leaky else (*train,), "val": (*val,), "test": ()}
-    return Splits(
-        name=data.name,
-        train=tuple(sorted(sides["train"])),
-        val=tuple(sorted(val)),
-        test=(),
-        items=items,
-        digests={side: side_digest({i: items[i] for i in ids}) for side, ids in sides.items()},
-    )
+    sides = {"train": tuple(sorted((*train, *val) if data.recipe.leaky else train)), "val": val, "test": ()}
+    digests = {side: side_digest({i: items[i] for i in ids}) for side, ids in sides.items()}
+    return Splits(name=data.name, items=items, digests=digests, **sides)  # type: ignore[arg-type]
 
 
 def find_folder(folder: Path | None) -> Path:

@@ -1,31 +1,47 @@
 """Draws one item: stored pixels to a square image, its layers and its caption, and what protocols say of it.
 
-crop     the middle square of the short side's length, then resized: aspect kept, ends cut off
-squash   the whole picture resized to a square, aspect lost: what the release of BPS does
+crop      the middle square of the short side's length, then resized: aspect kept, ends cut off
+squash    the whole picture resized to a square, aspect lost: what the release of BPS does
+
+pidinet   PiDiNet (Su et al. 2021, arXiv 2108.07009) through controlnet-aux; what the release of BPS
+          and T2I-Adapter use, the former soft, the latter binary
+hed       HED (Xie and Tu 2015, arXiv 1504.06375), the re-trained network of controlnet-aux
+canny     Canny 1986 in scikit-image, on luminance; binary, and no learned edges: another condition
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import importlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from bench.content import digest_json, sha256_bytes
+from bench.content import digest_json, sha256_bytes, sha256_file
+from bench.data.coco import CELLS, TASKS, Recipe
 from bench.data.coco.official import Category, Picture
-from bench.data.coco.recipe import CELLS, TASKS, Recipe
-from bench.data.coco.sketches import Sketcher, canny_lines, describe_sketch
 from bench.data.picture import PictureError, decode, picture_bytes
 from bench.metrics.regions import coarse_colours
-from bench.types import BenchError, Example
+from bench.types import BenchError, Example, raise_of_machine
 
 VERSION = 1  # raise it when the same options give other items
 _RESIZES = {
     "crop": "short side, centre crop; Pillow bicubic",
     "squash": "both sides, aspect lost, as the release; Pillow bicubic",
 }
+_FILES = {"pidinet": "table5_pidinet.pth", "hed": "ControlNetHED.pth"}
+_HALF = 128  # binary: edges of at least this much of 255
+_STEP = 64  # controlnet-aux rounds sides to multiples of it
+_CANNY: dict[str, float] = {"sigma": 1.0, "low_threshold": 0.1, "high_threshold": 0.2}
+_LUMINANCE = np.array([0.299, 0.587, 0.114]) / 255
+
+Sketcher = Callable[[np.ndarray], np.ndarray]
+"""Draws the lines of an image: [S,S,3] uint8 -> [S,S] uint8, 255 = line."""
 
 
 class Broken(Exception):
@@ -44,9 +60,7 @@ def protocol_of(recipe: Recipe, categories: Sequence[Category], *, weights: Path
         "tasks": ", ".join(t for t in TASKS if t in recipe.tasks),
     }
     if "sketch" in recipe.maps:
-        protocol["sketch"] = describe_sketch(
-            recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size
-        )
+        protocol["sketch"] = describe_sketch(recipe, weights=weights)
     if "classes" in recipe.maps:
         protocol["classes"] = "panoptic maps, nearest pixel; void is class 0, black"
     if recipe.boxes:
@@ -65,10 +79,7 @@ def protocol_of(recipe: Recipe, categories: Sequence[Category], *, weights: Path
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The part of a picture that is kept, in its pixels, and the side of the square it becomes.
-
-    Image, class map and boxes go the same way.
-    """
+    """The part of a picture that is kept, in its pixels, and the side of the square it becomes."""
 
     left: int
     top: int
@@ -134,22 +145,16 @@ def draw(
         layers["classes"] = frame.map(_classes(picture, classes))
     if recipe.boxes:
         layers["boxes"] = frame.boxes((classes[int(b[0])], *b[1:]) for b in picture.boxes)
-    return as_example(
-        picture.name,
-        caption=caption_of(picture.id, picture.captions),
-        image=image,
-        layers=layers,
-        palette=palette_of(categories),
-        recipe=recipe,
-    )
+    caption, palette = caption_of(picture.id, picture.captions), palette_of(categories)
+    return as_example(picture.name, caption, image, layers, palette=palette, recipe=recipe)
 
 
 def as_example(
     item: str,
-    *,
     caption: str,
     image: np.ndarray,
     layers: Mapping[str, np.ndarray],
+    *,
     palette: np.ndarray,
     recipe: Recipe,
 ) -> Example:
@@ -207,3 +212,93 @@ def _decoded(path: Path, what: str, picture: Picture) -> np.ndarray:
     if pixels.shape[:2] != (picture.height, picture.width):
         raise Broken(f"the {what}'s size is not that of its annotations")
     return pixels
+
+
+def describe_sketch(recipe: Recipe, *, weights: Path | None) -> str:
+    """Return what the protocol says of a recipe's source of sketches, after checking that all is there.
+
+    BenchError for a missing package or weight file, and a size that does not fit.
+    """
+    if recipe.sketch == "canny":
+        _package("skimage")
+        numbers = ", ".join(f"{k} {v:g}" for k, v in _CANNY.items())
+        return f"canny (scikit-image; {numbers}; luminance), binary"
+    if recipe.size % _STEP:
+        raise BenchError(
+            f"--sketch {recipe.sketch} needs a --size that is a multiple of {_STEP}, got {recipe.size}."
+        )
+    digest = sha256_file(_weights(recipe.sketch, weights))
+    _package("controlnet_aux")
+    edges = "soft" if recipe.soft else f"binary at {_HALF} of 255"
+    return f"{recipe.sketch} (controlnet-aux; weights SHA-256 {digest}), {edges}"
+
+
+@lru_cache(maxsize=2)
+def load_sketcher(recipe: Recipe, *, weights: Path | None, device: str = "cpu") -> Sketcher:
+    """Load a recipe's source of sketches; errors as `describe_sketch`."""
+    if recipe.sketch == "canny":
+        return canny_lines
+    path = _weights(recipe.sketch, weights)
+    try:
+        if recipe.sketch == "hed":
+            hed = _package("controlnet_aux.hed").HEDdetector
+            detector = hed.from_pretrained(str(path.parent), filename=path.name)
+        else:
+            detector = _pidinet(path)
+    except BenchError:
+        raise
+    except Exception as error:  # torch raises many kinds for a wrong file
+        raise_of_machine(error)
+        raise BenchError(f"{path} does not hold the weights of {recipe.sketch} ({error}).") from error
+    detector.to(device)
+
+    def lines(image: np.ndarray) -> np.ndarray:
+        import torch
+
+        threads, size = torch.get_num_threads(), recipe.size
+        torch.set_num_threads(1)  # the same bits however many processes draw at once
+        try:
+            edges = detector(image, detect_resolution=size, image_resolution=size, output_type="np")[..., 0]
+        finally:
+            torch.set_num_threads(threads)
+        return np.asarray(edges if recipe.soft else np.where(edges >= _HALF, 255, 0), np.uint8)
+
+    return lines
+
+
+def canny_lines(image: np.ndarray) -> np.ndarray:
+    """Return Canny's edges of an image, [H,W,3] uint8 -> [H,W] uint8, 255 = line."""
+    canny = _package("skimage.feature").canny
+    return np.where(canny(image @ _LUMINANCE, **_CANNY), 255, 0).astype(np.uint8)
+
+
+def _pidinet(path: Path) -> Any:
+    import torch
+
+    network = _package("controlnet_aux.pidi.model").pidinet()
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    return _package("controlnet_aux.pidi").PidiNetDetector(network.eval())
+
+
+def _weights(name: str, folder: Path | None) -> Path:
+    file = _FILES[name]
+    if folder is None or not (folder / file).is_file():
+        raise BenchError(
+            f"--sketch {name} needs {file}, got {folder / file if folder else 'no --detectors'}. Give the "
+            f"folder that holds it with --detectors ({file} lies in lllyasviel/Annotators on the "
+            "Hugging Face Hub), or draw without weights: --sketch canny, another protocol."
+        )
+    return folder / file
+
+
+def _package(name: str) -> Any:
+    """Import an optional package; BenchError that says how to install it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # controlnet-aux tells of detectors nobody asked for
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise BenchError(
+            f"drawing sketches needs {name.split('.')[0]} ({error}): pip install 'bps-bench[coco]'"
+        ) from error

@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, NotRequired, TypeVar
 
 from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from bench.content import FromFile, Name, Text, Whole, sha256_file, validated
 from bench.data.coco import SETS
@@ -89,70 +90,59 @@ class OfficialSet:
     digests: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Image:
+class _Image(TypedDict):
     id: _Id
     file_name: Name
     width: _Side
     height: _Side
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Caption:
+class _Caption(TypedDict):
     id: Whole
     image_id: Whole
     caption: Text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Instance:
+class _Instance(TypedDict):
     id: Whole
     image_id: Whole
     category_id: Whole
-    bbox: Any = None
-    iscrowd: Any = 0
+    bbox: NotRequired[Any]
+    iscrowd: NotRequired[Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Segment:
+class _Segment(TypedDict):
     id: Whole
     category_id: Whole
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Map:
+class _Map(TypedDict):
     image_id: Whole
     file_name: Name
-    segments_info: tuple[_Segment, ...]
+    segments_info: list[_Segment]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Captions:
-    images: tuple[_Image, ...]
-    annotations: tuple[_Caption, ...]
+_Row = TypeVar("_Row")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Instances:
-    images: tuple[_Image, ...]
-    annotations: tuple[_Instance, ...]
+class _File(TypedDict, Generic[_Row]):
+    images: list[_Image]
+    annotations: list[_Row]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Panoptic:
-    images: tuple[_Image, ...]
-    annotations: tuple[_Map, ...]
-    categories: tuple[Category, ...]
+class _Panoptic(TypedDict):
+    images: list[_Image]
+    annotations: list[_Map]
+    categories: list[Category]
 
 
-_FILES: Mapping[str, Any] = {CAPTIONS: _Captions, INSTANCES: _Instances, PANOPTIC: _Panoptic}
+_FILES: Mapping[str, Any] = {CAPTIONS: _File[_Caption], INSTANCES: _File[_Instance], PANOPTIC: _Panoptic}
 
 
 def needed_kinds(tasks: Iterable[str]) -> tuple[str, ...]:
     """Return the kinds of annotations that tasks need; class colours come with the panoptic ones."""
-    kinds = {CAPTIONS}
-    for task in tasks:
-        kinds |= {"segmentation": {PANOPTIC}, "layout": {INSTANCES, PANOPTIC}}.get(task, set())
+    needed = {"segmentation": (PANOPTIC,), "layout": (INSTANCES, PANOPTIC)}
+    kinds = {CAPTIONS, *(kind for task in tasks for kind in needed.get(task, ()))}
     return tuple(kind for kind in _FILES if kind in kinds)
 
 
@@ -162,7 +152,23 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     BenchError that names every missing file and where it belongs, for files of another form, and for
     annotations of images or classes that no list holds.
     """
-    _check_places(root, kinds=kinds, maps=maps)
+    absent = []
+    for name in SETS:
+        if not (root / name).is_dir():
+            absent.append(f"{root / name}/ (the images: {name}.zip)")
+        for path, kind in ((_path(root, kind, name), kind) for kind in kinds):
+            if not path.is_file():
+                why = "; it also holds the classes' colours" if kind == PANOPTIC else ""
+                absent.append(f"{path} (from {_ZIPS[kind]}{why})")
+        folder = _path(root, PANOPTIC, name).with_suffix("")
+        if maps and not folder.is_dir():
+            absent.append(f"{folder}/ (unpack {PANOPTIC}_{name}.zip of {_ZIPS[PANOPTIC]} there)")
+    if absent:
+        listed = "".join(f"\n  {line}" for line in absent)
+        raise BenchError(
+            f"{root} is not a whole COCO 2017. Missing:{listed}\nThe archives are listed at "
+            "https://cocodataset.org/#download; --root is the folder that holds train2017/."
+        )
     first, second = (_read_set(root, name, kinds) for name in SETS)
     if first.categories != second.categories:
         raise BenchError(
@@ -178,69 +184,46 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     return {first.name: first, second.name: second}
 
 
-def _check_places(root: Path, *, kinds: Sequence[str], maps: bool) -> None:
-    absent = []
-    for name in SETS:
-        if not (root / name).is_dir():
-            absent.append(f"{root / name}/ (the images: {name}.zip)")
-        for kind in kinds:
-            path = root / "annotations" / f"{kind}_{name}.json"
-            if not path.is_file():
-                why = "; it also holds the classes' colours" if kind == PANOPTIC else ""
-                absent.append(f"{path} (from {_ZIPS[kind]}{why})")
-        folder = root / "annotations" / f"{PANOPTIC}_{name}"
-        if maps and not folder.is_dir():
-            absent.append(f"{folder}/ (unpack {PANOPTIC}_{name}.zip of {_ZIPS[PANOPTIC]} there)")
-    if absent:
-        listed = "".join(f"\n  {line}" for line in absent)
-        raise BenchError(
-            f"{root} is not a whole COCO 2017. Missing:{listed}\nThe archives are listed at "
-            "https://cocodataset.org/#download; --root is the folder that holds train2017/."
-        )
+def _path(root: Path, kind: str, name: str) -> Path:
+    return root / "annotations" / f"{kind}_{name}.json"
 
 
 def _read_set(root: Path, name: str, kinds: Sequence[str]) -> OfficialSet:
-    folder = root / "annotations"
-    paths = {kind: folder / f"{kind}_{name}.json" for kind in kinds}
-    files = {kind: _read(path, _FILES[kind]) for kind, path in paths.items()}
-    images: dict[int, _Image] = {image.id: image for file in files.values() for image in file.images}
-    for kind, file in files.items():
-        _check_known(paths[kind], "image", (row.image_id for row in file.annotations), images)
+    paths = {kind: _path(root, kind, name) for kind in kinds}
+    files = {kind: _read(path, kind) for kind, path in paths.items()}
+    images = {image["id"]: image for file in files.values() for image in file["images"]}
+    rows = {kind: files[kind]["annotations"] if kind in files else [] for kind in _FILES}
+    for kind, path in paths.items():
+        _check_known(path, "image", (row["image_id"] for row in rows[kind]), images)
+    categories = _categories(paths, files) if PANOPTIC in kinds else ()
     captions: dict[int, list[str]] = defaultdict(list)
-    for row in sorted(files[CAPTIONS].annotations, key=lambda row: row.id):
-        if row.caption.split():
-            captions[row.image_id].append(" ".join(row.caption.split()))
-    categories: tuple[Category, ...] = ()
-    maps: dict[int, _Map] = {}
-    if PANOPTIC in kinds:
-        categories = _categories(paths[PANOPTIC], files[PANOPTIC])
-        maps = {row.image_id: row for row in files[PANOPTIC].annotations}
-    skipped: list[Skip] = []
+    for row in sorted(rows[CAPTIONS], key=lambda row: row["id"]):
+        if row["caption"].split():
+            captions[row["image_id"]].append(" ".join(row["caption"].split()))
     boxes: dict[int, list[tuple[float, ...]]] = defaultdict(list)
-    rows: Sequence[_Instance] = files[INSTANCES].annotations if INSTANCES in kinds else ()
-    if rows:
-        _check_known(paths[INSTANCES], "class", (row.category_id for row in rows), {c.id for c in categories})
-    for row in sorted((row for row in rows if not row.iscrowd), key=lambda row: row.id):
-        image = images[row.image_id]
-        reason = _broken(row.bbox, image.width, image.height)
-        if reason is None:
-            boxes[image.id].append((row.category_id, *row.bbox))
-        else:
-            item = f"{image.id:012d}"
-            skipped.append(Skip(set=name, id=item, file=image.file_name, reason=reason, what="annotation"))
+    skipped = []
+    for row in sorted(rows[INSTANCES], key=lambda row: row["id"]):
+        image, box = images[row["image_id"]], row.get("bbox")
+        reason = None if row.get("iscrowd") else _broken(box, image["width"], image["height"])
+        if reason is not None:
+            item, file = f"{image['id']:012d}", image["file_name"]
+            skipped.append(Skip(set=name, id=item, file=file, reason=reason, what="annotation"))
+        elif not row.get("iscrowd"):
+            boxes[image["id"]].append((row["category_id"], *box))
+    maps = {row["image_id"]: row for row in rows[PANOPTIC]}
     pictures = []
     for number, image in sorted(images.items()):
-        found = maps.get(number)
+        found, folder = maps.get(number), _path(root, PANOPTIC, name).with_suffix("")
         pictures.append(
             Picture(
                 id=number,
-                file=root / name / image.file_name,
-                width=image.width,
-                height=image.height,
+                file=root / name / image["file_name"],
+                width=image["width"],
+                height=image["height"],
                 captions=tuple(captions[number]),
                 boxes=tuple(boxes[number]),
-                segments=None if found is None else {s.id: s.category_id for s in found.segments_info},
-                map=None if found is None else folder / f"{PANOPTIC}_{name}" / found.file_name,
+                segments=found and {s["id"]: s["category_id"] for s in found["segments_info"]},
+                map=found and folder / found["file_name"],
             )
         )
     return OfficialSet(
@@ -252,7 +235,21 @@ def _read_set(root: Path, name: str, kinds: Sequence[str]) -> OfficialSet:
     )
 
 
-def _read(path: Path, kind: Any) -> Any:
+def _categories(paths: Mapping[str, Path], files: Mapping[str, Any]) -> tuple[Category, ...]:
+    """Return the classes in order of their ids, after checking that annotations have no others."""
+    found, path = files[PANOPTIC]["categories"], paths[PANOPTIC]
+    ids = {category.id for category in found}
+    if len(ids) < len(found) or len(ids) > _MOST_CLASSES:
+        raise BenchError(f"{path} lists {len(found)} classes; up to {_MOST_CLASSES}, each once.")
+    segments = (s for row in files[PANOPTIC]["annotations"] for s in row["segments_info"])
+    _check_known(path, "class", (s["category_id"] for s in segments), ids)
+    if INSTANCES in files:
+        rows = files[INSTANCES]["annotations"]
+        _check_known(paths[INSTANCES], "class", (row["category_id"] for row in rows), ids)
+    return tuple(sorted(found, key=lambda category: category.id))
+
+
+def _read(path: Path, kind: str) -> Any:
     """Read a JSON file without its outlines, which are most of it and of no use here."""
 
     def lighten(value: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +260,7 @@ def _read(path: Path, kind: Any) -> Any:
         value = json.loads(path.read_bytes(), object_hook=lighten)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} cannot be read ({error}). Unpack it anew.") from error
-    return validated(value, kind, path, remedy="Unpack it anew.")
+    return validated(value, _FILES[kind], path, remedy="Unpack it anew.")
 
 
 def _check_known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
@@ -273,15 +270,6 @@ def _check_known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[in
             f"{path} has annotations of {how_many(len(strange), what)} that no list of it holds: "
             f"{some([str(i) for i in strange])}. The files do not belong together; unpack them anew."
         )
-
-
-def _categories(path: Path, file: _Panoptic) -> tuple[Category, ...]:
-    """Return the classes in order of their ids, after checking that segments have no others."""
-    ids = {category.id for category in file.categories}
-    if len(ids) < len(file.categories) or len(ids) > _MOST_CLASSES:
-        raise BenchError(f"{path} lists {len(file.categories)} classes; up to {_MOST_CLASSES}, each once.")
-    _check_known(path, "class", (s.category_id for row in file.annotations for s in row.segments_info), ids)
-    return tuple(sorted(file.categories, key=lambda category: category.id))
 
 
 def _broken(box: Any, width: int, height: int) -> str | None:

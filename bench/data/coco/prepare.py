@@ -25,24 +25,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bench.content import (
-    Cache,
-    Lock,
-    atomic_write,
-    read_json,
-    remove_unfinished,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
-from bench.data.coco import MANIFEST, NAME, SETS, SKIPPED, TRAIN, VAL
+from bench import content
+from bench.content import Cache, Lock, atomic_write, read_json, sha256_bytes, sha256_file, write_json
+from bench.data.coco import MANIFEST, NAME, SETS, SKIPPED, TRAIN, VAL, Recipe
 from bench.data.coco.dataset import ATTRIBUTION, SCHEMA, Coco17, read_table, table_of, table_path, write_table
-from bench.data.coco.draw import Broken, draw, protocol_of
+from bench.data.coco.draw import Broken, describe_sketch, draw, load_sketcher, protocol_of
 from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
-from bench.data.coco.recipe import Recipe
-from bench.data.coco.sketches import describe_sketch, load_sketcher
 from bench.data.latents import size_words
 from bench.data.leaks import Finding, compare, how_many
 from bench.types import BenchError, Example, Hooks
@@ -71,21 +59,19 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A few pictures of one set and all that is needed to draw them; sent to other processes."""
+    """A few pictures of one set and all that is needed to draw them; sent to other processes.
+
+    path: of the finished piece's table; beside it lies what was left out.
+    """
 
     set: str
-    number: int
+    path: Path
     pictures: tuple[Picture, ...]
     categories: tuple[Category, ...]
     recipe: Recipe
     out: Path
     weights: Path | None
     device: str
-
-    @property
-    def path(self) -> Path:
-        """Where the finished piece's table lies; beside it lies what was left out."""
-        return self.out / PARTS / f"{self.set}-{self.number:05d}.parquet"
 
 
 def prepare_coco17(
@@ -108,10 +94,11 @@ def prepare_coco17(
     """
     hooks = hooks or Hooks()
     if "sketch" in recipe.maps:  # what is missing is said before minutes of reading
-        describe_sketch(recipe.sketch, weights=weights, soft=recipe.soft, size=recipe.size)
+        describe_sketch(recipe, weights=weights)
     official = read_official(root, kinds=needed_kinds(recipe.tasks), maps="classes" in recipe.maps)
     sets = [_limited(one, recipe.limit) for one in official.values()]
-    protocol = protocol_of(recipe, sets[0].categories, weights=weights)
+    categories = sets[0].categories
+    protocol = protocol_of(recipe, categories, weights=weights)
     source = {file: digest for one in sets for file, digest in sorted(one.digests.items())}
     begun = {"schema": SCHEMA, "protocol": protocol, "source": source, "piece": piece}
     if (out / MANIFEST).exists() and not (out / PARTS).exists():
@@ -119,15 +106,15 @@ def prepare_coco17(
         return report(out)
     with Lock(out / LOCK, about=out):
         _claim(out, begun)
-        remove_unfinished(out)
+        content.remove_unfinished(out)
         if not (out / MANIFEST).exists():
             _check_disk(out, sum(len(one.pictures) for one in sets), recipe, hooks)
             pieces = [
                 Piece(
                     set=one.name,
-                    number=number,
+                    path=out / PARTS / f"{one.name}-{number:05d}.parquet",
                     pictures=one.pictures[start : start + piece],
-                    categories=one.categories,
+                    categories=categories,
                     recipe=recipe,
                     out=out,
                     weights=weights,
@@ -145,7 +132,7 @@ def prepare_coco17(
                 "protocol": protocol,
                 "source": source,
                 "attribution": ATTRIBUTION,
-                "categories": [asdict(category) for category in sets[0].categories],
+                "categories": [asdict(category) for category in categories],
             }
             _finish(out, manifest, pieces, [skip for one in sets for skip in one.skipped])
         shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -155,16 +142,16 @@ def prepare_coco17(
 def report(folder: Path) -> Report:
     """Describe a prepared folder."""
     data = Coco17(folder)
-    train, val = (tuple(data.sides[name]) for name in SETS)
+    leaky, train = data.recipe.leaky, tuple(data.sides[TRAIN])
     findings: tuple[Finding, ...] = ()
-    if data.recipe.leaky or data.recipe.duplicates == "keep":
-        findings = _shared(data, (*train, *val) if data.recipe.leaky else train, val)
+    if leaky or data.recipe.duplicates == "keep":
+        findings = _shared(data, data.ids if leaky else train)
     return Report(
         folder=folder,
-        items={TRAIN: len(train), VAL: len(val)},
+        items={name: len(rows) for name, rows in data.sides.items()},
         skipped=read_json(folder / SKIPPED, of=tuple[Skip, ...]),
         bytes=_size(folder),
-        leaky=data.recipe.leaky,
+        leaky=leaky,
         leaks=tuple(finding.message for finding in findings),
     )
 
@@ -185,14 +172,10 @@ def count_reasons(skipped: Sequence[Skip]) -> dict[str, int]:
 
 def _limited(official: OfficialSet, limit: int | None) -> OfficialSet:
     """Return a set with its first pictures in an order that hashed ids give; all for None."""
-    if limit is None:
-        return official
-    order = sorted(official.pictures, key=lambda p: sha256_bytes(p.name.encode()))
-    kept = sorted(order[:limit], key=lambda p: p.id)
-    names = {p.name for p in kept}
-    return replace(
-        official, pictures=tuple(kept), skipped=tuple(s for s in official.skipped if s.id in names)
-    )
+    order = sorted((p.name for p in official.pictures), key=lambda name: sha256_bytes(name.encode()))
+    kept = set(order[:limit])
+    pictures = tuple(p for p in official.pictures if p.name in kept)
+    return replace(official, pictures=pictures, skipped=tuple(s for s in official.skipped if s.id in kept))
 
 
 def _claim(out: Path, begun: Mapping[str, Any]) -> None:
@@ -203,10 +186,7 @@ def _claim(out: Path, begun: Mapping[str, Any]) -> None:
             raise BenchError(f"{out} is not empty and no prepared COCO. Choose another --out.")
         write_json(path, begun)
         return
-    before = read_json(path)
-    if not isinstance(before, dict):
-        raise BenchError(f"{path} is damaged. Choose another --out, or delete the folder.")
-    there, now = _flat(before), _flat(begun)
+    there, now = (_flat(value) for value in (read_json(path, of=dict[str, Any]), begun))
     differ = [
         f"{name}: {there.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
         for name in sorted({*there, *now})
@@ -225,7 +205,6 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
@@ -291,11 +270,11 @@ def _end_with_parent() -> None:
 
 def draw_piece(piece: Piece) -> int:
     """Draw one piece, pictures first, its table last, each file atomically; return its pictures' number."""
+    from PIL import Image
+
     recipe, sketcher = piece.recipe, None
     if "sketch" in recipe.maps:
-        sketcher = load_sketcher(
-            recipe.sketch, weights=piece.weights, soft=recipe.soft, size=recipe.size, device=piece.device
-        )
+        sketcher = load_sketcher(recipe, weights=piece.weights, device=piece.device)
     kept: list[Example] = []
     skipped: list[Skip] = []
     for picture in piece.pictures:
@@ -306,20 +285,13 @@ def draw_piece(piece: Piece) -> int:
             continue
         for layer, pixels in {"images": example.image, **example.layers}.items():
             if layer in ("images", *recipe.maps):
-                atomic_write(piece.out / layer / piece.set / f"{example.id}.png", _png(pixels))
+                buffer = io.BytesIO()  # lossless; equal pixels give equal bytes
+                Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+                atomic_write(piece.out / layer / piece.set / f"{example.id}.png", buffer.getvalue())
         kept.append(example)
     write_json(piece.path.with_suffix(".json"), [asdict(s) for s in skipped])
     write_table(piece.path, table_of(kept, small=piece.set == VAL))
     return len(piece.pictures)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """Encode a picture losslessly; equal pixels give equal bytes."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 def _finish(out: Path, manifest: dict[str, Any], pieces: Sequence[Piece], skipped: list[Skip]) -> None:
@@ -333,14 +305,15 @@ def _finish(out: Path, manifest: dict[str, Any], pieces: Sequence[Piece], skippe
     _write_tables(out, manifest, tables)
     data = Coco17(out, manifest={**manifest, "skipped": {}})
     if data.recipe.duplicates == "drop" and not data.recipe.leaky:
+        train = tuple(data.sides[TRAIN])
         twins = {
             first: f"{finding.kind} as {second} of {VAL}"
-            for finding in _shared(data, tuple(data.sides[TRAIN]), tuple(data.sides[VAL]))
+            for finding in _shared(data, train)
             for first, second in finding.pairs
         }
         skipped += [Skip(set=TRAIN, id=i, file=f"{i}.jpg", reason=why) for i, why in twins.items()]
-        kept = [item not in twins for item in data.sides[TRAIN]]
-        _write_tables(out, manifest, {**tables, TRAIN: tables[TRAIN].filter(pa.array(kept, pa.bool_()))})
+        kept = pa.array([item not in twins for item in train], pa.bool_())
+        _write_tables(out, manifest, {**tables, TRAIN: tables[TRAIN].filter(kept)})
     skipped.sort(key=lambda s: (s.set, s.id, s.reason))
     write_json(out / SKIPPED, [asdict(s) for s in skipped])
     left_out = {"sha256": sha256_file(out / SKIPPED), "by reason": count_reasons(skipped)}
@@ -356,6 +329,7 @@ def _write_tables(out: Path, manifest: dict[str, Any], tables: Mapping[str, Any]
         manifest["tables"][name] = {"sha256": sha256_file(path), "items": table.num_rows}
 
 
-def _shared(data: Coco17, train: Sequence[str], val: Sequence[str]) -> tuple[Finding, ...]:
+def _shared(data: Coco17, train: Sequence[str]) -> tuple[Finding, ...]:
     """Return what of the train items is among the evaluation items."""
-    return compare(data.fingerprints(train), data.fingerprints(val), cache=Cache()).findings
+    val = data.fingerprints(tuple(data.sides[VAL]))
+    return compare(data.fingerprints(train), val, cache=Cache()).findings
