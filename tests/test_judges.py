@@ -108,7 +108,7 @@ def test_unknown_names_and_missing_files_say_what_to_do(
     with pytest.raises(BenchError, match="unknown open_clip model"):
         load_judge("open-clip/ViT-B-33", weights=weights)
     with pytest.raises(BenchError, match="cannot load"):
-        load_judge("open-clip/RN50", weights=weights)
+        load_judge("open-clip/ViT-S-32-alt", weights=weights)
 
 
 class Located(PurePosixPath):

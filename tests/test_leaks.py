@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base.snapshot import find_snapshot
+from bench.cli.data import audit_lines
 from bench.cli.options import Asked
 from bench.config import RunConfig
 from bench.data.leaks import write_seen
@@ -160,15 +161,15 @@ def test_the_flag_travels_through_grids() -> None:
 
 
 def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micro_folder: Path) -> None:
-    answer = bench("audit", "--suite", "micro", "--base", micro_folder)
-    assert answer.exit_code == 1
-    assert "LEAK near-duplicate image: 3 items shared between train and test" in answer.stdout
-    assert "UNKNOWN" in answer.stdout and "brings no fingerprints" in answer.stdout
-    assert "val2017" in answer.stdout and "926842c" in answer.stdout
-    said = json.loads(bench("audit", "--suite", "micro", "--base", micro_folder, "--json").stdout)
-    assert said["failed"] and said["looks"][1]["checked"] is None
+    answer = bench("audit", "--suite", "micro", "--base", micro_folder, "--json")
+    said = json.loads(answer.stdout)
+    assert answer.exit_code == 1 and said["failed"] and said["looks"][1]["checked"] is None
     found = [look["checked"]["findings"] for look in said["looks"] if look["checked"]]
     assert [f[0]["kind"] for f in found if f] == ["near-duplicate image"]
+    text = "\n".join(audit_lines(said))  # what is printed without --json
+    assert "LEAK near-duplicate image: 3 items shared between train and test" in text
+    assert "UNKNOWN" in text and "brings no fingerprints" in text
+    assert "val2017" in text and "926842c" in text
 
 
 def test_an_audit_of_a_run_looks_at_its_own_items(clean: tuple[Path, Path]) -> None:

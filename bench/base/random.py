@@ -38,21 +38,20 @@ LIKENESSES: Mapping[str, Mapping[str, Any]] = {
         "size": 512,
         "heads": 8,
         "linear": False,
-        "prediction": "epsilon",
-        "scheduler": "PNDMScheduler",
-        "text_width": 768,
         "text": {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768},
+        "text_width": 768,
+        "scheduler": ("PNDMScheduler", {"prediction_type": "epsilon", "skip_prk_steps": True}),
     },
     "sd21": {
         "size": 768,
         "heads": None,
         "linear": True,
-        "prediction": "v_prediction",
-        "scheduler": "DDIMScheduler",
-        "text_width": 1024,
         "text": {"num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512},
+        "text_width": 1024,
+        "scheduler": ("DDIMScheduler", {"prediction_type": "v_prediction", "clip_sample": False}),
     },
 }
+_NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +128,7 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
     levels = (1, 2, 4, 4)
     text_width = max(1, round(like["text_width"] // _HEAD * width / FULL_WIDTH)) * _HEAD
     first = max(16, round(128 * width / FULL_WIDTH / 16) * 16)  # of the autoencoder
+    kind, schedule = like["scheduler"]
     return Shape(
         name=name if width == FULL_WIDTH else f"{name} of width {width}",
         size=size,
@@ -165,15 +165,7 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
             "max_position_embeddings": CONTEXT,
             **like["text"],
         },
-        scheduler=getattr(diffusers, like["scheduler"])(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=like["prediction"],
-            **{"skip_prk_steps": True} if "PNDM" in like["scheduler"] else {"clip_sample": False},
-        ),
+        scheduler=getattr(diffusers, kind)(**_NOISE, set_alpha_to_one=False, steps_offset=1, **schedule),
     )
 
 

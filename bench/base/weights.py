@@ -66,9 +66,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
             ) from error
         raise _damaged(path, error) from error
-    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
-    if odd:
-        raise BenchError(f"{path}: {odd[0]} is no plain tensor (sparse, quantised, expanded or empty).")
+    for name, tensor in tensors.items():
+        plain = (
+            str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu" and not tensor.is_quantized
+        )
+        if (
+            not plain or tensor.nbytes > tensor.untyped_storage().nbytes()
+        ):  # few bytes that stand for terabytes
+            raise BenchError(f"{path}: {name} is no plain tensor (sparse, quantised, expanded or empty).")
     return tensors
 
 
@@ -84,14 +89,6 @@ def _unpickled(path: Path) -> dict[str, Any]:
     raise ValueError("its state_dict has no end")
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    import torch
-
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        return False
-    return tensor.nbytes <= tensor.untyped_storage().nbytes()  # else a few bytes stand for terabytes
-
-
 def _damaged(path: Path, error: Exception) -> BenchError:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
@@ -103,8 +100,7 @@ def _damaged(path: Path, error: Exception) -> BenchError:
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Return the names of the tensors that hold NaN or an infinity."""
-    floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
-    return [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())]
+    return [n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +163,9 @@ class Source:
     """A folder or file with weights, and the SHA-256 of every file that may be read of it.
 
     parts: of a whole pipeline (model_index.json), the sub-folders that matter. files: name inside the
-    folder -> SHA-256; sha256: of the file, or of all those. name: of the folder or file; of a hub's
-    cache, the repository's and the revision. BenchError where there is nothing to read.
+    folder -> SHA-256; sha256: of the file, or of all those. name: of the folder or file; of a hub's cache,
+    the repository's and the revision. label: that and the first 8 digits of sha256. BenchError where
+    there is nothing to read.
     """
 
     def __init__(self, path: Path, *, parts: Sequence[str] = ()) -> None:
@@ -179,26 +176,24 @@ class Source:
         repository = place.parent.parent.name.removeprefix("models--")
         self.path, self.name = path, f"{repository}@{place.name[:8]}" if hub else place.name
         self._parts = tuple(parts) if (path / "model_index.json").exists() else ()
-        files = [path] if path.is_file() else _listed([path / p for p in self._parts] or [path])
+        roots = [] if path.is_file() else [path / p for p in self._parts] or [path]
+        found = [p for root in roots for p in root.rglob("*") if p.is_file()]
+        # of weights in several formats only the best, of several precisions only the plain one
+        plain = [p for p in found if not any(mark in p.name for mark in _VARIANTS)]
+        best = {p.with_suffix(""): p for s in reversed(_TENSORS) for p in plain if p.suffix == s}
+        configs = [p for p in found if p.name == "config.json" or p.name.endswith(".index.json")]
+        files = sorted([*configs, *best.values()]) if roots else [path]
         if not any(file.suffix in _TENSORS for file in files):
             raise BenchError(
                 f"--weights {path} holds no weights ({', '.join(f'*{s}' for s in _TENSORS)}). Give a "
                 "folder that diffusers loads (config.json and its weights; a variant in half precision "
                 "alone, *.fp16.*, is not read), or a checkpoint file."
             )
-        root = path.parent if path.is_file() else path
+        self.is_file = path.is_file()
+        root = path.parent if self.is_file else path
         self.files = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
-        self.sha256 = self.files[path.name] if path.is_file() else digest_json(self.files)
-
-    @property
-    def label(self) -> str:
-        """Name and the first 8 digits of the digest: "control_v11p_sd15_scribble@0c1d2e3f"."""
-        return f"{self.name}@{self.sha256[:8]}"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is a single file."""
-        return self.path.is_file()
+        self.sha256 = self.files[path.name] if self.is_file else digest_json(self.files)
+        self.label = f"{self.name}@{self.sha256[:8]}"
 
     def folder(self, part: str = "") -> Path:
         """Return the folder of a part; the root stands for the first part of what is no pipeline."""
@@ -301,18 +296,6 @@ def described(weights: Weights | None, source: Source | None) -> dict[str, Any]:
     turned = {"invert_condition": True} if weights.invert else {}
     trained = {} if weights.train else {"no_train": True}
     return {"weights": source.label, **trained, **form, **turned}
-
-
-def _listed(roots: Sequence[Path]) -> list[Path]:
-    """Return the configurations and weights in folders that may be read, sorted.
-
-    Of weights in several formats only the best, of several precisions only the plain one.
-    """
-    files = [p for root in roots for p in root.rglob("*") if p.is_file()]
-    plain = [p for p in files if not any(mark in p.name for mark in _VARIANTS)]
-    best = {p.with_suffix(""): p for s in reversed(_TENSORS) for p in plain if p.suffix == s}
-    configs = [p for p in files if p.name == "config.json" or p.name.endswith(".index.json")]
-    return sorted([*configs, *best.values()])
 
 
 def _some(names: Iterable[Any], mark: str = ", ") -> str:

@@ -233,7 +233,7 @@ def audit(
         "failed": bool(data or leaks),
         "known_case": _KNOWN_CASE,
     }
-    say(to_json(found) if as_json else "\n".join(_audit_lines(found)))
+    say(to_json(found) if as_json else "\n".join(audit_lines(found)))
     if found["failed"]:
         raise typer.Exit(1)
 
@@ -258,7 +258,7 @@ def _run_line(record: RunRecord) -> str:
     return f"{record.run_id}: {record.leaked} evaluation items with a leak; {status}"
 
 
-def _audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield an audit for a terminal."""
     items = ", ".join(f"{side} {count}" for side, count in found["items"].items())
     yield f"{found['suite']}: {found['dataset']} ({items})\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -92,8 +93,8 @@ def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def _boxes(values: np.ndarray, size: int) -> np.ndarray:
     """Return sums over size x size pixels from every pixel on, over size: [N,65-size,65-size,C]."""
     wide = GRID - size + 1
-    rows = np.sum([values[:, k : k + wide] for k in range(size)], axis=0)
-    boxes = np.sum([rows[:, :, k : k + wide] for k in range(size)], axis=0)
+    rows: Any = sum(values[:, k : k + wide] for k in range(size))
+    boxes: Any = sum(rows[:, :, k : k + wide] for k in range(size))
     return np.asarray(boxes / np.float32(size))
 
 

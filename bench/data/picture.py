@@ -121,7 +121,12 @@ def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None)
         raise PictureError("it is empty")
     try:
         with _limit(size), Image.open(io.BytesIO(data), formats=formats) as image:
-            _check_size(image, size)
+            width, height = image.size
+            if size and (height, width) != size:
+                raise PictureError(f"it has {width} x {height} pixels, not {size[1]} x {size[0]}")
+            if not size and (width * height > MOST_PIXELS or max(width, height) > MOST_SIDE):
+                most = f"{MOST_SIDE:,} a side and {MOST_PIXELS:,} in all"
+                raise PictureError(f"it has {width} x {height} pixels; at most {most}")
             image.load()
             yield image
     except PictureError:
@@ -132,16 +137,6 @@ def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None)
         raise PictureError(f"it is too large: {error}") from None
     except Exception as error:  # decoders raise nearly every class for damaged files
         raise PictureError(f"it is damaged: {error or type(error).__name__}") from error
-
-
-def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
-    width, height = image.size
-    if size and (height, width) != size:
-        raise PictureError(f"it has {width} x {height} pixels, not {size[1]} x {size[0]}")
-    if not size and (width * height > MOST_PIXELS or max(width, height) > MOST_SIDE):
-        raise PictureError(
-            f"it has {width} x {height} pixels; at most {MOST_SIDE:,} a side and {MOST_PIXELS:,} in all"
-        )
 
 
 @contextmanager
