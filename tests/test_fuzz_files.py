@@ -273,7 +273,7 @@ def _runs(table: _Table) -> None:
 
 
 def _studies(table: _Table) -> None:
-    from bench.study.files import read_answers, read_key
+    from bench.study import read_answers, read_key
 
     pair = {"item": "a", "sides": {"aaaaaaaa": "bps", "bbbbbbbb": "controlnet"}, "check": False}
     key = {"format": "bps-bench study key", "version": 1, "study": "cccccccc", "title": "t", "suite": "emoji"}

@@ -22,7 +22,7 @@ from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.words import label, variant_details
 from bench.sampling import load_images, mosaic, png, show_condition
-from bench.study.files import (
+from bench.study import (
     ASPECTS,
     FIDELITY,
     MOST_TEXT,

@@ -14,7 +14,7 @@ import numpy as np
 from bench.metrics.intervals import Interval, wilson_interval
 from bench.reporting.render import Grid, Text, to_markdown
 from bench.reporting.words import MISSING, brackets, number
-from bench.study.files import LEFT, SAME, Answers, Key, attention, read_answers, read_key
+from bench.study import LEFT, SAME, Answers, Key, attention, read_answers, read_key
 from bench.types import BenchError
 
 ALLOWED = 0.25

@@ -14,7 +14,7 @@ import pytest
 from bench import registry
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.packed import kept_records
-from bench.study.files import Key, KeyQuestion
+from bench.study import Key, KeyQuestion
 from bench.study.page import Design, Source, Study, build_study
 from tests.asking import made, micro
 

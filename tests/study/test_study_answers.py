@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.study.files import MOST_BYTES, attention, read_answers
+from bench.study import MOST_BYTES, attention, read_answers
 from bench.study.page import Study
 from bench.types import BenchError
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.study.files import Key, read_key
+from bench.study import Key, read_key
 from cli import app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

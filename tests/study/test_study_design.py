@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.study.files import NOISE, OTHER, TARGET
+from bench.study import NOISE, OTHER, TARGET
 from bench.study.page import Design, Question, plan_questions
 from bench.types import BenchError
 

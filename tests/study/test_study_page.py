@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench.sampling import show_condition
-from bench.study.files import NOISE, OTHER, TARGET, read_key, write_key
+from bench.study import NOISE, OTHER, TARGET, read_key, write_key
 from bench.study.page import Design, Source, Study, build_study, load_source, make_study
 from bench.types import BenchError
 from cli import app

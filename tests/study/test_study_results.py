@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench.study.files import KeyQuestion, write_key
+from bench.study import KeyQuestion, write_key
 from bench.study.page import Study
 from bench.study.results import Results, score_study, to_text
 from bench.types import BenchError
