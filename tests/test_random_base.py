@@ -58,7 +58,7 @@ def test_diffusers_loads_the_folder_and_draws(name: str, folders: dict[str, Path
     drawn = pipe("a dog", num_inference_steps=2, output_type="np").images
     assert drawn.shape == (1, 64, 64, 3)
     base = load_base(folders[name])
-    assert base.downscale == 8 and base.prediction == LIKENESSES[name]["prediction"]
+    assert base.downscale == 8 and base.prediction == LIKENESSES[name]["scheduler"][1]["prediction_type"]
     embeds, _ = pipe.encode_prompt("a dog", "cpu", 1, False)
     assert torch.allclose(base.encode_text(["a dog"]), embeds, atol=1e-6)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
-from bench.content import Code, FromFile, Text, digest_arrays, digest_json, read_json, read_npz, validated
+from bench.content import Code, Text, digest_arrays, digest_json, read_json, read_npz
 from bench.data.splits import Splits, load_splits
 from bench.types import BenchError, Example
 
@@ -26,20 +26,18 @@ _REMEDY = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Class(FromFile):
+class _Class(TypedDict):
     name: Text
     rgb: Annotated[str, StringConstraints(pattern="^#[0-9a-f]{6}$")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Manifest:
+class _Manifest(TypedDict):
     """What the loader needs of the manifest; what else stands in it tells how the data were made."""
 
     sha256: Code
     content_digest: Code
     attribution: Text
-    classes: tuple[_Class, ...]
+    classes: list[_Class]
 
 
 class OpenMoji64:
@@ -60,17 +58,17 @@ class OpenMoji64:
         root = Path(folder) if folder is not None else ASSETS
         path = root / f"{NAME}.manifest.json"
         try:
-            raw = read_json(path)
-            manifest: _Manifest = validated(raw, _Manifest, path, remedy="")
-            arrays = read_npz(root / f"{NAME}.npz", sha256=manifest.sha256)
-            if digest_arrays(**arrays) != manifest.content_digest:
+            manifest: _Manifest = read_json(path, of=_Manifest, remedy="")
+            arrays = read_npz(root / f"{NAME}.npz", sha256=manifest["sha256"])
+            if digest_arrays(**arrays) != manifest["content_digest"]:
                 raise BenchError(f"the content digest of {path} is not that of the arrays.")
         except BenchError as error:
             raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
-        self.digest = digest_json({"arrays": manifest.content_digest, "classes": raw["classes"]})
-        self.attribution = manifest.attribution
-        self.class_names = tuple(entry.name for entry in manifest.classes)
-        self.palette = np.array([tuple(bytes.fromhex(c.rgb[1:])) for c in manifest.classes], np.uint8)
+        classes = manifest["classes"]
+        self.digest = digest_json({"arrays": manifest["content_digest"], "classes": classes})
+        self.attribution = manifest["attribution"]
+        self.class_names = tuple(entry["name"] for entry in classes)
+        self.palette = np.array([tuple(bytes.fromhex(c["rgb"][1:])) for c in classes], np.uint8)
         self.ids = tuple(arrays["ids"].tolist())
         self.captions = tuple(arrays["captions"].tolist())
         self.images, self.sketches, self.classes = (arrays[n] for n in ("images", "sketches", "classes"))

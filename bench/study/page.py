@@ -41,6 +41,11 @@ MOSAIC = "work/samples.png"
 _ASSETS = Path(__file__).parent
 _CRISP = 256  # pictures up to this side are shown in hard pixels
 _CANDIDATES = 24
+# what the page asks, the part to be stressed, and what is not asked
+_ASKED = {
+    FIDELITY: ("follows the {}", "Never mind which is prettier."),
+    QUALITY: ("looks", "Never mind the {}."),
+}
 _SAME = ("suite", "task", "protocol_hash", "seed")
 
 
@@ -127,10 +132,10 @@ def make_study(
     target = key or out.parent / "key.json"
     if target.resolve() == out.resolve():
         raise BenchError(f"page and key cannot both be {out}. Give another file with --key.")
-    page, made = build_study(load_source(folders), design)
-    write_key(target, made)
-    atomic_write(out, page.encode())
-    return target, made
+    study = build_study(load_source(folders), design)
+    write_key(target, study.key)
+    atomic_write(out, study.page.encode())
+    return target, study.key
 
 
 class Study(NamedTuple):
@@ -142,7 +147,7 @@ class Study(NamedTuple):
 
 def build_study(source: Source, design: Design) -> Study:
     """Return page and key: a pure function of its arguments."""
-    record = source.record
+    record, task = source.record, source.record.task
     kinds = (OTHER, NOISE) if FIDELITY in design.aspects else (NOISE,)
     questions = plan_questions(
         tuple(source.samples), conditions=source.conditions, design=design, kinds=kinds
@@ -150,16 +155,24 @@ def build_study(source: Source, design: Design) -> Study:
     data, answers = _coded(source, questions, design.seed)
     data |= {
         "title": design.title,
-        "condition": record.task,
+        "condition": task,
         "crisp": max(source.examples[0].image.shape[:2]) <= _CRISP,
-        "aspects": [_aspect(aspect, record.task) for aspect in design.aspects],
+        "aspects": [
+            {
+                "name": name,
+                "question": ["Which picture ", stress.format(task), " better?"],
+                "hint": hint.format(task),
+            }
+            for name, (stress, hint) in _ASKED.items()
+            if name in design.aspects
+        ],
     }
     data["study"] = digest_json([data, list(source.records), record.protocol_hash])[:16]
     key = Key(
         study=data["study"],
         title=design.title,
         suite=record.suite,
-        task=record.task,
+        task=task,
         protocol=record.protocol_hash,
         seed=record.seed,
         aspects=design.aspects,  # type: ignore[arg-type]
@@ -308,16 +321,6 @@ def _checks(
         sides = (TARGET, kind) if (turn + j // len(kinds)) % 2 else (kind, TARGET)
         questions.append(Question(item=item, sides=sides, check=True, other=other))
     return questions
-
-
-def _aspect(aspect: str, task: str) -> dict[str, Any]:
-    """Return what the page asks: the question in three parts, the middle one to be stressed."""
-    stress, hint = (
-        ("looks", f"Never mind the {task}.")
-        if aspect == QUALITY
-        else (f"follows the {task}", "Never mind which is prettier.")
-    )
-    return {"name": aspect, "question": ["Which picture ", stress, " better?"], "hint": hint}
 
 
 def _coded(
