@@ -196,14 +196,8 @@ def compare(
     """
     if cache is None:
         return _compare(first, second, between)
-    key = {
-        "kind": "leaks",
-        "version": _VERSION,
-        "limits": dict(LIMITS),
-        "between": between,
-        "first": first.digest,
-        "second": second.digest,
-    }
+    key = {"kind": "leaks", "version": _VERSION, "limits": dict(LIMITS), "between": between}
+    key |= {"first": first.digest, "second": second.digest}
 
     def make() -> dict[str, np.ndarray]:
         return {"checked": np.array(json.dumps(asdict(_compare(first, second, between))))}
@@ -227,16 +221,14 @@ def verify(dataset: Dataset, splits: Splits, *, cache: Cache | None = None) -> l
     """
     known, placed = set(dataset.ids), {item for side in SIDES for item in splits.side(side)}
     changed = sorted(i for i, d in splits.items.items() if i in known and _digest_now(dataset, i) != d)
-    findings = []
+    findings: list[Finding] = []
     for kind, words, ids in (
         ("missing id", "in the splits but not in the data", sorted(placed - known)),
         ("extra id", "in the data but on no side", sorted(known - placed)),
         ("changed item", "with another content than the committed digest", changed),
     ):
-        if ids:
-            message = f"{how_many(len(ids), 'item')} {words}: {some(ids)}."
-            pairs = tuple((item, item) for item in ids)
-            findings.append(Finding(kind=kind, message=message, pairs=pairs, leak=False))
+        message, pairs = f"{how_many(len(ids), 'item')} {words}: {some(ids)}.", tuple((i, i) for i in ids)
+        findings += [Finding(kind=kind, message=message, pairs=pairs, leak=False)] if ids else []
     for side in SIDES:
         items = {item: splits.items.get(item, "") for item in splits.side(side)}
         if side_digest(items) != splits.digests[side]:
@@ -446,13 +438,14 @@ def near_codes(codes: np.ndarray, pictures: np.ndarray) -> dict[tuple[int, int],
     own = codes.view(np.uint64)
     word = np.ascontiguousarray(own[:, 0])
     best: dict[tuple[int, int], int] = {}
-    for view in views(pictures):
-        for row, code in enumerate(_packed(view).view(np.uint64)):
-            rows = np.flatnonzero(np.bitwise_count(word ^ code[0]) <= NEAR_BITS)
-            bits = np.bitwise_count(own[rows] ^ code).sum(axis=1)
-            for place, count in zip(rows[bits <= NEAR_BITS], bits[bits <= NEAR_BITS], strict=True):
-                key = (int(place), row)
-                best[key] = min(int(count), best.get(key, BITS))
+    for row, code in (
+        (r, c) for view in views(pictures) for r, c in enumerate(_packed(view).view(np.uint64))
+    ):
+        rows = np.flatnonzero(np.bitwise_count(word ^ code[0]) <= NEAR_BITS)
+        bits = np.bitwise_count(own[rows] ^ code).sum(axis=1)
+        for place, count in zip(rows.tolist(), bits.tolist(), strict=True):
+            if count <= NEAR_BITS:
+                best[place, row] = min(count, best.get((place, row), BITS))
     return best
 
 

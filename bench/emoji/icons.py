@@ -84,14 +84,13 @@ def _read_family(path: Path, family: Family) -> dict[str, str]:
         raise BenchError(f"{path} has version {version}; the recipe is fixed to {family.version}. {remedy}")
     data = read_json(path / "icons.json", loose=True, most_bytes=_MOST_BYTES, remedy=remedy)
     icons = {name: icon for name, icon in data["icons"].items() if not icon.get("hidden")}
-    return {name: _svg({**data, **icon}) for name, icon in icons.items() if _keep(name, icons)}
-
-
-def _keep(name: str, icons: Mapping[str, Any]) -> bool:
-    """Drop flags and those skin-tone variants whose untoned base the family also has."""
-    if name.startswith("flag-") or name.endswith("flag") or "skin-tone" in name:
-        return False
-    return name in _TONE_OBJECTS or _TONE.sub("", name) == name or _TONE.sub("", name) not in icons
+    kept = {}
+    for name, icon in icons.items():
+        bare = _TONE.sub("", name)  # a tone is kept whose untoned base the family lacks
+        toned = "skin-tone" in name or (bare != name and bare in icons and name not in _TONE_OBJECTS)
+        if not (toned or name.startswith("flag-") or name.endswith("flag")):
+            kept[name] = _svg({**data, **icon})
+    return kept
 
 
 def _svg(icon: Mapping[str, Any]) -> str:
