@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @cache
 def tables(section: str) -> dict[str, Any]:
     """Return a section of recipes.toml: "openmoji", "concepts" or "icons"."""
-    path = Path(__file__).parent / "assets" / "recipes.toml"
+    path = Path(__file__).parent / "recipes.toml"
     section_of: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))[section]
     return section_of
 
