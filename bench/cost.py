@@ -33,6 +33,7 @@ TIMINGS_FILE = "timings.json"
 _NOT_TIMED = (  # recorded among the options; they cost nothing
     *("learning_rate", "weights", "no_train", "condition_channels", "invert_condition"),
     "timesteps",  # how they are drawn
+    *("emit_rate", "weights_rate"),
 )
 
 

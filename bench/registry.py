@@ -56,11 +56,15 @@ _VARIANTS = {
     "bps-uniform": _variant("bps", "BPS, uniform weights", schedule="uniform"),
     "bps-foot-heavy": _variant("bps", "BPS, foot-heavy", schedule="foot_heavy"),
     "bps-learned": _variant("bps", "BPS, learned weights", schedule="learned"),
+    "bps-learned-log": _variant("bps", "BPS, learned weights as logarithms", schedule="learned_log"),
     "bps-free": _variant("bps", "BPS, free prior", prior="free"),
+    "bps-unlocked": _variant("bps", "BPS, decoder trained along", prior="unlocked"),
     "bps-no-prior": _variant("bps", "BPS, no prior", prior="none"),
     "bps-encoder": _variant("bps", "BPS, encoder alone", sites=["encoder"]),
     "bps-middle": _variant("bps", "BPS, middle alone", sites=["middle"]),
     "bps-decoder": _variant("bps", "BPS, decoder alone", sites=["decoder"]),
+    "bps-output": _variant("bps", "BPS, output alone", sites=["output"]),
+    "bps-timeless": _variant("bps", "BPS, blind to time", time_aware=False),
     "t2i-adapter-uniform": _variant("t2i-adapter", "T2I-Adapter, uniform timesteps", timesteps="uniform"),
 }
 _BUILT_IN: Mapping[str, Mapping[str, Row]] = {

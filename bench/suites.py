@@ -188,13 +188,15 @@ def task_of(config: RunConfig) -> Task:
 
 
 def method_of(config: RunConfig) -> tuple[Method, dict[str, Any]]:
-    """Return the method of a configuration and all its options; BenchError for one it does not have."""
+    """Return the method of a configuration and its options for the task; BenchError for an unknown one."""
     method: Method = registry.load("method", config.method)
     given = {**registry.row("method", config.method).options, **config.options}
     for name in given:
         if name not in method.options:
             raise unknown(f"option of {method.name}", name, method.options)
-    return method, {**method.options, **given}
+    options = {**method.options, **given}
+    settled = getattr(method, "settled", None)
+    return method, options if settled is None else settled(options, task_of(config))
 
 
 def resolve(config: RunConfig) -> RunSpec:

@@ -230,8 +230,9 @@ class Method(Protocol):
     """A way of adding an image condition to a frozen base.
 
     title: its name in tables. conditioned: whether it uses the condition at all. options: what
-    `build` takes, with the defaults; `allowed`, where a method has it, says what each takes. What else a
-    denoiser may have:
+    `build` takes, with the defaults; `allowed`, where a method has it, says what each takes. Options that
+    depend on the task, as a default may, are put in place by a method `settled(options, task)`: what it
+    returns is what `build` is given and the record holds. What else a denoiser may have:
 
     starts_as_base = False: it differs from the base before training.
     warp_timesteps: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to train at, [B]
@@ -240,6 +241,7 @@ class Method(Protocol):
         place of features at those timesteps; the sampler asks once for several draws.
     layer_weights: () -> {slot: (at the start, now)}, weights that may be trained; the run keeps those that
         moved.
+    rate_factors: () -> {name of a parameter: what its learning rate is multiplied with}.
 
     A method whose weights can come from outside, and be exported, has `exchange` (an Exchange) and two
     methods. `load(denoiser, source)` puts the weights of a bench.base.weights.Source into a built denoiser

@@ -16,6 +16,7 @@ from bps.blocks import DecoderBlock, TimeResidualBlock, Upsample, zero_convoluti
 from bps.schedule import is_learned, layer_weights, slot_weight
 from bps.sites import (
     MIDDLE_SLOT,
+    OUTPUT_SLOT,
     SITES,
     SLOTS_BY_SITE,
     check_unet,
@@ -34,8 +35,8 @@ _DOWNSAMPLE_SLOTS = (3, 6, 9)
 class Residuals:
     """What the adapter adds to the UNet's features: slot -> [B,C,h,w], already weighted.
 
-    Slots 1 2 4 5 7 8 10 11 are the encoder's, 12 the middle's, 13..24 the decoder's; slots of sites
-    that are switched off are absent.
+    Slots 1 2 4 5 7 8 10 11 are the encoder's, 12 the middle's, 13..24 the decoder's, 25 the output's;
+    slots of sites that are switched off are absent.
     """
 
     by_slot: Mapping[int, Tensor]
@@ -76,21 +77,25 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     condition_channels: C of the condition. block_out_channels: the UNet's four widths, multiples
     of 32. downscale_factor f: image pixels per latent cell. schedule: a name of
-    bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder" receive
-    residuals. modules: whether they are added behind "both" kinds of modules, only "resnets" or
-    only "attentions". slots_without_attention: slots where the UNet has no attention; matters to
-    "attentions" only. time_embed_dim: width of the time embedding, by default 4 x the first width.
+    bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder" and "output"
+    (the UNet's prediction, of out_channels) receive residuals. modules: whether they are added behind
+    "both" kinds of modules, only "resnets" or only "attentions". slots_without_attention: slots where
+    the UNet has no attention; matters to "attentions" only. time_embed_dim: width of the time embedding,
+    by default 4 x the first width. time_aware: False leaves it out, so that residuals depend on the
+    condition alone.
 
     Nothing without effect exists: slots that receive no residual have no emitting convolution,
     layers behind the last live slot are left out, and so are the convolutions that the release
     carries for slots 0, 3, 6 and 9 without ever training them. `weights` holds one number for each
-    live encoder and middle slot in slot order: a buffer, or with schedule "learned" a parameter.
+    live encoder and middle slot in slot order: a buffer, or with schedule "learned" a parameter. With
+    "learned_log" the buffer is multiplied by exp(log_gains), parameters that start at 0.
 
     Raises ValueError for widths, names and schedules that are not allowed.
     Source: arXiv 2406.03683, release commit 926842c.
     """
 
     weights: Tensor
+    log_gains: Tensor | None
 
     @register_to_config
     def __init__(
@@ -104,6 +109,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         modules: str = "both",
         slots_without_attention: Sequence[int] = SD15_SLOTS_WITHOUT_ATTENTION,
         time_embed_dim: int | None = None,
+        time_aware: bool = True,
+        out_channels: int = 4,
     ) -> None:
         super().__init__()
         check_widths(block_out_channels)
@@ -117,7 +124,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.channels = condition_channels
         self.downscale_factor = downscale_factor
         self.time_channels = time_embed_dim or 4 * block_out_channels[0]
-        self._build(tuple(block_out_channels))
+        self.time_aware = time_aware
+        self._build(tuple(block_out_channels), out_channels=out_channels)
         self._add_weights(schedule)
 
     @classmethod
@@ -130,6 +138,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         schedule: str | Sequence[float] = "head_heavy",
         sites: Sequence[str] = SITES,
         modules: str = "both",
+        time_aware: bool = True,
     ) -> BPSAdapter:
         """Build an untrained adapter that fits a UNet; see the class for the options.
 
@@ -146,6 +155,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             modules=modules,
             slots_without_attention=find_slots_without_attention(unet),
             time_embed_dim=unet.time_embedding.linear_2.out_features,
+            time_aware=time_aware,
+            out_channels=unet.config["out_channels"],
         )
 
     def forward(self, condition: Tensor, emb: Tensor) -> Residuals:
@@ -177,7 +188,14 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self._emit(MIDDLE_SLOT + 1 + index, h, emitted)
             if index % 3 == 2 and index // 3 < len(self.upsamplers):
                 h = self.upsamplers[index // 3](h)
-        return Residuals(by_slot=emitted)
+        self._emit(OUTPUT_SLOT, h, emitted)
+        weights = self.layer_weights()
+        return Residuals(by_slot={s: r * weights[s] if s in weights else r for s, r in emitted.items()})
+
+    def layer_weights(self) -> dict[int, Tensor]:
+        """Return slot -> weight as it is now, a scalar, of the live encoder and middle slots."""
+        now = self.weights if self.log_gains is None else self.weights * self.log_gains.exp()
+        return dict(zip(self.slots, now, strict=False))  # the slots of weight 1 come last
 
     def check_condition(self, condition: Tensor) -> None:
         """Raise ValueError unless the condition is [B,C,H,W] floating point of an allowed size."""
@@ -197,13 +215,10 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             )
 
     def _emit(self, slot: int, h: Tensor, emitted: dict[int, Tensor]) -> None:
-        if slot not in self.slots:
-            return
-        residual = self.emit[str(slot)](h)
-        weighted = slot <= MIDDLE_SLOT
-        emitted[slot] = residual * self.weights[self.slots.index(slot)] if weighted else residual
+        if slot in self.slots:
+            emitted[slot] = self.emit[str(slot)](h)
 
-    def _build(self, widths: tuple[int, ...]) -> None:
+    def _build(self, widths: tuple[int, ...], *, out_channels: int) -> None:
         last = self.slots[-1]
         entries, entry_widths = self._encoder_entries(widths)
         middle = [self._residual(widths[-1], widths[-1]) for _ in range(2)]
@@ -215,10 +230,11 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.upsamplers = nn.ModuleList(
             Upsample(decoder_widths[index]) for index in (2, 5, 8) if index + 1 < count
         )
-        slot_widths = [*entry_widths, widths[-1], *decoder_widths]
+        given = [*entry_widths, widths[-1], *decoder_widths, decoder_widths[-1]]
+        taken = [*given[:OUTPUT_SLOT], out_channels]
         self.emit = nn.ModuleDict()
         for slot in self.slots:
-            self.emit[str(slot)] = zero_convolution(slot_widths[slot], slot_widths[slot])
+            self.emit[str(slot)] = zero_convolution(given[slot], taken[slot])
 
     def _encoder_entries(self, widths: tuple[int, ...]) -> tuple[list[nn.Module], list[int]]:
         channels = self.channels * self.downscale_factor**2
@@ -235,21 +251,23 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return entries, out
 
     def _residual(self, channels_in: int, channels_out: int) -> TimeResidualBlock:
-        return TimeResidualBlock(channels_in, channels_out, time_channels=self.time_channels)
+        time_channels = self.time_channels if self.time_aware else None
+        return TimeResidualBlock(channels_in, channels_out, time_channels=time_channels)
 
     def _add_weights(self, schedule: str | Sequence[float]) -> None:
         layer_weights(schedule)
         weighted = [slot for slot in self.slots if slot <= MIDDLE_SLOT]
         weights = torch.tensor([slot_weight(schedule, slot=slot) for slot in weighted])
-        if not is_learned(schedule):
-            self.register_buffer("weights", weights)
-        elif weighted:
+        if is_learned(schedule) and not weighted:
+            raise ValueError(
+                f"schedule '{schedule}' has nothing to learn: all live residuals weigh 1. Add the site "
+                "'encoder' or 'middle', or use another schedule."
+            )
+        if schedule == "learned":
             self.weights = nn.Parameter(weights)
         else:
-            raise ValueError(
-                "schedule 'learned' has nothing to learn: only decoder residuals are live and they "
-                "weigh 1. Add the site 'encoder' or 'middle', or use another schedule."
-            )
+            self.register_buffer("weights", weights)
+        self.log_gains = nn.Parameter(torch.zeros(len(weighted))) if schedule == "learned_log" else None
 
 
 def _decoder_blocks(entry_widths: Sequence[int]) -> tuple[list[nn.Module], list[int]]:

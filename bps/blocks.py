@@ -34,14 +34,15 @@ class TimeResidualBlock(nn.Module):
     """Residual block whose second norm is scaled and shifted by the time embedding.
 
     out = skip(x) + zero_conv(silu(norm2(conv1(silu(norm1(x)))) * (1 + scale) + shift)) with
-    (scale, shift) from a linear layer on silu(emb). At initialisation out = skip(x).
+    (scale, shift) from a linear layer on silu(emb); both are 0 with time_channels None. At
+    initialisation out = skip(x).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, time_channels: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, time_channels: int | None) -> None:
         super().__init__()
         self.norm1 = GroupNorm32(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.time = nn.Linear(time_channels, 2 * channels_out)
+        self.time = nn.Linear(time_channels, 2 * channels_out) if time_channels else None
         self.norm2 = GroupNorm32(channels_out)
         self.conv2 = zero_convolution(channels_out, channels_out)
         same = channels_in == channels_out
@@ -49,10 +50,11 @@ class TimeResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map x [B,ci,h,w], emb [B,time_channels] -> [B,co,h,w]."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
-        return self.skip(x) + hidden
+        hidden = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.time is not None:
+            scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+            hidden = hidden * (1 + scale) + shift
+        return self.skip(x) + self.conv2(F.silu(hidden))
 
 
 class DecoderBlock(nn.Module):

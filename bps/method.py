@@ -13,8 +13,8 @@ from diffusers import UNet2DConditionModel
 from bench.types import BenchError, Exchange
 from bps.adapter import BPSAdapter, Residuals
 from bps.release import split_release_checkpoint
-from bps.schedule import slot_weight
-from bps.sites import MIDDLE_SLOT
+from bps.schedule import ENTRIES, RELEASED, layer_weights, released, slot_weight
+from bps.sites import MIDDLE_SLOT, SITES
 from bps.steering import SteeredUNet
 
 if TYPE_CHECKING:
@@ -50,10 +50,13 @@ class BPSDenoiser(torch.nn.Module):
     The residuals depend on condition and timestep alone, so one evaluation serves all K branches.
     """
 
-    def __init__(self, base: Base, adapter: BPSAdapter, *, prior: str = "frozen") -> None:
+    def __init__(
+        self, base: Base, adapter: BPSAdapter, *, prior: str = "frozen", factors: Mapping[str, float] = {}
+    ) -> None:
         super().__init__()
         unet = base.prior_unet(prior, seed=torch.initial_seed())
-        self.prior, self.starts_as_base = prior, prior != "none"
+        self.prior, self.starts_as_base = prior, not prior.startswith("none")
+        self._factors = factors
         self.steered = SteeredUNet(unet, adapter, freeze=prior == "frozen")
         self._to_eps = base.to_eps
 
@@ -64,15 +67,21 @@ class BPSDenoiser(torch.nn.Module):
         slots = [slot for slot in adapter.slots if slot <= MIDDLE_SLOT]
         own = torch.tensor([slot_weight(schedule, slot=slot) for slot in slots])
         start = own.to(adapter.weights.dtype).tolist()  # in its precision: fixed ones are equal
-        now = adapter.weights.detach().tolist()
+        now = (float(weight.detach()) for weight in adapter.layer_weights().values())
         return dict(zip(slots, zip(start, now, strict=True), strict=True))
 
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        """Pass the condition [B,C,H,W] through: every residual also depends on the timestep."""
-        return condition
+    def rate_factors(self) -> dict[str, float]:
+        """Return by what the learning rate of some parameters is multiplied, by their names here."""
+        return {f"steered.adapter.{name}": factor for name, factor in self._factors.items()}
 
-    def at_timesteps(self, features: torch.Tensor, timesteps: torch.Tensor) -> Residuals:
+    def encode(self, condition: torch.Tensor) -> torch.Tensor | Residuals:
+        """Pass the condition [B,C,H,W] through where residuals depend on the timestep; else make them."""
+        return condition if self.steered.adapter.time_aware else self.steered.residuals(condition, 0)
+
+    def at_timesteps(self, features: torch.Tensor | Residuals, timesteps: torch.Tensor) -> Residuals:
         """Return the residuals of conditions [B,C,H,W] at timesteps [B], for any number of latents."""
+        if isinstance(features, Residuals):
+            return features
         return self.steered.residuals(features, timesteps)
 
     def forward(
@@ -82,18 +91,16 @@ class BPSDenoiser(torch.nn.Module):
         text: torch.Tensor,
         features: torch.Tensor | Residuals,
     ) -> torch.Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w].
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w].
 
-        features may be what `at_timesteps` made of them.
+        features: of `encode`, or what `at_timesteps` made of them.
         """
-        branches = len(text)
-        if not isinstance(features, Residuals):
-            features = self.at_timesteps(features, timesteps)
+        branches, residuals = len(text), self.at_timesteps(features, timesteps)
         output = self.steered.steer(
             latents.repeat(branches, 1, 1, 1),
             timesteps.repeat(branches),
             text.flatten(0, 1),
-            features,
+            residuals,
         )
         return self._to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
 
@@ -106,33 +113,60 @@ class BPS:
     conditioned = True
     source = "Huang, Li, Huang, ICML 2024, https://arxiv.org/abs/2406.03683"
     options = {
-        "schedule": "head_heavy",
+        "schedule": RELEASED,
         "prior": "frozen",
-        "sites": ("encoder", "middle", "decoder"),
+        "sites": SITES,
         "modules": "both",
+        "time_aware": True,
+        "emit_rate": "equal",
+        "weights_rate": 30.0,
     }
     allowed = {
-        "schedule": "head_heavy, uniform, foot_heavy, learned, or a list of 13 numbers",
-        "prior": "frozen, free, none",
-        "sites": "a list of encoder, middle, decoder",
+        "schedule": "released (uniform for layout, head_heavy for other tasks, as the authors' "
+        "configurations), head_heavy, uniform, foot_heavy, learned, learned_log, or a list of 13 numbers",
+        "prior": "frozen, unlocked (its decoder trains along), free, none, none-frozen",
+        "sites": "a list of encoder, middle, decoder, output",
         "modules": "both, resnets, attentions",
+        "time_aware": "true, false",
+        "emit_rate": "equal, inverse (over the schedule), a schedule or 13 numbers: what the learning rate "
+        "of the convolutions that emit residuals is multiplied with",
+        "weights_rate": "what the learning rate of learned_log weights is multiplied with, 0 or more",
     }
     exchange = EXCHANGE
+
+    def settled(self, options: Mapping[str, Any], task: Task) -> dict[str, Any]:
+        """Return all options as a record of a task has them: the schedule that runs by its own name.
+
+        What came after the first published records stands there where it does something.
+        """
+        given = dict(options)
+        if given["schedule"] == RELEASED:
+            given["schedule"] = released(task.name)
+        idle = {"time_aware": given["time_aware"] is True, "emit_rate": given["emit_rate"] == "equal"}
+        idle["weights_rate"] = given["schedule"] != "learned_log"
+        return {name: value for name, value in given.items() if not idle.get(name)}
 
     def build(
         self,
         base: Base,
         task: Task,
         *,
-        schedule: str | Sequence[float] = "head_heavy",
+        schedule: str | Sequence[float] = RELEASED,
         prior: str = "frozen",
-        sites: Sequence[str] | str = ("encoder", "middle", "decoder"),
+        sites: Sequence[str] | str = SITES,
         modules: str = "both",
+        time_aware: bool = True,
+        emit_rate: str | Sequence[float] = "equal",
+        weights_rate: float = 30.0,
     ) -> BPSDenoiser:
         """Return the steered base; only the adapter trains while the prior is frozen.
 
-        schedule, sites, modules: see BPSAdapter. prior: see Base.prior_unet.
+        schedule: "released" or see BPSAdapter, as sites, modules and time_aware. prior: see
+        Base.prior_unet. emit_rate, weights_rate: factors of the learning rate, see `allowed`.
         """
+        if not isinstance(time_aware, bool):
+            raise ValueError(f"time_aware is {time_aware!r}; allowed: true, false.")
+        schedule = released(task.name) if schedule == RELEASED else schedule
         adapter = BPSAdapter.from_unet(
             base.unet,
             task.channels,
@@ -140,8 +174,10 @@ class BPS:
             schedule=schedule,
             sites=sites,
             modules=modules,
+            time_aware=time_aware,
         )
-        return BPSDenoiser(base, adapter.to(base.device), prior=prior)
+        factors = _rate_factors(adapter, emit_rate=emit_rate, weights_rate=weights_rate)
+        return BPSDenoiser(base, adapter.to(base.device), prior=prior, factors=factors)
 
     def load(self, denoiser: BPSDenoiser, source: Source) -> dict[str, str]:
         """Put an adapter's weights into the denoiser: a BPSAdapter's folder or a release checkpoint.
@@ -167,10 +203,34 @@ class BPS:
             denoiser.steered.unet.save_pretrained(folder / "unet")
 
 
+def _rate_factors(
+    adapter: BPSAdapter, *, emit_rate: str | Sequence[float], weights_rate: float
+) -> dict[str, float]:
+    """Return the factor of the learning rate of an adapter's parameters, where it is not 1, by name.
+
+    A residual is weight x (convolution of zeros): under Adam a factor w of that convolution's rate is
+    what a weight w of the schedule is.
+    """
+    schedule = adapter.config["schedule"]
+    factors = {name: weights_rate for name, _ in adapter.named_parameters() if name == "log_gains"}
+    if emit_rate == "equal":
+        emitting = (1.0,) * ENTRIES
+    elif emit_rate == "inverse":
+        emitting = tuple(1 / weight if weight else 1.0 for weight in layer_weights(schedule))
+    else:
+        emitting = layer_weights(emit_rate)
+    for slot in (slot for slot in adapter.slots if slot <= MIDDLE_SLOT):
+        factor = slot_weight(emitting, slot=slot)
+        factors |= {f"emit.{slot}.{kind}": factor for kind in ("weight", "bias")}
+    if any(factor < 0 for factor in factors.values()):
+        raise ValueError(f"emit_rate {emit_rate}, weights_rate {weights_rate}; allowed: numbers from 0.")
+    return {name: factor for name, factor in factors.items() if factor != 1}
+
+
 def _made_for(adapter: BPSAdapter) -> dict[str, Any]:
     """Return what an adapter is made for: UNet, condition and options."""
     config = adapter.config
-    options = {f"{n} (option {n})": config[n] for n in ("schedule", "modules")}
+    options = {f"{n} (option {n})": config[n] for n in ("schedule", "modules", "time_aware")}
     return {
         **options,
         "places (option sites)": adapter.slots,

@@ -21,12 +21,26 @@ SCHEDULES: dict[str, tuple[float, ...]] = {
     "uniform": (1.0,) * ENTRIES,
     "foot_heavy": _FOOT_HEAVY,
     "learned": _HEAD_HEAVY,
+    "learned_log": _HEAD_HEAVY,
 }
 """head_heavy: the paper's (arXiv 2406.03683; sketch and drawing tasks of the release).
-uniform: all 1, as the release's layout task.
+uniform: all 1 (layout task of the release).
 foot_heavy: the mirror image, with the encoder's level weights in reverse order (2, 4, 8, 16 from
 the shallowest level to the deepest) and the middle left at 16: the same numbers in another order.
-learned: starts as head_heavy, then trained along."""
+learned: starts as head_heavy, then trained along, as a flag of the release does.
+learned_log: the same, but what is trained is the logarithm of weight / starting weight: a step moves a
+weight of 16 by as many per cent as one of 2."""
+
+RELEASED = "released"
+
+
+def released(task: str) -> str:
+    """Return the schedule that the release's configuration of a task has, by the task's name.
+
+    Its layout has all weights 1, its sketch and artistic drawing 16-8-4-2 and 16; of tasks without a
+    configuration of their own we take the latter.
+    """
+    return "uniform" if task == "layout" else "head_heavy"
 
 
 def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
@@ -61,4 +75,4 @@ def slot_weight(schedule: str | Sequence[float], *, slot: int) -> float:
 
 def is_learned(schedule: str | Sequence[float]) -> bool:
     """Tell whether the weights are trained along."""
-    return schedule == "learned"
+    return schedule in ("learned", "learned_log")

@@ -1,9 +1,10 @@
-"""Where residuals go: 25 numbered slots of a four-level UNet2DConditionModel.
+"""Where residuals go: 26 numbered slots of a four-level UNet2DConditionModel.
 
     0, 3, 6, 9                conv_in and the three downsamplers: never steered
     1 2 | 4 5 | 7 8 | 10 11   down_blocks[0..3], entry 0 and 1
     12                        mid_block
     13..24                    up_blocks[0..3], three entries each
+    25                        conv_out, the UNet's prediction: never steered in the release
 
 The residual of a slot is added to the output of every resnet and every attention (transformer) of
 that entry, after the module's own skip connection. Source: release commit 926842c.
@@ -22,12 +23,15 @@ LEVELS = 4
 RESNETS_PER_LEVEL = 2
 WIDTH_MULTIPLE = 32
 MIDDLE_SLOT = 12
+OUTPUT_SLOT = 25
 SLOTS_BY_SITE = {
     "encoder": (1, 2, 4, 5, 7, 8, 10, 11),
     "middle": (MIDDLE_SLOT,),
-    "decoder": tuple(range(13, 25)),
+    "decoder": tuple(range(13, OUTPUT_SLOT)),
+    "output": (OUTPUT_SLOT,),
 }
-SITES = tuple(SLOTS_BY_SITE)
+SITES = ("encoder", "middle", "decoder")
+"""The release's. "output" alone is the literal posterior: prediction = prior's + M(condition, t)."""
 MODULES = ("both", "resnets", "attentions")
 
 
@@ -36,15 +40,15 @@ def live_slots(
 ) -> tuple[int, ...]:
     """List the slots that receive a residual, in rising order.
 
-    sites: any of SITES. modules: one of MODULES. With "attentions", slots whose entry has no
+    sites: any of SLOTS_BY_SITE. modules: one of MODULES. With "attentions", slots whose entry has no
     attention receive nothing. Raises ValueError for unknown names and where no slot is left.
     """
     if not isinstance(sites, (str, Sequence)):
-        raise ValueError(f"sites {sites!r} is no name or list; allowed: {', '.join(SITES)}.")
+        raise ValueError(f"sites {sites!r} is no name or list; allowed: {', '.join(SLOTS_BY_SITE)}.")
     chosen = (sites,) if isinstance(sites, str) else tuple(sites)
     for site in chosen:
         if not isinstance(site, str) or site not in SLOTS_BY_SITE:
-            raise unknown("site", site, SITES)
+            raise unknown("site", site, SLOTS_BY_SITE)
     if modules not in MODULES:
         raise unknown("modules", modules, MODULES)
     bare = frozenset(slots_without_attention) if modules == "attentions" else frozenset()
@@ -52,7 +56,7 @@ def live_slots(
     if not slots:
         raise ValueError(
             f"sites {chosen} with modules '{modules}' leave no place for a residual. "
-            f"Give at least one of {SITES} with modules of that kind in the UNet."
+            f"Give at least one of {tuple(SLOTS_BY_SITE)} with modules of that kind in the UNet."
         )
     return tuple(sorted(slots))
 
@@ -72,6 +76,7 @@ def injection_sites(unet: UNet2DConditionModel, *, modules: str = "both") -> dic
     for level, block in enumerate(unet.up_blocks):
         for entry in range(RESNETS_PER_LEVEL + 1):
             sites[MIDDLE_SLOT + 1 + 3 * level + entry] = _entry_modules(block, entry, modules)
+    sites[OUTPUT_SLOT] = (unet.conv_out,)
     return sites
 
 

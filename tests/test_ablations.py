@@ -33,7 +33,7 @@ from bench.grid import (
 from bench.randomness import pick_items
 from bench.record import load_record
 from bench.running import Hooks, identify
-from bench.suites import EMOJI, MICRO, resolve
+from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.weights import find_trained
 from bench.types import BenchError
 from tests.asking import made, micro
@@ -82,7 +82,7 @@ SMALL = Ablation(
 
 def test_settings_are_the_methods_own_defaults() -> None:
     for method, settings in SETTINGS.items():
-        options = registry.load("method", method).options
+        _, options = method_of(RunConfig(method=method))
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()} == settings
 
 

@@ -24,13 +24,17 @@ from bench.training.loop import training_loss
 from bench.training.weights import load_weights, save_weights
 from bench.types import BenchError
 
-# Every method on sketches and every task with one method; all pairs of the others among the slow tests.
+# Every method on sketches and every task with one method; all pairs of the others, and variants on
+# sketches, among the slow tests.
 every_row = pytest.mark.parametrize(
     ("name", "task"),
     [
         pytest.param(name, task, marks=[] if task == "sketch" or name == "bps" else [pytest.mark.slow])
         for name in sorted(registry.names("method", ["all"]))
         for task in sorted(registry.rows("task"))
+    ]
+    + [
+        pytest.param(name, "sketch", marks=pytest.mark.slow) for name in registry.groups("method")["variants"]
     ],
 )
 
@@ -54,8 +58,8 @@ def prepared(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def built(name: str, task: str, base: Base, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    method = registry.load("method", name)
-    return method.build(base, registry.load("task", task), **method.options)
+    method, options = method_of(RunConfig(method=name, task=task))
+    return method.build(base, registry.load("task", task), **options)
 
 
 def call(denoiser: Any, data: Prepared, rows: slice, *, branches: str = "both") -> torch.Tensor:
@@ -161,9 +165,9 @@ def test_saved_and_loaded_weights_are_equal(
 def test_the_integration_check_holds(
     name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
 ) -> None:
-    method = registry.load("method", name)
+    method, options = method_of(RunConfig(method=name, task=task))
     findings = check_method(
-        method, base=micro_base, task=registry.load("task", task), data=prepared[task], options=method.options
+        method, base=micro_base, task=registry.load("task", task), data=prepared[task], options=options
     )
     assert len(findings) >= 2
     assert [f.statement for f in findings if not f.holds] == []
@@ -187,7 +191,11 @@ def test_the_row_is_described_and_unknown_options_are_refused(
     name: str, task: str, micro_base: Base, prepared: dict[str, Prepared]
 ) -> None:
     method = registry.load("method", name)
-    assert method.name == name and method.title and "http" in method.source
+    assert (
+        method.name == (registry.row("method", name).variant_of or name)
+        and method.title
+        and "http" in method.source
+    )
     with pytest.raises(BenchError, match="unknown option"):
         method_of(RunConfig(method=name, options={"no-such-option": 1}))
 

@@ -19,7 +19,7 @@ from bench.types import BenchError, raise_of_machine, unknown
 if TYPE_CHECKING:
     import torch
 
-PRIORS = ("frozen", "free", "none")
+PRIORS = ("frozen", "unlocked", "free", "none", "none-frozen")
 DTYPES = ("float32", "float16", "bfloat16")
 _PIXELS_AT_ONCE = 2**21  # through the autoencoder: 8 images of 512 x 512
 
@@ -156,10 +156,12 @@ class Base:
         return self.to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
 
     def prior_unet(self, prior: str, *, seed: int = 0) -> Any:
-        """Return the UNet of a prior: "frozen" (this one), "free" (a trainable copy), "none".
+        """Return the UNet of a prior: "frozen" (this one) or one of its own.
 
-        "none" has the architecture without the pretrained weights, drawn from `seed`, trainable. What
-        trains is float32, whatever the frozen UNet is.
+        "free": a copy that trains. "unlocked": a copy whose decoder trains: up blocks and what comes after
+        them (sd_locked=False of the authors' release). "none": the architecture without the pretrained
+        weights, drawn from `seed`, trainable; "none-frozen": the same, frozen. What trains is float32,
+        whatever the frozen UNet is.
         """
         import torch
 
@@ -167,12 +169,15 @@ class Base:
             raise BenchError(f"unknown prior '{prior}'. Allowed: {', '.join(PRIORS)}.")
         if prior == "frozen":
             return self.unet
-        if prior == "free":
-            return copy.deepcopy(self.unet).float().requires_grad_(True)
+        if prior in ("free", "unlocked"):
+            own = copy.deepcopy(self.unet).float().requires_grad_(prior == "free")
+            for part in (own.up_blocks, own.conv_norm_out, own.conv_out):
+                part.requires_grad_(True)
+            return own
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = type(self.unet).from_config(self.unet.config)
-        return channels_last(fresh).to(self.device).eval()
+        return channels_last(fresh).to(self.device).eval().requires_grad_(prior == "none")
 
 
 class PlainDenoiser:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT = "train.ckpt"
+_ADAM_EPS = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +168,7 @@ class _Loop:
         self.steps = max(1, spec.budget.images(spec.method.name) // self.training.batch)
         self.parameters = list(trainable.parameters.values())
         optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=spec.learning_rate,
-            weight_decay=self.training.weight_decay,
+            parameter_groups(denoiser, trainable, rate=spec.learning_rate, decay=self.training.weight_decay),
             fused=self.execution.fused or None,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -265,6 +264,31 @@ class _Loop:
             f"the {what} is {value} at step {step} of {self.steps} (learning rate "
             f"{self.spec.learning_rate:g}). Lower it with --learning-rate and start with --again."
         )
+
+
+def parameter_groups(
+    denoiser: Any, trainable: Trainable, *, rate: float, decay: float
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups: one, and another for every factor that a denoiser's `rate_factors` names.
+
+    A factor f is what a constant f before a parameter that starts at zero would be: the rate is f x rate,
+    and decay and Adam's eps are divided by f, so that a step decays every parameter by the same share. One
+    with f = 0 stays as it is.
+    """
+    factors: Mapping[str, float] = getattr(denoiser, "rate_factors", dict)()
+    groups: dict[float, list[Any]] = {1.0: []}
+    for name, parameter in trainable.parameters.items():
+        groups.setdefault(float(factors.get(name, 1.0)), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": factor * rate,
+            "weight_decay": decay / factor if factor else 0.0,
+            "eps": _ADAM_EPS / (factor or 1.0),
+        }
+        for factor, parameters in groups.items()
+        if parameters or factor == 1.0
+    ]
 
 
 def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:

@@ -31,8 +31,9 @@ def test_foot_heavy_mirrors_the_encoder_and_keeps_the_numbers():
 
 def test_uniform_and_learned():
     assert set(layer_weights("uniform")) == {1.0}
-    assert layer_weights("learned") == layer_weights("head_heavy")
-    assert [name for name in SCHEDULES if is_learned(name)] == ["learned"]
+    learned = [name for name in SCHEDULES if is_learned(name)]
+    assert learned == ["learned", "learned_log"]
+    assert all(layer_weights(name) == layer_weights("head_heavy") for name in learned)
 
 
 def test_a_list_weighs_slots_by_position():
@@ -49,7 +50,7 @@ def test_a_wrong_list_is_refused(bad):
 def test_an_unknown_name_is_refused_with_a_hint():
     with pytest.raises(ValueError, match=r"'hed_heavy'. Did you mean 'head_heavy'\? Allowed: .*"):
         layer_weights("hed_heavy")
-    with pytest.raises(ValueError, match="Allowed: foot_heavy, head_heavy, learned, uniform"):
+    with pytest.raises(ValueError, match="Allowed: foot_heavy, head_heavy, learned, learned_log, uniform"):
         layer_weights("zzz")
 
 

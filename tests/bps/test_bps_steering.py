@@ -58,13 +58,14 @@ def test_sites_are_those_of_the_table(make_unet):
     unet = make_unet()
     places = injection_sites(unet)
     down, up, mid = unet.down_blocks, unet.up_blocks, unet.mid_block
-    assert sorted(places) == [1, 2, 4, 5, 7, 8, *range(10, 25)]
+    assert sorted(places) == [1, 2, 4, 5, 7, 8, *range(10, 26)]
+    assert places[25] == (unet.conv_out,)
     assert places[5] == (down[1].resnets[1], down[1].attentions[1])
     assert places[11] == (down[3].resnets[1],)
     assert set(places[12]) == {*mid.resnets, *mid.attentions} and len(places[12]) == 3
     assert places[14] == (up[0].resnets[1],)
     assert places[24] == (up[3].resnets[2], up[3].attentions[2])
-    assert sum(map(len, places.values())) == 8 + 6 + 3 + 12 + 9
+    assert sum(map(len, places.values())) == 8 + 6 + 3 + 12 + 9 + 1
 
 
 def test_each_residual_is_added_behind_its_own_modules(small_unet):

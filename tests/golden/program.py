@@ -37,7 +37,7 @@ from bench.reporting.frame import Row, build_table, load_ablation_runs, load_run
 from bench.reporting.tables import tidy, tidy_costs, tidy_differences
 from bench.running import Run, identify
 from bench.scoring import Evaluator
-from bench.suites import EMOJI, resolve
+from bench.suites import EMOJI, method_of, resolve
 from bench.training.checkpoint import Trainable
 from bench.training.loop import draw_batch, learning_rate_factor
 
@@ -94,8 +94,8 @@ _ITEMS = ("ids", "rows", "replicates", "curve", "layer_weights")
 
 def asked_for(record: RunRecord) -> dict[str, Any]:
     """Return what a user asks for to get this run, as little as says it; the seed is left out."""
-    method = registry.load("method", record.method)
-    defaults = json.loads(json.dumps(method.options))
+    _, options = method_of(RunConfig(suite=record.suite, task=record.task, method=record.method))
+    defaults = json.loads(json.dumps(options))
     options = {k: v for k, v in record.options.items() if k != "learning_rate" and v != defaults[k]}
     items = record.changes.get("train_items")
     budget = record.budget.removesuffix(f"-{items}")
