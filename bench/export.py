@@ -16,8 +16,7 @@ from bench.content import Lock, atomic_write, read_json, write_json, written_by_
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.tables import LICENCE_FILE, About, model_card
 from bench.running import LOCK
-from bench.training.checkpoint import Trainable
-from bench.training.weights import ADAPTER, load_weights
+from bench.training.checkpoint import ADAPTER, Trainable, load_weights
 from bench.types import BenchError, Exchange, Task
 
 CARD = "README.md"

@@ -23,8 +23,8 @@ from bench.packed import kept_records
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
 from bench.suites import changes, resolve
-from bench.training.processes import launched
-from bench.training.weights import find_trained
+from bench.training.checkpoint import find_trained
+from bench.training.engine import launched
 from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"

@@ -38,9 +38,8 @@ from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images
 from bench.suites import method_of, resolve, suite_of, task_of
-from bench.training.engine import Engine, Execution, check_execution, rebuilt
+from bench.training.engine import Engine, Execution, check_execution, find_device, rebuilt
 from bench.training.loop import training_loss
-from bench.training.processes import find_device
 from bench.types import BenchError, refusal
 
 YARDSTICKS = ("UNetBackward", "UNetTrained", "DiffusersControlNet")

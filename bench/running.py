@@ -60,14 +60,13 @@ from bench.sampling import (
 from bench.scoring import Evaluator, Scores, items_json
 from bench.suites import changes, resolve
 from bench.tasks import emptied
-from bench.training.checkpoint import Trainable
-from bench.training.engine import Execution, check_execution
-from bench.training.loop import CHECKPOINT, NOTHING, TrainResult, train
-from bench.training.processes import join
-from bench.training.weights import (
+from bench.training.checkpoint import (
     ADAPTER,
     BEGUN,
+    NOTHING,
     TRAINED,
+    Trainable,
+    TrainResult,
     intact,
     load_weights,
     save_weights,
@@ -75,6 +74,8 @@ from bench.training.weights import (
     taken_over,
     trained,
 )
+from bench.training.engine import Execution, check_execution, join
+from bench.training.loop import CHECKPOINT, train
 from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal
 
 if TYPE_CHECKING:

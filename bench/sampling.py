@@ -16,8 +16,7 @@ from bench.content import atomic_write, inside
 from bench.data.latents import Prepared
 from bench.data.picture import read_exact
 from bench.randomness import initial_noise
-from bench.training.engine import autocast
-from bench.training.processes import join
+from bench.training.engine import autocast, join
 from bench.types import BenchError, Dataset, Hooks, unknown
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench import registry
 from bench.base.weights import Weights
 from bench.config import Budget, RunConfig, RunSpec, Sampler, Suite, Training
-from bench.training.processes import find_device
+from bench.training.engine import find_device
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from bench.randomness import pick_items
 from bench.record import load_record
 from bench.running import Hooks, identify
 from bench.suites import EMOJI, MICRO, method_of, resolve
-from bench.training.weights import find_trained
+from bench.training.checkpoint import find_trained
 from bench.types import BenchError
 from tests.asking import made, micro
 

@@ -19,9 +19,8 @@ from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.suites import method_of
-from bench.training.checkpoint import Trainable
+from bench.training.checkpoint import Trainable, load_weights, save_weights
 from bench.training.loop import training_loss
-from bench.training.weights import load_weights, save_weights
 from bench.types import BenchError
 
 # Every method on sketches and every task with one method; all pairs of the others, and variants on

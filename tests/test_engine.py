@@ -24,9 +24,8 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.running import identify
 from bench.suites import resolve
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.training.engine import Engine, Execution, autocast, check_execution, micro_batches, rebuilt
+from bench.training.engine import Engine, Execution, autocast, check_execution, join, micro_batches, rebuilt
 from bench.training.loop import CHECKPOINT, Average, train, training_loss
-from bench.training.processes import join
 from bench.types import BenchError, Hooks, Stopped
 from tests.asking import Asked, specified
 

@@ -29,8 +29,7 @@ from bench.content import sha256_file
 from bench.record import load_record, write_record
 from bench.reporting.tables import About, model_card
 from bench.reporting.words import command_line
-from bench.training.checkpoint import Trainable
-from bench.training.weights import save_weights
+from bench.training.checkpoint import Trainable, save_weights
 from bps import BPSAdapter, StableDiffusionBPSPipeline
 from tests.loading import moved
 

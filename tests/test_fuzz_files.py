@@ -229,8 +229,7 @@ def _runs(table: _Table) -> None:
     from bench.record import RECORD_FILE, load_record
     from bench.reporting.frame import load_runs
     from bench.running import check_same
-    from bench.training.loop import TrainResult
-    from bench.training.weights import ADAPTER, find_trained
+    from bench.training.checkpoint import ADAPTER, TrainResult, find_trained
     from bench.tune import write_evidence
 
     table.add("any JSON", {"x.json": {"a": [1, "b", None, 1.5]}}, JSON, lambda f: read_json(f / "x.json"))
@@ -453,8 +452,7 @@ def _weights(table: _Table) -> None:
     from safetensors.torch import save
 
     from bench.base.weights import Source
-    from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-    from bench.training.weights import load_weights
+    from bench.training.checkpoint import Trainable, load_checkpoint, load_weights, save_checkpoint
 
     layer = torch.nn.Linear(3, 2)
     state = {name: tensor.detach() for name, tensor in layer.state_dict().items()}

@@ -13,7 +13,7 @@ import pytest
 from bench.content import DEEPEST, check_name, check_word, read_json, write_json
 from bench.cost import load_timings
 from bench.record import load_items, load_record
-from bench.training.loop import TrainResult
+from bench.training.checkpoint import TrainResult
 from bench.types import BenchError
 from tests.test_record import example, leaks
 from tests.test_timings import timing

@@ -22,7 +22,7 @@ from bench.content import CACHE_VARIABLE, Cache
 from bench.packed import kept_records
 from bench.record import record_values
 from bench.sampling import check_steps
-from bench.training.processes import launched, speaks
+from bench.training.engine import launched, speaks
 from bench.types import BenchError, lacks_memory, raise_of_machine
 from tests.command_line import bench
 

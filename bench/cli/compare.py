@@ -66,7 +66,7 @@ def compare(
 
 def _judges(how: How, *, device: str) -> dict[str, Any]:
     from bench.judges import judge_card, load_judge
-    from bench.training.processes import find_device
+    from bench.training.engine import find_device
     from bench.types import BenchError
 
     if how.clip is None and how.clip_weights is not None:

@@ -77,7 +77,7 @@ def encode(*, asked: Asked) -> None:
     from bench.content import Cache
     from bench.data.latents import encode_suite, size_words
     from bench.suites import suite_of, with_base
-    from bench.training.processes import find_device
+    from bench.training.engine import find_device
 
     suite = with_base(suite_of(asked.config))
     assert suite.base is not None, "with_base refuses suites without one"
@@ -111,7 +111,7 @@ def prepare(
     from bench.data.coco import SKIPPED
     from bench.data.coco.prepare import count_reasons, prepare_coco17
     from bench.data.latents import size_words
-    from bench.training.processes import find_device
+    from bench.training.engine import find_device
 
     if dataset != "coco17":
         raise unknown("data set to prepare", dataset, ("coco17",))

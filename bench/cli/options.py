@@ -320,7 +320,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             done = command(*args, **kwargs)
             if "WORLD_SIZE" in os.environ:
-                from bench.training.processes import leave
+                from bench.training.engine import leave
 
                 leave()
             return done
@@ -344,7 +344,7 @@ def _ending(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, (BenchError, OSError)):
         return f"error: {error}", 2
     if "WORLD_SIZE" in os.environ:
-        from bench.training.processes import PARTNER_ENDED, partner_ended
+        from bench.training.engine import PARTNER_ENDED, partner_ended
 
         if partner_ended(error):
             return f"error: {PARTNER_ENDED} ({first})", 2

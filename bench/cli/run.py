@@ -57,7 +57,7 @@ def stage(about: str, act: Callable[[Any], str]) -> Callable[..., None]:
     def command(*, asked: Asked) -> None:
         from bench.running import Run
         from bench.suites import resolve
-        from bench.training.processes import speaks
+        from bench.training.engine import speaks
 
         with console_hooks() as hooks:
             said = act(Run(resolve(asked.one), hooks))
@@ -205,7 +205,7 @@ def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
     """Print the table with the floor's row, or the record as JSON."""
     from bench.content import read_json
     from bench.reporting.tables import record_text
-    from bench.training.processes import speaks
+    from bench.training.engine import speaks
 
     if not speaks():
         return

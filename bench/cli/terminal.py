@@ -117,7 +117,7 @@ class ConsoleHooks(Hooks):
         if self._bar is not None:
             self._bar.console.print(visible(text), highlight=False, markup=False)
         else:
-            from bench.training.processes import speaks  # brings numpy, which help does not need
+            from bench.training.engine import speaks  # brings numpy, which help does not need
 
             if speaks():
                 aside(text)

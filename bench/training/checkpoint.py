@@ -1,19 +1,67 @@
-"""Checkpoints of long work: one file, written atomically, read without unpickling code."""
+"""What training leaves on disk: checkpoints to go on from, and weights, also taken over by equal trainings.
+
+Checkpoints are one file, written atomically and read without unpickling code. Guidance, sampling steps and
+draws move no weight, so runs that differ in these alone train once.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.content import atomic_path
-from bench.types import BenchError
+from bench.ablations import ABLATIONS_FOLDER
+from bench.base.weights import read_tensors
+from bench.content import (
+    Amount,
+    Code,
+    Count,
+    FromFile,
+    Number,
+    Text,
+    Word,
+    atomic_path,
+    atomic_write,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
     import torch
+
+ADAPTER = "work/adapter.safetensors"
+BEGUN, TRAINED = "work/run.json", "work/train.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(FromFile):
+    """What training took, as work/train.json says it: seconds over all its starts, images, and the rest.
+
+    dead: scalars without any gradient. curve: [(step, mean loss since the last point)]. starts: how it was
+    carried out, an entry a start: "step" it went on from, "processes", and what of Execution was not at its
+    default. peak_memory_bytes: over all its starts, None where nothing was trained. sha256: of the weights
+    it left. trained_in: the run that they were taken over from.
+    """
+
+    steps: Count
+    images: Count
+    seconds: Amount
+    dead: Count
+    curve: Sequence[tuple[Count, Number]]
+    starts: Sequence[Mapping[str, Any]] = ()
+    peak_memory_bytes: Count | None = None
+    sha256: Code | None = None
+    trained_in: Word | None = None
+
+
+NOTHING = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=())
+"""Of a method that has nothing to train, and of weights that are evaluated as they are."""
 
 
 def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> None:
@@ -139,3 +187,76 @@ class Trainable:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[name])
+
+
+def save_weights(path: Path, trainable: Trainable) -> None:
+    """Write the trainable parameters as safetensors, atomically."""
+    from safetensors.torch import save
+
+    tensors = {n: t.cpu().contiguous() for n, t in trainable.state_dict().items()}
+    atomic_write(path, save(tensors))
+
+
+def load_weights(path: Path, trainable: Trainable, *, sha256: str | None = None) -> None:
+    """Load parameters written by `save_weights`; BenchError if they do not fit or differ from a digest."""
+    if sha256 is not None and sha256_file(path) != sha256:
+        raise BenchError(
+            f"{path} is not what training wrote (its SHA-256 differs from train.json's). Run `bench "
+            "train` again: it writes the weights of its last checkpoint."
+        )
+    try:
+        trainable.load_state_dict(read_tensors(path))
+    except Exception as error:
+        raise_of_machine(error)
+        raise BenchError(
+            f"weights {path} cannot be loaded ({error}). Delete the run folder and train again."
+        ) from error
+
+
+def trained(folder: Path) -> TrainResult | None:
+    """Return what training left in a run's folder says of it, None where it has not finished."""
+    path = folder / TRAINED
+    return read_json(path, of=TrainResult) if path.exists() else None
+
+
+def intact(folder: Path) -> bool:
+    """Tell whether the weights are there as training left them; earlier versions kept no digest."""
+    path, result = folder / ADAPTER, trained(folder)
+    promised = result.sha256 if result else None
+    return path.exists() and promised in (None, sha256_file(path))
+
+
+def taken_over(folder: Path) -> TrainResult | None:
+    """Return the training that a run took its weights from, None where it took none."""
+    result = trained(folder)
+    return result if result and result.trained_in and intact(folder) else None
+
+
+def take_over(folder: Path, *, key: str) -> TrainResult | None:
+    """Put the weights of an equal training into a run's folder; None where there is none.
+
+    key: of the training. Looks in the run's results folder, among ablations and beside them.
+    """
+    donor = find_trained(folder.parent, key)
+    if donor is None:
+        return None
+    try:
+        result = replace(read_json(donor / TRAINED, of=TrainResult), trained_in=donor.name)
+        weights = (donor / ADAPTER).read_bytes()
+    except (BenchError, OSError):
+        return None  # somebody makes it anew just now
+    write_json(folder / TRAINED, vars(result))
+    atomic_write(folder / ADAPTER, weights)
+    return taken_over(folder)
+
+
+def find_trained(results: Path, key: str) -> Path | None:
+    """Return a run folder that still holds the weights of the training with this key, None for none."""
+    beside = results.parent if results.name == ABLATIONS_FOLDER else results / ABLATIONS_FOLDER
+    begun = [path for place in (results, beside) for path in sorted(place.glob(f"*/{BEGUN}"))]
+    for path in begun:
+        folder = path.parent.parent
+        equal = read_json(path, of=dict[Text, Any]).get("training") == key
+        if equal and trained(folder) is not None and intact(folder):
+            return folder
+    return None

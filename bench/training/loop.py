@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,13 +14,11 @@ import numpy as np
 
 from bench.base.load import Base
 from bench.config import RunSpec, Training
-from bench.content import Amount, Code, Count, FromFile, Number, Word
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
 from bench.randomness import generator
-from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.training.engine import Engine, Execution, rebuilt
-from bench.training.processes import gathered, join
+from bench.training.checkpoint import NOTHING, Trainable, TrainResult, load_checkpoint, save_checkpoint
+from bench.training.engine import Engine, Execution, gathered, join, rebuilt
 from bench.types import BenchError, Hooks, Stopped
 
 if TYPE_CHECKING:
@@ -28,31 +26,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "train.ckpt"
 _ADAM_EPS = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult(FromFile):
-    """What training took, as work/train.json says it: seconds over all its starts, images, and the rest.
-
-    dead: scalars without any gradient. curve: [(step, mean loss since the last point)]. starts: how it was
-    carried out, an entry a start: "step" it went on from, "processes", and what of Execution was not at its
-    default. peak_memory_bytes: over all its starts, None where nothing was trained. sha256: of the weights
-    it left. trained_in: the run that they were taken over from.
-    """
-
-    steps: Count
-    images: Count
-    seconds: Amount
-    dead: Count
-    curve: Sequence[tuple[Count, Number]]
-    starts: Sequence[Mapping[str, Any]] = ()
-    peak_memory_bytes: Count | None = None
-    sha256: Code | None = None
-    trained_in: Word | None = None
-
-
-NOTHING = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=())
-"""Of a method that has nothing to train, and of weights that are evaluated as they are."""
 
 
 @dataclass(kw_only=True)
