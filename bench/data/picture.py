@@ -60,8 +60,10 @@ class Picture:
     notes: frozenset[str]
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, *, alpha: bool = False) -> Picture:
     """Decode a file of FORMATS, whatever its name; PictureError for what is broken or too large.
+
+    alpha: pixels are [H,W,4], with the transparency that is dropped otherwise.
 
     16-bit grey is scaled to 8 bits, where Pillow's own conversion would cut it at 255. Grey of 32
     bits, integers or floats, has no known range and is refused. Call it from one thread at a time:
@@ -70,7 +72,7 @@ def decode(data: bytes) -> Picture:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with _opened(data, FORMATS, None) as image:
-            pixels, notes = _pixels(image), _dropped(image)
+            pixels, notes = _pixels(image, "RGBA" if alpha else "RGB"), _dropped(image)
             if _is_lossy(image, data):
                 notes.add(LOSSY)
     return Picture(pixels=pixels, notes=frozenset(notes | ({ODD} if told else set())))
@@ -156,15 +158,21 @@ def _limit(size: tuple[int, int] | None) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     if image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "floats"
         raise PictureError(f"pixels of 32-bit {kind} have no known range; store 8 or 16 bits")
     if image.mode.startswith("I;16"):
         grey = np.rint(np.asarray(image).astype(np.float64) * (255 / _RANGE)).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+        image = _grey(grey)
     whole = image.convert("RGBA") if image.has_transparency_data else image  # not at once: Pillow warns
-    return np.asarray(whole.convert("RGB"))
+    return np.asarray(whole.convert(mode))
+
+
+def _grey(pixels: np.ndarray) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
 
 
 def _dropped(image: Image.Image) -> set[str]:

@@ -1,0 +1,349 @@
+"""The user's own pictures with captions, and conditions where they have them: suite `folder`.
+
+What diffusers' training scripts take is read by the `datasets` library: a folder of pictures with
+metadata.jsonl, .csv or .parquet, one that `save_to_disk` wrote, or a hub id. Nothing is written into it.
+
+An item is named by its picture, which decides its side too: the same pictures fall on the same sides in
+any order, on any machine. What the leak check would find on two sides (see bench.data.leaks) is brought
+together on the first of them; near-duplicates of one side share a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.content import Cache, digest_json, sha256_bytes
+from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of, some
+from bench.data.likeness import GRID, alike, shrink
+from bench.data.picture import PictureError, decode
+from bench.data.splits import SIDES, Splits, side_digest
+from bench.types import BenchError, Example
+
+NAME = "folder"
+LEAST = 20  # pictures; fewer leave no side to evaluate on
+_MOST_PAIRS = 5_000  # items of a side that are compared with each other
+_ROUNDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a folder is read: columns, size in pixels of a side, and shares of train, val and test.
+
+    condition: the column of conditioning pictures, "" where there is none. strict: broken pictures are
+    refused, not left out.
+    """
+
+    image: str = "image"
+    caption: str = "text"
+    condition: str = ""
+    size: int = 512
+    shares: tuple[float, ...] = (0.8, 0.1, 0.1)
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are none, and sizes that no autoencoder takes."""
+        if len(self.shares) != 3 or min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+            raise BenchError(
+                f"--shares {','.join(f'{s:g}' for s in self.shares)}: give three shares above 0, of train, "
+                "val and test, that add up to 1, such as 0.8,0.1,0.1."
+            )
+        if self.size <= 0 or self.size % 64:
+            raise BenchError(f"--size {self.size}: give a multiple of 64 pixels, such as 512.")
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What of it can move a number, in words, as a protocol holds it."""
+        return {
+            "columns": ", ".join(filter(None, (self.image, self.caption, self.condition))),
+            "pictures": f"middle square, resized to {self.size} px (Lanczos)",
+            "sides": f"by content, {' : '.join(f'{share:g}' for share in self.shares)}",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row before its pictures are decoded; sources, sha256: of the picture and its condition, if any."""
+
+    name: str
+    caption: str
+    sources: tuple[Any, ...]
+    sha256: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.sha256[0][:16]
+
+    @property
+    def digest(self) -> str:
+        return digest_json({"caption": self.caption, "pictures": self.sha256})
+
+
+class ImageFolder:
+    """Pictures [S,S,3] uint8, cut to their middle square and resized, with captions and layers.
+
+    layers: "condition" [S,S,4] uint8 where a column has it (grey as equal colours, without transparency
+    opaque); "sketch" [S,S] uint8, drawn by Canny's edges when it is asked for. digest: SHA-256 of all
+    items and of how they are read. left_out: reason -> file names. protocol: see Reading.words.
+    """
+
+    name = NAME
+
+    def __init__(self, source: str | Path, reading: Reading | None = None, *, cache: Cache | None = None):
+        """Read all rows and the bytes of their pictures; BenchError where that cannot be.
+
+        source: a folder, or a hub id. cache: where it is kept which pictures are broken, and their codes.
+        """
+        self.source, self.reading = str(source), reading or Reading()
+        rows: dict[str, _Row] = {}
+        twice = []
+        for row in _read_rows(self.source, self.reading):
+            if rows.setdefault(row.id, row) is not row:
+                twice.append(row.name)
+        self._rows = rows
+        ids = sorted(rows)
+        codes, whole = self._survey(ids, cache or Cache())
+        broken = [rows[item].name for item, there in zip(ids, whole, strict=True) if not there]
+        if broken and self.reading.strict:
+            raise BenchError(f"{len(broken)} pictures of {source} cannot be read: {some(broken)}.")
+        self.ids = tuple(item for item, there in zip(ids, whole, strict=True) if there)
+        self._codes = dict(zip(self.ids, codes[whole], strict=True))
+        reasons = {"the same picture again": twice, "broken": broken}
+        self.left_out = {reason: tuple(names) for reason, names in reasons.items() if names}
+        if len(self.ids) < LEAST:
+            told = "".join(f"; left out as {why}: {some(names)}" for why, names in self.left_out.items())
+            raise BenchError(
+                f"{source} holds {len(self.ids)} usable pictures{told}. At least {LEAST} are needed, to "
+                "train on some and evaluate on others. Bring more."
+            )
+        self.protocol = self.reading.words
+        self.digest = digest_json({"items": self.item_digests(self.ids), "read": self.protocol})
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.ids)
+
+    def __getitem__(self, item_id: str) -> Example:
+        """Read one item; KeyError for an unknown id, BenchError where its files were changed."""
+        image, *conditions = self._pictures(self._rows[item_id])
+        layers = _Layers(image[..., :3], conditions)
+        caption = self._rows[item_id].caption
+        return Example(
+            id=item_id, caption=caption, image=layers.image, layers=layers, photo=True, redraw=_canny
+        )
+
+    def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the content digests of items; KeyError for an unknown id."""
+        return {item: self._rows[item].digest for item in ids}
+
+    def fingerprints(self, ids: Sequence[str]) -> Fingerprints:
+        """Return the fingerprints of items; small pictures are read when they are asked for."""
+        return Fingerprints(
+            ids=tuple(ids),
+            captions=tuple(self._rows[item].caption for item in ids),
+            images=tuple(self._rows[item].sha256[0] for item in ids),
+            codes=np.array([self._codes[item] for item in ids], np.uint8).reshape(-1, BITS // 8),
+            pictures=self._small,
+        )
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The sides: by content, near-duplicates together; BenchError where one is left empty."""
+        edges = np.cumsum(self.reading.shares)
+        sides: dict[str, list[str]] = {side: [] for side in SIDES}
+        for item in self.ids:
+            sides[SIDES[int(np.searchsorted(edges[:-1], int(item, 16) / 16**16, side="right"))]].append(item)
+        for _ in range(_ROUNDS):
+            if not any(
+                [self._join(sides, *pair) for pair in (("train", "val"), ("train", "test"), ("val", "test"))]
+            ):
+                break
+        empty = [side for side in SIDES if not sides[side]]
+        if empty:
+            raise BenchError(
+                f"{len(self.ids)} pictures of {self.source} leave none for {' and '.join(empty)} once "
+                "near-duplicates are on one side. Bring more, or other --shares."
+            )
+        digests = self.item_digests(self.ids)
+        return Splits(
+            name=NAME,
+            items=digests,
+            digests={side: side_digest({i: digests[i] for i in ids}) for side, ids in sides.items()},
+            groups={item: group for ids in sides.values() for item, group in self._groups(ids).items()},
+            train=tuple(sorted(sides["train"])),
+            val=tuple(sorted(sides["val"])),
+            test=tuple(sorted(sides["test"])),
+        )
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was read, as JSON values: file, side and digest of each item, and what was left out."""
+        side = {item: name for name in SIDES for item in self.splits.side(name)}
+        items = {
+            item: {"file": self._rows[item].name, "side": side[item], "sha256": self._rows[item].sha256[0]}
+            for item in self.ids
+        }
+        left_out = {reason: list(names) for reason, names in self.left_out.items()}
+        return {"source": Path(self.source).name, "read": self.protocol, "items": items, "left out": left_out}
+
+    def _join(self, sides: dict[str, list[str]], first: str, second: str) -> bool:
+        """Move what of the second side the leak check finds on the first; return whether there was any."""
+        prints = [fingerprints_of(self, sides[side]) for side in (first, second)]
+        leaks = [finding for finding in compare(*prints).findings if finding.leak]
+        moved = {item for finding in leaks for _, item in finding.pairs}
+        sides[first] += sorted(moved)
+        sides[second] = [item for item in sides[second] if item not in moved]
+        return bool(moved)
+
+    def _groups(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the group of each item of a side, named by its first item."""
+        group = {item: item for item in ids}
+        if len(ids) <= _MOST_PAIRS:
+            small = self._small(ids)
+            for i, j, value in zip(*alike(small, small), strict=True):
+                old, new = sorted((group[ids[i]], group[ids[j]]), reverse=True)
+                if value > LIMITS["image"] and old != new:
+                    group = {item: new if name == old else name for item, name in group.items()}
+        return group
+
+    def _survey(self, ids: Sequence[str], cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+        """Return the codes of pictures, [N,24] uint8, and which can be read, [N] bool; kept by content."""
+        digests = [self._rows[item].sha256 for item in ids]
+
+        def make() -> dict[str, np.ndarray]:
+            codes, whole = np.zeros((len(ids), BITS // 8), np.uint8), np.ones(len(ids), bool)
+            for place, item in enumerate(ids):
+                try:
+                    codes[place] = codes_of(self._small([item]))[0]
+                except PictureError:
+                    whole[place] = False
+            return {"codes": codes, "whole": whole}
+
+        key = {"kind": "codes of pictures", "pictures": digests, "size": self.reading.size}
+        kept = cache.load_or_make(key, make)
+        return kept["codes"], kept["whole"]
+
+    def _small(self, ids: Sequence[str]) -> np.ndarray:
+        small = [shrink(self._pictures(self._rows[item])[0][..., :3]) for item in ids]
+        return np.array(small, np.uint8).reshape(-1, GRID, GRID, 3)
+
+    def _pictures(self, row: _Row) -> list[np.ndarray]:
+        """Return the picture and its condition, if any, [S,S,4] uint8 each."""
+        data = [_bytes(source) for source in row.sources]
+        if tuple(map(sha256_bytes, data)) != row.sha256:
+            raise BenchError(f"{row.name} of {self.source} was changed meanwhile. Begin anew.")
+        pictures = [decode(content, alpha=True).pixels for content in data]
+        shapes = [f"{p.shape[1]}x{p.shape[0]}" for p in pictures]
+        if len(set(shapes)) > 1:
+            raise BenchError(
+                f"the conditioning picture of {row.name} is {shapes[1]}, the picture {shapes[0]}. Give both "
+                "the same size, so that they stay aligned."
+            )
+        return [_square(picture, self.reading.size) for picture in pictures]
+
+
+class _Layers(Mapping[str, np.ndarray]):
+    """The layers of a picture; a sketch costs time, so that it is drawn when it is asked for."""
+
+    def __init__(self, image: np.ndarray, conditions: Sequence[np.ndarray]) -> None:
+        self.image, self._given = image, dict(zip(("condition",), conditions, strict=False))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return _canny(self.image) if name == "sketch" else self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._given, "sketch"))
+
+    def __len__(self) -> int:
+        return len(self._given) + 1
+
+    def __contains__(self, name: object) -> bool:
+        return name == "sketch" or name in self._given
+
+
+def _canny(image: np.ndarray) -> np.ndarray:
+    from bench.data.coco.sketches import canny_lines
+
+    return canny_lines(image)
+
+
+def _square(picture: np.ndarray, size: int) -> np.ndarray:
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def _read_rows(source: str, reading: Reading) -> Iterator[_Row]:
+    """Give the rows of a folder or hub id, with the digests of their files."""
+    table, names = _table(source), [reading.image, reading.caption, *filter(None, [reading.condition])]
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise BenchError(
+            f"{source} has no column '{missing[0]}'; it has {', '.join(table.column_names)}. Name columns "
+            "with --image-column, --caption-column and --conditioning-column."
+        )
+    for number, row in enumerate(table.select_columns(names)):
+        sources = tuple(_source(row[name], source) for name in names if name != reading.caption)
+        name = Path(str(sources[0])).name if isinstance(sources[0], Path) else f"row {number}"
+        caption = row[reading.caption]
+        if not isinstance(caption, str) or not caption.strip():
+            raise BenchError(f"{name} of {source} has no caption in column '{reading.caption}'. Give it one.")
+        try:
+            digests = tuple(sha256_bytes(_bytes(part)) for part in sources)
+        except OSError as error:
+            raise BenchError(f"a picture of {source} cannot be read: {error}") from error
+        yield _Row(name=name, caption=caption, sources=sources, sha256=digests)
+
+
+def _table(source: str) -> Any:
+    """Return the rows as the `datasets` library reads them, pictures as bytes or paths."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    folder = Path(source)
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(source)
+        elif folder.is_dir():
+            found = datasets.load_dataset("imagefolder", data_dir=source)
+        else:
+            found = datasets.load_dataset(source)
+        parts = list(found.values()) if isinstance(found, datasets.DatasetDict) else [found]
+        table = datasets.concatenate_datasets(parts)
+    except Exception as error:  # the library raises many kinds
+        raise BenchError(
+            f"--data {source} cannot be read as a folder of pictures ({_first_line(error)}). Give a folder "
+            "with pictures and metadata.jsonl (file_name, text), one of datasets' save_to_disk, or a hub id."
+        ) from error
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _source(value: Any, folder: str) -> Any:
+    """Return the path or the bytes of a picture as a row holds it; a text is a path inside the folder."""
+    if isinstance(value, str):
+        path, root = (Path(folder) / value).resolve(), Path(folder).resolve()
+        if not path.is_relative_to(root):
+            raise BenchError(f"{folder} names the picture {value}, outside of it. Paths stay inside.")
+        return path
+    given = value or {}
+    return given.get("bytes") or Path(given.get("path") or "")
+
+
+def _bytes(source: Any) -> bytes:
+    return source.read_bytes() if isinstance(source, Path) else bytes(source)

@@ -1,0 +1,161 @@
+"""Pictures of one's own: sides by content, near-duplicates together, every refusal in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from bench.content import Cache
+from bench.data.imagefolder import ImageFolder, Reading
+from bench.data.leaks import verify
+from bench.data.splits import SIDES
+from bench.tasks.image import GivenImage, GreyImage, TransparentImage
+from bench.types import BenchError
+
+COUNT = 40
+READING = Reading(size=64, condition="conditioning_image", shares=(0.5, 0.25, 0.25))
+
+
+def picture(number: int) -> np.ndarray:
+    rough = np.random.default_rng(number).normal(size=(48, 56, 3))
+    smooth = ndimage.gaussian_filter(rough, (5, 5, 0))
+    return np.uint8(255 * (smooth - smooth.min()) / np.ptp(smooth))
+
+
+def write(folder: Path, *, count: int = COUNT, text: str = "text") -> list[dict[str, str]]:
+    """Write a folder as diffusers' scripts take it; pictures 6 and 7 are 5 moved by a pixel or two."""
+    (folder / "conditions").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        pixels = np.roll(picture(5), number - 5, axis=1) if number in (6, 7) else picture(number)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        Image.fromarray(pixels[..., 0]).save(folder / "conditions" / f"{number}.png")
+        rows.append(
+            {
+                "file_name": f"{number}.png",
+                text: f"no. {number}",
+                "conditioning_image": f"conditions/{number}.png",
+            }
+        )
+    metadata(folder, rows)
+    return rows
+
+
+def metadata(folder: Path, rows: list[dict[str, str]]) -> None:
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def _own_library_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "library")
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., ImageFolder]:
+    return lambda folder, reading=READING: ImageFolder(folder, reading, cache=Cache(tmp_path / "cache"))
+
+
+def test_sides_follow_from_pictures_alone(tmp_path: Path, read: Callable[..., ImageFolder]) -> None:
+    rows = write(tmp_path / "a")
+    first = read(tmp_path / "a")
+    write(tmp_path / "b")
+    metadata(tmp_path / "b", rows[::-1])
+    second = read(tmp_path / "b")
+    assert first.splits == second.splits and first.digest == second.digest
+    assert sum(len(first.splits.side(side)) for side in SIDES) == len(first) == COUNT
+    example = first[first.splits.train[0]]
+    assert example.image.shape == (64, 64, 3) and example.layers["sketch"].shape == (64, 64)
+    assert verify(first, first.splits) == []
+
+
+def test_near_duplicates_share_a_side_and_a_group(tmp_path: Path, read: Callable[..., ImageFolder]) -> None:
+    write(tmp_path / "a")
+    data = read(tmp_path / "a")
+    of = {entry["file"]: (item, entry["side"]) for item, entry in data.manifest["items"].items()}
+    twins = [of[f"{number}.png"] for number in (5, 6, 7)]
+    assert len({side for _, side in twins}) == 1
+    groups = data.splits.groups
+    assert len({groups[item] for item, _ in twins}) == 1
+    assert len(set(groups.values())) == COUNT - 2
+
+
+def test_a_folder_saved_by_the_library_is_the_same_data(
+    tmp_path: Path, read: Callable[..., ImageFolder]
+) -> None:
+    import datasets
+
+    write(tmp_path / "a")
+    table = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "a"))["train"]
+    table.map(
+        lambda row: {"conditioning_image": str(tmp_path / "a" / row["conditioning_image"])},
+    ).cast_column("conditioning_image", datasets.Image()).save_to_disk(tmp_path / "disk")
+    assert read(tmp_path / "disk").digest == read(tmp_path / "a").digest
+
+
+def test_conditions_have_the_channels_of_their_task(tmp_path: Path, read: Callable[..., ImageFolder]) -> None:
+    write(tmp_path / "a")
+    data = read(tmp_path / "a")
+    example = data[data.ids[0]]
+    for task in (GivenImage(), GreyImage(), TransparentImage()):
+        condition = task.condition(example)
+        assert condition.shape == (task.channels, 64, 64) and condition.max() <= 1
+        np.testing.assert_array_equal(condition[0], example.layers["condition"][..., 0] / np.float32(255))
+    coloured = np.concatenate([example.image, np.full((64, 64, 1), 255, np.uint8)], axis=-1)
+    with pytest.raises(BenchError, match="colours"):
+        GreyImage().condition(
+            type(example)(id="x", caption="", image=example.image, layers={"condition": coloured})
+        )
+
+
+def test_what_cannot_be_read_is_left_out_and_told_or_refused(
+    tmp_path: Path, read: Callable[..., ImageFolder]
+) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "a" / "3.png").write_bytes((tmp_path / "a" / "3.png").read_bytes()[:200])
+    (tmp_path / "a" / "9.png").write_bytes((tmp_path / "a" / "8.png").read_bytes())
+    before = sorted(path.name for path in (tmp_path / "a").rglob("*"))
+    data = read(tmp_path / "a")
+    assert data.left_out == {"broken": ("3.png",), "the same picture again": ("9.png",)}
+    assert len(data) == COUNT - 2 and sorted(p.name for p in (tmp_path / "a").rglob("*")) == before
+    strict = Reading(size=64, condition="conditioning_image", strict=True)
+    with pytest.raises(BenchError, match=r"3\.png"):
+        read(tmp_path / "a", strict)
+
+
+@pytest.mark.parametrize(
+    ("change", "reading", "named"),
+    [
+        ({}, Reading(size=64, caption="caption"), "'caption'; it has image, text, conditioning_image"),
+        ({"text": " "}, READING, r"3\.png"),
+        ({"conditioning_image": "../../secret.png"}, READING, "outside"),
+        ({"conditioning_image": "conditions/none.png"}, READING, r"none\.png"),
+        ({"conditioning_image": "wide.png"}, READING, "90x48"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, read: Callable[..., ImageFolder], change: dict[str, str], reading: Reading, named: str
+) -> None:
+    rows = write(tmp_path / "a")
+    Image.fromarray(np.zeros((48, 90), np.uint8)).save(tmp_path / "a" / "wide.png")
+    metadata(tmp_path / "a", [row | (change if number == 3 else {}) for number, row in enumerate(rows)])
+    with pytest.raises(BenchError, match=named) as refused:
+        read(tmp_path / "a", reading)
+    assert "\n" not in str(refused.value)
+
+
+def test_few_pictures_and_odd_wishes_are_refused(tmp_path: Path, read: Callable[..., ImageFolder]) -> None:
+    write(tmp_path / "few", count=12)
+    for folder, named in ((tmp_path / "few", "12"), (tmp_path / "none", "none")):
+        with pytest.raises(BenchError, match=named):
+            read(folder)
+    for wrong in ({"shares": (0.5, 0.5, 0.5)}, {"shares": (1.0, 0.0, 0.0)}, {"size": 100}):
+        with pytest.raises(BenchError):
+            Reading(**wrong)
