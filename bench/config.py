@@ -118,7 +118,15 @@ class RunConfig:
         None, "Your own Stable Diffusion: a diffusers folder or org/name[@revision].", DATA
     )
     base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", DATA)
-    data: Path | None = _asked(None, "Prepared data of a suite that brings none.", DATA)
+    data: Path | None = _asked(None, "Data of a suite that brings none: a folder; or a hub id.", DATA)
+    image_column: str | None = _asked(None, "Of suite folder: pictures; else image.", DATA)
+    caption_column: str | None = _asked(None, "Of suite folder: captions; else text.", DATA)
+    conditioning_column: str | None = _asked(
+        None, "Of suite folder: conditions; else conditioning_image where there is one.", DATA
+    )
+    resolution: Many | None = _asked(None, "Of suite folder: pixels of a side; else 512.", DATA)
+    shares: tuple[float, ...] = _asked((), "Of suite folder: of train, val and test; else 0.6,0.1,0.3.", DATA)
+    strict: bool = _asked(False, "Of suite folder: refuse broken pictures, do not leave them out.", DATA)
     weights: Path | None = _asked(None, "Begin with these: a folder diffusers loads, or a checkpoint.", DATA)
     train: bool = _asked(True, "Train, or evaluate --weights as they are.", DATA)
     condition_channels: Form = _asked(
@@ -328,11 +336,11 @@ class Sampler:
 class Suite:
     """A benchmark: data, base and protocol.
 
-    dataset, splits: loaders. at: where the user brings the data, a prepared folder (None: that of the
-    environment) -> such loaders. base: folder or hub id of the frozen base; None where the user brings
-    it; variant: which of its weights, None for the plain ones. storage: encoded items are
-    held in "memory", or in "shards" on disk (text in float16), for data sets that no memory holds; part
-    of what the suite is, so that equal suites read equal numbers.
+    dataset, splits: loaders. at: where the user brings the data, a configuration -> such loaders. base:
+    folder or hub id of the frozen base; None where the user brings it; variant: which of its weights, None
+    for the plain ones. storage: encoded items are held in "memory", or in "shards" on disk (text in
+    float16), for data sets that no memory holds; part of what the suite is, so that equal suites read equal
+    numbers.
     learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
     side by method. feature_judge, clip_judge: names in bench.judges.
     """
@@ -352,7 +360,7 @@ class Suite:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     default_budget: str = "standard"
     eval_side: str = "test"
-    at: Callable[[Path | None], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
+    at: Callable[[RunConfig], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
     variant: str | None = None
     storage: str = "memory"
 

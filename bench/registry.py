@@ -74,10 +74,14 @@ _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
         "segmentation": Row(target="bench.tasks.segmentation:Segmentation"),
         "layout": Row(target="bench.tasks.layout:Layout"),
         "drawing": Row(target="bench.tasks.drawing:Drawing"),
+        "image": Row(target="bench.tasks.image:GivenImage"),
+        "image-grey": Row(target="bench.tasks.image:GreyImage"),
+        "image-rgba": Row(target="bench.tasks.image:TransparentImage"),
     },
     "suite": {
         "emoji": Row(target="bench.suites:EMOJI"),
         "coco17": Row(target="bench.suites:COCO17"),
+        "folder": Row(target="bench.suites:FOLDER"),
         "micro": Row(target="bench.suites:MICRO"),
     },
     "judge": {
@@ -123,7 +127,7 @@ def groups(kind: str) -> dict[str, tuple[str, ...]]:
     plain = tuple(name for name, row in rows(kind).items() if not row.variant_of)
     if kind == "method":
         return {"paper": _PAPER, "all": plain, "variants": tuple(n for n in rows(kind) if n not in plain)}
-    return {"all": plain} if kind == "task" else {}
+    return {"all": tuple(n for n in plain if not n.startswith("image"))} if kind == "task" else {}
 
 
 def names(kind: str, asked: Sequence[str]) -> tuple[str, ...]:

@@ -90,12 +90,15 @@ MICRO = replace(
 )
 
 
-def _coco17_at(folder: Path | None) -> tuple[Callable[[], Dataset], Callable[[], Splits]]:
+_Loaders = tuple[Callable[[], Dataset], Callable[[], "Splits"]]
+
+
+def _coco17_at(config: RunConfig) -> _Loaders:
     @cache
     def load() -> Any:
         from bench.data.coco.dataset import Coco17, find_folder
 
-        return Coco17(find_folder(folder))
+        return Coco17(find_folder(config.data))
 
     def splits() -> Splits:
         from bench.data.coco.dataset import splits_of
@@ -110,8 +113,8 @@ _COCO17_TRAIN = 118_287
 COCO17 = Suite(
     name="coco17",
     about="COCO 2017 at 512 px on your own Stable Diffusion 1.5 (--base, --data): the paper's suite",
-    dataset=lambda: _coco17_at(None)[0](),
-    splits=lambda: _coco17_at(None)[1](),
+    dataset=lambda: _coco17_at(RunConfig())[0](),
+    splits=lambda: _coco17_at(RunConfig())[1](),
     at=_coco17_at,
     base=None,
     tasks=("sketch", "segmentation", "layout", "drawing"),
@@ -130,24 +133,75 @@ COCO17 = Suite(
 )
 
 
-def find_data(name: str, folder: Path | None = None) -> Suite:
-    """Return a suite by name, over the user's prepared data where it takes such.
+def _folder_at(config: RunConfig) -> _Loaders:
+    @cache
+    def load() -> Any:
+        from bench.data.imagefolder import ImageFolder, Reading
 
-    folder: where they lie; else the environment says. BenchError for an unknown suite and for a folder
-    given to a suite that brings its own data.
+        if config.data is None:
+            raise BenchError(
+                "suite 'folder' needs pictures with captions: --data FOLDER, with metadata.jsonl (file_name, "
+                "text), or a data set's hub id."
+            )
+        asked = {
+            "image": config.image_column,
+            "caption": config.caption_column,
+            "condition": config.conditioning_column,
+            "size": config.resolution,
+            "shares": config.shares or None,
+            "strict": config.strict,
+        }
+        return ImageFolder(config.data, Reading(**_given(asked)))
+
+    return load, lambda: load().splits
+
+
+FOLDER = Suite(
+    name="folder",
+    about="your own pictures and captions (--data) on your own Stable Diffusion (--base)",
+    dataset=lambda: _folder_at(RunConfig())[0](),
+    splits=lambda: _folder_at(RunConfig())[1](),
+    at=_folder_at,
+    base=None,
+    tasks=("image", "image-grey", "image-rgba", "sketch"),
+    feature_judge="efficientnet-lite0",
+    clip_judge=None,
+    learning_rate=1e-4,
+    learning_rates={"sd-finetune": 1e-5, "style-only": 1e-5},  # by custom; `bench tune` chooses yours
+    budgets={
+        "quick": Budget(name="quick", train_images=1_600, eval_items=100),
+        "standard": Budget(name="standard", train_images=16_000, eval_items=1_000),
+        "full": Budget(name="full", train_images=64_000, eval_items=None),
+    },
+    training=Training(batch=8, mirror=False, loss="eps"),
+    sampler=Sampler(name="dpm++", steps=20, guidance=7.5),
+    storage="shards",
+)
+_OF_FOLDER = ("image_column", "caption_column", "conditioning_column", "resolution", "shares", "strict")
+
+
+def find_data(config: RunConfig) -> Suite:
+    """Return the suite of a configuration, over the user's data where it takes such.
+
+    BenchError for an unknown suite and for data, or ways to read them, that the suite does not take.
     """
-    suite: Suite = registry.load("suite", name)
+    suite: Suite = registry.load("suite", config.suite)
+    given = [name for name in _OF_FOLDER if getattr(config, name)]
+    if given and suite.at is not _folder_at:
+        raise BenchError(
+            f"--{given[0].replace('_', '-')} is for suite 'folder'; suite '{config.suite}' knows its own."
+        )
     if suite.at is not None:
-        dataset, splits = suite.at(folder)
+        dataset, splits = suite.at(config)
         return replace(suite, dataset=dataset, splits=splits)
-    if folder is not None:
-        raise BenchError(f"suite '{name}' brings its own data; leave --data {folder} away.")
+    if config.data is not None:
+        raise BenchError(f"suite '{config.suite}' brings its own data; leave --data {config.data} away.")
     return suite
 
 
 def suite_of(config: RunConfig) -> Suite:
     """Return the suite of a configuration, with its base, data, side, training and sampling in place."""
-    suite = find_data(config.suite, config.data)
+    suite = find_data(config)
     training = {"batch": config.train_batch, "precision": config.precision, "ema": config.ema}
     sampler = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     return replace(

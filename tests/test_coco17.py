@@ -93,9 +93,9 @@ def test_without_data_or_judges_it_says_what_to_do(
     answer = bench("data", "verify", "--suite", "coco17")
     assert answer.exit_code == 2 and "bench data prepare coco17" in answer.stderr
     monkeypatch.setenv("BENCH_COCO17", str(leaky))
-    assert find_data("coco17").dataset().name == "coco17 release-leaky"
+    assert find_data(RunConfig(suite="coco17")).dataset().name == "coco17 release-leaky"
     with pytest.raises(BenchError, match="brings its own data"):
-        find_data("emoji", leaky)
+        find_data(RunConfig(suite="emoji", data=leaky))
     with pytest.raises(BenchError, match="brings no base model"):
         resolve(RunConfig(suite="coco17", data=leaky))
     monkeypatch.delenv("BENCH_JUDGES", raising=False)

@@ -33,7 +33,7 @@ def verify(*, asked: Asked) -> None:
     from bench.data.leaks import verify as verify_splits
     from bench.suites import find_data
 
-    suite = find_data(asked.config.suite, asked.config.data)
+    suite = find_data(asked.config)
     dataset, splits = suite.dataset(), suite.splits()
     findings = verify_splits(dataset, splits)
     for finding in findings:
@@ -61,7 +61,7 @@ def export_data(
     from bench.sampling import export_images
     from bench.suites import find_data
 
-    suite = find_data(asked.config.suite, asked.config.data)
+    suite = find_data(asked.config)
     dataset, splits = suite.dataset(), suite.splits()
     ids = pick_items(splits.side(side), items)
     export_images(dataset, ids, out)
@@ -207,7 +207,7 @@ def audit(
     from bench.suites import find_data
 
     record = None if run is None else load_record(run_folder(run))
-    suite = find_data(asked.config.suite if record is None else record.suite, asked.config.data)
+    suite = find_data(asked.config if record is None else replace(asked.config, suite=record.suite))
     dataset, splits, cache = suite.dataset(), suite.splits(), Cache()
     known, sides = set(dataset.ids), {side: splits.side(side) for side in SIDES}
     if run is not None and record is not None:

@@ -195,8 +195,8 @@ def _asked(given: Mapping[str, Any], text: str | None, defaults: Mapping[str, An
     for name, value in given.items():
         if name == "options" and value:
             values[name] = {**values.get(name, {}), **parse_options(value)}
-        elif name == "seed" and value:
-            values[name] = [int(seed) if seed.isdecimal() else seed for seed in split(value)]
+        elif name in ("seed", "shares") and value:
+            values[name] = [parsed(word) for word in split(value)]
         elif value is not None and value != []:
             values[name] = split(value) if isinstance(value, list) else value
     each = {}
@@ -214,6 +214,14 @@ def split(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
 
 
+def parsed(word: str) -> Any:
+    """Return a word as the JSON value it is, else as it came, for who checks it to refuse."""
+    try:
+        return json.loads(word)
+    except (ValueError, RecursionError):  # also where it is JSON beyond all bounds
+        return word
+
+
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
     """Return a method's options from name=value texts; values are JSON, or else plain text."""
     options: dict[str, Any] = {}
@@ -223,10 +231,7 @@ def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
             raise BenchError(f"--option '{pair}' is not name=value. Write for example prior=free.")
         if name in options:
             raise BenchError(f"--option {name} came more than once; give it once.")
-        try:
-            options[name] = json.loads(value)
-        except (ValueError, RecursionError):  # also where it is JSON beyond all bounds
-            options[name] = value
+        options[name] = parsed(value)
     return options
 
 

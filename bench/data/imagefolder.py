@@ -11,7 +11,7 @@ together on the first of them; near-duplicates of one side share a group.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from bench.data.splits import SIDES, Splits, side_digest
 from bench.types import BenchError, Example
 
 NAME = "folder"
+_CONDITION = "conditioning_image"
 LEAST = 20  # pictures; fewer leave no side to evaluate on
 _MOST_PAIRS = 5_000  # items of a side that are compared with each other
+_LEAST_ON = {"train": 1, "test": 10}  # with fewer evaluation items no interval can be made
 _ROUNDS = 20
 
 
@@ -35,15 +37,15 @@ _ROUNDS = 20
 class Reading:
     """How a folder is read: columns, size in pixels of a side, and shares of train, val and test.
 
-    condition: the column of conditioning pictures, "" where there is none. strict: broken pictures are
-    refused, not left out.
+    condition: the column of conditioning pictures, None for conditioning_image where it is there. strict:
+    broken pictures are refused, not left out.
     """
 
     image: str = "image"
     caption: str = "text"
-    condition: str = ""
+    condition: str | None = None
     size: int = 512
-    shares: tuple[float, ...] = (0.8, 0.1, 0.1)
+    shares: tuple[float, ...] = (0.6, 0.1, 0.3)
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -51,10 +53,10 @@ class Reading:
         if len(self.shares) != 3 or min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
             raise BenchError(
                 f"--shares {','.join(f'{s:g}' for s in self.shares)}: give three shares above 0, of train, "
-                "val and test, that add up to 1, such as 0.8,0.1,0.1."
+                "val and test, that add up to 1, such as 0.6,0.1,0.3."
             )
         if self.size <= 0 or self.size % 64:
-            raise BenchError(f"--size {self.size}: give a multiple of 64 pixels, such as 512.")
+            raise BenchError(f"--resolution {self.size}: give a multiple of 64 pixels, such as 512.")
 
     @property
     def words(self) -> dict[str, str]:
@@ -100,9 +102,12 @@ class ImageFolder:
         source: a folder, or a hub id. cache: where it is kept which pictures are broken, and their codes.
         """
         self.source, self.reading = str(source), reading or Reading()
+        table = _table(self.source)
+        if self.reading.condition is None and _CONDITION in table.column_names:
+            self.reading = replace(self.reading, condition=_CONDITION)
         rows: dict[str, _Row] = {}
         twice = []
-        for row in _read_rows(self.source, self.reading):
+        for row in _read_rows(table, self.source, self.reading):
             if rows.setdefault(row.id, row) is not row:
                 twice.append(row.name)
         self._rows = rows
@@ -163,11 +168,13 @@ class ImageFolder:
                 [self._join(sides, *pair) for pair in (("train", "val"), ("train", "test"), ("val", "test"))]
             ):
                 break
-        empty = [side for side in SIDES if not sides[side]]
-        if empty:
+        few = {side: len(sides[side]) for side, least in _LEAST_ON.items() if len(sides[side]) < least}
+        if few:
+            left = " and ".join(f"{count} for {side}" for side, count in few.items())
             raise BenchError(
-                f"{len(self.ids)} pictures of {self.source} leave none for {' and '.join(empty)} once "
-                "near-duplicates are on one side. Bring more, or other --shares."
+                f"{len(self.ids)} pictures of {self.source} leave {left} once near-duplicates are on one "
+                f"side; test needs {_LEAST_ON['test']}. Bring more, or other --shares, now "
+                f"{','.join(f'{share:g}' for share in self.reading.shares)}."
             )
         digests = self.item_digests(self.ids)
         return Splits(
@@ -282,9 +289,9 @@ def _square(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def _read_rows(source: str, reading: Reading) -> Iterator[_Row]:
+def _read_rows(table: Any, source: str, reading: Reading) -> Iterator[_Row]:
     """Give the rows of a folder or hub id, with the digests of their files."""
-    table, names = _table(source), [reading.image, reading.caption, *filter(None, [reading.condition])]
+    names = [reading.image, reading.caption, *filter(None, [reading.condition])]
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise BenchError(

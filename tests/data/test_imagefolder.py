@@ -19,7 +19,7 @@ from bench.tasks.image import GivenImage, GreyImage, TransparentImage
 from bench.types import BenchError
 
 COUNT = 40
-READING = Reading(size=64, condition="conditioning_image", shares=(0.5, 0.25, 0.25))
+READING = Reading(size=64, condition="conditioning_image", shares=(0.4, 0.2, 0.4))
 
 
 def picture(number: int) -> np.ndarray:
