@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.tasks.layers import need_layer
+from bench.tasks import need_layer
 from bench.types import BenchError, Example, MetricSpec
 
 
