@@ -274,7 +274,7 @@ class _Layers(Mapping[str, np.ndarray]):
 
 
 def _canny(image: np.ndarray) -> np.ndarray:
-    from bench.data.coco.sketches import canny_lines
+    from bench.data.coco.draw import canny_lines
 
     return canny_lines(image)
 

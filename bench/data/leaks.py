@@ -574,8 +574,8 @@ def _same_names(seen: Fingerprints, evaluation: Fingerprints) -> list[Finding]:
 def _digest_now(dataset: Dataset, item: str) -> str | None:
     """Return the digest of an item as it is read now, None where it cannot be."""
     try:
-        dataset[item]  # which checks it where a digest is kept
-        return digests_of(dataset, [item])[item]
+        example = dataset[item]  # which checks it where a digest is kept
+        return dataset.item_digests([item])[item] if isinstance(dataset, Stored) else item_digest(example)
     except BenchError:
         return None
 
