@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
+from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, expand, like_base
 
 if TYPE_CHECKING:
     from bench.base.load import Base
@@ -34,7 +34,7 @@ image = pipe.image_processor.postprocess(pixels)[0]
 """How to draw with a UNet that reads latents and condition together, as lines of an Exchange."""
 
 
-class ConcatDenoiser(torch.nn.Module):
+class ConcatDenoiser(ConditionedDenoiser):
     """A copy of the base's UNet that takes latents and condition together.
 
     The condition is pixel-unshuffled to latent cells, [B,C*f*f,h,w], and read by new input channels
@@ -45,7 +45,7 @@ class ConcatDenoiser(torch.nn.Module):
     """
 
     def __init__(self, base: Base, unet: Any, *, task: Task) -> None:
-        super().__init__()
+        super().__init__(base, task)
         self.unet = unet
         first = unet.conv_in
         extra = torch.nn.Conv2d(
@@ -57,13 +57,10 @@ class ConcatDenoiser(torch.nn.Module):
         )
         torch.nn.init.zeros_(extra.weight)
         self.extra: Any = like_base(extra, base.device)
-        self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
-        self._to_eps = base.to_eps
 
     def encode(self, condition: Tensor) -> Tensor:
         """Condition [B,C,H,W] in [0, 1] -> its part of the first convolution, [B,w0,h,w]."""
-        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
-        return self.extra(F.pixel_unshuffle(condition, self.downscale))
+        return self.extra(F.pixel_unshuffle(super().encode(condition), self.downscale))
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
@@ -75,7 +72,7 @@ class ConcatDenoiser(torch.nn.Module):
             output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
         finally:
             handle.remove()
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 def wide_input(denoiser: ConcatDenoiser) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import ControlNetModel
 
 from baselines.inputs import (
-    check_condition,
+    ConditionedDenoiser,
     check_match,
     embedding_widths,
     expand,
@@ -55,24 +55,15 @@ def build_controlnet(unet: Any, *, channels: int, downscale: int) -> ControlNetM
     return net.requires_grad_(True)
 
 
-class ControlNetDenoiser(torch.nn.Module):
+class ControlNetDenoiser(ConditionedDenoiser):
     """The frozen UNet with a ControlNet's residuals on its skips and its middle.
 
     The ControlNet reads latents, timestep and text, so it runs on all K*B rows at every step.
     """
 
     def __init__(self, base: Base, controlnet: ControlNetModel, *, task: Task, scale: float) -> None:
-        super().__init__()
-        self.unet = base.unet
-        self.controlnet = controlnet
-        self.scale, self.downscale = scale, base.downscale
-        self.channels, self.task_name = task.channels, task.name
-        self._to_eps = base.to_eps
-
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
-        return condition
+        super().__init__(base, task)
+        self.unet, self.controlnet, self.scale = base.unet, controlnet, scale
 
     def forward(
         self,
@@ -96,7 +87,7 @@ class ControlNetDenoiser(torch.nn.Module):
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 class ControlNet:

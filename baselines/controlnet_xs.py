@@ -9,7 +9,7 @@ import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 
 from baselines.inputs import (
-    check_condition,
+    ConditionedDenoiser,
     check_match,
     embedding_widths,
     expand,
@@ -190,25 +190,17 @@ def _freeze_without_effect(fused: Any) -> None:
                 torch.nn.init.zeros_(parameter.requires_grad_(False))
 
 
-class ControlNetXSDenoiser(torch.nn.Module):
+class ControlNetXSDenoiser(ConditionedDenoiser):
     """diffusers' UNetControlNetXSModel; control and UNet read each other, so all K*B rows run both."""
 
     def __init__(self, base: Base, fused: UNetControlNetXSModel, *, task: Task) -> None:
-        super().__init__()
-        self.fused = fused
-        self._base = base
-        self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
-        self._to_eps = base.to_eps
+        super().__init__(base, task)
+        self.fused, self._base = fused, base
 
     @property
     def unet(self) -> Any:
         """The base's UNet, whose modules the fused model shares."""
         return self._base.unet
-
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
-        return condition
 
     def forward(
         self,
@@ -224,7 +216,7 @@ class ControlNetXSDenoiser(torch.nn.Module):
             controlnet_cond=features.repeat(len(text), 1, 1, 1),
             return_dict=False,
         )[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 class ControlNetXS:

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from bench.base.load import Base
+    from bench.types import Task
+
 EMBEDDING_WIDTHS = (16, 32, 96, 256)  # ControlNet's conditioning embedding for downscale factor 8
+
+
+class ConditionedDenoiser(torch.nn.Module):
+    """What denoisers of the baselines have besides networks: the condition's shape, eps of an output."""
+
+    def __init__(self, base: Base, task: Task) -> None:
+        super().__init__()
+        self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
+        self._to_eps = base.to_eps
+
+    def encode(self, condition: Tensor) -> Any:
+        """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
+        return condition
+
+    def eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Return eps [K,B,4,h,w] of a UNet's output for K*B rows, [K*B,4,h,w]."""
+        return self._to_eps(output.unflatten(0, (-1, len(latents))), latents, timesteps)
 
 
 def check_condition(condition: Tensor, *, channels: int, downscale: int, task: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from baselines.finetuned_sd import made_for
-from baselines.inputs import expand
+from baselines.inputs import ConditionedDenoiser, expand
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -38,13 +37,12 @@ pipe = StableDiffusionPipeline.from_pretrained("{folder}", safety_checker=None)
 )
 
 
-class PlainDenoiser(torch.nn.Module):
+class StyleOnlyDenoiser(ConditionedDenoiser):
     """A UNet of its own that never sees the condition."""
 
-    def __init__(self, base: Base) -> None:
-        super().__init__()
+    def __init__(self, base: Base, task: Task) -> None:
+        super().__init__(base, task)
         self.unet = base.prior_unet("free")
-        self._to_eps = base.to_eps
 
     def encode(self, condition: Tensor) -> None:
         """Ignore the condition."""
@@ -53,7 +51,7 @@ class PlainDenoiser(torch.nn.Module):
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
         output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 class StyleOnly:
@@ -66,17 +64,17 @@ class StyleOnly:
     options: dict[str, object] = {}
     exchange = EXCHANGE
 
-    def build(self, base: Base, task: Task) -> PlainDenoiser:
+    def build(self, base: Base, task: Task) -> StyleOnlyDenoiser:
         """Return a trainable copy of the base."""
-        return PlainDenoiser(base)
+        return StyleOnlyDenoiser(base, task)
 
-    def load(self, denoiser: PlainDenoiser, source: Source) -> dict[str, str]:
+    def load(self, denoiser: StyleOnlyDenoiser, source: Source) -> dict[str, str]:
         """Put in a UNet of the base's shape; BenchError where it does not fit."""
         given = source.model(UNet2DConditionModel)
         source.fit(made_for(given), made_for(denoiser.unet))
         denoiser.unet.load_state_dict(given.state_dict())
         return {}
 
-    def save(self, denoiser: PlainDenoiser, folder: Path) -> None:
+    def save(self, denoiser: StyleOnlyDenoiser, folder: Path) -> None:
         """Write the UNet as UNet2DConditionModel.from_pretrained loads it."""
         denoiser.unet.save_pretrained(folder)

@@ -11,7 +11,7 @@ import torch
 from diffusers import T2IAdapter as AdapterModel
 from torch import Tensor
 
-from baselines.inputs import add_to_branches, check_condition, check_match, expand, like_base
+from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, expand, like_base
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _adding(feature: Tensor) -> Any:
     return hook
 
 
-class T2IAdapterDenoiser(torch.nn.Module):
+class T2IAdapterDenoiser(ConditionedDenoiser):
     """The frozen UNet with a T2I-Adapter's features, made once an image.
 
     The adapter is not zero-initialised, so the untrained method differs from the base.
@@ -107,17 +107,13 @@ class T2IAdapterDenoiser(torch.nn.Module):
     starts_as_base = False
 
     def __init__(self, base: Base, adapter: AdapterModel, *, task: Task, timesteps: str) -> None:
-        super().__init__()
-        self.unet = base.unet
-        self.adapter = adapter
-        self.downscale, self.steps, self.timesteps = base.downscale, len(base.alphas), timesteps
-        self.channels, self.task_name = task.channels, task.name
-        self._to_eps = base.to_eps
+        super().__init__(base, task)
+        self.unet, self.adapter = base.unet, adapter
+        self.steps, self.timesteps = len(base.alphas), timesteps
 
     def encode(self, condition: Tensor) -> list[Tensor]:
         """Condition [B,C,H,W] in [0, 1] -> one feature map a UNet level, from [B,w0,h,w] down."""
-        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
-        return list(self.adapter(condition))
+        return list(self.adapter(super().encode(condition)))
 
     def warp_timesteps(self, timesteps: Tensor) -> Tensor:
         """Map the training loop's uniform timesteps [B] to those this method trains at, [B]."""
@@ -130,7 +126,7 @@ class T2IAdapterDenoiser(torch.nn.Module):
         check_match(features[0], latents)
         with adapted(self.unet, features):
             output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 class T2IAdapter:

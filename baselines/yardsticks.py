@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel
 
 from baselines.controlnet import build_controlnet
-from baselines.inputs import expand, like_base
+from baselines.inputs import ConditionedDenoiser, expand, like_base
 from baselines.style_only import StyleOnly
 from baselines.text_only import TextOnlyDenoiser
 
@@ -34,19 +34,15 @@ class ShiftedDenoiser(TextOnlyDenoiser):
         return super().forward(latents + self.shift, timesteps, text, features)
 
 
-class ScriptDenoiser(torch.nn.Module):
+class ScriptDenoiser(ConditionedDenoiser):
     """The step of diffusers' examples/controlnet/train_controlnet.py, latents and text given.
 
     As there: a ControlNetModel in float32 under autocast, the frozen UNet in the precision itself.
     """
 
-    def __init__(self, base: Base, controlnet: ControlNetModel) -> None:
-        super().__init__()
-        self.unet, self.controlnet, self._to_eps = base.unet, controlnet, base.to_eps
-
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        """Pass the condition [B,C,H,W] through."""
-        return condition
+    def __init__(self, base: Base, controlnet: ControlNetModel, *, task: Task) -> None:
+        super().__init__(base, task)
+        self.unet, self.controlnet = base.unet, controlnet
 
     def forward(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: torch.Tensor
@@ -66,7 +62,7 @@ class ScriptDenoiser(torch.nn.Module):
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
-        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+        return self.eps(output, latents, timesteps)
 
 
 class _Yardstick:
@@ -99,4 +95,4 @@ class DiffusersControlNet(_Yardstick):
     def build(self, base: Base, task: Task) -> ScriptDenoiser:
         """Return the base with diffusers' ControlNetModel, which trains."""
         net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
-        return ScriptDenoiser(base, like_base(net, base.device))
+        return ScriptDenoiser(base, like_base(net, base.device), task=task)
