@@ -18,6 +18,7 @@ from bench.packed import kept_records
 from bench.reporting import FIGURES_FOLDER, ReportOptions, load_runs, make_report
 from bench.suites import EMOJI
 from tests.latex import complaints, needs_latex
+from tests.report.conftest import dots_for_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "results" / "README.md"
@@ -29,9 +30,11 @@ ON_A_GPU = ROOT / "results" / "emoji-h200"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page and the report of the main records; read only."""
+    """A folder with the page and the report of the main records, without its figures; read only."""
     folder = tmp_path_factory.mktemp("published") / "results"
-    make_report(MAIN, folder / MAIN.name / "report", ReportOptions(readme=folder / README.name, long=True))
+    asked = ReportOptions(readme=folder / README.name, long=True)
+    with dots_for_figures():
+        make_report(MAIN, folder / MAIN.name / "report", asked)
     return folder
 
 

@@ -84,7 +84,7 @@ def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as plain tables for a terminal."""
     from bench.data.folder import left_out
     from bench.reporting.render import to_plain
-    from bench.reporting.words import Column, brackets, decimals, header, number
+    from bench.reporting.words import Column, brackets, decimals, number
 
     lines = []
     for letter, facts in zip("AB", comparison.folders, strict=True):
@@ -96,7 +96,7 @@ def comparison_text(comparison: Comparison) -> str:
     table = [["", "value", "95% interval", ""]]
     for name, m in comparison.metrics.items():
         digits = decimals([m.value], widths=[] if m.low is None or m.high is None else [m.high - m.low])
-        row = [header(Column.of(name, m)), number(m.value, digits), brackets(m.low, m.high, digits)]
+        row = [Column.of(name, m).header, number(m.value, digits), brackets(m.low, m.high, digits)]
         table.append([*row, comparison.reasons.get(name, "")])
     lines += ["", to_plain(table)]
     if comparison.metrics["cosine"].value is not None and comparison.metrics["fd"].low is not None:
@@ -110,7 +110,7 @@ def comparison_text(comparison: Comparison) -> str:
 def _sensitivity_lines(comparison: Comparison) -> list[str]:
     """Return how far each number moves, in percent of it, under each change."""
     from bench.reporting.render import to_plain
-    from bench.reporting.words import MISSING, Column, named
+    from bench.reporting.words import MISSING, Column
     from bench.scoring import SAYS
 
     if not comparison.sensitivity:
@@ -120,7 +120,7 @@ def _sensitivity_lines(comparison: Comparison) -> list[str]:
         value = metric.value
         if value is None:
             continue
-        row = [named(Column.of(name, metric)), f"{value:.4g}"]
+        row = [Column.of(name, metric).named, f"{value:.4g}"]
         for values in comparison.sensitivity.values():
             after = values[name]
             moved = f" ({100 * (after - value) / abs(value):+.1f}%)" if after is not None and value else ""

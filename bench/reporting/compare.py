@@ -33,7 +33,6 @@ from bench.reporting.words import (
     label,
     leak_by_task,
     leak_mark,
-    named,
     order_columns,
     outside_mark,
     primary_metrics,
@@ -259,7 +258,7 @@ def _best_words(comparison: Comparison, column: Column) -> list[str]:
     standing = comparison.standings.get(column)
     if standing is None or standing.next is None:
         return []
-    words = f"Best mean on {named(column)}: {standing.best.name}"
+    words = f"Best mean on {column.named}: {standing.best.name}"
     if standing.difference is None:
         words += f"; no paired difference to the next, {standing.next.name}, can be stated."
     else:
@@ -294,7 +293,7 @@ class AblationTable(Table):
     @property
     def by_items(self) -> bool:
         """Whether variants differ in their number of training items."""
-        return _by_items(self.ablation)
+        return any(variant.train_items is not None for variant in self.ablation.variants)
 
     @property
     def key(self) -> str:
@@ -341,10 +340,6 @@ class AblationTable(Table):
     def is_reference(self, row: Row) -> bool:
         """Tell whether others are compared with a row."""
         return row.variant is not None and self.ablation.reference_of(row.variant) is row.variant
-
-
-def _by_items(ablation: Ablation) -> bool:
-    return any(variant.train_items is not None for variant in ablation.variants)
 
 
 def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> list[AblationTable]:

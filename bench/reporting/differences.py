@@ -10,7 +10,7 @@ import numpy as np
 from bench.metrics.intervals import Interval, difference_interval, jackknife_interval
 from bench.reporting.frame import Difference as Difference
 from bench.reporting.frame import Lines, Row, Table, item_scores, resamples, set_replicates
-from bench.reporting.words import Column, brackets, named, number
+from bench.reporting.words import Column, brackets, number
 
 
 def paired_differences(table: Table) -> tuple[Difference, ...]:
@@ -117,7 +117,7 @@ def against(differences: Sequence[Difference]) -> str:
         )
     words = "; ".join(f"{verb} {', '.join(others)}" for verb, others in claims.items())
     otherwise = "where not said, " if len(set(bases)) > 1 else ""
-    return f"{differences[0].first} on {named(differences[0].column)} ({otherwise}{usual}): {words}."
+    return f"{differences[0].first} on {differences[0].column.named} ({otherwise}{usual}): {words}."
 
 
 def verdict(difference: Difference) -> str:
@@ -127,7 +127,7 @@ def verdict(difference: Difference) -> str:
     otherwise the two cannot be told apart, or it is said that single seeds do not agree.
     """
     first, second, amount = difference.first, difference.second, _amount(difference)
-    on, basis = f"on {named(difference.column)}", f"({_basis(difference)})"
+    on, basis = f"on {difference.column.named}", f"({_basis(difference)})"
     if not difference.shown:
         return f"{first} and {second} cannot be told apart {on}: {amount} {basis}."
     text = f"{first} {_verb(difference)} {second} {on} by {amount} {basis}"

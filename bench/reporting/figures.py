@@ -31,10 +31,8 @@ from bench.reporting.words import (
     MISSING,
     Column,
     count,
-    header,
     made_equal,
     number,
-    of_distribution,
     primary_metrics,
     titled,
 )
@@ -594,8 +592,8 @@ def _overview(table: Table, path: Path) -> Path | None:
     for column in table.columns:
         marks = _marks(rows, column, name=labels)
         digits = column_digits(table, column)
-        if marks and column.metric != "kid" and not of_distribution(column):
-            panels[header(column)] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
+        if marks and column.metric != "kid" and not column.spec.detail:
+            panels[column.header] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
     title = f"{table.title}: values with 95% intervals over items"
     return dot_figure(panels, path, title=title, names=list(labels.values())) if panels else None
 
@@ -607,7 +605,7 @@ def _cost(table: Table, rows: Sequence[Row], path: Path) -> Path | None:
             costs = {row.name: mean_cost(row, key) or math.nan for row in rows}
             marks = [m for m in _marks(rows, column, x=costs) if m.kind == "floor" or m.x > 0]
             if any(mark.kind == "method" for mark in marks):
-                panels.append(Panel(words, header(column), marks, log=True))
+                panels.append(Panel(words, column.header, marks, log=True))
     title = f"{table.title}: quality against cost, at {made_equal(table.records)}"
     return plane_figure(panels, path, title=title) if panels else None
 
@@ -650,7 +648,7 @@ def _differences(table: AblationTable, path: Path) -> Path | None:
         kind = "untold" if not d.clear else "better" if d.better else "worse"
         i, text = d.interval, difference_cell(d).main
         mark = Mark(row.name, row.record.method, i.value, i.low, i.high, kind=kind, text=text)
-        panels.setdefault(header(column), []).append(mark)
+        panels.setdefault(column.header, []).append(mark)
     title = (
         f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n"
         "teal better, wine worse, grey not told apart"
@@ -669,7 +667,7 @@ def _along(table: AblationTable, path: Path) -> Path | None:
     ticks = [(place, f"{place:,g}") for place in places]
     known = {c: _marks(table.rows, c, x=settings, name=methods) for c in table.columns}
     panels = [
-        Panel(_AXES[axis], header(c), marks, axis != "guidance", ticks, dashed[0] if dashed else None)
+        Panel(_AXES[axis], c.header, marks, axis != "guidance", ticks, dashed[0] if dashed else None)
         for c, marks in known.items()
         if any(mark.kind == "method" for mark in marks)
     ]

@@ -26,7 +26,6 @@ from bench.reporting.words import (
     decimals,
     device_notes,
     few_notes,
-    header,
     label,
     leak_mark,
     order_columns,
@@ -35,7 +34,6 @@ from bench.reporting.words import (
     protocol_words,
     split_notes,
     titled,
-    too_few,
     variant_details,
 )
 from bench.types import BenchError, unknown
@@ -410,7 +408,7 @@ def _cell(column: Column, lines: Lines, runs: int) -> Cell:
     the mean of the seeds' bounds.
     """
     values, items = np.asarray([line.value for line in lines]), min(line.items for line in lines)
-    if len(values) < runs or np.isnan(values).any() or too_few(column, items):
+    if len(values) < runs or np.isnan(values).any() or column.too_few(items):
         return Cell(value=None, low=None, high=None, items=items, lines=lines)
     spread = seed_spread(values)
     several = _interval(column, lines, items) if runs > 1 else None
@@ -585,7 +583,7 @@ def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
     """Say which seeds have no number, and whose scores of items do not average to it."""
     places = [(row, column) for row in rows if row.seeds for column in order_columns(row.cells)]
     for row, column in places:
-        lines, what = row.cells[column].lines, header(column)
+        lines, what = row.cells[column].lines, column.header
         known = {line.seed for line in lines if not math.isnan(line.value)}
         absent = ", ".join(str(seed) for seed in row.seeds if seed not in known)
         if absent and known:

@@ -13,9 +13,9 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from bench.reporting.compare import AblationTable, Comparison, ablation_sentence
 from bench.reporting.differences import Difference, verdict
 from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table
-from bench.reporting.render import code_span, escape_markdown, to_markdown
+from bench.reporting.render import filled, json_text
 from bench.reporting.tables import (
     COSTS,
     ablation_command,
@@ -45,19 +45,11 @@ from bench.reporting.words import (
     brackets,
     command_line,
     count,
-    header,
     label,
     leak_mark,
-    named,
     number,
-    of_distribution,
-    one_line,
-    plain_name,
     titled,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 PICTURE_BUDGET = 8_000_000
 """Bytes of base64 that pictures take: the whole page stays below 10 MB with numbers of a hundred runs."""
@@ -138,7 +130,7 @@ class Pages:
         """Return the whole report as Markdown; nothing but the records moves a byte."""
         environments: dict[str, list[str]] = {}
         for name, record in sorted(self.records.items()):
-            environments.setdefault(_json(record.environment), []).append(name)
+            environments.setdefault(json_text(record.environment), []).append(name)
         return self._page("report.md", environments=sorted(environments.items(), key=lambda e: e[1]))
 
     def readme(self, results: Path, readme: Path) -> str:
@@ -392,11 +384,11 @@ def _table(
 def _column(column: Column) -> dict[str, Any]:
     return {
         "key": f"{column.metric}|{column.judge}|{column.scale}",
-        "judge": named(column).removeprefix(plain_name(column)),
-        "title": header(column),
+        "judge": column.judged,
+        "title": column.header,
         "better": column.better,
         "scale": column.scale if column.scale != "none" else "",
-        "group": "distribution" if of_distribution(column) else "quality",
+        "group": "distribution" if column.spec.detail else "quality",
     }
 
 
@@ -455,44 +447,19 @@ def _run(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(dict(value), sort_keys=True, indent=1, ensure_ascii=False)
-
-
 def _digest(text: str) -> str:
     """Return the hash by which a content policy names an inline block."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _filled(template: str, **values: Any) -> str:
-    return str(_environment().get_template(template).render(values))
+    return filled(template, **_calls(), **values)
 
 
-@cache
-def _environment() -> Environment:
-    """Return the templates, with what they call to turn values into text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("bench.reporting"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "md": escape_markdown,
-        "code": code_span,
-        "line": one_line,
-        "table": to_markdown,
-        "json": _json,
-        "ended": lambda end, name: f"{name}.{end}",
-        "links": lambda files: ", ".join(f"[{file}]({file})" for file in files),
-    }
+def _calls() -> dict[str, Any]:
+    """Return what templates call to turn values into text."""
     calls: tuple[Callable[..., object], ...] = (
         *(main_grid, cost_grid, difference_grid, distribution_grid),
-        *(ablation_command, ablation_sentences, verdict, command_line, header, label, leak_mark, file_name),
+        *(ablation_command, ablation_sentences, verdict, command_line, label, leak_mark, file_name),
     )
-    environment.globals |= {call.__name__: call for call in calls} | {"said": _said}
-    return environment
+    return {call.__name__: call for call in calls} | {"said": _said}

@@ -7,6 +7,7 @@ lines that do not fit a page, follow in further floats of one number; what is st
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import textwrap
 import unicodedata
@@ -85,27 +86,46 @@ class Grid:
 
 @cache
 def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Return the templates, with what they call to turn values into text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    return Environment(
-        loader=PackageLoader("bench.reporting"), undefined=StrictUndefined, keep_trailing_newline=True
+    environment = Environment(
+        loader=PackageLoader("bench.reporting"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": escape_markdown,
+        "code": code_span,
+        "line": one_line,
+        "table": to_markdown,
+        "json": json_text,
+        "ended": lambda end, name: f"{name}.{end}",
+        "links": lambda files: ", ".join(f"[{file}]({file})" for file in files),
+    }
+    return environment
+
+
+@cache
+def _latex_templates() -> Environment:
+    """Return the templates of LaTeX, which is full of braces: they mark what is filled in by << and <%."""
+    return _templates().overlay(
+        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>"
     )
 
 
-def _filled(name: str, **values: Any) -> str:
-    """Fill a template; those of LaTeX, which is full of braces, mark what is filled in by << and <%."""
-    environment = _templates()
-    if name.endswith(".tex"):
-        environment = environment.overlay(
-            variable_start_string="<<",
-            variable_end_string=">>",
-            block_start_string="<%",
-            block_end_string="%>",
-            comment_start_string="<#",
-            comment_end_string="#>",
-            trim_blocks=True,
-        )
-    return environment.get_template(name).render(values)
+def filled(template: str, **values: Any) -> str:
+    """Return a template with values filled in."""
+    environment = _latex_templates() if template.endswith(".tex") else _templates()
+    return str(environment.get_template(template).render(values))
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """Return JSON to be read by people."""
+    return json.dumps(dict(value), sort_keys=True, indent=1, ensure_ascii=False)
 
 
 def to_markdown(grid: Grid) -> str:
@@ -116,7 +136,7 @@ def to_markdown(grid: Grid) -> str:
         names = [escape_markdown(name) for name in grid.groups]
         heads = [f"{n}<br>{h}" if n else h for n, h in zip(names, heads, strict=True)]
     body = [[_markdown_cell(c, under=bool(grid.groups)) for c in line] for line in grid.body]
-    return _filled("table.md", lines=[heads, sides, *body], caption=escape_markdown(grid.caption))
+    return filled("table.md", lines=[heads, sides, *body], caption=escape_markdown(grid.caption))
 
 
 def _markdown_cell(cell: Text, *, under: bool) -> str:
@@ -197,10 +217,12 @@ def to_latex(grid: Grid, *, key: str, columns: Columns = "two") -> str:
     parts = [
         _part(grid, heads, body, block, lines)
         for block in _blocks(grid, [heads, *body], _WIDTH[columns])
-        for lines in _pages(body, _shown(grid, block), block, room)
+        for shown in [_shown(grid, block)]
+        for tall in [[_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in shown]]
+        for lines in _fitting(shown, tall, room)
     ]
     float_name = "table" if columns == "one" else "table*"
-    return _filled("table.tex", parts=parts, float=float_name, key=key, caption=escape_latex(grid.caption))
+    return filled("table.tex", parts=parts, float=float_name, key=key, caption=escape_latex(grid.caption))
 
 
 _Lines = Sequence[tuple[str, str]]
@@ -249,13 +271,6 @@ def _shown(grid: Grid, block: Sequence[int]) -> list[int]:
         return list(range(len(grid.body)))
     values = [i for i in block if i >= grid.left and (not grid.groups or grid.groups[i])]
     return [n for n, line in enumerate(grid.body) if any(line[i].main not in {"", MISSING} for i in values)]
-
-
-def _pages(
-    body: Sequence[Sequence[_Lines]], lines: Sequence[int], block: Sequence[int], room: float
-) -> Iterator[list[int]]:
-    heights = [_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in lines]
-    return _fitting(lines, heights, room)
 
 
 def _fitting(things: Sequence[_T], sizes: Sequence[float], room: float) -> Iterator[list[_T]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -28,20 +28,15 @@ from bench.reporting.words import (
     decimals,
     device_notes,
     few_notes,
-    header,
     interval_text,
     leak_lines,
     made_equal,
-    named,
     number,
-    of_distribution,
     one_line,
     order_columns,
-    plain_name,
     primary_metrics,
     protocol_words,
     titled,
-    too_few,
 )
 
 if TYPE_CHECKING:
@@ -71,12 +66,12 @@ def main_grid(table: Table) -> Grid:
     Of methods: value and interval in each cell, deviations over seeds beneath. Of a comparison: bold where
     the best is told apart from the next. Of an ablation: two columns a metric, the second the difference.
     """
-    return _grid(table, [c for c in table.columns if not of_distribution(c)], caption=caption(table))
+    return _grid(table, [c for c in table.columns if not c.spec.detail], caption=caption(table))
 
 
 def distribution_grid(table: Table) -> Grid | None:
     """Return what the first table leaves out of the set's distribution; None where nothing is."""
-    columns = [column for column in table.columns if of_distribution(column)]
+    columns = [column for column in table.columns if column.spec.detail]
     if not columns:
         return None
     words = (
@@ -92,8 +87,8 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
     rows = [row for row in table.rows if row.kind != "variant"]
     digits = {column: column_digits(table, column) for column in columns}
     lead, varied = _lead(table), isinstance(table, AblationTable)
-    above = [header(c) if varied else c.task for c in columns for _ in range(2 if varied else 1)]
-    heads = [h for c in columns for h in (("value", "minus reference") if varied else (header(c),))]
+    above = [c.header if varied else c.task for c in columns for _ in range(2 if varied else 1)]
+    heads = [h for c in columns for h in (("value", "minus reference") if varied else (c.header,))]
     body: list[tuple[Text, ...]] = []
     rules = []
     for i, row in enumerate(rows):
@@ -176,7 +171,7 @@ def leaderboard(table: Table) -> Grid:
     shown = replace(table, rows=tuple(table.own("method", "floor")), style="none", notes=())
     grid = _grid(shown, main, caption=table.title)
     body = tuple(line for line in grid.body if line[0].main != "standard deviation")
-    heads = tuple(header(c).replace(named(c), plain_name(c)) for c in main)
+    heads = tuple(c.header.replace(c.named, c.plain_name) for c in main)
     return replace(grid, header=(*grid.header[: -len(main)], *heads), body=body)
 
 
@@ -186,7 +181,7 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
     for d in differences:
         digits, i = d.digits, d.interval
         ends = interval_text(i.value, i.low, i.high, digits, table.style)
-        cells = [Text(main=text) for text in (d.first, d.second, header(d.column))]
+        cells = [Text(main=text) for text in (d.first, d.second, d.column.header)]
         body.append(
             (*cells, Text(main=number(i.value, digits), beside=ends), Text(main=f"{d.items}{d.mark}"))
         )
@@ -211,35 +206,30 @@ def cost_grid(table: Table) -> Grid:
 
     Of a comparison: on the task with most methods, without what guided steps tell already.
     """
-    if not isinstance(table, Comparison):
-        return _cost_grid(table.title, table, {row.label: row for row in table.own("method", "floor")}, COSTS)
-    task = cost_task(table)
-    rows = {row.label: row.rows.get(task) for row in table.own("method", "floor")}
-    title = f"{table.title}, measured on {task}"
-    return _cost_grid(title, table.tables[task], rows, [key for key in COSTS if key != "macs"])
-
-
-def _cost_grid(title: str, table: Table, rows: Mapping[str, Row | None], keys: Collection[str]) -> Grid:
+    rows: dict[str, Row | None] = {row.label: row for row in table.own("method", "floor")}
+    title, keys = table.title, list(COSTS)
+    if isinstance(table, Comparison):
+        task = cost_task(table)
+        rows = {name: row and row.rows.get(task) for name, row in rows.items()}
+        title, table = f"{title}, measured on {task}", table.tables[task]
+        keys.remove("macs")
     words = (
         f"Cost of {title}, at {made_equal(table.records)}, budget {_budget(table.records)}; means over "
         "seeds. Parameters are numbers of scalars (total: with the frozen base; dead: no gradient reached "
         "them in training). MACs are of one image: a call has one text branch, a guided step two; once an "
         "image is what the condition alone needs."
     )
+    costs = {name: [cost_text(row, key) for key in keys] for name, row in rows.items()}
     return Grid(
         header=("", *(COSTS[key][0] for key in keys)),
-        body=tuple((Text(main=name), *_costs(row, keys)) for name, row in rows.items()),
+        body=tuple(tuple(Text(main=text) for text in (name, *texts)) for name, texts in costs.items()),
         caption=words + time_words(table),
     )
 
 
-def _costs(row: Row | None, keys: Collection[str]) -> list[Text]:
-    return [Text(main=MISSING if row is None else cost_text(row, key)) for key in keys]
-
-
-def cost_text(row: Row, key: str) -> str:
-    """Return a row's cost as text, the mean over its seeds."""
-    return COSTS[key][1](mean_cost(row, key))
+def cost_text(row: Row | None, key: str) -> str:
+    """Return a row's cost as text, the mean over its seeds; "–" where there is no row."""
+    return MISSING if row is None else COSTS[key][1](mean_cost(row, key))
 
 
 def mean_cost(row: Row, key: str) -> float | None:
@@ -485,15 +475,14 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
 def _record_lines(column: Column, sides: Sequence[Mapping[str, MetricValue]]) -> list[list[str]]:
     values = [side.get(column.metric) for side in sides]
     cells = [
-        m if m and Column.of(column.metric, m) == column and not too_few(column, m.n) else None
-        for m in values
+        m if m and Column.of(column.metric, m) == column and not column.too_few(m.n) else None for m in values
     ]
     widths = [m.high - m.low for m in cells if m and m.low is not None and m.high is not None]
     digits = decimals([m.value for m in cells if m], widths=widths)
-    judge = named(column).removeprefix(plain_name(column))
+    judge = column.judged
     return [
         [
-            header(column).replace(judge, "", 1) if judge else header(column),
+            column.header.replace(judge, "", 1) if judge else column.header,
             *(number(m.value if m else None, digits) for m in cells),
         ],
         [judge or " ", *(brackets(m.low, m.high, digits) if m else "" for m in cells)],

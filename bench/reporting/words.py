@@ -58,46 +58,47 @@ class Column:
         """Return the column that a number of a record belongs to."""
         return cls(metric=metric, judge=value.judge, scale=value.scale, better=value.better)
 
+    @property
+    def spec(self) -> MetricSpec:
+        """What is known of the metric; one from outside is told by its record, with its scale."""
+        outside = MetricSpec(name=self.metric, scale=self.scale, better=self.better, scale_shown=True)
+        return _SPECS.get(self.metric, outside)
 
-def plain_name(column: Column) -> str:
-    """Return a metric's name without judge and arrow; "FID" only where Inception-v3 judged."""
-    if column.metric == "fd" and column.judge.casefold() == "inception-v3":
-        return "FID"
-    return _spec(column).title or column.metric.replace("_", " ")
+    @property
+    def plain_name(self) -> str:
+        """The metric's name without judge and arrow; "FID" only where Inception-v3 judged."""
+        if self.metric == "fd" and self.judge.casefold() == "inception-v3":
+            return "FID"
+        return self.spec.title or self.metric.replace("_", " ")
 
+    @property
+    def named(self) -> str:
+        """The metric's name with its judge and, where it is part of the name, its scale."""
+        parts = (self.judge, self.scale if self.spec.scale_shown else "")
+        return label(self.plain_name, *(part for part in parts if part != "none"))
 
-def _spec(column: Column) -> MetricSpec:
-    """Return what is known of a column's metric; one from outside is told by its record, with its scale."""
-    outside = MetricSpec(name=column.metric, scale=column.scale, better=column.better, scale_shown=True)
-    return _SPECS.get(column.metric, outside)
+    @property
+    def judged(self) -> str:
+        """What the name has beyond the plain one."""
+        return self.named.removeprefix(self.plain_name)
 
+    @property
+    def header(self) -> str:
+        """The name with an arrow towards better; BenchError for a direction that is none."""
+        if self.better not in _ARROWS:
+            raise unknown(f"direction of the metric {self.metric}", self.better, _ARROWS)
+        return self.named + _ARROWS[self.better]
 
-def named(column: Column) -> str:
-    """Return a metric's name with its judge and, where it is part of the name, its scale."""
-    parts = (column.judge, column.scale if _spec(column).scale_shown else "")
-    return label(plain_name(column), *(part for part in parts if part != "none"))
-
-
-def header(column: Column) -> str:
-    """Return a column's header: name, judge and scale, and an arrow towards better.
-
-    BenchError where the record says another direction than "higher", "lower" or "none".
-    """
-    if column.better not in _ARROWS:
-        raise unknown(f"direction of the metric {column.metric}", column.better, _ARROWS)
-    return named(column) + _ARROWS[column.better]
+    def too_few(self, items: int) -> bool:
+        """Tell whether a Fréchet distance has too few items to be shown."""
+        return self.metric in FRECHET and items < LEAST_ITEMS
 
 
 def order_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
     """Return distinct columns in the order of a report; those from outside in the middle."""
     return tuple(
-        sorted(set(columns), key=lambda c: (_spec(c).place, c.metric, c.judge, c.scale, c.better, c.task))
+        sorted(set(columns), key=lambda c: (c.spec.place, c.metric, c.judge, c.scale, c.better, c.task))
     )
-
-
-def of_distribution(column: Column) -> bool:
-    """Tell whether a column says more of the set's distribution than a first table need show."""
-    return _spec(column).detail
 
 
 def task_place(task: str) -> tuple[int, str]:
@@ -252,11 +253,6 @@ def amount(value: float | None, unit: str = "") -> str:
 
 def _within(digits: int, most: int) -> int:
     return min(max(digits, 0), most)
-
-
-def too_few(column: Column, items: int) -> bool:
-    """Tell whether a Fréchet distance has too few items to be shown."""
-    return column.metric in FRECHET and items < LEAST_ITEMS
 
 
 def few_notes(items: Iterable[int]) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.content import write_json
@@ -30,7 +29,7 @@ from bench.record import (
     Splits,
     write_record,
 )
-from bench.reporting import load_run, make_report
+from bench.reporting import ReportOptions, figures, load_run, make_report
 from tests.report.small import COST, JUDGE
 
 IDS = tuple(f"{i:04X}" for i in range(40))
@@ -235,11 +234,15 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def dots_for_figures() -> Iterator[None]:
     """Save a dot of one pixel in place of each figure, where a test looks at none."""
 
-    def save(figure: Figure, path: Path, **_: Any) -> None:
-        Image.new("RGB", (1, 1)).save(path, format="PNG")
+    def save(_: Any, path: Path, **__: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for end in (".png", ".pdf"):
+            Image.new("RGB", (1, 1)).save(path.with_suffix(end), format="PNG")
+        return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", save)
+        for draw in ("dot_figure", "plane_figure", "gallery_figure"):
+            patch.setattr(figures, draw, save)
         yield
 
 
@@ -408,6 +411,6 @@ def suite_report(suite_results: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     def make(out: Path) -> None:
         with dots_for_figures():
-            make_report(suite_results, out)
+            make_report(suite_results, out, ReportOptions(long=True))
 
     return made_once(tmp_path_factory, "suite-report", make)

@@ -68,8 +68,8 @@ def test_runs_are_read_alike_from_folders_and_from_a_pack(full: Path, packed: Pa
     assert kept_record(packed / name) == load_record(full / name)
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_a_report_of_a_pack_is_that_of_its_folders(full: Path, packed: Path, tmp_path: Path) -> None:
-    packed.rename(tmp_path / "unused") if packed.exists() else None
     named = tmp_path / "of" / full.name
     for end in (".jsonl.gz", ".npz"):
         named.parent.mkdir(exist_ok=True)

@@ -206,7 +206,6 @@ def test_latex_table_is_balanced(report: Path) -> None:
         assert len(columns) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
 @needs_latex
 def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path: Path) -> None:
     odd = {"text": "50% of_all \\{}#$&~^<>|'`\"éŁ±–猫", "b": "["}
@@ -219,7 +218,6 @@ def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path:
 
 
 @needs_latex
-def test_latex_of_a_whole_suite_keeps_to_the_page(suite_results: Path, tmp_path: Path) -> None:
-    make_report(suite_results, tmp_path / "out", ReportOptions(long=True))
-    assert (tmp_path / "out" / f"differences-{STEM}.tex").exists()
-    assert complaints(tmp_path / "out", tmp_path / "pdf") == []
+def test_latex_of_a_whole_suite_keeps_to_the_page(suite_report: Path, tmp_path: Path) -> None:
+    assert (suite_report / f"differences-{STEM}.tex").exists()
+    assert complaints(suite_report, tmp_path / "pdf") == []

@@ -26,7 +26,6 @@ from bench.reporting.words import (
     command_line,
     count,
     decimals,
-    header,
     interval_text,
     label,
     number,
@@ -238,7 +237,7 @@ def test_devices_and_torch_are_told_where_they_matter() -> None:
 
 def test_headers_say_judge_and_direction() -> None:
     def of(metric: str, **changes: str) -> str:
-        return header(Column.of(metric, value(metric, 1.0, **changes)))
+        return Column.of(metric, value(metric, 1.0, **changes)).header
 
     assert of("fd") == f"FD ({JUDGE}) ↓"
     assert of("fd", judge="inception-v3") == "FID (inception-v3) ↓"
