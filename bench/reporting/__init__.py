@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench.config import ReportOptions
 from bench.content import atomic_write, read_json, sha256_file, write_json
@@ -14,7 +15,6 @@ from bench.reporting.compare import (
     Comparison,
     build_ablations,
     build_comparison,
-    findings,
     in_ablations,
 )
 from bench.reporting.differences import Difference, paired_differences, verdict
@@ -55,6 +55,8 @@ __all__ = [
     "verdict",
 ]
 
+_Shown = Mapping[str, Any]
+"""Grids and data frames by what they are written as, "name end end"; None where there is nothing."""
 FIGURES_FOLDER = "figures"
 FILES_FILE = "files.json"
 """In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
@@ -69,11 +71,7 @@ class Report:
 
 
 def make_report(
-    results: Path,
-    out: Path,
-    options: ReportOptions | None = None,
-    *,
-    hooks: Hooks | None = None,
+    results: Path, out: Path, options: ReportOptions | None = None, *, hooks: Hooks | None = None
 ) -> Report:
     """Write the report of all records below `results` into `out`; hooks are told how far it is.
 
@@ -101,21 +99,13 @@ def make_report(
     parts = _ablations(ablations, out)
     pages = Pages(sections=sections, suites=suites, ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
-    texts: dict[str, str] = {}
-    for section in sections:
-        texts |= _table_files(section, asked)
-    for comparison in comparisons.values():
-        texts |= _comparison_files(comparison, asked)
-    for part in parts:
-        texts |= _files(part.name, main_grid(part.table), asked) | {
-            f"{part.name}.csv": to_csv(tidy(part.table))
-        }
-    texts |= {
-        "report.md": pages.report(),
-        "index.html": pages.html(),
-    }
+    texts = {"report.md": pages.report(), "index.html": pages.html()}
+    made = [_of_table(section, long=asked.long) for section in sections]
+    made += [_of_comparison(comparison) for comparison in comparisons.values()]
+    made += [{f"{s.name} md tex": main_grid(s.table), f"{s.name} csv": tidy(s.table)} for s in parts]
+    texts |= {file: text for shown in made for file, text in _texts(shown, asked)}
     drawn = [section.pictures for section in (*sections, *parts)]
-    written = [out / file for made in drawn for file in (*made.figures.values(), *made.pdfs)]
+    written = [out / file for kept in drawn for file in (*kept.figures.values(), *kept.pdfs)]
     written += _write(out, texts)
     written.append(_settle(out, written, earlier))
     if asked.readme is not None:
@@ -161,7 +151,7 @@ def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
     comparison = build_comparison(members)
     if not comparison.own("method") or not comparison.columns:
         return Suite(name=name, note="No comparison over tasks: no method is scored.")
-    return Suite(name=name, comparison=comparison, said=findings(comparison))
+    return Suite(name=name, comparison=comparison)
 
 
 def _section(out: Path, name: str, table: Table, suite: Suite) -> Section:
@@ -188,41 +178,41 @@ def _ablations(tables: Sequence[AblationTable], out: Path) -> list[Section]:
     return sections
 
 
-def _files(name: str, grid: Grid | None, asked: ReportOptions, *, ends: str = "md tex") -> dict[str, str]:
-    """Return a table as Markdown and LaTeX by file; nothing where there is none."""
-    if grid is None:
-        return {}
-    makers: dict[str, Callable[[], str]] = {
-        "md": lambda: to_markdown(grid),
-        "tex": lambda: to_latex(grid, key=name.removeprefix("table-"), columns=asked.columns),
-    }
-    return {f"{name}.{end}": makers[end]() for end in ends.split()}
-
-
-def _table_files(section: Section, asked: ReportOptions) -> dict[str, str]:
+def _of_table(section: Section, *, long: bool) -> _Shown:
     name, table = section.name, section.table
-    pairs = difference_grid(table, section.differences) if asked.long else None
     return {
-        **_files(f"table-{name}", main_grid(table), asked),
-        **_files(f"cost-{name}", cost_grid(table), asked, ends="tex"),
-        **_files(
-            f"distribution-{name}", distribution_grid(table), asked, ends="md tex" if asked.long else "md"
-        ),
-        **_files(f"differences-{name}", pairs, asked, ends="tex"),
-        f"table-{name}.csv": to_csv(tidy(table)),
-        f"cost-{name}.csv": to_csv(tidy_costs(table)),
-        f"differences-{name}.csv": to_csv(tidy_differences(section.differences)),
+        f"table-{name} md tex": main_grid(table),
+        f"table-{name} csv": tidy(table),
+        f"cost-{name} tex": cost_grid(table),
+        f"cost-{name} csv": tidy_costs(table),
+        f"distribution-{name} {'md tex' if long else 'md'}": distribution_grid(table),
+        f"differences-{name} tex": difference_grid(table, section.differences) if long else None,
+        f"differences-{name} csv": tidy_differences(section.differences),
     }
 
 
-def _comparison_files(comparison: Comparison, asked: ReportOptions) -> dict[str, str]:
+def _of_comparison(comparison: Comparison) -> _Shown:
     name = file_name(comparison.suite)
     return {
-        **_files(f"comparison-{name}", main_grid(comparison), asked),
-        **_files(f"cost-{name}", cost_grid(comparison), asked),
-        f"comparison-{name}.csv": to_csv(tidy(comparison)),
-        f"cost-{name}.csv": to_csv(tidy_costs(comparison.tables[cost_task(comparison)])),
+        f"comparison-{name} md tex": main_grid(comparison),
+        f"comparison-{name} csv": tidy(comparison),
+        f"cost-{name} md tex": cost_grid(comparison),
+        f"cost-{name} csv": tidy_costs(comparison.tables[cost_task(comparison)]),
     }
+
+
+def _texts(shown: _Shown, asked: ReportOptions) -> Iterator[tuple[str, str]]:
+    """Give each file of what is shown, and its text."""
+    for names, what in shown.items():
+        name, *ends = names.split()
+        for end in ends if what is not None else ():
+            if not isinstance(what, Grid):
+                text = to_csv(what)
+            elif end == "md":
+                text = to_markdown(what)
+            else:
+                text = to_latex(what, key=name.removeprefix("table-"), columns=asked.columns)
+            yield f"{name}.{end}", text
 
 
 def _readme(pages: Pages, results: Path, readme: Path) -> list[Path]:

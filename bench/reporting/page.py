@@ -22,7 +22,13 @@ import numpy as np
 from bench.content import atomic_path
 from bench.data.picture import MOST_TILES, decode
 from bench.record import RunRecord, device_words
-from bench.reporting.compare import AblationTable, Comparison, ablation_sentences, ablation_summary
+from bench.reporting.compare import (
+    AblationTable,
+    Comparison,
+    ablation_sentences,
+    ablation_summary,
+    findings,
+)
 from bench.reporting.differences import Difference, verdict
 from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
 from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table
@@ -68,12 +74,16 @@ _MARKED = {*_ORDER} - {"method", "other"}
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A suite and its comparison over tasks; said: in words by task; note: why there is none."""
+    """A suite and its comparison over tasks; note: why there is none."""
 
     name: str
     comparison: Comparison | None = None
-    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
     note: str = ""
+
+    @cached_property
+    def said(self) -> dict[str, list[str]]:
+        """What the comparison says, by task."""
+        return findings(self.comparison) if self.comparison is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)
