@@ -19,12 +19,12 @@ from bench.reporting.frame import (
     OWN_METHOD,
     REFERENCES,
     SAMPLES,
-    Cell,
+    Lines,
     Row,
     Table,
     cells_of,
     frame,
-    grouped,
+    lines_of,
     run_notes,
 )
 from bench.reporting.words import (
@@ -453,21 +453,18 @@ def _wanted(ablation: Ablation, task: str) -> list[str]:
 def _rows(ablation: Ablation, found: _Found, metrics: Sequence[str]) -> list[Row]:
     """Return a row a variant, with its differences to the reference."""
     lines = frame([run for _, runs in found for run in runs], metrics)
-    by_run = grouped((line for line in lines if line.source == SAMPLES), lambda line: line.run)
-    rows, first = {}, 0
-    for variant, runs in found:
-        own = [line for place in range(first, first + len(runs)) for line in by_run.get(place, ())]
-        first += len(runs)
-        rows[variant.called] = _variant_row(ablation, variant, runs, cells_of(own, runs=len(runs)))
+    samples = [line for line in lines if line.source == SAMPLES]
+    rows = {
+        variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
+        for variant, runs in found
+    }
     return [
         _compared(row, rows.get(ablation.reference_of(v).called))
         for (v, _), row in zip(found, rows.values(), strict=True)
     ]
 
 
-def _variant_row(
-    ablation: Ablation, variant: Variant, runs: Sequence[Run], cells: Mapping[Column, Cell]
-) -> Row:
+def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], lines: Lines) -> Row:
     details = []
     if ablation.resamples and variant.name == ablation.reference:
         value = f"{runs[0].record.protocol['sampler'][ablation.axis]:g}"
@@ -479,7 +476,7 @@ def _variant_row(
         label=name,
         kind="floor" if floor else "method",
         runs=tuple(runs),
-        cells=cells,
+        cells=cells_of(lines, runs=len(runs)),
         variant=variant,
     )
 

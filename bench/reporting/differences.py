@@ -52,7 +52,7 @@ def paired(
     """
     sides = [row.cells.get(column) for row in (first, second)]
     cells = [cell for cell in sides if cell is not None and cell.value is not None]
-    lines = [[x for x in c.lines if seeds is None or x.seed in seeds] for c in cells]
+    lines = [[x for x in c.lines if seeds is None or x.run.record.seed in seeds] for c in cells]
     if len(lines) < 2 or not all(map(len, lines)):
         return None
     estimate = _by_items(*lines) or _by_replicates(*lines)

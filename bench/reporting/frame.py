@@ -291,14 +291,13 @@ def metric_rows(record: RunRecord) -> dict[str, Mapping[str, MetricValue]]:
 class Line(NamedTuple):
     """One number of a run.
 
-    run: its place among the runs; source: the row's name in the record; value, low, high: NaN where
+    source: the row's name in the record; value, low, high: NaN where
     missing; items: N; scores: [N] in the order of ids, or None; sound: whether scores average to the value
     (of a metric of the whole set, such as mIoU, they need not: they say nothing about its differences);
     replicates: [G] of the jackknife over items in the order in which the run recorded them, or None.
     """
 
-    run: int
-    seed: int
+    run: Run
     source: str
     column: Column
     value: float
@@ -318,11 +317,22 @@ Lines = Sequence[Line]
 def frame(runs: Sequence[Run], metrics: Collection[str] | None = None) -> list[Line]:
     """Return all numbers of runs, or those of some metrics: a line a run, row and metric."""
     orders: dict[frozenset[str], tuple[str, ...]] = {}
-    return [line for place, run in enumerate(runs) for line in _lines(place, run, orders, metrics)]
+    return [line for run in runs for line in _lines(run, orders, metrics)]
+
+
+def lines_of(lines: Lines, runs: Sequence[Run]) -> list[Line]:
+    """Return the lines of some runs, in order."""
+    wanted = set(map(id, runs))
+    return [line for line in lines if id(line.run) in wanted]
+
+
+def runs_of(lines: Lines) -> tuple[Run, ...]:
+    """Return the runs of lines, each once, in order."""
+    return tuple({id(line.run): line.run for line in lines}.values())
 
 
 def _lines(
-    place: int, run: Run, orders: dict[frozenset[str], tuple[str, ...]], kept: Collection[str] | None
+    run: Run, orders: dict[frozenset[str], tuple[str, ...]], kept: Collection[str] | None
 ) -> Iterator[Line]:
     """Give the lines of a run; orders: of items, in which scores stand for all runs on the same items."""
     recorded = run.items.ids if run.items is not None else ()
@@ -336,8 +346,7 @@ def _lines(
                 continue
             of_items = scores.get(metric)
             yield Line(
-                run=place,
-                seed=run.record.seed,
+                run=run,
                 source=source,
                 column=Column.of(metric, m),
                 **{
@@ -448,19 +457,16 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
     records = [run.record for run in runs]
     marks = protocol_marks(records)
     lines = frame(runs)
-    references, notes = _reference_rows(runs, lines, marks)
+    references, notes = _reference_rows(lines, marks)
     plain = [group[0].record for group in groups if group[0].record.run_id not in variants]
-    by_run = grouped(lines, lambda line: line.run)
-    rows, first = [], 0
+    rows = []
     for group in groups:
         varied = group[0].record.run_id in variants
         details = variant_details(
             group[0].record, [*plain, group[0].record] if varied else plain, marks=marks
         )
-        of_group = [line for place in range(first, first + len(group)) for line in by_run.get(place, ())]
-        made = [_row(runs, source, part, details) for source, part in _by_source(of_group)]
+        made = [_row(source, part, details) for source, part in _by_source(lines_of(lines, group))]
         rows += [replace(row, kind="variant") for row in made] if varied else made
-        first += len(group)
     rows = [*references, *rows]
     rows.sort(key=lambda row: (_PLACES.get(row.kind, 2), row.name if row.kind == "variant" else ""))
     return Table(
@@ -526,9 +532,9 @@ def _by_source(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return sorted(parts, key=lambda pair: (pair[0] != SAMPLES, pair[0] != SHUFFLED, pair[0]))
 
 
-def _row(runs: Sequence[Run], source: str, lines: Lines, details: Sequence[str]) -> Row:
+def _row(source: str, lines: Lines, details: Sequence[str]) -> Row:
     """Return a method's row; grids shuffle the conditions of one seed alone, so runs may be fewer."""
-    group = tuple(runs[place] for place in dict.fromkeys(line.run for line in lines))
+    group = runs_of(lines)
     records = [run.record for run in group]
     method, leak = titled(records[0].method), leak_mark(records)
     floor = records[0].method == FLOOR
@@ -545,18 +551,16 @@ def _row(runs: Sequence[Run], source: str, lines: Lines, details: Sequence[str])
     )
 
 
-def _reference_rows(
-    runs: Sequence[Run], lines: Lines, marks: Mapping[str, str]
-) -> tuple[list[Row], list[str]]:
+def _reference_rows(lines: Lines, marks: Mapping[str, str]) -> tuple[list[Row], list[str]]:
     """Return the reference rows, one a protocol, as the first record has them; a note where others differ."""
     rows: list[Row] = []
     notes: list[str] = []
-    parts = grouped(lines, lambda line: (runs[line.run].record.protocol_hash, line.source))
+    parts = grouped(lines, lambda line: (line.run.record.protocol_hash, line.source))
     for digest, source in sorted(parts, key=lambda key: (key[0], key[1] != REAL)):
         if source not in REFERENCES:
             continue
         part = parts[digest, source]
-        members = tuple(runs[place] for place in dict.fromkeys(line.run for line in part))
+        members = runs_of(part)
         first = {line.column: line for line in reversed(part)}
         mark = f"protocol {marks[digest]}" if marks else ""
         name = label(source, REFERENCES[source], mark, leak_mark(run.record for run in members))
@@ -564,7 +568,7 @@ def _reference_rows(
         rows.append(
             Row(name=name, label=name, kind=REFERENCES[source], source=source, runs=members, cells=cells)
         )
-        others = {runs[x.run].record.run_id for x in part if not _agree(x, first[x.column])}
+        others = {x.run.record.run_id for x in part if not _agree(x, first[x.column])}
         if others or len({column.metric for column in first}) < len(first):
             notes.append(
                 f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not: shown "
@@ -584,7 +588,7 @@ def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
     places = [(row, column) for row in rows if row.seeds for column in order_columns(row.cells)]
     for row, column in places:
         lines, what = row.cells[column].lines, column.header
-        known = {line.seed for line in lines if not math.isnan(line.value)}
+        known = {line.run.record.seed for line in lines if not math.isnan(line.value)}
         absent = ", ".join(str(seed) for seed in row.seeds if seed not in known)
         if absent and known:
             yield f"{row.name}: {what} is missing for seed {absent}, so no mean over seeds is given."
