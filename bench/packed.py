@@ -167,6 +167,7 @@ class PackedItems(FromFile):
     """An items file with digests in place of lists of numbers; curve: those of steps and losses."""
 
     ids: Code
+    groups: Code | None = None
     rows: Mapping[Name, Mapping[Name, Code]]
     replicates: Mapping[Name, Mapping[Name, Code]] | None = None
     curve: tuple[Code, Code] | None = None
@@ -244,6 +245,8 @@ class Pack:
             return None
         rows = {name: of for name in _SCORES if (of := getattr(packed, name)) is not None}
         found = {"ids": self._texts(packed.ids), **_each(rows, self._array)}
+        if packed.groups is not None:
+            found["groups"] = [int(group) for group in self._array(packed.groups)]
         if packed.curve is not None:
             steps, losses = (self._array(digest).tolist() for digest in packed.curve)
             whole = [int(step) if math.isfinite(step) else -1 for step in steps]
@@ -380,6 +383,8 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
         items = _each(json.loads(files[ITEMS_FILE]), add)
         if "curve" in items:
             items["curve"] = [add([point[k] for point in items["curve"]]) for k in (0, 1)]
+        if "groups" in items:
+            items["groups"] = add(items["groups"])
         line["items"] = {**items, "ids": texts(items["ids"])}
     if TILES_FILE in files:
         strips = npz_arrays(files[TILES_FILE], TILES_FILE)

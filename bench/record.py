@@ -254,12 +254,13 @@ _Scores = Annotated[np.ndarray, PlainValidator(_scores)]
 class ItemScores(FromFile):
     """Scores of each evaluation item: rows[row][metric] is [N] float64, NaN where missing.
 
-    replicates[row][metric] is [G] float64, the jackknife replicates of a metric of the whole set;
-    curve: the training curve, (step, loss); layer_weights: those trained along, (slot, at the start,
-    trained). All empty in files that hold none.
+    groups: the number of each item's group. replicates[row][metric] is [G] float64, the jackknife
+    replicates of a metric of the whole set; curve: the training curve, (step, loss); layer_weights: those
+    trained along, (slot, at the start, trained). All empty in files that hold none.
     """
 
     ids: tuple[Name, ...]
+    groups: tuple[Count, ...] = ()
     rows: Mapping[Name, Mapping[Name, _Scores]]
     replicates: Mapping[Name, Mapping[Name, _Scores]] = field(default_factory=dict)
     curve: tuple[tuple[Count, Number], ...] = ()
@@ -269,6 +270,8 @@ class ItemScores(FromFile):
         """Raise BenchError for an item named twice, scores of another number, replicates that are none."""
         if len(set(self.ids)) != len(self.ids):
             raise BenchError("an item is named twice")
+        if self.groups and len(self.groups) != len(self.ids):
+            raise BenchError(f"there are {len(self.groups)} groups for {len(self.ids)} items")
         for metric, scores in (found for metrics in self.rows.values() for found in metrics.items()):
             if len(scores) != len(self.ids):
                 raise BenchError(f"'{metric}' has {len(scores)} scores for {len(self.ids)} items")

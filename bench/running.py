@@ -44,6 +44,7 @@ from bench.data.leaks import check_sides, known_leaks, load_seen
 from bench.data.picture import MOST_TILES, TILES_FILE, write_tiles
 from bench.data.splits import Splits
 from bench.judges import judge_card, load_judge
+from bench.metrics.intervals import labels_of
 from bench.randomness import derangement, generator, pick_items
 from bench.registry import FLOOR
 from bench.sampling import (
@@ -451,6 +452,7 @@ class Run:
             cache=self.cache,
             training=self._real_images(),
             metrics=[registry.load("metric", name) for name in self.spec.config.metrics],
+            groups=self._groups,
         )
         draws = range(self.spec.suite.sampler.draws)
         sets: dict[str, list[Callable[[], np.ndarray]]] = {
@@ -462,12 +464,18 @@ class Run:
         for name, images in sets.items():
             self.hooks.check_stop()
             rows[name] = evaluator.evaluate_draws(draw() for draw in images)
-        items = items_json(self.eval_ids, rows, curve=result.curve)
+        items = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
         write_json(self.folder / records.ITEMS_FILE, items | self._learned())
         self._contact(self._samples("samples"))
         record = _record(self, result, rows)
         records.write_record(self.folder, record)
         return record
+
+    @property
+    def _groups(self) -> np.ndarray | None:
+        """The number of each evaluation item's group; None where no two share one."""
+        found = [self.splits.groups.get(item, item) for item in self.eval_ids]
+        return labels_of(found) if len(set(found)) < len(found) else None
 
     def _learned(self) -> dict[str, Any]:
         """Layer weights that were trained along: "layer_weights", [slot, at the start, trained]."""

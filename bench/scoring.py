@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,12 @@ from bench.judges import Judge, JudgeCard
 from bench.metrics import OF_ITEMS, OF_SETS, SPECS
 from bench.metrics.intervals import (
     Deal,
+    Estimates,
     Interval,
-    Resamples,
     SetMetric,
-    jackknife_interval,
+    crossed_interval,
     jackknife_replicates,
     linear_replicates,
-    mean_interval,
 )
 from bench.metrics.neighbours import NEIGHBOURS
 from bench.metrics.paired import cosine_to_target, retrieval_hits
@@ -71,9 +69,9 @@ _COMPARED = tuple(
 class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
-    replicates: of the metrics of the whole set, [G] each, as `metrics.intervals.jackknife_interval` takes
-    them. draws: of each metric, its value at each draw; all else is a mean over them. seconds: what scoring
-    these images takes, whether or not features came from the cache.
+    replicates: of the metrics of the whole set, [G] each, as `metrics.intervals.Estimates.of_replicates`
+    takes them. draws: of each metric, its value at each draw; all else is a mean over them. seconds: what
+    scoring these images takes, whether or not features came from the cache.
     """
 
     metrics: dict[str, MetricValue]
@@ -93,11 +91,11 @@ class _Measured:
 
 
 class Evaluator:
-    """Scores sets of images against the same targets, with the same judges and resamples.
+    """Scores sets of images against the same targets, with the same judges and groups.
 
     examples: the N items; clip: a judge or None; training: [>= N-1,H,W,3] uint8 real training images
     for the memorisation check, None to leave it out. metrics: others, besides the task's. targets: the
-    items' images, [N,H,W,3] uint8.
+    items' images, [N,H,W,3] uint8. groups: of items that are not independent, [N] int; None for none.
     Features of images seen before come from the cache, keyed by pixels and judge.
     """
 
@@ -111,6 +109,7 @@ class Evaluator:
         cache: Cache,
         training: np.ndarray | None = None,
         metrics: Sequence[Metric] = (),
+        groups: np.ndarray | None = None,
     ) -> None:
         taken = {spec.name for spec in (*SPECS, *task.metrics)}
         for metric in metrics:
@@ -121,7 +120,8 @@ class Evaluator:
             taken.add(metric.spec.name)
         self.examples, self.task, self.cache, self.metrics = list(examples), task, cache, tuple(metrics)
         self.judges = {"features": features} | ({"clip": clip} if clip is not None else {})
-        self.dealt = Deal.of_pairs(len(self.examples), seed=_SEED)
+        self.groups = groups
+        self.dealt = Deal.of_pairs(len(self.examples), groups=groups, seed=_SEED)
         self.targets = np.stack([e.image for e in examples])
         self._seen = self._features(self.targets)[0]
         self._text = clip.text([e.caption for e in examples]) if clip is not None else None
@@ -162,14 +162,14 @@ class Evaluator:
         for name, (spec, _, _) in each[0].sets.items():
             found = [float(draw.sets[name][1]) for draw in each]
             drawn = np.mean([draw.sets[name][2] for draw in each], axis=0)
-            share_of = len(self.examples) if spec.share else None
-            interval = jackknife_interval(float(np.mean(found)), drawn, share_of=share_of)
+            estimates = Estimates.of_replicates(float(np.mean(found)), drawn, dealt=self.dealt)
+            interval = crossed_interval(estimates, share=spec.share)
             metrics[name] = metric_value(spec, interval, n=len(self.examples), judges=self.judges)
             replicates[name], values[name] = drawn, list(found)
         for name, (spec, _) in each[0].items.items():
             of_draws = [draw.items[name][1] for draw in each]
             items[name] = np.mean(of_draws, axis=0)
-            known, n = mean_of_known(items[name])
+            known, n = mean_of_known(items[name], groups=self.groups)
             metrics[name] = metric_value(spec, known, n=n, judges=self.judges)
             values[name] = [_mean_or_none(scores) for scores in of_draws]
         seconds = sum(draw.seconds for draw in each)
@@ -234,23 +234,23 @@ def measured(
         yield spec, float(value), drawn
 
 
-def mean_of_known(values: np.ndarray) -> tuple[Interval | None, int]:
+def mean_of_known(values: np.ndarray, *, groups: np.ndarray | None = None) -> tuple[Interval | None, int]:
     """Average over the items that have a value: which do is a property of the item, not of a method.
 
-    Returns the mean with its interval, None where fewer than two have one, and how many have.
+    groups: of the items, [N] int. Returns the mean with its interval, None where fewer than two groups
+    have one, and how many items have.
     """
-    known = values[np.isfinite(values)]
-    return mean_interval(known, resamples=_resamples(len(known))) if len(known) > 1 else None, len(known)
+    known = np.isfinite(values)
+    groups = np.arange(len(values)) if groups is None else groups
+    labels = np.unique(groups[known], return_inverse=True)[1]
+    if not known.any() or labels.max() < 1:
+        return None, int(known.sum())
+    return crossed_interval(Estimates.of_items(values[known], groups=labels)), int(known.sum())
 
 
 def _mean_or_none(values: np.ndarray) -> float | None:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
-
-
-@lru_cache(maxsize=2)
-def _resamples(n: int) -> Resamples:
-    return Resamples(n_items=n, seed=_SEED)
 
 
 def metric_value(
@@ -270,15 +270,21 @@ def metric_value(
 
 
 def items_json(
-    ids: Sequence[str], rows: Mapping[str, Scores], *, curve: Sequence[Sequence[float]] = ()
+    ids: Sequence[str],
+    rows: Mapping[str, Scores],
+    *,
+    groups: np.ndarray | None = None,
+    curve: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """Return what a report needs beyond the record, as JSON values.
 
-    "ids"; "rows": per-item scores, 6 decimals; "replicates": jackknife replicates of set metrics, 9
-    significant digits; "curve": the training curve, [step, loss].
+    "ids"; "groups": the number of each item's, where there are any; "rows": per-item scores, 6 decimals;
+    "replicates": jackknife replicates of set metrics, 9 significant digits; "curve": the training curve,
+    [step, loss].
     """
     return {
         "ids": list(ids),
+        **({} if groups is None else {"groups": groups.tolist()}),
         "rows": {
             row: {name: [_six(v) for v in values] for name, values in s.items.items()}
             for row, s in rows.items()
@@ -414,7 +420,6 @@ class _Sets:
         """Return every number that can be measured, a float, or an Interval where one is wanted."""
         numbers: dict[str, Interval | float] = {}
         blocks = 50 if max(self.sizes) <= 1000 else 20
-        fewest = min(*self.sizes, MOST_PAIRS)
         for metric in OF_SETS:
             part = self
             if metric.all_pairs:
@@ -423,10 +428,10 @@ class _Sets:
                 part = self.take(*(np.argsort(order, kind="stable") for order in self.contents))
             dealt = Deal.of(*part.sizes, blocks=min(blocks, metric.groups), seed=_SEED)
             for spec, value, drawn in measured(metric, part.scored, dealt, groups=intervals * dealt.blocks):
-                share_of = fewest if spec.share else None
-                numbers[spec.name] = (
-                    jackknife_interval(value, drawn, share_of=share_of) if intervals else value
-                )
+                numbers[spec.name] = value
+                if intervals:
+                    estimates = Estimates.of_replicates(value, drawn, dealt=dealt)
+                    numbers[spec.name] = crossed_interval(estimates, share=spec.share)
         s = self.scored
         if self.paired:
             numbers["cosine"] = _mean(cosine_to_target(s.features, s.target_features), intervals=intervals)

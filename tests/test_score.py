@@ -13,7 +13,7 @@ from bench import registry
 from bench.content import Cache
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import load_judge
-from bench.metrics.intervals import jackknife_interval, linear_replicates
+from bench.metrics.intervals import Estimates, crossed_interval, linear_replicates
 from bench.metrics.kernel import MeanDiscrepancy, polynomial_kernel
 from bench.metrics.neighbours import NEIGHBOURS, SHARES
 from bench.scoring import Evaluator, Scores, items_json, mean_of_known
@@ -150,7 +150,7 @@ def test_replicates_give_the_interval_and_pair_two_methods(evaluator: Evaluator,
     for name in ("fd", "kid"):
         metric, stored = scores.metrics[name], scores.replicates[name]
         assert metric.value is not None and metric.low is not None
-        again = jackknife_interval(metric.value, stored)
+        again = crossed_interval(Estimates.of_replicates(metric.value, stored, dealt=evaluator.dealt))
         assert again.low == pytest.approx(metric.low, rel=1e-12)
     a, b = (
         MeanDiscrepancy(
@@ -163,10 +163,11 @@ def test_replicates_give_the_interval_and_pair_two_methods(evaluator: Evaluator,
     )
     added = a.influence() - b.influence()
     drawn = linear_replicates(a(whole) - b(whole), added, dealt=evaluator.dealt)
-    direct = jackknife_interval(a(whole) - b(whole), drawn)
+    direct = crossed_interval(Estimates.of_replicates(a(whole) - b(whole), drawn, dealt=evaluator.dealt))
     values = [s.metrics["kid"].value for s in (scores, perfect)]
     difference = scores.replicates["kid"] - perfect.replicates["kid"]
-    paired = jackknife_interval(float(values[0] or 0) - float(values[1] or 0), difference)
+    value = float(values[0] or 0) - float(values[1] or 0)
+    paired = crossed_interval(Estimates.of_replicates(value, difference, dealt=evaluator.dealt))
     assert (paired.low, paired.high) == pytest.approx((direct.low, direct.high), rel=1e-6)
 
 

@@ -118,12 +118,12 @@ class Deal:
         return cls(first=_labels(n, blocks, seed), second=_labels(m, blocks, seed), blocks=blocks)
 
     @classmethod
-    def of_pairs(cls, n: int, *, groups: Sequence[str] = (), seed: int = 0) -> Deal:
+    def of_pairs(cls, n: int, *, groups: np.ndarray | None = None, seed: int = 0) -> Deal:
         """Deal N items, each a row of both sets, into a block each.
 
-        groups: [N] names; items of one group are dealt into one block.
+        groups: [N] int, as `labels_of` gives them; items of one group are dealt into one block.
         """
-        known = np.arange(n) if not len(groups) else np.unique(np.asarray(groups), return_inverse=True)[1]
+        known = np.arange(n) if groups is None else groups
         blocks = int(known.max()) + 1
         labels = _labels(blocks, blocks, seed)[known]
         return cls(first=labels, second=labels, blocks=blocks, paired=True)
@@ -132,6 +132,11 @@ class Deal:
     def whole(self) -> np.ndarray:
         """All blocks held, [blocks] bool."""
         return np.ones(self.blocks, dtype=bool)
+
+
+def labels_of(groups: Sequence[str]) -> np.ndarray:
+    """Number the groups of items in the order of their names: [N] int in 0..G-1."""
+    return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def _labels(n: int, blocks: int, seed: int) -> np.ndarray:
@@ -217,7 +222,9 @@ class Estimates:
         added = (numbers[:, None] - left) * (1.0 - shares)
         if groups is not None and left.shape[1] == len(dealt.first) == len(groups):
             added = by_group(added[:, dealt.first], groups)
-        items = 1.0 / float((dealt.shares**2).sum()) if groups is None else _kish(len(groups), groups)
+        items = float(min(len(dealt.first), len(dealt.second)))
+        if dealt.paired:
+            items = _kish(len(dealt.first), dealt.first if groups is None else groups)
         return cls(values=numbers, influence=added, seeds=seeds, items=items)
 
     def __sub__(self, other: Estimates) -> Estimates:

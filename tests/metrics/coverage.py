@@ -158,8 +158,8 @@ def _sets(
     metric: SetMetric, name: str, world: World, draw: np.random.Generator, *, difference: bool
 ) -> Interval:
     target, methods = features(world, draw)
-    names = [] if world.every_item else [str(label) for label in world.labels]
-    dealt, nothing = Deal.of_pairs(len(target), groups=names), np.empty(0)
+    groups = None if world.every_item else world.labels
+    dealt, nothing = Deal.of_pairs(len(target), groups=groups), np.empty(0)
     estimates = []
     for samples in methods[: 1 + difference]:
         values, replicates = [], []

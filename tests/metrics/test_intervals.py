@@ -183,9 +183,8 @@ def test_replicates_tell_what_groups_add_whether_items_or_groups_were_left_out()
     """Of a mean, which is linear, exact: items left out singly, then gathered, are groups left out."""
     values = np.random.default_rng(3).normal(size=20)
     groups = np.array([0] * 5 + [1] * 2 + list(range(2, 15)))
-    names = [f"g{g:02}" for g in groups]
     found = []
-    for dealt, given in ((Deal.of_pairs(20), groups), (Deal.of_pairs(20, groups=names), None)):
+    for dealt, given in ((Deal.of_pairs(20), groups), (Deal.of_pairs(20, groups=groups), None)):
         held = [np.arange(dealt.blocks) != block for block in range(dealt.blocks)]
         left = np.array([values[mask[dealt.first]].mean() for mask in held])
         estimates = Estimates.of_replicates(values.mean(), left, dealt=dealt, groups=given)

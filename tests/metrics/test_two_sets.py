@@ -75,10 +75,10 @@ def test_jackknife_errors_of_independent_sets_are_near_the_true_ones() -> None:
         assert 0.75 < ratio < 1.6, (name, ratio)
 
 
-@pytest.mark.parametrize("groups", [(), tuple(f"{i % 100}" for i in range(240))], ids=["items", "groups"])
+@pytest.mark.parametrize("groups", [None, np.arange(240) % 100], ids=["items", "groups"])
 @pytest.mark.parametrize("metric", [FD, KID, CMMD, FD_INFINITE], ids=lambda m: m.specs[0].name)
 def test_what_a_block_adds_is_what_the_jackknife_sees_of_it(
-    metric: SetMetric, groups: tuple[str, ...]
+    metric: SetMetric, groups: np.ndarray | None
 ) -> None:
     b = drawn(1, 240, 3)
     dealt = Deal.of_pairs(240, groups=groups)
@@ -87,9 +87,9 @@ def test_what_a_block_adds_is_what_the_jackknife_sees_of_it(
     assert added.sum() == pytest.approx(0.0, abs=1e-9) and added.shape == (dealt.blocks,)
     left = jackknife_replicates(of, blocks=dealt.blocks, groups=dealt.blocks)
     seen = (of(dealt.whole) - left) * (1 - dealt.shares)
-    if metric is KID and not groups:  # a U-statistic of order 2, exactly
+    if metric is KID and groups is None:  # a U-statistic of order 2, exactly
         np.testing.assert_allclose(added, seen * 238 / 239, rtol=1e-9)
     assert np.corrcoef(added, seen)[0, 1] > (
         0.8 if metric is FD_INFINITE else 0.995
     )  # whose parts move on by a block
-    assert added.std() == pytest.approx(seen.std(), rel=0.15)
+    assert added.std() == pytest.approx(seen.std(), rel=0.25 if metric is FD_INFINITE else 0.1)
