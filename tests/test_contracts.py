@@ -18,7 +18,7 @@ from bench.content import Cache
 from bench.cost import count_encode_macs, count_macs, count_parameters
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.suites import method_of
+from bench.suites import EMOJI, method_of
 from bench.training.checkpoint import Trainable, load_weights, save_weights
 from bench.training.loop import training_loss
 from bench.types import BenchError
@@ -30,7 +30,7 @@ every_row = pytest.mark.parametrize(
     [
         pytest.param(name, task, marks=[] if task == "sketch" or name == "bps" else [pytest.mark.slow])
         for name in sorted(registry.names("method", ["all"]))
-        for task in sorted(registry.rows("task"))
+        for task in sorted(EMOJI.tasks)
     ]
     + [
         pytest.param(name, "sketch", marks=pytest.mark.slow) for name in registry.groups("method")["variants"]
@@ -51,7 +51,7 @@ def prepared(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict
             mirror=False,
             cache=cache,
         )
-        for name in registry.rows("task")
+        for name in EMOJI.tasks
     }
 
 

@@ -55,10 +55,12 @@ def nothing(palette: np.ndarray) -> np.ndarray:
 def emptied(example: Example) -> Example:
     """Return an item of equal size and palette of which nothing is known: no line, class, box, colour."""
     paper = np.zeros(example.image.shape[:2], dtype=np.uint8)
-    layers = {name: np.zeros_like(layer) for name, layer in example.layers.items()}
-    layers |= {"sketch": paper, "classes": paper, "boxes": np.zeros((0, 5), dtype=np.uint8)}
-    layers["colours"] = np.full(example.image.shape, 255, dtype=np.uint8)
-    return replace(example, layers=layers, photo=True)  # of photographs alone a layout may be empty
+    empty = {"sketch": paper, "classes": paper, "boxes": np.zeros((0, 5), dtype=np.uint8)}
+    empty["colours"] = np.full(example.image.shape, 255, dtype=np.uint8)
+    others = {name: np.zeros_like(example.layers[name]) for name in example.layers if name not in empty}
+    return replace(
+        example, layers={**others, **empty}, photo=True
+    )  # of photographs alone a layout may be empty
 
 
 def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import pytest
 from bench import registry
 from bench.base.weights import Weights, shown
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.suites import EMOJI
 from bench.tasks import NOTHING, emptied
 
 EMPTY = {
@@ -20,7 +21,7 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(registry.rows("task")))
+@pytest.mark.parametrize("name", sorted(EMOJI.tasks))
 def test_nothing_is_told_by_an_empty_condition(name: str) -> None:
     """The colour of nothing in class maps and layouts, bare paper in drawings; the same for every item."""
     task, data = registry.load("task", name), OpenMoji64()
