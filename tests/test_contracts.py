@@ -123,9 +123,8 @@ def test_an_item_does_not_depend_on_its_batch_mates(
 ) -> None:
     denoiser, data = shaken(name, task), prepared[task]
     many = call(denoiser, data, slice(0, 6))
-    for row in range(6):
-        one = call(denoiser, data, slice(row, row + 1))
-        assert torch.allclose(many[:, row], one[:, 0], atol=1e-4)
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 6)):
+        assert torch.allclose(many[:, rows], call(denoiser, data, rows), atol=1e-4)
 
 
 @every_row

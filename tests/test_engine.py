@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,13 @@ def data(micro_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         mirror=True,
         cache=Cache(tmp_path_factory.mktemp("engine")),
     )
+
+
+@pytest.fixture(scope="module")
+def whole(micro_base: Base, data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A training from beginning to end: denoiser, result and folder, all to be left as they are."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *trained(micro_base, data, folder), folder
 
 
 def shaken(base: Base, name: str = "bps", **options: Any) -> Any:
@@ -239,11 +247,10 @@ def test_checkpoints_rotate_and_a_damaged_one_falls_back(parts: dict[str, Any], 
 
 
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
-    micro_base: Base, data: Prepared, tmp_path: Path
+    micro_base: Base, data: Prepared, whole: Any, tmp_path: Path
 ) -> None:
-    whole, _ = trained(micro_base, data, tmp_path / "whole")
     newest = tmp_path / "cut" / CHECKPOINT
-    trained(micro_base, data, tmp_path / "cut")
+    shutil.copytree(whole[-1], tmp_path / "cut")
     newest.write_bytes(newest.read_bytes()[:-100])
     (newest.parent / f".{newest.name}.0123456789ab.tmp.ckpt").write_bytes(b"left by a kill")
     hooks = Asked()
@@ -251,7 +258,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
         again, _ = trained(micro_base, data, tmp_path / "cut", hooks)
     assert len(hooks.said) == 1 and "going on from train.1.ckpt" in hooks.said[0]
     assert not list(newest.parent.glob(".*"))
-    for name, tensor in Trainable(whole).state_dict().items():
+    for name, tensor in Trainable(whole[0]).state_dict().items():
         assert torch.equal(tensor, Trainable(again).state_dict()[name]), name
 
 
