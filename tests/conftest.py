@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,29 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     own = tmp_path_factory.getbasetemp()
     place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     os.environ["BPS_BENCH_CACHE"] = str(place / "shared-cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _networks_are_loaded_once() -> Iterator[None]:
+    """Runs of one process share what they only read: a judge, and a base of one place and digest."""
+    if "bench.running" not in sys.modules:  # nobody here makes runs
+        yield
+        return
+    from bench import running
+    from bench.base.snapshot import find_snapshot
+
+    genuine, known = running.load_base, dict[Any, Any]()
+
+    def load_base(place: Path, *, variant: str | None = None, **how: Any) -> Any:
+        key = (str(place), variant, find_snapshot(place, variant=variant).digest, *how.items())
+        if key not in known:
+            known[key] = genuine(place, variant=variant, **how)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "load_base", load_base)
+        patch.setattr(running, "load_judge", functools.cache(running.load_judge))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -66,16 +67,17 @@ def exported(ran: Path, micro_base: Any, micro_folder: Path, tmp_path_factory: p
 
     Their weights are random.
     """
-    made: dict[str, tuple[Path, Path]] = {}
     root = tmp_path_factory.mktemp("exported")
 
-    def get(method: str) -> tuple[Path, Path]:
-        if method not in made:
-            folder = ran if method == "bps" else made_up(method, ran, micro_base, root)
-            out = root / f"{method}-weights"
-            bench("export", folder, out, "--base", micro_folder)
-            made[method] = folder, out
-        return made[method]
+    @functools.cache
+    def run_of(method: str) -> Path:
+        return ran if method == "bps" else made_up(method, ran, micro_base, root)
+
+    @functools.cache
+    def get(method: str, *more: str) -> tuple[Path, Path]:
+        out = root / f"{method}-{len(more)}"
+        bench("export", run_of(method), out, "--base", micro_folder, *more)
+        return run_of(method), out
 
     return get
 
@@ -327,9 +329,7 @@ LATE = ("controlnet-xs", "lora-concat", "sd-finetune")  # the others tell as muc
 def test_a_whole_pipeline_and_weights_alone_draw_by_their_cards_code_and_come_back(
     exported: Any, micro_folder: Path, micro_base: Any, tmp_path: Path, method: str
 ) -> None:
-    folder, weights = exported(method)
-    out = tmp_path / "whole"
-    bench("export", folder, out, "--base", micro_folder, "--with-base")
+    weights, out = exported(method)[1], exported(method, "--with-base")[1]
     for place in (weights, out):
         drawn = drawn_by_code(place / "README.md", tmp_path, base=micro_folder, folder=place)
         assert drawn["image"].size == (64, 64) and drawn["condition"].shape == (1, 1, 64, 64)
@@ -383,17 +383,13 @@ def image(pipe: Any, condition: Any) -> np.ndarray:
     return drawn.images[0]
 
 
-def test_three_lines_make_an_image_of_an_exported_bps(
-    exported: Any, micro_folder: Path, tmp_path: Path
-) -> None:
-    folder, weights = exported("bps")
-    adapter = BPSAdapter.from_pretrained(weights)
+def test_three_lines_make_an_image_of_an_exported_bps(exported: Any, micro_folder: Path) -> None:
+    adapter = BPSAdapter.from_pretrained(exported("bps")[1])
     pipe = StableDiffusionBPSPipeline.from_pretrained(
         micro_folder, adapter=adapter, torch_dtype=torch.float32
     )
     drawn = image(pipe, disc())
     assert drawn.shape == (64, 64, 3) and np.isfinite(drawn).all()
     assert np.abs(drawn - image(pipe, 1 - disc())).max() > 1e-3
-    bench("export", folder, tmp_path / "whole", "--base", micro_folder, "--with-base")
-    whole = StableDiffusionBPSPipeline.from_pretrained(tmp_path / "whole")
+    whole = StableDiffusionBPSPipeline.from_pretrained(exported("bps", "--with-base")[1])
     assert np.abs(image(whole, disc()) - drawn).max() < 1e-5

@@ -82,16 +82,18 @@ def test_full_width_parameters_and_operations_are_the_known_ones() -> None:
     assert sum(p.numel() for p in base.text_encoder.parameters()) == 123_060_480
     base.vae = base.text_encoder = None
     assert round(401.63672064, 1) == UNET[1]
+    built = {}
+    for name, (parameters, _) in SD15.items():
+        method, options = find(name)
+        built[name] = build_meta(method, base=base, task=task, options=options)
+        assert sum(p.numel() for p in built[name].parameters() if p.requires_grad) == parameters
     with fake_tensors():
-        data = stand_in(shape, task=task, count=1)
-        for name, known in SD15.items():
-            method, options = find(name)
-            denoiser = build_meta(method, base=base, task=task, options=options)
-            assert sum(p.numel() for p in denoiser.parameters() if p.requires_grad) == known[0]
-            make_fake(denoiser)
-            found = count_sampling(denoiser, base=replace(base, device="cpu"), data=data, setting=setting())
+        make_fake(*built.values())
+        base, data = replace(base, device="cpu"), stand_in(shape, task=task, count=1)
+        for name, (_, operations) in SD15.items():
+            found = count_sampling(built[name], base=base, data=data, setting=setting())
             own = (found["encode_flops"] + found["step_flops"]) / 2e9 - 401.63672064
-            assert round(own + (without_effect() if name == "bps" else 0), 1) == known[1], name
+            assert round(own + (without_effect() if name == "bps" else 0), 1) == operations, name
 
 
 def test_a_three_channel_controlnet_has_the_known_size() -> None:

@@ -71,7 +71,7 @@ def test_damaged_costs_are_unknown(tmp_path: Path, costs: str) -> None:
     assert ledger.seconds_per_image is None and ledger.peak_memory_bytes is None
 
 
-@pytest.mark.parametrize("costs", [None, "[]"])
+@pytest.mark.parametrize("costs", [None, pytest.param("[]", marks=pytest.mark.slow)])
 def test_lost_costs_are_unknown_and_the_run_ends_as_it_would_have(
     micro_folder: Path, finished: Path, tmp_path: Path, costs: str | None
 ) -> None:
