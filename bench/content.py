@@ -234,8 +234,7 @@ def read_json(
     to do about a bad file. loose: a file of another program, which may hold infinities and line ends.
     """
     raw = read_small(path, most_bytes=most_bytes, remedy=remedy)
-    value = parse_json(raw, path, remedy=remedy, loose=loose)
-    return value if of is None else validated(value, of, path, remedy=remedy)
+    return parse_json(raw, path, of=of, remedy=remedy, loose=loose)
 
 
 def read_small(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES, remedy: str = "") -> bytes:
@@ -406,8 +405,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def parse_json(raw: bytes, where: object, *, remedy: str, loose: bool = False) -> Any:
-    """Parse JSON in UTF-8; BenchError where it is not, or holds what no file of ours does.
+def parse_json(raw: bytes, where: object, *, remedy: str, of: Any = None, loose: bool = False) -> Any:
+    """Parse JSON in UTF-8 of a type; BenchError where it is not, or holds what no file of ours does.
 
     Refused: a key twice, NaN and infinities, numbers beyond 2**64, values nested deeper than 64, and
     texts with control characters or halves of characters. loose: as other programs write: infinities
@@ -422,7 +421,7 @@ def parse_json(raw: bytes, where: object, *, remedy: str, loose: bool = False) -
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise BenchError(f"{where} is not valid JSON ({reason}). {remedy}") from error
-    return value
+    return value if of is None else validated(value, of, where, remedy=remedy)
 
 
 def validated(value: Any, kind: Any, where: object, *, remedy: str, strict: bool = False) -> Any:

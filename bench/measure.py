@@ -19,20 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench import cost
 from bench.base.random import build_base, shape_like
 from bench.child import PROGRAM, child
 from bench.config import RunConfig, RunSpec, Sampler, Training
-from bench.cost import (
-    TIMINGS_FILE,
-    Timing,
-    add_timing,
-    be_deterministic,
-    libraries_bytes,
-    load_timings,
-    peak_memory,
-    reset_peak_memory,
-    timing_key,
-)
+from bench.cost import Timing
 from bench.plan import CPU_ALLOWANCE, Setting, footprint, stand_in
 from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
@@ -81,15 +72,15 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
     measured earlier is of another machine.
     """
     results, here = configs[0].results, machine(find_device(configs[0].device))
-    load_timings(results, machine=here)
+    cost.load_timings(results, machine=here)
     if len(configs) == 1 and amount.rounds == 1:
         only = configs[0]
         timing = measure_random(only, amount) if amount.random else measure(Run(resolve(only)), amount)
-        return add_timing(results, timing, machine=here)
+        return cost.add_timing(results, timing, machine=here)
     timed: dict[str, RunConfig] = {}
     for config in configs:
         method, options = method_of(config)
-        timed.setdefault(timing_key(method.name, options), config)
+        timed.setdefault(cost.timing_key(method.name, options), config)
     if amount.random and len(configs) > 1:
         timed |= {n: replace(configs[0], method=f"baselines.yardsticks:{n}") for n in YARDSTICKS}
     turns = list(itertools.product(range(amount.rounds), timed.items()))
@@ -99,15 +90,15 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
         rounds[key] = rounds[key].with_round(timing) if turn else timing
         say(f"[{number}/{len(turns)}] {timing.method}: measured")
         if turn == amount.rounds - 1:
-            add_timing(results, rounds[key], machine=here)
-    return results / TIMINGS_FILE
+            cost.add_timing(results, rounds[key], machine=here)
+    return results / cost.TIMINGS_FILE
 
 
 def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
     with tempfile.TemporaryDirectory() as scratch:
         asked = json.dumps(replace(config, results=Path(scratch)).as_dict())
         code = child([*amount.argv(), "--config", asked], alone=True).wait()
-        timings = load_timings(Path(scratch))
+        timings = cost.load_timings(Path(scratch))
     if code or timings is None:
         raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
     return timings.entries[0]
@@ -145,8 +136,8 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
         learning_rate=1e-5,
         device=device,
     )
-    process = libraries_bytes()
-    be_deterministic(device)
+    process = cost.libraries_bytes()
+    cost.be_deterministic(device)
     base = build_base(shape, device=device)
     torch.manual_seed(0)
     denoiser = method.build(base, task, **options).to(device)
@@ -173,11 +164,11 @@ def measure(run: Any, amount: Amount) -> Timing:
     suite, device = spec.suite, spec.device
     sample = partial(sample_images, run.denoiser, base=run.base, data=run.eval_data)
     _ = run.train_data  # encoded before anything is measured
-    reset_peak_memory(device)
+    cost.reset_peak_memory(device)
     seconds = _training_steps(run, amount.steps)
-    peak = peak_memory(device) if seconds else 0
+    peak = cost.peak_memory(device) if seconds else 0
     run.denoiser.eval()
-    reset_peak_memory(device)
+    cost.reset_peak_memory(device)
     next(sample(replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))))
     begun = time.perf_counter()
     items = sum(len(ids) for ids, _ in itertools.islice(sample(spec), amount.batches))
@@ -188,7 +179,7 @@ def measure(run: Any, amount: Amount) -> Timing:
         task=spec.task.name,
         train_images_per_second=suite.training.batch / statistics.median(seconds) if seconds else None,
         sample_seconds_per_image=sampling / (items * suite.sampler.draws),
-        peak_memory_bytes=max(peak, peak_memory(device)),
+        peak_memory_bytes=max(peak, cost.peak_memory(device)),
         steps=amount.steps,
         items=items,
         code=code,

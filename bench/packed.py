@@ -23,29 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from bench import content
 from bench.ablations import ABLATIONS_FOLDER
-from bench.content import (
-    MOST_BYTES,
-    Code,
-    FromFile,
-    Name,
-    Text,
-    atomic_write,
-    check_array,
-    check_name,
-    check_offsets,
-    digest_arrays,
-    digest_json,
-    json_bytes,
-    npz_arrays,
-    npz_bytes,
-    parse_json,
-    read_npz,
-    read_small,
-    unwritable,
-    validated,
-    write_npz,
-)
+from bench.content import Code, FromFile, Name, Text
 from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures
 from bench.record import (
     ITEMS_FILE,
@@ -186,7 +166,7 @@ class Line(FromFile):
     def __post_init__(self) -> None:
         """Raise BenchError for a place that is no run's, or tiles that lack a side."""
         folder, _, name = self.place.rpartition("/")
-        if folder not in ("", ABLATIONS_FOLDER) or check_name(name) in ("", ABLATIONS_FOLDER):
+        if folder not in ("", ABLATIONS_FOLDER) or content.check_name(name) in ("", ABLATIONS_FOLDER):
             raise BenchError(f"'{self.place}' is no place of a run")
         if self.tiles is not None and set(self.tiles) != {*SIDES, "items"}:
             raise BenchError(f"tiles are of other sides than {', '.join(SIDES)} and items")
@@ -214,7 +194,9 @@ class Pack:
         raw = _unzipped(path) if path.exists() else b""
         for number, text in enumerate(raw.splitlines(), start=1):
             where = f"{path}, line {number}"
-            line: Line = validated(parse_json(text, where, remedy=_REMEDY), Line, where, remedy=_REMEDY)
+            line: Line = content.validated(
+                content.parse_json(text, where, remedy=_REMEDY), Line, where, remedy=_REMEDY
+            )
             if line.place in found:
                 raise BenchError(f"{where} holds '{line.place}' again. {_REMEDY}")
             found[line.place] = line
@@ -234,7 +216,7 @@ class Pack:
         where, items = f"{self.paths[0]}, {line.place}", self.items(line)
         return Run(
             record=self.record(line),
-            items=None if items is None else validated(items, ItemScores, where, remedy=_REMEDY),
+            items=None if items is None else content.validated(items, ItemScores, where, remedy=_REMEDY),
             strips=self.strips(line),
         )
 
@@ -268,12 +250,16 @@ class Pack:
         if items is not None:
             files[ITEMS_FILE] = _json_file(_each(items, _listed))
         if strips is not None:
-            files[TILES_FILE] = npz_bytes(strips)
+            files[TILES_FILE] = content.npz_bytes(strips)
         return files
 
     def _texts(self, digest: str) -> list[str]:
         raw, where = self._array(digest, np.uint8).tobytes(), f"{self.paths[1]}, {digest}"
-        return list(validated(parse_json(raw, where, remedy=_REMEDY), list[Name], where, remedy=_REMEDY))
+        return list(
+            content.validated(
+                content.parse_json(raw, where, remedy=_REMEDY), list[Name], where, remedy=_REMEDY
+            )
+        )
 
     def _array(self, digest: str, kind: type = np.float64) -> np.ndarray:
         array = self._arrays.get(digest)
@@ -304,8 +290,8 @@ def pack_runs(results: Path, out: Path) -> list[Path]:
     lines = [_line(place, files[place], arrays) for place in sorted(files)]
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=_made(target.results.parent)) as folder:
         made = Pack(Path(folder) / target.results.name)
-        text = b"".join(json_bytes(line) + b"\n" for line in lines)
-        atomic_write(made.paths[0], gzip.compress(text, mtime=0))
+        text = b"".join(content.json_bytes(line) + b"\n" for line in lines)
+        content.atomic_write(made.paths[0], gzip.compress(text, mtime=0))
         _write_arrays(made.paths[1], arrays)
         for place, line in made.lines.items():
             if made.files(line) != files[place]:
@@ -332,7 +318,7 @@ def unpack_runs(results: Path, folder: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=_made(folder)) as made:
         for place, line in source.lines.items():
             for name, data in source.files(line).items():
-                atomic_write(Path(made) / place / name, data)
+                content.atomic_write(Path(made) / place / name, data)
             load_run(Path(made) / place)
         for place in source.lines:
             os.replace(Path(made) / place, _made((folder / place).parent) / Path(place).name)
@@ -343,7 +329,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise content.unwritable(folder, error) from error
     return folder
 
 
@@ -351,7 +337,7 @@ def _files_of(folder: Path) -> dict[str, bytes]:
     """Return the files of a run that a pack keeps, after checking them."""
     load_run(folder)
     paths = [folder / name for name in (RECORD_FILE, ITEMS_FILE, TILES_FILE)]
-    return {path.name: read_small(path) for path in paths if path.exists()}
+    return {path.name: content.read_small(path) for path in paths if path.exists()}
 
 
 def _keep_first_tiles(files: Mapping[str, dict[str, bytes]]) -> None:
@@ -360,7 +346,7 @@ def _keep_first_tiles(files: Mapping[str, dict[str, bytes]]) -> None:
     seen: set[str] = set()
     for place, record in sorted(records.items(), key=lambda pair: (pair[1]["seed"], pair[0])):
         kinds = {name: record.get(name, {}) for name in _OF_VARIANT}
-        variant = digest_json([place.rpartition("/")[0], kinds])
+        variant = content.digest_json([place.rpartition("/")[0], kinds])
         if variant in seen:
             del files[place][TILES_FILE]
         seen.add(variant)
@@ -371,12 +357,12 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
 
     def add(values: Any, kind: type = np.float64) -> str:
         array: np.ndarray = np.asarray(values, dtype=kind)
-        digest = digest_arrays(array=array)[:16]
+        digest = content.digest_arrays(array=array)[:16]
         arrays[digest] = array
         return digest
 
     def texts(values: list[str]) -> str:
-        return add(np.frombuffer(json_bytes(values), dtype=np.uint8), np.uint8)
+        return add(np.frombuffer(content.json_bytes(values), dtype=np.uint8), np.uint8)
 
     line: dict[str, Any] = {"place": place, "record": json.loads(files[RECORD_FILE])}
     if ITEMS_FILE in files:
@@ -387,7 +373,7 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
             items["groups"] = add(items["groups"])
         line["items"] = {**items, "ids": texts(items["ids"])}
     if TILES_FILE in files:
-        strips = npz_arrays(files[TILES_FILE], TILES_FILE)
+        strips = content.npz_arrays(files[TILES_FILE], TILES_FILE)
         line["tiles"] = {s: add(strips[s], np.uint8) for s in SIDES} | {
             "items": texts(strips["items"].tolist())
         }
@@ -395,7 +381,7 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
 
 
 def _json_file(values: Any) -> bytes:
-    return json_bytes(values, indent=1) + b"\n"
+    return content.json_bytes(values, indent=1) + b"\n"
 
 
 def _each(items: Mapping[str, Any], act: Callable[[Any], Any]) -> dict[str, Any]:
@@ -411,12 +397,14 @@ def _listed(scores: np.ndarray) -> list[float | None]:
 
 
 def _unzipped(path: Path) -> bytes:
+    most = content.MOST_BYTES
     try:
-        raw = gzip.GzipFile(fileobj=io.BytesIO(read_small(path, remedy=_REMEDY))).read(MOST_BYTES + 1)
+        packed = io.BytesIO(content.read_small(path, remedy=_REMEDY))
+        raw = gzip.GzipFile(fileobj=packed).read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BenchError(f"{path} cannot be unpacked ({error}). {_REMEDY}") from error
-    if len(raw) > MOST_BYTES:
-        raise BenchError(f"{path} holds more than {MOST_BYTES:,} bytes, which no pack does. {_REMEDY}")
+    if len(raw) > most:
+        raise BenchError(f"{path} holds more than {most:,} bytes, which no pack does. {_REMEDY}")
     return raw
 
 
@@ -424,7 +412,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by digest, [N] float64 or uint8 each; numbers that decimals hold exactly as whole ones."""
     numbers = {d: _whole(a) for d, a in arrays.items() if a.dtype == np.float64}
     texts = {d: a for d, a in arrays.items() if a.dtype == np.uint8}
-    write_npz(
+    content.write_npz(
         path,
         {
             "decimals": np.asarray([decimals for decimals, _ in numbers.values()], dtype=np.int64),
@@ -443,27 +431,27 @@ def _joined(name: str, arrays: Mapping[str, np.ndarray], kind: type) -> dict[str
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read arrays by digest; BenchError where one is not what its digest says."""
-    found = read_npz(path)
+    found = content.read_npz(path)
     try:
         numbers = _parted(found, "numbers", np.int64)
         decimals = found["decimals"]
-        check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
+        content.check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
         arrays = {d: _floats(a, int(e)) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
         arrays |= _parted(found, "bytes", np.uint8)
     except (BenchError, KeyError) as error:
         raise BenchError(f"{path} is no archive of a pack ({error}). {_REMEDY}") from error
     for digest, array in arrays.items():
-        if digest_arrays(array=array)[:16] != digest:
+        if content.digest_arrays(array=array)[:16] != digest:
             raise BenchError(f"{path} is damaged: array {digest} is another. {_REMEDY}")
     return arrays
 
 
 def _parted(found: Mapping[str, np.ndarray], name: str, kind: type) -> dict[str, np.ndarray]:
     joined, offsets, digests = found[name], found[f"{name}_offsets"], found[f"{name}_digests"]
-    check_array(joined, name, dtype=kind, shape=(None,))
-    check_array(offsets, f"{name}_offsets", dtype=np.int64, shape=(None,))
+    content.check_array(joined, name, dtype=kind, shape=(None,))
+    content.check_array(offsets, f"{name}_offsets", dtype=np.int64, shape=(None,))
     names = [str(digest) for digest in digests.ravel()]
-    check_offsets(offsets, items=len(names), rows=len(joined))
+    content.check_offsets(offsets, items=len(names), rows=len(joined))
     return {d: joined[a:b] for d, a, b in zip(names, offsets, offsets[1:], strict=False)}
 
 
