@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One statement that was checked, whether it holds, and the figures behind it."""
 
@@ -47,7 +47,7 @@ def check_method(
     trainable = Trainable(denoiser)
     start = _equal_to_base(denoiser, base, data)
     if not trainable.parameters:
-        return [start, Finding(statement="nothing is trained", holds=True, detail="0 parameters")]
+        return [start, Finding("nothing is trained", True, "0 parameters")]
     frozen = {n: p.detach().clone() for n, p in denoiser.named_parameters() if not p.requires_grad}
     touched = _train(denoiser, trainable, base=base, data=data, steps=steps, seed=seed)
     silent = sorted(set(trainable.parameters) - touched)
@@ -102,7 +102,7 @@ def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
     same = getattr(denoiser, "starts_as_base", True)
     claim = "it equals the base bit for bit" if same else "it differs from the base as it says"
     detail = f"largest difference in eps {gap:.3g}"
-    return Finding(statement=f"untrained, {claim}", holds=(gap == 0.0) == same, detail=detail)
+    return Finding(f"untrained, {claim}", (gap == 0.0) == same, detail)
 
 
 def _train(
@@ -122,10 +122,3 @@ def _train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     return touched
-
-
-def check_run(run: Any) -> list[Finding]:
-    """Check the method of a `bench.running.Run` on its evaluation items."""
-    return check_method(
-        run.spec.method, base=run.base, task=run.task, data=run.eval_data, options=run.options
-    )

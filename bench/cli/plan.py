@@ -77,11 +77,14 @@ def cost(
 @configured("method", "options", "task", "suite", "base", "base_variant", "data")
 def check(*, asked: Asked) -> None:
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
-    from bench.check import check_run
+    from bench.check import check_method
     from bench.running import Run
     from bench.suites import resolve
 
-    findings = check_run(Run(resolve(replace(asked.one, device="cpu"))))
+    run = Run(resolve(replace(asked.one, device="cpu")))
+    findings = check_method(
+        run.spec.method, base=run.base, task=run.task, data=run.eval_data, options=run.options
+    )
     for finding in findings:
         say(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")
     if not all(f.holds for f in findings):
