@@ -116,19 +116,15 @@ def kept_records(results: Path, within: str = "", *, skip_damaged: bool = False)
 
     skip_damaged: let what is damaged count for nothing; else it is a BenchError.
     """
-    pack, found = Pack(results), []
+    pack, found, skipped = Pack(results), [], (BenchError,) if skip_damaged else ()
     reads: dict[str, Callable[[], RunRecord]] = {}
-    with contextlib.suppress(*_skipped(skip_damaged)):
+    with contextlib.suppress(*skipped):
         reads = {n: partial(pack.record, line) for n, line in pack.within(within).items()}
     reads |= {f.name: partial(load_record, f, verify=False) for f in find_records(pack.results / within)}
     for name in sorted(reads):
-        with contextlib.suppress(*_skipped(skip_damaged)):
+        with contextlib.suppress(*skipped):
             found.append(reads[name]())
     return found
-
-
-def _skipped(skip_damaged: bool) -> tuple[type[BenchError], ...]:
-    return (BenchError,) if skip_damaged else ()
 
 
 def kept_record(folder: Path) -> RunRecord:
@@ -194,9 +190,7 @@ class Pack:
         raw = _unzipped(path) if path.exists() else b""
         for number, text in enumerate(raw.splitlines(), start=1):
             where = f"{path}, line {number}"
-            line: Line = content.validated(
-                content.parse_json(text, where, remedy=_REMEDY), Line, where, remedy=_REMEDY
-            )
+            line: Line = content.parse_json(text, where, of=Line, remedy=_REMEDY)
             if line.place in found:
                 raise BenchError(f"{where} holds '{line.place}' again. {_REMEDY}")
             found[line.place] = line
@@ -255,11 +249,7 @@ class Pack:
 
     def _texts(self, digest: str) -> list[str]:
         raw, where = self._array(digest, np.uint8).tobytes(), f"{self.paths[1]}, {digest}"
-        return list(
-            content.validated(
-                content.parse_json(raw, where, remedy=_REMEDY), list[Name], where, remedy=_REMEDY
-            )
-        )
+        return list(content.parse_json(raw, where, of=list[Name], remedy=_REMEDY))
 
     def _array(self, digest: str, kind: type = np.float64) -> np.ndarray:
         array = self._arrays.get(digest)
