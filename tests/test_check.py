@@ -64,6 +64,7 @@ def test_the_integration_check_sees_a_wrong_wire(
     fault: str, seen: str, micro_base: Base, data: Prepared
 ) -> None:
     class Row:
+        conditioned = True
         options: dict[str, object] = {}
 
         def build(self, base: Base, task: object) -> Broken:

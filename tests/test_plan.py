@@ -312,10 +312,10 @@ def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
     plan = plan_method(Stub(), options={}, work=work(1e6))
     assert plan.steps == 800
     assert plan.train_hours == pytest.approx(800 * 4 * 6_000 / 0.5 / 3600)
-    assert plan.sample_hours == pytest.approx(2 * 363 * (100 + 10 * 2_000 + 300) / 0.5 / 3600 / 363 * 10)
+    assert plan.sample_hours == pytest.approx(3 * 363 * (100 + 10 * 2_000 + 300) / 0.5 / 3600 / 363 * 10)
     two = plan_method(Stub(), options={}, work=work(1e6, gpus=2, wrong_conditions=0))
     assert two.micro == 2 and two.train_hours == pytest.approx((plan.train_hours or 0) / 2)
-    assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 4)
+    assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 6)
     assert plan.checkpoints == 3 * (2000 + 4000) + 2000
     recomputed = in_parts(work(1e6), 4, checkpointing=True)
     again = plan_method(Stub(), options={}, work=recomputed)
