@@ -49,6 +49,17 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> BenchError:
     return BenchError(f"unknown {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
 
 
+def how_many(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 item", "2 items"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some(names: Iterable[object], *, most: int = 5, mark: str = ", ") -> str:
+    """Return the first few names, and how many more there are."""
+    listed = [str(name) for name in names]
+    return mark.join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 class Refused(BenchError):
     """A method said that it cannot do a task."""
 

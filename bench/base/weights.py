@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
-from bench.types import BenchError, Example, Method, MetricSpec, Task, lacks_memory, raise_of_machine
+from bench.types import BenchError, Example, Method, MetricSpec, Task, lacks_memory, raise_of_machine, some
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _TENSORS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # best first
 _VARIANTS = (".fp16.", ".bf16.", ".non_ema.", ".ema.")
 _COLOURS = 3
-_SHOWN = 6
 _HINTS = {
     "condition channels": "Where the task has one channel and the weights take three, "
     "--condition-channels repeat gives it three times.",
@@ -228,7 +227,7 @@ class Source:
         except Exception as error:  # the libraries raise many kinds for a damaged folder
             raise_of_machine(error)
             raise BenchError(f"{folder} cannot be loaded as {name} ({error}).") from error
-        wrong = [f"{what.replace('_', ' ')}: {_some(names)}" for what, names in report.items() if names]
+        wrong = [f"{what.replace('_', ' ')}: {some(names)}" for what, names in report.items() if names]
         if wrong:
             raise BenchError(f"{folder} does not fit its own config.json: {'; '.join(wrong)}.")
         for tensor in (*model.parameters(), *model.buffers()):
@@ -257,7 +256,7 @@ class Source:
         if wrong:
             gaps = [f"{key} {have.get(key)}, needed {needed.get(key)}" for key in wrong]
             hints = [hint for key, hint in _HINTS.items() if key in wrong]
-            raise BenchError(" ".join([f"{self.name} does not fit: {_some(gaps, '; ')}.", *hints]))
+            raise BenchError(" ".join([f"{self.name} does not fit: {some(gaps, mark='; ')}.", *hints]))
 
 
 def open_source(weights: Weights | None, method: Method) -> Source | None:
@@ -282,7 +281,7 @@ def load_into(denoiser: Any, *, method: Any, source: Source) -> dict[str, str]:
     wrong = not_finite(denoiser.state_dict())
     if wrong:
         raise BenchError(
-            f"--weights {source.path} holds weights that are not finite: {_some(wrong)}. Nothing that is "
+            f"--weights {source.path} holds weights that are not finite: {some(wrong)}. Nothing that is "
             "drawn with them could be scored. Fetch or train them again."
         )
     return facts
@@ -296,9 +295,3 @@ def described(weights: Weights | None, source: Source | None) -> dict[str, Any]:
     turned = {"invert_condition": True} if weights.invert else {}
     trained = {} if weights.train else {"no_train": True}
     return {"weights": source.label, **trained, **form, **turned}
-
-
-def _some(names: Iterable[Any], mark: str = ", ") -> str:
-    listed = [str(name) for name in names]
-    more = f"{mark}and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return mark.join(listed[:_SHOWN]) + more

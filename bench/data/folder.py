@@ -22,11 +22,10 @@ from bench.data.picture import DROPPED, LOSSY, PictureError, decode, picture_byt
 from bench.judges import Judge
 from bench.metrics.intervals import FEW_ITEMS
 from bench.metrics.paired import pixel_error
-from bench.types import BenchError
+from bench.types import BenchError, some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 AS_GIVEN = "as given"
-_NAMED = 10
 
 Tick = Callable[[int, int], None]
 """Called with how many images are read, and of how many."""
@@ -243,8 +242,7 @@ def _broken(manifest: Manifest) -> BenchError:
             decode(picture_bytes(path))
         except PictureError as error:
             broken.append(f"{readable(path.name)} ({error})")
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     return BenchError(
         f"{len(broken)} of {len(manifest.files)} images in {manifest.folder} cannot be read: "
-        f"{'; '.join(broken[:_NAMED])}{more}. Restore or remove them; a set without them is another set."
+        f"{some(broken, most=10, mark='; ')}. Restore or remove them; a set without them is another set."
     )

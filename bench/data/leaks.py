@@ -45,7 +45,7 @@ from bench import record as records
 from bench.content import Cache, Text, Whole, digest_arrays, digest_json, read_json, sha256_file, validated
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
-from bench.types import BenchError, Dataset, Example
+from bench.types import BenchError, Dataset, Example, how_many, some
 
 LIMITS: Mapping[str, float] = {"image": 0.97, "sketch": 0.95}
 NEAREST = 5
@@ -58,7 +58,6 @@ SAME_NAME = "same name"
 _VERSION = 2  # raise it when a comparison may come out otherwise: cached ones are then made anew
 _DIGITS = 12  # of a drawing's digest that are kept beside a base
 _STYLE = re.compile(r", [\w-]+ style$")
-_SHOWN = 5
 
 Pair = tuple[str, str]
 
@@ -464,17 +463,6 @@ def plain_name(caption: str) -> str:
     """Return what a caption shows: without its style, in small letters, words alone."""
     text = _STYLE.sub("", caption.split(": ", 1)[-1].lower())
     return " ".join(re.findall(r"[a-z0-9]+", text))
-
-
-def how_many(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 item", "2 items"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _compare(first: Fingerprints, second: Fingerprints, between: str) -> Checked:

@@ -15,8 +15,7 @@ from typing_extensions import TypedDict
 
 from bench.content import FromFile, Name, Text, Whole, sha256_file, validated
 from bench.data.coco import SETS
-from bench.data.leaks import how_many, some
-from bench.types import BenchError
+from bench.types import BenchError, how_many, some
 
 CAPTIONS, INSTANCES, PANOPTIC = "captions", "instances", "panoptic"
 _ZIPS = {

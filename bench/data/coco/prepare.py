@@ -32,8 +32,8 @@ from bench.data.coco.dataset import ATTRIBUTION, SCHEMA, Coco17, read_table, tab
 from bench.data.coco.draw import Broken, describe_sketch, draw, load_sketcher, protocol_of
 from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
 from bench.data.latents import size_words
-from bench.data.leaks import Finding, compare, how_many
-from bench.types import BenchError, Example, Hooks
+from bench.data.leaks import Finding, compare
+from bench.types import BenchError, Example, Hooks, how_many
 
 BEGUN = "begun.json"
 LOCK = "lock"
