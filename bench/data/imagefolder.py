@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from bench.content import Cache, digest_json, sha256_bytes
-from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of, some
+from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of
 from bench.data.likeness import GRID, alike, shrink
 from bench.data.picture import PictureError, decode
 from bench.data.splits import SIDES, Splits, side_digest
-from bench.types import BenchError, Example
+from bench.types import BenchError, Example, some
 
 NAME = "folder"
 _CONDITION = "conditioning_image"
