@@ -1,8 +1,8 @@
 """Ablations: what each asks, the variants it compares and what it holds fixed.
 
 Two variants of one row differ in nothing but what the row declares: method or options, number of
-training items, guidance or sampling steps. The same items, noise, images and learning rate of each
-method are the suite's and the budget's.
+training items or images, guidance or sampling steps. The same items, noise and images are the suite's and
+the budget's, and so is each method's learning rate where no tuned one is asked for.
 """
 
 from __future__ import annotations
@@ -28,25 +28,30 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "controlnet": {"conditioning_scale": 1.0},
     "t2i-adapter": {"timesteps": "cubic"},
     "sd-finetune": {},
+    "style-only": {},
+    "lora-concat": {"rank": 16},
     FLOOR: {},
 }
 """The options of the methods below as their papers have them: what a variant does not change."""
 
 FEW_ITEMS = (10, 40, 160, 640)
+MANY_IMAGES = (1_600, None, 6_400, 12_800, 25_600)
+"""Of the learning curve; None stands for the budget's own, 3,200 in standard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One setting of an ablation.
 
-    options: of the method, where they differ from SETTINGS. train_items None: all; guidance, steps
-    None: the suite's own.
+    options: of the method, where they differ from SETTINGS. train_items None: all; train_images, guidance,
+    steps None: the budget's and suite's own.
     """
 
     name: str
     method: str = "bps"
     options: Mapping[str, Any] = field(default_factory=dict)
     train_items: int | None = None
+    train_images: int | None = None
     guidance: float | None = None
     steps: int | None = None
 
@@ -57,8 +62,15 @@ class Variant:
 
     @property
     def called(self) -> str:
-        """The name with the number of training items, where it has one of its own."""
-        return self.name if self.train_items is None else f"{self.name} ({self.train_items})"
+        """The name with the number of training items or images, where it has one of its own."""
+        images = self.train_images and f"{self.train_images} images"
+        own = [str(number) for number in (self.train_items, images) if number]
+        return f"{self.name} ({', '.join(own)})" if own else self.name
+
+    @property
+    def amount(self) -> tuple[int | None, int | None]:
+        """On how much is trained: equal ones are compared."""
+        return self.train_items, self.train_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +78,9 @@ class Ablation:
     """A row of the table.
 
     question: what is asked, in words. reference: name of the variants that have the paper's setting;
-    others are compared with the one of equally many training items. fixed: what is held equal, in
-    words. axis: what a curve is drawn over ("train_items", "guidance", "steps"), "" for bars.
+    others are compared with the one of equally many training items and images. fixed: what is held equal,
+    in words. axis: what a curve is drawn over ("train_items", "train_images", "guidance", "steps"), "" for
+    bars.
     """
 
     name: str
@@ -86,9 +99,7 @@ class Ablation:
 
     def reference_of(self, variant: Variant) -> Variant:
         """Return the reference that a variant is compared with."""
-        return next(
-            v for v in self.variants if v.name == self.reference and v.train_items == variant.train_items
-        )
+        return next(v for v in self.variants if v.name == self.reference and v.amount == variant.amount)
 
 
 _IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
@@ -102,12 +113,14 @@ def _levels(ratio: float) -> list[float]:
 
 
 _SITES = ("encoder", "middle", "decoder", "encoder middle", "encoder decoder", "middle decoder")
+_MATCHED = {"schedule": "uniform", "emit_rate": "head_heavy"}
 _DATA_METHODS = ("bps", "controlnet", "t2i-adapter", "sd-finetune")
+_CURVE_METHODS = ("bps", "controlnet", "t2i-adapter", "lora-concat", "sd-finetune", "style-only")
 _TABLE = (
     Ablation(
         name="prior",
         question="What is the Bayesian prior worth: the pretrained UNet frozen, trained along from the "
-        "same start, or without its pretrained weights?",
+        "same start, or without its pretrained weights, trained along or frozen?",
         variants=tuple(
             Variant(name=name, options=options, train_items=items)
             for items in (None, 160)
@@ -115,6 +128,7 @@ _TABLE = (
                 ("frozen prior", {}),
                 ("free prior", {"prior": "free"}),
                 ("no prior", {"prior": "none"}),
+                ("no prior, frozen", {"prior": "none-frozen"}),
             )
         ),
         reference="frozen prior",
@@ -128,7 +142,10 @@ _TABLE = (
             Variant(name=_PAPERS_OWN),
             Variant(name="uniform 1-1-1-1", options={"schedule": "uniform"}),
             Variant(name="foot-heavy 2-4-8-16", options={"schedule": "foot_heavy"}),
+            Variant(name="uniform, emitting rates times 16-8-4-2", options=_MATCHED),
+            Variant(name="head-heavy, emitting rates over 16-8-4-2", options={"emit_rate": "inverse"}),
             Variant(name="learned", options={"schedule": "learned"}),
+            Variant(name="learned as logarithms", options={"schedule": "learned_log", "weights_rate": 30.0}),
             Variant(name="steeper 16-4-1-0.25", options={"schedule": _levels(4.0)}),
             Variant(name="flatter 16-11.3-8-5.7", options={"schedule": _levels(math.sqrt(2.0))}),
         ),
@@ -147,6 +164,8 @@ _TABLE = (
             ),
             Variant(name="resnets only", options={"modules": "resnets"}),
             Variant(name="attentions only", options={"modules": "attentions"}),
+            Variant(name="output only", options={"sites": ["output"]}),
+            Variant(name="blind to time", options={"time_aware": False}),
         ),
         reference="every site",
         fixed=f"prior, schedule, training items, {_IMAGES}. Fewer sites are fewer parameters: what an "
@@ -170,6 +189,21 @@ _TABLE = (
         tasks=("sketch", "segmentation"),
         budget="short",
         axis="train_items",
+    ),
+    Ablation(
+        name="budget",
+        question="How does each method go on with more training images?",
+        variants=tuple(
+            Variant(name=name, method=method, options=options, train_images=images)
+            for images in MANY_IMAGES
+            for name, method, options in (
+                *((method, method, {}) for method in _CURVE_METHODS),
+                ("BPS, uniform at matched rates", "bps", _MATCHED),
+            )
+        ),
+        reference="bps",
+        fixed="training items, batches, noise, prompts, sampler and seeds; as many images for each method",
+        axis="train_images",
     ),
     Ablation(
         name="guidance",

@@ -51,6 +51,8 @@ class Outcome:
 
 Start = Callable[[Sequence[str]], Process | Remote]
 """Starts this program's command line with some arguments, see `bench.child`."""
+RateOf = Callable[[RunSpec], float | None]
+"""Chooses a run's learning rate; None leaves the suite's."""
 
 
 def run_grid(
@@ -178,7 +180,12 @@ class Planned:
 
 
 def plan_ablation(
-    ablation: Ablation, config: RunConfig, *, tasks: Sequence[str], seeds: Sequence[int]
+    ablation: Ablation,
+    config: RunConfig,
+    *,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    rate_of: RateOf | None = None,
 ) -> list[Planned]:
     """Return every run of an ablation, seeds outermost, then tasks: each round is a comparison.
 
@@ -191,7 +198,7 @@ def plan_ablation(
     planned: dict[Path, Planned] = {}
     trained: set[str] = set()
     for seed, task, variant in rounds:
-        entry = _planned(replace(asked, seed=seed, task=task), variant)
+        entry = _planned(replace(asked, seed=seed, task=task), variant, rate_of)
         if entry.folder in planned:
             continue  # a number that is the suite's own
         if ablation.resamples and entry.identity is not None and entry.state == MISSING:
@@ -203,15 +210,18 @@ def plan_ablation(
     return list(planned.values())
 
 
-def _planned(config: RunConfig, variant: Variant) -> Planned:
+def _planned(config: RunConfig, variant: Variant, rate_of: RateOf | None) -> Planned:
     config = replace(
         config,
         method=variant.method,
         options=dict(variant.options),
         train_items=variant.train_items,
+        train_images=variant.train_images or config.train_images,
         guidance=variant.guidance,
         sampling_steps=variant.steps,
     )
+    if rate_of is not None:
+        config = replace(config, learning_rate=rate_of(resolve(config)))
     spec = resolve(config)
     main = spec.budget.name == spec.suite.default_budget and not changes(config)
     home = config.results if main else config.results / ABLATIONS_FOLDER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, NotRequired
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from bench.config import RunConfig
+from bench.config import RunConfig, RunSpec, option_text
 from bench.content import Count, Flag, Number, Text, atomic_write, read_json, write_json
 from bench.grid import Outcome, run_grid
 from bench.record import made_on
@@ -18,6 +20,7 @@ from bench.registry import FLOOR
 from bench.types import BenchError, Hooks
 
 CRITERION = "cosine"  # to the target, in the judge's features: paired, and not about style alone
+STANDARD = "standard"
 EVIDENCE = ("cosine", "fd", "kid", "retrieval", "mae", "clip")
 
 
@@ -35,17 +38,22 @@ class _Trial(TypedDict):
     error: NotRequired[Text]
 
 
+@with_config(extra="allow")
 class _Tuned(TypedDict):
     chosen: Number | None
     at_the_edge: Flag
     devices: NotRequired[list[Text]]
+    method: NotRequired[Text]
+    options: NotRequired[Mapping[str, Any]]
     trials: Mapping[Text, _Trial]
 
 
 @with_config(extra="allow")
 class _Evidence(TypedDict):
     protocol_hash: Text
-    seed: Count
+    budget: Mapping[Text, Any]
+    seed: NotRequired[Count]
+    seeds: NotRequired[list[Count]]
     methods: Mapping[Text, _Tuned]
 
 
@@ -58,9 +66,10 @@ def tune_rates(
     say: Callable[[str], None],
     jobs: int = 1,
 ) -> tuple[list[Path], list[Outcome]]:
-    """Try every rate with every trained method; write the evidence and return its files.
+    """Try every rate with every trained method, task and seed; write the evidence and return its files.
 
-    rates: numbers above 0, as text. BenchError for others, and where a run would see the test side.
+    A method whose best rate lies at the edge of the grid is told of. rates: numbers above 0, as text.
+    BenchError for others, and where a run would see the test side.
     """
     numbers = _numbers(rates)
     if any(config.side != "val" for config in configs):
@@ -72,7 +81,16 @@ def tune_rates(
         for rate in numbers
     ]
     outcomes = run_grid(trials, hooks=hooks, say=say, jobs=jobs)
-    return write_evidence(out, evidence(outcomes)), outcomes
+    files = []
+    for task in dict.fromkeys(config.task for config in configs):
+        found = evidence([outcome for outcome in outcomes if outcome.config.task == task])
+        files += write_evidence(out, found)
+        for method, entry in found["methods"].items():
+            if entry["at_the_edge"]:
+                say(
+                    f"{task}, {method}: {entry['chosen']:g} lies at the edge of the grid; try rates beyond it"
+                )
+    return files, outcomes
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:
@@ -86,10 +104,10 @@ def _numbers(texts: Sequence[str]) -> list[float]:
 
 
 def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the tuning's evidence as JSON values, with the chosen rate of each method.
+    """Return the tuning's evidence on one task as JSON values, with the chosen rate of each method.
 
-    Chosen is the rate with the best mean criterion; a run that failed (diverged) is kept with its
-    error and never chosen. BenchError if the runs differ in protocol.
+    Chosen is the rate with the best mean criterion over all seeds; one that failed (diverged) at a seed is
+    kept with its error and never chosen. BenchError if the runs differ in protocol.
     """
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     if not records:
@@ -98,9 +116,10 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     if len(hashes) > 1:
         raise BenchError(f"the trials have {len(hashes)} protocols; they cannot be compared.")
     first = records[0]
-    methods: dict[str, dict[float, Outcome]] = {}
+    methods: dict[str, dict[float, list[Outcome]]] = {}
     for outcome in outcomes:
-        methods.setdefault(outcome.config.method, {})[outcome.config.learning_rate or 0.0] = outcome
+        tried = methods.setdefault(_called(outcome.config), {})
+        tried.setdefault(outcome.config.learning_rate or 0.0, []).append(outcome)
     return {
         "suite": first.suite,
         "task": first.task,
@@ -108,67 +127,129 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "budget": dict(first.protocol["budget"]),
         "protocol_hash": first.protocol_hash,
         "items": first.splits.eval.n,
-        "seed": first.seed,
+        "seeds": sorted({outcome.config.seed for outcome in outcomes}),
+        "draws": first.protocol["sampler"].get("draws", 1),
         "criterion": CRITERION,
         "judge": first.metrics[CRITERION].judge,
-        "rates": sorted({rate for tried in methods.values() for rate in tried}),
         "methods": {method: _method(tried) for method, tried in methods.items()},
     }
 
 
-def _method(tried: Mapping[float, Outcome]) -> dict[str, Any]:
-    """Return the evidence of one method; tried: learning rate -> outcome."""
-    trials = {rate: _trial(tried[rate]) for rate in sorted(tried)}
-    values = {rate: trial[CRITERION]["value"] for rate, trial in trials.items() if CRITERION in trial}
-    chosen = max(values, key=lambda rate: values[rate], default=None)
-    return {
-        "chosen": chosen,
-        "at_the_edge": len(tried) > 1 and chosen in {min(tried), max(tried)},
-        "devices": sorted({made_on(o.record.environment) for o in tried.values() if o.record}),
-        "trials": {f"{rate:g}": trial for rate, trial in trials.items()},
-    }
+def _called(config: RunConfig) -> str:
+    """Name what a rate is tried with: a method or variant, and the options that are set beside it."""
+    options = [f"{name}={option_text(value)}" for name, value in sorted(config.options.items())]
+    return " ".join([config.method, *options])
 
 
-def _trial(outcome: Outcome) -> dict[str, Any]:
-    record = outcome.record
-    if record is None:
-        return {"error": outcome.error}
-    values = {
-        name: {"value": metric.value, "low": metric.low, "high": metric.high}
-        for name, metric in sorted(record.metrics.items())
-        if name in EVIDENCE or metric.judge == "none"
-    }
-    return {"run_id": record.run_id, "train_seconds": record.cost.train_seconds, **values}
+def _method(tried: Mapping[float, Sequence[Outcome]]) -> dict[str, Any]:
+    """Return the evidence of one method; tried: learning rate -> outcomes, one a seed."""
+    records = [o.record for outcomes in tried.values() for o in outcomes if o.record]
+    what = {"method": records[0].method, "options": _options(records[0].options)} if records else {}
+    devices = sorted({made_on(record.environment) for record in records})
+    trials = {f"{rate:g}": _trial(tried[rate]) for rate in sorted(tried)}
+    better = {name: metric.better for record in records[:1] for name, metric in record.metrics.items()}
+    return {**what, "devices": devices, **_chosen(trials, better)}
+
+
+def _chosen(trials: Mapping[str, Mapping[str, Any]], better: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return the trials and which rate is best by the criterion, and by metrics of which `better` tells."""
+
+    def best(metric: str, sign: int) -> float | None:
+        values = {rate: trial[metric]["value"] for rate, trial in trials.items() if metric in trial}
+        known = {rate: value for rate, value in values.items() if value is not None}
+        return float(max(known, key=lambda rate: sign * known[rate])) if known else None
+
+    chosen, ends = best(CRITERION, 1), (min(map(float, trials)), max(map(float, trials)))
+    names = sorted({name for trial in trials.values() for name in trial if name in better} - {CRITERION})
+    others = {n: best(n, 1 if better[n] == "higher" else -1) for n in names if better[n] != "none"}
+    at_the_edge = len(trials) > 1 and chosen in ends
+    told = {"best_by": others} if others else {}
+    return {"chosen": chosen, "at_the_edge": at_the_edge, **told, "trials": dict(trials)}
+
+
+def _trial(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the means over seeds of values and of the ends of their intervals over items."""
+    errors = [outcome.error or outcome.refused for outcome in outcomes if outcome.record is None]
+    if errors:
+        return {"error": errors[0]}
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    values: dict[str, dict[str, Any]] = {}
+    for name, metric in sorted(records[0].metrics.items()):
+        if name in EVIDENCE or metric.judge == "none":
+            each = [record.metrics[name] for record in records]
+            values[name] = {end: _mean([getattr(m, end) for m in each]) for end in ("value", "low", "high")}
+            values[name]["by_seed"] = [m.value for m in each]
+    seconds = _mean([record.cost.train_seconds for record in records])
+    return {"run_ids": [record.run_id for record in records], "train_seconds": seconds, **values}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "learning_rate"}
+
+
+def tuned_rate(folder: Path, spec: RunSpec) -> float | None:
+    """Return the rate that was chosen for a method with these options on its task; None for none.
+
+    Of several budgets, the one whose number of training images is nearest, by their ratio.
+    """
+    asked, found = json.loads(json.dumps(dict(spec.options))), {}
+    for path in sorted(folder.glob(f"{spec.suite.name}-{spec.task.name}*.json")):
+        there: _Evidence = read_json(path, of=_Evidence, loose=True)
+        for entry in there["methods"].values():
+            if (entry.get("method"), entry.get("options")) == (spec.method.name, asked):
+                found[int(there["budget"]["train_images"])] = entry["chosen"]
+    images = spec.budget.images(spec.method.name)
+    return found[min(found, key=lambda tried: abs(math.log(tried / images)))] if found else None
 
 
 def write_evidence(folder: Path, new: Mapping[str, Any]) -> list[Path]:
-    """Write the evidence as JSON and as a Markdown table; methods tuned earlier are kept.
+    """Write the evidence as JSON and as a Markdown table; methods and rates tried earlier are kept.
 
-    BenchError if the file there is of another protocol or seed.
+    A file a task, and of another budget than "standard" one a budget. BenchError if the file there is of
+    another protocol or other seeds.
     """
-    path = folder / f"{new['suite']}-{new['task']}.json"
-    earlier: Mapping[str, Any] = {}
+    name = str(new["budget"].get("name", STANDARD))
+    path = folder / f"{new['suite']}-{new['task']}{'' if name == STANDARD else f'-{name}'}.json"
+    methods: dict[str, Any] = {}
     if path.exists():
         there: _Evidence = read_json(path, of=_Evidence, loose=True)  # errors have line ends
-        if (there["protocol_hash"], there["seed"]) != (new["protocol_hash"], new["seed"]):
+        if (there["protocol_hash"], _seeds(there)) != (new["protocol_hash"], _seeds(new)):
             raise BenchError(
-                f"{path} holds trials of another protocol or seed. Move it away, or give another --out."
+                f"{path} holds trials of another protocol or other seeds. Move it away, or give "
+                "another --out."
             )
-        earlier = there["methods"]
-    merged = {**new, "methods": dict(sorted({**earlier, **new["methods"]}.items()))}
+        methods = dict(there["methods"])
+    for method, entry in new["methods"].items():
+        trials = {**methods.get(method, {}).get("trials", {}), **entry["trials"]}
+        if trials.keys() != entry["trials"].keys():
+            entry = {k: v for k, v in entry.items() if k != "best_by"} | _chosen(trials)
+        methods[method] = entry
+    rates = sorted({float(rate) for entry in methods.values() for rate in entry["trials"]})
+    merged = {**new, "rates": rates, "methods": dict(sorted(methods.items()))}
     write_json(path, merged)
     table = path.with_suffix(".md")
     atomic_write(table, _markdown(merged).encode())
     return [path, table]
 
 
+def _seeds(found: Mapping[str, Any]) -> list[int]:
+    """Return the seeds of an evidence, which once was of a single one."""
+    return list(found["seeds"]) if "seeds" in found else [found["seed"]]
+
+
 def _markdown(found: Mapping[str, Any]) -> str:
     budget, rates = found["budget"], [f"{rate:g}" for rate in found["rates"]]
     lines = [
         f"Learning rates on {found['suite']} / {found['task']}, {found['side']} side "
-        f"({found['items']} items), {budget['train_images']} training images, seed {found['seed']}: "
-        f"mean {found['criterion']} to the target ({found['judge']}) with its 95% interval. Chosen in "
-        "bold; protocol " + found["protocol_hash"][:12] + ".",
+        f"({found['items']} items), {budget['train_images']} training images, seeds "
+        f"{', '.join(map(str, _seeds(found)))}, {found.get('draws', 1)} draws: "
+        f"mean {found['criterion']} to the target ({found['judge']}) with its 95% interval over "
+        "items. Chosen in bold; protocol " + found["protocol_hash"][:12] + ".",
         "",
         f"| method | {' | '.join(rates)} |",
         "|:--" + "|--:" * len(rates) + "|",
@@ -178,6 +259,10 @@ def _markdown(found: Mapping[str, Any]) -> str:
     devices = {device for entry in found["methods"].values() for device in entry.get("devices", ())}
     if devices:  # evidence of before they were kept says nothing
         lines += ["", f"Trained on {'; '.join(sorted(devices))}."]
+    others = {method: entry["best_by"] for method, entry in found["methods"].items() if entry.get("best_by")}
+    for method, best in others.items():
+        each = ", ".join(f"{name} {rate:g}" for name, rate in best.items() if rate is not None)
+        lines += ["", f"{method} by other criteria: {each}."]
     edges = [method for method, entry in found["methods"].items() if entry["at_the_edge"]]
     if edges:
         lines += ["", f"Chosen at the edge of the grid: {', '.join(edges)}."]

@@ -262,8 +262,14 @@ def _runs(table: _Table) -> None:
     table.add("begun again", {"run.json": begun}, JSON, again)
     trial = {"run_id": "a", "train_seconds": 1.0, "cosine": {"value": 0.5, "low": 0.4, "high": 0.6}}
     method = {"chosen": 0.001, "at_the_edge": False, "devices": ["cpu"], "trials": {"0.001": trial}}
-    tuned = {"suite": "micro", "task": "sketch", "side": "val", "items": 3, "seed": 0, "criterion": "cosine"}
-    tuned |= {"budget": {"train_images": 8}, "protocol_hash": "aa", "judge": "a", "rates": [0.001]}
+    tuned = {"suite": "micro", "task": "sketch", "side": "val", "items": 3, "seeds": [0]}
+    tuned |= {
+        "criterion": "cosine",
+        "budget": {"train_images": 8},
+        "protocol_hash": "aa",
+        "judge": "a",
+        "rates": [0.001],
+    }
     tuned |= {"methods": {"bps": method}}
     table.add(
         "tuning", {"micro-sketch.json": tuned}, JSON, lambda f: write_evidence(f, {**tuned, "methods": {}})

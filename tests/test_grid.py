@@ -22,7 +22,7 @@ from bench.grid import Outcome, run_grid
 from bench.record import load_record
 from bench.running import identify
 from bench.suites import EMOJI, resolve
-from bench.tune import evidence, tune_rates, write_evidence
+from bench.tune import evidence, tune_rates, tuned_rate, write_evidence
 from bench.types import BenchError, Hooks, Refused, Stopped, Task
 from tests.asking import made, micro
 from tests.test_child import foreign
@@ -231,14 +231,15 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     little = ("--budget", "quick", "--train-images", 16, "--limit", 10, "--sampling-steps", 1)
     words = ("--method", "bps", "--suite", "micro", "--device", "cpu", "--rates", "1e-3,9e5")
     done = bench_command("tune", *words, *where, *little)
-    found = json.loads((tmp_path / "tuning" / "micro-sketch.json").read_text())
+    name = "micro-sketch-quick-16images-10eval.json"
+    found = json.loads((tmp_path / "tuning" / name).read_text())
     trials = found["methods"]["bps"]["trials"]
     assert found["side"] == "val" and found["items"] == 10
     assert done.exit_code == (1 if any("error" in t for t in trials.values()) else 0)
     values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "cosine" in t}
     best = max(values, key=lambda rate: values[rate])
     assert found["methods"]["bps"]["chosen"] == float(best)
-    table = (tmp_path / "tuning" / "micro-sketch.md").read_text()
+    table = (tmp_path / "tuning" / "micro-sketch-quick-16images-10eval.md").read_text()
     assert "**" in table and f"\nTrained on cpu, torch {version('torch')}.\n" in table
     records = [load_record(p) for p in (tmp_path / "runs").iterdir() if (p / "record.json").exists()]
     good = outcome_of(1.0, record=records[0])
@@ -250,6 +251,15 @@ def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
         tmp_path / "tuning", {**evidence([good]), "methods": {"z": found["methods"]["bps"]}}
     )
     assert set(json.loads(merged[0].read_text())["methods"]) == {"bps", "z"}
+    again = evidence([good, outcome_of(1.0, record=records[0]), outcome_of(3.0, error="at one seed")])
+    assert again["methods"]["bps"]["chosen"] == 1.0 and again["methods"]["bps"]["at_the_edge"]
+    three = write_evidence(tmp_path / "tuning", again)[0]
+    kept = json.loads(three.read_text())["methods"]["bps"]
+    assert set(kept["trials"]) == {*trials, "1", "3"}, "rates tried earlier are kept"
+    spec = resolve(make_config({**records[0].config, "base": str(micro_folder)}))
+    assert tuned_rate(tmp_path / "tuning", spec) == kept["chosen"]
+    other = replace(spec, options={**spec.options, "schedule": "uniform"})
+    assert tuned_rate(tmp_path / "tuning", other) is None
     with pytest.raises(BenchError, match="another protocol"):
         write_evidence(tmp_path / "tuning", {**evidence([good]), "protocol_hash": "0"})
 

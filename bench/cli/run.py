@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from bench.grid import Outcome, Planned
 
 _VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", *OUTSIDE)
-RATES = "3e-4,1e-3,3e-3,1e-2"
+RATES = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2"
 
 
 @guarded
@@ -95,18 +96,24 @@ score = stage("Score the samples of a run and write its record.", _scored)
 @configured(without=_VARIED, task=(), seed=(0, 1, 2))
 @taking(Places, "where")
 def ablate(
-    name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, guidance or steps.")],
+    name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, budget, guidance or steps.")],
     *,
     asked: Asked,
     where: Places,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
+    tuned: Annotated[
+        Path | None, typer.Option(help="Each variant at the rate that `bench tune` chose: its folder.")
+    ] = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
     from bench.ablations import find_ablation
     from bench.grid import do_ablation, plan_ablation
+    from bench.tune import tuned_rate
 
     ablation = find_ablation(name)
-    planned = plan_ablation(ablation, asked.config, tasks=asked.each["task"], seeds=asked.each["seed"])
+    rate_of = partial(tuned_rate, tuned) if tuned else None
+    tasks, seeds = asked.each["task"], asked.each["seed"]
+    planned = plan_ablation(ablation, asked.config, tasks=tasks, seeds=seeds, rate_of=rate_of)
     (say if plan else aside)(plan_text(ablation, planned, results=asked.config.results))
     if plan:
         return

@@ -394,7 +394,9 @@ def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     """Return the protocol that a variant's runs must have: the base's and what it declares."""
-    budget, items = dict(base["budget"]), variant.train_items
+    budget, items, images = dict(base["budget"]), variant.train_items, variant.train_images
+    if images is not None:
+        budget |= {"name": f"{budget['name']}-{images}images", "train_images": images}
     if items is not None:
         budget |= {"name": f"{budget['name']}-{items}", "train_items": items}
     changed = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
@@ -425,24 +427,31 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
 
 
 def _one_rate(found: _Found) -> tuple[_Found, list[str]]:
-    """Keep each method's runs of its most common learning rate, and say how many are left out."""
-    kept, notes = {}, []
-    for method in dict.fromkeys(variant.method for variant, _ in found):
-        rates = Counter(
-            run.record.options.get(RATE)
-            for variant, runs in found
-            if variant.method == method
-            for run in runs
-        )
-        kept[method] = min(rates, key=lambda rate: (-rates[rate], rate or 0.0))
+    """Keep each variant's runs of its most common learning rate; say which are left out, and where rates
+    of one method differ.
+    """
+    same, notes = [], []
+    for variant, runs in found:
+        rates = Counter(run.record.options.get(RATE) for run in runs)
+        kept = min(rates, key=lambda rate: (-rates[rate], rate or 0.0))
+        same.append((variant, [run for run in runs if run.record.options.get(RATE) == kept]))
         if len(rates) > 1:
-            others = rates.total() - rates[kept[method]]
             notes.append(
-                f"{others} runs of {titled(method)} at other learning rates than {kept[method]:g} are "
-                "left out."
+                f"{rates.total() - rates[kept]} runs of {titled(variant.called)} at other learning rates "
+                f"than {kept:g} are left out."
             )
-    same = [(v, [run for run in runs if run.record.options.get(RATE) == kept[v.method]]) for v, runs in found]
-    return [(variant, runs) for variant, runs in same if runs], notes
+    return same, notes + _rates_said(same)
+
+
+def _rates_said(found: _Found) -> list[str]:
+    """Say the learning rates of each method whose variants have several."""
+    said = []
+    for method in dict.fromkeys(variant.method for variant, _ in found):
+        own = {v.called: runs[0].record.options.get(RATE) for v, runs in found if v.method == method}
+        if len(set(own.values())) > 1:
+            each = ", ".join(f"{titled(name)} {rate:g}" for name, rate in own.items())
+            said.append(f"Learning rates of {titled(method)}: {each}.")
+    return said
 
 
 def _wanted(ablation: Ablation, task: str) -> list[str]:
@@ -472,7 +481,11 @@ def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], line
     name = label(titled(variant.name), *details, leak_mark(run.record for run in runs))
     floor = variant.method == FLOOR
     return Row(
-        name=label(name, f"{variant.train_items:,} items" if variant.train_items is not None else ""),
+        name=label(
+            name,
+            f"{variant.train_items:,} items" if variant.train_items is not None else "",
+            f"{variant.train_images:,} images" if variant.train_images is not None else "",
+        ),
         label=name,
         kind="floor" if floor else "method",
         runs=tuple(runs),
@@ -491,9 +504,9 @@ def _compared(row: Row, reference: Row | None) -> Row:
 
 
 def _says_something(table: AblationTable) -> bool:
-    """Whether a variant is compared; along an axis of items, at two numbers of items or more."""
-    compared = {row.train_items for row in table.rows if row.differences}
-    return len(compared) > (1 if table.ablation.axis == "train_items" else 0)
+    """Whether a variant is compared; along an axis of items or images, at two numbers of them or more."""
+    compared = {row.variant and row.variant.amount for row in table.rows if row.differences}
+    return len(compared) > (1 if table.ablation.axis in ("train_items", "train_images") else 0)
 
 
 def ablation_sentences(table: AblationTable) -> list[str]:

@@ -69,7 +69,12 @@ _KINDS: Mapping[str, tuple[str | None, str | None, bool]] = {
     "untold": ("#9a9a9a", "o", True),
 }
 _COSTS = {"train_seconds": "training seconds", "parameters_trainable": "trainable parameters"}
-_AXES = {"train_items": "training items", "guidance": "guidance", "steps": "sampling steps"}
+_AXES = {
+    "train_items": "training items",
+    "train_images": "training images",
+    "guidance": "guidance",
+    "steps": "sampling steps",
+}
 _SHOWN, _MOST = 8, 10  # items and rows of a gallery: more columns would be too small to see
 _LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)}
 SAMPLES = "samples of the same items from the same initial noise"
@@ -513,7 +518,7 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str) -> Pictures:
         drawn["learned layer weights"] = _weights(table, out / f"{name}-weights.png")
         runs = {row.name: row.runs[0] for row in table.rows}
         drawn[CURVES] = _curves(runs, out / f"{name}-curves.png", table, minus=_references(table))
-    along = table.ablation.axis == "train_items"
+    along = table.ablation.axis in ("train_items", "train_images")
     rows = [
         row
         for row in table.rows

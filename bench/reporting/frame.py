@@ -175,7 +175,9 @@ class Row:
 
     def setting(self, axis: str) -> float:
         """Return where a variant stands on an ablation's axis."""
-        return self.train_items if axis == "train_items" else float(self.record.protocol["sampler"][axis])
+        if axis == "train_items":
+            return self.train_items
+        return float(self.record.protocol["budget" if axis == "train_images" else "sampler"][axis])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ SLOTS = (1, 2, 4, 5, 7, 8, 10, 11, 12)
 def protocol_of(variant: Variant, *, budget: str = "standard", task: str = "sketch") -> dict[str, Any]:
     """The protocol of a variant's runs on a suite whose own sampler is 10 steps at guidance 2.5."""
     held: dict[str, Any] = {"name": budget, "train_images": 3200, "eval_items": None}
+    if variant.train_images is not None:
+        held |= {"name": f"{budget}-{variant.train_images}images", "train_images": variant.train_images}
     if variant.train_items is not None:
         held |= {"name": f"{budget}-{variant.train_items}", "train_items": variant.train_items}
     sampler = {"name": "dpm++", "steps": variant.steps or 10, "guidance": variant.guidance or 2.5}
@@ -43,7 +45,7 @@ def write_variant(
 ) -> Run:
     """Write a run of a variant where `bench ablate` would put it, and load it again."""
     protocol = protocol_of(variant, budget=budget, task=task)
-    asked = {k: getattr(variant, k) for k in ("guidance", "steps", "train_items")}
+    asked = {k: getattr(variant, k) for k in ("guidance", "steps", "train_items", "train_images")}
     asked = {k: v for k, v in asked.items() if v is not None and (k, v) != ("steps", 10)}
     run = digest_json([variant.settings, rate, protocol])[:10]
     fields: dict[str, Any] = {

@@ -28,6 +28,9 @@ FROZEN, FREE, NONE = PRIOR.variants[:3]
 def run(variant: Variant, fd: float, *, seed: int = 0, rate: float = 1e-3, **more: Any) -> Run:
     """A run of a variant under the protocol that it declares."""
     budget, sampler = dict(PROTOCOL["budget"]), dict(PROTOCOL["sampler"])
+    if variant.train_images is not None:
+        images = variant.train_images
+        budget |= {"name": f"{budget['name']}-{images}images", "train_images": images}
     if variant.train_items is not None:
         budget |= {"name": f"{budget['name']}-{variant.train_items}", "train_items": variant.train_items}
     changes = {key: x for key in ("guidance", "steps") if (x := getattr(variant, key)) is not None}
@@ -75,9 +78,31 @@ def test_what_differs_in_anything_undeclared_is_in_no_table(change: dict[str, An
 
 
 def test_other_learning_rates_are_left_out_and_said() -> None:
-    table = only_table(run(FROZEN, 100.0), run(NONE, 131.0), run(FREE, 50.0, rate=1e-2))
-    assert [row.name for row in table.rows] == ["frozen prior", "no prior"]
-    assert any("1 runs of BPS at other learning rates than 0.001" in note for note in table.notes)
+    others = [run(NONE, 50.0, seed=seed, rate=1e-2) for seed in (0, 1)]
+    table = only_table(run(FROZEN, 100.0), run(NONE, 131.0), *others, run(FREE, 90.0))
+    assert [(row.name, len(row.runs)) for row in table.rows] == [
+        ("frozen prior", 1),
+        ("free prior", 1),
+        ("no prior", 2),
+    ]
+    assert any("1 runs of no prior at other learning rates than 0.01" in note for note in table.notes)
+    assert any("of BPS: frozen prior 0.001, free prior 0.001, no prior 0.01" in note for note in table.notes)
+
+
+def test_a_learning_curve_compares_at_equally_many_images() -> None:
+    budget = ABLATIONS["budget"]
+    wanted = [
+        v for v in budget.variants if v.name in {"bps", "controlnet"} and v.train_images in {None, 6400}
+    ]
+    (table,) = build_ablations([run(v, 100.0 + (v.name != "bps")) for v in wanted], only=budget)
+    assert [(row.name, row.setting("train_images")) for row in table.rows] == [
+        ("BPS", PROTOCOL["budget"]["train_images"]),
+        ("ControlNet", PROTOCOL["budget"]["train_images"]),
+        ("BPS (6,400 images)", 6400),
+        ("ControlNet (6,400 images)", 6400),
+    ]
+    differences = [d.interval.value for row in table.rows for d in row.differences.values()]
+    assert differences == pytest.approx([1.0, 1.0])
 
 
 def test_a_table_needs_its_reference_and_data_needs_two_numbers_of_items() -> None:
