@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,7 @@ def report(
 
     results = Pack(results).results
     out = out or results / "report"
+    gc.set_threshold(200_000)  # a report makes millions of objects, few in cycles: a tenth of its time
     with console_hooks() as hooks:
         made = make_report(results, out, options, hooks=hooks)
     if as_json:
