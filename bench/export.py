@@ -41,6 +41,9 @@ def export_run(
     loaded = _base_of(record, base, variant)
     task = shown(registry.recorded("task", record), _form(record))
     options = {name: value for name, value in record.options.items() if name not in _FLAGS}
+    import torch
+
+    torch.manual_seed(record.seed)  # random weights that stay frozen are no part of what is kept
     denoiser = method.build(loaded, task, **options)
     load_weights(run / ADAPTER, Trainable(denoiser))
     work = out.with_name(f".{out.name}.part")

@@ -54,6 +54,9 @@ _METHODS = {
 }
 _VARIANTS = {
     "bps-uniform": _variant("bps", "BPS, uniform weights", schedule="uniform"),
+    "bps-uniform-matched": _variant(
+        "bps", "BPS, uniform weights at matched rates", schedule="uniform", emit_rate="head_heavy"
+    ),
     "bps-foot-heavy": _variant("bps", "BPS, foot-heavy", schedule="foot_heavy"),
     "bps-learned": _variant("bps", "BPS, learned weights", schedule="learned"),
     "bps-learned-log": _variant("bps", "BPS, learned weights as logarithms", schedule="learned_log"),

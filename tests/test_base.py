@@ -58,6 +58,13 @@ def test_priors_differ_in_weights_and_freedom(micro_base: Base) -> None:
     assert any(not torch.equal(a, c) for a, _, c in pairs)
     again = micro_base.prior_unet("none", seed=1)
     assert all(torch.equal(a, b) for a, b in zip(none.parameters(), again.parameters(), strict=True))
+    fixed = micro_base.prior_unet("none-frozen", seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(none.parameters(), fixed.parameters(), strict=True))
+    assert not any(p.requires_grad for p in fixed.parameters())
+    unlocked = micro_base.prior_unet("unlocked")
+    assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), unlocked.parameters(), strict=True))
+    trained = {n.split(".")[0] for n, p in unlocked.named_parameters() if p.requires_grad}
+    assert trained == {"up_blocks", "conv_norm_out", "conv_out"}
     with pytest.raises(BenchError, match="unknown prior"):
         micro_base.prior_unet("thawed")
 
