@@ -14,7 +14,7 @@ from bench.content import digest_json
 from bench.packed import Run
 from bench.record import RunRecord
 from bench.registry import FLOOR
-from bench.reporting.differences import Difference, against, paired, verdict
+from bench.reporting.differences import Difference, against, corrected, paired, verdict
 from bench.reporting.frame import (
     OWN_METHOD,
     REFERENCES,
@@ -61,7 +61,7 @@ class Standing:
 
     @property
     def clear(self) -> bool:
-        """Whether the best may be set in bold: the interval leaves 0 out and seeds agree."""
+        """Whether the best may be set in bold: 0 is out of question, claims corrected for."""
         return self.difference is not None and self.difference.clear
 
 
@@ -70,12 +70,14 @@ class Comparison(Table):
     """Methods by tasks of one suite: a table whose columns say their task.
 
     tables: by task, in order; rows: references, methods (those on most tasks first), floor; standings:
-    by column, where it has a best method; options: what a method's plain name stands for where it has
-    variants.
+    by column, where it has a best method; own_differences: of our own method to each other, in FD and
+    fidelity, corrected with the standings for their number; options: what a method's plain name stands
+    for where it has variants.
     """
 
     tables: Mapping[str, Table]
     standings: Mapping[Column, Standing]
+    own_differences: Mapping[Column, Sequence[Difference]]
     options: Mapping[str, str]
 
     @property
@@ -122,7 +124,11 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
     methods, options = _methods(ordered)
     rows = (*_references(ordered), *methods)
     columns = _columns(ordered)
-    standings = {column: _standing(rows, column) for column in columns}
+    standings = {c: found for c in columns if (found := _standing(rows, c)) is not None}
+    leads = {c: s.difference for c, s in standings.items() if s.difference is not None}
+    own = {c: _own_differences(rows, c) for c in columns if c.metric in _told_of(c)}
+    claims = iter(corrected([*leads.values(), *(d for each in own.values() for d in each)]))
+    leads = {column: next(claims) for column in leads}
     return Comparison(
         suite=suites.pop(),
         task="",
@@ -131,7 +137,8 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
         columns=columns,
         runs=tuple(run for table in ordered.values() for run in table.runs),
         notes=tuple(f"{task}: {note}" for task, table in ordered.items() for note in table.notes),
-        standings={column: standing for column, standing in standings.items() if standing is not None},
+        standings={c: replace(s, difference=leads.get(c)) for c, s in standings.items()},
+        own_differences={column: [next(claims) for _ in each] for column, each in own.items()},
         options=options,
         style=tables[0].style,
     )
@@ -141,8 +148,10 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
     """Return by task what may be said of fidelity and FD, never stronger than the intervals."""
     lines: dict[str, list[str]] = {task: [] for task in comparison.tables}
     for column in comparison.columns:
-        if column.metric in {"fd", *primary_metrics(column.task)}:
-            lines[column.task] += [*_best_words(comparison, column), *_own_words(comparison, column)]
+        if column.metric in _told_of(column):
+            lines[column.task] += _best_words(comparison, column)
+            own = comparison.own_differences[column]
+            lines[column.task] += [against(own)] if own else []
     return lines
 
 
@@ -269,14 +278,18 @@ def _best_words(comparison: Comparison, column: Column) -> list[str]:
     return [words]
 
 
-def _own_words(comparison: Comparison, column: Column) -> list[str]:
-    """Say how our own method stands to every other method and the floor."""
-    rows = comparison.own(*_METHODS)
+def _told_of(column: Column) -> set[str]:
+    """Return the metrics of a column's task that sentences tell of."""
+    return {"fd", *primary_metrics(column.task)}
+
+
+def _own_differences(rows: Sequence[Row], column: Column) -> list[Difference]:
+    """Return how our own method stands to every other method and the floor."""
+    rows = [row for row in rows if row.kind in _METHODS]
     own = [row for row in rows if row.record.method == OWN_METHOD and column.task in row.rows]
     others = [row for row in rows if row.record.method != OWN_METHOD]
     differences = [_difference(own[0], row, column) for row in others] if own else []
-    known = [difference for difference in differences if difference is not None]
-    return [against(known)] if known else []
+    return [difference for difference in differences if difference is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,7 +347,7 @@ class AblationTable(Table):
             "difference_low": d and d.interval.low,
             "difference_high": d and d.interval.high,
             "difference_seeds": d and d.first_seeds,
-            "seeds_agree": d and d.agree,
+            "p_corrected": d and d.chance,
         }
 
     def is_reference(self, row: Row) -> bool:
@@ -467,9 +480,14 @@ def _rows(ablation: Ablation, found: _Found, metrics: Sequence[str]) -> list[Row
         variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
         for variant, runs in found
     }
-    return [
-        _compared(row, rows.get(ablation.reference_of(v).called))
+    differences = corrected(
+        difference
         for (v, _), row in zip(found, rows.values(), strict=True)
+        for difference in _to_reference(row, rows.get(ablation.reference_of(v).called))
+    )
+    return [
+        replace(row, differences={d.column: d for d in differences if d.first == row.name})
+        for row in rows.values()
     ]
 
 
@@ -494,13 +512,12 @@ def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], line
     )
 
 
-def _compared(row: Row, reference: Row | None) -> Row:
-    """Return a row with its differences to the reference, at the seeds that both have."""
+def _to_reference(row: Row, reference: Row | None) -> list[Difference | None]:
+    """Return the differences of a row to the reference, at the seeds that both have."""
     if reference is None or reference is row or row.kind == "floor":
-        return row
+        return []
     seeds = set(row.seeds) & set(reference.seeds)
-    differences = {column: paired(row, reference, column, seeds=seeds) for column in row.cells}
-    return replace(row, differences={c: d for c, d in differences.items() if d is not None})
+    return [paired(row, reference, column, seeds=seeds) for column in row.cells]
 
 
 def _says_something(table: AblationTable) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
-import numpy as np
-
-from bench.metrics.intervals import Interval, difference_interval, jackknife_interval
+from bench.metrics.intervals import crossed_interval, holm
 from bench.reporting.frame import Difference as Difference
-from bench.reporting.frame import Lines, Row, Table, item_scores, resamples, set_replicates
+from bench.reporting.frame import Row, Table, evidence
 from bench.reporting.words import Column, brackets, number
 
 
@@ -19,12 +18,11 @@ def paired_differences(table: Table) -> tuple[Difference, ...]:
     Only rows of one protocol are compared, and only metrics with per-item scores or, for a whole
     set (FD, KID), with jackknife replicates that left out the same items.
     """
-    differences = (
+    return corrected(
         paired(first, second, column, seeds=seeds)
         for first, second, seeds in _pairs(table)
         for column in table.columns
     )
-    return tuple(difference for difference in differences if difference is not None)
 
 
 def _pairs(table: Table) -> Iterator[tuple[Row, Row, tuple[int, ...] | None]]:
@@ -47,56 +45,34 @@ def paired(
 ) -> Difference | None:
     """Return first minus second in a column, None where it is missing or cannot be paired.
 
-    seeds: those to compare at, None for all that each has. All differences on equally many items share
-    their resamples.
+    seeds: those to compare at, None for all that each has.
     """
     sides = [row.cells.get(column) for row in (first, second)]
     cells = [cell for cell in sides if cell is not None and cell.value is not None]
     lines = [[x for x in c.lines if seeds is None or x.run.record.seed in seeds] for c in cells]
-    if len(lines) < 2 or not all(map(len, lines)):
+    found = evidence(*lines) if len(lines) == 2 and all(map(len, lines)) else None
+    if found is None:
         return None
-    estimate = _by_items(*lines) or _by_replicates(*lines)
-    if estimate is None:
-        return None
-    interval, items, left_out, (a, b) = estimate
+    interval = crossed_interval(*found.estimates)
     return Difference(
         first=first.name,
         second=second.name,
         column=column,
         interval=interval,
-        items=items,
-        left_out=left_out,
-        first_seeds=len(a),
-        second_seeds=len(b),
-        agree=None if len(a) == len(b) == 1 else bool(a.min() > b.max() or a.max() < b.min()),
+        items=found.items,
+        groups=found.groups,
+        left_out=found.left_out,
+        first_seeds=len(lines[0]),
+        second_seeds=len(lines[1]),
+        chance=interval.chance,
     )
 
 
-_Estimate = tuple[Interval, int, int, tuple[np.ndarray, np.ndarray]]
-"""An interval, items behind it and left out of it, values of each seed of both sides."""
-
-
-def _by_items(first: Lines, second: Lines) -> _Estimate | None:
-    """Bootstrap the difference of scores on the items that both have."""
-    one, other = item_scores(first), item_scores(second)
-    if one is None or other is None or one[0] != other[0]:
-        return None
-    known = np.isfinite(one[1]).all(axis=0) & np.isfinite(other[1]).all(axis=0)
-    a, b, n = one[1][:, known], other[1][:, known], int(known.sum())
-    if n < 2:
-        return None
-    interval = difference_interval(a.mean(axis=0), b.mean(axis=0), resamples=resamples(n))
-    return interval, n, len(known) - n, (a.mean(axis=1), b.mean(axis=1))
-
-
-def _by_replicates(first: Lines, second: Lines) -> _Estimate | None:
-    """Subtract the replicates of two sets that left out the same items in turn."""
-    one, other = set_replicates(first), set_replicates(second)
-    if one is None or other is None or one[0] != other[0] or one[1].shape[1] != other[1].shape[1]:
-        return None
-    a, b = (np.asarray([line.value for line in lines]) for lines in (first, second))
-    interval = jackknife_interval(float(a.mean() - b.mean()), one[1].mean(axis=0) - other[1].mean(axis=0))
-    return interval, len(one[0]), 0, (a, b)
+def corrected(differences: Iterable[Difference | None]) -> tuple[Difference, ...]:
+    """Return the differences that are known, each with its p-value corrected for all of them (Holm)."""
+    known = [difference for difference in differences if difference is not None]
+    chances = holm([difference.interval.chance for difference in known])
+    return tuple(replace(d, chance=p, claims=len(known)) for d, p in zip(known, chances, strict=True))
 
 
 def against(differences: Sequence[Difference]) -> str:
@@ -109,7 +85,7 @@ def against(differences: Sequence[Difference]) -> str:
     usual = max(bases, key=bases.count)
     claims: dict[str, list[str]] = {}
     for d, basis in zip(differences, bases, strict=True):
-        doubt = "on the mean over seeds, with single seeds that do not agree, " if d.mark else ""
+        doubt = "by its interval alone " if d.mark else ""
         verb = f"{doubt}{_verb(d)}" if d.shown else "cannot be told apart from"
         joint = " by " if d.shown else ": "
         claims.setdefault(verb, []).append(
@@ -123,8 +99,8 @@ def against(differences: Sequence[Difference]) -> str:
 def verdict(difference: Difference) -> str:
     """Return a difference in plain words, never stronger than its interval.
 
-    "beats" and "falls behind" need an interval that leaves 0 out, and training seeds that agree;
-    otherwise the two cannot be told apart, or it is said that single seeds do not agree.
+    "beats" and "falls behind" need an interval that leaves 0 out, also once the claims made together are
+    corrected for; otherwise the two cannot be told apart, or it is said that only the interval tells them.
     """
     first, second, amount = difference.first, difference.second, _amount(difference)
     on, basis = f"on {difference.column.named}", f"({_basis(difference)})"
@@ -132,7 +108,7 @@ def verdict(difference: Difference) -> str:
         return f"{first} and {second} cannot be told apart {on}: {amount} {basis}."
     text = f"{first} {_verb(difference)} {second} {on} by {amount} {basis}"
     if difference.mark:
-        return f"On the mean over seeds {text}, but single seeds do not agree."
+        return f"By its interval alone {text}; not once {difference.claims} such claims are corrected for."
     return f"{text}."
 
 
@@ -155,4 +131,5 @@ def _basis(difference: Difference) -> str:
     left_out = f", {difference.left_out} left out" if difference.left_out else ""
     n, other = difference.first_seeds, difference.second_seeds
     seeds = ("one seed" if n == 1 else f"{n} seeds") if n == other else f"{n} and {other} seeds"
-    return f"{difference.items} items{left_out}, {seeds}"
+    groups = f" in {difference.groups} groups" if difference.groups < difference.items else ""
+    return f"{difference.items} items{groups}{left_out}, {seeds}"

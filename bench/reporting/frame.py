@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +14,8 @@ import numpy as np
 from bench.ablations import ABLATIONS_FOLDER, Variant
 from bench.config import Style
 from bench.cost import load_timings, with_timing
-from bench.metrics.intervals import Interval, Resamples, jackknife_interval, mean_interval, seed_spread
+from bench.data.openmoji import openmoji64_splits
+from bench.metrics.intervals import Deal, Estimates, Interval, crossed_interval, labels_of, seed_spread
 from bench.metrics.neighbours import SHARES
 from bench.packed import LINES, Pack, Run, kept_runs
 from bench.record import RECORD_FILE, MetricValue, RunRecord
@@ -44,7 +44,7 @@ SHUFFLED = "shuffled"
 REAL = "real training images"
 AUTOENCODER = "autoencoder"
 OWN_METHOD = "bps"
-BOOTSTRAP_SEED = 0
+_LEVEL = 0.05
 COSTLY = ("method", "floor", "variant")
 REFERENCES = {REAL: "reference", AUTOENCODER: "ceiling"}
 _PLACES = {"reference": 0, "ceiling": 1, "floor": 3, "variant": 4}  # a method and its own rows at 2
@@ -52,7 +52,7 @@ _PLACES = {"reference": 0, "ceiling": 1, "floor": 3, "variant": 4}  # a method a
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of a table: mean over seeds, 95% interval over items, deviation over seeds.
+    """One number of a table: mean over seeds, 95% interval over items and seeds, deviation over seeds.
 
     None is missing, never 0. items: how many evaluation items stand behind it. lines: one a seed.
     """
@@ -69,10 +69,9 @@ class Cell:
 class Difference:
     """`first` minus `second`, means over seeds on the same items, with its paired 95% interval.
 
-    The interval is a bootstrap where each item has a score, and the jackknife over groups of items
-    for a metric of the whole set. items: paired items; left_out: items without a score in one of
-    the two; first_seeds, second_seeds: training seeds averaged on each side; agree: whether every
-    seed of one side lies on the same side of every seed of the other, None where both have one.
+    The interval is over groups of items and, where there are several, training seeds. items: paired items,
+    in so many groups; left_out: items without a score in one of the two; first_seeds, second_seeds:
+    training seeds averaged on each side; chance: the p-value of 0, corrected for the claims made together.
     """
 
     first: str
@@ -80,10 +79,12 @@ class Difference:
     column: Column
     interval: Interval
     items: int
+    groups: int
     left_out: int
     first_seeds: int
     second_seeds: int
-    agree: bool | None
+    chance: float
+    claims: int = 1
 
     @property
     def shown(self) -> bool:
@@ -92,8 +93,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out and no training seed speaks against it."""
-        return self.shown and self.agree is not False
+        """Whether 0 is out of question, also once the claims made together are corrected for."""
+        return self.shown and self.chance < _LEVEL
 
     @property
     def better(self) -> bool:
@@ -108,7 +109,7 @@ class Difference:
             self,
             first=self.second,
             second=self.first,
-            interval=Interval(value=-value, low=-high, high=-low),
+            interval=replace(self.interval, value=-value, low=-high, high=-low),
             first_seeds=self.second_seeds,
             second_seeds=self.first_seeds,
         )
@@ -123,8 +124,8 @@ class Difference:
 
     @property
     def mark(self) -> str:
-        """ "*" where single training seeds speak against the mean over seeds, else nothing."""
-        return "*" if self.agree is False else ""
+        """ "*" where the interval leaves 0 out, but not once the claims are corrected for, else nothing."""
+        return "*" if self.shown and not self.clear else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,30 +379,90 @@ def grouped(lines: Iterable[Line], key: Callable[[Line], _K]) -> dict[_K, list[L
     return groups
 
 
-def item_scores(lines: Lines) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Return ids and per-item scores [S,N] of a cell's lines; None unless sound, on the same items."""
-    scores = [line.scores for line in lines if line.sound and line.ids == lines[0].ids]
-    known = [values for values in scores if values is not None]
-    return (lines[0].ids, np.stack(known).astype(np.float64)) if len(known) == len(lines) else None
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What one or two cells are estimated from: items that all have, left out, and groups they are in."""
+
+    estimates: tuple[Estimates, ...]
+    items: int
+    left_out: int
+    groups: int
 
 
-def set_replicates(lines: Lines) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Return ids and jackknife replicates [S,G] of a cell's lines, for a metric of the whole set.
+def evidence(*cells: Lines) -> Evidence | None:
+    """Return what cells are estimated from, on the same items and groups; None where that cannot be.
 
-    None unless every run has equally many of them on the same ids in the same order: the groups of
-    items that are left out are dealt by place, so another order would leave out other items.
+    Scores of items where they are sound, on the items that have one in every line; else what the jackknife
+    left out in turn, for a metric of the whole set.
     """
-    same = [line.replicates for line in lines if line.recorded == lines[0].recorded]
-    known = [values for values in same if values is not None]
-    if len(known) < len(lines) or len({len(values) for values in known}) > 1:
+    return _of_items(cells) or _of_sets(cells)
+
+
+def _of_items(cells: Sequence[Lines]) -> Evidence | None:
+    lines = [line for cell in cells for line in cell]
+    ids = lines[0].ids
+    if any(line.scores is None or not line.sound or line.ids != ids for line in lines):
         return None
-    return lines[0].recorded, np.stack(known)
+    scores = [np.array([line.scores for line in cell], np.float64) for cell in cells]
+    known = np.isfinite(np.concatenate(scores)).all(axis=0)
+    groups = np.unique(_groups_of(lines[0].run, ids)[known], return_inverse=True)[1]
+    count = len(set(groups.tolist()))
+    if count < 2:
+        return None
+    estimates = [
+        Estimates.of_items(values[:, known], groups=groups, seeds=_seeds(cell))
+        for values, cell in zip(scores, cells, strict=True)
+    ]
+    items = int(known.sum())
+    return Evidence(estimates=tuple(estimates), items=items, left_out=len(ids) - items, groups=count)
 
 
-@lru_cache(maxsize=32)
-def resamples(items: int) -> Resamples:
-    """Draw once what every interval over equally many items shares."""
-    return Resamples(n_items=items, seed=BOOTSTRAP_SEED)
+def _of_sets(cells: Sequence[Lines]) -> Evidence | None:
+    """Items that are left out are dealt by place: another order would leave out others."""
+    lines = [line for cell in cells for line in cell]
+    first, own = lines[0], _own_groups(lines[0].run)
+    alike = {(line.replicates is not None and len(line.replicates), line.recorded) for line in lines}
+    if first.replicates is None or len(alike) > 1 or len({_grouped(line.run) for line in lines}) > 1:
+        return None
+    groups = _groups_of(first.run, first.recorded)
+    dealt = Deal.of_pairs(len(groups), groups=own)
+    estimates = [
+        Estimates.of_replicates(
+            np.array([line.value for line in cell]),
+            np.array([line.replicates for line in cell]),
+            dealt=dealt,
+            groups=groups if own is None else None,
+            seeds=_seeds(cell),
+        )
+        for cell in cells
+    ]
+    return Evidence(
+        estimates=tuple(estimates), items=len(groups), left_out=0, groups=len(set(groups.tolist()))
+    )
+
+
+def _seeds(lines: Lines) -> tuple[int, ...]:
+    return tuple(line.run.record.seed for line in lines)
+
+
+def _grouped(run: Run) -> tuple[int, ...]:
+    return () if run.items is None else run.items.groups
+
+
+def _own_groups(run: Run) -> np.ndarray | None:
+    """The groups that a run recorded with its items, [N] int; None where it recorded none."""
+    return np.array(_grouped(run)) if _grouped(run) else None
+
+
+def _groups_of(run: Run, ids: Sequence[str]) -> np.ndarray:
+    """The group of each item, [N] int: as recorded, else as the shipped splits say, else its own."""
+    own = _own_groups(run)
+    if own is not None and run.items is not None:
+        at = dict(zip(run.items.ids, own.tolist(), strict=True))
+        return np.array([at[item] for item in ids])
+    shipped = openmoji64_splits()
+    known = shipped.groups if run.record.protocol.get("splits") == shipped.digest else {}
+    return labels_of([known.get(item, item) for item in ids])
 
 
 def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
@@ -413,37 +474,19 @@ def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
 def _cell(column: Column, lines: Lines, runs: int) -> Cell:
     """Return one cell.
 
-    A number missing in any seed is missing in the mean: leaving out a failed seed would flatter.
-    One seed keeps its recorded interval. Several: the bootstrap over items on scores averaged over
-    seeds where they exist, the jackknife on averaged replicates for a metric of the whole set, else
-    the mean of the seeds' bounds.
+    A number missing in any seed is missing in the mean: leaving out a failed seed would flatter. Where
+    nothing is known of the items behind a number, its interval is the mean of the seeds' own.
     """
     values, items = np.asarray([line.value for line in lines]), min(line.items for line in lines)
     if len(values) < runs or np.isnan(values).any() or column.too_few(items):
         return Cell(value=None, low=None, high=None, items=items, lines=lines)
-    spread = seed_spread(values)
-    several = _interval(column, lines, items) if runs > 1 else None
+    spread, found = seed_spread(values), evidence(lines)
     ends = np.mean([(line.low, line.high) for line in lines], axis=0)
-    if several is not None:
-        ends = np.asarray([several.low, several.high])
+    if found is not None and not found.left_out:
+        interval = crossed_interval(found.estimates[0], share=column.metric in SHARES)
+        ends = np.asarray([interval.low, interval.high])
     low, high = (None, None) if np.isnan(ends).any() else map(float, ends)
     return Cell(value=spread.mean, low=low, high=high, deviation=spread.deviation, items=items, lines=lines)
-
-
-def _interval(column: Column, lines: Lines, items: int) -> Interval | None:
-    """Resample the mean over seeds; items without a score must be the same in every seed."""
-    scores = item_scores(lines)
-    if scores is not None:
-        known = np.isfinite(scores[1])
-        if known.sum(axis=1).min() >= 2 and (known == known[0]).all():
-            values = scores[1][:, known[0]].mean(axis=0)
-            return mean_interval(values, resamples=resamples(len(values)))
-    replicates = set_replicates(lines)
-    if replicates is None:
-        return None
-    mean = float(np.mean([line.value for line in lines]))
-    share_of = items if column.metric in SHARES else None
-    return jackknife_interval(mean, replicates[1].mean(axis=0), share_of=share_of)
 
 
 def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collection[str] = ()) -> Table:

@@ -159,7 +159,7 @@ def column_digits(table: Table, column: Column) -> int:
 
 
 def difference_cell(difference: Difference, style: Style = "brackets") -> Text:
-    """Return a difference with its sign and interval, marked where seeds do not agree."""
+    """Return a difference with its sign and interval, marked where only the interval tells it from 0."""
     digits, i = difference.digits, difference.interval
     main = f"{'+' if i.value > 0 else ''}{number(i.value, digits)}{difference.mark}"
     return Text(main=main, beside=interval_text(i.value, i.low, i.high, digits, style))
@@ -189,13 +189,9 @@ def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
         header=("first", "minus second", "metric", "difference", "items"),
         body=tuple(body),
         caption=(
-            f"Paired differences on {table.title}: first minus second on the same "
-            f"items, with 95% intervals over items, not widened for their number ({len(body)}): a "
-            "bootstrap of per-item scores, and the jackknife for FD and KID, which belong to a set. They "
-            "hold for the training seeds at hand. *: single training seeds do not agree, one of the first "
-            "lying on the other side of one of the second; unmarked, all seeds agree, or there is one. No "
-            "interval adds seed variance: of 3 seeds it would reach 2.5 standard deviations "
-            "either way (t, 2 degrees of freedom) and hang on their own luck."
+            f"Paired differences on {table.title}: first minus second on the same items and seeds, with 95% "
+            "intervals over groups of items and training seeds; with one seed they say nothing of others. "
+            f"*: the interval leaves 0 out, but not once all {len(body)} are corrected for (Holm)."
         ),
         left=3,
     )
@@ -300,20 +296,20 @@ def _words(table: Table) -> list[str]:
             f"Held fixed: {table.ablation.fixed}",
             "Minus reference: paired on the same items and seeds, the reference being "
             f"{titled(table.ablation.reference)}{same}; intervals are not widened for their number",
-            "*: single training seeds do not agree",
+            "*: the interval leaves 0 out, but not once the table's differences are corrected for (Holm)",
             *missing,
         ]
     if isinstance(table, Comparison):
         return [
             "Means over training seeds",
-            "Bold: the best method of a column, where the paired 95% interval of its difference to the "
-            "next best leaves 0 out and training seeds do not disagree; never a floor or a reference",
+            "Bold: the best method of a column, where its difference to the next best is told from 0, the "
+            "claims of this table corrected for (Holm); never a floor or a reference",
             *(f"{name} stands for {what}" for name, what in table.options.items() if what),
             *_variant_words(table),
             f"{MISSING}: not measured",
         ]
     most = max((len(row.seeds) for row in table.rows), default=0)
-    deviations = ["Standard deviations are over seeds, which the intervals leave out"] if most > 1 else []
+    deviations = ["Standard deviations are over seeds"] if most > 1 else []
     if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
         deviations.append(
             "Shuffled conditions are of the first seed alone: compare them with that seed's own record, not "
@@ -430,9 +426,10 @@ def tidy_differences(differences: Sequence[Difference]) -> DataFrame:
     """Return paired differences with one line each, in full precision."""
     import pandas
 
-    names = "first second metric judge better difference low high items left_out seeds_agree".split()
+    names = "first second metric judge better difference low high items groups left_out p p_corrected".split()
     lines = [
-        (d.first, d.second, c.metric, c.judge, c.better, i.value, i.low, i.high, d.items, d.left_out, d.agree)
+        (*(d.first, d.second, c.metric, c.judge, c.better), *(i.value, i.low, i.high))
+        + (d.items, d.groups, d.left_out, i.chance, d.chance)
         for d in differences
         for c, i in [(d.column, d.interval)]
     ]
