@@ -108,7 +108,7 @@ def table(markdown: str) -> list[list[str]]:
 TOLD = {
     "BPS": "bps",
     "ControlNet": "controlnet",
-    "T2I-Adapter": "t2i-adapter",
+    "T2I-Adapter, uniform timesteps": "t2i-adapter",
     "fine-tuned SD": "sd-finetune",
     "LoRA + concat": "lora-concat",
     "ControlNet-XS": "controlnet-xs",
@@ -130,8 +130,9 @@ COLUMNS = [
 def test_readme_and_docs_tell_the_numbers_of_the_records() -> None:
     """Means over seeds of each method as its paper has it, to the digits that are told."""
     made: dict[tuple[str, str, str], list[float]] = {}
+    then = {**SETTINGS, "t2i-adapter": {"timesteps": "uniform"}}  # its default when these were run
     for record in kept_records(MAIN):
-        if any(record.options[name] != value for name, value in SETTINGS.get(record.method, {}).items()):
+        if any(record.options[name] != value for name, value in then.get(record.method, {}).items()):
             continue
         rows = {record.method: record.metrics, CEILING: record.rows["autoencoder"]}
         for (row, metrics), (task, metric) in itertools.product(rows.items(), COLUMNS):

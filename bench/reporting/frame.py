@@ -482,8 +482,11 @@ def _cell(column: Column, lines: Lines, runs: int) -> Cell:
         return Cell(value=None, low=None, high=None, items=items, lines=lines)
     spread, found = seed_spread(values), evidence(lines)
     ends = np.mean([(line.low, line.high) for line in lines], axis=0)
-    if found is not None and not found.left_out:
-        interval = crossed_interval(found.estimates[0], share=column.metric in SHARES)
+    estimates = None if found is None else found.estimates[0]  # of the same items in every seed?
+    if estimates is not None and math.isclose(
+        estimates.values.mean(), spread.mean, rel_tol=1e-4, abs_tol=1e-6
+    ):
+        interval = crossed_interval(estimates, share=column.metric in SHARES)
         ends = np.asarray([interval.low, interval.high])
     low, high = (None, None) if np.isnan(ends).any() else map(float, ends)
     return Cell(value=spread.mean, low=low, high=high, deviation=spread.deviation, items=items, lines=lines)

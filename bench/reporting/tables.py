@@ -280,8 +280,8 @@ def caption(table: Table) -> str:
 
 def _interval_words(style: Style) -> list[str]:
     ends = {
-        "brackets": "Brackets: 95% intervals over items at these seeds",
-        "±": "±: the longer side of 95% intervals over items at these seeds",
+        "brackets": "Brackets: 95% intervals over groups of items and seeds",
+        "±": "±: the longer side of 95% intervals over groups of items and seeds",
     }
     return [ends[style]] if style in ends else []
 

@@ -272,7 +272,7 @@ def _write_full(results: Path) -> None:
             sets=True,
             curve=_curve(0.52, seed),
         )
-    other = _levels(40.5, 0.505)
+    other = _levels(40.5, 0.3)
     write_run(
         results,
         "t2i-adapter",

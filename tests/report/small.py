@@ -63,6 +63,7 @@ def made(
     references: Scores | None = None,
     replicates: Mapping[str, Sequence[float]] | None = None,
     ids: Sequence[str] = IDS,
+    groups: tuple[int, ...] = (),
     **fields: Any,
 ) -> Run:
     """A run; scores: a number, or one an item, by metric. fields: of its record."""
@@ -71,7 +72,7 @@ def made(
     items = {n: {m: np.asarray(x) for m, x in s.items() if isinstance(x, list)} for n, s in kept.items()}
     rows = {n: {m: _measured(m, x) for m, x in side.items()} for n, side in kept.items()}
     of_sets = {"samples": {m: np.asarray(x) for m, x in (replicates or {}).items()}}
-    values = ItemScores(ids=tuple(ids), rows=items, replicates=of_sets)
+    values = ItemScores(ids=tuple(ids), groups=groups, rows=items, replicates=of_sets)
     return Run(record=record(method, **{"metrics": rows["samples"], "rows": rows, **fields}), items=values)
 
 

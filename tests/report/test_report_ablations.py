@@ -65,7 +65,7 @@ def test_differences_are_paired_with_the_papers_setting_at_common_seeds() -> Non
     assert table.is_reference(of(table, "frozen prior")) and not of(table, "frozen prior").differences
     (found,) = of(table, "no prior").differences.values()
     assert found.interval.value == pytest.approx(31.0)
-    assert found.first_seeds == found.second_seeds == 2 and found.agree
+    assert found.first_seeds == found.second_seeds == 2 and found.clear
     assert not of(table, "free prior").differences, "no seed in common"
 
 

@@ -14,11 +14,11 @@ import pandas
 import pytest
 
 from bench.cost import Timing, add_timing
-from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS, Resamples, jackknife_interval, mean_interval
+from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS, Deal, Estimates, crossed_interval
 from bench.packed import Run
 from bench.record import LeakCheck, Leaks, write_record
 from bench.reporting.compare import build_comparison
-from bench.reporting.frame import Cell, Row, Table, build_table, chosen, frame, item_scores, load_runs
+from bench.reporting.frame import Cell, Row, Table, build_table, chosen, evidence, frame, load_runs
 from bench.reporting.render import to_csv, to_markdown
 from bench.reporting.tables import caption, cost_grid, leaderboard, main_grid, record_text, tidy, tidy_costs
 from bench.reporting.words import (
@@ -96,7 +96,10 @@ def test_set_metrics_of_several_seeds_average_their_replicates() -> None:
     replicates = [spread(30.0 + 2 * seed, seed=seed) for seed in (0, 1)]
     runs = [made("bps", {"fd": 30.0 + 2 * s}, seed=s, replicates={"fd": replicates[s]}) for s in (0, 1)]
     found = cell(build_table(runs), "BPS", "fd")
-    expected = jackknife_interval(31.0, np.mean(replicates, axis=0))
+    values, dealt = np.array([30.0, 32.0]), Deal.of_pairs(40)
+    expected = crossed_interval(
+        Estimates.of_replicates(values, np.array(replicates), dealt=dealt, seeds=(0, 1))
+    )
     assert (found.value, found.low, found.high) == (31.0, expected.low, expected.high)
 
 
@@ -104,16 +107,16 @@ def test_items_without_a_score_are_left_out_of_every_seed() -> None:
     known = spread(0.5, seed=1)[:20]
     runs = [made("bps", {"box_recall": [*known, *[np.nan] * 20]}, seed=seed) for seed in (0, 1)]
     found = cell(build_table(runs), "BPS", "box_recall")
-    expected = mean_interval(np.asarray(known), resamples=Resamples(n_items=20, seed=0))
+    expected = crossed_interval(Estimates.of_items(np.array([known, known]), seeds=(0, 1)))
     assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
 def test_items_are_matched_by_id() -> None:
     up = spread(0.5, seed=1)
     runs = [made("bps", {"mae": up}), made("bps", {"mae": up[::-1]}, ids=IDS[::-1], seed=1)]
-    scores = item_scores(frame(runs))
-    assert scores is not None and scores[0] == IDS
-    np.testing.assert_array_equal(scores[1][0], scores[1][1])
+    found = evidence(frame(runs))
+    assert found is not None
+    np.testing.assert_array_equal(found.estimates[0].influence[0], found.estimates[0].influence[1])
 
 
 def test_items_that_do_not_average_to_the_value_are_not_used() -> None:
