@@ -46,7 +46,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 PLACES = ("emoji", "emoji-equal-time", "emoji-h200")
 _NUMBERS = (
     "value low high deviation items best reference difference difference_low difference_high "
-    "difference_seeds left_out seeds_agree"
+    "difference_seeds left_out groups p p_corrected"
 ).split()
 
 
