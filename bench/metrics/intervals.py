@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 
@@ -58,35 +58,6 @@ class Spread:
     mean: float
     deviation: float | None
     n: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resamples:
-    """Bootstrap resamples of N items: counts [n_replicates, N] uint16.
-
-    A pure function of its three fields. n_items: N, at least 2. n_replicates: at least 20. seed:
-    any integer >= 0.
-    """
-
-    n_items: int
-    n_replicates: int = 1000
-    seed: int
-    counts: np.ndarray = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Draw the resamples."""
-        if self.n_items < 2 or self.n_replicates < 20:
-            raise BenchError(
-                "resamples need at least 2 items and 20 replicates, "
-                f"got {self.n_items} and {self.n_replicates}"
-            )
-        draw = np.random.default_rng(self.seed)
-        counts = np.empty((self.n_replicates, self.n_items), dtype=np.uint16)
-        for row in counts:
-            picks = draw.integers(self.n_items, size=self.n_items)
-            row[:] = np.bincount(picks, minlength=self.n_items)
-        counts.setflags(write=False)
-        object.__setattr__(self, "counts", counts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -302,26 +273,6 @@ def left_out(blocks: int, groups: int) -> list[np.ndarray]:
     return np.array_split(np.arange(blocks), groups)
 
 
-def mean_interval(values: np.ndarray, *, resamples: Resamples, level: float = 0.95) -> Interval:
-    """Return the mean of per-item values [N] with its percentile bootstrap interval.
-
-    BenchError for a missing (non-finite) value: missing is never zero, so leave such items out of
-    every method alike. Source: Efron and Tibshirani 1993, chapter 13.
-    """
-    items = _checked_values(values, resamples)
-    means = resamples.counts @ items / resamples.n_items
-    low, high = np.quantile(means, _tails(level))
-    return Interval(value=float(items.mean()), low=float(low), high=float(high))
-
-
-def difference_interval(
-    a: np.ndarray, b: np.ndarray, *, resamples: Resamples, level: float = 0.95
-) -> Interval:
-    """Return mean(a) - mean(b) with its paired interval; a, b: [N] per-item values, one order."""
-    first, second = _checked_values(a, resamples), _checked_values(b, resamples)
-    return mean_interval(first - second, resamples=resamples, level=level)
-
-
 def jackknife_replicates(statistic: Statistic, *, blocks: int, groups: int = 100) -> np.ndarray:
     """Return a statistic without each group of blocks in turn, [G] or [G,K] float64, G at most `groups`.
 
@@ -339,26 +290,6 @@ def jackknife_replicates(statistic: Statistic, *, blocks: int, groups: int = 100
         held[group] = False
         values.append(statistic(held))
     return np.asarray(values, dtype=np.float64)
-
-
-def jackknife_interval(
-    value: float, replicates: np.ndarray, *, level: float = 0.95, share_of: int | None = None
-) -> Interval:
-    """Return the normal interval about a value from its jackknife replicates [G].
-
-    share_of: the value is a share of so many items. Near 0 or 1 its replicates hardly differ, so the
-    interval is at least Wilson's, and within [0, 1]: it then holds the truth too often rather than
-    too rarely (tests/metrics/coverage.py).
-    """
-    values = np.asarray(replicates, dtype=np.float64)
-    groups = len(values)
-    error = float(np.sqrt((groups - 1) / groups * ((values - values.mean()) ** 2).sum()))
-    reach = NormalDist().inv_cdf(_tails(level)[1]) * error
-    low, high = value - reach, value + reach
-    if share_of is not None:
-        floor = wilson_interval(value, share_of, level=level)
-        low, high = max(0.0, min(low, floor.low)), min(1.0, max(high, floor.high))
-    return Interval(value=value, low=low, high=high)
 
 
 def wilson_interval(share: float, n: float, *, level: float = 0.95) -> Interval:
@@ -390,18 +321,6 @@ def seed_spread(values: np.ndarray) -> Spread:
         raise BenchError(f"a spread needs finite values [S], S >= 1, got {seeds!r}")
     deviation = float(seeds.std(ddof=1)) if len(seeds) > 1 else None
     return Spread(mean=float(seeds.mean()), deviation=deviation, n=len(seeds))
-
-
-def _checked_values(values: np.ndarray, resamples: Resamples) -> np.ndarray:
-    items = np.asarray(values, dtype=np.float64)
-    if items.shape != (resamples.n_items,):
-        raise BenchError(f"values must be [{resamples.n_items}], one an item, got shape {items.shape}")
-    if not np.isfinite(items).all():
-        raise BenchError(
-            f"{int((~np.isfinite(items)).sum())} of {len(items)} values are missing or not finite; "
-            "leave those items out of every method alike"
-        )
-    return items
 
 
 def _tails(level: float) -> tuple[float, float]:
