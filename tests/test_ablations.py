@@ -175,6 +175,7 @@ def test_weights_taken_over_give_the_bits_of_a_run_that_trained_itself(
     assert not (again.work / "train.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_only_whole_and_equal_trainings_are_taken_over(micro_folder: Path, results: Path) -> None:
     plain = made(asked(micro_folder, results))
     key = plain.identity.training
@@ -241,6 +242,7 @@ def plan(base: Path, results: Path, ablation: Ablation = SMALL, **changes: Any) 
     return plan_ablation(ablation, asked(base, results, **changes), tasks=("sketch",), seeds=(0,))
 
 
+@pytest.mark.slow
 def test_a_plan_uses_what_exists_and_parts_protocols(
     micro_folder: Path, results: Path, in_process: list[Sequence[str]]
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_run_killed_at_every_stage_in_turn_resumes_to_the_same_bits(
     assert record.cost.peak_memory_bytes > 2e8
 
 
+@pytest.mark.slow
 def test_a_polite_stop_saves_and_says_so(micro_folder: Path, finished: Path, tmp_path: Path) -> None:
     command = micro(micro_folder, tmp_path, *LITTLE, "--checkpoint-every", 2, "--no-floor")
     for number, code, reached in (
@@ -275,6 +276,7 @@ def test_check_passes_for_bps_and_text_only(micro_folder: Path) -> None:
         assert "FAIL" not in answer.output and "ok" in answer.output
 
 
+@pytest.mark.slow
 def test_data_verify_passes_on_the_shipped_set() -> None:
     answer = bench("data", "verify")
     assert answer.exit_code == 0 and "no leaks" in answer.output

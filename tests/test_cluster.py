@@ -48,6 +48,7 @@ def ended(run: Remote, *, seconds: float = 120) -> int:
     return code
 
 
+@pytest.mark.slow
 def test_exit_codes_and_last_line_come_back(start: Start) -> None:
     good, bad = start(["--help"]), start(["run", "--method", "bsp"])
     assert ended(good) == 0

@@ -119,6 +119,7 @@ def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:
     assert found["looks"][0]["checked"]["limits"] == {"image": 0.97}
 
 
+@pytest.mark.slow
 def test_release_leaky_needs_leave_and_is_marked(
     small: Suite, leaky: Path, micro_folder: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def check_near(run: Any, other: Any) -> None:
         assert math.isclose(a, b, rel_tol=TOLERANCES.metrics), name
 
 
+@pytest.mark.slow
 def test_a_sample_of_another_size_is_told_and_harms_nothing(one: Any) -> None:
     path = one.work / "samples" / f"{one.eval_ids[1]}.png"
     whole, record = path.read_bytes(), (one.folder / RECORD_FILE).read_bytes()
@@ -122,6 +123,7 @@ def test_threads_and_batches_move_nothing_beyond_the_tolerances(
     check_near(one, finished(tmp_path, micro_folder, number=2, batch=12))
 
 
+@pytest.mark.slow
 def test_judges_move_no_further_with_threads_and_batches(one: Any) -> None:
     judge: Judge = load_judge("efficientnet-lite0")
     images = pixels(one).astype(np.uint8)

@@ -172,6 +172,7 @@ def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micr
     assert "val2017" in text and "926842c" in text
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_run_looks_at_its_own_items(clean: tuple[Path, Path]) -> None:
     base, run = clean
     answer = bench("audit", "--run", run, "--base", base)

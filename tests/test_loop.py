@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
         run_training(micro_base, data, tmp_path, learning_rate=1e6)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++"])
+@pytest.mark.parametrize("name", [pytest.param("ddim", marks=pytest.mark.slow), "dpm++"])
 def test_samples_do_not_depend_on_the_batch_size_nor_on_other_draws(
     micro_base: Base, data: Prepared, name: str
 ) -> None:

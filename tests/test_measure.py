@@ -81,7 +81,7 @@ def test_the_command_measures_methods_one_after_another(tmp_path: Path, asked: l
     add_timing(tmp_path, timing("old", rounds=3), machine=MACHINE)
     argv = (
         "--method",
-        "text-only,t2i-adapter-uniform,t2i-adapter",
+        "text-only,t2i-adapter,t2i-adapter-uniform",
         "--results",
         tmp_path,
         *FEW,

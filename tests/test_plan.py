@@ -107,7 +107,7 @@ def test_a_three_channel_controlnet_has_the_known_size() -> None:
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 361_279_120
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bool) -> None:
     task, asked = (
         registry.load("task", "sketch"),
@@ -380,6 +380,7 @@ def run(*words: Any) -> Any:
     return RUNNER.invoke(cli.app, ["plan", *(str(w) for w in words)])
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_json(micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--suite", "micro", "--base", micro_folder, "--method", "t2i-adapter", "--gpu", "4090")
     done = run(*words, "--json")

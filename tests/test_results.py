@@ -53,6 +53,7 @@ def test_pages_show_and_link_to_files_that_are_published() -> None:
     assert all(path.stat().st_size < 400_000 for path in figures)
 
 
+@pytest.mark.slow
 @needs_latex
 def test_tables_keep_to_the_page(published: Path, tmp_path: Path) -> None:
     assert complaints(published / MAIN.name / "report", tmp_path) == []

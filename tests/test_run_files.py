@@ -133,6 +133,7 @@ def killed_at(write: int, act: Callable[[], object]) -> int:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_picture_and_its_costs_a_run_resumes(
     micro_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_floor_that_another_process_makes_is_waited_for(
     assert len(said) == 1 and f"process {os.getpid()} on " in said[0]
 
 
+@pytest.mark.slow
 def test_weights_damaged_after_training_are_noticed_and_written_again(
     micro_folder: Path, trained: Path, tmp_path: Path
 ) -> None:

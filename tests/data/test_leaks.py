@@ -147,6 +147,7 @@ def test_a_comparison_is_kept_by_content(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/*.npz"))) == 2
 
 
+@pytest.mark.slow
 def test_a_random_split_of_the_shipped_set_is_not() -> None:
     data = OpenMoji64()
     order = np.random.default_rng(0).permutation(data.ids).tolist()

@@ -94,6 +94,7 @@ class Reader:
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_person_answers_reloads_downloads_and_is_scored(browser: Any, page: Path, downloads: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 

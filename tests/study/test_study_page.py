@@ -151,6 +151,7 @@ def altered(folder: Path, target: Path, **values: Any) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_real_runs_make_a_page_and_unlike_runs_are_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = runs
     source = load_source([first, second / "record.json"])

@@ -75,6 +75,7 @@ def test_a_region_is_found_through_a_line_and_white_is_found_within_lines() -> N
     assert [11, 11, 39, 39] in find_boxes(ring, colour=PALETTE[0]).tolist()
 
 
+@pytest.mark.slow
 def test_real_images_score_high_others_low_and_corruption_lowers() -> None:
     data, ids = OpenMoji64(), openmoji64_splits().val
     items = [data[i] for i in ids]
