@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.registry import FLOOR
 from bench.types import unknown
+from bps.schedule import RELEASED, released
 
 ABLATIONS_FOLDER = "ablations"
 """Below a results folder: runs of another protocol than the suite's own, kept out of main tables."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "bps": {
-        "schedule": "head_heavy",
+        "schedule": RELEASED,
         "prior": "frozen",
         "sites": ["encoder", "middle", "decoder"],
         "modules": "both",
@@ -55,10 +56,16 @@ class Variant:
     guidance: float | None = None
     steps: int | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All options of the method under this variant."""
-        return {**SETTINGS[self.method], **self.options}
+    def settings(self, task: str) -> dict[str, Any]:
+        """Return all options of the method under this variant, as a record of a task has them."""
+        settings = {**SETTINGS[self.method], **self.options}
+        if settings.get("schedule") == RELEASED:
+            settings["schedule"] = released(task)
+        return settings
+
+    def is_plain(self, task: str) -> bool:
+        """Tell whether the method runs on a task as its paper has it."""
+        return self.settings(task) == replace(self, options={}).settings(task)
 
     @property
     def called(self) -> str:
@@ -104,6 +111,7 @@ class Ablation:
 
 _IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
 _PAPERS_OWN = "head-heavy 16-8-4-2"
+_HEAD_HEAVY = {"schedule": "head_heavy"}
 
 
 def _levels(ratio: float) -> list[float]:
@@ -114,7 +122,13 @@ def _levels(ratio: float) -> list[float]:
 
 _SITES = ("encoder", "middle", "decoder", "encoder middle", "encoder decoder", "middle decoder")
 _MATCHED = {"schedule": "uniform", "emit_rate": "head_heavy"}
-_DATA_METHODS = ("bps", "controlnet", "t2i-adapter", "sd-finetune")
+_DATA_METHODS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("bps", "bps", {}),
+    ("controlnet", "controlnet", {}),
+    ("t2i-adapter-uniform", "t2i-adapter", {"timesteps": "uniform"}),
+    ("sd-finetune", "sd-finetune", {}),
+)
+"""T2I-Adapter as the published runs have it; at cubic timesteps, its default, once these are made anew."""
 _CURVE_METHODS = ("bps", "controlnet", "t2i-adapter", "lora-concat", "sd-finetune", "style-only")
 _TABLE = (
     Ablation(
@@ -139,11 +153,14 @@ _TABLE = (
         name="schedule",
         question="Does it matter that steering is strong at the head and light at the foot?",
         variants=(
-            Variant(name=_PAPERS_OWN),
+            Variant(name=_PAPERS_OWN, options=_HEAD_HEAVY),
             Variant(name="uniform 1-1-1-1", options={"schedule": "uniform"}),
             Variant(name="foot-heavy 2-4-8-16", options={"schedule": "foot_heavy"}),
             Variant(name="uniform, emitting rates times 16-8-4-2", options=_MATCHED),
-            Variant(name="head-heavy, emitting rates over 16-8-4-2", options={"emit_rate": "inverse"}),
+            Variant(
+                name="head-heavy, emitting rates over 16-8-4-2",
+                options={**_HEAD_HEAVY, "emit_rate": "inverse"},
+            ),
             Variant(name="learned", options={"schedule": "learned"}),
             Variant(name="learned as logarithms", options={"schedule": "learned_log", "weights_rate": 30.0}),
             Variant(name="steeper 16-4-1-0.25", options={"schedule": _levels(4.0)}),
@@ -177,9 +194,9 @@ _TABLE = (
         question="How little data is enough for each method?",
         variants=(
             *(
-                Variant(name=method, method=method, train_items=items)
+                Variant(name=name, method=method, options=options, train_items=items)
                 for items in (*FEW_ITEMS, None)
-                for method in _DATA_METHODS
+                for name, method, options in _DATA_METHODS
             ),
             Variant(name=FLOOR, method=FLOOR),
         ),

@@ -338,8 +338,8 @@ def compare(
     """Compare a folder of generated images with a reference.
 
     judges: by role, "features" and "clip"; without a CLIP judge CMMD is missing. sensitivity: measure
-    again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets (bootstrap over
-    items for paired metrics). also: names of `bench.metrics.tools`, asked on the same features.
+    again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets, over items for
+    paired metrics. also: names of `bench.metrics.tools`, asked on the same features.
     BenchError for a missing folder, fewer than FLOOR images or a broken one.
     """
     check_tools(also)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,18 @@ SMALL = Ablation(
 
 
 def test_settings_are_the_methods_own_defaults() -> None:
-    for method, settings in SETTINGS.items():
-        _, options = method_of(RunConfig(method=method))
-        assert {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()} == settings
+    for method, task in product(SETTINGS, EMOJI.tasks):
+        _, options = method_of(RunConfig(method=method, task=task))
+        plain = Variant(name=method, method=method)
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+        assert settings == plain.settings(task) and plain.is_plain(task)
+
+
+def test_a_schedule_is_the_papers_own_on_the_tasks_that_have_it() -> None:
+    schedules = {v.name: v for v in ABLATIONS["schedule"].variants}
+    uniform, head_heavy = schedules["uniform 1-1-1-1"], schedules["head-heavy 16-8-4-2"]
+    assert [head_heavy.is_plain(task) for task in ("sketch", "layout")] == [True, False]
+    assert [uniform.is_plain(task) for task in ("sketch", "layout")] == [False, True]
 
 
 def test_rows_say_what_they_compare() -> None:
@@ -94,7 +103,7 @@ def test_rows_say_what_they_compare() -> None:
         assert len(set(seen)) == len(seen)
         for variant in ablation.variants:
             reference = ablation.reference_of(variant)
-            assert reference.settings == SETTINGS[reference.method]
+            assert all(reference.is_plain(task) for task in ablation.tasks)
             assert reference.guidance is None and reference.steps is None
             assert set(variant.options) <= set(registry.load("method", variant.method).options)
     kinds = {
@@ -106,7 +115,7 @@ def test_rows_say_what_they_compare() -> None:
 def test_steeper_and_flatter_schedules_fall_from_the_same_head() -> None:
     falls = {}
     for variant in ABLATIONS["schedule"].variants:
-        weights = variant.settings["schedule"]
+        weights = variant.settings("sketch")["schedule"]
         if isinstance(weights, list):
             assert len(weights) == 13 and weights[0] == weights[12] == 16.0
             falls[variant.name] = [a / b for a, b in pairwise(weights[0:12:3])]
@@ -210,7 +219,7 @@ def test_learned_layer_weights_are_kept(micro_folder: Path, tmp_path: Path) -> N
 def test_constant_layer_weights_are_where_they_started(micro_base: Base, variant: Variant) -> None:
     """To the last bit, although 11.3137 is no number of single precision: else they count as learned."""
     denoiser = registry.load("method", "bps").build(
-        micro_base, registry.load("task", "sketch"), **variant.settings
+        micro_base, registry.load("task", "sketch"), **variant.settings("sketch")
     )
     weights = denoiser.layer_weights()
     assert len(weights) == 9 and all(start == now for start, now in weights.values())

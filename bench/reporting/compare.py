@@ -381,8 +381,13 @@ def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
 
     They stand there and would swell the tables of methods.
     """
-    rows = (row for table in tables for row in table.rows if row.variant is not None and row.variant.options)
-    return {run.record.run_id for row in rows for run in row.runs}
+    return {
+        run.record.run_id
+        for table in tables
+        for row in table.rows
+        if row.variant is not None and not row.variant.is_plain(table.task)
+        for run in row.runs
+    }
 
 
 def _variant_key(protocol: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
@@ -418,7 +423,10 @@ def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
 
 def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:
     base = _base(record.protocol)
-    keys = {v.called: _variant_key(_protocol(base, v), v.method, v.settings) for v in ablation.variants}
+    keys = {
+        v.called: _variant_key(_protocol(base, v), v.method, v.settings(record.task))
+        for v in ablation.variants
+    }
     first = {key: called for called, key in reversed(keys.items())}  # once, where it is the suite's
     variants = [v for v in ablation.variants if first[keys[v.called]] == v.called]
     found, notes = _one_rate([(v, by_key[keys[v.called]]) for v in variants if keys[v.called] in by_key])

@@ -295,7 +295,7 @@ def _words(table: Table) -> list[str]:
             table.ablation.question.rstrip("."),
             f"Held fixed: {table.ablation.fixed}",
             "Minus reference: paired on the same items and seeds, the reference being "
-            f"{titled(table.ablation.reference)}{same}; intervals are not widened for their number",
+            f"{titled(table.ablation.reference)}{same}",
             "*: the interval leaves 0 out, but not once the table's differences are corrected for (Holm)",
             *missing,
         ]

@@ -47,12 +47,12 @@ def write_variant(
     protocol = protocol_of(variant, budget=budget, task=task)
     asked = {k: getattr(variant, k) for k in ("guidance", "steps", "train_items", "train_images")}
     asked = {k: v for k, v in asked.items() if v is not None and (k, v) != ("steps", 10)}
-    run = digest_json([variant.settings, rate, protocol])[:10]
+    run = digest_json([variant.settings(task), rate, protocol])[:10]
     fields: dict[str, Any] = {
         "protocol": protocol,
         "protocol_hash": digest_json(protocol),
         "changes": asked,
-        "options": {**variant.settings, "learning_rate": rate},
+        "options": {**variant.settings(task), "learning_rate": rate},
         "seed": seed,
         "task": task,
         "run_id": f"emoji-{task}-{variant.method}-{protocol['budget']['name']}-s{seed}-{run}",

@@ -38,10 +38,10 @@ def run(variant: Variant, fd: float, *, seed: int = 0, rate: float = 1e-3, **mor
     fields = {
         "protocol": protocol,
         "protocol_hash": digest_json(protocol),
-        "options": {**variant.settings, "learning_rate": rate},
+        "options": {**variant.settings("sketch"), "learning_rate": rate},
         "changes": changes | ({"train_items": variant.train_items} if variant.train_items else {}),
         "budget": budget["name"],
-        "run_id": digest_json([variant.settings, rate, protocol, variant.method, seed])[:12],
+        "run_id": digest_json([variant.settings("sketch"), rate, protocol, variant.method, seed])[:12],
         "train_items": variant.train_items,
     }
     replicates = {"fd": [x + fd for x in spread(0.0, seed=seed, width=0.001)]}
@@ -71,7 +71,10 @@ def test_differences_are_paired_with_the_papers_setting_at_common_seeds() -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"protocol": {**PROTOCOL, "eval_side": "val"}}, {"options": {**NONE.settings, "schedule": "uniform"}}],
+    [
+        {"protocol": {**PROTOCOL, "eval_side": "val"}},
+        {"options": {**NONE.settings("sketch"), "schedule": "uniform"}},
+    ],
 )
 def test_what_differs_in_anything_undeclared_is_in_no_table(change: dict[str, Any]) -> None:
     assert build_ablations([run(FROZEN, 100.0), run(NONE, 131.0, **change)]) == []
