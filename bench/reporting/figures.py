@@ -597,7 +597,7 @@ def _overview(table: Table, path: Path) -> Path | None:
         digits = column_digits(table, column)
         if marks and column.metric != "kid" and not column.spec.detail:
             panels[column.header] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
-    title = f"{table.title}: values with 95% intervals over items"
+    title = f"{table.title}: values with 95% intervals"
     return dot_figure(panels, path, title=title, names=list(labels.values())) if panels else None
 
 
@@ -674,7 +674,7 @@ def _along(table: AblationTable, path: Path) -> Path | None:
         for c, marks in known.items()
         if any(mark.kind == "method" for mark in marks)
     ]
-    title = f"{table.title}: 95% intervals over items" + ("; dashed: the suite's own" if dashed else "")
+    title = f"{table.title}: 95% intervals" + ("; dashed: the suite's own" if dashed else "")
     if not panels or len(places) < 2:
         return None
     return plane_figure(panels, path, title=title, across=2 if len(panels) == 4 else 3, joined=True)
