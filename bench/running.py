@@ -213,8 +213,8 @@ class Run:
         assert suite.base is not None, "resolve refuses suites without a base"
         self.base: Base = load_base(suite.base, device=spec.device, variant=suite.variant)
         check_steps(self.base, suite.sampler)
-        self.feature_judge = load_judge(suite.feature_judge)
-        self.clip_judge = load_judge(suite.clip_judge) if suite.clip_judge else None
+        self.feature_judge = load_judge(suite.feature_judge, device=spec.device)
+        self.clip_judge = load_judge(suite.clip_judge, device=spec.device) if suite.clip_judge else None
         self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 
-from bench import registry
+from bench import registry, running
+from bench.base.load import load_base
 from bench.content import sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import Judge, JudgeCard, judge_card, load_judge, vision
 from bench.judges.clip import bare_caption
 from bench.metrics.paired import retrieval_hits
+from bench.suites import resolve
 from bench.types import BenchError
+from tests.asking import micro
 from tests.tolerances import TOLERANCES
 
 
@@ -281,3 +285,15 @@ def test_a_judge_from_outside_is_found_by_module_and_name(images: np.ndarray) ->
     assert {"emoji-clip", "open-clip/MODEL"} <= set(registry.rows("judge"))
     with pytest.raises(BenchError, match="cannot be loaded"):
         judge_card(f"{__name__}:Gray")
+
+
+def test_a_run_judges_where_it_trains(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(running, "load_judge", lambda name, *, device: asked.append((name, device)))
+    monkeypatch.setattr(
+        running, "load_base", lambda folder, *, device, variant: load_base(folder, variant=variant)
+    )
+    running.Run(replace(resolve(micro(micro_folder, tmp_path)), device="cuda"))
+    assert asked == [("efficientnet-lite0", "cuda")]
