@@ -25,6 +25,7 @@ METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new number
 RESULTS = Path("results/runs")
 WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights", "How it is carried out"
 OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
+READING = ("image_column", "caption_column", "conditioning_column", "resolution", "shares", "strict")
 
 Side = Literal["val", "test"]
 Style = Literal["brackets", "±", "none"]
@@ -86,6 +87,9 @@ class RunConfig:
         None, "quick, short, standard, full; equal-time (emoji), paper (coco17).", PROTOCOL
     )
     train_images: Many | None = _asked(None, "Training images in all; else the budget's.", PROTOCOL)
+    epochs: Annotated[float, Ge(0.001), Le(1e6)] | None = _asked(
+        None, "Training images as so many times the items trained on.", PROTOCOL
+    )
     train_batch: Many | None = _asked(None, "Images of an optimiser step; else the suite's.", PROTOCOL)
     train_items: Many | None = _asked(None, "Train on so many items; else on all.", PROTOCOL)
     limit: Annotated[int, Ge(10), Le(10**9)] | None = _asked(
@@ -115,7 +119,7 @@ class RunConfig:
     )
 
     base: Path | None = _asked(
-        None, "Your own Stable Diffusion: a diffusers folder or org/name[@revision].", DATA
+        None, "Your own Stable Diffusion: a diffusers folder, one file, or org/name[@revision].", DATA
     )
     base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", DATA)
     data: Path | None = _asked(None, "Data of a suite that brings none: a folder; or a hub id.", DATA)

@@ -22,7 +22,7 @@ from bench.config import RunConfig, RunSpec, option_text
 from bench.packed import kept_records
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
-from bench.suites import changes, resolve
+from bench.suites import changes, check_shared, resolve
 from bench.training.checkpoint import find_trained
 from bench.training.engine import launched
 from bench.types import BenchError, Hooks, Refused, Stopped
@@ -83,6 +83,8 @@ def run_grid(
             f"--weights {configs[0].weights} belong to one method, got {', '.join(methods)}. Name one with "
             "--method."
         )
+    for config in {config.task: config for config in configs}.values():
+        check_shared(config)
     names = names or [describe(config) for config in configs]
     most, start = (jobs, starter(jobs)) if start is None else (len(configs), start)
     ended: dict[int, Outcome] = {}
@@ -193,6 +195,8 @@ def plan_ablation(
     are named. A run whose protocol is the suite's own belongs into the results folder, others into
     `ablations` below it. Where variants differ in sampling alone, one training serves all of them.
     """
+    for task in registry.names("task", tasks) or ablation.tasks:
+        check_shared(replace(config, task=task))
     asked = replace(config, budget=config.budget or ablation.budget, shuffled=False)
     rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, ablation.variants)
     planned: dict[Path, Planned] = {}

@@ -631,12 +631,14 @@ def work_of(
         processes=gpus,
     )
     setting.parts()  # refuses a batch that cannot be divided
+    items, pixels = _items(suite, given=config.data is not None)
+    size = size or pixels
     return Work(
         suite=suite,
-        budget=budget_of(config, suite),
+        budget=budget_of(config, suite, items=items[0]),
         task=task_of(config),
         shape=shape_like(like, size=size) if suite.base is None else shape_of(suite.base, size=size),
-        items=_items(suite),
+        items=items,
         setting=setting,
         gpu=card,
         wrong_conditions=len(config.wrong_conditions),
@@ -646,15 +648,19 @@ def work_of(
     )
 
 
-def _items(suite: Suite) -> tuple[int, int]:
-    """Count the items of both sides; where the user's data are not there yet, those of the original."""
+def _items(suite: Suite, *, given: bool) -> tuple[tuple[int, int], int | None]:
+    """Count the items of both sides; where the user's data are not there yet, those of the original.
+
+    Beside them pixels of a side, where the data say that, not the base.
+    """
     try:
-        splits = suite.splits()
+        splits, dataset = suite.splits(), suite.dataset()
     except BenchError:
-        if suite.name not in ITEMS:
+        if given or suite.name not in ITEMS:
             raise
-        return ITEMS[suite.name]
-    return len(splits.side("train")), len(splits.side(suite.eval_side))
+        return ITEMS[suite.name], None
+    sides = len(splits.side("train")), len(splits.side(suite.eval_side))
+    return sides, getattr(dataset, "size", None)
 
 
 @dataclass(frozen=True, kw_only=True)

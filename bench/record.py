@@ -201,10 +201,11 @@ class RunRecord(FromFile):
     artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
     was looked at. weights: those that came from outside, None where the run began with its own.
     changes: what was asked in place of the suite's and the budget's own: "guidance", "steps", "draws",
-    "train_items", "train_images", "train_batch", "limit". trained_in: the run whose equal training this
-    one took over, None where it trained itself. config: what was asked, as `bench run --config` takes
-    it; {} in older records. draws: the values at each draw, by row and metric, of which `rows` hold the
-    means; {} for a single one. The last five are left out of the file while they say nothing.
+    "train_items", "train_images", "epochs", "train_batch", "limit". trained_in: the run whose equal
+    training this one took over, None where it trained itself. config: what was asked, as `bench run
+    --config` takes it; {} in older records. draws: the values at each draw, by row and metric, of which
+    `rows` hold the means; {} for a single one. The last five are left out of the file while they say
+    nothing.
     """
 
     schema_version: Whole = SCHEMA_VERSION

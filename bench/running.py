@@ -77,7 +77,7 @@ from bench.training.checkpoint import (
 )
 from bench.training.engine import Execution, check_execution, join
 from bench.training.loop import CHECKPOINT, train
-from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal
+from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal, some
 
 if TYPE_CHECKING:
     import torch
@@ -227,6 +227,7 @@ class Run:
             allow_leak=spec.config.allow_leak,
             cache=self.cache,
         )
+        self.task.condition(self.dataset[self.eval_ids[0]])  # a task that data lack fails now
         if "blank" in self._wrong:
             _ = self.nothing  # a task that has none fails now
         self.folder = spec.config.results / self.id
@@ -304,12 +305,24 @@ class Run:
             if path.exists():
                 check_same(read_json(path, of=dict[Text, Any]), wanted, self.folder)
             elif self.processes.is_main_process:
+                self._tell_data()
                 write_json(path, {**wanted, "started": _now(), "training": self.identity.training})
             else:
                 raise BenchError(
                     f"process {self.processes.process_index} does not see {path}, which the main process "
                     "wrote. All nodes need the same --results folder, on shared storage."
                 )
+
+    def _tell_data(self) -> None:
+        """Write what was read of the user's data beside the run folders and say what was left out, once."""
+        manifest = getattr(self.dataset, "manifest", None)
+        path = self.folder.parent / f"data-{self.dataset.digest[:8]}.json"
+        if manifest is None or (path.exists() and read_json(path) == manifest):
+            return
+        write_json(path, manifest)
+        left_out: Mapping[str, Sequence[str]] = manifest["left out"]
+        for reason, names in left_out.items():
+            self.hooks.say(f"{len(names)} left out ({reason}): {some(names)}; all in {path}")
 
     @property
     def _trains(self) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
+from bench.base.snapshot import find_snapshot
 from bench.base.weights import Weights
-from bench.config import Budget, RunConfig, RunSpec, Sampler, Suite, Training
+from bench.config import READING, Budget, RunConfig, RunSpec, Sampler, Suite, Training
 from bench.training.engine import find_device
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
@@ -177,7 +178,6 @@ FOLDER = Suite(
     sampler=Sampler(name="dpm++", steps=20, guidance=7.5),
     storage="shards",
 )
-_OF_FOLDER = ("image_column", "caption_column", "conditioning_column", "resolution", "shares", "strict")
 
 
 def find_data(config: RunConfig) -> Suite:
@@ -186,7 +186,7 @@ def find_data(config: RunConfig) -> Suite:
     BenchError for an unknown suite and for data, or ways to read them, that the suite does not take.
     """
     suite: Suite = registry.load("suite", config.suite)
-    given = [name for name in _OF_FOLDER if getattr(config, name)]
+    given = [name for name in READING if getattr(config, name)]
     if given and suite.at is not _folder_at:
         raise BenchError(
             f"--{given[0].replace('_', '-')} is for suite 'folder'; suite '{config.suite}' knows its own."
@@ -224,11 +224,29 @@ def with_base(suite: Suite) -> Suite:
     return suite
 
 
-def budget_of(config: RunConfig, suite: Suite) -> Budget:
-    """Return the budget of a configuration in its suite; BenchError for an unknown one."""
-    return suite.budget(config.budget).asked(
-        images=config.train_images, items=config.train_items, limit=config.limit
-    )
+def check_shared(config: RunConfig) -> None:
+    """Raise BenchError where base or data cannot be read or lack the task: runs of a grid share these."""
+    suite, task = with_base(suite_of(config)), task_of(config)
+    budget_of(config, suite)
+    find_snapshot(suite.base or "", variant=suite.variant)
+    task.condition(suite.dataset()[suite.splits().side("train")[0]])
+
+
+def budget_of(config: RunConfig, suite: Suite, *, items: int | None = None) -> Budget:
+    """Return the budget of a configuration in its suite; BenchError for an unknown one, or two.
+
+    items: on the train side, None to count them; epochs become training images.
+    """
+    budget, images = suite.budget(config.budget), config.train_images
+    if config.epochs is not None:
+        if images is not None:
+            raise BenchError(
+                f"--epochs {config.epochs:g} and --train-images {images} both say how much is trained. "
+                "Give one."
+            )
+        known = config.train_items or budget.train_items or items or len(suite.splits().side("train"))
+        images = max(suite.training.batch, round(config.epochs * known))
+    return budget.asked(images=images, items=config.train_items, limit=config.limit)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -291,5 +309,5 @@ def changes(config: RunConfig) -> dict[str, Any]:
     sampler = registry.load("suite", config.suite).sampler
     asked = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     asked = {name: None if value == getattr(sampler, name) else value for name, value in asked.items()}
-    names = ("train_items", "train_images", "train_batch", "limit")
+    names = ("train_items", "train_images", "epochs", "train_batch", "limit")
     return _given({**asked, **{name: getattr(config, name) for name in names}})

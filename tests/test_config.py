@@ -42,6 +42,7 @@ FULL = RunConfig(
     results=Path("my runs"),
     budget="standard",
     train_images=40,
+    epochs=2.5,
     train_batch=4,
     train_items=5,
     limit=12,

@@ -118,13 +118,13 @@ def test_the_command_runs_a_grid_in_processes_of_their_own_wherever_the_user_sta
     assert len(folders) == 2 and len({load_record(Path(f)).seed for f in folders.values()}) == 2
 
 
-def test_the_command_says_which_runs_of_a_grid_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("--seeds", "0,2", "--suite", "micro", "--base", tmp_path, "--results", tmp_path / "runs")
-    refused = bench_command("run", *words, "--again")
+def test_the_command_says_which_runs_of_a_grid_failed(micro_folder: Path, tmp_path: Path) -> None:
+    words = ("--seeds", "0,2", "--suite", "micro", "--results", tmp_path / "runs", "--base")
+    refused = bench_command("run", *words, micro_folder, "--again")
     assert refused.exit_code == 2 and "--again" in refused.output
-    failed = bench_command("run", *words)
+    shared = bench_command("run", *words, tmp_path)
+    assert shared.exit_code == 2 and len(shared.stderr.splitlines()) == 1 and "base model" in shared.stderr
+    failed = bench_command("run", *words, micro_folder, "--option", "schedul=uniform")
     assert failed.exit_code == 1
     assert "0 of 2 runs have a record" in failed.output and "again: bench run" in failed.output
 

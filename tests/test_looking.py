@@ -33,9 +33,9 @@ def test_published_runs_have_no_samples_to_study(tmp_path: Path) -> None:
         read_samples(tmp_path, ["a"], size=(64, 64))
 
 
-def test_a_base_in_a_single_file_is_told_from_a_folder(tmp_path: Path) -> None:
+def test_an_empty_single_file_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "v1-5.safetensors").write_bytes(b"")
-    with pytest.raises(BenchError, match="no base model in"):
+    with pytest.raises(BenchError, match="v1-5.safetensors"):
         find_snapshot(tmp_path / "v1-5.safetensors")
 
 

@@ -204,7 +204,7 @@ def images_at_once(height: int, width: int) -> int:
 def load_base(
     place: str | Path, *, device: str = "cpu", dtype: str = "float32", variant: str | None = None
 ) -> Base:
-    """Load a diffusers folder, or a hub id org/name[@revision], and freeze it.
+    """Load a diffusers folder, a single file or a hub id org/name[@revision], and freeze it.
 
     dtype: of the frozen UNet; text encoder and autoencoder are float32. variant: which weights, for
     example non_ema or fp16, see bench.base.snapshot. A manifest.json with digests beside the parts is
@@ -297,7 +297,7 @@ def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
         local_files_only=True,
         dtype=chosen,
         variant=snapshot.variants[part],
-        use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.weights),
+        use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.files),
         output_loading_info=True,
     )
     loaded = module.to(chosen)

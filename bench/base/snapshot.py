@@ -12,10 +12,11 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from bench.base.single import configs_of, unpacked
 from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
 from bench.types import BenchError, unknown
@@ -32,9 +33,10 @@ _CONFIGS = {
     "text_encoder": "text_encoder/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
-_REMEDY = "Give a whole Stable Diffusion 1.x or 2.x in diffusers' format."
+_REMEDY = "Give a whole Stable Diffusion 1.x or 2.x."
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_WEIGHTS = (".safetensors", ".bin")
 _STEMS = {"diffusion_pytorch_model", "pytorch_model", "model"}  # of files of weights
 # Parts that model_index.json may name: not read, or held by an export with its base.
 _NO_SAY = {"safety_checker", "feature_extractor", "image_encoder", "adapter", "controlnet", *PARTS}
@@ -130,7 +132,7 @@ class Snapshot:
 
     name: the folder's, or org/name@commit. files: path below the folder -> SHA-256. variants: part ->
     the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones. configs:
-    by part and "index".
+    by part and "index". source: where a single file was unpacked, its name -> SHA-256.
     """
 
     name: str
@@ -138,10 +140,14 @@ class Snapshot:
     files: Mapping[str, str]
     variants: Mapping[str, str | None]
     configs: Mapping[str, Mapping[str, Any]]
+    source: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """One SHA-256 over all files that are read."""
+        """One SHA-256 over all files that are read; of a single file over it and how it is read."""
+        if self.source:
+            read = {"configs": self.configs, "variants": self.variants}
+            return digest_json({"file": list(self.source.values()), **read})
         return digest_json(dict(self.files))
 
     @property
@@ -155,51 +161,62 @@ class Snapshot:
     @property
     def weights(self) -> dict[str, str]:
         """The files of weights -> SHA-256, to be held against published ones."""
-        return {n: d for n, d in self.files.items() if n.endswith((".safetensors", ".bin"))}
+        held = {n: d for n, d in self.files.items() if n.endswith(_WEIGHTS)}
+        return dict(self.source) or held
 
 
 def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
-    """Find a base: a diffusers folder, or a hub id `org/name` or `org/name@revision`.
+    """Find a base: a diffusers folder, a single file, or a hub id `org/name` or `org/name@revision`.
 
-    A hub id is fetched into the hub's own cache if it is not there and the hub may be asked
-    (HF_HUB_OFFLINE is honoured). variant: which weights to take where a part has them; other parts
-    keep their plain ones. What the base says that it is, and a manifest.json with digests beside the
-    parts, are checked. Raises BenchError for a place that is no base or one that cannot be run, a part
-    or variant that is missing and a file that does not match.
+    A single file is one of the original layout, see bench.base.single. A hub id is fetched into the hub's
+    own cache if it is not there and the hub may be asked (HF_HUB_OFFLINE is honoured). variant: which
+    weights to take where a part has them; other parts keep their plain ones. What the base says that it
+    is, and a manifest.json with digests beside the parts, are checked. Raises BenchError for a place that
+    is no base or one that cannot be run, a part or variant that is missing and a file that does not match.
     """
-    folder, name = Path(place), Path(place).name
-    if not folder.exists() and _HUB.fullmatch(str(place)):
+    folder, name, source = Path(place), Path(place).name, dict[str, str]()
+    configs: dict[str, dict[str, Any]] = {}
+    if folder.is_file():
+        source, configs = {name: sha256_file(folder)}, read_configs(folder)
+        folder = unpacked(folder, configs, variant=variant)
+    elif not folder.exists() and _HUB.fullmatch(str(place)):
         folder = fetch(str(place), variant=variant)
         name = f"{str(place).partition('@')[0]}@{folder.name}"
     if not (folder / INDEX).is_file():
         raise BenchError(
             f"there is no base model in {folder} (no {INDEX}). Give the folder of a Stable Diffusion in "
-            "diffusers' format (diffusers' from_single_file and save_pretrained make one of a single file), "
-            "or a hub id org/name[@revision], with --base."
+            "diffusers' format, a single .safetensors or .ckpt file of the original layout, or a hub id "
+            "org/name[@revision], with --base."
         )
     absent = [part for part in PARTS if not (folder / part).is_dir()]
     if absent:
         raise BenchError(f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. {_REMEDY}")
-    configs = read_configs(folder)
+    configs = configs if source else read_configs(folder)
     below = [p for part in PARTS for p in sorted((folder / part).glob("**/*")) if p.is_file()]
     chosen = choose_files((p.relative_to(folder).as_posix() for p in below), variant=variant)
     files = {n: sha256_file(folder / n) for n in (*chosen, INDEX)}
     _check_manifest(folder, files)
     words = {n.split("/")[0]: _named(n)[1] for n in chosen if _named(n)[0]}
     variants = {part: words.get(part) for part in WEIGHTED}
-    return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs)
+    return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs, source=source)
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read a base's configurations, by part and "index". Weights are not touched and need not be there.
+    """Read the configurations of a base, a folder or single file, by part and "index".
+
+    Weights are not touched and need not be in a folder.
 
     BenchError for a configuration that is missing or damaged, lacks a value, or says that the base is
     none that can be run.
     """
-    configs = {part: read_json(folder / file, loose=True, remedy=_REMEDY) for part, file in _CONFIGS.items()}
+    if folder.is_file():
+        configs, where = configs_of(folder), dict.fromkeys(_CONFIGS, folder)
+    else:
+        where = {part: folder / file for part, file in _CONFIGS.items()}
+        configs = {part: read_json(path, loose=True, remedy=_REMEDY) for part, path in where.items()}
     for part, config in configs.items():
         for reason in _refusals(config, _ALLOWED[part]):
-            raise BenchError(f"{folder / _CONFIGS[part]}: {reason}. {_REMEDY}")
+            raise BenchError(f"{where[part]}: {reason}. {_REMEDY}")
     for reason in _conflicts(**configs):
         raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
     return configs
@@ -271,7 +288,7 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
             words = ", ".join(sorted({str(word) for _, word in held}))
             raise BenchError(f"{part}/ has weights of variants {words} alone. Choose with --base-variant.")
         if part in WEIGHTED:
-            others = (n for n in files if not kinds[n][0] and not n.endswith((".safetensors", ".bin")))
+            others = (n for n in files if not kinds[n][0] and not n.endswith(_WEIGHTS))
             files = sorted([*others, *(n for n in files if kinds[n] == best)])
         chosen += files
     return chosen
@@ -344,7 +361,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     counts: dict[str, int | None] = dict.fromkeys(WEIGHTED)
     kinds: dict[str, str | None] = dict.fromkeys(WEIGHTED)
     for part in WEIGHTED:
-        names = [name for name in snapshot.weights if name.startswith(f"{part}/")]
+        names = [n for n in snapshot.files if n.startswith(f"{part}/") and n.endswith(_WEIGHTS)]
         if not any(name.endswith(".bin") for name in names):
             opened = [open_tensors(snapshot.folder / name, framework="numpy") for name in names]
             floating = [s for slices in opened for s in slices.values() if "F" in s.get_dtype()]

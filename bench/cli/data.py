@@ -13,7 +13,7 @@ import typer
 from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, taking
 from bench.cli.report import RunPlace, run_folder
 from bench.cli.terminal import aside, console_hooks, say, to_json
-from bench.config import SIDES
+from bench.config import READING, SIDES
 from bench.data.coco import TASKS, Recipe
 from bench.types import BenchError, unknown
 
@@ -27,7 +27,7 @@ base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_i
 
 @data_app.command("verify")
 @guarded
-@configured("suite", "data")
+@configured("suite", "data", *READING)
 def verify(*, asked: Asked) -> None:
     """Re-check the digests of a suite's data and look for leaks between its sides."""
     from bench.data.leaks import verify as verify_splits
@@ -48,7 +48,7 @@ def verify(*, asked: Asked) -> None:
 
 @data_app.command("export")
 @guarded
-@configured("suite", "data")
+@configured("suite", "data", *READING)
 def export_data(
     out: Annotated[Path, typer.Argument(help="Folder for <id>.png.")],
     *,
@@ -70,7 +70,7 @@ def export_data(
 
 @data_app.command("encode")
 @guarded
-@configured("suite", "data", "base", "base_variant", "side", "budget", "device", suite="coco17")
+@configured("suite", "data", "base", "base_variant", "side", "budget", "device", *READING, suite="coco17")
 def encode(*, asked: Asked) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
     from bench.base.load import load_base
@@ -166,7 +166,7 @@ def random_base(
 @guarded
 @configured("base_variant")
 def show_base(
-    place: Annotated[str, typer.Argument(help="A diffusers folder, or org/name\\[@revision].")],
+    place: Annotated[str, typer.Argument(help="A diffusers folder, one file, or org/name\\[@revision].")],
     *,
     asked: Asked,
     as_json: AsJson = False,
@@ -192,7 +192,7 @@ it trains: the same ids, the same pixels, and the same picture moved, mirrored o
 
 
 @guarded
-@configured("suite", "base", "data")
+@configured("suite", "base", "data", *READING)
 def audit(
     *,
     asked: Asked,

@@ -11,16 +11,16 @@ import typer
 
 from bench.cli.options import AsJson, Asked, configured, guarded
 from bench.cli.terminal import aside, say, to_json
-from bench.config import OUTSIDE
+from bench.config import OUTSIDE, READING
 
 if TYPE_CHECKING:
     from bench.cost import Timings
     from bench.plan import Plan, Work
 
-_ELSEWHERE = ("seed", "results", "learning_rate", "data", "checkpoint_every", "track", "allow_leak", *OUTSIDE)
+_ELSEWHERE = ("seed", "results", "learning_rate", "checkpoint_every", "track", "allow_leak", *OUTSIDE)
 _MEASURED = (
     *("method", "task", "suite", "results", "base", "base_variant", "data", "train_batch", "precision"),
-    *("device", "sample_batch", "micro_batch", "gradient_checkpointing", "compile", "fused"),
+    *("device", "sample_batch", "micro_batch", "gradient_checkpointing", "compile", "fused", *READING),
 )
 
 
@@ -74,7 +74,7 @@ def cost(
 
 
 @guarded
-@configured("method", "options", "task", "suite", "base", "base_variant", "data")
+@configured("method", "options", "task", "suite", "base", "base_variant", "data", *READING)
 def check(*, asked: Asked) -> None:
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
     from bench.check import check_method
@@ -121,6 +121,8 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     from bench.plan import gib
 
     training, (train, evaluation) = work.setting.training, work.items
+    seen = work.budget.train_items or train
+    asked = min(evaluation, work.budget.eval_items or evaluation)
     needs, memory = [], []
     for p in plans:
         count = p.footprint
@@ -148,6 +150,8 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
         f"suite {work.suite.name}, {work.task.name}, budget {work.budget.name}: base {work.shape.name}, "
         f"{work.shape.size} px, batch {training.batch}, {training.precision}, "
         f"{work.setting.processes} x {work.device} ({gib(work.usable)} usable)",
+        f"{work.budget.train_images:,} training images, {work.budget.train_images / seen:.3g} times "
+        f"{seen:,} items; {asked:,} evaluation items",
         "",
         _table(needs),
         _table(memory),

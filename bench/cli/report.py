@@ -27,6 +27,9 @@ def report(
     results: Annotated[Path, typer.Option(help="Folder of run folders, or a pack of them.")] = RESULTS,
     out: Annotated[Path | None, typer.Option(help="Else <results>/report.")] = None,
     options: ReportOptions,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print the tables as LaTeX, for a paper, and nothing else.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
@@ -42,6 +45,11 @@ def report(
     if as_json:
         boards = [{"title": b.caption, "lines": plain_lines(b)} for b in made.leaderboards]
         say(to_json({"files": [str(path) for path in made.files], "leaderboards": boards}))
+        return
+    if latex:
+        tables = [path for path in made.files if path.suffix == ".tex"]
+        compared = [path for path in tables if path.name.startswith("comparison-")]
+        say("\n".join(path.read_text(encoding="utf-8") for path in compared or tables).rstrip())
         return
     for board in made.leaderboards:
         _say_table(board)

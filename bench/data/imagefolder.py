@@ -129,6 +129,11 @@ class ImageFolder:
         self.protocol = self.reading.words
         self.digest = digest_json({"items": self.item_digests(self.ids), "read": self.protocol})
 
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return self.reading.size
+
     def __len__(self) -> int:
         """Return the number of items."""
         return len(self.ids)
@@ -301,6 +306,9 @@ def _read_rows(table: Any, source: str, reading: Reading) -> Iterator[_Row]:
     for number, row in enumerate(table.select_columns(names)):
         sources = tuple(_source(row[name], source) for name in names if name != reading.caption)
         name = Path(str(sources[0])).name if isinstance(sources[0], Path) else f"row {number}"
+        empty = [column for column in names if column != reading.caption and not row[column]]
+        if empty:
+            raise BenchError(f"{name} of {source} has no picture in column '{empty[0]}'. Give it one.")
         caption = row[reading.caption]
         if not isinstance(caption, str) or not caption.strip():
             raise BenchError(f"{name} of {source} has no caption in column '{reading.caption}'. Give it one.")
