@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, digest_arrays
+from bench.content import Cache, digest_arrays, sha256_file, write_npz
 from bench.data.folder import (
     AS_GIVEN,
     CHANGES,
@@ -27,11 +27,13 @@ from bench.data.folder import (
     doubts,
     left_out,
     manifest_of,
+    opened,
     paired_stems,
     read_folders,
 )
 from bench.judges import Judge, JudgeCard
 from bench.metrics import OF_ITEMS, OF_SETS, SPECS
+from bench.metrics.frechet import Moments, frechet_from_moments
 from bench.metrics.intervals import (
     Deal,
     Estimates,
@@ -42,10 +44,10 @@ from bench.metrics.intervals import (
     linear_replicates,
 )
 from bench.metrics.neighbours import NEIGHBOURS
-from bench.metrics.paired import cosine_to_target, retrieval_hits
+from bench.metrics.paired import CLIP, clip_score, cosine_to_target, retrieval_hits
 from bench.metrics.tools import check_tools, tool_values
 from bench.record import MetricValue
-from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task
+from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task, some
 
 FLOOR = 20
 """Fewer images a folder are refused: half of them, the smallest part that any number here is taken
@@ -335,19 +337,23 @@ def compare(
     also: Sequence[str] = (),
     tick: Tick | None = None,
 ) -> Comparison:
-    """Compare a folder of generated images with a reference.
+    """Compare generated images with a reference, each a folder or what `bench.data.folder.opened` takes.
 
+    Of statistics there is the Fréchet distance alone, without an interval.
     judges: by role, "features" and "clip"; without a CLIP judge CMMD is missing. sensitivity: measure
     again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets, over items for
     paired metrics. also: names of `bench.metrics.tools`, asked on the same features.
     BenchError for a missing folder, fewer than FLOOR images or a broken one.
     """
     check_tools(also)
-    manifests = manifest_of(first), manifest_of(second)
-    for manifest in manifests:
-        _refuse_few(manifest)
-    changes = CHANGES if sensitivity else {}
-    a, b, errors = read_folders(*manifests, judges=judges, changes=changes, batch=batch, tick=tick)
+    with opened(first) as one, opened(second) as other:
+        if isinstance(one, Moments) or isinstance(other, Moments):
+            return _by_statistics((first, one), (second, other), judges=judges, batch=batch, tick=tick)
+        manifests = one, other
+        for manifest in manifests:
+            _refuse_few(manifest)
+        changes = CHANGES if sensitivity else {}
+        a, b, errors = read_folders(*manifests, judges=judges, changes=changes, batch=batch, tick=tick)
     paired = paired_stems(*manifests)
     sets = _Sets.of(a, b, AS_GIVEN, paired=paired)
     numbers = sets.measure(intervals=intervals)
@@ -370,6 +376,77 @@ def compare(
         },
         also={n: tool_values(n, sets.scored.features, sets.scored.target_features) for n in also},
     )
+
+
+def _by_statistics(
+    *sides: tuple[Path, Manifest | Moments], judges: Mapping[str, Judge], batch: int, tick: Tick | None
+) -> Comparison:
+    judge, moments, facts = judges["features"], [], []
+    for path, side in sides:
+        if isinstance(side, Manifest):
+            reading = _read(side, {"features": judge}, batch=batch, tick=tick)
+            moments.append(Moments.of(reading.features("features")))
+            facts.append(reading.facts)
+        else:
+            moments.append(side)
+            facts.append(
+                {"folder": str(path), "n": 0, "digest": sha256_file(path), "sizes": {}, "skipped": {}}
+            )
+    widths = [len(side.mean) for side in moments]
+    if len(set(widths)) > 1:
+        raise BenchError(
+            f"features of {sides[0][0]} have width {widths[0]}, those of {sides[1][0]} {widths[1]}: they are "
+            f"of two networks. Name that of the statistics with --judge, now {judge.card.name}."
+        )
+    numbers = {"fd": frechet_from_moments(*moments)}
+    return Comparison(
+        folders=(facts[0], facts[1]),
+        judges={"features": judge.card},
+        metrics={
+            s.name: metric_value(s, numbers.get(s.name), n=facts[0]["n"], judges=judges) for s in _COMPARED
+        },
+        reasons={s.name: "of statistics FD alone is known" for s in _COMPARED if s.name not in numbers},
+        warnings=("that the statistics are of this judge, and of how many images, is for you to know.",),
+        sensitivity={},
+        also={},
+    )
+
+
+def _read(
+    manifest: Manifest, judges: Mapping[str, Judge], *, batch: int, tick: Tick | None = None
+) -> Reading:
+    """Read one folder whole."""
+    _refuse_few(manifest)
+    reading = Reading(manifest, judges=judges, changes={})
+    while reading.read(len(reading.digests), batch):
+        if tick is not None:
+            tick(len(reading.digests), len(manifest.files))
+    return reading
+
+
+def save_statistics(folder: Path, out: Path, *, judge: Judge, batch: int = 32) -> None:
+    """Write mean and covariance of a folder's features as mu and sigma, as pytorch-fid reads them."""
+    found = Moments.of(_read(manifest_of(folder), {"features": judge}, batch=batch).features("features"))
+    write_npz(out, {"mu": found.mean, "sigma": found.covariance})
+
+
+def caption_score(folder: Path, captions: Mapping[str, str], *, clip: Judge, batch: int = 32) -> MetricValue:
+    """Return the CLIP score of a folder's images with their captions, by file name, and its interval.
+
+    BenchError for images without a caption, and captions without an image.
+    """
+    manifest = manifest_of(folder)
+    names = [path.name for path in manifest.files]
+    for what, missing in (
+        ("images of {} have no caption", set(names) - set(captions)),
+        ("captions name no image of {}", set(captions) - set(names)),
+    ):
+        if missing:
+            raise BenchError(f"{len(missing)} {what.format(folder)}: {some(sorted(missing))}. Give one each.")
+    assert clip.text is not None, "the command takes CLIP judges alone"
+    images = _read(manifest, {"clip": clip}, batch=batch).features("clip")
+    values = clip_score(images, clip.text([captions[name] for name in names]))
+    return metric_value(CLIP.spec, mean_of_known(values)[0], n=len(names), judges={"clip": clip})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from bench.cli.compare import comparison_text
 from bench.data.folder import judged, manifest_of, read_folders
-from bench.judges import Judge, JudgeCard
+from bench.judges import Judge, JudgeCard, load_judge
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.paired import cosine_to_target, pixel_error
-from bench.scoring import FLOOR, Comparison, compare
+from bench.scoring import FLOOR, Comparison, compare, save_statistics
 from bench.types import BenchError
 from cli import app
 
@@ -259,3 +259,68 @@ def test_the_command_speaks_json_and_names_its_errors(folders: tuple[Path, Path]
         told = bench("compare", *words)
         assert told.exit_code == 2 and said in told.output, (words, told.output)
         assert "Traceback" not in told.output
+
+
+def test_statistics_and_reference_batches_stand_for_their_pictures(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """mu and sigma as pytorch-fid, clean-fid and EDM write them; arr_0 as ADM's reference batches."""
+    a, b = folders
+    judge, expected = pooling(), compared(a, b, features=pooling(), intervals=False).metrics
+    features = judge.features(draw(1, 30, shift=20)).astype(np.float64)
+    np.savez(tmp_path / "stats.npz", mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False))
+    save_statistics(b, tmp_path / "ours.npz", judge=judge, batch=7)
+    for stats in (tmp_path / "stats.npz", tmp_path / "ours.npz"):
+        for pair in ((a, stats), (stats, a)):
+            found = compared(*pair, features=judge).metrics
+            assert found["fd"].value == pytest.approx(expected["fd"].value, rel=1e-9)
+            assert found["kid"].value is None
+    np.savez(tmp_path / "batch.npz", arr_0=draw(1, 30, shift=20))
+    found = compared(a, tmp_path / "batch.npz", features=judge, intervals=False)
+    for name in ("fd", "kid"):
+        assert found.metrics[name].value == pytest.approx(expected[name].value, rel=1e-9)
+    assert found.folders[1]["folder"] == str(tmp_path / "batch.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"mu": np.zeros(5), "sigma": np.eye(5)}, "--judge"),
+        ({"mu": np.zeros(27)}, "sigma"),
+        ({"mu": np.zeros(27), "sigma": np.eye(26)}, "sigma"),
+        ({"mu": np.full(27, np.nan), "sigma": np.eye(27)}, "finite"),
+        ({"arr_0": np.zeros((30, 12, 16), np.uint8)}, "arr_0"),
+        ({"features": np.zeros(27)}, "features"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, arrays: dict[str, np.ndarray], named: str
+) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(BenchError, match=named) as refused:
+        compared(folders[0], tmp_path / "s.npz", features=pooling())
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_scores_captions_and_saves_statistics(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = folders
+    captions = {path.name: f"red heart {number}" for number, path in enumerate(sorted(a.iterdir()))}
+    (tmp_path / "c.json").write_text(json.dumps(captions))
+    words = ("compare", a, b, "--judge", "emoji-clip", "--clip", "emoji-clip", "--no-intervals", "--json")
+    told = bench(*words, "--captions", tmp_path / "c.json", "--save-stats", tmp_path / "b.npz")
+    assert told.exit_code == 0, told.output
+    clip = load_judge("emoji-clip")
+    sides = clip.features(draw(0, 24)), clip.text(list(captions.values()))
+    expected = float(cosine_to_target(*sides).mean())
+    found = json.loads(told.stdout)["metrics"]
+    assert found["clip"]["value"] == pytest.approx(expected, abs=1e-5)
+    again = bench("compare", a, tmp_path / "b.npz", "--judge", "emoji-clip", "--json")
+    assert json.loads(again.stdout)["metrics"]["fd"]["value"] == pytest.approx(found["fd"]["value"], rel=1e-6)
+    for broken, named in (
+        ({**captions, "no.png": "x"}, "no.png"),
+        (dict(list(captions.items())[1:]), "x000.png"),
+    ):
+        (tmp_path / "c.json").write_text(json.dumps(broken))
+        told = bench(*words, "--captions", tmp_path / "c.json")
+        assert told.exit_code == 2 and named in told.stderr
+    assert bench("compare", a, b, "--captions", tmp_path / "c.json").exit_code == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,8 @@ class How:
     sensitivity: bool = option(False, "Again with another resizer, JPEG, half.", flags=["--sensitivity"])
     intervals: bool = option(True, "95% intervals of the metrics.")
     also: tuple[str, ...] = option((), "Other tools on the same judge: torch-fidelity, clean-fid.")
+    captions: Path | None = option(None, "JSON, file name: caption, of A: its CLIP score, with --clip.")
+    save_stats: Path | None = option(None, "Write mu and sigma of B's features into this .npz.")
 
 
 @guarded
@@ -40,13 +42,23 @@ def compare(
     how: How,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two folders of images: the metrics of sets, with intervals, and of pairs of one stem."""
-    from bench.data.folder import manifest_of
+    """Compare two sets of images: the metrics of sets, with intervals, and of pairs of one stem.
+
+    Each is a folder, a .npz of images (arr_0), or a .npz of statistics (mu, sigma), for FD alone.
+    """
+    from bench.content import Text, read_json
+    from bench.data.folder import STATISTICS, manifest_of
     from bench.metrics.tools import check_tools
+    from bench.scoring import caption_score, save_statistics
     from bench.scoring import compare as compare_folders
+    from bench.types import BenchError
 
     check_tools(how.also)
-    total = sum(len(manifest_of(folder).files) for folder in (generated, reference))
+    if how.captions is not None and how.clip is None:
+        raise BenchError("--captions needs a CLIP judge: --clip emoji-clip, or open-clip/MODEL.")
+    captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else {}
+    folders = [path for path in (generated, reference) if path.suffix.lower() != STATISTICS]
+    total = sum(len(manifest_of(folder).files) for folder in folders)
     judges = _judges(how, device=asked.config.device)
     with closing(ConsoleHooks()) as hooks:
         hooks.stage("judging", total)
@@ -61,6 +73,12 @@ def compare(
             also=how.also,
             tick=hooks.tick,
         )
+        more = {"batch": asked.config.sample_batch}
+        if captions:
+            found = caption_score(generated, captions, clip=judges["clip"], **more)
+            comparison = replace(comparison, metrics={**comparison.metrics, "clip": found})
+        if how.save_stats is not None:
+            save_statistics(reference, how.save_stats, judge=judges["features"], **more)
     say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
 
 

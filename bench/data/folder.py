@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from bench.content import digest_arrays, digest_json
+from bench.content import check_array, digest_arrays, digest_json, read_npz
 from bench.data.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
 from bench.judges import Judge
+from bench.metrics.frechet import Moments
 from bench.metrics.intervals import FEW_ITEMS
 from bench.metrics.paired import pixel_error
 from bench.types import BenchError, some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+STATISTICS = ".npz"
 AS_GIVEN = "as given"
 
 Tick = Callable[[int, int], None]
@@ -143,6 +147,41 @@ def manifest_of(folder: Path) -> Manifest:
             f"{', '.join(SUFFIXES)}, directly in the folder."
         )
     return Manifest(folder=folder, files=tuple(files), skipped=skipped)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Manifest | Moments]:
+    """Give what a path stands for: the images of a folder, or what a .npz file holds.
+
+    That is the images of an ADM reference batch (arr_0, [N,H,W,3] uint8), or mean and covariance of
+    features (mu [D], sigma [D,D]), as pytorch-fid, clean-fid and EDM write them. BenchError for others.
+    """
+    if path.suffix.lower() != STATISTICS:
+        yield manifest_of(path)
+        return
+    arrays = read_npz(path)
+    try:
+        if "arr_0" in arrays:
+            check_array(arrays["arr_0"], "arr_0", dtype=np.uint8, shape=(None, None, None, 3))
+        else:
+            mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+            check_array(mean, "mu", dtype=np.float64, shape=(None,))
+            check_array(covariance, "sigma", dtype=np.float64, shape=(len(mean), len(mean)))
+            if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+                raise BenchError("mu or sigma is not finite")
+    except (KeyError, ValueError) as error:
+        has = ", ".join(sorted(arrays)) or "nothing"
+        raise BenchError(
+            f"{path} holds {has}: neither images (arr_0, [N,H,W,3] uint8) nor statistics (mu [D], sigma "
+            f"[D,D]) ({error}). Give such a file, or a folder of images."
+        ) from error
+    if "arr_0" not in arrays:
+        yield Moments(count=2, mean=mean, scatter=covariance)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for number, image in enumerate(arrays["arr_0"]):
+            Image.fromarray(image).save(Path(folder) / f"{number:08}.png", compress_level=1)
+        yield replace(manifest_of(Path(folder)), folder=path)
 
 
 def _kind(path: Path) -> str:
