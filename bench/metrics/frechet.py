@@ -230,7 +230,12 @@ class ExtrapolatedFrechet:
 FD = SetMetric(
     specs=(
         MetricSpec(
-            name="fd", title="FD", scale="squared Fréchet distance", better="lower", judge="features", place=0
+            name="fd",
+            title="FD",
+            scale="squared Fréchet distance",
+            better="lower",
+            judge="features",
+            place=70,
         ),
     ),
     statistic=lambda scored, dealt: FrechetDistance(scored.features, scored.target_features, dealt),

@@ -24,12 +24,14 @@ from bench.reporting.frame import (
     Table,
     cells_of,
     frame,
+    gains,
     lines_of,
     run_notes,
 )
 from bench.reporting.words import (
     RATE,
     Column,
+    headline_metrics,
     label,
     leak_by_task,
     leak_mark,
@@ -70,8 +72,8 @@ class Comparison(Table):
     """Methods by tasks of one suite: a table whose columns say their task.
 
     tables: by task, in order; rows: references, methods (those on most tasks first), floor; standings:
-    by column, where it has a best method; own_differences: of our own method to each other, in FD and
-    fidelity, corrected with the standings for their number; options: what a method's plain name stands
+    by column, where it has a best method; own_differences: of our own method to each other, in fidelity,
+    KID and FD, corrected with the standings for their number; options: what a method's plain name stands
     for where it has variants.
     """
 
@@ -89,7 +91,8 @@ class Comparison(Table):
         """Return what a number is of, by column of a tidy table, under this row's label."""
         known = row.rows.get(column.task)
         unknown = {"suite": self.suite, "task": column.task, "protocol": self.tables[column.task].hashes[0]}
-        of_task = unknown if known is None else self.tables[column.task].describe(known, column)
+        own = replace(column, task="")
+        of_task = unknown if known is None else self.tables[column.task].describe(known, own)
         return of_task | {"row": row.label, "kind": row.kind}
 
     def compared(self, row: Row, column: Column) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
 
 
 def findings(comparison: Comparison) -> dict[str, list[str]]:
-    """Return by task what may be said of fidelity and FD, never stronger than the intervals."""
+    """Return by task what may be said of fidelity, KID and FD, never stronger than the intervals."""
     lines: dict[str, list[str]] = {task: [] for task in comparison.tables}
     for column in comparison.columns:
         if column.metric in _told_of(column):
@@ -159,7 +162,7 @@ def _columns(tables: Mapping[str, Table]) -> tuple[Column, ...]:
     return tuple(
         replace(column, task=task)
         for task, table in tables.items()
-        for metric in ("fd", *primary_metrics(task), "cosine")
+        for metric in (*headline_metrics(task), "cosine")
         for column in table.columns
         if column.metric == metric
     )
@@ -242,9 +245,12 @@ def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dic
 
 
 def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
-    """Find the best method of a column and the next; references and floors do not take part."""
-    ranked = _ranked((row for row in rows if row.kind == "method"), column)
-    if column.better == "none" or not ranked:
+    """Find the best method of a column and the next; references and floors do not take part.
+
+    Nor do weights from outside, and condition gains, which are often of fewer seeds.
+    """
+    ranked = _ranked((row for row in rows if row.ranked), column)
+    if column.better == "none" or column.is_gain or not ranked:
         return None
     best, second = ranked[0], ranked[1] if len(ranked) > 1 else None
     difference = None if second is None else _difference(best, second, column)
@@ -280,12 +286,12 @@ def _best_words(comparison: Comparison, column: Column) -> list[str]:
 
 def _told_of(column: Column) -> set[str]:
     """Return the metrics of a column's task that sentences tell of."""
-    return {"fd", *primary_metrics(column.task)}
+    return {"fd", "kid", *primary_metrics(column.task)}
 
 
 def _own_differences(rows: Sequence[Row], column: Column) -> list[Difference]:
     """Return how our own method stands to every other method and the floor."""
-    rows = [row for row in rows if row.kind in _METHODS]
+    rows = [row for row in rows if row.ranked or row.kind == "floor"]
     own = [row for row in rows if row.record.method == OWN_METHOD and column.task in row.rows]
     others = [row for row in rows if row.record.method != OWN_METHOD]
     differences = [_difference(own[0], row, column) for row in others] if own else []
@@ -433,7 +439,7 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
     if len(found) < 2:
         return None
     runs = [run for _, members in found for run in members]
-    rows = _rows(ablation, found, _wanted(ablation, record.task))
+    rows = _rows(ablation, found, record.task)
     return AblationTable(
         ablation=ablation,
         suite=record.suite,
@@ -476,14 +482,17 @@ def _rates_said(found: _Found) -> list[str]:
 
 
 def _wanted(ablation: Ablation, task: str) -> list[str]:
-    """Return FD, fidelity, cosine and, where guidance moves it, the CLIP score."""
-    return ["fd", *primary_metrics(task), "cosine", *(["clip"] if ablation.axis == "guidance" else [])]
+    """Return fidelity, FD, cosine and what is told along an axis besides."""
+    along = {"guidance": ("clip",), "train_images": headline_metrics(task)}
+    return [*primary_metrics(task), "fd", "cosine", *along.get(ablation.axis, ())]
 
 
-def _rows(ablation: Ablation, found: _Found, metrics: Sequence[str]) -> list[Row]:
+def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
     """Return a row a variant, with its differences to the reference."""
+    metrics = _wanted(ablation, task)
     lines = frame([run for _, runs in found for run in runs], metrics)
     samples = [line for line in lines if line.source == SAMPLES]
+    samples += [line for line in gains(lines, task) if line.column.metric in metrics]
     rows = {
         variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
         for variant, runs in found
@@ -535,12 +544,12 @@ def _says_something(table: AblationTable) -> bool:
 
 
 def ablation_sentences(table: AblationTable) -> list[str]:
-    """Return what may be said of FD and fidelity, a sentence a variant: the reference against it."""
+    """Return what may be said of fidelity and FD, a sentence a variant: the reference against it."""
     return [verdict(d.turned) for column in _told(table) for d in _in_order(table, column)]
 
 
 def ablation_summary(table: AblationTable) -> list[str]:
-    """Return how the reference stands to all variants in FD and fidelity, a line a number of items."""
+    """Return how the reference stands to all variants in fidelity and FD, a line a number of items."""
     told = (_in_order(table, column) for column in _told(table))
     return [
         against([d.turned for d in same])

@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import combinations
 
 from bench.metrics.intervals import crossed_interval, holm
+from bench.reporting.frame import WRONG_CONDITIONS, Row, Table, evidence
 from bench.reporting.frame import Difference as Difference
-from bench.reporting.frame import Row, Table, evidence
 from bench.reporting.words import Column, brackets, number
 
 
 def paired_differences(table: Table) -> tuple[Difference, ...]:
-    """Return method minus floor, method minus shuffled and method minus method, where paired.
+    """Return method minus floor, minus itself under wrong conditions and minus method, where paired.
 
     Only rows of one protocol are compared, and only metrics with per-item scores or, for a whole
     set (FD, KID), with jackknife replicates that left out the same items.
@@ -22,17 +22,21 @@ def paired_differences(table: Table) -> tuple[Difference, ...]:
         paired(first, second, column, seeds=seeds)
         for first, second, seeds in _pairs(table)
         for column in table.columns
+        if not column.is_gain
     )
 
 
 def _pairs(table: Table) -> Iterator[tuple[Row, Row, tuple[int, ...] | None]]:
-    """Give the rows to compare and the seeds to compare them at, None for all: those that were shuffled."""
-    methods = table.own("method")
+    """Give the rows to compare and the seeds to compare them at, None for all: those that were shuffled.
+
+    Rows with weights from outside share a table, but not a claim.
+    """
+    methods = [row for row in table.rows if row.ranked]
     for row in methods:
         for other in table.own("floor"):
             if other.protocol_hash == row.protocol_hash:
                 yield row, other, None
-        for other in table.own("shuffled"):
+        for other in table.own(*WRONG_CONDITIONS):
             if {*map(id, other.runs)} <= {*map(id, row.runs)}:
                 yield row, other, other.seeds
     for row, other in combinations(methods, 2):

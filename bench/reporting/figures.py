@@ -63,6 +63,7 @@ _KINDS: Mapping[str, tuple[str | None, str | None, bool]] = {
     "reference": (INK, "D", False),
     "ceiling": (INK, "D", True),
     "shuffled": (None, None, False),
+    "blank": (None, "P", False),
     "other": (None, "s", False),
     "better": ("#44AA99", "o", True),  # none of these three is a method's
     "worse": ("#882255", "o", True),
@@ -595,7 +596,7 @@ def _overview(table: Table, path: Path) -> Path | None:
     for column in table.columns:
         marks = _marks(rows, column, name=labels)
         digits = column_digits(table, column)
-        if marks and column.metric != "kid" and not column.spec.detail:
+        if marks and not column.spec.detail:
             panels[column.header] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
     title = f"{table.title}: values with 95% intervals"
     return dot_figure(panels, path, title=title, names=list(labels.values())) if panels else None

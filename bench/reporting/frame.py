@@ -26,6 +26,7 @@ from bench.reporting.words import (
     decimals,
     device_notes,
     few_notes,
+    gained_metrics,
     label,
     leak_mark,
     order_columns,
@@ -41,12 +42,19 @@ from bench.types import BenchError, unknown
 _K = TypeVar("_K", bound=Hashable)
 SAMPLES = "samples"
 SHUFFLED = "shuffled"
+BLANK = "blank"
 REAL = "real training images"
 AUTOENCODER = "autoencoder"
 OWN_METHOD = "bps"
 _LEVEL = 0.05
 COSTLY = ("method", "floor", "variant")
 REFERENCES = {REAL: "reference", AUTOENCODER: "ceiling"}
+OWN_ROWS = {  # source -> kind, and what its name says
+    SAMPLES: ("method", ""),
+    SHUFFLED: ("shuffled", "shuffled conditions"),
+    BLANK: ("blank", "empty condition"),
+}
+WRONG_CONDITIONS = ("shuffled", "blank")
 _PLACES = {"reference": 0, "ceiling": 1, "floor": 3, "variant": 4}  # a method and its own rows at 2
 
 
@@ -133,7 +141,7 @@ class Row:
     """A row of a table.
 
     name: as sentences say it; label: as the table says it; kind: "reference", "ceiling", "method",
-    "shuffled", "other", "floor" or "variant" (a method under other options than its paper's, whose
+    "shuffled", "blank", "other", "floor" or "variant" (a method under other options than its paper's, whose
     comparisons an ablation makes); source: the row's name in the records; runs: one a seed. rows: of a
     comparison, the same by task. variant, differences: of an ablation, the latter minus the reference on
     the seeds that both have; empty for a reference itself and the floor.
@@ -163,6 +171,18 @@ class Row:
     def seeds(self) -> tuple[int, ...]:
         """Training seeds in order; empty for a reference, which no seed moves."""
         return () if self.kind in REFERENCES.values() else tuple(run.record.seed for run in self.runs)
+
+    def seeds_of(self, column: Column) -> tuple[int, ...]:
+        """Training seeds behind a number: a condition gain has those that were shuffled."""
+        cell = self.cells.get(column)
+        if cell is None or not column.is_gain:
+            return (self.rows.get(column.task) or self).seeds
+        return tuple(line.run.record.seed for line in cell.lines)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether sentences and bold may tell of it: a method whose runs all began here, see `Outside`."""
+        return self.kind == "method" and all(run.record.weights is None for run in self.runs)
 
     @property
     def seeds_by_task(self) -> dict[str, int]:
@@ -228,7 +248,7 @@ class Table:
             "kind": row.kind,
             "method": row.record.method if own else None,
             "options": json.dumps(dict(row.record.options), sort_keys=True) if own else None,
-            "seeds": " ".join(map(str, row.seeds)),
+            "seeds": " ".join(map(str, row.seeds_of(column))),
         }
 
     def compared(self, row: Row, column: Column) -> dict[str, Any]:
@@ -465,10 +485,46 @@ def _groups_of(run: Run, ids: Sequence[str]) -> np.ndarray:
     return labels_of([known.get(item, item) for item in ids])
 
 
+def gains(lines: Lines, task: str) -> list[Line]:
+    """Return the condition gains of runs that were sampled under wrong conditions too, a line each.
+
+    How much better a number is under an item's own condition than under another item's, positive where it
+    is better, whichever direction that is: the condition is obeyed. Paired within a run by items or by
+    what the jackknife left out, so that a gain has scores or replicates of its own.
+    """
+    asked = gained_metrics(task)
+    wrong = {(id(line.run), line.column): line for line in lines if line.source == SHUFFLED}
+    return [
+        _gain(line, wrong[id(line.run), line.column])
+        for line in lines
+        if line.source == SAMPLES
+        and line.column.gain.metric in asked
+        and (id(line.run), line.column) in wrong
+    ]
+
+
+def _gain(right: Line, wrong: Line) -> Line:
+    sign = 1.0 if right.column.better == "higher" else -1.0
+    scores, replicates = (
+        None if of is None or off is None else sign * (np.asarray(of, np.float64) - off)
+        for of, off in ((right.scores, wrong.scores), (right.replicates, wrong.replicates))
+    )
+    value, items = sign * (right.value - wrong.value), min(right.items, wrong.items)
+    sound = right.sound and wrong.sound
+    if scores is not None and sound:
+        known = scores[np.isfinite(scores)]
+        value, items = float(known.mean()) if len(known) else math.nan, len(known)
+    gain = right._replace(column=right.column.gain, value=value, low=math.nan, high=math.nan)
+    return gain._replace(items=items, scores=scores, sound=sound, replicates=replicates)
+
+
 def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
     """Return the cells over the training seeds of a row, of its lines and so many runs."""
     by_column = grouped(lines, lambda line: line.column)
-    return {column: _cell(column, tuple(part), runs) for column, part in by_column.items()}
+    return {
+        column: _cell(column, tuple(part), len(part) if column.is_gain else runs)
+        for column, part in by_column.items()
+    }
 
 
 def _cell(column: Column, lines: Lines, runs: int) -> Cell:
@@ -505,6 +561,7 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
     records = [run.record for run in runs]
     marks = protocol_marks(records)
     lines = frame(runs)
+    lines += gains(lines, task)
     references, notes = _reference_rows(lines, marks)
     plain = [group[0].record for group in groups if group[0].record.run_id not in variants]
     rows = []
@@ -575,9 +632,10 @@ def _group_key(record: RunRecord) -> tuple[str, ...]:
 
 
 def _by_source(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """Return the lines of each row of a method: its samples, shuffled, then others by name."""
+    """Return the lines of each row of a method: its samples, wrong conditions, then others by name."""
+    places = list(OWN_ROWS)
     parts = [(s, part) for s, part in grouped(lines, lambda line: line.source).items() if s not in REFERENCES]
-    return sorted(parts, key=lambda pair: (pair[0] != SAMPLES, pair[0] != SHUFFLED, pair[0]))
+    return sorted(parts, key=lambda p: (places.index(p[0]) if p[0] in places else len(places), p[0]))
 
 
 def _row(source: str, lines: Lines, details: Sequence[str]) -> Row:
@@ -586,9 +644,8 @@ def _row(source: str, lines: Lines, details: Sequence[str]) -> Row:
     records = [run.record for run in group]
     method, leak = titled(records[0].method), leak_mark(records)
     floor = records[0].method == FLOOR
-    own = {SAMPLES: "", SHUFFLED: "shuffled conditions"}.get(source, source)
+    kind, own = OWN_ROWS.get(source, ("other", source))
     name = label(method, *details, own, outside_mark(records), leak)
-    kind = {SAMPLES: "method", SHUFFLED: "shuffled"}.get(source, "other")
     return Row(
         name=name,
         label=label(method, "floor", *details, leak) if floor and source == SAMPLES else name,
@@ -633,7 +690,7 @@ def _agree(line: Line, first: Line) -> bool:
 
 def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
     """Say which seeds have no number, and whose scores of items do not average to it."""
-    places = [(row, column) for row in rows if row.seeds for column in order_columns(row.cells)]
+    places = [(row, c) for row in rows if row.seeds for c in order_columns(row.cells) if not c.is_gain]
     for row, column in places:
         lines, what = row.cells[column].lines, column.header
         known = {line.run.record.seed for line in lines if not math.isnan(line.value)}

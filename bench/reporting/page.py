@@ -31,7 +31,7 @@ from bench.reporting.compare import (
 )
 from bench.reporting.differences import Difference, verdict
 from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
-from bench.reporting.frame import COSTLY, OWN_METHOD, Row, Table
+from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Row, Table
 from bench.reporting.render import filled, json_text
 from bench.reporting.tables import (
     COSTS,
@@ -68,7 +68,7 @@ _LADDER: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("WebP of quality 60", 8, {"quality": 60}),
 )
 _COSTS = ("parameters_trainable", "macs_guided", "train_seconds", "sample_seconds_per_image")
-_ORDER = ("reference", "ceiling", "method", "shuffled", "other", "floor", "variant")
+_ORDER = ("reference", "ceiling", "method", *WRONG_CONDITIONS, "other", "floor", "variant")
 _MARKED = {*_ORDER} - {"method", "other"}
 
 
@@ -230,7 +230,7 @@ class Pages:
         return sorted({record.attribution for record in self.records.values()} - {""})
 
     def _about(self, name: str) -> list[str]:
-        """Return what an ablation says of FD and fidelity in short, by task."""
+        """Return what an ablation says of fidelity and FD in short, by task."""
         tables = [section.table for section in self.ablations]
         own = [t for t in tables if isinstance(t, AblationTable) and t.ablation.name == name]
         return [f"{table.task}: {line}" for table in own for line in ablation_summary(table)]
@@ -432,7 +432,7 @@ def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
 
     All pairs would grow with the square of the methods; they stand in the report's tables.
     """
-    told = {name for name, row in section.rows.items() if row.kind in {"floor", "shuffled"}}
+    told = {name for name, row in section.rows.items() if row.kind in {"floor", *WRONG_CONDITIONS}}
     methods = [name for name, row in section.rows.items() if row.kind == "method"]
     told |= set([name for name in methods if section.rows[name].record.method == OWN_METHOD][:1])
     said: dict[str, dict[str, list[str]]] = {}

@@ -14,7 +14,7 @@ from bench.record import MACHINE, Cost, MetricValue, RunRecord
 from bench.registry import FLOOR
 from bench.reporting.compare import AblationTable, Comparison, ablation_sentences
 from bench.reporting.differences import Difference
-from bench.reporting.frame import COSTLY, SAMPLES, SHUFFLED, Row, Table, metric_rows
+from bench.reporting.frame import COSTLY, OWN_ROWS, WRONG_CONDITIONS, Row, Table, metric_rows
 from bench.reporting.render import Grid, Text, plain_lines, to_plain
 from bench.reporting.words import (
     FRECHET,
@@ -28,13 +28,13 @@ from bench.reporting.words import (
     decimals,
     device_notes,
     few_notes,
+    headline_metrics,
     interval_text,
     leak_lines,
     made_equal,
     number,
     one_line,
     order_columns,
-    primary_metrics,
     protocol_words,
     titled,
 )
@@ -74,8 +74,9 @@ def distribution_grid(table: Table) -> Grid | None:
     columns = [column for column in table.columns if column.spec.detail]
     if not columns:
         return None
+    about = caption(replace(table, columns=tuple(columns)))
     words = (
-        f"Distribution of the samples. {caption(table)} FD∞ extrapolates in 1/N and stays too "
+        f"Distribution of the samples. {about} FD∞ extrapolates in 1/N and stays too "
         "high with fewer items than feature dimensions. Nearer to training: the share of samples whose "
         "nearest real image is one of as many training images, not another item's target; 0.5 "
         "or less says that nothing is copied."
@@ -167,7 +168,7 @@ def difference_cell(difference: Difference, style: Style = "brackets") -> Text:
 
 def leaderboard(table: Table) -> Grid:
     """Return what a terminal shows of a table: methods and floor by their main metrics, best in bold."""
-    main = [c for c in table.columns if c.metric in {"fd", *primary_metrics(c.task or table.task)}]
+    main = [c for c in table.columns if c.metric in headline_metrics(c.task or table.task)]
     shown = replace(table, rows=tuple(table.own("method", "floor")), style="none", notes=())
     grid = _grid(shown, main, caption=table.title)
     body = tuple(line for line in grid.body if line[0].main != "standard deviation")
@@ -271,6 +272,8 @@ def caption(table: Table) -> str:
     ]
     about = [
         *_interval_words(table.style),
+        *_real_words(table),
+        *_gain_words(table),
         *_words(table),
         *(note.rstrip(".") for note in device_notes(table.records)),
     ]
@@ -284,6 +287,33 @@ def _interval_words(style: Style) -> list[str]:
         "±": "±: the longer side of 95% intervals over groups of items and seeds",
     }
     return [ends[style]] if style in ends else []
+
+
+def _real_words(table: Table) -> list[str]:
+    """Say what FD is between two sets of real pictures, by task where it differs."""
+    far: dict[str, list[str]] = {}
+    for row in table.own("reference"):
+        for column in (c for c in table.columns if c.metric == "fd"):
+            cell = row.cells.get(column)
+            if cell is not None and cell.value is not None:
+                text = f"{number(cell.value, column_digits(table, column))} {column.named}"
+                far.setdefault(text, []).append(column.task)
+    each = [f"{text}{f' on {_join(tasks)}' if len(far) > 1 else ''}" for text, tasks in far.items()]
+    return [f"Two random sets of real pictures of this size differ by {_join(each)}"] if far else []
+
+
+def _gain_words(table: Table) -> list[str]:
+    """Say what a condition gain is, and of how many seeds where they are fewer than its row's."""
+    known = [(row, c) for row in table.rows for c in table.columns if c.is_gain and c in row.cells]
+    if not known:
+        return []
+    behind = {(len(row.seeds_of(c)), len((row.rows.get(c.task) or row).seeds)) for row, c in known}
+    fewer = [f"{n} where a row has {most}" for n, most in sorted(behind) if n < most]
+    seeds = f". Gains are of fewer training seeds: {_join(fewer)}" if fewer else ""
+    return [
+        "Condition gain: how much better the number is under an item's own condition than under another "
+        f"item's, paired; above 0 the condition is obeyed{seeds}"
+    ]
 
 
 def _words(table: Table) -> list[str]:
@@ -310,10 +340,10 @@ def _words(table: Table) -> list[str]:
         ]
     most = max((len(row.seeds) for row in table.rows), default=0)
     deviations = ["Standard deviations are over seeds"] if most > 1 else []
-    if any(row.source == SHUFFLED and len(row.seeds) < most for row in table.rows):
+    if any(row.kind in WRONG_CONDITIONS and len(row.seeds) < most for row in table.rows):
         deviations.append(
-            "Shuffled conditions are of the first seed alone: compare them with that seed's own record, not "
-            "with a mean"
+            "Rows under shuffled or empty conditions are of the first seed alone: compare them with that "
+            "seed's own record, not with a mean"
         )
     return deviations
 
@@ -450,7 +480,7 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
     Two lines a metric: values, then 95% intervals over items. Several lines, ends in a newline.
     """
     rows = metric_rows(record)
-    sides = {name: rows.pop(name) for name in (SAMPLES, SHUFFLED) if name in rows}
+    sides = {name: rows.pop(name) for name in OWN_ROWS if name in rows}
     sides |= {f"{FLOOR} (floor)": floor.metrics} if floor is not None else {}
     sides |= rows
     columns = order_columns(Column.of(k, m) for side in sides.values() for k, m in side.items())

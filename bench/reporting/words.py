@@ -8,7 +8,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("miou",),
     "layout": ("box_recall",),
     "drawing": ("sketch_f1", "colour_error"),
+}
+# How much better a number is under an item's own condition than under another item's: higher is better.
+_GAINS = {
+    f"{spec.name}_gain": replace(
+        spec,
+        name=f"{spec.name}_gain",
+        title=f"condition gain, {spec.title}",
+        better="higher",
+        place=62 if spec.name == "kid" else 61,  # behind KID, before FD
+    )
+    for spec in _SPECS.values()
+    if spec.name in {"kid", *(metrics[0] for metrics in _PRIMARY.values())}
 }
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -62,7 +74,17 @@ class Column:
     def spec(self) -> MetricSpec:
         """What is known of the metric; one from outside is told by its record, with its scale."""
         outside = MetricSpec(name=self.metric, scale=self.scale, better=self.better, scale_shown=True)
-        return _SPECS.get(self.metric, outside)
+        return _SPECS.get(self.metric) or _GAINS.get(self.metric, outside)
+
+    @property
+    def gain(self) -> Column:
+        """What the right condition gains over a wrong one in this column."""
+        return replace(self, metric=f"{self.metric}_gain", better="higher")
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether it is such a gain."""
+        return self.metric in _GAINS
 
     @property
     def plain_name(self) -> str:
@@ -110,6 +132,17 @@ def task_place(task: str) -> tuple[int, str]:
 def primary_metrics(task: str) -> tuple[str, ...]:
     """Return the metrics that say first how well a task's condition is obeyed; none if unknown."""
     return _PRIMARY.get(task, ())
+
+
+def headline_metrics(task: str) -> tuple[str, ...]:
+    """Return what tells first how good a row is: fidelity, KID, condition gains, FD behind them."""
+    fidelity = primary_metrics(task)
+    return (*fidelity, "kid", *gained_metrics(task), "fd")
+
+
+def gained_metrics(task: str) -> tuple[str, ...]:
+    """Return the condition gains of a task: in its first fidelity metric and in KID."""
+    return tuple(f"{metric}_gain" for metric in (*primary_metrics(task)[:1], "kid"))
 
 
 def titled(method: str) -> str:

@@ -175,7 +175,7 @@ def write_run(
     if items:
         scores = item_rows or _scores(made, levels, shuffled)
         found = {"ids": list(item_ids), "rows": scores}
-        extra = {"replicates": _replicates(made, levels), "curve": [list(p) for p in curve]}
+        extra = {"replicates": _replicates(made, levels, shuffled), "curve": [list(p) for p in curve]}
         write_json(folder / ITEMS_FILE, found | (extra if sets else {}))
     if tiles:
         pictures = sheet_rows(_seed(made.method, made.seed), n=24, size=size)
@@ -183,14 +183,18 @@ def write_run(
     return load_run(folder)
 
 
-def _replicates(made: RunRecord, levels: Mapping[str, float | None]) -> dict[str, dict[str, list[float]]]:
+def _replicates(
+    made: RunRecord, levels: Mapping[str, float | None], shuffled: Mapping[str, float | None] | None
+) -> dict[str, dict[str, list[float]]]:
     widths = {"fd": 0.08, "kid": 0.0001}
-    own = {
-        metric: replicates(number, width=widths[metric], seed=_seed(made.run_id, metric))
-        for metric, number in levels.items()
-        if metric in widths and number is not None
+    return {
+        side: {
+            metric: replicates(number, width=widths[metric], seed=_seed(made.run_id, *place, metric))
+            for metric, number in (numbers or {}).items()
+            if metric in widths and number is not None
+        }
+        for side, numbers, place in (("samples", levels, ()), ("shuffled", shuffled, ("shuffled",)))
     }
-    return {"samples": own}
 
 
 def _measured(metric: str, number: float | None) -> MetricValue:

@@ -71,7 +71,7 @@ def test_rows_and_columns_stand_in_order() -> None:
         "T2I-Adapter",
         "text-only (floor)",
     ]
-    assert [c.metric for c in table.columns] == ["fd", "sketch_f1", "seg_miou", "mae"]
+    assert [c.metric for c in table.columns] == ["sketch_f1", "seg_miou", "fd", "mae"]
     assert row(table, "BPS").seeds == (0, 1) and row(table, "BPS (shuffled conditions)").seeds == (0,)
     assert row(table, "autoencoder (ceiling)").seeds == ()
 
