@@ -27,7 +27,7 @@ from bench.reporting.tables import (
     cost_task,
     difference_grid,
     distribution_grid,
-    leaderboard,
+    leaderboards,
     main_grid,
     record_text,
     tidy,
@@ -111,9 +111,11 @@ def make_report(
     if asked.readme is not None:
         written += _readme(pages, results, asked.readme)
     hooks.tick(steps, steps)
-    boards = [leaderboard(board) for board in comparisons.values()]
-    boards += [leaderboard(table) for table in tables.values() if table.suite not in comparisons]
-    return Report(files=tuple(sorted(written)), leaderboards=tuple(boards))
+    boards = [*comparisons.values(), *(t for t in tables.values() if t.suite not in comparisons)]
+    return Report(
+        files=tuple(sorted(written)),
+        leaderboards=tuple(grid for board in boards for grid in leaderboards(board)),
+    )
 
 
 def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list[AblationTable]]:

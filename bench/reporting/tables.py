@@ -166,14 +166,20 @@ def difference_cell(difference: Difference, style: Style = "brackets") -> Text:
     return Text(main=main, beside=interval_text(i.value, i.low, i.high, digits, style))
 
 
-def leaderboard(table: Table) -> Grid:
-    """Return what a terminal shows of a table: methods and floor by their main metrics, best in bold."""
-    main = [c for c in table.columns if c.metric in headline_metrics(c.task or table.task)]
-    shown = replace(table, rows=tuple(table.own("method", "floor")), style="none", notes=())
-    grid = _grid(shown, main, caption=table.title)
+def leaderboards(table: Table) -> list[Grid]:
+    """Return what a terminal shows, a grid a task: methods and floor by headline metrics, best in bold."""
+    return [_leaderboard(table, task) for task in (table.tables if isinstance(table, Comparison) else [""])]
+
+
+def _leaderboard(table: Table, task: str) -> Grid:
+    headline = headline_metrics(task or table.task)
+    main = [c for c in table.columns if c.task == task and c.metric in headline]
+    rows = tuple(row for row in table.own("method", "floor") if not task or task in row.rows)
+    title = table.tables[task].title if isinstance(table, Comparison) else table.title
+    grid = _grid(replace(table, rows=rows, style="none", notes=()), main, caption=title)
     body = tuple(line for line in grid.body if line[0].main != "standard deviation")
     heads = tuple(c.header.replace(c.named, c.plain_name) for c in main)
-    return replace(grid, header=(*grid.header[: -len(main)], *heads), body=body)
+    return replace(grid, header=(*grid.header[: len(grid.header) - len(main)], *heads), body=body, groups=())
 
 
 def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
@@ -333,7 +339,8 @@ def _words(table: Table) -> list[str]:
         return [
             "Means over training seeds",
             "Bold: the best method of a column, where its difference to the next best is told from 0, the "
-            "claims of this table corrected for (Holm); never a floor or a reference",
+            "claims of this table corrected for (Holm); never a floor, a reference, weights from "
+            "outside or a condition gain",
             *(f"{name} stands for {what}" for name, what in table.options.items() if what),
             *_variant_words(table),
             f"{MISSING}: not measured",

@@ -16,7 +16,7 @@ from bench.record import Outside
 from bench.reporting.compare import build_comparison, findings
 from bench.reporting.differences import paired_differences
 from bench.reporting.frame import Cell, Table, build_table
-from bench.reporting.tables import caption, leaderboard, main_grid, tidy
+from bench.reporting.tables import caption, leaderboards, main_grid, tidy
 from tests.report.small import IDS, made, spread, value
 
 OUTSIDE = Outside(name="released", sha256="ab" * 32, files={}, train_images=0, condition="", facts={})
@@ -133,7 +133,7 @@ def test_fidelity_kid_and_gain_lead_everywhere(task: str) -> None:
     told = {"sketch_f1": "line F1", "box_recall": "box recall", "colour_error": "colour error ΔE76"}
     names = [told[metric] for metric in primary]
     gains = [f"condition gain, {names[0]}", "condition gain, KID"]
-    shown = [head.rstrip(" ↑↓") for head in leaderboard(comparison).header[2:]]
+    shown = [head.rstrip(" ↑↓") for head in leaderboards(comparison)[0].header[2:]]
     assert shown == [*names, "KID", *gains, "FD"]
     best = [line for line in findings(comparison)[task] if line.startswith("Best mean on")]
     assert [line[13:].split(":")[0].split(" (")[0] for line in best] == [*names, "KID", "FD"]

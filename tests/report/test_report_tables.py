@@ -20,7 +20,7 @@ from bench.record import LeakCheck, Leaks, write_record
 from bench.reporting.compare import build_comparison
 from bench.reporting.frame import Cell, Row, Table, build_table, chosen, evidence, frame, load_runs
 from bench.reporting.render import to_csv, to_markdown
-from bench.reporting.tables import caption, cost_grid, leaderboard, main_grid, record_text, tidy, tidy_costs
+from bench.reporting.tables import caption, cost_grid, leaderboards, main_grid, record_text, tidy, tidy_costs
 from bench.reporting.words import (
     Column,
     command_line,
@@ -367,7 +367,7 @@ def test_methods_and_metrics_may_be_chosen_by_name_and_title() -> None:
 
 def test_the_leaderboard_has_main_metrics_without_intervals() -> None:
     runs = [made(m, {"fd": x, "mae": 0.1}) for m, x in (("bps", 1.0), ("text-only", 2.0))]
-    board = leaderboard(build_table(runs))
+    (board,) = leaderboards(build_table(runs))
     assert board.header == ("", "seeds", "FD ↓")
     assert [[text.line for text in line] for line in board.body] == [
         ["BPS", "1", "1.000"],
