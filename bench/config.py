@@ -75,7 +75,7 @@ class RunConfig:
 
     method: str = _asked("bps", "A method or variant of `bench list`, or module:Name.", WHAT)
     task: str = _asked("sketch", "A task of `bench list`, or module:Name.", WHAT)
-    suite: str = _asked("emoji", "emoji (embedded), coco17, micro, or module:NAME.", WHAT)
+    suite: str = _asked("emoji", "emoji (embedded), coco17, folder, micro, or module:NAME.", WHAT)
     seed: Seed = _asked(0, "Training and sampling seed.", WHAT)
     options: Mapping[str, Any] = _asked(
         dict, "A method's option, name=value (JSON); see `bench list METHOD`.", WHAT, flag="--option"

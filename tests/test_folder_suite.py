@@ -188,6 +188,7 @@ def test_epochs_are_training_images_of_the_protocol(micro_folder: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes, each of which starts and loads all
 def test_four_methods_are_compared_in_a_table_that_fits_a_paper(tmp_path: Path) -> None:
     """The README's two commands, on 80 pictures and a random base as one file."""
     from tests.original_layout import write_both
