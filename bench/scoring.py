@@ -32,7 +32,7 @@ from bench.data.folder import (
     read_folders,
 )
 from bench.judges import Judge, JudgeCard
-from bench.metrics import OF_ITEMS, OF_SETS, SPECS
+from bench.metrics import OF_ITEMS, OF_SETS, SPECS, check_tools, tool_values
 from bench.metrics.frechet import Moments, frechet_from_moments
 from bench.metrics.intervals import (
     Deal,
@@ -45,7 +45,6 @@ from bench.metrics.intervals import (
 )
 from bench.metrics.neighbours import NEIGHBOURS
 from bench.metrics.paired import CLIP, clip_score, cosine_to_target, retrieval_hits
-from bench.metrics.tools import check_tools, tool_values
 from bench.record import MetricValue
 from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task, some
 
@@ -342,7 +341,7 @@ def compare(
     Of statistics there is the Fréchet distance alone, without an interval.
     judges: by role, "features" and "clip"; without a CLIP judge CMMD is missing. sensitivity: measure
     again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets, over items for
-    paired metrics. also: names of `bench.metrics.tools`, asked on the same features.
+    paired metrics. also: names of `bench.metrics`, asked on the same features.
     BenchError for a missing folder, fewer than FLOOR images or a broken one.
     """
     check_tools(also)

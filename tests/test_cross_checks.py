@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from bench.judges import Judge, JudgeCard, load_judge
 from bench.judges.clip import EMOJI_CLIP
+from bench.metrics import TOOLS, check_tools, tool_values
 from bench.metrics.paired import clip_score
-from bench.metrics.tools import TOOLS, check_tools, tool_values
 from bench.scoring import compare
 from bench.types import BenchError
 from cli import app

@@ -48,7 +48,7 @@ def compare(
     """
     from bench.content import Text, read_json
     from bench.data.folder import STATISTICS, manifest_of
-    from bench.metrics.tools import check_tools
+    from bench.metrics import check_tools
     from bench.scoring import caption_score, save_statistics
     from bench.scoring import compare as compare_folders
     from bench.types import BenchError
