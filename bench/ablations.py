@@ -14,14 +14,13 @@ from typing import Any
 
 from bench.registry import FLOOR
 from bench.types import unknown
-from bps.schedule import RELEASED, released
 
 ABLATIONS_FOLDER = "ablations"
 """Below a results folder: runs of another protocol than the suite's own, kept out of main tables."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "bps": {
-        "schedule": RELEASED,
+        "schedule": "head_heavy",
         "prior": "frozen",
         "sites": ["encoder", "middle", "decoder"],
         "modules": "both",
@@ -34,6 +33,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     FLOOR: {},
 }
 """The options of the methods below as their papers have them: what a variant does not change."""
+
+OF_TASKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"bps": {"layout": {"schedule": "uniform"}}}
+"""Where a paper's options differ by task."""
 
 FEW_ITEMS = (10, 40, 160, 640)
 MANY_IMAGES = (1_600, None, 6_400, 12_800, 25_600)
@@ -58,10 +60,8 @@ class Variant:
 
     def settings(self, task: str) -> dict[str, Any]:
         """Return all options of the method under this variant, as a record of a task has them."""
-        settings = {**SETTINGS[self.method], **self.options}
-        if settings.get("schedule") == RELEASED:
-            settings["schedule"] = released(task)
-        return settings
+        by_task = OF_TASKS.get(self.method, {}).get(task, {})
+        return {**SETTINGS[self.method], **by_task, **self.options}
 
     def is_plain(self, task: str) -> bool:
         """Tell whether the method runs on a task as its paper has it."""

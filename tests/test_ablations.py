@@ -36,6 +36,7 @@ from bench.running import Hooks, identify
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.checkpoint import find_trained
 from bench.types import BenchError
+from bps.schedule import released
 from tests.asking import made, micro
 
 RUNNER = CliRunner()
@@ -339,3 +340,8 @@ def test_what_cannot_be_is_said_and_not_run(micro_folder: Path, tmp_path: Path) 
     assert "1 cannot be" in plan_text(much, planned, results=tmp_path)
     assert planned[-1].identity is None
     assert not any("all" in o.name for o in do_ablation(planned[-1:], hooks=Hooks(), say=len))
+
+
+def test_the_schedule_of_a_task_is_the_releases() -> None:
+    for task in EMOJI.tasks:
+        assert Variant(name="x").settings(task)["schedule"] == released(task)
