@@ -213,8 +213,8 @@ class Run:
         assert suite.base is not None, "resolve refuses suites without a base"
         self.base: Base = load_base(suite.base, device=spec.device, variant=suite.variant)
         check_steps(self.base, suite.sampler)
-        self.feature_judge = load_judge(suite.feature_judge, device=spec.device)
-        self.clip_judge = load_judge(suite.clip_judge, device=spec.device) if suite.clip_judge else None
+        names = {"features": suite.feature_judge, "clip": suite.clip_judge}
+        self.judges = {r: load_judge(name, device=spec.device) for r, name in names.items() if name}
         self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(
@@ -460,8 +460,7 @@ class Run:
         evaluator = Evaluator(
             examples=[self.dataset[i] for i in self.eval_ids],
             task=self.task,
-            features=self.feature_judge,
-            clip=self.clip_judge,
+            judges=self.judges,
             cache=self.cache,
             training=self._real_images(),
             metrics=[registry.load("metric", name) for name in self.spec.config.metrics],

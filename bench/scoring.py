@@ -94,9 +94,10 @@ class _Measured:
 class Evaluator:
     """Scores sets of images against the same targets, with the same judges and groups.
 
-    examples: the N items; clip: a judge or None; training: [>= N-1,H,W,3] uint8 real training images
-    for the memorisation check, None to leave it out. metrics: others, besides the task's. targets: the
-    items' images, [N,H,W,3] uint8. groups: of items that are not independent, [N] int; None for none.
+    examples: the N items; judges: by role, "features" and, where there is one, "clip"; training:
+    [>= N-1,H,W,3] uint8 real training images for the memorisation check, None to leave it out. metrics:
+    others, besides the task's. targets: the items' images, [N,H,W,3] uint8. groups: of items that are not
+    independent, [N] int; None for none.
     Features of images seen before come from the cache, keyed by pixels and judge.
     """
 
@@ -105,8 +106,7 @@ class Evaluator:
         *,
         examples: Sequence[Example],
         task: Task,
-        features: Any,
-        clip: Any,
+        judges: Mapping[str, Any],
         cache: Cache,
         training: np.ndarray | None = None,
         metrics: Sequence[Metric] = (),
@@ -120,7 +120,7 @@ class Evaluator:
                 )
             taken.add(metric.spec.name)
         self.examples, self.task, self.cache, self.metrics = list(examples), task, cache, tuple(metrics)
-        self.judges = {"features": features} | ({"clip": clip} if clip is not None else {})
+        self.judges, clip = judges, judges.get("clip")
         self.groups = groups
         self.dealt = Deal.of_pairs(len(self.examples), groups=groups, seed=_SEED)
         self.targets = np.stack([e.image for e in examples])
@@ -128,7 +128,7 @@ class Evaluator:
         self._text = clip.text([e.caption for e in examples]) if clip is not None else None
         self._training = None
         if training is not None:
-            self._training = self.features_of(training, features)[: len(self.examples) - 1]
+            self._training = self.features_of(training, judges["features"])[: len(self.examples) - 1]
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""

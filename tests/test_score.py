@@ -29,8 +29,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     return Evaluator(
         examples=[data[i] for i in ids],
         task=registry.load("task", "sketch"),
-        clip=None,
-        features=load_judge("efficientnet-lite0"),
+        judges={"features": load_judge("efficientnet-lite0")},
         cache=Cache(tmp_path_factory.mktemp("score")),
     )
 
@@ -118,8 +117,7 @@ def test_features_come_from_the_cache_by_content(tmp_path: Path) -> None:
     made = Evaluator(
         examples=[data[i] for i in ids],
         task=registry.load("task", "sketch"),
-        clip=None,
-        features=Counting(),
+        judges={"features": Counting()},
         cache=Cache(tmp_path),
     )
     made.features_of(made.targets, made.judges["features"])

@@ -120,7 +120,7 @@ def cache_names(run: Run, folder: Path) -> list[str]:
     prepare(run.base, mirror=False, posterior=True, **how)
     prepare(run.base, mirror=False, storage="shards", **how)
     examples = [run.dataset[item] for item in ids]
-    Evaluator(examples=examples, task=run.task, features=run.feature_judge, clip=run.clip_judge, cache=cache)
+    Evaluator(examples=examples, task=run.task, judges=run.judges, cache=cache)
     kinds = (".npz", ".safetensors")
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in kinds)
 
