@@ -193,6 +193,9 @@ def test_variants_stand_below_and_in_no_printed_table() -> None:
 def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud() -> None:
     runs = [made(m, {"fd": 1.0}, references={"fd": 4.0}) for m in ("bps", "text-only")]
     assert labels(build_table(runs), "ceiling") == ["autoencoder (ceiling)"]
+    wider = replace(runs[1].record.rows["autoencoder"]["fd"], low=0.0, high=9.0)  # recorded by another rule
+    other = replace(runs[1].record, rows={**runs[1].record.rows, "autoencoder": {"fd": wider}})
+    assert build_table([runs[0], replace(runs[1], record=other)]).notes == build_table(runs).notes
     table = build_table([*runs, made("sd-finetune", {"fd": 1.0}, references={"fd": 4.1})])
     (note,) = [note for note in table.notes if note.startswith("REFERENCES DIFFER: 'autoencoder'")]
     assert "shown as in bps-sketch-s0, otherwise in sd-finetune-sketch-s0" in note
