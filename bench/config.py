@@ -13,7 +13,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
@@ -140,7 +140,10 @@ class RunConfig:
 
     device: Literal["auto", "cpu", "cuda"] = _asked("auto", "Else the first GPU, if any.", EXECUTION)
     sample_batch: Many = _asked(32, "Images sampled at once.", EXECUTION)
-    checkpoint_every: Many = _asked(100, "Optimiser steps between checkpoints.", EXECUTION)
+    checkpoint_minutes: Annotated[float, Gt(0), Le(1e6)] = _asked(
+        15.0, "Minutes of training between checkpoints.", EXECUTION
+    )
+    checkpoint_every: Many | None = _asked(None, "Steps between them instead.", EXECUTION)
     micro_batch: Many | None = _asked(None, "Images trained at once in a process.", EXECUTION)
     gradient_checkpointing: bool = _asked(False, "Recompute activations: less memory, more time.", EXECUTION)
     compile: bool = _asked(False, "Compile the transformer blocks.", EXECUTION)

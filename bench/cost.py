@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
@@ -222,8 +223,8 @@ class Timing(FromFile):
     trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
     fastest counts, as whatever else the machine does only slows, and the largest memory. code: digest
     of the sources and versions of packages, {} where an older file does not say. setup: base, size,
-    batches, precision of a base with random weights; {} for a suite's own. planned_memory_bytes,
-    train_flops: what `bench plan` says of that, operations an image.
+    batches, precision of a base with random weights; of a suite what was not its own, see `setup_of`.
+    planned_memory_bytes, train_flops: what `bench plan` says of that, operations an image.
     """
 
     method: Word
@@ -243,7 +244,7 @@ class Timing(FromFile):
     @property
     def key(self) -> str:
         """The name of what is timed, which no two entries of a file share."""
-        return timing_key(self.method, self.options) + (digest_json(dict(self.setup)) if self.setup else "")
+        return timing_key(self.method, self.options, self.setup)
 
     def with_round(self, other: Timing) -> Timing:
         """Return both as rounds of one timing; BenchError where the code differs."""
@@ -273,7 +274,7 @@ class Timings(FromFile):
     @property
     def words(self) -> str:
         """Say on what machine and how they were measured."""
-        own = [timing for timing in self.entries if not timing.setup]
+        own = [timing for timing in self.entries if "base" not in timing.setup]
         rounds = sorted({timing.rounds for timing in own})
         text = machine_words(self.machine)
         if rounds not in ([], [1]):
@@ -281,14 +282,45 @@ class Timings(FromFile):
         codes = {digest_json(dict(timing.code)) for timing in own}
         return f"{text}, METHODS BY DIFFERENT CODE" if len(codes) > 1 else text
 
-    def find(self, method: str, options: Mapping[str, Any]) -> Timing | None:
-        """Return the timing of a method with these options in the suite, the learning rate aside."""
-        return next((t for t in self.entries if t.key == timing_key(method, options)), None)
+    def find(
+        self, method: str, options: Mapping[str, Any], setup: Mapping[str, Any] = MappingProxyType({})
+    ) -> Timing | None:
+        """Return the timing of a method with these options and setup, the learning rate aside."""
+        return next((t for t in self.entries if t.key == timing_key(method, options, setup)), None)
 
 
-def timing_key(method: str, options: Mapping[str, Any]) -> str:
-    """Name what is timed: the method with its options; tasks differ in condition channels alone."""
-    return f"{method} {digest_json({k: v for k, v in options.items() if k not in _NOT_TIMED})}"
+def timing_key(
+    method: str, options: Mapping[str, Any], setup: Mapping[str, Any] = MappingProxyType({})
+) -> str:
+    """Name what is timed: the method with its options and setup; tasks differ in condition channels alone."""
+    counted = {name: value for name, value in options.items() if name not in _NOT_TIMED}
+    return f"{method} {digest_json(counted)}" + (digest_json(dict(setup)) if setup else "")
+
+
+def setup_of(record: RunRecord) -> dict[str, Any] | None:
+    """Return what changes times and is not the suite's own: precision, batch, processes and the like.
+
+    None where the starts of a run were carried out differently.
+    """
+    precision, batch = record.protocol.get("training", {}).get("precision"), record.changes.get("train_batch")
+    given = {"precision": precision, "batch": batch}
+    ways = [
+        {k: v for k, v in start.items() if k not in ("step", "track") and (k, v) != ("processes", 1)}
+        for start in record.environment.get("execution", ())
+    ]
+    if any(way != ways[0] for way in ways):
+        return None
+    return {name: value for name, value in given.items() if value} | (ways[0] if ways else {})
+
+
+def setup_words(setup: Mapping[str, Any] | None) -> str:
+    """Return a setup in words: "bf16, batch 64, 8 processes"."""
+    if setup is None:
+        return "carried out in several ways"
+    return ", ".join(
+        {"precision": f"{value}", "processes": f"{value} processes"}.get(name, f"{name} {value}")
+        for name, value in setup.items()
+    )
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:
@@ -327,10 +359,13 @@ def add_timing(folder: Path, timing: Timing, *, machine: Mapping[str, Any]) -> P
 def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     """Return the record with the times and memory measured alone, unknown (None) where they were not.
 
-    Times are of the suite's own sampler: a run with another guidance or steps has none.
+    Times are of the suite's own sampler: a run with another guidance or steps has none, nor has one of
+    another precision, batch, device or number of processes than any that was measured.
     """
-    other_sampler = {"guidance", "steps"} & set(record.changes)
-    timing = None if other_sampler else timings.find(record.method, record.options)
+    other = {"guidance", "steps"} & set(record.changes)
+    other |= {"device"} & {k for k in timings.machine if timings.machine[k] != record.environment.get(k)}
+    setup = setup_of(record)
+    timing = None if other or setup is None else timings.find(record.method, record.options, setup)
     rate = timing.train_images_per_second if timing is not None else None
     images = record.cost.train_images
     cost = replace(

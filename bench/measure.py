@@ -29,7 +29,16 @@ from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images
 from bench.suites import method_of, resolve, suite_of, task_of
-from bench.training.engine import Engine, Execution, check_execution, find_device, rebuilt
+from bench.training.engine import (
+    Engine,
+    Execution,
+    check_execution,
+    find_device,
+    join,
+    launched,
+    rebuilt,
+    speaks,
+)
 from bench.training.loop import training_loss
 from bench.types import BenchError, refusal
 
@@ -73,10 +82,14 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
     """
     results, here = configs[0].results, machine(find_device(configs[0].device))
     cost.load_timings(results, machine=here)
-    if len(configs) == 1 and amount.rounds == 1:
-        only = configs[0]
-        timing = measure_random(only, amount) if amount.random else measure(Run(resolve(only)), amount)
-        return cost.add_timing(results, timing, machine=here)
+    if launched() > 1 or (len(configs) == 1 and amount.rounds == 1):
+        for config in configs:
+            timing = (
+                measure_random(config, amount) if amount.random else measure(Run(resolve(config)), amount)
+            )
+            if speaks():
+                cost.add_timing(results, timing, machine=here)
+        return results / cost.TIMINGS_FILE
     timed: dict[str, RunConfig] = {}
     for config in configs:
         method, options = method_of(config)
@@ -183,7 +196,20 @@ def measure(run: Any, amount: Amount) -> Timing:
         steps=amount.steps,
         items=items,
         code=code,
+        setup=_setup(spec),
     )
+
+
+def _setup(spec: RunSpec) -> dict[str, Any]:
+    """Return what changes times and is not the suite's own, as `cost.setup_of` reads it from records."""
+    precision, processes = spec.suite.training.precision, join(spec.device).num_processes
+    how = {k: v for k, v in Execution.of(spec.config).as_dict().items() if k != "track"}
+    return {
+        **({"precision": precision} if precision != Training.precision else {}),
+        **({"batch": spec.config.train_batch} if spec.config.train_batch else {}),
+        **({"processes": processes} if processes > 1 else {}),
+        **how,
+    }
 
 
 def _training_steps(run: Any, count: int) -> list[float]:

@@ -5,7 +5,7 @@ contents. Everything that runs is the real thing (the method's modules, `trainin
 AdamW, the average), in seconds and without memory, and the count is the same, byte for byte, as on real
 tensors. Not counted: what kernels take for themselves while they run, and what an allocator leaves unused.
 What is assumed is said with every plan: the share of the peak rate that is reached (mfu), the allowance
-over the counted bytes, the bytes of a stored pixel.
+over the counted bytes, the bytes of a stored pixel, the rate at which checkpoints are copied.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bench.base.load import Base
 from bench.base.random import Shape, build_base, shape_like, shape_of
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.cost import Timing, count_parameters, libraries_bytes, load_timings, operations
+from bench.data.coco.dataset import VARIABLE
 from bench.data.latents import InMemory, Prepared, disk_needed
 from bench.suites import budget_of, method_of, suite_of, task_of
 from bench.training.checkpoint import Trainable
@@ -34,7 +35,13 @@ from bench.types import BenchError, Method, Task, refusal, unknown
 if TYPE_CHECKING:
     import torch
 
-MFU = 0.25
+MFU: Mapping[str, float] = {"fp32": 0.25, "bf16": 0.12, "fp16": 0.12}
+CALIBRATED = (
+    "in half precision that of 16.4 images/s at which a ControlNet of SD 1.5 trains on one A100 with flash "
+    "attention; 11.7 without are 9%, 27.2 tuned are 20% (docs.nvidia.com/nemo-framework/user-guide/latest/"
+    "multimodalmodels/text2image/controlnet/perf.html)"
+)
+COPIED = 3e9  # bytes a second from a GPU into pageable memory, while training waits
 PIXEL = 1.7  # bytes of a stored pixel: photographs as PNG
 CPU_ALLOWANCE = 1.08  # over the counted bytes: glibc's heap and oneDNN's work space, measured
 HOST_SHARE = 0.92  # of this machine's memory: the rest is the system's
@@ -509,8 +516,9 @@ class Work:
     """What is to be done, for all methods alike. items: of the train and of the evaluation side.
 
     setting: how steps are made. gpu: None for the CPU of this machine. wrong_conditions: how many
-    times samples are drawn once more, under others than their own. mfu: see `work_of`. process: bytes that a
-    process with the libraries takes before it does anything, on a CPU; available: bytes it can fill there.
+    times samples are drawn once more, under others than their own. mfu: see `work_of`. every, minutes: steps
+    or minutes between checkpoints. process: bytes that a process with the libraries takes before it does
+    anything, on a CPU; available: bytes it can fill there.
     """
 
     suite: Suite
@@ -521,7 +529,9 @@ class Work:
     setting: Setting
     gpu: Gpu | None
     wrong_conditions: int = 2
-    mfu: float = MFU
+    mfu: float | None = None
+    every: int | None = None
+    minutes: float = 15.0
     process: int = 0
     available: int = 0
 
@@ -543,7 +553,17 @@ class Work:
     def hours(self, flops: float, precision: str) -> float:
         """Return how long a GPU takes for so many operations."""
         assert self.gpu is not None
-        return flops / (self.mfu * 3600 * self.gpu.peak(precision))
+        return flops / (self.share(precision) * 3600 * self.gpu.peak(precision))
+
+    def share(self, precision: str) -> float:
+        """Return the share of a GPU's peak rate that is reached."""
+        return MFU[precision] if self.mfu is None else self.mfu
+
+    def saves(self, steps: int, hours: float | None) -> int | None:
+        """Return how many checkpoints a training writes; None where nothing tells how long it takes."""
+        if self.every:
+            return math.ceil(steps / self.every)
+        return None if hours is None else 1 + int(60 * hours / self.minutes)
 
     def needs(self, peak: int) -> int:
         """Return the memory of a process whose tensors take `peak` bytes at most.
@@ -590,11 +610,15 @@ class Work:
                 f"bytes; {HOST_SHARE:.0%} of this machine's memory usable; hours from timings.json, which "
                 "bench cost writes",
             ]
+        rates = [
+            f"{self.share(p):.0%} of the peak rate of {self.gpu.peak(p) / 1e12:.0f} TFLOP/s"
+            for p in (self.setting.training.precision, "fp32")
+        ]
         return [
             *counted,
-            f"assumed: {self.mfu:.0%} of the peak rate (bench cost --random measures it; --mfu), training "
-            f"and sampling at {self.gpu.peak(self.setting.training.precision) / 1e12:.0f} TFLOP/s, encoding "
-            f"and decoding in float32 at {self.gpu.peak('fp32') / 1e12:.0f} ({self.gpu.source})",
+            f"assumed: training and sampling at {rates[0]}, encoding and decoding in float32 at {rates[1]} "
+            f"({self.gpu.source}); {CALIBRATED}; --mfu sets another share, bench cost measures",
+            f"assumed: checkpoints are copied at {COPIED / 1e9:g} GB/s while training waits",
             f"assumed: {ALLOWANCE - 1:.0%} over the counted bytes for kernels and fragments; "
             f"{1 - USABLE:.0%} of the {self.gpu.memory:g} GiB for ECC, driver and context",
         ]
@@ -605,14 +629,15 @@ def work_of(
     *,
     gpu: str = "h100",
     gpus: int = 1,
-    mfu: float = MFU,
+    mfu: float | None = None,
     like: str = "sd15",
     size: int | None = None,
 ) -> Work:
     """Return what is to be done, checked; BenchError for what is not allowed.
 
-    gpu: a name of GPUS, or "cpu" for this machine; gpus: processes. mfu: share of the peak rate. like, size:
-    the base's likeness where the suite brings none, and image size in pixels, None for its own.
+    gpu: a name of GPUS, or "cpu" for this machine; gpus: processes. mfu: share of the peak rate,
+    None for MFU's. like, size: the base's likeness where the suite brings none, and image size in pixels,
+    None for its own.
     """
     suite, card = suite_of(config), GPUS.get(gpu)
     precision = suite.training.precision
@@ -631,7 +656,8 @@ def work_of(
         processes=gpus,
     )
     setting.parts()  # refuses a batch that cannot be divided
-    items, pixels = _items(suite, given=config.data is not None)
+    given = config.data is not None or VARIABLE in os.environ
+    items, pixels = _items(suite, given=given)
     size = size or pixels
     return Work(
         suite=suite,
@@ -643,6 +669,8 @@ def work_of(
         gpu=card,
         wrong_conditions=len(config.wrong_conditions),
         mfu=mfu,
+        every=config.checkpoint_every,
+        minutes=config.checkpoint_minutes,
         process=libraries_bytes(),
         available=round(HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
     )
@@ -669,7 +697,8 @@ class Plan:
 
     needed: memory of a process at its peak, allowance included; advice: what to change where that does
     not fit. train_hours: recomputing included; sample_hours: all sample sets, decoding included; None
-    where nothing tells the speed. checkpoints, samples: on disk.
+    where nothing tells the speed. checkpoints, samples: on disk. written: bytes of all checkpoints of the
+    training; saving_hours: that it waits for them.
     """
 
     method: str
@@ -685,6 +714,8 @@ class Plan:
     sample_hours: float | None
     checkpoints: int
     samples: int
+    written: int | None
+    saving_hours: float | None
 
 
 def plan_runs(
@@ -727,6 +758,8 @@ def plan_method(
     sets = (1 + work.wrong_conditions * method.conditioned) * work.suite.sampler.draws
     sampled = sets * (work.items[1] if work.budget.eval_items is None else work.budget.eval_items)
     trained = 4 * counted.trainable
+    state = trained + counted.optimiser + counted.average
+    saves = work.saves(steps, train) if steps else 0
     kept = work.setting.execution.keep + 1  # one more while it is written, and the finished weights
     return Plan(
         method=method.name,
@@ -740,8 +773,10 @@ def plan_method(
         advice="" if needed <= work.usable else _advice(count, work, counted),
         train_hours=train,
         sample_hours=None if sample is None else sampled * sample,
-        checkpoints=kept * (trained + counted.optimiser + counted.average) + trained if trained else 0,
+        checkpoints=kept * state + trained if trained else 0,
         samples=round(sampled * PIXEL * work.shape.size**2),
+        written=None if saves is None else saves * state,
+        saving_hours=None if saves is None else saves * state / COPIED / 3600,
     )
 
 

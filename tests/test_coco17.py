@@ -19,6 +19,7 @@ from bench.data.coco import Recipe
 from bench.data.coco.prepare import prepare_coco17
 from bench.judges import judge_card
 from bench.record import load_record
+from bench.reporting.words import command_line
 from bench.suites import COCO17, find_data, resolve
 from bench.types import BenchError
 from tests.asking import made
@@ -152,13 +153,17 @@ def test_release_leaky_needs_leave_and_is_marked(
     assert record.metrics["fd"].value is not None
 
 
-@pytest.mark.parametrize("size", [128, pytest.param(512, marks=pytest.mark.slow)])
-def test_the_whole_way(small: Suite, root: Path, narrow: Path, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    "size,precision", [(64, "bf16"), (128, "fp32"), pytest.param(512, "fp32", marks=pytest.mark.slow)]
+)
+def test_the_whole_way(
+    small: Suite, root: Path, narrow: Path, tmp_path: Path, size: int, precision: str
+) -> None:
     """Official folders with all their faults -> prepared data -> train, sample, score; also at 512 px."""
     out = tmp_path / "prepared"
     prepare_coco17(root, out, recipe=Recipe(size=size, sketch="canny", tasks=("sketch",)))
     config = RunConfig(suite="coco17", base=narrow, data=out, results=tmp_path / "runs", device="cpu")
-    run = made(config, sample_batch=4, shuffled=False)
+    run = made(config, sample_batch=4, shuffled=False, precision=precision, ema=0.5)
     assert len(run.eval_data) == 10 and run.eval_data.latent_shape == (4, size // 8, size // 8)
     record = run.all()
     assert record.splits.train.n == 11 and record.splits.eval.name == "val" and record.leaked == 0
@@ -172,6 +177,14 @@ def test_the_whole_way(small: Suite, root: Path, narrow: Path, tmp_path: Path, s
         with Image.open(run.work / "samples" / f"{item}.png") as image:
             assert image.size == (size, size)
     assert load_base(narrow).prediction == "epsilon"
+    asked = {"--base": "base", "--data": "prepared", "--precision": precision, "--ema": "0.5"}
+    for flag, value in asked.items():
+        assert f" {flag} {value}" in command_line(record), "the command does this run again"
+    older = command_line(
+        dataclasses.replace(record, config={}, protocol={**record.protocol, "eval_side": "test"})
+    )
+    assert "--ema 0.5 " in older and "--side test " in older
+    assert ("--precision bf16 " in older) == (precision == "bf16")
 
 
 def test_a_planted_twin_stops_a_run_before_it_begins(

@@ -72,6 +72,7 @@ FULL = RunConfig(
     device="cpu",
     sample_batch=4,
     checkpoint_every=7,
+    checkpoint_minutes=20.0,
     micro_batch=2,
     gradient_checkpointing=True,
     compile=True,
@@ -268,6 +269,7 @@ def test_without_them_protocols_and_names_are_those_of_published_records(
     [
         {"sample_batch": 7},
         {"checkpoint_every": 3},
+        {"checkpoint_minutes": 3.0},
         {"micro_batch": 2},
         {"gradient_checkpointing": True},
         {"shuffled": False},

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +16,14 @@ import torch
 
 from bench import registry
 from bench.base.load import Base
-from bench.config import RunSpec, Sampler, Training
+from bench.config import PRECISIONS, RunSpec, Sampler, Training
 from bench.content import Cache
-from bench.data.latents import Prepared, mirrored, prepare
+from bench.data.latents import STORAGES, Prepared, mirrored, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.randomness import derangement, generator, initial_noise
 from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
-from bench.training.checkpoint import Trainable
+from bench.training.checkpoint import Trainable, Writer
+from bench.training.engine import autocast
 from bench.training.loop import draw_batch, learning_rate_factor, train, training_loss
 from bench.types import BenchError, Hooks, Stopped
 from bps.method import BPS
@@ -127,6 +132,70 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     assert again.steps == result.steps == 6 and again.curve == result.curve
     for name, tensor in Trainable(whole).state_dict().items():
         assert torch.equal(tensor, Trainable(resumed).state_dict()[name]), name
+
+
+def test_checkpoints_come_by_the_clock_from_copies(
+    micro_base: Base, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 4 minutes here: every third is the first past 10. Writing waits until training is over."""
+    clock = itertools.count(step=240)
+    watch = SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter)
+    monkeypatch.setattr("bench.training.loop.time", watch)
+    go_on, states = threading.Event(), []
+
+    def late(path: Path, state: Any, keep: int) -> None:
+        assert go_on.wait(60)
+        states.append(state)
+
+    monkeypatch.setattr("bench.training.checkpoint._write", late)
+    writer = Writer(tmp_path / "x.ckpt", keep=1)
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    writer.save(step=1, weights=Trainable(torch.nn.ParameterList([parameter])))
+    with torch.no_grad():
+        parameter.add_(1.0)
+    go_on.set()
+    writer.wait()
+    assert states.pop()["weights"]["0"].tolist() == [0.0] * 3, "what was, not what is"
+    run_training(micro_base, data, tmp_path, checkpoint_every=None, checkpoint_minutes=10.0)
+    assert [state["step"] for state in states] == [3, 6]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_every_precision_reads_every_storage(
+    micro_base: Base, tmp_path: Path, precision: str, storage: str
+) -> None:
+    """Shards hold text in float16, whatever is computed in."""
+    items = prepare(
+        micro_base,
+        dataset=OpenMoji64(),
+        ids=openmoji64_splits().val[:2],
+        task=registry.load("task", "sketch"),
+        mirror=False,
+        cache=Cache(tmp_path),
+        storage=storage,
+    )
+    denoiser = steered(micro_base)
+    with autocast("cpu", precision):
+        loss = training_loss(
+            denoiser, base=micro_base, data=items, training=Training(batch=2), seed=0, step=0
+        )
+    loss.backward()
+    assert loss.isfinite() and any(p.grad is not None for p in denoiser.parameters())
+    spec = specified(precision=precision, sampling_steps=1)
+    ((_, pixels),) = sample_images(denoiser, spec, base=micro_base, data=items)
+    assert np.isfinite(pixels).all()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(
+    micro_base: Base, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.training.checkpoint._write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_training(micro_base, data, tmp_path)
 
 
 def test_the_frozen_prior_keeps_its_bits_and_has_no_gradients(

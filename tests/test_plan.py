@@ -317,6 +317,9 @@ def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
     assert two.micro == 2 and two.train_hours == pytest.approx((plan.train_hours or 0) / 2)
     assert two.sample_hours == pytest.approx((plan.sample_hours or 0) / 6)
     assert plan.checkpoints == 3 * (2000 + 4000) + 2000
+    saves = 1 + int(60 * (plan.train_hours or 0) / 15)
+    assert plan.written == saves * 6000 and plan.saving_hours == pytest.approx(saves * 6000 / 3e9 / 3600)
+    assert plan_method(Stub(), options={}, work=work(1e6, every=100)).written == 8 * 6000
     recomputed = in_parts(work(1e6), 4, checkpointing=True)
     again = plan_method(Stub(), options={}, work=recomputed)
     assert again.train_hours == pytest.approx((plan.train_hours or 0) * 4 / 3)
@@ -392,7 +395,7 @@ def test_the_command_prints_tables_and_json(micro_folder: Path, monkeypatch: pyt
     assert method["footprint"]["peak"] < method["needed"] < found["usable_bytes"]
     monkeypatch.setattr("bench.plan.footprint", lambda *given, **rest: COUNTED)
     shown = run(*words, "--gradient-checkpointing", "--precision", "bf16").stdout
-    assert "T2I-Adapter" in shown and "25% of the peak rate" in shown and "NO" not in shown
+    assert "T2I-Adapter" in shown and "at 12% of the peak rate" in shown and "NO" not in shown
 
 
 @pytest.mark.parametrize(
@@ -416,5 +419,15 @@ def test_the_paper_suite_needs_neither_data_nor_weights(monkeypatch: pytest.Monk
     config = RunConfig(suite="coco17")
     found = work_of(config)
     assert found.items == (118_287, 5_000) and found.shape.name == "sd15"
+    monkeypatch.setenv("BENCH_COCO17", "nowhere")
+    with pytest.raises(BenchError, match="nowhere is not a prepared COCO 2017"):
+        work_of(config)
     with pytest.raises(BenchError, match="--base"):
         resolve(config)
+
+
+def test_a_controlnet_on_an_a100_is_planned_as_it_was_measured() -> None:
+    """16.4 images/s with flash attention, 27.2 tuned, 11.7 plain: NVIDIA's page on NeMo's ControlNet."""
+    on_a100 = replace(work(0), gpu=GPUS["a100-80"], mfu=None)
+    rate = 1 / (3600 * on_a100.hours(2.33e12, "bf16"))  # operations an image, as the plan counts them
+    assert 11.7 < rate < 27.2 and rate == pytest.approx(16.4, rel=0.05)

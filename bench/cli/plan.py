@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.cost import Timings
     from bench.plan import Plan, Work
 
-_ELSEWHERE = ("seed", "results", "learning_rate", "checkpoint_every", "track", "allow_leak", *OUTSIDE)
+_ELSEWHERE = ("seed", "results", "learning_rate", "track", "allow_leak", *OUTSIDE)
 _MEASURED = (
     *("method", "task", "suite", "results", "base", "base_variant", "data", "train_batch", "precision"),
     *("device", "sample_batch", "micro_batch", "gradient_checkpointing", "compile", "fused", *READING),
@@ -33,7 +33,9 @@ def plan(
     size: Annotated[int | None, typer.Option(min=64, help="Image size in pixels; else the base's.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, ..., or cpu: this machine.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak rate.")] = 0.25,
+    mfu: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate; else as published runs.")
+    ] = None,
     timings: Annotated[
         Path, typer.Option(help="Folder with timings.json of bench cost, for --gpu cpu.")
     ] = Path("results/emoji"),
@@ -137,7 +139,9 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
                 "sampling": _hours(p.sample_hours),
                 "memory": gib(p.needed),
                 "fits": "yes" if p.fits else "NO",
+                "saving": _hours(p.saving_hours),
                 "checkpoints": size_words(p.checkpoints),
+                "written in all": "unknown" if p.written is None else size_words(p.written),
                 "samples": size_words(p.samples),
             }
         )
@@ -181,7 +185,7 @@ _PARTS = {
 
 def _sum(plans: Sequence[Plan]) -> float | None:
     """Return the hours of all runs one after another; None where one is unknown."""
-    parts = [hours for p in plans for hours in (p.train_hours, p.sample_hours)]
+    parts = [hours for p in plans for hours in (p.train_hours, p.sample_hours, p.saving_hours)]
     return None if None in parts else sum(hours for hours in parts if hours is not None)
 
 

@@ -188,7 +188,7 @@ class Sharded(Prepared):
         """See Prepared."""
         import torch
 
-        return torch.stack([self._slice("text", row)[row % SHARD] for row in rows]).float()
+        return torch.stack([self._slice("text", row)[row % SHARD].float() for row in rows])
 
     def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
         """See Prepared; read by several threads, those expected already under way."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.config import RunConfig, Style, option_text
+from bench.cost import setup_of, setup_words
 from bench.record import MACHINE, Cost, MetricValue, RunRecord
 from bench.registry import FLOOR
 from bench.reporting.compare import AblationTable, Comparison, ablation_sentences
@@ -222,7 +223,9 @@ def cost_grid(table: Table) -> Grid:
         "them in training). MACs are of one image: a call has one text branch, a guided step two; once an "
         "image is what the condition alone needs."
     )
-    costs = {name: [cost_text(row, key) for key in keys] for name, row in rows.items()}
+    setups = {name: setup_words(setup_of(row.record)) if row else "" for name, row in rows.items()}
+    marked = {name: f"{name} ({how})" for name, how in setups.items() if how and len({*setups.values()}) > 1}
+    costs = {marked.get(name, name): [cost_text(row, key) for key in keys] for name, row in rows.items()}
     return Grid(
         header=("", *(COSTS[key][0] for key in keys)),
         body=tuple(tuple(Text(main=text) for text in (name, *texts)) for name, texts in costs.items()),

@@ -227,6 +227,11 @@ def command_line(record: RunRecord) -> str:
         given |= {k: options.pop(k) for k in ("invert_condition", "condition_channels") if k in options}
     later_seed = record.rows and "shuffled" not in record.rows and record.method != registry.FLOOR
     given |= {"learning_rate": options.pop(RATE, None), "options": options, "shuffled": not later_seed}
+    training, side = record.protocol.get("training", {}), record.protocol.get("eval_side")
+    given |= {name: training[name] for name in ("precision", "ema") if name in training}
+    suites = registry.rows("suite")
+    if record.suite in suites and side != registry.load("suite", record.suite).eval_side:
+        given["side"] = side
     device = record.environment.get("device")
     return one_line(RunConfig(**given, device=device if device in ("cpu", "cuda") else "auto").command())
 

@@ -10,6 +10,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,47 @@ def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> No
     keep: how many of the newest stay: `path`, before it `name.1.ckpt` and so on. Raises BenchError
     where the folder cannot be written or the disk is full; the earlier checkpoint then stays.
     """
+    _write(path, _state(step, parts), keep)
+
+
+class Writer:
+    """Writes checkpoints from copies in memory, one after another in a thread, while training goes on.
+
+    path, keep: see `save_checkpoint`, whose errors come with the next call.
+    """
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self._path, self._keep = path, keep
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def save(self, *, step: int, **parts: Any) -> None:
+        """Copy the state of the parts as they are now, once the copy before is written, and write it."""
+        import torch
+        from torch.utils._pytree import tree_map_only
+
+        self.wait()
+        state = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), _state(step, parts))
+        self._writing = self._pool.submit(_write, self._path, state, self._keep)
+
+    def wait(self) -> None:
+        """Wait until all is on disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """End the thread once it has written what it has."""
+        self._pool.shutdown()
+
+
+def _state(step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
+
+
+def _write(path: Path, state: Mapping[str, Any], keep: int) -> None:
     import torch
 
-    state = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
     with atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)

@@ -17,7 +17,7 @@ from bench.config import RunSpec, Training
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
 from bench.randomness import generator
-from bench.training.checkpoint import NOTHING, Trainable, TrainResult, load_checkpoint, save_checkpoint
+from bench.training.checkpoint import NOTHING, Trainable, TrainResult, Writer, load_checkpoint
 from bench.training.engine import Engine, Execution, gathered, join, rebuilt
 from bench.types import BenchError, Hooks, Stopped
 
@@ -113,6 +113,7 @@ def train(
             loop.go(hooks or Hooks())
         finally:
             loop.engine.close()
+            loop.writer.close()
     if loop.average is not None:
         loop.average.apply()
     done = loop.progress
@@ -161,6 +162,7 @@ class _Loop:
         )
         self.average = Average(trainable, decay=self.training.ema) if self.training.ema else None
         self.progress = _Progress()
+        self.writer, self.saved = Writer(folder / CHECKPOINT, keep=self.execution.keep), time.monotonic()
         kept = {
             "weights": trainable,
             "optimiser": optimiser,
@@ -173,7 +175,6 @@ class _Loop:
 
     def go(self, hooks: Hooks) -> None:
         """Take the steps that are left, with a checkpoint now and then and at the end."""
-        every = self.spec.config.checkpoint_every
         for step in range(self._begin(hooks), self.steps):
             begun = time.perf_counter()
             rate = float(self.schedule.get_last_lr()[0])
@@ -184,11 +185,17 @@ class _Loop:
             speed = self.training.batch / taken
             self.engine.log(step + 1, loss=loss, learning_rate=rate, images_per_second=speed)
             code = int(gathered(self.processes, [hooks.stop() or 0]).max())
-            if (step + 1) % every == 0 or step + 1 == self.steps or code:
+            if self._due(step + 1) or step + 1 == self.steps or code:
                 self._save(step + 1)
             hooks.tick(step + 1, self.steps, f"loss {loss:.4f}")
             if code and step + 1 < self.steps:
+                self.writer.wait()
                 raise Stopped(code)
+        self.writer.wait()
+
+    def _due(self, step: int) -> bool:
+        every, minutes = self.spec.config.checkpoint_every, self.spec.config.checkpoint_minutes
+        return step % every == 0 if every else time.monotonic() - self.saved >= 60 * minutes
 
     def _begin(self, hooks: Hooks) -> int:
         """Load the folder's checkpoint and return its step; all processes must find the same."""
@@ -216,7 +223,8 @@ class _Loop:
         """Write the checkpoint, which holds nothing of one process alone."""
         if self.processes.is_main_process:
             self.progress.peak = max(self.progress.peak or 0, peak_memory(self.device))
-            save_checkpoint(self.folder / CHECKPOINT, step=step, keep=self.execution.keep, **self.parts)
+            self.writer.save(step=step, **self.parts)
+            self.saved = time.monotonic()
 
     def _descend(self, step: int) -> float:
         """One optimiser step; returns the batch's mean loss. BenchError if it is not finite."""

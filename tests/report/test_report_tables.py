@@ -314,6 +314,32 @@ def test_times_come_from_the_file_of_timings(tmp_path: Path) -> None:
     )
 
 
+def test_times_of_another_precision_or_number_of_processes_are_not_taken(tmp_path: Path) -> None:
+    def written(method: str, **changes: Any) -> None:
+        run = record(method, metrics={"fd": value("fd", 1.0)}, **changes)
+        write_record(tmp_path / run.run_id, run)
+
+    plain = record("bps")
+    half = {"protocol": {**plain.protocol, "training": {"precision": "bf16"}}}
+    several = {"environment": {**plain.environment, "execution": [{"step": 0, "processes": 8}]}}
+    written("bps", **half)
+    written("controlnet", **several)
+    written("t2i-adapter", environment={**plain.environment, "device": "cuda"})
+    amounts = {"train_images_per_second": 20.0, "sample_seconds_per_image": 0.5, "peak_memory_bytes": 2**30}
+    machine = {"processor": "a quiet one", "device": "cpu", "threads": 2}
+    for method in ("bps", "controlnet", "t2i-adapter"):
+        timing = Timing(method=method, options={}, task="layout", steps=4, items=8, **amounts)
+        add_timing(tmp_path, timing, machine=machine)
+    costs = [run.record.cost for run in load_runs(tmp_path)]
+    assert [cost.train_seconds for cost in costs] == [None] * 3
+    add_timing(tmp_path, replace(timing, method="bps", setup={"precision": "bf16"}), machine=machine)
+    add_timing(tmp_path, replace(timing, method="controlnet", setup={"processes": 8}), machine=machine)
+    costs = [run.record.cost for run in load_runs(tmp_path)]
+    assert [cost.sample_seconds_per_image for cost in costs] == [0.5, 0.5, None]
+    shown = [line[0].main for line in cost_grid(build_table(load_runs(tmp_path))).body]
+    assert [name.partition(" (")[2] for name in shown] == ["bf16)", "8 processes)", ""]
+
+
 def test_commands_are_quoted_and_take_what_was_changed() -> None:
     options = {"note": "a b", "learned": True, "name": "1", "learning_rate": 0.001}
     changes = {"train_items": 10, "steps": 50}
