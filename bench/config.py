@@ -30,6 +30,7 @@ READING = ("image_column", "caption_column", "conditioning_column", "resolution"
 Side = Literal["val", "test"]
 Style = Literal["brackets", "±", "none"]
 Columns = Literal["one", "two"]
+Figures = Literal["screen", "paper"]
 Form = Literal["same", "repeat"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -57,7 +58,8 @@ class ReportOptions:
     methods: tuple[str, ...] = _report((), "These alone: names or titles, a,b.")
     metrics: tuple[str, ...] = _report((), "These alone: names as in records, a,b.")
     style: Style = _report("brackets", "Of intervals.")
-    columns: Columns = _report("two", "Of a page of two columns that a LaTeX table takes.")
+    columns: Columns = _report("two", "Of a page of two columns that a LaTeX table or figure takes.")
+    figures: Figures = _report("screen", "paper: 3.25 or 6.75 inches by --columns, 8 points, no titles.")
     mixed: bool = _report(False, "Allow several protocols in a table; rows are marked.")
     long: bool = _report(False, "LaTeX of differences and distributions too.", "--long")
     readme: Path | None = _report(None, "Also write a page of published results, README.md.")

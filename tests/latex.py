@@ -1,4 +1,4 @@
-"""Compiles the tables of a report as a paper would, in one column and in two."""
+"""Compiles the tables of a report as papers would, at the text widths that they have."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ import pytest
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 
 
+# Where papers are set: class option, text width and height. ICML's columns are of 3.25 inches.
+LAYOUTS = {
+    "article, one column": ("onecolumn", ""),
+    "article, two columns": ("twocolumn", ""),
+    "ICML": ("twocolumn", "letterpaper,textwidth=6.75in,textheight=9in,columnsep=0.25in"),
+    "NeurIPS": ("onecolumn", "letterpaper,textwidth=5.5in,textheight=9in"),
+}
+
+
 def complaints(report: Path, folder: Path) -> list[str]:
-    """Compile all tables of a report in both layouts; return what runs off the page by over a point."""
-    return [line for columns in ("onecolumn", "twocolumn") for line in _complaints(report, folder, columns)]
+    """Compile all tables of a report in every layout; return each that runs off its column or page."""
+    return [line for layout in LAYOUTS for line in _complaints(report, folder, layout)]
 
 
-def _complaints(report: Path, folder: Path, columns: str) -> list[str]:
-    own = folder / columns
+def _complaints(report: Path, folder: Path, layout: str) -> list[str]:
+    columns, page = LAYOUTS[layout]
+    geometry = rf"\usepackage[{page}]{{geometry}}" if page else ""
+    own = folder / layout.replace(" ", "-").replace(",", "")
     own.mkdir(parents=True)
     parts = sorted(report.rglob("*.tex"))
     assert parts
-    inputs = "\n".join(rf"\typeout{{}}\input{{{part.resolve()}}}\clearpage" for part in parts)
+    inputs = "\n".join(rf"\typeout{{FILE {part.name}}}\input{{{part.resolve()}}}\clearpage" for part in parts)
     (own / "all.tex").write_text(
-        f"\\documentclass[{columns}]{{article}}\n\\usepackage[a4paper,margin=2.5cm]{{geometry}}\n"
-        f"\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n",
+        f"\\documentclass[{columns}]{{article}}\n{geometry}\n\\usepackage{{booktabs,graphicx}}\n"
+        f"\\begin{{document}}\n{inputs}\n\\end{{document}}\n",
         encoding="utf-8",
     )
     done = subprocess.run(
@@ -37,6 +48,9 @@ def _complaints(report: Path, folder: Path, columns: str) -> list[str]:
     )
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-2000:]
-    boxes = re.findall(r"Overfull \\[hv]box \(([0-9.]+)pt too (?:wide|high)\)[^\n]*", log)
-    found = [f"{columns}: a box {points} pt over" for points in boxes if float(points) > 1.0]
-    return [*found, *re.findall(r"LaTeX Warning: Float too large[^\n]*", log)]
+    found, name = [], ""
+    for line in log.splitlines():
+        name = line.removeprefix("FILE ") if line.startswith("FILE ") else name
+        if re.match(r"Overfull \\[hv]box|LaTeX Warning: Float too large", line):
+            found.append(f"{layout}: {name}: {line}")
+    return found

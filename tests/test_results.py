@@ -57,8 +57,15 @@ def test_pages_show_and_link_to_files_that_are_published() -> None:
 
 @pytest.mark.slow
 @needs_latex
-def test_tables_keep_to_the_page(published: Path, tmp_path: Path) -> None:
-    assert complaints(published / MAIN.name / "report", tmp_path) == []
+@pytest.mark.timeout(900)  # three reports and sixteen documents
+def test_published_tables_keep_to_the_column_and_page_of_papers(published: Path, tmp_path: Path) -> None:
+    assert complaints(published / MAIN.name / "report", tmp_path / "main") == []
+    with dots_for_figures():
+        make_report(MAIN, tmp_path / "column", ReportOptions(columns="one"))
+        make_report(EQUAL_TIME, tmp_path / "time", ReportOptions(long=True))
+        make_report(EQUAL_TIME, tmp_path / "column-time", ReportOptions(columns="one"))
+    for made in ("column", "time", "column-time"):
+        assert complaints(tmp_path / made, tmp_path / f"compiled-{made}") == []
 
 
 @pytest.mark.parametrize("folder", [*PUBLISHED, ON_A_GPU], ids=lambda p: p.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.config import ReportOptions
+from bench.config import Columns, ReportOptions
 from bench.content import atomic_write, read_json, sha256_file, write_json
 from bench.packed import Pack, Run, load_run
 from bench.reporting.compare import (
@@ -58,6 +58,8 @@ __all__ = [
 _Shown = Mapping[str, Any]
 """Grids and data frames by what they are written as, "name end end"; None where there is nothing."""
 FIGURES_FOLDER = "figures"
+INCHES: Mapping[Columns, float] = {"one": 3.25, "two": 6.75}
+"""Width of a column and of a page of two columns, as ICML has them."""
 FILES_FILE = "files.json"
 """In the folder of a report: what it wrote, with digests, so that the next one can tell what is stale."""
 
@@ -83,6 +85,7 @@ def make_report(
     there is no record, one does not verify or one table cannot hold them.
     """
     asked, hooks = options or ReportOptions(), hooks or Hooks()
+    width = INCHES[asked.columns] if asked.figures == "paper" else None
     earlier = _earlier(out)
     tables, varied = _tables(results, asked)
     ablations = [replace(ablation, style=asked.style) for ablation in varied]
@@ -94,9 +97,9 @@ def make_report(
     for name, table in tables.items():
         hooks.tick(len(sections), steps, name)
         suite = next(suite for suite in suites if suite.name == table.suite)
-        sections.append(_section(out, name, table, suite))
+        sections.append(_section(out, name, table, suite, width=width))
     hooks.tick(len(tables), steps, "ablations")
-    parts = _ablations(ablations, out)
+    parts = _ablations(ablations, out, width=width)
     pages = Pages(sections=sections, suites=suites, ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
     texts = {"report.md": pages.report(), "index.html": pages.html()}
@@ -156,27 +159,28 @@ def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
     return Suite(name=name, comparison=comparison)
 
 
-def _section(out: Path, name: str, table: Table, suite: Suite) -> Section:
+def _section(out: Path, name: str, table: Table, suite: Suite, *, width: float | None) -> Section:
     """Draw a table's pictures: of methods and floors as the comparison orders and names them."""
     rows = shown_rows(table, suite.comparison)
     drawn = [row for row in rows.values() if row.kind in {"method", "floor"}]
     return Section(
         name=name,
         table=table,
-        pictures=draw_table(table, drawn, out, name=name),
+        pictures=draw_table(table, drawn, out, name=name, width=width),
         rows=rows,
         differences=paired_differences(table),
         suite=suite,
     )
 
 
-def _ablations(tables: Sequence[AblationTable], out: Path) -> list[Section]:
+def _ablations(tables: Sequence[AblationTable], out: Path, *, width: float | None) -> list[Section]:
     """Draw the figures of ablations; the protocol is part of the name where there are several."""
     places = [("ablation", table.ablation.name, table.suite, table.task) for table in tables]
     sections = []
     for table, place in zip(tables, places, strict=True):
         name = file_name(*place, *([table.key[:HASH_DIGITS]] if places.count(place) > 1 else []))
-        sections.append(Section(name=name, table=table, pictures=draw_ablation(table, out, name=name)))
+        drawn = draw_ablation(table, out, name=name, width=width)
+        sections.append(Section(name=name, table=table, pictures=drawn))
     return sections
 
 

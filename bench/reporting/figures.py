@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +25,13 @@ from bench.content import atomic_path
 from bench.packed import Run
 from bench.registry import FLOOR
 from bench.reporting.compare import AblationTable
-from bench.reporting.frame import OWN_METHOD, Row, Table
+from bench.reporting.frame import OWN_METHOD, WRONG_CONDITIONS, Row, Table
 from bench.reporting.tables import column_digits, difference_cell, mean_cost
 from bench.reporting.words import (
     MISSING,
     Column,
     count,
+    headline_metrics,
     made_equal,
     number,
     primary_metrics,
@@ -83,14 +84,14 @@ CURVES = "training curves, first seed"
 _FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
 _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120
-_TILE = 128  # pixels that a tile of a gallery takes at least
+_TILE, _LARGEST = 128, 256  # pixels that a tile of a gallery takes, at least and at most
+_LETTER = 0.0083  # inches that a letter of one point takes, about
+_POINTS = {False: 9.0, True: 8.0}  # of letters, on a screen and in a paper
 _SETTINGS = {
-    "font.size": 9.0,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.titlesize": 9.0,
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
     "axes.titley": 1.0,  # else looked for anew in each drawing
@@ -141,6 +142,18 @@ class Panel(NamedTuple):
     dashed: float | None = None
 
 
+class Sheet(NamedTuple):
+    """Where a figure is written, and how wide it is in inches, as in a paper; None: as it needs, titled."""
+
+    path: Path
+    width: float | None = None
+
+    @property
+    def most(self) -> int:
+        """How many rows of a gallery there is room for."""
+        return _MOST if self.width is None or self.width > 5 else 4
+
+
 class Look(NamedTuple):
     """How a row is drawn."""
 
@@ -169,6 +182,7 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
 def dot_figure(
     panels: Mapping[str, Sequence[Mark]],
     path: Path,
+    width: float | None = None,
     *,
     title: str,
     names: Sequence[str],
@@ -176,13 +190,17 @@ def dot_figure(
 ) -> Path:
     """Draw a panel a header with a line a name: a dot, its interval and its number; return the path.
 
-    A floor is dotted down its panel. differences: draw a line at 0 and stretch each panel about it.
+    width: see Sheet. A floor is dotted down its panel. differences: draw a line at 0 and stretch each panel
+    about it.
     """
-    size = (2.15, 0.3 * len(names) + 0.1)
-    left, across = 0.2 + 0.072 * max(map(len, names)), min(4, len(panels))
-    with _panels(path, len(panels), title=title, across=across, size=size, left=left) as axes:
+    size = (2.15, 0.3 * len(names) + 0.1) if width is None else (1.0, 0.21 * len(names) + 0.1)
+    left = 0.2 + _POINTS[width is not None] * _LETTER * max(map(len, names))
+    with _panels(Sheet(path, width), len(panels), title=title, across=4, size=size, left=left) as axes:
+        across = len({axis.get_position().x0 for axis in axes})
         for number, (axis, (header, marks)) in enumerate(zip(axes, panels.items(), strict=True)):
-            axis.set(title=header.replace(" (", "\n(", 1), ylim=(len(names) - 0.5, -0.75))
+            side = "right" if width is not None and across == 1 else None  # over the names there is room
+            axis.set_title(header.replace(" (", "\n(", 1), loc=side)
+            axis.set(ylim=(len(names) - 0.5, -0.75))
             axis.spines["left"].set_visible(False)
             axis.yaxis.set_visible(False)  # ticks of every line and panel would take longest to draw
             whole: dict[str, Any] = {"transform": axis.get_yaxis_transform()}
@@ -220,17 +238,27 @@ def _dots(axis: Axes, marks: Sequence[Mark], places: Sequence[int]) -> None:
 
 
 def plane_figure(
-    panels: Sequence[Panel], path: Path, *, title: str, across: int = 2, joined: bool = False
+    panels: Sequence[Panel],
+    path: Path,
+    width: float | None = None,
+    *,
+    title: str,
+    across: int = 2,
+    joined: bool = False,
 ) -> Path:
     """Draw panels of marks with intervals against x, named in one legend; return the path.
 
-    joined: draw a line through the marks of one name, a faint one with its running mean where they are
-    many. Floors are dotted across; one far away, which would press the others together, is told at the edge.
+    width: see Sheet. joined: draw a line through the marks of one name, a faint one with its running mean
+    where they are many. Floors are dotted across; one far away, which would press the others together, is
+    told at the edge.
     """
     methods = {mark.name: mark.method for panel in panels for mark in panel.marks}
     styles = looks(methods)
-    size = (3.1, 2.5) if across > 1 else (5.4, 2.9)
-    with _panels(path, len(panels), title=title, across=across, size=size, left=0.75, legend=methods) as axes:
+    size = ((3.1, 2.5) if across > 1 else (5.4, 2.9)) if width is None else (1.6, 1.7)
+    sheet = Sheet(path, width)
+    with _panels(
+        sheet, len(panels), title=title, across=across, size=size, left=0.75, legend=methods
+    ) as axes:
         for axis, panel in zip(axes, panels, strict=True):
             axis.set(xlabel=panel.x, title=panel.y.replace(" (", "\n(", 1))
             for name in dict.fromkeys(mark.name for mark in panel.marks if mark.kind != "floor"):
@@ -244,7 +272,10 @@ def plane_figure(
             _x_axis(axis, panel)
         handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in methods}
         shown = [handles[name] for name in methods if name in handles]
-        axes[0].figure.legend(handles=shown, loc="center right", labelcolor="linecolor")
+        beside: dict[str, Any] = {"loc": "center right"}
+        if width is not None:
+            beside = {"loc": "lower center", "ncols": _names_across(methods, width), "borderaxespad": 0.2}
+        axes[0].figure.legend(handles=shown, labelcolor="linecolor", **beside)
     return Path(path)
 
 
@@ -304,6 +335,7 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
 def curve_figure(
     curves: Mapping[str, Curve],
     path: Path,
+    width: float | None = None,
     *,
     labels: tuple[str, str],
     title: str,
@@ -313,9 +345,9 @@ def curve_figure(
 ) -> Path:
     """Draw curves of (step, number) by name; return the path.
 
-    labels: of both axes. methods: the method of each name, whose colour it has. minus: names of curves with
-    the name of the one that each is compared with; a second panel shows the differences at each step, which
-    the noise of batches that both trained on does not blur. ticks: names of steps.
+    width: see Sheet. labels: of both axes. methods: of each name, whose colour it has. minus: names of
+    curves with the name of the one that each is compared with; a second panel shows the differences at
+    each step, which the noise of batches that both trained on does not blur. ticks: names of steps.
     """
     panels = {labels[1]: curves}
     gaps = differences(curves, minus or {})
@@ -336,7 +368,7 @@ def curve_figure(
         )
         for words, lines in panels.items()
     ]
-    return plane_figure(drawn, path, title=title, across=1, joined=True)
+    return plane_figure(drawn, path, width, title=title, across=1, joined=True)
 
 
 def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[str, Curve]:
@@ -349,53 +381,91 @@ def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[s
     }
 
 
-def gallery_figure(columns: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
-    """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path."""
-    framed = np.stack(list(columns.values()))
+def gallery_figure(
+    columns: Mapping[str, np.ndarray], path: Path, width: float | None = None, *, title: str
+) -> Path:
+    """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path.
+
+    width: see Sheet. Pictures are made smaller where they are larger than 256 pixels; names and title grow
+    with them.
+    """
+    framed = np.stack([small_pictures(images, _LARGEST) for images in columns.values()])
     for rim in (FRAME, 255):
         framed = np.pad(framed, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=rim)
-    items, height, width = framed.shape[1:4]
-    scale = -(-_TILE // width) / _DPI  # inches a pixel
-    heads = ["\n".join(textwrap.wrap(name, 17) or [""]) for name in columns]
-    inside = (len(columns) * width * scale, items * height * scale)
-    wide = max(inside[0], 0.082 * len(title)) + 0.2
-    tall = inside[1] + 0.55 + 0.14 * max(head.count("\n") + 1 for head in heads)
-    with _figure(path, (wide, tall)) as figure:
-        figure.text(0.1 / wide, 1 - 0.1 / tall, title, va="top", fontsize=11, color=INK)
-        axis = figure.add_axes((0.1 / wide, 0.1 / tall, inside[0] / wide, inside[1] / tall))
+    items, height, across = framed.shape[1:4]
+    scale = -(-_TILE // across) / _DPI  # inches a pixel
+    grown = max(1.0, scale * (across - 4) * _DPI / _TILE)
+    if width is not None:
+        title, scale, grown = "", (width - 0.04) / (len(columns) * across), 0.9
+    letters = 17 if width is None else max(6, round(scale * across / (_LETTER * 6.2)))
+    heads = ["\n".join(textwrap.wrap(name, letters) or [""]) for name in columns]
+    inside = (len(columns) * across * scale, items * height * scale)
+    wide = width or max(inside[0], 0.082 * grown * len(title)) + 0.2
+    edge = (wide - inside[0]) / 2 if width else 0.1
+    above = grown * ((0.35 if title else 0.0) + 0.14 * max(head.count("\n") + 1 for head in heads)) + 0.1
+    tall = inside[1] + edge + above
+    with _figure(Sheet(path, width), (wide, tall)) as figure:
+        figure.text(edge / wide, 1 - 0.1 / tall, title, va="top", fontsize=11 * grown, color=INK)
+        axis = figure.add_axes((edge / wide, edge / tall, inside[0] / wide, inside[1] / tall))
         page = framed.transpose(1, 2, 0, 3, 4).reshape(items * height, -1, 3)
         axis.imshow(page, interpolation="none", aspect="auto")
         axis.axis("off")
         for column, head in enumerate(heads):
-            axis.text((column + 0.5) * width, -4, head, ha="center", va="bottom", fontsize=7.5, color=INK)
+            place = ((column + 0.5) * across, -4)
+            axis.text(*place, head, ha="center", va="bottom", fontsize=7.5 * grown, color=INK)
     return Path(path)
+
+
+def small_pictures(images: np.ndarray, most: int) -> np.ndarray:
+    """Return pictures [N,H,W,3] uint8 with sides of at most so many pixels."""
+    height, width = images.shape[1:3]
+    if max(height, width) <= most:
+        return images
+    from PIL import Image
+
+    size = (max(1, width * most // max(height, width)), max(1, height * most // max(height, width)))
+    resized = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
+    return np.stack([np.asarray(image) for image in resized])
+
+
+def _names_across(names: Iterable[str], width: float) -> int:
+    """Return how many names stand side by side in a legend of so many inches."""
+    return max(1, int(width / (0.45 + _POINTS[True] * _LETTER * max(map(len, names)))))
 
 
 @contextmanager
 def _panels(
-    path: Path,
+    sheet: Sheet,
     panels: int,
     *,
     title: str,
     across: int,
     size: tuple[float, float],
     left: float,
-    legend: Iterable[str] = (),
+    legend: Collection[str] = (),
 ) -> Iterator[Sequence[Axes]]:
     """Give panels of a size in inches under a title, and write the figure when the block ends.
 
     left: inches of what stands left of them; legend: names to leave room for on the right; without them
-    the panels share the lines of their rows. Places are counted out: a layout that measures every
-    text takes longer than all the drawing.
+    the panels share the lines of their rows. On a sheet of a width the size is the least, the legend stands
+    beneath and there is no title. Places are counted out: a layout that measures every text takes longer
+    than all the drawing.
     """
-    down = -(-panels // across)
-    names = [len(name) for name in legend]
-    between = (0.6 if names else 0.15, 0.95 if across > 1 else 0.85)
-    right = 0.7 + 0.075 * max(names) if names else 0.25
+    between = (0.6 if legend else 0.15, 0.95 if across > 1 else 0.85)
+    across, right = min(across, panels), 0.7 + 0.075 * max(map(len, legend)) if legend else 0.25
+    below, above = 0.65, (0.75 if between[1] > 0.9 else 0.55) + 0.2 * title.count("\n")
     wide = max(left + across * (size[0] + between[0]) - between[0] + right, 0.2 + 0.084 * len(title))
-    above = (0.75 if across > 1 else 0.55) + 0.2 * title.count("\n")
-    tall = above + down * (size[1] + between[1]) - between[1] + 0.65
-    with _figure(path, (wide, tall)) as figure:
+    if sheet.width is not None:
+        wide, right, above, title = sheet.width, 0.12, 0.4, ""
+        across = max(1, min(across, int((wide - left - right + between[0]) / (size[0] + between[0]))))
+        size = ((wide - left - right + between[0]) / across - between[0], size[1])
+        between, below = (
+            (between[0], 0.75),
+            0.5 + (0.17 * -(-len(legend) // _names_across(legend, wide)) if legend else 0.0),
+        )
+    down = -(-panels // across)
+    tall = above + down * (size[1] + between[1]) - between[1] + below
+    with _figure(sheet, (wide, tall)) as figure:
         figure.text(0.1 / wide, 1 - 0.08 / tall, title, va="top", fontsize=11, color=INK)
         axes = figure.subplots(
             down,
@@ -405,7 +475,7 @@ def _panels(
                 "left": left / wide,
                 "right": (left + across * (size[0] + between[0]) - between[0]) / wide,
                 "top": 1 - above / tall,
-                "bottom": 0.65 / tall,
+                "bottom": below / tall,
                 "wspace": between[0] / size[0],
                 "hspace": between[1] / size[1],
             },
@@ -440,18 +510,20 @@ def _font() -> str:
 
 
 @contextmanager
-def _figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+def _figure(sheet: Sheet, inches: tuple[float, float]) -> Iterator[Figure]:
     """Give an empty figure that shares no state with others, and write it when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
-    with context(["default", _SETTINGS | {"font.family": _font()}]):
+    points = _POINTS[sheet.width is not None]
+    sizes = {"font.size": points, "axes.titlesize": points, "font.family": _font()}
+    with context(["default", _SETTINGS | sizes]):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
         yield figure
         for kind, settings in _FORMATS.items():
-            with atomic_path(Path(path).with_suffix(f".{kind}")) as temporary:
+            with atomic_path(Path(sheet.path).with_suffix(f".{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, **settings)
 
 
@@ -484,41 +556,52 @@ class Pictures:
         return [str(Path(name).with_suffix(".pdf")) for name in self.figures.values()]
 
 
-def draw_table(table: Table, rows: Sequence[Row], out: Path, *, name: str) -> Pictures:
+def draw_table(
+    table: Table, rows: Sequence[Row], out: Path, *, name: str, width: float | None = None
+) -> Pictures:
     """Draw the pictures of a table into `out`.
 
-    rows: methods and floors in the order and under the names to show; name: of the table's files.
+    rows: methods and floors in the order and under the names to show; name: of the table's files; width:
+    see Sheet.
     Tables of mixed protocols get no picture that would put rows of two protocols side by side.
     """
     galleries, left_out = [], []
+
+    def sheet(kind: str) -> Sheet:
+        return Sheet(out / f"{kind}-{name}.png", width)
+
     for digest in dict.fromkeys(row.protocol_hash for row in rows):
         shown, reasons = gallery([row for row in rows if row.protocol_hash == digest])
         galleries += [shown] if shown is not None else []
         left_out += reasons
-    drawn = {"overview": _overview(table, out / f"overview-{name}.png")}
+    drawn = {"overview": _overview(table, sheet("overview"))}
     if not table.marks:
-        drawn["cost"] = _cost(table, rows, out / f"cost-{name}.png")
+        drawn["cost"] = _cost(table, rows, sheet("cost"))
     uniform = [row for row in rows if row.record.options.get("timesteps", "uniform") == "uniform"]
     curves = {row.name: row.runs[0] for row in uniform}  # a loss over other timesteps is another loss
-    drawn["curves"] = _curves(curves, out / f"curves-{name}.png", table)
+    drawn["curves"] = _curves(curves, sheet("curves"), table)
     if not table.marks and galleries:
-        drawn["samples"] = _samples(galleries[0], out / f"qualitative-{name}.png", table.title)
-    return _pictures(drawn, galleries, left_out)
+        drawn["samples"] = _samples(galleries[0], sheet("qualitative"), table.title)
+    return _pictures(sheet(""), drawn, galleries, left_out)
 
 
-def draw_ablation(table: AblationTable, out: Path, *, name: str) -> Pictures:
-    """Draw the figures of an ablation into `out`; their keys say what they show.
+def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | None = None) -> Pictures:
+    """Draw the figures of an ablation into `out`; their keys say what they show. width: see Sheet.
 
     Samples are of each variant; along training items, of the reference's at each number of them.
     """
     drawn: dict[str, Path | None] = {}
+
+    def sheet(kind: str = "") -> Sheet:
+        return Sheet(out / f"{name}{kind}.png", width)
+
     if table.ablation.axis:
-        drawn[f"quality by {_AXES[table.ablation.axis]}"] = _along(table, out / f"{name}.png")
+        drawn[f"quality by {_AXES[table.ablation.axis]}"] = _along(table, sheet())
     else:
-        drawn["differences to the paper's setting"] = _differences(table, out / f"{name}.png")
-        drawn["learned layer weights"] = _weights(table, out / f"{name}-weights.png")
+        drawn["differences to the paper's setting"] = _differences(table, sheet())
+        drawn["learned layer weights"] = _weights(table, sheet("-weights"))
         runs = {row.name: row.runs[0] for row in table.rows}
-        drawn[CURVES] = _curves(runs, out / f"{name}-curves.png", table, minus=_references(table))
+        drawn[CURVES] = _curves(runs, sheet("-curves"), table, minus=_references(table))
     along = table.ablation.axis in ("train_items", "train_images")
     rows = [
         row
@@ -528,13 +611,16 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str) -> Pictures:
     shown, left_out = gallery(rows)
     references = {row.name for row in rows if table.is_reference(row)}
     if shown is None or len(shown.runs) < 2 or not shown.runs.keys() & references:
-        return _pictures(drawn, [], [])
-    drawn[SAMPLES] = _samples(shown, out / f"{name}-samples.png", table.title)
-    return _pictures(drawn, [shown], left_out)
+        return _pictures(sheet(), drawn, [], [])
+    drawn[SAMPLES] = _samples(shown, sheet("-samples"), table.title)
+    return _pictures(sheet(), drawn, [shown], left_out)
 
 
-def _pictures(drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str]) -> Pictures:
-    crowd = [f"{name} is not shown for want of room." for one in shown for name in list(one.runs)[_MOST:]]
+def _pictures(
+    sheet: Sheet, drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str]
+) -> Pictures:
+    most = sheet.most
+    crowd = [f"{name} is not shown for want of room." for one in shown for name in list(one.runs)[most:]]
     figures = {kind: path.name for kind, path in drawn.items() if path is not None}
     return Pictures(figures=figures, galleries=shown, left_out=[*crowd, *left_out])
 
@@ -571,11 +657,11 @@ def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
     return Gallery(seed=seed, columns=columns, runs={n: shown[n].record.run_id for n in samples}), left_out
 
 
-def _samples(shown: Gallery, path: Path, title: str) -> Path:
+def _samples(shown: Gallery, sheet: Sheet, title: str) -> Path:
     """Draw the first items of a gallery, of as many rows as there is room for."""
-    names = ["condition", *list(shown.runs)[:_MOST], "target"]
+    names = ["condition", *list(shown.runs)[: sheet.most], "target"]
     title += f", seed {shown.seed}: the same items from the same initial noise"
-    return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, path, title=title)
+    return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, *sheet, title=title)
 
 
 def _marks(rows: Sequence[Row], column: Column, **more: Mapping[str, Any]) -> list[Mark]:
@@ -589,20 +675,23 @@ def _marks(rows: Sequence[Row], column: Column, **more: Mapping[str, Any]) -> li
     ]
 
 
-def _overview(table: Table, path: Path) -> Path | None:
-    rows = [row for row in table.rows if row.kind != "variant"]
+def _overview(table: Table, sheet: Sheet) -> Path | None:
+    """Draw all numbers; in a paper those that tell first how good a method is, without wrong conditions."""
+    paper, headline = sheet.width is not None, headline_metrics(table.task)
+    left_out = {"variant", *((*WRONG_CONDITIONS, "other") if paper else ())}
+    rows = [row for row in table.rows if row.kind not in left_out]
     labels = {row.name: row.label for row in rows}
     panels = {}
     for column in table.columns:
         marks = _marks(rows, column, name=labels)
         digits = column_digits(table, column)
-        if marks and not column.spec.detail:
+        if marks and not column.spec.detail and (not paper or column.metric in headline):
             panels[column.header] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
     title = f"{table.title}: values with 95% intervals"
-    return dot_figure(panels, path, title=title, names=list(labels.values())) if panels else None
+    return dot_figure(panels, *sheet, title=title, names=list(labels.values())) if panels else None
 
 
-def _cost(table: Table, rows: Sequence[Row], path: Path) -> Path | None:
+def _cost(table: Table, rows: Sequence[Row], sheet: Sheet) -> Path | None:
     panels = []
     for column in (c for m in (*primary_metrics(table.task), "fd") for c in table.columns if c.metric == m):
         for key, words in _COSTS.items():
@@ -611,11 +700,11 @@ def _cost(table: Table, rows: Sequence[Row], path: Path) -> Path | None:
             if any(mark.kind == "method" for mark in marks):
                 panels.append(Panel(words, column.header, marks, log=True))
     title = f"{table.title}: quality against cost, at {made_equal(table.records)}"
-    return plane_figure(panels, path, title=title) if panels else None
+    return plane_figure(panels, *sheet, title=title) if panels else None
 
 
 def _curves(
-    runs: Mapping[str, Run], path: Path, table: Table, *, minus: Mapping[str, str] | None = None
+    runs: Mapping[str, Run], sheet: Sheet, table: Table, *, minus: Mapping[str, str] | None = None
 ) -> Path | None:
     """Draw the training curves of first seeds."""
     curves = {name: run.curve for name, run in runs.items() if run.curve}
@@ -623,7 +712,7 @@ def _curves(
         return None
     return curve_figure(
         curves,
-        path,
+        *sheet,
         labels=("training step", "loss"),
         title=f"{table.title}: loss by training step, first seed; thick: mean over neighbours",
         methods={name: run.record.method for name, run in runs.items()},
@@ -644,7 +733,7 @@ def _references(table: AblationTable) -> dict[str, str]:
     }
 
 
-def _differences(table: AblationTable, path: Path) -> Path | None:
+def _differences(table: AblationTable, sheet: Sheet) -> Path | None:
     panels: dict[str, list[Mark]] = {}
     for row, column, d in (
         (r, c, r.differences[c]) for r in table.rows for c in table.columns if c in r.differences
@@ -658,10 +747,10 @@ def _differences(table: AblationTable, path: Path) -> Path | None:
         "teal better, wine worse, grey not told apart"
     )
     names = [row.name for row in table.rows if row.differences]
-    return dot_figure(panels, path, title=title, names=names, differences=True) if panels else None
+    return dot_figure(panels, *sheet, title=title, names=names, differences=True) if panels else None
 
 
-def _along(table: AblationTable, path: Path) -> Path | None:
+def _along(table: AblationTable, sheet: Sheet) -> Path | None:
     """Draw quality along the ablation's axis where two places on it are known."""
     axis = table.ablation.axis
     settings = {row.name: row.setting(axis) for row in table.rows}
@@ -678,10 +767,10 @@ def _along(table: AblationTable, path: Path) -> Path | None:
     title = f"{table.title}: 95% intervals" + ("; dashed: the suite's own" if dashed else "")
     if not panels or len(places) < 2:
         return None
-    return plane_figure(panels, path, title=title, across=2 if len(panels) == 4 else 3, joined=True)
+    return plane_figure(panels, *sheet, title=title, across=2 if len(panels) == 4 else 3, joined=True)
 
 
-def _weights(table: AblationTable, path: Path) -> Path | None:
+def _weights(table: AblationTable, sheet: Sheet) -> Path | None:
     """Draw layer weights that were trained along beside those they started from, which are the paper's."""
     weights = {
         f"learned, seed {r.record.seed}": r.items.layer_weights for r in table.runs if moved(r) and r.items
@@ -693,7 +782,7 @@ def _weights(table: AblationTable, path: Path) -> Path | None:
     most = max(map(moved, table.runs))
     return curve_figure(
         {paper: [(i, start) for i, (_, start, _) in enumerate(first)], **curves},
-        path,
+        *sheet,
         labels=("layer", "layer weight"),
         title=f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most",
         methods={paper: FLOOR, **dict.fromkeys(curves, OWN_METHOD)},

@@ -42,12 +42,13 @@ _LATEX = str.maketrans(
 )
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _HEADER = re.compile(r"(?P<name>.*?)(?P<judge> \(.*\))?(?P<arrow> [↑↓])?")
-# Points, of \footnotesize. A4 with margins of 2.5 cm has 455 by 702, US letter 472 by 652.
-_WIDTH: Mapping[Columns, float] = {"one": 215.0, "two": 450.0}
-_HEIGHT = 600.0
+# Points, of \footnotesize. ICML has columns of 235 and 488 points, NeurIPS lines of 397, article of 345
+# (two columns: 200 and 410); article's pages are the lowest, 550. What is wider is scaled.
+_WIDTH: Mapping[Columns, float] = {"one": 215.0, "two": 400.0}
+_HEIGHT = 520.0
 _LETTER, _GAP, _LINE = 4.4, 6.0, 9.5
 _WORDS: Mapping[Columns, int] = {"one": 20, "two": 30}  # letters in a line of a cell of words
-_CAPTION = {"one": 45, "two": 95}  # letters in a line of a caption
+_CAPTION = {"one": 45, "two": 80}  # letters in a line of a caption
 
 
 @dataclass(frozen=True, kw_only=True)

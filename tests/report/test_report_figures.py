@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bench import registry
 from bench.data.picture import TILES_FILE, write_tiles
@@ -58,6 +60,33 @@ def test_dots_stand_at_their_values_with_intervals_and_missing_ones_say_so(
     intervals, dots = first.collections[1:]
     np.testing.assert_array_equal(dots.get_offsets(), [(3.0, 0.0), (7.0, 2.0)])
     np.testing.assert_array_equal(intervals.get_segments()[0], [(2.5, 0.0), (3.5, 0.0)])
+
+
+@pytest.mark.parametrize("width", [3.25, 6.75])
+def test_figures_of_a_paper_have_its_width_and_letters_of_8_points(width: float, tmp_path: Path) -> None:
+    marks = [Mark(f"method {k}", "bps", 90.0, 80.0, 95.0, x=10.0 + k, text="90.0") for k in range(5)]
+    names, made = [mark.name for mark in marks], tmp_path / "a.png"
+    for draw in (
+        lambda: dot_figure(dict.fromkeys("abcdefg", marks), made, width, title="t", names=names),
+        lambda: plane_figure([Panel("s", "FD", marks)] * 3, made, width, title="t"),
+        lambda: gallery_figure(
+            {n: np.zeros((2, 512, 512, 3), np.uint8) for n in names}, made, width, title="t"
+        ),
+    ):
+        draw()
+        with Image.open(made) as image:
+            assert image.width == round(120 * width) and image.height < 120 * 9
+        box = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", made.with_suffix(".pdf").read_bytes())
+        assert box is not None and float(box[1]) == 72 * width
+
+
+def test_large_pictures_are_drawn_smaller_with_larger_names(drawn: list[Figure], tmp_path: Path) -> None:
+    for size in (64, 512):
+        pictures = {name: np.zeros((8, size, size, 3), np.uint8) for name in ("BPS", "target")}
+        gallery_figure(pictures, tmp_path / "a.png", title="t")
+    small, large = drawn[0], drawn[-1]
+    assert large.axes[0].images[0].get_array().shape == (8 * 260, 2 * 260, 3)
+    assert large.axes[0].texts[0].get_fontsize() == 2 * small.axes[0].texts[0].get_fontsize()
 
 
 @pytest.mark.parametrize(("floor", "told"), [(95.0, ""), (170.0, "floor 170 ↑"), (-40.0, "floor -40 ↓")])

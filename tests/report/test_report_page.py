@@ -201,7 +201,7 @@ def test_latex_table_is_balanced(report: Path) -> None:
     assert r"FD$\downarrow$" in text and r"{\scriptsize Lite0)}" in text
     assert r"\label{tab:emoji-sketch}" in text
     blocks = re.findall(r"\\toprule(.*?)\\bottomrule", text, re.DOTALL)
-    assert [block.count(r"\midrule") for block in blocks] == [3, 3, 2]  # references have no CLIP score
+    assert [block.count(r"\midrule") for block in blocks] == [3, 3, 3]
     for tabular in blocks:
         columns = {len(re.findall(r"(?<!\\)&", x)) for x in tabular.splitlines() if x.endswith(r" \\")}
         assert len(columns) == 1
