@@ -197,9 +197,9 @@ def dot_figure(
     left = 0.2 + _POINTS[width is not None] * _LETTER * max(map(len, names))
     with _panels(Sheet(path, width), len(panels), title=title, across=4, size=size, left=left) as axes:
         across = len({axis.get_position().x0 for axis in axes})
+        over: dict[str, Any] = {"loc": "right"} if width is not None and across == 1 else {}
         for number, (axis, (header, marks)) in enumerate(zip(axes, panels.items(), strict=True)):
-            side = "right" if width is not None and across == 1 else None  # over the names there is room
-            axis.set_title(header.replace(" (", "\n(", 1), loc=side)
+            axis.set_title(header.replace(" (", "\n(", 1), **over)
             axis.set(ylim=(len(names) - 0.5, -0.75))
             axis.spines["left"].set_visible(False)
             axis.yaxis.set_visible(False)  # ticks of every line and panel would take longest to draw
