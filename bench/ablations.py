@@ -46,7 +46,8 @@ MANY_IMAGES = (1_600, None, 6_400, 12_800, 25_600)
 class Variant:
     """One setting of an ablation.
 
-    options: of the method, where they differ from SETTINGS. train_items None: all; train_images, guidance,
+    options: of the method, where they differ from SETTINGS. leaky: trained on the evaluation items too.
+    train_items None: all; train_images, guidance,
     steps None: the budget's and suite's own.
     """
 
@@ -57,6 +58,7 @@ class Variant:
     train_images: int | None = None
     guidance: float | None = None
     steps: int | None = None
+    leaky: bool = False
 
     def settings(self, task: str) -> dict[str, Any]:
         """Return all options of the method under this variant, as a record of a task has them."""
@@ -243,6 +245,14 @@ _TABLE = (
         reference="the suite's sampling",
         fixed="the trained weights, guidance, initial noise, prompts and seeds",
         axis="steps",
+    ),
+    Ablation(
+        name="leak",
+        question="How much better does a method look that was trained on the evaluation items too, as the "
+        "release of BPS was?",
+        variants=(Variant(name="clean"), Variant(name="trained on the evaluation items too", leaky=True)),
+        reference="clean",
+        fixed=f"options, number of training images, {_IMAGES}",
     ),
 )
 

@@ -27,15 +27,16 @@ WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights"
 OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
 READING = ("image_column", "caption_column", "conditioning_column", "resolution", "shares", "strict")
 
-Side = Literal["val", "test"]
+Side = Literal["val", "test", "tune"]
 Style = Literal["brackets", "±", "none"]
 Columns = Literal["one", "two"]
 Figures = Literal["screen", "paper"]
 Form = Literal["same", "repeat"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Captions = Literal["one", "random"]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Many = Annotated[int, Ge(1), Le(10**9)]
-SIDES, PRECISIONS = get_args(Side), get_args(Precision)
+SIDES, PRECISIONS = get_args(Side)[:2], get_args(Precision)
 
 
 def _asked(default: Any, help: str, panel: str, *, flag: str = "") -> Any:
@@ -98,6 +99,11 @@ class RunConfig:
         None, "Evaluate so many items, 10 or more; else the budget's.", PROTOCOL
     )
     side: Side | None = _asked(None, "Side to evaluate on; else the suite's.", PROTOCOL)
+    as_released: bool = _asked(False, "Train by the recipe of the paper's release.", PROTOCOL)
+    captions: Captions | None = _asked(None, "Of several: one, or a random one each visit.", PROTOCOL)
+    leaky: bool = _asked(
+        False, "Train on the evaluation items too, as the paper's release; marked LEAK.", PROTOCOL
+    )
     learning_rate: Annotated[float, Ge(1e-12), Le(1e6)] | None = _asked(
         None, "Else the method's in the suite.", PROTOCOL
     )
@@ -312,7 +318,9 @@ class Training:
 
     loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
     error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
-    of the autoencoder's posterior, or "sample": a draw of it at every visit.
+    of the autoencoder's posterior, or "sample": a draw of it at every visit. schedule: of the rate after the
+    warm-up, "cosine" down to 0 or "constant". clip_norm: 0 for none. captions: "one" of an item's by a fixed
+    rule, or a "random" one at every visit. leaky: whether the evaluation items are trained on too.
     precision, ema: see the engine.
     """
 
@@ -326,6 +334,9 @@ class Training:
     latents: str = "mode"
     precision: str = "fp32"
     ema: float = 0.0
+    schedule: str = "cosine"
+    captions: str = "one"
+    leaky: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +361,7 @@ class Suite:
     for the plain ones. storage: encoded items are held in "memory", or in "shards" on disk (text in
     float16), for data sets that no memory holds; part of what the suite is, so that equal suites read equal
     numbers.
+    choose_side, rates: where `bench tune` chooses, and from what.
     learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
     side by method. feature_judge, clip_judge: names in bench.judges.
     """
@@ -369,6 +381,8 @@ class Suite:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     default_budget: str = "standard"
     eval_side: str = "test"
+    choose_side: str = "val"
+    rates: tuple[str, ...] = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2")
     at: Callable[[RunConfig], tuple[Callable[[], Dataset], Callable[[], Splits]]] | None = None
     variant: str | None = None
     storage: str = "memory"
@@ -387,6 +401,9 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("training", "precision", Training.precision),
     ("training", "ema", Training.ema),
     ("training", "latents", Training.latents),
+    ("training", "schedule", Training.schedule),
+    ("training", "captions", Training.captions),
+    ("training", "leaky", Training.leaky),
     ("sampler", "draws", Sampler.draws),
 )
 

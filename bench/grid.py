@@ -223,11 +223,12 @@ def _planned(config: RunConfig, variant: Variant, rate_of: RateOf | None) -> Pla
         train_images=variant.train_images or config.train_images,
         guidance=variant.guidance,
         sampling_steps=variant.steps,
+        leaky=variant.leaky,
     )
     if rate_of is not None:
         config = replace(config, learning_rate=rate_of(resolve(config)))
     spec = resolve(config)
-    main = spec.budget.name == spec.suite.default_budget and not changes(config)
+    main = spec.budget.name == spec.suite.default_budget and not changes(config) and not variant.leaky
     home = config.results if main else config.results / ABLATIONS_FOLDER
     entry = Planned(variant=variant, spec=spec, folder=home / variant.called, state=CANNOT)
     try:

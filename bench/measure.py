@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -238,7 +239,7 @@ def _training_steps(run: Any, count: int) -> list[float]:
         )
         for step in range(warm_up + count):
             engine.backward(step)
-            engine.descend(parameters, clip=training.clip_norm)
+            engine.descend(parameters, clip=training.clip_norm or math.inf)
             if device != "cpu":
                 torch.cuda.synchronize()
             times.append(time.perf_counter())

@@ -224,7 +224,7 @@ class Run:
             evaluation=self.eval_ids,
             side=suite.eval_side,
             seen=load_seen(self.base.folder, base=self.base.digest),
-            allow_leak=spec.config.allow_leak,
+            allow_leak=spec.config.allow_leak or spec.config.leaky,
             cache=self.cache,
         )
         self.task.condition(self.dataset[self.eval_ids[0]])  # a task that data lack fails now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -13,7 +13,7 @@ from bench import registry
 from bench.base.snapshot import find_snapshot
 from bench.base.weights import Weights
 from bench.config import READING, Budget, RunConfig, RunSpec, Sampler, Suite, Training
-from bench.training.engine import find_device
+from bench.training.engine import find_device, launched
 from bench.types import BenchError, Dataset, Method, Task, unknown
 
 if TYPE_CHECKING:
@@ -99,12 +99,18 @@ def _coco17_at(config: RunConfig) -> _Loaders:
     def load() -> Any:
         from bench.data.coco.dataset import Coco17, find_folder
 
-        return Coco17(find_folder(config.data))
+        data = Coco17(find_folder(config.data))
+        if config.as_released and not data.recipe.released:
+            raise BenchError(
+                f"--as-released: {data.folder} was not prepared as the release does. Prepare it with "
+                "--resize squash --lines photo."
+            )
+        return data
 
     def splits() -> Splits:
         from bench.data.coco.dataset import splits_of
 
-        return splits_of(load())
+        return splits_of(load(), tune=config.side == "tune")
 
     return load, splits
 
@@ -123,6 +129,7 @@ COCO17 = Suite(
     clip_judge="open-clip/ViT-B-16",
     learning_rate=1e-5,
     budgets={
+        "rehearsal": Budget(name="rehearsal", train_images=320, eval_items=200),
         "quick": Budget(name="quick", train_images=3_200, eval_items=1_000),
         "standard": Budget(name="standard", train_images=_COCO17_TRAIN, eval_items=None),
         "paper": Budget(name="paper", train_images=16 * _COCO17_TRAIN, eval_items=None),
@@ -131,7 +138,18 @@ COCO17 = Suite(
     sampler=Sampler(name="ddim", steps=50, guidance=7.5),
     storage="shards",
     eval_side="val",
+    choose_side="tune",
+    rates=("3e-6", "1e-5", "3e-5", "1e-4"),
 )
+
+RELEASED: Mapping[str, Any] = {
+    "schedule": "constant",
+    "warmup_share": 0.0,
+    "clip_norm": 0.0,
+    "drop_caption": 0.0,
+    "latents": "sample",
+}
+"""Training as in the release of BPS, whose batch is 16 in each process besides."""
 
 
 def _folder_at(config: RunConfig) -> _Loaders:
@@ -201,14 +219,21 @@ def find_data(config: RunConfig) -> Suite:
 
 def suite_of(config: RunConfig) -> Suite:
     """Return the suite of a configuration, with its base, data, side, training and sampling in place."""
-    suite = find_data(config)
-    training = {"batch": config.train_batch, "precision": config.precision, "ema": config.ema}
+    suite, batch = find_data(config), config.train_batch
+    side = config.side or suite.eval_side
+    if config.as_released:
+        batch = batch or 16 * launched()
+    training: dict[str, Any] = {"batch": batch, "precision": config.precision, "ema": config.ema}
+    training |= {"captions": config.captions, "leaky": config.leaky}
+    training |= RELEASED if config.as_released else {}
+    splits = suite.splits
     sampler = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     return replace(
         suite,
         base=config.base or suite.base,
         variant=config.base_variant or suite.variant,
-        eval_side=config.side or suite.eval_side,
+        eval_side=side,
+        splits=(lambda: splits().leaking(side)) if config.leaky else splits,
         training=replace(suite.training, **_given(training)),
         sampler=replace(suite.sampler, **_given(sampler)),
     )

@@ -12,6 +12,7 @@ from typing import Any, NotRequired
 from pydantic import with_config
 from typing_extensions import TypedDict
 
+from bench import registry
 from bench.config import RunConfig, RunSpec, option_text
 from bench.content import Count, Flag, Number, Text, atomic_write, read_json, write_json
 from bench.grid import Outcome, run_grid
@@ -72,8 +73,10 @@ def tune_rates(
     BenchError for others, and where a run would see the test side.
     """
     numbers = _numbers(rates)
-    if any(config.side != "val" for config in configs):
-        raise BenchError("learning rates are never chosen on the test side. Use --side val.")
+    own = registry.load("suite", configs[0].suite).choose_side
+    configs = [replace(config, side=config.side or own) for config in configs]
+    if any(config.side != own for config in configs):
+        raise BenchError(f"learning rates are never chosen where they are reported. Use --side {own}.")
     trials = [
         replace(config, learning_rate=rate, shuffled=False)
         for config in configs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ import cli
 from bench.base.load import load_base
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.data.coco import Recipe
+from bench.data.coco.dataset import Coco17
+from bench.data.coco.draw import canny_lines
 from bench.data.coco.prepare import prepare_coco17
 from bench.judges import judge_card
 from bench.record import load_record
 from bench.reporting.words import command_line
+from bench.running import identify
 from bench.suites import COCO17, find_data, resolve
-from bench.types import BenchError
+from bench.tune import tune_rates
+from bench.types import BenchError, Hooks
 from tests.asking import made
 from tests.bases import write_tiny_base
-from tests.coco_fixture import build_coco
+from tests.coco_fixture import build_coco, picture_of
 
 RUNNER = CliRunner()
 SMALL = {
@@ -154,7 +159,7 @@ def test_release_leaky_needs_leave_and_is_marked(
 
 
 @pytest.mark.parametrize(
-    "size,precision", [(64, "bf16"), (128, "fp32"), pytest.param(512, "fp32", marks=pytest.mark.slow)]
+    "size,precision", [(128, "bf16"), (128, "fp32"), pytest.param(512, "fp32", marks=pytest.mark.slow)]
 )
 def test_the_whole_way(
     small: Suite, root: Path, narrow: Path, tmp_path: Path, size: int, precision: str
@@ -185,6 +190,62 @@ def test_the_whole_way(
     )
     assert "--ema 0.5 " in older and "--side test " in older
     assert ("--precision bf16 " in older) == (precision == "bf16")
+
+
+def test_the_recipe_as_released_is_one_flag_and_one_hash(
+    small: Suite, root: Path, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"size": 128, "sketch": "canny", "tasks": ("sketch",), "resize": "squash"}
+    for lines in ("square", "photo"):
+        prepare_coco17(root, tmp_path / lines, recipe=Recipe(**how, lines=lines))  # type: ignore[arg-type]
+    square, photo = (Coco17(tmp_path / lines) for lines in ("square", "photo"))
+    item = square.ids[0]
+    assert np.array_equal(square[item].image, photo[item].image)
+    lines, edges = photo[item].layers["sketch"], canny_lines(np.asarray(picture_of(int(item)).convert("RGB")))
+    assert not np.array_equal(lines, square[item].layers["sketch"]) and "own size" in photo.protocol["sketch"]
+    assert abs(float(lines.mean()) - float(edges.mean())) < 8, "an area keeps the mean"
+    config = RunConfig(suite="coco17", base=narrow, data=tmp_path / "photo", device="cpu", results=tmp_path)
+    released = resolve(dataclasses.replace(config, as_released=True))
+    training = released.suite.training
+    assert (training.schedule, training.clip_norm, training.latents) == ("constant", 0.0, "sample")
+    assert training.batch == 16 and released.learning_rate == 1e-5
+    assert identify(released).protocol.hash != identify(resolve(config)).protocol.hash
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert resolve(dataclasses.replace(config, as_released=True)).suite.training.batch == 64
+    monkeypatch.delenv("WORLD_SIZE")
+    refused = dataclasses.replace(config, as_released=True, data=tmp_path / "square")
+    with pytest.raises(BenchError, match="--resize squash --lines photo"):
+        identify(resolve(refused))
+    run = made(config, as_released=True, train_batch=4, sample_batch=4, shuffled=False, captions="random")
+    assert run.all().protocol["training"]["captions"] == "random"
+    with pytest.raises(BenchError, match="--resize squash"):
+        Recipe(lines="photo")
+
+
+def test_rates_are_chosen_on_pictures_of_train2017_that_are_then_left_out(
+    small: Suite, root: Path, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.data.coco.dataset._HELD_OUT", 4)
+    prepare_coco17(root, tmp_path / "data", recipe=Recipe(size=64, sketch="canny", tasks=("sketch",)))
+    config = RunConfig(suite="coco17", base=narrow, data=tmp_path / "data", results=tmp_path, device="cpu")
+    plain, tune = (resolve(dataclasses.replace(config, side=side)) for side in (None, "tune"))
+    whole, splits = plain.suite.splits(), tune.suite.splits()
+    assert len(splits.tune) == 2 and {*splits.tune, *splits.train} == {*whole.train}
+    assert not {*splits.tune} & {*splits.train} and splits.val == whole.val
+    assert splits.digest != whole.digest and identify(tune).protocol.eval_side == "tune"
+    same = dataclasses.replace(config, side="val")
+    with pytest.raises(BenchError, match="--side tune"):
+        tune_rates([same], rates=("1e-5",), out=tmp_path, hooks=Hooks(), say=print)
+    monkeypatch.setattr("bench.data.coco.dataset.compare", lambda a, b, cache: Twins(a, b))
+    assert len(tune.suite.splits().train) == len(splits.train) - 1, "what looks like one is left out"
+
+
+class Twins:
+    """An answer that the first of both sides are one picture."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        pairs = ((first.ids[0], second.ids[0]),)
+        self.findings = (SimpleNamespace(pairs=pairs),)
 
 
 def test_a_planted_twin_stops_a_run_before_it_begins(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from bench.data.latents import STORAGES, Prepared, mirrored, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.randomness import derangement, generator, initial_noise
 from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
+from bench.suites import RELEASED
 from bench.training.checkpoint import Trainable, Writer
 from bench.training.engine import autocast
 from bench.training.loop import draw_batch, learning_rate_factor, train, training_loss
@@ -119,6 +122,55 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert factors[4] == 1.0 and factors[0] == pytest.approx(0.2)
     assert factors[100] == pytest.approx(0.0, abs=1e-12)
     assert all(a >= b for a, b in zip(factors[5:], factors[6:], strict=False))
+
+
+def test_a_constant_rate_stays_and_no_clipping_keeps_the_gradient(
+    micro_base: Base, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the release trains: its rate never falls, its gradients are never clipped."""
+    assert {learning_rate_factor(s, 100, 0.0, "constant") for s in range(101)} == {1.0}
+    assert RELEASED["schedule"] == "constant" and RELEASED["clip_norm"] == 0
+    seen: list[tuple[float, float]] = []
+    plain = torch.nn.utils.clip_grad_norm_
+
+    def watched(parameters: Any, norm: float, *rest: Any, **more: Any) -> Any:
+        before = [p.grad.clone() for p in parameters]
+        found = plain(parameters, norm, *rest, **more)
+        changed = max(float((p.grad - g).abs().max()) for p, g in zip(parameters, before, strict=True))
+        seen.append((norm, changed))
+        return found
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", watched)
+    spec = specified(train_batch=4, train_images=8, learning_rate=1e-3)
+    training = replace(spec.suite.training, **{**RELEASED, "latents": "mode"})
+    spec = replace(spec, suite=replace(spec.suite, training=training))
+    train(steered(micro_base), spec, base=micro_base, data=data, folder=tmp_path)
+    assert seen == [(float("inf"), 0.0)] * 2
+
+
+def test_a_random_caption_comes_at_every_visit(micro_base: Base, data: Prepared) -> None:
+    class Told(OpenMoji64):
+        def captions_of(self, item: str) -> list[str]:
+            return [f"one of {item}", f"two of {item}", f"three of {item}"]
+
+    items, asked = copy.copy(data), list[str]()
+    items.dataset = Told()
+
+    def encode(words: Sequence[str]) -> torch.Tensor:
+        asked.extend(words)
+        return micro_base.encode_text(list(words))
+
+    several = Training(batch=10, captions="random", drop_caption=0.0)
+    plain = Training(batch=10, drop_caption=0.0)
+    for step in range(6):
+        drawn = draw_batch(items, training=several, seed=0, step=step, encode=encode)
+        fixed = draw_batch(data, training=plain, seed=0, step=step)
+        rest = [0, 1, 3, 4]
+        assert all(torch.equal(drawn[i], fixed[i]) for i in rest), "all else is as it was"
+        assert torch.equal(drawn[2], micro_base.encode_text(asked[-10:]).float())
+    assert {word.split()[0] for word in asked} == {"one", "two", "three"}
+    with pytest.raises(BenchError, match="--captions random"):
+        run_training(micro_base, data, Path("nowhere"), captions="random")
 
 
 def test_a_stopped_training_resumes_to_the_same_bits(

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from bench.ablations import Ablation
     from bench.grid import Outcome, Planned
 
-_VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", *OUTSIDE)
-RATES = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2"
+_VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", "leaky", *OUTSIDE)
 
 
 @guarded
@@ -169,7 +168,6 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     without=("learning_rate", *OUTSIDE),
     method=("paper",),
     budget="standard",
-    side="val",
     results=RESULTS / "tuning",
 )
 def tune(
@@ -178,17 +176,17 @@ def tune(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     rate: Annotated[
         list[str] | None,
-        typer.Option("--rates", help=rf"The grid, the same for all methods. \[default: {RATES}]"),
+        typer.Option("--rates", help="The grid, the same for all methods; else the suite's."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
+    from bench import registry
     from bench.tune import tune_rates
 
+    rates = split(rate or []) or registry.load("suite", asked.config.suite).rates
     with console_hooks() as hooks:
-        files, outcomes = tune_rates(
-            asked.cells(), rates=split(rate or [RATES]), out=out, hooks=hooks, say=aside, jobs=jobs
-        )
+        files, outcomes = tune_rates(asked.cells(), rates=rates, out=out, hooks=hooks, say=aside, jobs=jobs)
     for path in files:
         say(path)
     end(outcomes)

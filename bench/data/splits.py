@@ -6,8 +6,8 @@ What leaks from one side to another is found by bench.data.leaks.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
@@ -25,7 +25,8 @@ class Splits:
     """The committed sides of a data set.
 
     train, val, test: sorted ids. items: id -> content digest. digests: side -> digest of its ids
-    and their content digests. groups: id -> group of items that must share a side (may be empty).
+    and their content digests. groups: id -> group of items that must share a side (may be empty). tune: ids
+    taken out of train to choose on, where that was asked for.
     """
 
     name: str
@@ -35,17 +36,30 @@ class Splits:
     items: Mapping[str, str]
     digests: Mapping[str, str]
     groups: Mapping[str, str] = field(default_factory=dict)
+    tune: tuple[str, ...] = ()
 
     def side(self, name: str) -> tuple[str, ...]:
-        """Return the ids of one side; BenchError for a name that is not train, val or test."""
-        if name not in SIDES:
+        """Return the ids of one side; BenchError for a name that is not train, val, test or tune."""
+        sides = {"train": self.train, "val": self.val, "test": self.test, "tune": self.tune}
+        if name not in sides:
             raise BenchError(f"unknown side '{name}'. Allowed: {', '.join(SIDES)}.")
-        return {"train": self.train, "val": self.val, "test": self.test}[name]
+        return sides[name]
 
     @property
     def digest(self) -> str:
         """One SHA-256 over all sides: membership and content."""
-        return digest_json({side: self.digests[side] for side in SIDES})
+        return digest_json({side: self.digests[side] for side in (*SIDES, "tune") if side in self.digests})
+
+    def leaking(self, side: str) -> Splits:
+        """Return the same with a side on the train side too; the digests stay those of what was committed."""
+        return replace(self, train=tuple(sorted({*self.train, *self.side(side)})))
+
+    def held_out(self, ids: Sequence[str], *, besides: Collection[str]) -> Splits:
+        """Return the same with items of the train side as side tune, and others besides left out."""
+        train = tuple(sorted({*self.train} - {*ids, *besides}))
+        sides = {"train": train, "tune": tuple(sorted(ids))}
+        digests = {side: side_digest({i: self.items[i] for i in own}) for side, own in sides.items()}
+        return replace(self, **sides, digests={**self.digests, **digests})  # type: ignore[arg-type]
 
 
 class _Side(TypedDict):

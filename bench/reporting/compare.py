@@ -424,7 +424,8 @@ def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     if items is not None:
         budget |= {"name": f"{budget['name']}-{items}", "train_items": items}
     changed = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
-    return {**base, "budget": budget, "sampler": {**base["sampler"], **changed}}
+    training = {**base["training"], **({"leaky": True} if variant.leaky else {})}
+    return {**base, "budget": budget, "training": training, "sampler": {**base["sampler"], **changed}}
 
 
 def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:

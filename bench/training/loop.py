@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -146,8 +146,13 @@ class _Loop:
             fused=self.execution.fused or None,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(step, self.steps, self.training.warmup_share)
+            optimiser,
+            lambda step: learning_rate_factor(
+                step, self.steps, self.training.warmup_share, self.training.schedule
+            ),
         )
+        if self.training.captions == "random" and not hasattr(data.dataset, "captions_of"):
+            raise BenchError("--captions random: these data have one caption of each picture. Leave it away.")
         loss = partial(
             training_loss, denoiser, base=base, data=data, training=self.training, seed=spec.config.seed
         )
@@ -232,7 +237,7 @@ class _Loop:
         if not math.isfinite(value):
             raise self._diverged("loss", value, step)
         self.progress.dead = sum(p.numel() for p in self.parameters if p.grad is None)
-        norm = self.engine.descend(self.parameters, clip=self.training.clip_norm)
+        norm = self.engine.descend(self.parameters, clip=self.training.clip_norm or math.inf)
         if not math.isfinite(norm):
             raise self._diverged("gradient", norm, step)
         self.schedule.step()
@@ -272,11 +277,13 @@ def parameter_groups(
     ]
 
 
-def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
-    """Linear warm-up over a share of the steps, then half a cosine down to 0."""
+def learning_rate_factor(step: int, steps: int, warmup_share: float, schedule: str = "cosine") -> float:
+    """Linear warm-up over a share of the steps, then half a cosine down to 0, or a constant 1."""
     warmup = max(1, round(steps * warmup_share))
     if step < warmup:
         return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
@@ -303,6 +310,7 @@ def training_loss(
         steps=len(base.alphas),
         device=base.device,
         places=places,
+        encode=base.encode_text,
     )
     warp = getattr(denoiser, "warp_timesteps", None)
     timesteps = timesteps if warp is None else warp(timesteps)
@@ -324,17 +332,19 @@ def draw_batch(
     steps: int = 1000,
     device: str = "cpu",
     places: range | None = None,
+    encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Return latents, conditions, text [B,L,D], timesteps and noise of one step.
 
-    steps: timesteps of the diffusion. places: which of the batch's, None for all. Each example draws
+    steps: timesteps of the diffusion. places: which of the batch's, None for all. encode: captions, where
+    one of several is drawn. Each example draws
     from a generator of its own (seed, item, place in the run); the order of the items is a fresh
     permutation an epoch. So a resumed or distributed run sees the same examples.
     """
     import torch
 
     drawn = training.latents == "sample"
-    rows, view, dropped, times, noise, spread = [], [], [], [], [], []
+    rows, view, dropped, times, noise, spread, words = [], [], [], [], [], [], list[str]()
     visits = [step * training.batch + p for p in places or range(training.batch)]
     for place in visits:
         row, seen, rng = _visit(data, seed, place)
@@ -345,7 +355,11 @@ def draw_batch(
         noise.append(rng.standard_normal(data.latent_shape, dtype=np.float32))
         if drawn:
             spread.append(rng.standard_normal(data.latent_shape, dtype=np.float32))
-    text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, data.text_at(rows))
+        if training.captions == "random":
+            captions: Sequence[str] = data.dataset.captions_of(data.ids[row])  # type: ignore[attr-defined]
+            words.append(captions[int(rng.integers(len(captions)))])
+    own = encode(words).float().cpu() if words and encode is not None else data.text_at(rows)
+    text = torch.where(torch.tensor(dropped)[:, None, None], data.empty, own)
     draw = torch.from_numpy(np.stack(spread)) if drawn else None
     batch = (
         data.latents_at(rows, view, noise=draw),

@@ -35,6 +35,11 @@ class Recipe:
     resize: str = _option(
         "crop", "crop (middle square) or squash (as the release).", allowed=("crop", "squash")
     )
+    lines: str = _option(
+        "square",
+        "Lines of the square picture, or of the whole photo (as the release).",
+        allowed=("square", "photo"),
+    )
     sketch: str = _option(
         "pidinet",
         "Lines by pidinet, hed (need --detectors) or canny.",
@@ -64,6 +69,8 @@ class Recipe:
             raise BenchError(
                 f"--size must be a multiple of {CELLS} from {_SMALLEST_SIZE} on, got {self.size}."
             )
+        if self.lines == "photo" and self.resize != "squash":
+            raise BenchError("--lines photo draws the whole photograph: give it with --resize squash.")
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -75,6 +82,11 @@ class Recipe:
     def boxes(self) -> bool:
         """Whether boxes are kept."""
         return "layout" in self.tasks
+
+    @property
+    def released(self) -> bool:
+        """Whether pictures and lines are squashed as in the release of BPS."""
+        return self.resize == "squash" and (self.lines == "photo" or "sketch" not in self.maps)
 
     @property
     def leaky(self) -> bool:

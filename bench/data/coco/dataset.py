@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.content import (
+    Cache,
     FromFile,
     Text,
     Whole,
@@ -26,15 +27,17 @@ from bench.content import (
 from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
 from bench.data.coco.draw import as_example, palette_of
 from bench.data.coco.official import Category
-from bench.data.leaks import BITS, Fingerprints, codes_of
+from bench.data.leaks import BITS, Fingerprints, codes_of, compare
 from bench.data.likeness import GRID, shrink
 from bench.data.picture import read_exact
 from bench.data.splits import Splits, item_digest, side_digest
+from bench.randomness import pick_items
 from bench.types import BenchError, Example
 
 VARIABLE = "BENCH_COCO17"
 _SMALL = (GRID, GRID, 3)
-SCHEMA = 2  # of a prepared folder: 1 had tables of another format
+SCHEMA = 3  # of a prepared folder: 1 had tables of another format, 2 one caption of each picture
+_HELD_OUT = 24  # one in so many of train2017 is for choosing on: as many as val2017 has
 ATTRIBUTION = (
     "Captions and annotations: COCO 2017 (https://cocodataset.org), CC BY 4.0; images: Flickr users, "
     "each under the licence its COCO entry names."
@@ -122,6 +125,11 @@ class Coco17:
             )
         return example
 
+    def captions_of(self, item_id: str) -> Sequence[str]:
+        """Return all captions of an item; KeyError for an unknown id."""
+        captions: Sequence[str] = self._place[item_id][1]["captions"]
+        return captions
+
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the content digests of items; KeyError for an unknown id."""
         return {item: self._place[item][1]["item"].hex() for item in ids}
@@ -153,16 +161,23 @@ class Coco17:
         return read_exact(path, advice=_ANEW, size=size, mode="RGB" if layer == "images" else "L")
 
 
-def splits_of(data: Coco17) -> Splits:
+def splits_of(data: Coco17, *, tune: bool = False) -> Splits:
     """Return the sides of a prepared COCO: val is val2017, train is train2017, and test is empty.
 
-    Where it was prepared as release-leaky, train holds val2017 too, as in the release of BPS.
+    Where it was prepared as release-leaky, train holds val2017 too, as in the release of BPS. tune: take
+    pictures out of train to choose on; what looks like one of them is then left out of train.
     """
     train, val = tuple(data.sides[TRAIN]), tuple(sorted(data.sides[VAL]))
     items = data.item_digests(data.ids)
     sides = {"train": tuple(sorted((*train, *val) if data.recipe.leaky else train)), "val": val, "test": ()}
     digests = {side: side_digest({i: items[i] for i in ids}) for side, ids in sides.items()}
-    return Splits(name=data.name, items=items, digests=digests, **sides)  # type: ignore[arg-type]
+    splits = Splits(name=data.name, items=items, digests=digests, **sides)  # type: ignore[arg-type]
+    if not tune:
+        return splits
+    held = pick_items(train, max(1, len(train) // _HELD_OUT))
+    left = [item for item in sides["train"] if item not in set(held)]
+    found = compare(data.fingerprints(left), data.fingerprints(held), cache=Cache()).findings
+    return splits.held_out(held, besides={first for finding in found for first, _ in finding.pairs})
 
 
 def find_folder(folder: Path | None) -> Path:
@@ -181,9 +196,12 @@ def table_path(folder: Path, name: str) -> Path:
     return folder / "tables" / f"{name}.parquet"
 
 
-def table_of(examples: Sequence[Example], *, small: bool) -> Any:
+def table_of(
+    examples: Sequence[Example], *, small: bool, captions: Mapping[str, Sequence[str]] | None = None
+) -> Any:
     """Return what is kept of items beside their pictures as a pyarrow table, a row an item.
 
+    captions: all of each item, by id; its one where None.
     image, item: SHA-256 of the pixels, and of image, caption and layers. boxes: [M,5] int32, flat. code:
     see bench.data.leaks. small: [64,64,3] uint8 for near-duplicates; kept of evaluation sets alone.
     """
@@ -193,6 +211,7 @@ def table_of(examples: Sequence[Example], *, small: bool) -> Any:
     columns = {
         "id": [e.id for e in examples],
         "caption": [e.caption for e in examples],
+        "captions": [[e.caption] if captions is None else list(captions[e.id]) for e in examples],
         "image": [bytes.fromhex(digest_arrays(image=e.image)) for e in examples],
         "item": [bytes.fromhex(item_digest(e)) for e in examples],
         "boxes": [e.layers["boxes"].ravel().tolist() if "boxes" in e.layers else [] for e in examples],
@@ -244,6 +263,7 @@ def _schema() -> Any:
     kinds = {
         "id": pa.string(),
         "caption": pa.string(),
+        "captions": pa.list_(pa.string()),
         "image": pa.binary(32),
         "item": pa.binary(32),
         "boxes": pa.list_(pa.int32()),

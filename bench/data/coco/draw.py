@@ -41,7 +41,7 @@ _CANNY: dict[str, float] = {"sigma": 1.0, "low_threshold": 0.1, "high_threshold"
 _LUMINANCE = np.array([0.299, 0.587, 0.114]) / 255
 
 Sketcher = Callable[[np.ndarray], np.ndarray]
-"""Draws the lines of an image: [S,S,3] uint8 -> [S,S] uint8, 255 = line."""
+"""Draws the lines of an image: [H,W,3] uint8 -> [H,W] uint8, 255 = line; networks round sides to _STEP."""
 
 
 class Broken(Exception):
@@ -60,7 +60,8 @@ def protocol_of(recipe: Recipe, categories: Sequence[Category], *, weights: Path
         "tasks": ", ".join(t for t in TASKS if t in recipe.tasks),
     }
     if "sketch" in recipe.maps:
-        protocol["sketch"] = describe_sketch(recipe, weights=weights)
+        own = "; at the photograph's own size, then by area or Lanczos" if recipe.lines == "photo" else ""
+        protocol["sketch"] = describe_sketch(recipe, weights=weights) + own
     if "classes" in recipe.maps:
         protocol["classes"] = "panoptic maps, nearest pixel; void is class 0, black"
     if recipe.boxes:
@@ -94,6 +95,14 @@ class Frame:
     def map(self, classes: np.ndarray) -> np.ndarray:
         """Return the square of a class map [H,W] uint8, [S,S] uint8, by the nearest pixel."""
         return self._square(Image.fromarray(classes), Image.Resampling.NEAREST)
+
+    def lines(self, edges: np.ndarray) -> np.ndarray:
+        """Return the whole of a line drawing [H,W] uint8 squashed, [S,S] uint8, as the release does it: by
+        area where the short side shrinks, else by Lanczos' filter.
+        """
+        shrinks = min(edges.shape) >= self.size
+        chosen = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
+        return np.asarray(Image.fromarray(edges).resize((self.size, self.size), chosen), np.uint8)
 
     def boxes(self, boxes: Iterable[tuple[float, ...]]) -> np.ndarray:
         """Return (class, x, y, width, height) as [M,5] int32: class, x0, y0, x1, y1 (exclusive).
@@ -137,10 +146,11 @@ def draw(
         raise Broken("no caption")
     classes = {category.id: place for place, category in enumerate(categories, start=1)}
     frame = frame_of(picture.width, picture.height, size=recipe.size, resize=recipe.resize)
-    image = frame.picture(Image.fromarray(_decoded(picture.file, "image", picture)))
+    photo = _decoded(picture.file, "image", picture)
+    image = frame.picture(Image.fromarray(photo))
     layers = {}
     if sketcher is not None:
-        layers["sketch"] = sketcher(image)
+        layers["sketch"] = frame.lines(sketcher(photo)) if recipe.lines == "photo" else sketcher(image)
     if "classes" in recipe.maps:
         layers["classes"] = frame.map(_classes(picture, classes))
     if recipe.boxes:
@@ -167,7 +177,9 @@ def as_example(
         layers={**layers, **more},
         palette=palette if len(palette) > 1 else None,
         photo=True,
-        redraw=canny_lines if "sketch" in layers and recipe.sketch == "canny" else None,
+        redraw=canny_lines
+        if "sketch" in layers and (recipe.sketch, recipe.lines) == ("canny", "square")
+        else None,
     )
 
 
@@ -255,7 +267,8 @@ def load_sketcher(recipe: Recipe, *, weights: Path | None, device: str = "cpu") 
     def lines(image: np.ndarray) -> np.ndarray:
         import torch
 
-        threads, size = torch.get_num_threads(), recipe.size
+        threads = torch.get_num_threads()
+        size = recipe.size if recipe.lines == "square" else min(image.shape[:2])
         torch.set_num_threads(1)  # the same bits however many processes draw at once
         try:
             edges = detector(image, detect_resolution=size, image_resolution=size, output_type="np")[..., 0]

@@ -290,7 +290,8 @@ def draw_piece(piece: Piece) -> int:
                 atomic_write(piece.out / layer / piece.set / f"{example.id}.png", buffer.getvalue())
         kept.append(example)
     write_json(piece.path.with_suffix(".json"), [asdict(s) for s in skipped])
-    write_table(piece.path, table_of(kept, small=piece.set == VAL))
+    captions = {picture.name: picture.captions for picture in piece.pictures}
+    write_table(piece.path, table_of(kept, small=piece.set == VAL, captions=captions))
     return len(piece.pictures)
 
 
