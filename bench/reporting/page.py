@@ -30,7 +30,7 @@ from bench.reporting.compare import (
     findings,
 )
 from bench.reporting.differences import Difference, verdict
-from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures
+from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures, looks
 from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Row, Table
 from bench.reporting.render import filled, json_text
 from bench.reporting.tables import (
@@ -44,6 +44,7 @@ from bench.reporting.tables import (
     distribution_grid,
     main_grid,
     mean_cost,
+    seeds_text,
     time_words,
 )
 from bench.reporting.words import (
@@ -214,6 +215,7 @@ class Pages:
             "notes": [suite.note for suite in self.suites if suite.note],
             "attribution": self._credits(),
             "costNames": [name for name, _ in COSTS.values()],
+            "comparisons": [_comparison(s.comparison) for s in self.suites if s.comparison is not None],
             "tables": [_table(section, index, places) for section in self.sections],
             "ablations": varied,
             "runs": [_run(record) for record in runs.values()],
@@ -324,6 +326,7 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
     table, pictures = section.table, section.pictures
     assert isinstance(table, AblationTable)
     return {
+        "id": section.name,
         "suite": table.suite,
         "task": table.task,
         "title": f"Ablation: {table.title}",
@@ -354,11 +357,13 @@ def _table(
     comparison = section.suite.comparison if section.suite is not None else None
     standings = [s for s in (comparison.standings.values() if comparison is not None else ()) if s.clear]
     bold = {(s.column.metric, s.column.judge, s.best.name) for s in standings if s.column.task == table.task}
+    styles = looks({row.name: row.record.method for row in section.rows.values() if row.kind == "method"})
     rows = [
-        {
-            "name": row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " ("),
-            "kind": row.kind if row.kind in _MARKED else "",
-            "seeds": row.seeds,
+        _row(row)
+        | {
+            "colour": styles[row.name].colour if row.name in styles else "",
+            "seeds": str(len(row.seeds) or ""),
+            "trained": row.seeds,
             "runs": [index[run.record.run_id] for run in row.runs] if row.seeds else [],
             "protocol": row.protocol_hash,
             "costs": [cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
@@ -373,11 +378,7 @@ def _table(
         }
         for name, row in section.rows.items()
     ]
-    return {
-        "suite": table.suite,
-        "task": table.task,
-        "caption": caption(table),
-        "notes": table.notes,
+    return _heading(table, section.name) | {
         "times": time_words(table).strip(),
         "files": [
             *(f"table-{section.name}.{end}" for end in ("csv", "tex", "md")),
@@ -391,9 +392,34 @@ def _table(
     }
 
 
+def _comparison(table: Comparison) -> dict[str, Any]:
+    """Return what the page shows of a comparison: a table whose numbers are told of by those of its tasks."""
+    name = file_name(table.suite)
+    rows = [
+        _row(row)
+        | {"seeds": seeds_text(row)}
+        | {"cells": [_cell(table, row, c, table.compared(row, c)["best"] or False) for c in table.columns]}
+        for row in table.rows
+    ]
+    files = [f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("csv", "tex", "md")]
+    heading = _heading(table, f"comparison-{name}") | {"times": "", "files": files, "said": [], "notes": []}
+    return heading | {"columns": [*map(_column, table.columns)], "rows": rows}
+
+
+def _heading(table: Table, name: str) -> dict[str, Any]:
+    about = {"id": name, "suite": table.suite, "task": table.task}
+    return about | {"caption": caption(table), "notes": table.notes}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    name = row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " (")
+    return {"name": name, "kind": row.kind if row.kind in _MARKED else ""}
+
+
 def _column(column: Column) -> dict[str, Any]:
     return {
         "key": f"{column.metric}|{column.judge}|{column.scale}",
+        "task": column.task,
         "judge": column.judged,
         "title": column.header,
         "better": column.better,
@@ -416,6 +442,7 @@ def _cell(table: Table, row: Row, column: Column, bold: bool) -> dict[str, Any] 
         "value": cell.value,
         "text": number(cell.value, digits),
         "interval": brackets(cell.low, cell.high, digits),
+        "range": None if cell.low is None else (cell.low, cell.high),
         "deviation": "" if cell.deviation is None else number(cell.deviation, digits),
         "items": cell.items,
         "bold": bold,

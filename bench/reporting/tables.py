@@ -119,7 +119,7 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
 
 def _lead(table: Table) -> dict[str, Callable[[Row], str]]:
     """Return what stands between a row's label and its numbers."""
-    seeds: dict[str, Callable[[Row], str]] = {"seeds": _seeds}
+    seeds: dict[str, Callable[[Row], str]] = {"seeds": seeds_text}
     if not isinstance(table, AblationTable):
         return seeds
     lead: dict[str, Callable[[Row], str]] = {}
@@ -130,7 +130,7 @@ def _lead(table: Table) -> dict[str, Callable[[Row], str]]:
     return lead | seeds
 
 
-def _seeds(row: Row) -> str:
+def seeds_text(row: Row) -> str:
     """Return "3", "1–3" where tasks have different numbers of seeds, nothing for a reference."""
     numbers = sorted(set(row.seeds_by_task.values()) if row.rows else {len(row.seeds)} - {0})
     return "–".join(str(n) for n in (numbers[:1] + numbers[1:][-1:]))

@@ -43,9 +43,9 @@ def page(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "index.html"
 
 
-def names(browser: Any, section: int = 0) -> list[str]:
+def names(browser: Any, section: str = "emoji-sketch") -> list[str]:
     """The methods of a table from top to bottom, references apart."""
-    script = """return [...document.querySelectorAll('section')[arguments[0]].querySelectorAll('tbody tr')]
+    script = """return [...document.getElementById(arguments[0]).querySelectorAll('tbody tr')]
       .filter(row => !row.hidden && row.className === '').map(row => row.cells[0].textContent.trim())"""
     return list(browser.execute_script(script, section))
 
@@ -60,11 +60,11 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
 
     browser.get(page.as_uri())
     assert names(browser) == ["BPS", "ControlNet", "T2I-Adapter"]
-    assert names(browser, 1) == ["stranger"]
+    assert names(browser, "emoji-layout") == ["stranger"]
     assert HOSTILE in browser.find_element(By.TAG_NAME, "body").get_attribute("textContent")
     assert browser.find_elements(By.CSS_SELECTOR, "img[onerror]") == []
 
-    heads = browser.find_elements(By.CSS_SELECTOR, "thead th")
+    heads = browser.find_elements(By.CSS_SELECTOR, "#emoji-sketch thead th")
     head = next(head for head in heads if head.text.startswith("FD"))
     sort = head.find_element(By.TAG_NAME, "button")
     for state, order in (
@@ -75,7 +75,7 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
         sort.send_keys(Keys.ENTER)
         assert head.get_attribute("aria-sort") == state and names(browser) == order
 
-    stops = browser.find_elements(By.CSS_SELECTOR, "section:first-of-type td button[tabindex='0']")
+    stops = browser.find_elements(By.CSS_SELECTOR, "#emoji-sketch td button[tabindex='0']")
     assert len(stops) == 1
     stops[0].send_keys(Keys.ARROW_RIGHT)
     for key, wanted in ((Keys.ARROW_RIGHT, ", FD ("), (Keys.ARROW_DOWN, "BPS, ")):
@@ -107,8 +107,8 @@ def test_page_works_by_keyboard(browser: Any, page: Path) -> None:
 def _filter(browser: Any, by: Any, keys: Any) -> None:
     """Choose a task and a method."""
     browser.find_element(by.CSS_SELECTOR, "#tasks input:checked").send_keys(keys.ARROW_RIGHT)
-    shown = browser.execute_script("return [...document.querySelectorAll('section')].map(s => !s.hidden)")
-    assert shown == [True, False]
+    shown = "return [...document.querySelectorAll('section')].filter(s => !s.hidden).map(s => s.id)"
+    assert browser.execute_script(shown) == ["comparison-emoji", "cost", "emoji-sketch"]
     browser.find_element(by.ID, "find").send_keys("CONTROL")
     assert names(browser) == ["ControlNet"]
 
@@ -122,7 +122,69 @@ def _nothing_was_asked_for(browser: Any, page: Path) -> None:
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     }
-    assert {url for url in asked if not url.startswith("data:")} <= {page.as_uri()}
+    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} <= {page.as_uri()}
+
+
+def opened(browser: Any, page: Path, state: str = "") -> None:
+    browser.get("about:blank")  # else an address that differs in its state alone would not load anew
+    browser.get(page.as_uri() + state)
+
+
+def test_page_opens_with_the_comparison_and_quality_against_cost(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    opened(browser, page)
+    links = browser.find_elements(By.CSS_SELECTOR, "#contents a")
+    told = ["Comparison over tasks", "Quality against cost", "sketch", "layout"]
+    assert [link.text for link in links] == told
+    sections = "return [...document.querySelectorAll('section')].map(s => [s.id, s.ariaLabel])"
+    ids, titles = zip(*browser.execute_script(sections), strict=True)
+    assert list(titles) == told and ids[:2] == ("comparison-emoji", "cost")
+    assert names(browser, "comparison-emoji") == ["BPS", "ControlNet", "stranger", "T2I-Adapter"]
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".plane circle")) == 4, "three methods and one"
+    links[3].click()
+    assert browser.current_url.endswith("#at=emoji-layout")
+    assert browser.execute_script("return scrollY") > 0
+
+    cells = "#comparison-emoji tbody tr:last-child td button"
+    next(cell for cell in browser.find_elements(By.CSS_SELECTOR, cells) if cell.is_displayed()).click()
+    assert browser.find_element(By.ID, "detail-title").text == "T2I-Adapter on sketch"
+    assert "bench run --method t2i-adapter --task sketch" in browser.find_element(By.ID, "detail").text
+
+
+def test_the_address_says_what_is_shown_and_a_copy_elsewhere_has_no_dead_link(
+    browser: Any, page: Path, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.by import By
+
+    opened(browser, page)
+    state = (
+        "return [...document.querySelectorAll('tr')].filter(r => r.checkVisibility()).map(r => r.innerText)"
+    )
+    every = len(browser.execute_script(state))
+    browser.find_element(By.ID, "only").click()
+    assert names(browser) == ["BPS", "ControlNet", "T2I-Adapter"]
+    assert len(browser.execute_script(state)) < every
+    browser.find_element(By.CSS_SELECTOR, "#tasks input[value=emoji-sketch]").click()
+    browser.find_element(By.CSS_SELECTOR, "#columns summary").click()
+    boxes = browser.find_elements(By.CSS_SELECTOR, "#columns label")
+    next(box for box in boxes if "train seconds" in box.text).click()
+    heads = browser.find_elements(By.CSS_SELECTOR, "#emoji-sketch thead button")
+    next(head for head in heads if head.text.startswith("FD")).click()
+    assert names(browser) == ["ControlNet", "BPS", "T2I-Adapter"]
+    shown, address = browser.execute_script(state), browser.current_url.partition("#")[2]
+    for part in ("task=emoji-sketch", "only=methods", "sort=emoji-sketch", "columns=cost"):
+        assert part in address
+
+    mailed = tmp_path / "mailed.html"
+    shutil.copy(page, mailed)
+    opened(browser, mailed, f"#{address}")
+    assert browser.execute_script(state) == shown
+    links = browser.find_elements(By.CSS_SELECTOR, "a[href]")
+    assert links and all(link.get_attribute("href").startswith(f"{mailed.as_uri()}#") for link in links)
+    opened(browser, mailed, "#task=gone&sort=gone~x~up&columns=gone&x=gone&at=gone")
+    assert len(browser.execute_script(state)) == every, "an address of another report shows all"
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -7,6 +7,7 @@
   const SHOWN_AT_FIRST = "quality";
   const views = [];
   let opener = null;
+  let shownAt = "";
 
   // Texts enter the page as text nodes alone, so that no name can become markup.
   function make(tag, attributes, ...children) {
@@ -18,10 +19,17 @@
     node.append(...children.filter((child) => child != null && child !== ""));
     return node;
   }
+  function svg(tag, attributes, ...children) {
+    const node = document.createElementNS(at("drawing").namespaceURI, tag);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  }
   const list = (lines) => make("ul", {}, ...lines.map((line) => make("li", {}, line)));
   const folded = (title, ...children) =>
     make("details", {}, make("summary", {}, title), ...children);
-  const place = (table) => (several ? `${table.suite} / ${table.task}` : table.task);
+  const place = (table) => (several ? [table.suite, table.task].filter(Boolean).join(" / ") : table.task);
+  const titleOf = (table) => (table.task ? place(table) : `Comparison over tasks${several ? `: ${table.suite}` : ""}`);
   const mark = (kind) => (kind ? make("span", { class: "mark" }, kind) : null);
   const pairs = (entries) =>
     make("dl", {}, ...entries.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)]));
@@ -30,8 +38,9 @@
 
   // Tables
 
-  function headCell(view, label, judge, column) {
-    const button = make("button", { type: "button" }, make("span", { class: "arrow" }, label));
+  function headCell(view, label, judge, column, task) {
+    const button = make("button", { type: "button" }, task ? make("small", {}, task) : null,
+      make("span", { class: "arrow" }, label));
     if (judge) button.append(make("small", {}, judge.trim()));
     button.addEventListener("click", () => sort(view, column));
     return make("th", { scope: "col", "aria-sort": "none" }, button);
@@ -40,15 +49,24 @@
   function bodyCell(table, row, column, k) {
     const cell = row.cells[k];
     if (!cell) return make("td", { class: "none" }, "\u2013");
-    const label = [row.name, row.kind, column.title, cell.text, cell.interval]
+    const label = [row.name, row.kind, column.task, column.title, cell.text, cell.interval]
       .filter(Boolean).join(", ");
     const words = cell.bold ? make("b", {}, cell.text) : cell.text;
     const button = make(
       "button", { type: "button", tabindex: "-1", "aria-haspopup": "dialog", "aria-label": label },
       words, cell.interval ? make("small", {}, cell.interval) : null,
     );
-    button.addEventListener("click", () => openDetail(table, row, k, button));
+    button.addEventListener("click", () => openDetail(...told(table, row, k), button));
     return make("td", {}, button);
+  }
+
+  // What a number of a comparison is told by: its task's table, and row and column there.
+  function told(table, row, k) {
+    const { task, key } = table.columns[k];
+    if (!task) return [table, row, k];
+    const own = data.tables.find((other) => other.suite === table.suite && other.task === task);
+    return [own, own.rows.find((other) => other.name === row.name && other.kind === row.kind),
+      own.columns.findIndex((column) => column.key === key)];
   }
 
   function build(table) {
@@ -56,13 +74,13 @@
     view.heads = [
       headCell(view, "method", "", "name"),
       headCell(view, "seeds", "", "seeds"),
-      ...table.columns.map((column, k) => headCell(view, column.title.replace(column.judge, ""), column.judge, k)),
+      ...table.columns.map((column, k) => headCell(view, column.title.replace(column.judge, ""), column.judge, k, column.task)),
     ];
     view.rows = table.rows.map((row, order) => {
       const node = make(
         "tr", { class: row.kind ? "marked" : null },
         make("th", { scope: "row" }, row.name, " ", mark(row.kind)),
-        make("td", { class: "none" }, row.seeds.length ? String(row.seeds.length) : ""),
+        make("td", { class: "none" }, row.seeds),
         ...table.columns.map((column, k) => bodyCell(table, row, column, k)),
       );
       return { row, node, order };
@@ -70,10 +88,10 @@
     view.body = make("tbody", {}, ...view.rows.map((line) => line.node));
     view.empty = make("p", { class: "empty", hidden: true }, "No method has such a name.");
     view.body.addEventListener("keydown", (event) => walk(view, event));
-    const name = `${place(table)}, methods by metrics`;
+    const name = `${titleOf(table)}, methods by metrics`;
     view.node = make(
-      "section", { "aria-label": place(table) },
-      make("h2", {}, place(table)),
+      "section", { id: table.id, "aria-label": titleOf(table) },
+      make("h2", {}, titleOf(table)),
       ...table.notes.map((note) => make("p", { class: "note" }, note)),
       make(
         "div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
@@ -81,19 +99,17 @@
         view.empty,
       ),
       table.said.length ? list(table.said) : null,
-      folded("Caption and files", make("p", {}, table.caption), make("p", {}, table.times), links(table.files)),
+      folded("Caption and files", make("p", {}, table.caption), make("p", {}, table.times), filed(table.files)),
     );
     return view;
   }
 
-  function links(names) {
-    const link = (name) => make("a", { href: name }, name);
-    return make("p", {}, "Beside this page: ", ...names.flatMap((name, i) => (i ? [", ", link(name)] : [link(name)])));
-  }
+  // Names, not links: the page may have been sent without its folder.
+  const filed = (names) => make("p", { class: "soft" }, "In the folder of the report: ", names.join(", "));
 
   function keyOf(line, column) {
     if (column === "name") return line.row.name.toLowerCase();
-    if (column === "seeds") return line.row.seeds.length || null;
+    if (column === "seeds") return parseInt(line.row.seeds) || null;
     const cell = line.row.cells[column];
     return cell ? cell.value : null;
   }
@@ -104,7 +120,11 @@
     const first = better === "higher" ? "descending" : "ascending";
     const second = first === "ascending" ? "descending" : "ascending";
     const before = view.sorted && view.sorted.column === column ? view.sorted.direction : null;
-    const direction = before === null ? first : before === first ? second : null;
+    order(view, column, before === null ? first : before === first ? second : null);
+    keep();
+  }
+
+  function order(view, column, direction) {
     view.sorted = direction ? { column, direction } : null;
     const sign = direction === "ascending" ? 1 : -1;
     const lines = [...view.rows].sort((a, b) => {
@@ -165,7 +185,7 @@
       make("th", { scope: "col" }, i < lead || (i - lead) % 2 ? head : groups[i]));
     const name = `${made.title}, variants by metrics`;
     const node = make(
-      "section", { "aria-label": made.title },
+      "section", { id: made.id, "aria-label": made.title },
       make("h2", {}, made.title),
       ...made.notes.map((note) => make("p", { class: "note" }, note)),
       make("p", {}, made.question),
@@ -177,9 +197,141 @@
       ),
       made.said.length ? list(made.said) : null,
       folded("Caption, command and files", make("p", {}, caption),
-        make("pre", { tabindex: "0" }, made.command), links(made.files)),
+        make("pre", { tabindex: "0" }, made.command), filed(made.files)),
     );
     return { made, node };
+  }
+
+  // Quality against cost: a plane a task, of the two columns that are chosen
+
+  function plane(table, y, x) {
+    const [width, height, left, low] = [340, 236, 48, 200];
+    const points = table.rows.filter((row) => !row.kind && row.cells[y] && row.cells[x] && row.cells[x].value > 0);
+    if (!points.length) return null;
+    const ends = (values) => {
+      const [a, b] = [Math.min(...values), Math.max(...values)];
+      const edge = (b - a || Math.abs(a) || 1) * 0.12;
+      return [a - edge, b + edge];
+    };
+    const [x0, x1] = ends(points.map((row) => Math.log(row.cells[x].value)));
+    const sides = (row) => (row.cells[y].range || [row.cells[y].value]);
+    const [y0, y1] = ends(points.flatMap(sides));
+    const across = (value) => left + ((Math.log(value) - x0) / (x1 - x0)) * (width - left - 8);
+    const up = (value) => low - ((value - y0) / (y1 - y0)) * (low - 28);
+    const text = (words, more) => svg("text", { "font-size": 12, ...more }, words);
+    const scale = points.map((row) => row.cells[x]).sort((a, b) => a.value - b.value);
+    const marks = points.map((row) => svg("g", { fill: row.colour, stroke: row.colour },
+      svg("title", {}, `${row.name}: ${row.cells[y].text} ${row.cells[y].interval}, ${row.cells[x].text}`),
+      svg("path", { "stroke-width": 2, d: `M${across(row.cells[x].value)} ${sides(row).map(up).join("V")}` }),
+      svg("circle", { cx: across(row.cells[x].value), cy: up(row.cells[y].value), r: 5 })));
+    const ticks = [0, 0.5, 1].map((part) => y0 + (0.1 + 0.8 * part) * (y1 - y0));
+    const digits = Math.max(0, 2 - Math.floor(Math.log10(y1 - y0 || 1)) - 1);
+    return make("figure", { class: "plane" }, svg(
+      "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${place(table)}: ${table.columns[y].title} by ${table.columns[x].title}` },
+      text(`${place(table)}: ${table.columns[y].title}`, { x: 4, y: 14, class: "ink" }),
+      ...ticks.map((tick) => svg("path", { d: `M${left} ${up(tick)}H${width}`, class: "rule" })),
+      ...ticks.map((tick) => text(tick.toFixed(digits), { x: left - 6, y: up(tick) + 4, "text-anchor": "end" })),
+      svg("path", { d: `M${left} ${low}H${width}`, class: "axis" }),
+      text(scale[0].text, { x: across(scale[0].value), y: low + 15, "text-anchor": "middle" }),
+      scale.at(-1).value > scale[0].value * 1.05 ? text(scale.at(-1).text, { x: across(scale.at(-1).value), y: low + 15, "text-anchor": "middle" }) : "",
+      text(`${table.columns[x].title}, logarithmic`, { x: (left + width) / 2, y: low + 31, "text-anchor": "middle" }),
+      ...marks));
+  }
+
+  function costs() {
+    const axis = (group) => {
+      const found = data.tables.flatMap((table) => table.columns.filter((column) => column.group === group));
+      return [...new Map(found.map((column) => [column.key, column])).values()];
+    };
+    const firsts = { value: "", text: "first of each task" };
+    const pick = (id, words, options) => make("label", {}, words, make("select", { id },
+      ...options.map(({ value, text }) => make("option", { value }, text))));
+    const named = (columns) => columns.map((column) => ({ value: column.key, text: column.title }));
+    const planes = make("div", { class: "planes" });
+    const names = new Map(data.tables.flatMap((table) => table.rows.filter((row) => !row.kind).map((row) => [row.name, row.colour])));
+    const legend = make("ul", { class: "legend" }, ...[...names].map(([name, colour]) =>
+      make("li", {}, svg("svg", { viewBox: "0 0 10 10" }, svg("circle", { cx: 5, cy: 5, r: 5, fill: colour })), name)));
+    const node = make("section", { id: "cost", "aria-label": "Quality against cost" },
+      make("h2", {}, "Quality against cost"),
+      make("p", { class: "picks" }, pick("y", "Quality ", [firsts, ...named(axis("quality"))]), pick("x", "Cost ", named(axis("cost")))),
+      planes, legend);
+    const draw = () => {
+      const [y, x] = [node.querySelector("#y").value, node.querySelector("#x").value];
+      const task = at("controls").querySelector("[name=task]:checked").value;
+      const drawn = data.tables.map((table) => {
+        const [a, b] = [table.columns.findIndex((column) => (y ? column.key === y : column.group === "quality")), table.columns.findIndex((column) => column.key === x)];
+        return (task === "" || task === table.id) && a >= 0 && b >= 0 ? plane(table, a, b) : null;
+      });
+      planes.replaceChildren(...drawn.filter(Boolean));
+    };
+    node.addEventListener("input", () => { draw(); keep(); });
+    return { node, draw };
+  }
+
+  // The address says what is shown, so that it can be sent and kept
+
+  function keep() {
+    const state = new URLSearchParams();
+    const say = (key, value) => value && state.set(key, value);
+    say("at", shownAt);
+    say("task", at("controls").querySelector("[name=task]:checked").value);
+    say("find", at("find").value);
+    say("only", at("only").checked ? "methods" : "");
+    const boxes = [...at("columns").querySelectorAll("input")];
+    const moved = boxes.filter((box) => box.checked !== box.defaultChecked);
+    say("columns", moved.map((box) => box.value).join(";"));
+    say("sort", views.filter((view) => view.sorted).map((view) => {
+      const { column, direction } = view.sorted;
+      return [view.table.id, typeof column === "number" ? columnKey(view.table.columns[column]) : column, direction].join("~");
+    }).join(";"));
+    if (plot) for (const key of ["y", "x"]) {
+      const select = plot.node.querySelector(`#${key}`);
+      say(key, select.selectedIndex ? select.value : "");
+    }
+    history.replaceState(null, "", `#${state}`);
+  }
+  const columnKey = (column) => `${column.task || ""} ${column.key}`;
+
+  function restore() {
+    const state = new URLSearchParams(location.hash.slice(1));
+    const said = (key) => (state.get(key) || "").split(";").filter(Boolean);
+    const radios = [...at("tasks").querySelectorAll("input")];
+    (radios.find((radio) => radio.value === state.get("task")) || radios[0]).checked = true;
+    at("find").value = state.get("find") || "";
+    at("only").checked = state.get("only") === "methods";
+    for (const box of at("columns").querySelectorAll("input"))
+      box.checked = box.defaultChecked !== said("columns").includes(box.value);
+    for (const view of views) {
+      const [, key, direction] = (said("sort").map((one) => one.split("~")).find(([id]) => id === view.table.id)) || [];
+      const k = view.table.columns.findIndex((column) => columnKey(column) === key);
+      const known = ["ascending", "descending"].includes(direction) && (k >= 0 || ["name", "seeds"].includes(key));
+      if (known) order(view, k >= 0 ? k : key, direction);
+      else if (view.sorted) order(view, view.sorted.column, null);
+    }
+    if (plot) for (const key of ["y", "x"]) {
+      const options = [...plot.node.querySelectorAll(`#${key} option`)];
+      (options.find((option) => option.value === state.get(key)) || options[0]).selected = true;
+    }
+    show();
+    shownAt = state.get("at") || "";
+    const wanted = shownAt && document.getElementById(shownAt);
+    if (wanted) wanted.scrollIntoView();
+  }
+
+  function contents() {
+    const sections = [...document.querySelectorAll("main section")];
+    at("contents").append(...sections.map((section) => {
+      const link = make("a", { href: `#at=${section.id}` }, section.getAttribute("aria-label"));
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        shownAt = section.id;
+        section.scrollIntoView();
+        keep();
+      });
+      const item = make("li", {}, link);
+      entries.set(section, item);
+      return item;
+    }));
   }
 
   // What to show
@@ -187,8 +339,8 @@
   function choices() {
     const shared = make("input", { type: "radio", name: "task", value: "", checked: true });
     at("tasks").append(make("label", {}, shared, make("span", {}, "all")));
-    data.tables.forEach((table, i) => {
-      const input = make("input", { type: "radio", name: "task", value: String(i) });
+    data.tables.forEach((table) => {
+      const input = make("input", { type: "radio", name: "task", value: table.id });
       const hash = data.tables.filter((other) => place(other) === place(table)).length > 1;
       const text = place(table) + (hash ? ` ${table.rows[0].protocol.slice(0, 12)}` : "");
       at("tasks").append(make("label", {}, input, make("span", {}, text)));
@@ -205,36 +357,39 @@
       ));
       at("columns").lastElementChild.append(make("fieldset", {}, make("legend", {}, group), ...boxes));
     }
-    at("controls").addEventListener("input", show);
+    at("controls").addEventListener("input", () => { show(); keep(); });
     at("controls").addEventListener("submit", (event) => event.preventDefault());
   }
 
   function show() {
     const task = at("controls").querySelector("[name=task]:checked").value;
+    const only = data.tables.find((table) => table.id === task);
     const words = at("find").value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = new Set([...at("columns").querySelectorAll("input:checked")].map((box) => box.value));
     let [seen, all] = [0, 0];
-    views.forEach((view, i) => {
-      view.node.hidden = task !== "" && task !== String(i);
-      view.table.columns.forEach((column, k) => {
-        const hidden = !chosen.has(column.key);
+    for (const view of views) {
+      const { table } = view;
+      view.node.hidden = Boolean(only) && (table.task ? table !== only : table.suite !== only.suite);
+      table.columns.forEach((column, k) => {
+        const hidden = !chosen.has(column.key) || Boolean(only && column.task && column.task !== only.task);
         view.heads[k + 2].hidden = hidden;
         for (const line of view.rows) line.node.cells[k + 2].hidden = hidden;
       });
       for (const line of view.rows) {
         const text = `${line.row.name} ${line.row.kind}`.toLowerCase();
-        line.node.hidden = !words.every((word) => text.includes(word));
+        line.node.hidden = (at("only").checked && line.row.kind !== "") || !words.every((word) => text.includes(word));
       }
       const visible = view.rows.filter((line) => !line.node.hidden).length;
       view.empty.hidden = visible > 0;
-      if (!view.node.hidden) [seen, all] = [seen + visible, all + view.rows.length];
+      if (!view.node.hidden && table.task) [seen, all] = [seen + visible, all + view.rows.length];
       rove(view);
-    });
-    const only = task === "" ? null : views[Number(task)].table;
+    }
     for (const { made, node } of varied)
-      node.hidden = only !== null && (made.task !== only.task || made.suite !== only.suite);
+      node.hidden = Boolean(only) && (made.task !== only.task || made.suite !== only.suite);
+    if (plot) plot.draw();
+    for (const [section, item] of entries) item.hidden = section.hidden;
     at("status").textContent =
-      `${seen} of ${all} rows. Choose a number (click, or arrow keys and Enter) to see samples, cost and protocol.`;
+      `${seen} of ${all} rows of tables. Choose a number (click, or arrow keys and Enter) to see samples, cost and protocol.`;
   }
 
   // Detail
@@ -303,7 +458,7 @@
     const machines = [...new Set(runs.map((run) => run.machine))].join("; ");
     const commits = [...new Set(runs.map((run) => run.commit).filter(Boolean))].join(", ");
     return [...found, make("h3", {}, "Runs"),
-      pairs([["seeds", row.seeds.join(", ")], ["machine", machines], ...(commits ? [["commit", commits]] : [])]),
+      pairs([["seeds", row.trained.join(", ")], ["machine", machines], ...(commits ? [["commit", commits]] : [])]),
       make("p", {}, "Made again by:"),
       ...runs.map((run) => make("pre", { tabindex: "0" }, run.command))];
   }
@@ -332,9 +487,13 @@
     opener = null;
   });
 
-  for (const table of data.tables) views.push(build(table));
+  const entries = new Map();
+  views.push(...[...data.comparisons, ...data.tables].map(build));
   const varied = data.ablations.map(ablation);
-  at("tables").append(...views.map((view) => view.node), ...varied.map((one) => one.node));
+  const plot = data.tables.some((table) => table.rows.some((row) => row.costs.length)) ? costs() : null;
+  const compared = views.filter((view) => !view.table.task);
+  at("tables").append(...compared.map((view) => view.node), plot ? plot.node : "",
+    ...views.filter((view) => view.table.task).map((view) => view.node), ...varied.map((one) => one.node));
   at("facts").textContent = `${data.runs.length} runs, ${data.tables.length} ${data.tables.length === 1 ? "table" : "tables"}. Bold: best of its column, where told apart from the next best.`;
   at("how").textContent = data.how;
   at("footer").append(
@@ -343,5 +502,7 @@
     make("p", { class: "soft" }, `Samples in this page: ${data.pictures.format}, at most ${data.pictures.largest} pixels wide, ${amount(data.pictures.bytes)} of it.`),
   );
   choices();
-  show();
+  contents();
+  restore();
+  addEventListener("hashchange", restore);
 })();
