@@ -60,6 +60,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RAW_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 _UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_LARGE = 1 << 20  # bytes of an array that is hashed where it lies
 _TRY_SECONDS = 1.0
 
 
@@ -120,7 +121,7 @@ def digest_arrays(**arrays: np.ndarray) -> str:
         array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
         header = json.dumps([name, array.dtype.str, list(np.shape(arrays[name]))])
         hasher.update(len(header).to_bytes(8, "little") + header.encode())
-        hasher.update(array.tobytes())
+        hasher.update(array.reshape(-1).view(np.uint8).data if array.nbytes > _LARGE else array.tobytes())
     return hasher.hexdigest()
 
 

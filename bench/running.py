@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ from bench.cost import (
 )
 from bench.data.latents import Prepared, prepare
 from bench.data.leaks import check_sides, known_leaks, load_seen
-from bench.data.picture import MOST_TILES, TILES_FILE, write_tiles
-from bench.data.splits import Splits
+from bench.data.picture import MOST_TILES, TILES_FILE, stacked, write_tiles
+from bench.data.splits import Items, Splits
 from bench.judges import judge_card, load_judge
 from bench.metrics.intervals import labels_of
 from bench.randomness import derangement, generator, pick_items
@@ -58,7 +58,7 @@ from bench.sampling import (
     show_condition,
     to_bytes,
 )
-from bench.scoring import Evaluator, Scores, items_json
+from bench.scoring import Evaluator, Known, Scores, items_json
 from bench.suites import changes, resolve
 from bench.tasks import emptied
 from bench.training.checkpoint import (
@@ -457,28 +457,29 @@ class Run:
         if result is None or not (self.folder / _SAMPLED).exists():
             raise BenchError(f"{self.folder}: train and sample first, or use `bench run`.")
         self.hooks.stage("score", 1)
+        items = Items(self.dataset, self.eval_ids)
         evaluator = Evaluator(
-            examples=[self.dataset[i] for i in self.eval_ids],
+            examples=list(items) if self.spec.suite.storage == "memory" else items,
             task=self.task,
             judges=self.judges,
             cache=self.cache,
-            training=self._real_images(),
+            training=self._real_images,
             metrics=[registry.load("metric", name) for name in self.spec.config.metrics],
             groups=self._groups,
         )
         draws = range(self.spec.suite.sampler.draws)
-        sets: dict[str, list[Callable[[], np.ndarray]]] = {
-            **{name: [partial(self._samples, name, draw) for draw in draws] for name in self._sets()},
-            "real training images": [self._real_images],
-            "autoencoder": [self._reconstructions],
-        }
         rows: dict[str, Scores] = {}
-        for name, images in sets.items():
+        for name in self._sets():
             self.hooks.check_stop()
-            rows[name] = evaluator.evaluate_draws(draw() for draw in images)
-        items = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
-        write_json(self.folder / records.ITEMS_FILE, items | self._learned())
-        self._contact(self._samples("samples"))
+            rows[name] = evaluator.evaluate_draws(self._samples(name, draw) for draw in draws)
+        for name, known in {
+            "real training images": self._real_images,
+            "autoencoder": self._reconstructions,
+        }.items():
+            self.hooks.check_stop()
+            rows[name] = evaluator.evaluate_known(known, items=self.split_info.eval.digest)
+        values = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
+        write_json(self.folder / records.ITEMS_FILE, values | self._learned())
         record = _record(self, result, rows)
         records.write_record(self.folder, record)
         return record
@@ -500,21 +501,34 @@ class Run:
 
     def _samples(self, name: str, draw: int = 0) -> np.ndarray:
         height, width = self.dataset[self.eval_ids[0]].image.shape[:2]
-        return load_images(folder_of_draw(self.work / name, draw), self.eval_ids, size=(height, width))
+        images = load_images(folder_of_draw(self.work / name, draw), self.eval_ids, size=(height, width))
+        if name == "samples" and not draw:
+            self._contact(images)
+        return images
 
-    def _real_images(self) -> np.ndarray:
+    @property
+    def _real_images(self) -> Known:
         """As many real training images as there are evaluation items, the same for every run."""
         whole = self.splits.side("train")
         order = generator(0, "reference").permutation(len(whole))
-        return np.stack([self.dataset[whole[i]].image for i in order[: len(self.eval_ids)]])
+        chosen = Items(self.dataset, [whole[i] for i in order[: len(self.eval_ids)]])
+        digests = [self.splits.items[item] for item in chosen.ids]
+        return Known(of=digests, read=lambda: stacked(len(chosen), lambda row: chosen[row].image))
 
-    def _reconstructions(self) -> np.ndarray:
-        data, parts = self.eval_data, []
-        for start in range(0, len(data), _DECODED):
-            rows = range(start, min(start + _DECODED, len(data)))
-            pixels = self.base.decode(data.latents_at(rows))
-            parts.append(to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy()))
-        return np.concatenate(parts)
+    @property
+    def _reconstructions(self) -> Known:
+        """The evaluation items' images as the autoencoder gives them back."""
+        data = self.eval_data
+
+        def read() -> np.ndarray:
+            parts = []
+            for start in range(0, len(data), _DECODED):
+                rows = range(start, min(start + _DECODED, len(data)))
+                pixels = self.base.decode(data.latents_at(rows))
+                parts.append(to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy()))
+            return np.concatenate(parts)
+
+        return Known(of=[self.base.parts["vae"], self.split_info.eval.digest], read=read)
 
     def _contact(self, samples: np.ndarray) -> None:
         items = pick_items(self.eval_ids, MOST_TILES)

@@ -14,7 +14,7 @@ from bench.base.load import Base
 from bench.config import RunSpec, Sampler
 from bench.content import atomic_write, inside
 from bench.data.latents import Prepared
-from bench.data.picture import read_exact
+from bench.data.picture import read_exact, stacked
 from bench.randomness import initial_noise
 from bench.training.engine import autocast, join
 from bench.types import BenchError, Dataset, Hooks, unknown
@@ -218,13 +218,15 @@ def load_images(folder: Path, ids: Sequence[str], *, size: tuple[int, int] | Non
     size: (height, width) of every sample; by default the first one's. BenchError, naming the file, if
     one is missing, damaged or of another size.
     """
-    images: list[np.ndarray] = []
-    for item in ids:
-        advice = "Delete this sample and run again to redo its batch."
-        path = inside(folder, f"{item}.png")
-        images.append(read_exact(path, advice=advice, size=size))
-        size = size or images[0].shape[:2]
-    return np.stack(images)
+    advice = "Delete this sample and run again to redo its batch."
+
+    def image(row: int) -> np.ndarray:
+        nonlocal size
+        read = read_exact(inside(folder, f"{ids[row]}.png"), advice=advice, size=size)
+        size = size or (read.shape[0], read.shape[1])
+        return read
+
+    return stacked(len(ids), image)
 
 
 def show_condition(condition: np.ndarray) -> np.ndarray:

@@ -8,16 +8,18 @@ the metrics of items besides, and intervals that leave pairs out together.
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, digest_arrays, sha256_file, write_npz
+from bench.content import Cache, digest_arrays, sha256_file, validated, write_npz
 from bench.data.folder import (
     AS_GIVEN,
     CHANGES,
@@ -31,6 +33,7 @@ from bench.data.folder import (
     paired_stems,
     read_folders,
 )
+from bench.data.picture import stacked
 from bench.judges import Judge, JudgeCard
 from bench.metrics import OF_ITEMS, OF_SETS, SPECS, check_tools, tool_values
 from bench.metrics.frechet import Moments, frechet_from_moments
@@ -45,7 +48,7 @@ from bench.metrics.intervals import (
 )
 from bench.metrics.neighbours import NEIGHBOURS
 from bench.metrics.paired import CLIP, clip_score, cosine_to_target, retrieval_hits
-from bench.record import MetricValue
+from bench.record import MetricValue, digest_sources
 from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task, some
 
 FLOOR = 20
@@ -57,6 +60,7 @@ MOST_PAIRS = 10_000
 HALF = "half"
 SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half of each folder"}
 _SEED = 0
+_KEPT = ("items", "replicates")  # arrays of Scores
 _UNBIASED = "MMD^2, cubic kernel, unbiased"  # KID of sets whose own pairs are not left out
 _PAIRED = ("cosine", "retrieval", "mae")
 _COMPARED = tuple(
@@ -91,11 +95,22 @@ class _Measured:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A reference that is the same for many runs, read where the cache does not know what is asked of it.
+
+    of: the digests that decide it, a JSON value. read: -> [N,H,W,3] uint8.
+    """
+
+    of: Any
+    read: Callable[[], np.ndarray]
+
+
 class Evaluator:
     """Scores sets of images against the same targets, with the same judges and groups.
 
-    examples: the N items; judges: by role, "features" and, where there is one, "clip"; training:
-    [>= N-1,H,W,3] uint8 real training images for the memorisation check, None to leave it out. metrics:
+    examples: the N items, read one at a time; judges: by role, "features" and, where there is one, "clip";
+    training: at least N-1 real training images for the memorisation check, None to leave it out. metrics:
     others, besides the task's. targets: the items' images, [N,H,W,3] uint8. groups: of items that are not
     independent, [N] int; None for none.
     Features of images seen before come from the cache, keyed by pixels and judge.
@@ -108,7 +123,7 @@ class Evaluator:
         task: Task,
         judges: Mapping[str, Any],
         cache: Cache,
-        training: np.ndarray | None = None,
+        training: Known | None = None,
         metrics: Sequence[Metric] = (),
         groups: np.ndarray | None = None,
     ) -> None:
@@ -119,16 +134,24 @@ class Evaluator:
                     f"two metrics are called '{metric.spec.name}'. Give yours a name of its own."
                 )
             taken.add(metric.spec.name)
-        self.examples, self.task, self.cache, self.metrics = list(examples), task, cache, tuple(metrics)
+        self.examples, self.task, self.cache, self.metrics = examples, task, cache, tuple(metrics)
         self.judges, clip = judges, judges.get("clip")
         self.groups = groups
         self.dealt = Deal.of_pairs(len(self.examples), groups=groups, seed=_SEED)
-        self.targets = np.stack([e.image for e in examples])
+        self.targets = stacked(len(examples), lambda row: examples[row].image)
         self._seen = self._features(self.targets)[0]
         self._text = clip.text([e.caption for e in examples]) if clip is not None else None
-        self._training = None
-        if training is not None:
-            self._training = self.features_of(training, judges["features"])[: len(self.examples) - 1]
+        self._training = None if training is None else self._known_features(training, judges["features"])
+
+    def _known_features(self, known: Known, judge: Any) -> np.ndarray:
+        """Return the features of N-1 known images."""
+        count = len(self.examples) - 1
+        key = {"kind": "known features", "judge": judge.digest, "of": known.of, "count": count}
+
+        def make() -> dict[str, np.ndarray]:
+            return {"features": self.features_of(known.read(), judge)[:count]}
+
+        return self.cache.load_or_make(key, make)["features"]
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
@@ -154,6 +177,32 @@ class Evaluator:
     def evaluate(self, images: np.ndarray) -> Scores:
         """Score images [N,H,W,3] uint8, image i belonging to item i."""
         return self.evaluate_draws([images])
+
+    def evaluate_known(self, known: Known, *, items: str) -> Scores:
+        """Score a reference, from the cache where this very code scored it before by metrics of ours.
+
+        items: the digest of the evaluated items.
+        """
+        if self.metrics:
+            return self.evaluate(known.read())
+        code = [digest_sources(), sha256_file(inspect.getfile(type(self.task)))]
+        key = {"kind": "known scores", "code": code, "of": known.of, "items": items, "task": self.task.name}
+        key |= {"judges": {role: judge.digest for role, judge in self.judges.items()}}
+        key |= {"groups": None if self.groups is None else self.groups.tolist()}
+
+        def make() -> dict[str, np.ndarray]:
+            scores = self.evaluate(known.read())
+            told = {**vars(scores), "metrics": {n: asdict(m) for n, m in scores.metrics.items()}}
+            arrays = {f"{kind} {n}": a for kind in _KEPT for n, a in told.pop(kind).items()}
+            return {**arrays, "told": np.array(json.dumps(told))}
+
+        arrays = self.cache.load_or_make(key, make)
+        told = json.loads(str(arrays["told"]))
+        told["metrics"] = validated(told["metrics"], dict[str, MetricValue], "the cache", remedy="Clear it.")
+        for kind in _KEPT:
+            names = [n.removeprefix(f"{kind} ") for n in arrays if n.startswith(f"{kind} ")]
+            told[kind] = {name: arrays[f"{kind} {name}"] for name in names}
+        return Scores(**told)
 
     def evaluate_draws(self, draws: Iterable[np.ndarray]) -> Scores:
         """Score several sets, each of an image an item: the means of their numbers, at the same N."""
@@ -222,12 +271,13 @@ def measured(
     statistic = metric.statistic(scored, dealt)
     if statistic is None:
         return
-    values = np.atleast_1d(statistic(dealt.whole))
     groups = metric.groups if groups is None else groups
+    added = statistic.influence() if groups and dealt.paired and hasattr(statistic, "influence") else None
+    values = np.atleast_1d(statistic(dealt.whole))
     if not groups:
         replicates = np.empty((0, len(values)))
-    elif dealt.paired and hasattr(statistic, "influence"):
-        replicates = linear_replicates(float(values[0]), statistic.influence(), dealt=dealt)
+    elif added is not None:
+        replicates = linear_replicates(float(values[0]), added, dealt=dealt)
     else:
         replicates = jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups)
     columns = replicates.reshape(-1, len(values)).T

@@ -16,7 +16,7 @@ from bench.judges import load_judge
 from bench.metrics.intervals import Estimates, crossed_interval, linear_replicates
 from bench.metrics.kernel import MeanDiscrepancy, polynomial_kernel
 from bench.metrics.neighbours import NEIGHBOURS, SHARES
-from bench.scoring import Evaluator, Scores, items_json, mean_of_known
+from bench.scoring import Evaluator, Known, Scores, items_json, mean_of_known
 
 PRDC = [spec.name for spec in NEIGHBOURS.specs]
 
@@ -180,3 +180,35 @@ def test_an_item_without_a_value_is_left_out_and_never_counts_as_zero(perfect: S
     stored = items_json([str(i) for i in range(COUNT)], {"samples": holes}, curve=[(1, 0.5)])
     assert stored["rows"]["samples"]["x"][3] is None
     assert stored["curve"] == [[1, 0.5]] and len(stored["replicates"]["samples"]["fd"]) == COUNT
+
+
+def test_references_are_read_and_scored_once_for_all_runs(evaluator: Evaluator, perfect: Scores) -> None:
+    reads: list[int] = []
+
+    def read() -> np.ndarray:
+        reads.append(1)
+        return evaluator.targets
+
+    def again(of: str, items: str = "these") -> Scores:
+        return evaluator.evaluate_known(Known(of=of, read=read), items=items)
+
+    first, second = again("targets"), again("targets")
+    assert len(reads) == 1 and first.metrics == second.metrics == perfect.metrics
+    for kind in ("items", "replicates"):
+        for name, values in getattr(perfect, kind).items():
+            np.testing.assert_array_equal(getattr(second, kind)[name], values)
+    assert second.draws == perfect.draws and second.seconds == first.seconds
+    again("others"), again("targets", "those")
+    assert len(reads) == 3
+
+
+def test_both_frechet_distances_share_their_decompositions(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All items and five shares of them need six: thirteen where nothing is shared."""
+    calls: list[tuple[int, ...]] = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda x, **how: (calls.append(x.shape), svd(x, **how))[1])
+    images = ndimage.gaussian_filter(evaluator.targets, sigma=(0, 1, 0, 0))
+    evaluator.evaluate(images)
+    assert len(calls) == 6

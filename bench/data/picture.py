@@ -10,7 +10,7 @@ import io
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,15 @@ def read_exact(
             return np.asarray(image.convert(mode or "RGB"))
     except PictureError as error:
         raise BenchError(f"{path} cannot be read ({error}). {advice}") from error
+
+
+def stacked(count: int, picture: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Return pictures 0 to N-1 of one size as [N,H,W,3] uint8, of which none is held twice."""
+    first = picture(0)
+    pictures = np.empty((count, *first.shape), first.dtype)
+    for row in range(count):
+        pictures[row] = picture(row) if row else first
+    return pictures
 
 
 def picture_bytes(path: Path, *, most: int = MOST_PIXELS) -> bytes:

@@ -15,7 +15,7 @@ from annotated_types import MinLen
 from typing_extensions import TypedDict
 
 from bench.content import Name, Text, digest_arrays, digest_json, read_json
-from bench.types import BenchError, Example
+from bench.types import BenchError, Dataset, Example
 
 SIDES = ("train", "val", "test")
 
@@ -73,6 +73,21 @@ class _File(TypedDict):
     dataset: Text
     sides: Annotated[dict[Literal["train", "val", "test"], _Side], MinLen(len(SIDES))]
     groups: NotRequired[dict[Name, Text]]
+
+
+class Items(Sequence[Example]):
+    """Items of a data set by row, each read when it is asked for: many are not held at once."""
+
+    def __init__(self, dataset: Dataset, ids: Sequence[str]) -> None:
+        self.dataset, self.ids = dataset, ids
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        """Read one."""
+        return self.dataset[self.ids[row]]
 
 
 def item_digest(example: Example) -> str:

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from bench.metrics.intervals import Deal, SetMetric
-from bench.types import BenchError, MetricSpec
+from bench.types import BenchError, MetricSpec, Scored
 
 _SUMMED = 50  # blocks at most whose moments are kept, each D x D
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -118,25 +119,33 @@ class FrechetDistance:
 
     Gram form while neither set has more rows than columns: one product X Y' serves all calls, each of
     which costs the singular values of a part of it. Else moments, those of few blocks kept and added.
+    Of blocks whose influence was asked before, its decomposition has told the distance too.
     """
 
     def __init__(self, first: np.ndarray, second: np.ndarray, dealt: Deal) -> None:
         """Take features [N,D] and [M,D], dealt into blocks."""
         a, b = checked_pair(first, second)
         self.dealt, self._labels = dealt, (dealt.first, dealt.second)
+        self._known: dict[bytes, tuple[float, np.ndarray]] = {}  # of blocks held: distance, influence
         self._gram = max(len(a), len(b)) <= a.shape[1]
         shift = (a.mean(axis=0) + b.mean(axis=0)) / 2 if self._gram else 0.0
         self._rows = a - shift, b - shift
-        if self._gram:
-            self._cross = self._rows[0] @ self._rows[1].T
-        elif dealt.blocks <= _SUMMED:
-            self._moments = [
-                [Moments.of(rows[labels == block]) for block in range(dealt.blocks)]
-                for rows, labels in zip(self._rows, self._labels, strict=True)
-            ]
+
+    @cached_property
+    def _cross(self) -> np.ndarray:
+        return np.asarray(self._rows[0] @ self._rows[1].T)
+
+    @cached_property
+    def _moments(self) -> list[list[Moments]]:
+        return [
+            [Moments.of(rows[labels == block]) for block in range(self.dealt.blocks)]
+            for rows, labels in zip(self._rows, self._labels, strict=True)
+        ]
 
     def __call__(self, held: np.ndarray) -> float:
         """Return the distance of the blocks held, [blocks] bool."""
+        if held.tobytes() in self._known:
+            return self._known[held.tobytes()][0]
         if self._gram:
             return self._gram_distance(*(held[labels] for labels in self._labels))
         if self.dealt.blocks > _SUMMED:
@@ -177,7 +186,10 @@ class FrechetDistance:
         first, so the decomposition has width min(N, D). Source of the use: Jaeckel 1972; Efron 1982,
         The Jackknife, chapter 6.
         """
-        kept = (self.dealt.whole if held is None else held)[self._labels[0]]
+        held = self.dealt.whole if held is None else held
+        if held.tobytes() in self._known:
+            return self._known[held.tobytes()][1]
+        kept = held[self._labels[0]]
         first, second = (rows[kept] for rows in self._rows)
         scale = math.sqrt(len(first) - 1)
         gap = first.mean(axis=0) - second.mean(axis=0)
@@ -185,10 +197,13 @@ class FrechetDistance:
         (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
         left, values, right = np.linalg.svd(ra @ rb.T)
         cross = (qa @ left) ** 2 @ values + (qb @ right.T) ** 2 @ values
-        traces = (a**2).sum(axis=1) + (b**2).sum(axis=1) - cross
-        moved = 2.0 * scale * ((a - b) @ gap) + len(first) * traces
+        spread = (a**2).sum(axis=1) + (b**2).sum(axis=1)
+        moved = 2.0 * scale * ((a - b) @ gap) + len(first) * (spread - cross)
         added = (moved - moved.mean()) / len(first)
-        return np.bincount(self._labels[0][kept], weights=added, minlength=self.dealt.blocks)
+        added = np.bincount(self._labels[0][kept], weights=added, minlength=self.dealt.blocks)
+        distance = _combine(gap, float(spread.sum()), float(values.sum()))
+        self._known[held.tobytes()] = distance, added
+        return added
 
 
 class ExtrapolatedFrechet:
@@ -200,9 +215,9 @@ class ExtrapolatedFrechet:
     dimensions the curve bends and the intercept still lies above the true distance.
     """
 
-    def __init__(self, first: np.ndarray, second: np.ndarray, dealt: Deal) -> None:
-        """Take features [N,D] and [M,D]; 20 blocks, or as many as items, give the shares exactly."""
-        self._distance = FrechetDistance(first, second, dealt)
+    def __init__(self, distance: FrechetDistance) -> None:
+        """Take the distance that is extrapolated; 20 blocks, or as many as items, give the shares exactly."""
+        self._distance, dealt = distance, distance.dealt
         self._sizes = [np.bincount(labels, minlength=dealt.blocks) for labels in (dealt.first, dealt.second)]
 
     def __call__(self, held: np.ndarray) -> float:
@@ -227,6 +242,12 @@ class ExtrapolatedFrechet:
         return parts, np.linalg.pinv(line)[1]
 
 
+@lru_cache(maxsize=1)
+def _of(scored: Scored, dealt: Deal) -> FrechetDistance:
+    """Return the distance that both metrics of the same sets share: what one decomposed, the other knows."""
+    return FrechetDistance(scored.features, scored.target_features, dealt)
+
+
 FD = SetMetric(
     specs=(
         MetricSpec(
@@ -238,7 +259,7 @@ FD = SetMetric(
             place=70,
         ),
     ),
-    statistic=lambda scored, dealt: FrechetDistance(scored.features, scored.target_features, dealt),
+    statistic=_of,
 )
 FD_INFINITE = SetMetric(
     specs=(
@@ -252,7 +273,7 @@ FD_INFINITE = SetMetric(
             place=92,
         ),
     ),
-    statistic=lambda scored, dealt: ExtrapolatedFrechet(scored.features, scored.target_features, dealt),
+    statistic=lambda scored, dealt: ExtrapolatedFrechet(_of(scored, dealt)),
     by_order=True,
     groups=20,  # each replicate costs as much as six of the others, where derivatives do not serve
 )

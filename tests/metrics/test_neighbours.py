@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,13 @@ def test_copies_of_training_images_are_seen() -> None:
     assert 0.3 < own.mean() < 0.7, "its own target is left out"
     with pytest.raises(BenchError, match="N - 1 training images"):
         nearer_to_training(target, target, drawn(13, n, d))
+
+
+def test_all_pairs_are_not_held_at_once() -> None:
+    n, rng = 3000, np.random.default_rng(0)
+    a, b = rng.normal(size=(n, 4)), rng.normal(size=(n, 4))
+    tracemalloc.start()
+    Neighbours(a, b, Deal.of_pairs(n))(np.ones(n, dtype=bool))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n * n  # one of the three matrices of all pairs
