@@ -12,9 +12,12 @@ from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
 from bench.base.weights import Weights, shown
+from bench.config import RESULTS
 from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
+from bench.packed import kept_record
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.tables import LICENCE_FILE, About, model_card
+from bench.reporting.words import command_line
 from bench.running import LOCK
 from bench.training.checkpoint import ADAPTER, Trainable, load_weights
 from bench.types import BenchError, Exchange, Task
@@ -32,8 +35,14 @@ def export_run(
     base beside it, a whole pipeline. BenchError where nothing was trained, for another base than the
     run's, for a run that is at work and a folder that is not empty.
     """
+    record = kept_record(run)
+    if not (run / RECORD_FILE).exists():
+        raise BenchError(
+            f"{run} is a published run: records are, trained weights are not. Its own are made again, to the "
+            f"same bits on the same machine, by\n  {remade(record)}\nExport the run that this prints."
+        )
     Lock(run / LOCK, about=run).refuse_if_held()
-    record = load_record(run)
+    load_record(run)
     method = registry.recorded("method", record)
     _check(run, record, method)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -58,6 +67,33 @@ def export_run(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+def remade(record: RunRecord) -> str:
+    """Return the command that trains a run's weights again, in the folder of runs and nothing besides."""
+    command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
+    return f"{command} --no-floor --no-shuffled --results {RESULTS}"
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an exported folder as a model of the Hugging Face hub, made where it is new; return its address.
+
+    repository: "org/name". BenchError where the hub refuses or cannot be reached; the folder stays.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        return str(
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights and card")
+        )
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise BenchError(
+            f"{repository} was not pushed ({str(error).splitlines()[0]}). {folder} is whole: log in with "
+            "'hf auth login' where the network allows, and push it with 'hf upload'."
+        ) from error
 
 
 def _check(run: Path, record: RunRecord, method: Any) -> None:

@@ -13,10 +13,12 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,22 @@ from bench.ablations import ABLATIONS_FOLDER
 from bench.content import Code, FromFile, Name, Text
 from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures
 from bench.record import (
+    COMPARED,
     ITEMS_FILE,
     RECORD_FILE,
+    SUBMITTED,
+    Cost,
     ItemScores,
+    Outside,
     RunRecord,
+    SplitInfo,
+    Splits,
+    environment,
     find_records,
     load_items,
     load_record,
     record_of,
+    write_record,
 )
 from bench.types import BenchError
 
@@ -313,6 +323,108 @@ def unpack_runs(results: Path, folder: Path) -> list[Path]:
         for place in source.lines:
             os.replace(Path(made) / place, _made((folder / place).parent) / Path(place).name)
     return sorted(folder / place for place in source.lines)
+
+
+def pack_table(results: Path, out: Path) -> Path:
+    """Write every number of the runs of a results folder into OUT.parquet, a line a number; return it."""
+    import pandas
+
+    whole = ("run_id", "suite", "task", "method", "budget", "seed", "protocol_hash", "finished")
+    lines = [
+        {name: getattr(run.record, name) for name in whole}
+        | {"options": json.dumps(dict(run.record.options), sort_keys=True), "ablation": bool(within)}
+        | {"row": row, "metric": metric, **vars(value)}
+        | {name: getattr(run.record.cost, name) for name in ("parameters_trainable", "train_seconds")}
+        for within in ("", ABLATIONS_FOLDER)
+        for run in kept_runs(results, within)
+        for row, metrics in ({"samples": run.record.metrics} | dict(run.record.rows)).items()
+        for metric, value in metrics.items()
+    ]
+    if not lines:
+        raise BenchError(f"no runs in {results}: name a folder that holds run folders.")
+    path = _made(out.parent) / f"{out.name}.parquet"
+    with content.atomic_path(path) as temporary:
+        pandas.DataFrame(lines).to_parquet(temporary, index=False)
+    return path
+
+
+def add_record(submitted: Path, results: Path, *, by: str) -> Path:
+    """Take a run that others made, a folder or its record, among the results; return its folder there.
+
+    by: who made it, in a word; the row bears it, is marked and takes no part in sentences and bold. Its
+    files are checked as those of any run, and its protocol must have the hash that it tells.
+    BenchError, with nothing written, otherwise and where such a run is there already.
+    """
+    folder = submitted.parent if submitted.is_file() else submitted
+    if submitted.is_file() and submitted.name != RECORD_FILE:
+        record, files = record_of(content.read_json(submitted), submitted), {}
+    else:
+        record = load_run(folder).record
+        files = {name: data for name, data in _files_of(folder).items() if name != RECORD_FILE}
+    if content.digest_json(dict(record.protocol)) != record.protocol_hash:
+        raise BenchError(
+            f"{submitted}: its protocol is not the one whose hash it tells ({record.protocol_hash[:12]}), so "
+            "nobody knows what it compares with. Ask for the record as the run wrote it."
+        )
+    for name, value in record.metrics.items():
+        ends = [value.low, value.value, value.high]
+        if None not in ends and ends != sorted(ends):  # type: ignore[type-var]
+            raise BenchError(f"{submitted}: {name} {value.value} lies outside its interval {ends[::2]}.")
+    options = {**record.options, SUBMITTED: content.check_word(by)}
+    place = f"{record.run_id}-{by}"
+    if (results / place).exists():
+        raise BenchError(f"{results / place} is there already. Remove it, or name another with --by.")
+    kept = {name: digest for name, digest in record.artifacts.items() if name in files}
+    added = replace(record, run_id=place, options=options, artifacts=kept)
+    with tempfile.TemporaryDirectory(prefix=".add-", dir=_made(results)) as made:
+        for name, data in files.items():
+            content.atomic_write(Path(made) / "run" / name, data)
+        write_record(Path(made) / "run", added)
+        load_run(Path(made) / "run")
+        os.replace(Path(made) / "run", results / place)
+    return results / place
+
+
+def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -> Path:
+    """Write what `bench compare` tells as a run's record, so that it becomes a row; return its folder.
+
+    comparison: of `bench.scoring`. Rows share a table where reference and judges are the same. The
+    record says that nothing was trained here.
+    """
+    given, reference = comparison.folders
+    judges = {role: vars(card) for role, card in comparison.judges.items()}
+    protocol = {"reference": reference["digest"], "images": reference["n"], "judges": judges}
+    side = SplitInfo(name="given", n=given["n"], digest=given["digest"])
+    facts = {"pictures": f"{given['n']} of a folder, made elsewhere"}
+    outside = {"name": Path(given["folder"]).name or ".", "sha256": given["digest"], "facts": facts}
+    nothing: dict[str, Any] = dict.fromkeys([f.name for f in fields(Cost)])
+    counts = [key for key in nothing if key.startswith(("parameters", "macs")) or key == "train_images"]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    digest = content.digest_json(protocol)
+    task = "-".join(re.findall(r"[A-Za-z0-9_]+", Path(reference["folder"]).stem)) or "reference"
+    record = RunRecord(
+        run_id=f"{COMPARED}-{content.check_word(name)}-{content.digest_json([digest, side.digest])[:8]}",
+        suite=COMPARED,
+        task=f"{task}-{reference['digest'][:6]}",
+        method=name,
+        options={},
+        budget="none",
+        seed=0,
+        protocol_hash=digest,
+        protocol=protocol,
+        splits=Splits(train=replace(side, n=0), eval=side, overlap=0),
+        metrics=comparison.metrics,
+        rows={"samples": comparison.metrics},
+        cost=Cost(**nothing | dict.fromkeys(counts, 0)),
+        environment={**environment(device="cpu", threads=1), "command": command},
+        artifacts={},
+        attribution="",
+        started=now,
+        finished=now,
+        weights=Outside(files={}, train_images=0, condition="", **outside),
+    )
+    write_record(_made(results / record.run_id), record)
+    return results / record.run_id
 
 
 def _made(folder: Path) -> Path:

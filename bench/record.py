@@ -41,6 +41,10 @@ SCHEMA_VERSION = 1
 _LEAST_GROUPS = 2
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
+COMPARED = "compare"
+"""The suite of records that `bench compare --name` writes: a folder's scores, nothing trained here."""
+SUBMITTED = "submitted by"
+"""Among the options of a record that others made."""
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
 _REMEDY = "Restore it or run again with --again."

@@ -41,13 +41,14 @@ from bench.cost import (
 )
 from bench.data.latents import Prepared, prepare
 from bench.data.leaks import check_sides, known_leaks, load_seen
-from bench.data.picture import MOST_TILES, TILES_FILE, stacked, write_tiles
+from bench.data.picture import MOST_TILES, TILES_FILE, shrunk, stacked, write_tiles
 from bench.data.splits import Items, Splits
 from bench.judges import judge_card, load_judge
 from bench.metrics.intervals import labels_of
 from bench.randomness import derangement, generator, pick_items
 from bench.registry import FLOOR
 from bench.sampling import (
+    SAMPLES_FILE,
     Conditions,
     check_steps,
     folder_of_draw,
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
 
 LOCK = "work/lock"
 _SAMPLED = "work/sample.json"
-_ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, "work/samples.png", ADAPTER)
+_ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, SAMPLES_FILE, ADAPTER)
 _DECODED = 64  # images held as floats at once
 _RESAMPLED = {"guidance", "steps", "draws"}  # changes that move no weight
 _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
@@ -535,14 +536,15 @@ class Run:
         chosen = [self.eval_ids.index(i) for i in items]
         conditions = [show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
         rows = {
-            "condition": np.stack(conditions),
-            "sample": samples[chosen],
-            "target": self.eval_data.images(chosen),
+            "condition": shrunk(np.stack(conditions)),
+            "sample": shrunk(samples[chosen]),
+            "target": shrunk(self.eval_data.images(chosen)),
         }
         write_tiles(self.folder / TILES_FILE, rows, items)
         sheet = mosaic(np.concatenate(list(rows.values())), columns=len(items))  # a line a side
         atomic_write(self.folder / "contact.png", png(sheet))
-        atomic_write(self.work / "samples.png", png(mosaic(samples)))
+        digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
+        write_json(self.folder / SAMPLES_FILE, digests)
 
     def forget(self) -> None:
         """Delete what is in this run's folder, so that it starts afresh."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLERS = ("ddim", "dpm++")
+SAMPLES_FILE = "work/samples.json"
+"""In the folder of a run: the SHA-256 of each sample that was scored."""
 Conditions = Callable[[Sequence[int]], "torch.Tensor"]
 """Rows of the evaluation items -> what they are given, [B,C,H,W] in [0, 1]."""
 

@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     words = (*LITTLE, "--seed", 1, "--no-floor")
     assert bench(*micro(micro_folder, tmp_path / "b", *words)).exit_code == 0
     other = record_of(tmp_path / "b", "bps").artifacts
-    assert other["work/samples.png"] != digests(finished)["bps/work/samples.png"]
+    assert other["work/samples.json"] != digests(finished)["bps/work/samples.json"]
 
 
 def in_training(run: Path) -> bool:

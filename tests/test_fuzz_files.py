@@ -431,9 +431,10 @@ def _coco(table: _Table) -> None:
 
 
 def _pictures(table: _Table) -> None:
+    from bench.content import sha256_bytes
     from bench.data.folder import manifest_of, read_folders
     from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures, write_tiles
-    from bench.sampling import load_images, mosaic
+    from bench.sampling import load_images
     from bench.study.page import read_samples
 
     sample = {"a.png": _png(PIXELS), "b.png": _png(PIXELS)}
@@ -449,8 +450,9 @@ def _pictures(table: _Table) -> None:
     tiled = table.folder("tile files")
     write_tiles(tiled / TILES_FILE, dict.fromkeys(SIDES, PIXELS[None]), ["a"])
     table.add("tiles", tiled, NPZ, lambda f: tile_pictures(read_tiles(f / TILES_FILE), f), file=TILES_FILE)
-    samples = {"work/samples.png": _png(mosaic(PIXELS[None])), "work/samples/a.png": _png(PIXELS)}
-    table.add("mosaic", samples, PNG, lambda f: read_samples(f, ["a"], size=(16, 16)))
+    digests = json.dumps({"a": sha256_bytes(_png(PIXELS))}).encode()
+    samples = {"work/samples.json": digests, "work/samples/a.png": _png(PIXELS)}
+    table.add("digests of samples", samples, JSON, lambda f: read_samples(f, ["a"], size=(16, 16)))
 
 
 def _weights(table: _Table) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from bench.cli.options import AsJson, Asked, Shell, configured, guarded, option, taking
 from bench.cli.terminal import ConsoleHooks, aside, say, to_json
+from bench.config import RESULTS
 
 if TYPE_CHECKING:
     from bench.scoring import Comparison
@@ -28,6 +30,8 @@ class How:
     intervals: bool = option(True, "95% intervals of the metrics.")
     also: tuple[str, ...] = option((), "Other tools on the same judge: torch-fidelity, clean-fid.")
     captions: Path | None = option(None, "JSON, file name: caption, of A: its CLIP score, with --clip.")
+    name: str | None = option(None, "Keep A's scores under this name: a row of a report, see --results.")
+    results: Path | None = option(None, "With --name: the results folder, else results/runs.")
     save_stats: Path | None = option(None, "Write mu and sigma of B's features into this .npz.")
 
 
@@ -46,14 +50,18 @@ def compare(
 
     Each is a folder, a .npz of images (arr_0), or a .npz of statistics (mu, sigma), for FD alone.
     """
-    from bench.content import Text, read_json
+    from bench.content import Text, check_word, read_json
     from bench.data.folder import STATISTICS, manifest_of
     from bench.metrics import check_tools
+    from bench.packed import add_comparison
     from bench.scoring import caption_score, save_statistics
     from bench.scoring import compare as compare_folders
     from bench.types import BenchError
 
     check_tools(how.also)
+    if how.results is not None and how.name is None:
+        raise BenchError("--results needs --name, what the row is called.")
+    check_word(how.name or "row")
     if how.captions is not None and how.clip is None:
         raise BenchError("--captions needs a CLIP judge: --clip emoji-clip, or open-clip/MODEL.")
     captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else {}
@@ -79,7 +87,19 @@ def compare(
             comparison = replace(comparison, metrics={**comparison.metrics, "clip": found})
         if how.save_stats is not None:
             save_statistics(reference, how.save_stats, judge=judges["features"], **more)
+    if how.name is not None:
+        words = shlex.join(["bench", "compare", str(generated), str(reference), *_flags(how)])
+        aside(f"row: {add_comparison(comparison, how.results or RESULTS, name=how.name, command=words)}")
     say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
+
+
+def _flags(how: How) -> list[str]:
+    """Return the options that move a number, as they are typed."""
+    given = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
+    moving = ("judge", "judge_weights", "clip", "clip_weights", "captions", "name")
+    return [
+        word for key in moving if key in given for word in (f"--{key.replace('_', '-')}", str(given[key]))
+    ]
 
 
 def _judges(how: How, *, device: str) -> dict[str, Any]:

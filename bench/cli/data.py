@@ -293,10 +293,14 @@ def export(
     *,
     asked: Asked,
     with_base: Annotated[bool, typer.Option(help="Write the base beside it: a whole pipeline.")] = False,
+    push: Annotated[str | None, typer.Option(help="Upload it as this model of the hub: org/name.")] = None,
 ) -> None:
     """Write a run's trained weights as a folder that diffusers loads, with a model card."""
     from bench.export import CARD, export_run
+    from bench.export import push as push_folder
 
     base, variant = asked.config.base, asked.config.base_variant
     folder = export_run(run_folder(run), out, base=base, variant=variant, with_base=with_base)
     say(f"{folder}\n{folder / CARD}  (how to load it, scores, licence)")
+    if push is not None:
+        say(push_folder(folder, push))

@@ -175,12 +175,28 @@ results_app = Shell(help="Pack run folders as data, and unpack them.", no_args_i
 def pack(
     folder: Annotated[Path, typer.Argument(help="Folder of run folders.")],
     out: Annotated[Path, typer.Argument(help="Name of the pack: OUT.jsonl.gz and OUT.npz.")],
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Write OUT.parquet alone, a line a number, for a data set.")
+    ] = False,
 ) -> None:
     """Write records, scores of items and tiles of each variant's first seed as two files."""
-    from bench.packed import pack_runs
+    from bench.packed import pack_runs, pack_table
 
-    for path in pack_runs(folder, out):
+    for path in [pack_table(folder, out)] if parquet else pack_runs(folder, out):
         say(path)
+
+
+@results_app.command("add")
+@guarded
+def add(
+    file: Annotated[Path, typer.Argument(help="A record.json of others, or the folder of their run.")],
+    by: Annotated[str, typer.Option(help="Who made it, in a word; the row bears it.")],
+    results: Annotated[Path, typer.Option(help="The results folder that it joins.")] = RESULTS,
+) -> None:
+    """Check a run that others submit, and make it a row, marked as theirs."""
+    from bench.packed import add_record
+
+    say(add_record(file, results, by=by))
 
 
 @results_app.command("unpack")

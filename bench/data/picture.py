@@ -42,6 +42,8 @@ _RANGE = 65535
 _ORIENTATION = 0x0112
 _LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
 _LIMIT = Lock()
+LARGEST = 256
+"""Pixels of the longer side of a picture on sheets and in tiles, which show several at once."""
 
 
 class PictureError(BenchError):
@@ -240,6 +242,18 @@ def read_tiles(path: Path) -> dict[str, np.ndarray]:
     if kinds != {**dict.fromkeys(SIDES, ("u", 1)), "items": ("U", 1)}:
         raise BenchError(f"{path} holds no tiles ({', '.join(SIDES)}, items). {_REMEDY}")
     return found
+
+
+def shrunk(images: np.ndarray, *, most: int = LARGEST) -> np.ndarray:
+    """Return pictures [N,H,W,3] uint8 with sides of at most so many pixels, as they are where they have."""
+    height, width = images.shape[1:3]
+    if max(height, width) <= most:
+        return images
+    from PIL import Image
+
+    size = (max(1, width * most // max(height, width)), max(1, height * most // max(height, width)))
+    resized = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
+    return np.stack([np.asarray(image) for image in resized])
 
 
 def tile_pictures(strips: Mapping[str, np.ndarray], where: object) -> dict[str, np.ndarray]:

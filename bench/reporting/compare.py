@@ -159,20 +159,27 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _columns(tables: Mapping[str, Table]) -> tuple[Column, ...]:
-    return tuple(
+    """Return columns by task, what tells first how good a row is in front.
+
+    Where FID is measured, FID and CLIP score of all tasks go before the rest, as papers print them.
+    """
+    papers = any(column.is_fid for table in tables.values() for column in table.columns)
+    columns = [
         replace(column, task=task)
         for task, table in tables.items()
-        for metric in (*headline_metrics(task), "cosine")
+        for metric in (*headline_metrics(task), *(("clip",) if papers else ()), "cosine")
         for column in table.columns
         if column.metric == metric
-    )
+    ]
+    first = [column for column in columns if papers and column.metric in ("fd", "clip")]
+    return (*first, *(column for column in columns if column not in first))
 
 
 def _row(name: str, rows: Mapping[str, Row]) -> Row:
     """Return a row of the comparison out of those of tasks, which then go by its name."""
     first = next(iter(rows.values()))
     leak = leak_by_task({task: [run.record for run in row.runs] for task, row in rows.items()})
-    name = label(name, outside_mark(run.record for row in rows.values() for run in row.runs), leak)
+    name = label(name, outside_mark([run.record for row in rows.values() for run in row.runs]), leak)
     return Row(
         name=name,
         label=label(name, "floor") if first.kind == "floor" else name,
@@ -424,8 +431,8 @@ def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     if items is not None:
         budget |= {"name": f"{budget['name']}-{items}", "train_items": items}
     changed = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
-    training = {**base["training"], **({"leaky": True} if variant.leaky else {})}
-    return {**base, "budget": budget, "training": training, "sampler": {**base["sampler"], **changed}}
+    leaky = {"training": {**base.get("training", {}), "leaky": True}} if variant.leaky else {}
+    return {**base, **leaky, "budget": budget, "sampler": {**base["sampler"], **changed}}
 
 
 def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:

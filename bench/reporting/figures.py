@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.content import atomic_path
+from bench.data.picture import shrunk
 from bench.packed import Run
 from bench.registry import FLOOR
 from bench.reporting.compare import AblationTable
@@ -84,7 +85,7 @@ CURVES = "training curves, first seed"
 _FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
 _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120
-_TILE, _LARGEST = 128, 256  # pixels that a tile of a gallery takes, at least and at most
+_TILE = 128  # pixels that a tile of a gallery takes at least
 _LETTER = 0.0083  # inches that a letter of one point takes, about
 _POINTS = {False: 9.0, True: 8.0}  # of letters, on a screen and in a paper
 _SETTINGS = {
@@ -389,7 +390,7 @@ def gallery_figure(
     width: see Sheet. Pictures are made smaller where they are larger than 256 pixels; names and title grow
     with them.
     """
-    framed = np.stack([small_pictures(images, _LARGEST) for images in columns.values()])
+    framed = np.stack([shrunk(images) for images in columns.values()])
     for rim in (FRAME, 255):
         framed = np.pad(framed, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=rim)
     items, height, across = framed.shape[1:4]
@@ -414,18 +415,6 @@ def gallery_figure(
             place = ((column + 0.5) * across, -4)
             axis.text(*place, head, ha="center", va="bottom", fontsize=7.5 * grown, color=INK)
     return Path(path)
-
-
-def small_pictures(images: np.ndarray, most: int) -> np.ndarray:
-    """Return pictures [N,H,W,3] uint8 with sides of at most so many pixels."""
-    height, width = images.shape[1:3]
-    if max(height, width) <= most:
-        return images
-    from PIL import Image
-
-    size = (max(1, width * most // max(height, width)), max(1, height * most // max(height, width)))
-    resized = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
-    return np.stack([np.asarray(image) for image in resized])
 
 
 def _names_across(names: Iterable[str], width: float) -> int:

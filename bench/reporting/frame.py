@@ -182,7 +182,7 @@ class Row:
     @property
     def ranked(self) -> bool:
         """Whether sentences and bold may tell of it: a method whose runs all began here, see `Outside`."""
-        return self.kind == "method" and all(run.record.weights is None for run in self.runs)
+        return self.kind == "method" and not outside_mark([run.record for run in self.runs])
 
     @property
     def seeds_by_task(self) -> dict[str, int]:

@@ -44,6 +44,7 @@ from bench.reporting.tables import (
     distribution_grid,
     main_grid,
     mean_cost,
+    published_grid,
     seeds_text,
     time_words,
 )
@@ -218,6 +219,7 @@ class Pages:
             "comparisons": [_comparison(s.comparison) for s in self.suites if s.comparison is not None],
             "tables": [_table(section, index, places) for section in self.sections],
             "ablations": varied,
+            "published": [asdict(grid) for s in self.suites if (grid := published_grid(s.name)) is not None],
             "runs": [_run(record) for record in runs.values()],
             "protocols": {record.protocol_hash: record.protocol for record in runs.values()},
             "pictures": about,
@@ -496,7 +498,7 @@ def _filled(template: str, **values: Any) -> str:
 def _calls() -> dict[str, Any]:
     """Return what templates call to turn values into text."""
     calls: tuple[Callable[..., object], ...] = (
-        *(main_grid, cost_grid, difference_grid, distribution_grid),
+        *(main_grid, cost_grid, difference_grid, distribution_grid, published_grid),
         *(ablation_command, ablation_sentences, verdict, command_line, label, leak_mark, file_name),
     )
     return {call.__name__: call for call in calls} | {"said": _said}

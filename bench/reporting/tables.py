@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 FEWER = "†"
 LICENCE_FILE = "LICENSE.md"
+PIPELINE = "text-to-image"
 COSTS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "parameters_trainable": ("trainable parameters", count),
     "parameters_dead": ("dead parameters", count),
@@ -68,6 +70,21 @@ def main_grid(table: Table) -> Grid:
     the best is told apart from the next. Of an ablation: two columns a metric, the second the difference.
     """
     return _grid(table, [c for c in table.columns if not c.spec.detail], caption=caption(table))
+
+
+def published_grid(suite: str) -> Grid | None:
+    """Return what others published of a suite's data, as they tell it; None for other suites than coco17."""
+    if suite != "coco17":
+        return None
+    text = resources.files(__package__).joinpath("templates/published.csv").read_text(encoding="utf-8")
+    header, *lines = csv.reader(text.splitlines())
+    return Grid(
+        header=tuple(header),
+        body=tuple(tuple(Text(main=cell or MISSING) for cell in line) for line in lines),
+        caption="Published elsewhere, each under a protocol of its own: other splits, samples, judges and "
+        "tools. No number here compares with one of this report, nor with another source's.",
+        left=2,
+    )
 
 
 def distribution_grid(table: Table) -> Grid | None:
@@ -173,7 +190,7 @@ def leaderboards(table: Table) -> list[Grid]:
 
 
 def _leaderboard(table: Table, task: str) -> Grid:
-    headline = headline_metrics(task or table.task)
+    headline = (*headline_metrics(task or table.task), *(["clip"] if task else []))  # where it is compared
     main = [c for c in table.columns if c.task == task and c.metric in headline]
     rows = tuple(row for row in table.own("method", "floor") if not task or task in row.rows)
     title = table.tables[task].title if isinstance(table, Comparison) else table.title
@@ -570,8 +587,22 @@ class About:
 
 def model_card(record: RunRecord, about: About) -> str:
     """Return README.md of a folder with the weights of a run, ending in a newline."""
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    results = [
+        EvalResult(
+            task_type=PIPELINE,
+            task_name=f"{record.task} to image",
+            dataset_type=record.suite,
+            dataset_name=f"{record.splits.eval.n} items of the side {record.splits.eval.name}",
+            dataset_revision=str(record.protocol.get("dataset", ""))[:HASH_DIGITS] or None,
+            metric_type=name,
+            metric_name=Column.of(name, value).named,
+            metric_value=value.value,
+        )
+        for name, value in record.metrics.items()
+        if value.value is not None
+    ]
     hub, _, _ = about.base.partition("@")
     data = ModelCardData(
         base_model=hub if "/" in hub else None,  # a folder's name is no model of the hub
@@ -580,6 +611,10 @@ def model_card(record: RunRecord, about: About) -> str:
         license_link=LICENCE_FILE,
         library_name="diffusers",
         tags=["bps-bench", record.method, record.task],
+        pipeline_tag=PIPELINE,
+        datasets=[record.suite],
+        model_name=f"{about.title}, {record.task}" if results else None,
+        eval_results=results or None,
     )
     card = ModelCard.from_template(
         data,

@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
 from bench.metrics.lines import CHAMFER, LINE_F1
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, COLOUR_ERROR, MIOU
-from bench.record import LeakCheck, MetricValue, Outside, RunRecord, made_on
+from bench.record import COMPARED, SUBMITTED, LeakCheck, MetricValue, Outside, RunRecord, made_on
 from bench.types import MetricSpec, unknown
 
 MISSING = "–"
@@ -87,9 +87,14 @@ class Column:
         return self.metric in _GAINS
 
     @property
+    def is_fid(self) -> bool:
+        """Whether it is a Fréchet distance of Inception-v3's features."""
+        return self.metric == "fd" and self.judge.casefold().partition("/")[0] == "inception-v3"
+
+    @property
     def plain_name(self) -> str:
         """The metric's name without judge and arrow; "FID" only where Inception-v3 judged."""
-        if self.metric == "fd" and self.judge.casefold() == "inception-v3":
+        if self.is_fid:
             return "FID"
         return self.spec.title or self.metric.replace("_", " ")
 
@@ -217,7 +222,10 @@ def command_line(record: RunRecord) -> str:
     if record.config:
         config: RunConfig = validated(dict(record.config), RunConfig, record.run_id, remedy="")
         return one_line(config.command())
+    if record.suite == COMPARED:
+        return one_line(str(record.environment.get("command", "")))
     options, changes = dict(record.options), dict(record.changes)
+    options.pop(SUBMITTED, None)
     given: dict[str, Any] = {name: getattr(record, name) for name in _COMPARED}
     given["budget"] = record.budget.removesuffix(f"-{changes.get('train_items')}")
     given |= {"sampling_steps" if name == "steps" else name: value for name, value in changes.items()}
@@ -342,9 +350,11 @@ def leak_by_task(records: Mapping[str, Sequence[RunRecord]]) -> str:
     return f"LEAK: {leaks}" if leaks else ""
 
 
-def outside_mark(records: Iterable[RunRecord]) -> str:
-    """Return what a row with weights from outside is marked with, nothing where there are none."""
+def outside_mark(records: Collection[RunRecord]) -> str:
+    """Return what a row with a record or weights from outside is marked with, else nothing."""
     given = [record.weights for record in records if record.weights is not None]
+    if any(SUBMITTED in record.options for record in records):
+        return "SUBMITTED, NOT TRAINED HERE"
     if not given:
         return ""
     return "WEIGHTS FROM OUTSIDE" if all(w.train_images for w in given) else "NOT TRAINED HERE"
@@ -370,6 +380,11 @@ def split_notes(records: Sequence[RunRecord]) -> list[str]:
 def _outside_words(record: RunRecord, given: Outside) -> str:
     n = given.train_images
     trained = f"trained on from there, {n} images" if n else "0 training images here"
+    if record.suite == COMPARED:
+        return (
+            f"PICTURES FROM OUTSIDE: {record.method} are those of {given.name}, made elsewhere. What made "
+            "them was trained on is unknown."
+        )
     form = f"; condition: {given.condition}" if given.condition else ""
     facts = "".join(f"; {name}: {fact}" for name, fact in given.facts.items())
     return (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import registry
-from bench.content import atomic_write, digest_json
+from bench.content import Name, Text, atomic_write, digest_json, inside, read_json, sha256_file
 from bench.data.picture import read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.words import label, variant_details
-from bench.sampling import load_images, mosaic, png, show_condition
+from bench.sampling import SAMPLES_FILE, png, show_condition
 from bench.study import (
     ASPECTS,
     FIDELITY,
@@ -37,9 +38,8 @@ from bench.study import (
 from bench.types import BenchError, Example, unknown
 
 PAIRS = 40
-MOSAIC = "work/samples.png"
 _ASSETS = Path(__file__).parent
-_CRISP = 256  # pictures up to this side are shown in hard pixels
+_CRISP = 256  # pictures up to this side are shown in hard pixels; larger ones are packed with a little loss
 _CANDIDATES = 24
 # what the page asks, the part to be stressed, and what is not asked
 _ASKED = {
@@ -53,15 +53,15 @@ _SAME = ("suite", "task", "protocol_hash", "seed")
 class Source:
     """What a study is made from.
 
-    records, samples: by the method's name in tables; samples [N,H,W,3] uint8, in the order of ids, all of
-    the same initial noise. conditions: [N,C,H,W] float32 in [0, 1]. examples: the N items.
+    records, samples: by the method's name in tables; samples [H,W,3] uint8, in the order of the N ids, all
+    of the same initial noise. conditions: [C,H,W] float32 in [0, 1] each. examples: the N items.
     """
 
     records: Mapping[str, RunRecord]
     ids: tuple[str, ...]
-    samples: Mapping[str, np.ndarray]
-    conditions: np.ndarray
-    examples: tuple[Example, ...]
+    samples: Mapping[str, Sequence[np.ndarray]]
+    conditions: Sequence[np.ndarray]
+    examples: Sequence[Example]
 
     @property
     def record(self) -> RunRecord:
@@ -72,7 +72,7 @@ class Source:
         """Return the picture of one side of a question, [H,W,3] uint8."""
         target = self.examples[question.item].image
         if not question.check:
-            return self.samples[side][question.item]
+            return np.asarray(self.samples[side][question.item])
         if side == NOISE:
             draw = generator(seed, "study noise", self.ids[question.item])
             return draw.integers(256, size=target.shape, dtype=np.uint8)
@@ -230,7 +230,7 @@ def load_source(folders: Sequence[Path]) -> Source:
             f"is {dataset.digest[:12]}, the protocol's {str(first.protocol.get('dataset'))[:12]}). "
             "Run again with this version."
         )
-    examples = tuple(dataset[i] for i in ids)
+    examples = Lazy(len(ids), lambda place: dataset[ids[place]])
     height, width = examples[0].image.shape[:2]
     names = [label(r.method, *variant_details(r, records, marks={})) for r in records]
     samples = [read_samples(folder, ids, size=(height, width)) for folder in folders]
@@ -238,37 +238,62 @@ def load_source(folders: Sequence[Path]) -> Source:
         records=dict(zip(names, records, strict=True)),
         ids=ids,
         samples=dict(zip(names, samples, strict=True)),
-        conditions=np.stack([task.condition(e) for e in examples]),
+        conditions=Lazy(len(ids), lambda place: task.condition(examples[place])),
         examples=examples,
     )
 
 
-def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> np.ndarray:
-    """Read a run's samples, [N,H,W,3] uint8; BenchError where they are not those that were scored."""
-    if not (folder / "work" / "samples").is_dir():
+class Lazy(Sequence[Any]):
+    """Things that are read one at a time, when they are asked for: a study shows a few of many."""
+
+    def __init__(self, size: int, read: Callable[[int], Any]) -> None:
+        """Take how many there are, and what reads one by its place."""
+        self.size, self.read = size, read
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self.size
+
+    def __getitem__(self, place: Any) -> Any:
+        """Read one."""
+        return self.read(range(self.size)[place])
+
+
+def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> Lazy:
+    """Return a run's samples, [H,W,3] uint8 each; BenchError where they are not those that were scored."""
+    samples, known = folder / "work" / "samples", folder / SAMPLES_FILE
+    if not samples.is_dir():
         raise BenchError(
             f"{folder} holds no samples: they stay where a run was made, published results do not carry "
             "them. Make the run here with `bench run`, and name its folder."
         )
-    images = load_images(folder / "work" / "samples", ids, size=size)
-    if (folder / MOSAIC).exists():
-        expected = mosaic(images)
-        height, width = expected.shape[:2]
-        page = read_exact(folder / MOSAIC, advice="Run again with --again.", size=(height, width))
-        if not np.array_equal(page, expected):
+
+    def read(place: int) -> np.ndarray:
+        advice = "Delete this sample and run again to redo its batch."
+        return read_exact(inside(samples, f"{ids[place]}.png"), advice=advice, size=size)
+
+    digests = read_json(known, of=dict[Name, Text]) if known.exists() else {}
+    for place, item in enumerate(ids if digests else ()):
+        path = inside(samples, f"{item}.png")
+        if not path.is_file() or sha256_file(path) != digests.get(item):
+            read(place)
             raise BenchError(
-                f"the samples in {folder / 'work' / 'samples'} are not those that were scored "
-                f"({folder / MOSAIC} differs). Run again with --again."
+                f"the samples in {samples} are not those that were scored ({path.name} differs from "
+                f"{known}). Run again with --again."
             )
-    return images
+    return Lazy(len(ids), read)
 
 
 def plan_questions(
-    methods: Sequence[str], *, conditions: np.ndarray, design: Design, kinds: Sequence[str] = (OTHER, NOISE)
+    methods: Sequence[str],
+    *,
+    conditions: Sequence[np.ndarray],
+    design: Design,
+    kinds: Sequence[str] = (OTHER, NOISE),
 ) -> list[Question]:
     """Draw a study's questions in random order; a pure function of its arguments.
 
-    conditions: [N,C,H,W] of all items. kinds: of attention checks, in turn; any share of them above 0
+    conditions: [C,H,W] of each of the N items. kinds: of attention checks, in turn; any share of them above 0
     gives at least one. Over the pairs, counts of method pairs, of items and of sides within a method
     pair differ by at most 1, and no two are alike. BenchError for more pairs than there are.
     """
@@ -304,7 +329,7 @@ def _comparisons(
 
 
 def _checks(
-    conditions: np.ndarray, count: int, kinds: Sequence[str], draw: np.random.Generator
+    conditions: Sequence[np.ndarray], count: int, kinds: Sequence[str], draw: np.random.Generator
 ) -> list[Question]:
     """Draw attention checks on distinct items as far as they go round, the real side in turn."""
     order, turn = draw.permutation(len(conditions)), int(draw.integers(2))
@@ -346,9 +371,19 @@ def _coded(
         sides = {code_of((row, side, *apart)): side for side in question.sides}
         shown = {condition: show_condition(source.conditions[row])}
         shown |= {code: source.side(question, side, seed) for code, side in sides.items()}
-        encoded = {c: base64.b64encode(png(np.ascontiguousarray(p))).decode() for c, p in shown.items()}
-        pictures |= {c: f"data:image/png;base64,{text}" for c, text in encoded.items()}
+        pictures |= {c: _inline(picture) for c, picture in shown.items()}
         code, caption = code_of(number), source.examples[row].caption
         asked.append({"code": code, "condition": condition, "sides": list(sides), "caption": caption})
         answers[code] = KeyQuestion(item=source.ids[row], check=question.check, sides=sides)
     return {"pictures": dict(sorted(pictures.items())), "questions": asked}, answers
+
+
+def _inline(picture: np.ndarray) -> str:
+    """Return a picture [H,W,3] uint8 as a data URI, equal bytes for equal pixels."""
+    if max(picture.shape[:2]) <= _CRISP:
+        return f"data:image/png;base64,{base64.b64encode(png(np.ascontiguousarray(picture))).decode()}"
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="WEBP", quality=95)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bench.sampling import show_condition
 from bench.study import NOISE, OTHER, TARGET, read_key, write_key
-from bench.study.page import Design, Source, Study, build_study, load_source, make_study
+from bench.study.page import Design, Lazy, Source, Study, build_study, load_source, make_study
 from bench.types import BenchError
 from cli import app
 
@@ -97,6 +97,22 @@ def test_another_items_picture_checks_fidelity_but_not_quality(study: Study) -> 
     of_other = [q for q in checks if OTHER in q.sides.values()]
     assert len(checks) == 4 and len(of_other) == 2
     assert all(q.checks("fidelity") and not q.checks("quality") for q in of_other)
+
+
+def test_a_study_of_large_pictures_reads_what_it_shows(source: Source) -> None:
+    """5,000 samples of 512 pixels a method would be 4 GB; a page of three pairs needs a few of them."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    example = dataclasses.replace(source.examples[0], image=noise)
+    seen: list[int] = []
+    large = Source(
+        records=source.records,
+        ids=tuple(f"{i:05}" for i in range(5000)),
+        samples={m: Lazy(5000, lambda i: seen.append(i) or noise) for m in source.records},
+        conditions=Lazy(5000, lambda i: np.full((1, 512, 512), i / 5000, np.float32)),
+        examples=Lazy(5000, lambda i: example),
+    )
+    study = build_study(large, Design(pairs=3))
+    assert len(seen) == 6 and len(study.page) < 8_000_000 and "data:image/webp" in study.page
 
 
 def test_bad_titles_and_aspects_are_refused() -> None:

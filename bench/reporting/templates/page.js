@@ -174,16 +174,27 @@
 
   // Ablations: plain tables with their figures
 
-  function ablation(made) {
-    const { header, groups, body, rules, caption } = made.grid;
+  function plain(name, heads, { body, rules }) {
     const cell = ({ main, beside }, k) =>
       make(k ? "td" : "th", k ? {} : { scope: "row" }, main, beside ? make("small", {}, beside) : null);
     const rows = body.map((line, i) =>
       make("tr", { class: rules.includes(i) ? "part" : null }, ...line.map(cell)));
+    const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
+    return make(
+      "div", { class: "scroll plain", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
+      make("table", { "aria-label": name }, make("thead", {}, head), make("tbody", {}, ...rows)),
+    );
+  }
+
+  const published = (grid) => make(
+    "section", { id: "published", "aria-label": "Published elsewhere" },
+    make("h2", {}, "Published elsewhere"), make("p", {}, grid.caption),
+    plain("Published elsewhere", grid.header, grid));
+
+  function ablation(made) {
+    const { header, groups, caption } = made.grid;
     const lead = groups.filter((group) => !group).length; // then a value and a difference a metric
-    const heads = header.map((head, i) =>
-      make("th", { scope: "col" }, i < lead || (i - lead) % 2 ? head : groups[i]));
-    const name = `${made.title}, variants by metrics`;
+    const heads = header.map((head, i) => (i < lead || (i - lead) % 2 ? head : groups[i]));
     const node = make(
       "section", { id: made.id, "aria-label": made.title },
       make("h2", {}, made.title),
@@ -191,10 +202,7 @@
       make("p", {}, made.question),
       ...made.figures.map((figure) => make("img", { class: "plot", src: figure.source, alt: figure.about })),
       made.left_out.length ? list(made.left_out) : null,
-      make(
-        "div", { class: "scroll plain", role: "region", tabindex: "0", "aria-label": `${name}, scrolls sideways` },
-        make("table", { "aria-label": name }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
-      ),
+      plain(`${made.title}, variants by metrics`, heads, made.grid),
       made.said.length ? list(made.said) : null,
       folded("Caption, command and files", make("p", {}, caption),
         make("pre", { tabindex: "0" }, made.command), filed(made.files)),
@@ -493,7 +501,8 @@
   const plot = data.tables.some((table) => table.rows.some((row) => row.costs.length)) ? costs() : null;
   const compared = views.filter((view) => !view.table.task);
   at("tables").append(...compared.map((view) => view.node), plot ? plot.node : "",
-    ...views.filter((view) => view.table.task).map((view) => view.node), ...varied.map((one) => one.node));
+    ...views.filter((view) => view.table.task).map((view) => view.node), ...varied.map((one) => one.node),
+    ...data.published.map(published));
   at("facts").textContent = `${data.runs.length} runs, ${data.tables.length} ${data.tables.length === 1 ? "table" : "tables"}. Bold: best of its column, where told apart from the next best.`;
   at("how").textContent = data.how;
   at("footer").append(
