@@ -14,16 +14,21 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cli
+from bench.ablations import ABLATIONS, ABLATIONS_FOLDER
 from bench.base.load import load_base
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17
 from bench.data.coco.draw import canny_lines
 from bench.data.coco.prepare import prepare_coco17
+from bench.grid import plan_ablation
 from bench.judges import judge_card
+from bench.packed import load_run
 from bench.record import load_record
+from bench.reporting.compare import build_ablations
+from bench.reporting.tables import ablation_text
 from bench.reporting.words import command_line
-from bench.running import identify
+from bench.running import Run, identify
 from bench.suites import COCO17, find_data, resolve
 from bench.tune import tune_rates
 from bench.types import BenchError, Hooks
@@ -238,6 +243,25 @@ def test_rates_are_chosen_on_pictures_of_train2017_that_are_then_left_out(
         tune_rates([same], rates=("1e-5",), out=tmp_path, hooks=Hooks(), say=print)
     monkeypatch.setattr("bench.data.coco.dataset.compare", lambda a, b, cache: Twins(a, b))
     assert len(tune.suite.splits().train) == len(splits.train) - 1, "what looks like one is left out"
+
+
+def test_the_leak_experiment_trains_on_the_evaluation_items_too(
+    small: Suite, root: Path, narrow: Path, tmp_path: Path
+) -> None:
+    """Of the same data one run is clean, the other leaks; a table says by how much their numbers differ."""
+    prepare_coco17(root, tmp_path / "data", recipe=Recipe(size=128, sketch="canny", tasks=("sketch",)))
+    config = RunConfig(suite="coco17", base=narrow, data=tmp_path / "data", device="cpu", sample_batch=10)
+    config = dataclasses.replace(config, results=tmp_path / "runs")
+    planned = plan_ablation(ABLATIONS["leak"], config, tasks=(), seeds=(0,))
+    clean, leaky = (Run(entry.spec).all() for entry in planned)
+    assert (clean.leaked, leaky.leaked) == (0, 10)
+    assert leaky.splits.train.n == clean.splits.train.n + 10 and leaky.splits.eval == clean.splits.eval
+    told = {**clean.protocol, "training": {**clean.protocol["training"], "leaky": True}}
+    assert leaky.protocol == told and leaky.protocol_hash != clean.protocol_hash
+    assert planned[1].folder.parent.name == ABLATIONS_FOLDER
+    (table,) = build_ablations([load_run(entry.folder) for entry in planned])
+    text = ablation_text(table)
+    assert table.ablation.name == "leak" and "LEAK: 10 items" in text and "FD" in text
 
 
 class Twins:
