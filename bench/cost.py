@@ -265,6 +265,19 @@ class Timing(FromFile):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a few steps of every stage of a run took on this machine, in as many processes as were launched.
+
+    copied: bytes of a checkpoint a second, while training waits. judged, encoded: seconds an image.
+    """
+
+    timing: Timing
+    copied: float
+    judged: float
+    encoded: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timings(FromFile):
     """Timings of one machine. machine: processor, device, GPU, threads, platform, as in records."""
 

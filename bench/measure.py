@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import time
@@ -30,6 +31,7 @@ from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images
 from bench.suites import method_of, resolve, suite_of, task_of
+from bench.training.checkpoint import Trainable, Writer
 from bench.training.engine import (
     Engine,
     Execution,
@@ -41,11 +43,12 @@ from bench.training.engine import (
     speaks,
 )
 from bench.training.loop import training_loss
-from bench.types import BenchError, refusal
+from bench.types import BenchError, Hooks, refusal
 
 YARDSTICKS = ("UNetBackward", "UNetTrained", "DiffusersControlNet")
 SAMPLER = Sampler(name="ddim", steps=2, guidance=7.5)  # on random weights: every step takes the same
 _WARM_UP = 3
+_STEPS = 10
 _PACKAGES = ("torch", "diffusers", "numpy")
 
 
@@ -199,6 +202,40 @@ def measure(run: Any, amount: Amount) -> Timing:
         code=code,
         setup=_setup(spec),
     )
+
+
+def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal:
+    """Take ten steps of every stage of a run at its full size, in a folder of its own that goes afterwards.
+
+    Every process of a launch does its share. Base, data and judges must be there; items that no run has
+    encoded yet are encoded, a few batches of them.
+    """
+    suite, place = suite_of(config), config.results / "rehearsal"
+    batch, train = suite.training.batch, len(suite.splits().side("train"))
+    given: dict[str, Any] = {
+        "train_images": _STEPS * batch,
+        "train_items": min(train, 4 * batch),
+        "epochs": None,
+    }
+    few = replace(config, results=place, limit=max(10, config.sample_batch), **given)
+    run = Run(resolve(few), hooks)
+    try:
+        record = run.all()
+        timing = measure(run, Amount(steps=_STEPS, batches=1))
+        weights, begun = Trainable(run.denoiser), time.perf_counter()
+        Writer(place / "rehearsal.ckpt", keep=1).save(step=0, weights=weights)
+        copied = sum(t.numel() * t.element_size() for t in weights.parameters.values())
+        copied = copied / (time.perf_counter() - begun)
+        images, begun = run.eval_data.images(range(min(4, len(run.eval_ids)))), time.perf_counter()
+        run.base.encode_posterior(images)
+        run.base.encode_text(["a picture"] * len(images))
+        encoded = (time.perf_counter() - begun) / len(images)
+    finally:
+        run.processes.wait_for_everyone()
+        if speaks():
+            shutil.rmtree(place, ignore_errors=True)
+    judged = (record.cost.score_seconds or 0.0) / record.splits.eval.n
+    return cost.Rehearsal(timing=timing, copied=copied or 1.0, judged=judged, encoded=encoded)
 
 
 def _setup(spec: RunSpec) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bench.base.load import Base
 from bench.base.random import Shape, build_base, shape_like, shape_of
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
-from bench.cost import Timing, count_parameters, libraries_bytes, load_timings, operations
+from bench.cost import Rehearsal, Timing, count_parameters, libraries_bytes, load_timings, operations
 from bench.data.coco.dataset import VARIABLE
 from bench.data.latents import InMemory, Prepared, disk_needed
 from bench.suites import budget_of, method_of, suite_of, task_of
@@ -40,6 +40,10 @@ CALIBRATED = (
     "in half precision that of 16.4 images/s at which a ControlNet of SD 1.5 trains on one A100 with flash "
     "attention; 11.7 without are 9%, 27.2 tuned are 20% (docs.nvidia.com/nemo-framework/user-guide/latest/"
     "multimodalmodels/text2image/controlnet/perf.html)"
+)
+MEASURED = (
+    "measured here, in place of the rates assumed below: ten steps of every stage, in as many processes as "
+    "were launched"
 )
 COPIED = 3e9  # bytes a second from a GPU into pageable memory, while training waits
 PIXEL = 1.7  # bytes of a stored pixel: photographs as PNG
@@ -515,10 +519,11 @@ def recognise(device: str) -> Gpu | None:
 class Work:
     """What is to be done, for all methods alike. items: of the train and of the evaluation side.
 
-    setting: how steps are made. gpu: None for the CPU of this machine. wrong_conditions: how many
-    times samples are drawn once more, under others than their own. mfu: see `work_of`. every, minutes: steps
-    or minutes between checkpoints. process: bytes that a process with the libraries takes before it does
-    anything, on a CPU; available: bytes it can fill there.
+    setting: how steps are made. gpu: None for the CPU of this machine. wrong_conditions: how many times
+    samples are drawn once more, under others than their own. mfu: see `work_of`. every, minutes: steps or
+    minutes between checkpoints. encoded: seconds that an item took to encode, where that was measured.
+    process: bytes that a process with the libraries takes before it does anything, on a CPU; available: bytes
+    it can fill there.
     """
 
     suite: Suite
@@ -532,6 +537,7 @@ class Work:
     mfu: float | None = None
     every: int | None = None
     minutes: float = 15.0
+    encoded: float | None = None
     process: int = 0
     available: int = 0
 
@@ -590,6 +596,8 @@ class Work:
     @property
     def encode_hours(self) -> float | None:
         """Hours of encoding all items once, by one process; None where nothing tells the speed."""
+        if self.encoded is not None:
+            return self.encoded * (self.views * self.items[0] + self.items[1]) / 3600
         if self.gpu is None:
             return None
         return self.hours((self.views * self.items[0] + self.items[1]) * encoding_flops(self.shape), "fp32")
@@ -606,6 +614,7 @@ class Work:
         if self.gpu is None:
             return [
                 *counted,
+                *([MEASURED] if self.encoded is not None else []),
                 f"assumed: {gib(self.process)} for the process and {CPU_ALLOWANCE - 1:.0%} over the counted "
                 f"bytes; {HOST_SHARE:.0%} of this machine's memory usable; hours from timings.json, which "
                 "bench cost writes",
@@ -616,8 +625,9 @@ class Work:
         ]
         return [
             *counted,
+            *([MEASURED] if self.encoded is not None else []),
             f"assumed: training and sampling at {rates[0]}, encoding and decoding in float32 at {rates[1]} "
-            f"({self.gpu.source}); {CALIBRATED}; --mfu sets another share, bench cost measures",
+            f"({self.gpu.source}); {CALIBRATED}; --mfu sets another share, --rehearse measures",
             f"assumed: checkpoints are copied at {COPIED / 1e9:g} GB/s while training waits",
             f"assumed: {ALLOWANCE - 1:.0%} over the counted bytes for kernels and fragments; "
             f"{1 - USABLE:.0%} of the {self.gpu.memory:g} GiB for ECC, driver and context",
@@ -698,7 +708,7 @@ class Plan:
     needed: memory of a process at its peak, allowance included; advice: what to change where that does
     not fit. train_hours: recomputing included; sample_hours: all sample sets, decoding included; None
     where nothing tells the speed. checkpoints, samples: on disk. written: bytes of all checkpoints of the
-    training; saving_hours: that it waits for them.
+    training; saving_hours: that it waits for them. judge_hours: of scoring, known of a rehearsal alone.
     """
 
     method: str
@@ -716,15 +726,27 @@ class Plan:
     samples: int
     written: int | None
     saving_hours: float | None
+    judge_hours: float | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """All stages; None where one is unknown, but for judging."""
+        parts = (self.train_hours, self.sample_hours, self.saving_hours)
+        return None if None in parts else sum(hours or 0.0 for hours in (*parts, self.judge_hours))
 
 
 def plan_runs(
-    configs: Sequence[RunConfig], *, timings: Path, say: Callable[[str], None], **machine: Any
+    configs: Sequence[RunConfig],
+    *,
+    timings: Path,
+    say: Callable[[str], None],
+    rehearse: Callable[[RunConfig], Rehearsal] | None = None,
+    **machine: Any,
 ) -> tuple[Work, list[Plan]]:
     """Plan runs that differ in method alone; say gets a line for each that cannot do the task.
 
-    timings: folder of `bench cost`'s file, for a CPU. machine: see `work_of`. BenchError for unknown names
-    and for what the device or the suite cannot do.
+    timings: folder of `bench cost`'s file, for a CPU. rehearse: takes a few steps of every stage. machine:
+    see `work_of`. BenchError for unknown names and for what the device or the suite cannot do.
     """
     work, plans = work_of(configs[0], **machine), []
     measured = load_timings(timings) if work.gpu is None else None
@@ -735,13 +757,20 @@ def plan_runs(
             say(f"{method.title} cannot do {work.task.name}: {reason}")
             continue
         timing = measured.find(method.name, options) if measured is not None else None
-        plans.append(plan_method(method, options=options, work=work, timing=timing))
+        rehearsal = rehearse(config) if rehearse is not None else None
+        work = work if rehearsal is None else replace(work, encoded=rehearsal.encoded)
+        plans.append(plan_method(method, options=options, work=work, timing=timing, rehearsal=rehearsal))
         say(f"{method.title}: counted")
     return work, plans
 
 
 def plan_method(
-    method: Method, *, options: Mapping[str, Any], work: Work, timing: Timing | None = None
+    method: Method,
+    *,
+    options: Mapping[str, Any],
+    work: Work,
+    timing: Timing | None = None,
+    rehearsal: Rehearsal | None = None,
 ) -> Plan:
     """Plan the run of one method. timing: measured on this machine, for plans on its CPU.
 
@@ -754,9 +783,10 @@ def plan_method(
     counted, images = count(work.setting), work.budget.images(method.name)
     steps = max(1, images // work.setting.training.batch) if counted.trainable else 0
     needed = work.needs(counted.peak)
-    train, sample = _hours(counted, work, steps=steps, timing=timing)
+    train, sample = _hours(counted, work, steps=steps, timing=rehearsal.timing if rehearsal else timing)
     sets = (1 + work.wrong_conditions * method.conditioned) * work.suite.sampler.draws
-    sampled = sets * (work.items[1] if work.budget.eval_items is None else work.budget.eval_items)
+    items = min(work.items[1], work.budget.eval_items or work.items[1])
+    sampled, copied = sets * items, rehearsal.copied if rehearsal else COPIED
     trained = 4 * counted.trainable
     state = trained + counted.optimiser + counted.average
     saves = work.saves(steps, train) if steps else 0
@@ -776,8 +806,25 @@ def plan_method(
         checkpoints=kept * state + trained if trained else 0,
         samples=round(sampled * PIXEL * work.shape.size**2),
         written=None if saves is None else saves * state,
-        saving_hours=None if saves is None else saves * state / COPIED / 3600,
+        saving_hours=None if saves is None else saves * state / copied / 3600,
+        judge_hours=(sampled + 2 * items) * rehearsal.judged / 3600 if rehearsal else None,
     )
+
+
+def tuning_hours(work: Work, plans: Sequence[Plan]) -> float | None:
+    """Return the hours of `bench tune --budget quick` for these methods; None where nothing tells."""
+    suite, total = work.suite, 0.0
+    if "quick" not in suite.budgets:
+        return None
+    budget, batch = suite.budget("quick"), work.setting.training.batch
+    items = min(budget.eval_items or work.items[1], work.items[1])
+    for plan in (plan for plan in plans if plan.steps):
+        if plan.train_hours is None or plan.sample_hours is None:
+            return None
+        sampled = plan.samples / (PIXEL * work.shape.size**2)
+        training = plan.train_hours * budget.images(plan.method) / (plan.steps * batch)
+        total += training + plan.sample_hours * items * suite.sampler.draws / sampled
+    return len(suite.rates) * total
 
 
 def _hours(
@@ -785,11 +832,11 @@ def _hours(
 ) -> tuple[float | None, float | None]:
     """Return hours of training, and of sampling one image."""
     setting, images = work.setting, steps * work.setting.training.batch
+    if timing is not None:
+        rate, share = timing.train_images_per_second, timing.sample_seconds_per_image / setting.processes
+        return images / rate / 3600 if rate else 0.0, share / 3600
     if work.gpu is None:
-        if timing is None:
-            return (None if steps else 0.0), None
-        rate = timing.train_images_per_second
-        return images / rate / 3600 if rate else 0.0, timing.sample_seconds_per_image / 3600
+        return (None if steps else 0.0), None
     again = 4 / 3 if setting.execution.gradient_checkpointing else 1.0  # a forward pass beside 1 + 2
     once = counted.encode_flops + work.suite.sampler.steps * counted.step_flops
     training, sampling, decoding = (  # the autoencoder stays float32

@@ -398,6 +398,24 @@ def test_the_command_prints_tables_and_json(micro_folder: Path, monkeypatch: pyt
     assert "T2I-Adapter" in shown and "at 12% of the peak rate" in shown and "NO" not in shown
 
 
+def test_a_rehearsal_takes_every_stage_and_corrects_the_hours(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.plan.footprint", lambda *given, **rest: COUNTED)
+    monkeypatch.setattr("bench.measure._STEPS", 2)
+    monkeypatch.setattr("bench.measure._WARM_UP", 1)
+    where = ("--suite", "micro", "--base", micro_folder, "--results", tmp_path, "--device", "cpu")
+    asked = ("--method", "t2i-adapter", "--sample-batch", 4, "--no-shuffled", "--train-batch", 2)
+    done = run(*where, *asked, "--rehearse", "--json")
+    assert done.exit_code == 0, done.output
+    found, (method,) = json.loads(done.stdout), json.loads(done.stdout)["methods"]
+    assert found["device"] == "cpu" and found["encode_hours"] > 0 and not list(tmp_path.iterdir())
+    stages = ("train_hours", "sample_hours", "saving_hours", "judge_hours")
+    assert all(0 < method[stage] < 10 for stage in stages)
+    assert found["hours"] == pytest.approx(sum(method[stage] for stage in stages))
+    assert any("measured here" in line for line in found["assumed"])
+
+
 @pytest.mark.parametrize(
     "words,message",
     [

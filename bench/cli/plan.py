@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.cost import Timings
     from bench.plan import Plan, Work
 
-_ELSEWHERE = ("seed", "results", "learning_rate", "track", "allow_leak", *OUTSIDE)
+_NOT_PLANNED = ("seed", "learning_rate", "track", *OUTSIDE)
 _MEASURED = (
     *("method", "task", "suite", "results", "base", "base_variant", "data", "train_batch", "precision"),
     *("device", "sample_batch", "micro_batch", "gradient_checkpointing", "compile", "fused", *READING),
@@ -25,7 +25,7 @@ _MEASURED = (
 
 
 @guarded
-@configured(without=_ELSEWHERE, method=("all",), suite="coco17")
+@configured(without=_NOT_PLANNED, method=("all",), suite="coco17")
 def plan(
     *,
     asked: Asked,
@@ -39,14 +39,36 @@ def plan(
     timings: Annotated[
         Path, typer.Option(help="Folder with timings.json of bench cost, for --gpu cpu.")
     ] = Path("results/emoji"),
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Take ten steps of every stage here, and plan by them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what runs need before they start: parameters, memory, disk, steps, hours; what won't fit."""
+    from bench import measure
     from bench.plan import plan_runs
+    from bench.training.engine import launched, speaks
 
-    machine = {"gpu": gpu, "gpus": gpus, "mfu": mfu, "like": like, "size": size}
-    work, plans = plan_runs(asked.cells(), timings=timings, say=aside, **machine)
+    machine: dict[str, Any] = {"gpu": gpu, "gpus": gpus, "mfu": mfu, "like": like, "size": size}
+    if rehearse:
+        machine |= {"gpus": launched(), "gpu": _gpu_here(asked.config.device, gpu)}
+    how = measure.rehearse if rehearse else None
+    work, plans = plan_runs(asked.cells(), timings=timings, say=aside, rehearse=how, **machine)
+    if not speaks():
+        return
     say(to_json(plan_dict(work, plans)) if as_json else plan_text(work, plans))
+
+
+def _gpu_here(device: str, named: str) -> str:
+    """Return which of the known GPUs this machine has, as named where it is unknown, "cpu" without any."""
+    from bench.measure import machine
+    from bench.plan import recognise
+    from bench.record import device_words
+    from bench.training.engine import find_device
+
+    here = find_device(device)
+    found = recognise(device_words(machine(here)))
+    return "cpu" if here == "cpu" else found.name if found else named
 
 
 @guarded
@@ -120,7 +142,7 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
 def plan_text(work: Work, plans: Sequence[Plan]) -> str:
     """Return plans as plain tables with what they assume and what does not fit."""
     from bench.data.latents import size_words
-    from bench.plan import gib
+    from bench.plan import gib, tuning_hours
 
     training, (train, evaluation) = work.setting.training, work.items
     seen = work.budget.train_items or train
@@ -140,6 +162,7 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
                 "memory": gib(p.needed),
                 "fits": "yes" if p.fits else "NO",
                 "saving": _hours(p.saving_hours),
+                "judging": _hours(p.judge_hours) if p.judge_hours is not None else "",
                 "checkpoints": size_words(p.checkpoints),
                 "written in all": "unknown" if p.written is None else size_words(p.written),
                 "samples": size_words(p.samples),
@@ -161,6 +184,9 @@ def plan_text(work: Work, plans: Sequence[Plan]) -> str:
         _table(memory),
         *([once + _hours(work.encode_hours)] if disk else []),
         f"all runs one after another: {_hours(_sum(plans))}",
+        f"learning rates beforehand, bench tune --budget quick --side {work.suite.choose_side}: "
+        f"{len(work.suite.rates)} rates ({', '.join(work.suite.rates)}) of every method that trains, "
+        f"{_hours(tuning_hours(work, plans))} a seed",
         "",
         *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits),
         *work.assumptions,
@@ -185,7 +211,7 @@ _PARTS = {
 
 def _sum(plans: Sequence[Plan]) -> float | None:
     """Return the hours of all runs one after another; None where one is unknown."""
-    parts = [hours for p in plans for hours in (p.train_hours, p.sample_hours, p.saving_hours)]
+    parts = [plan.hours for plan in plans]
     return None if None in parts else sum(hours for hours in parts if hours is not None)
 
 
