@@ -60,9 +60,18 @@ class Process(subprocess.Popen[bytes]):
         return lines[-1] if lines else "without a word"
 
 
-def child(arguments: Sequence[str], *, alone: bool, added: Mapping[str, str] | None = None) -> Process:
-    """Start this program's command line with the arguments, see `Process`."""
-    return Process(_argv(arguments), alone=alone, added={**(added or {}), **_handed_over()})
+def child(
+    arguments: Sequence[str], *, alone: bool, added: Mapping[str, str] | None = None, processes: int = 1
+) -> Process:
+    """Start this program's command line with the arguments, see `Process`.
+
+    processes: that share the work, each with a GPU of its own where there are some, started by torchrun.
+    """
+    argv = _argv(arguments)
+    if processes > 1:
+        how = ["--standalone", "--nproc-per-node", str(processes), "--no-python"]
+        argv = [sys.executable, "-m", "torch.distributed.run", *how, *argv]
+    return Process(argv, alone=alone, added={**(added or {}), **_handed_over()})
 
 
 def _argv(arguments: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
@@ -63,20 +64,23 @@ def run_grid(
     say: Callable[[str], None] = lambda text: None,
     start: Start | None = None,
     jobs: int = 1,
+    processes: int = 1,
 ) -> list[Outcome]:
     """Do every run that has no valid record yet; one that fails does not stop the others.
 
     names: what messages call each; its configuration in words where None. start: starts a run (default:
     a new process here, with its share of the cores), elsewhere as many at once as there is room for.
-    jobs: how many run at once here. Raises Stopped where somebody asked to stop, after the running ones
-    have saved their work, and BenchError in one of several processes of a launcher, each of which
-    would start the whole grid.
+    jobs: how many run at once here; processes: that share each of them. Raises Stopped where somebody asked
+    to stop, after the running ones have saved their work, and BenchError in one of several processes of a
+    launcher, each of which would start the whole grid.
     """
     if configs and launched() > 1:
         raise BenchError(
             f"{len(configs)} runs were asked of {launched()} launched processes, which share one run. "
             "Launch one method, task and seed at a time."
         )
+    if processes > 1 and any(config.as_released and not config.train_batch for config in configs):
+        raise BenchError(f"--as-released takes 16 images a process: say --train-batch {16 * processes}.")
     methods = sorted({config.method for config in configs if config.weights is not None})
     if len(methods) > 1:
         raise BenchError(
@@ -86,7 +90,9 @@ def run_grid(
     for config in {config.task: config for config in configs}.values():
         check_shared(config)
     names = names or [describe(config) for config in configs]
-    most, start = (jobs, starter(jobs)) if start is None else (len(configs), start)
+    most = jobs if start is None else len(configs)
+    if start is None:
+        start = starter(jobs, processes=processes) if processes > 1 else starter(jobs)
     ended: dict[int, Outcome] = {}
     running: dict[int, tuple[Outcome, Process | Remote | None]] = {}
     while len(ended) < len(configs):
@@ -149,14 +155,14 @@ def describe(config: RunConfig) -> str:
     return ", ".join([config.method, config.task, f"seed {config.seed}", *rate, *options, *more])
 
 
-def starter(jobs: int) -> Start:
-    """Return what starts a run here, `jobs` of which share the cores.
+def starter(jobs: int, *, processes: int = 1) -> Start:
+    """Return what starts a run here, `jobs` of which share the cores. processes: of each run.
 
     Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.
     """
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     threads = {} if jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
-    return partial(child, alone=jobs == 1, added=threads)
+    return partial(child, alone=jobs == 1, added=threads, processes=processes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,15 +253,14 @@ def do_ablation(
     *,
     hooks: Hooks,
     say: Callable[[str], None],
-    jobs: int = 1,
-    start: Start | None = None,
+    **where: Any,
 ) -> list[Outcome]:
     """Do the missing runs, those that train before those that take weights over, see `run_grid`."""
     outcomes: list[Outcome] = []
     for trains in (True, False):
         part = [entry for entry in planned if entry.state == MISSING and entry.trains == trains]
         configs, names = [entry.spec.config for entry in part], [entry.name for entry in part]
-        outcomes += run_grid(configs, names=names, hooks=hooks, say=say, jobs=jobs, start=start)
+        outcomes += run_grid(configs, names=names, hooks=hooks, say=say, **where)
     return outcomes
 
 

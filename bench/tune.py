@@ -65,11 +65,12 @@ def tune_rates(
     out: Path,
     hooks: Hooks,
     say: Callable[[str], None],
-    jobs: int = 1,
+    **where: Any,
 ) -> tuple[list[Path], list[Outcome]]:
     """Try every rate with every trained method, task and seed; write the evidence and return its files.
 
-    A method whose best rate lies at the edge of the grid is told of. rates: numbers above 0, as text.
+    A method whose best rate lies at the edge of the grid is told of. rates: numbers above 0, as
+    text; where: see `run_grid`.
     BenchError for others, and where a run would see the test side.
     """
     numbers = _numbers(rates)
@@ -83,7 +84,7 @@ def tune_rates(
         if config.method != FLOOR
         for rate in numbers
     ]
-    outcomes = run_grid(trials, hooks=hooks, say=say, jobs=jobs)
+    outcomes = run_grid(trials, hooks=hooks, say=say, **where)
     files = []
     for task in dict.fromkeys(config.task for config in configs):
         found = evidence([outcome for outcome in outcomes if outcome.config.task == task])

@@ -43,6 +43,18 @@ def test_a_child_runs_this_program_from_another_checkout(
     check_program(PROGRAM)
 
 
+def test_several_processes_share_a_run_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each knows how many there are, as under a launcher, and all end with the one that asked."""
+    (tmp_path / "told.py").write_text(
+        "import os\nfrom pathlib import Path\n"
+        "Path(f\"{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}\").touch()\nclass Method: pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    asked = child(["list", "told:Method"], alone=False, processes=2)
+    asked.wait()
+    assert {path.name for path in Path().glob("?-of-?")} == {"0-of-2", "1-of-2"}, asked.last_line()
+
+
 def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text("import time\n\ntime.sleep(600)\n")
     words = ["list", "waits:Method"]  # imports what lies in its folder, and so waits

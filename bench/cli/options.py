@@ -49,6 +49,7 @@ class Places:
     """Where the runs of a grid go, and how many run at once."""
 
     jobs: int = option(1, "Runs of a grid at once.", min=1, panel=EXECUTION)
+    processes: int = option(1, "Processes that share each run of a grid, one a GPU.", min=1, panel=EXECUTION)
     ray: str | None = option(
         None, "Spread a grid over a Ray cluster: auto, local or its address.", panel=EXECUTION
     )
@@ -62,7 +63,13 @@ class Places:
 
         placing = placed(self.ray, cpus=self.cpus_per_run, gpus=self.gpus_per_run)
         with console_hooks() as hooks, placing as start:
-            yield {"hooks": hooks, "say": aside, "jobs": self.jobs, "start": start}
+            yield {
+                "hooks": hooks,
+                "say": aside,
+                "jobs": self.jobs,
+                "processes": self.processes,
+                "start": start,
+            }
 
 
 @dataclass(frozen=True, kw_only=True)

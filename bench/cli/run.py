@@ -37,7 +37,7 @@ def run(
     from bench.types import BenchError
 
     configs = asked.cells()
-    if len(configs) == 1 and where.ray is None:
+    if len(configs) == 1 and where.ray is None and where.processes == 1:
         with console_hooks() as hooks:
             done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)
         _show(*done, as_json=as_json)
@@ -170,10 +170,11 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     budget="standard",
     results=RESULTS / "tuning",
 )
+@taking(Places, "where")
 def tune(
     *,
     asked: Asked,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    where: Places,
     rate: Annotated[
         list[str] | None,
         typer.Option("--rates", help="The grid, the same for all methods; else the suite's."),
@@ -185,8 +186,8 @@ def tune(
     from bench.tune import tune_rates
 
     rates = split(rate or []) or registry.load("suite", asked.config.suite).rates
-    with console_hooks() as hooks:
-        files, outcomes = tune_rates(asked.cells(), rates=rates, out=out, hooks=hooks, say=aside, jobs=jobs)
+    with where.open() as place:
+        files, outcomes = tune_rates(asked.cells(), rates=rates, out=out, **place)
     for path in files:
         say(path)
     end(outcomes)
