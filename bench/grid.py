@@ -74,21 +74,7 @@ def run_grid(
     to stop, after the running ones have saved their work, and BenchError in one of several processes of a
     launcher, each of which would start the whole grid.
     """
-    if configs and launched() > 1:
-        raise BenchError(
-            f"{len(configs)} runs were asked of {launched()} launched processes, which share one run. "
-            "Launch one method, task and seed at a time."
-        )
-    if processes > 1 and any(config.as_released and not config.train_batch for config in configs):
-        raise BenchError(f"--as-released takes 16 images a process: say --train-batch {16 * processes}.")
-    methods = sorted({config.method for config in configs if config.weights is not None})
-    if len(methods) > 1:
-        raise BenchError(
-            f"--weights {configs[0].weights} belong to one method, got {', '.join(methods)}. Name one with "
-            "--method."
-        )
-    for config in {config.task: config for config in configs}.values():
-        check_shared(config)
+    _check_grid(configs, processes=processes)
     names = names or [describe(config) for config in configs]
     most = jobs if start is None else len(configs)
     if start is None:
@@ -109,6 +95,25 @@ def run_grid(
         if running:
             time.sleep(LOOK_SECONDS)
     return [ended[number] for number in range(len(configs))]
+
+
+def _check_grid(configs: Sequence[RunConfig], *, processes: int) -> None:
+    """Raise BenchError for what no grid can do, before any of it begins."""
+    if configs and launched() > 1:
+        raise BenchError(
+            f"{len(configs)} runs were asked of {launched()} launched processes, which share one run. "
+            "Launch one method, task and seed at a time."
+        )
+    if processes > 1 and any(config.as_released and not config.train_batch for config in configs):
+        raise BenchError(f"--as-released takes 16 images a process: say --train-batch {16 * processes}.")
+    methods = sorted({config.method for config in configs if config.weights is not None})
+    if len(methods) > 1:
+        raise BenchError(
+            f"--weights {configs[0].weights} belong to one method, got {', '.join(methods)}. Name one with "
+            "--method."
+        )
+    for config in {config.task: config for config in configs}.values():
+        check_shared(config)
 
 
 def _begun(outcome: Outcome, start: Start) -> tuple[Outcome, Process | Remote | None]:

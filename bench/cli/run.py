@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,14 +30,21 @@ def run(
     where: Places,
     again: Annotated[bool, typer.Option("--again", help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
+    tuned: Annotated[
+        Path | None, typer.Option(help="Each method at the rate that `bench tune` chose: its folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
     from bench.grid import run_grid
     from bench.running import run_with_floor
+    from bench.suites import resolve
+    from bench.tune import tuned_rate
     from bench.types import BenchError
 
     configs = asked.cells()
+    if tuned is not None:
+        configs = [replace(c, learning_rate=tuned_rate(tuned, resolve(c))) for c in configs]
     if len(configs) == 1 and where.ray is None and where.processes == 1:
         with console_hooks() as hooks:
             done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)

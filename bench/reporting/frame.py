@@ -581,8 +581,16 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
         columns=order_columns(column for row in rows for column in row.cells),
         runs=tuple(runs),
         marks=marks,
-        notes=(*notes, *run_notes(records, rows), *_cell_notes(rows)),
+        notes=(*notes, *run_notes(records, rows), *_rate_notes(rows), *_cell_notes(rows)),
     )
+
+
+def _rate_notes(rows: Iterable[Row]) -> list[str]:
+    """Say the learning rates that were asked for in place of the suite's own."""
+    records = {row.label: row.record for row in rows if row.kind in ("method", "variant")}
+    asked = {name: record.config.get("learning_rate") for name, record in records.items() if record}
+    chosen = ", ".join(f"{name} {rate:g}" for name, rate in asked.items() if rate is not None)
+    return [f"Learning rates other than the suite's: {chosen}."] if chosen else []
 
 
 def run_notes(records: Sequence[RunRecord], rows: Iterable[Row]) -> list[str]:

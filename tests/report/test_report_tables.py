@@ -241,6 +241,13 @@ def test_devices_and_torch_are_told_where_they_matter() -> None:
     assert "do not compare" not in cost_grid(alone).caption
 
 
+def test_a_table_says_which_learning_rates_were_chosen() -> None:
+    chosen = made("bps", {"fd": 1.0}, config={"learning_rate": 3e-5})
+    notes = build_table([chosen, made("controlnet", {"fd": 1.0})]).notes
+    assert "Learning rates other than the suite's: BPS 3e-05." in notes
+    assert not any("rates" in note for note in build_table([made("bps", {"fd": 1.0})]).notes)
+
+
 def test_headers_say_judge_and_direction() -> None:
     def of(metric: str, **changes: str) -> str:
         return Column.of(metric, value(metric, 1.0, **changes)).header
