@@ -83,9 +83,11 @@ def report(results: str | Path, out: str | Path | None = None) -> list[Path]:
 def load_results(results: str | Path) -> pd.DataFrame:
     """Return what the runs of a folder, or of the pack beside it, measured.
 
-    A line for each run, row and metric: run, suite, task, method, seed, budget, protocol; row ("samples",
-    "shuffled", "autoencoder", ...), metric, value, low, high (95%), n, judge, scale, better.
+    A line for each run, row and metric: run, suite, task, method, options, seed, budget, protocol; row
+    ("samples", "shuffled", "autoencoder", ...), metric, value, low, high (95%), n, judge, scale, better.
     """
+    import json
+
     import pandas as pd
 
     from bench.packed import kept_records
@@ -94,6 +96,7 @@ def load_results(results: str | Path) -> pd.DataFrame:
         {
             **{name: getattr(record, name) for name in ("suite", "task", "method", "seed", "budget")},
             "run": record.run_id,
+            "options": json.dumps(dict(record.options), sort_keys=True),
             "protocol": record.protocol_hash[:12],
             "row": row,
             "metric": metric,

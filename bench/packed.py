@@ -325,29 +325,6 @@ def unpack_runs(results: Path, folder: Path) -> list[Path]:
     return sorted(folder / place for place in source.lines)
 
 
-def pack_table(results: Path, out: Path) -> Path:
-    """Write every number of the runs of a results folder into OUT.parquet, a line a number; return it."""
-    import pandas
-
-    whole = ("run_id", "suite", "task", "method", "budget", "seed", "protocol_hash", "finished")
-    lines = [
-        {name: getattr(run.record, name) for name in whole}
-        | {"options": json.dumps(dict(run.record.options), sort_keys=True), "ablation": bool(within)}
-        | {"row": row, "metric": metric, **vars(value)}
-        | {name: getattr(run.record.cost, name) for name in ("parameters_trainable", "train_seconds")}
-        for within in ("", ABLATIONS_FOLDER)
-        for run in kept_runs(results, within)
-        for row, metrics in ({"samples": run.record.metrics} | dict(run.record.rows)).items()
-        for metric, value in metrics.items()
-    ]
-    if not lines:
-        raise BenchError(f"no runs in {results}: name a folder that holds run folders.")
-    path = _made(out.parent) / f"{out.name}.parquet"
-    with content.atomic_path(path) as temporary:
-        pandas.DataFrame(lines).to_parquet(temporary, index=False)
-    return path
-
-
 def add_record(submitted: Path, results: Path, *, by: str) -> Path:
     """Take a run that others made, a folder or its record, among the results; return its folder there.
 

@@ -180,10 +180,17 @@ def pack(
     ] = False,
 ) -> None:
     """Write records, scores of items and tiles of each variant's first seed as two files."""
-    from bench.packed import pack_runs, pack_table
+    from bench import load_results
+    from bench.content import atomic_path
+    from bench.packed import pack_runs
 
-    for path in [pack_table(folder, out)] if parquet else pack_runs(folder, out):
-        say(path)
+    if not parquet:
+        say("\n".join(map(str, pack_runs(folder, out))))
+        return
+    path = out.with_name(f"{out.name}.parquet")
+    with atomic_path(path) as temporary:
+        load_results(folder).to_parquet(temporary, index=False)
+    say(path)
 
 
 @results_app.command("add")

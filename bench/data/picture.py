@@ -6,6 +6,7 @@ torch-fidelity and clean-fid do, and named; where nothing may be dropped, such a
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import stat
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -254,6 +255,15 @@ def shrunk(images: np.ndarray, *, most: int = LARGEST) -> np.ndarray:
     size = (max(1, width * most // max(height, width)), max(1, height * most // max(height, width)))
     resized = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
     return np.stack([np.asarray(image) for image in resized])
+
+
+def data_uri(pixels: np.ndarray, form: str = "webp", **settings: Any) -> str:
+    """Return a picture [H,W,3] uint8 as a data URI; settings: of Pillow's writer."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=form, **settings)
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def tile_pictures(strips: Mapping[str, np.ndarray], where: object) -> dict[str, np.ndarray]:

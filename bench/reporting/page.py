@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.content import atomic_path
-from bench.data.picture import MOST_TILES, decode
+from bench.data.picture import MOST_TILES, data_uri, decode
 from bench.record import RunRecord, device_words
 from bench.reporting.compare import (
     AblationTable,
@@ -64,7 +63,7 @@ PICTURE_BUDGET = 8_000_000
 _LARGEST = 128  # pixels of the longer side of a sample: the page shows them no larger
 # How samples are written: the first that fits the budget is taken, the last in any case.
 _LADDER: tuple[tuple[str, int, dict[str, Any]], ...] = (
-    ("WebP without loss", MOST_TILES, {}),
+    ("WebP without loss", MOST_TILES, {"lossless": True, "method": 0}),
     ("WebP of quality 92", MOST_TILES, {"quality": 92}),
     ("WebP of quality 80", MOST_TILES, {"quality": 80}),
     ("WebP of quality 60", 8, {"quality": 60}),
@@ -304,23 +303,14 @@ def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
     made = [Image.fromarray(image) for image in images]
     for image in made:
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    return _inline(np.concatenate([np.asarray(image) for image in made], axis=1), **settings)
+    return data_uri(np.concatenate([np.asarray(image) for image in made], axis=1), **settings)
 
 
 def _figure(path: Path, *, small: bool) -> str:
     """Return a drawn figure as a data URI: as it is, or small, with loss."""
     if small:
-        return _inline(decode(path.read_bytes()).pixels, quality=85, method=2)
+        return data_uri(decode(path.read_bytes()).pixels, quality=85, method=2)
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _inline(pixels: np.ndarray, **settings: Any) -> str:
-    """Return a picture [H,W,3] uint8 as a data URI of WebP, without loss unless settings say otherwise."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="WEBP", **settings or {"lossless": True, "method": 0})
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _ablation(section: Section, out: Path) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import itertools
 import json
 import math
@@ -18,11 +16,11 @@ import numpy as np
 
 from bench import registry
 from bench.content import Name, Text, atomic_write, digest_json, inside, read_json, sha256_file
-from bench.data.picture import read_exact
+from bench.data.picture import data_uri, read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.words import label, variant_details
-from bench.sampling import SAMPLES_FILE, png, show_condition
+from bench.sampling import SAMPLES_FILE, show_condition
 from bench.study import (
     ASPECTS,
     FIDELITY,
@@ -379,11 +377,6 @@ def _coded(
 
 
 def _inline(picture: np.ndarray) -> str:
-    """Return a picture [H,W,3] uint8 as a data URI, equal bytes for equal pixels."""
-    if max(picture.shape[:2]) <= _CRISP:
-        return f"data:image/png;base64,{base64.b64encode(png(np.ascontiguousarray(picture))).decode()}"
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="WEBP", quality=95)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    """Return a picture [H,W,3] uint8 as a data URI."""
+    pixels = np.ascontiguousarray(picture)
+    return data_uri(pixels, "png") if max(pixels.shape) <= _CRISP else data_uri(pixels, quality=95)

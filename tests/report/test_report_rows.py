@@ -111,8 +111,8 @@ def test_results_are_a_table_of_numbers(tmp_path: Path) -> None:
     bench("results", "pack", ROOT / "results" / "emoji-h200", tmp_path / "data", "--parquet")
     frame = pandas.read_parquet(tmp_path / "data.parquet")
     records = {r.run_id: r for r in kept_records(ROOT / "results" / "emoji-h200")}
-    assert set(frame["run_id"]) == set(records)
-    own = frame[(frame["row"] == "samples") & (frame["metric"] == "fd")].set_index("run_id")
+    assert set(frame["run"]) == set(records)
+    own = frame[(frame["row"] == "samples") & (frame["metric"] == "fd")].set_index("run")
     assert {k: own.loc[k, "value"] for k in records} == {k: r.metrics["fd"].value for k, r in records.items()}
 
 
