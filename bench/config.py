@@ -116,6 +116,8 @@ class RunConfig:
     ema: Annotated[float, Ge(0), Le(0.999999)] | None = _asked(
         None, "Decay of averaged weights; else the suite's.", PROTOCOL
     )
+    judge: str | None = _asked(None, "The network of FD, KID, ...; else the suite's.", PROTOCOL)
+    clip: str | None = _asked(None, "The CLIP judge, or none; else the suite's.", PROTOCOL)
     shuffled: bool = _asked(
         True, "Sample once more under other items' conditions (grids: first seed).", PROTOCOL
     )

@@ -95,14 +95,35 @@ _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
         "inception-v3": Row(
             target="bench.judges.vision:Inception", title="Inception-v3, 2,048 features of FID; a weight file"
         ),
+        "inception-v3/clean": Row(
+            target="bench.judges.vision:CleanInception", title="the same, resized as clean-fid does"
+        ),
         "dinov2-vitb14": Row(
             target="bench.judges.vision:DINOv2", title="DINOv2 ViT-B/14, 768 features; a weight file"
         ),
-        "open-clip/MODEL": Row(
-            target="bench.judges.clip:OpenClip", title="any model of open_clip; a weight file"
+        "open-clip/MODEL/TAG": Row(
+            target="bench.judges.clip:OpenClip", title="any model of open_clip; its tag's weight file"
         ),
     },
-    "metric": {},
+    "metric": {
+        name: Row(target=f"bench.judges.detect:{kind}", title=title)
+        for name, kind, title in (
+            ("canny_f1", "CannyF1", "Canny's edges in sample and target: F1"),
+            ("hed_f1", "HedF1", "HED's edges: F1; a weight file"),
+            ("hed_ssim", "HedSSIM", "HED's edges: MS-SSIM; a weight file"),
+            ("pidinet_f1", "PidinetF1", "PiDiNet's edges: F1; a weight file"),
+            ("pidinet_ssim", "PidinetSSIM", "PiDiNet's edges: MS-SSIM; a weight file"),
+            ("depth_rmse", "DepthRMSE", "depth in sample and target: RMSE; a folder of transformers"),
+            (
+                "miou_annotated",
+                "MiouAnnotated",
+                "a segmenter's classes to the annotated; a folder of transformers",
+            ),
+            ("miou_seen", "MiouSeen", "a segmenter's classes in sample and target; a folder of transformers"),
+            ("dino", "Dino", "cosine of DINOv2's features to the target's; a weight file"),
+            ("lpips", "Lpips", "LPIPS of VGG-16 to the target; two weight files"),
+        )
+    },
 }
 _PAPER = ("bps", "controlnet", "t2i-adapter", "sd-finetune", FLOOR)
 

@@ -216,6 +216,10 @@ class Run:
         check_steps(self.base, suite.sampler)
         names = {"features": suite.feature_judge, "clip": suite.clip_judge}
         self.judges = {r: load_judge(name, device=spec.device) for r, name in names.items() if name}
+        self.metrics = [registry.load("metric", name) for name in spec.config.metrics]
+        for metric in self.metrics:
+            if hasattr(metric, "device"):
+                metric.device = spec.device
         self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(suite.eval_side), spec.budget.eval_items)
         self.split_info, self.leaks = check_sides(
@@ -465,7 +469,7 @@ class Run:
             judges=self.judges,
             cache=self.cache,
             training=self._real_images,
-            metrics=[registry.load("metric", name) for name in self.spec.config.metrics],
+            metrics=self.metrics,
             groups=self._groups,
         )
         draws = range(self.spec.suite.sampler.draws)

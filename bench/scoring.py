@@ -59,6 +59,7 @@ MOST_PAIRS = 10_000
 """Images a folder that metrics of all pairs hold in memory at once (three matrices of 0.8 GB)."""
 HALF = "half"
 SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half of each folder"}
+ROLES = {"features": "none", "clip": "none"}  # names of judges that a run has, and has not
 _SEED = 0
 _KEPT = ("items", "replicates")  # arrays of Scores
 _UNBIASED = "MMD^2, cubic kernel, unbiased"  # KID of sets whose own pairs are not left out
@@ -314,7 +315,7 @@ def metric_value(
         low=ends[0],
         high=ends[1],
         n=n,
-        judge=judges[spec.judge].name if spec.judge in judges else "none",
+        judge=judges[spec.judge].name if spec.judge in judges else ROLES.get(spec.judge, spec.judge),
         scale=spec.scale,
         better=spec.better,
     )

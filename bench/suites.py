@@ -126,7 +126,7 @@ COCO17 = Suite(
     base=None,
     tasks=("sketch", "segmentation", "layout", "drawing"),
     feature_judge="inception-v3",
-    clip_judge="open-clip/ViT-B-16",
+    clip_judge="open-clip/ViT-B-16-quickgelu/openai",
     learning_rate=1e-5,
     budgets={
         "rehearsal": Budget(name="rehearsal", train_images=320, eval_items=200),
@@ -234,6 +234,8 @@ def suite_of(config: RunConfig) -> Suite:
         variant=config.base_variant or suite.variant,
         eval_side=side,
         splits=(lambda: splits().leaking(side)) if config.leaky else splits,
+        feature_judge=config.judge or suite.feature_judge,
+        clip_judge={None: suite.clip_judge, "none": None}.get(config.clip, config.clip),
         training=replace(suite.training, **_given(training)),
         sampler=replace(suite.sampler, **_given(sampler)),
     )

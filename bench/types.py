@@ -106,6 +106,7 @@ class Example:
     [K,3] uint8 RGB, class 0 being the background; None where it has no classes.
     photo: a photograph, from whose pixels no rule for flat drawings reads lines, classes or boxes.
     redraw: what drew the sketch from the image, [H,W,3] uint8 -> [H,W] uint8; None for a hand's lines.
+    class_names: of the palette's classes, where they are known.
     """
 
     id: str
@@ -115,6 +116,7 @@ class Example:
     palette: np.ndarray | None = None
     photo: bool = False
     redraw: Callable[[np.ndarray], np.ndarray] | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Dataset(Protocol):
@@ -137,9 +139,9 @@ class MetricSpec:
 
     name: in records; title: in tables, "" where the name will do. scale: the unit, shown beside the
     title where scale_shown. better: "higher", "lower" or "none". judge: whose features it reads,
-    "features" or "clip", "none" where pixels are enough. share: a share of items, whose interval is
-    at least Wilson's. detail: says more of a set's distribution than a first table need show. place:
-    from the left in tables.
+    "features" or "clip", else what tables call a network of its own; "none" where pixels are enough.
+    share: a share of items, whose interval is at least Wilson's. detail: says more of a set's
+    distribution than a first table need show. place: from the left in tables.
     """
 
     name: str
@@ -177,7 +179,8 @@ class Scored:
 class Metric(Protocol):
     """A metric of items: one value each, of which records hold the mean with its interval.
 
-    spec: its name, which no other metric has, unit and direction.
+    spec: its name, which no other metric has, unit and direction. device: where a metric has it, a run puts
+    its own there.
     """
 
     @property

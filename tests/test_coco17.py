@@ -110,14 +110,15 @@ def test_without_data_or_judges_it_says_what_to_do(
     with pytest.raises(BenchError, match="brings no base model"):
         resolve(RunConfig(suite="coco17", data=leaky))
     monkeypatch.delenv("BENCH_JUDGES", raising=False)
-    with pytest.raises(BenchError, match=r"open-clip-ViT-B-16\.\* .*BENCH_JUDGES"):
-        judge_card("open-clip/ViT-B-16")
+    name, stem = "open-clip/ViT-B-16-quickgelu/openai", "open-clip-ViT-B-16-quickgelu-openai"
+    with pytest.raises(BenchError, match=rf"{stem}\.\* .*BENCH_JUDGES"):
+        judge_card(name)
     monkeypatch.setenv("BENCH_JUDGES", str(tmp_path))
-    (tmp_path / "open-clip-ViT-B-16.safetensors").write_bytes(b"weights")
-    assert judge_card("open-clip/ViT-B-16").name == "ViT-B-16"
-    (tmp_path / "open-clip-ViT-B-16.pt").write_bytes(b"other weights")
-    with pytest.raises(BenchError, match="2 files for judge"):
-        judge_card("open-clip/ViT-B-16")
+    (tmp_path / f"{stem}.safetensors").write_bytes(b"weights")
+    assert judge_card(name).name.startswith("ViT-B-16-quickgelu/openai ")
+    (tmp_path / f"{stem}.pt").write_bytes(b"other weights")
+    with pytest.raises(BenchError, match="2 files for 'open-clip"):
+        judge_card(name)
 
 
 def test_commands_read_prepared_data(leaky: Path, tmp_path: Path) -> None:

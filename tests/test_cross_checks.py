@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.judges import Judge, JudgeCard, load_judge
+from bench.content import sha256_file
+from bench.judges import Judge, JudgeCard, load_judge, vision
 from bench.judges.clip import EMOJI_CLIP
 from bench.metrics import TOOLS, check_tools, tool_values
 from bench.metrics.paired import clip_score
@@ -130,6 +132,96 @@ def test_clip_score_equals_open_clip_called_directly() -> None:
     judge = load_judge("emoji-clip")
     ours = clip_score(judge.features(images), judge.text(captions))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+TINY = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+def test_the_clip_score_of_a_folder_is_open_clips_own_with_all_that_its_tag_says(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tag's weights want another mean and resize than the model's default: a file does not say so."""
+    import open_clip
+    from open_clip.pretrained import _PRETRAINED
+    from safetensors.torch import save_file
+
+    (tmp_path / "tiny-quickgelu.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "tiny-quickgelu.json")
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(open_clip.create_model("tiny-quickgelu").state_dict(), weights)
+    tag = {"file": str(weights), "quick_gelu": True, "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    tag |= {"interpolation": "bicubic", "resize_mode": "squash"}
+    monkeypatch.setitem(_PRETRAINED, "tiny-quickgelu", {"web": tag})
+    names = sorted(path.name for path in folders[0].iterdir())
+    captions = {name: f"picture number {place}" for place, name in enumerate(names)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    words = ["compare", *map(str, folders), "--no-intervals", "--json", "--device", "cpu"]
+    words += ["--clip", "open-clip/tiny-quickgelu/web", "--clip-weights", str(weights)]
+    told = CliRunner().invoke(app, [*words, "--captions", str(tmp_path / "captions.json")])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)["metrics"]["clip"]
+    model, _, transform = open_clip.create_model_and_transforms("tiny-quickgelu", pretrained="web")
+    pictures = torch.stack([transform(Image.open(folders[0] / name)) for name in names])
+    with torch.inference_mode():
+        seen = model.eval().encode_image(pictures, normalize=True)
+        read = model.encode_text(open_clip.tokenize(list(captions.values())), normalize=True)
+    assert found["value"] == pytest.approx(float((seen * read).sum(1).mean()), abs=1e-6)
+    assert found["judge"].startswith("tiny-quickgelu/web ") and "tiny-quickgelu/web" in told.stdout
+
+
+def test_clean_fids_own_features_agree(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its resize, normalisation and network, from one weight file; of large and small pictures."""
+    from cleanfid import fid, inception_pytorch
+    from cleanfid.inception_torchscript import InceptionV3W
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    class Scripted(torch.nn.Module):
+        """NVIDIA's file as clean-fid reads it: the layers alone, from weights in pytorch-fid's form."""
+
+        def __init__(self, layers: torch.nn.Module) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None)
+        state = theirs.FeatureExtractorInceptionV3("untrained", ["2048"]).state_dict()
+    torch.save(state, tmp_path / "inception-v3.pth")
+    monkeypatch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *a, **k: state)
+    blocks = inception_pytorch.InceptionV3(resize_input=False).eval().blocks
+    layers = torch.nn.Sequential(*(layer for block in blocks for layer in block))
+    torch.jit.trace(Scripted(layers), torch.zeros(1, 3, 299, 299)).save(tmp_path / "inception-2015-12-05.pt")
+    network = InceptionV3W(str(tmp_path), download=False)
+    source = dataclasses.replace(vision.INCEPTION, sha256=sha256_file(tmp_path / "inception-v3.pth"))
+    monkeypatch.setattr(vision, "INCEPTION", source)
+    judge = load_judge("inception-v3/clean", weights=tmp_path / "inception-v3.pth")
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 300, 300, 3), dtype=np.uint8)
+    for place, picture in enumerate(pictures):
+        (tmp_path / "large").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "large" / f"{place}.png")
+    for folder in (tmp_path / "large", folders[0]):
+        images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())[:4]])
+        paths = [str(path) for path in sorted(folder.iterdir())[:4]]
+        wanted = fid.get_files_features(
+            paths, model=network, num_workers=0, device=torch.device("cpu"), mode="clean", verbose=False
+        )
+        found = judge.features(images)
+        assert found.shape == (4, 2048) and wanted.std(0).max() > 0
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+    plain = load_judge("inception-v3", weights=tmp_path / "inception-v3.pth").features(images)
+    assert np.abs(plain - found).max() > 1e-3 * np.abs(found).max(), "another resize, other features"
 
 
 def test_a_tool_that_failed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 
 from bench import registry, running
 from bench.base.load import load_base
-from bench.content import sha256_file, write_json
+from bench.content import sha256_bytes, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import Judge, JudgeCard, judge_card, load_judge, vision
 from bench.judges.clip import bare_caption
@@ -21,6 +25,7 @@ from bench.metrics.paired import retrieval_hits
 from bench.suites import resolve
 from bench.types import BenchError
 from tests.asking import micro
+from tests.command_line import bench
 from tests.tolerances import TOLERANCES
 
 
@@ -96,8 +101,9 @@ def test_unknown_names_and_missing_files_say_what_to_do(
         judge_card("emoji-klip")
     for name, source in (
         ("inception-v3", "weights-inception-2015-12-05-6726825d.pth"),
+        ("inception-v3/clean", "weights-inception-2015-12-05-6726825d.pth"),
         ("dinov2-vitb14", "dinov2_vitb14_pretrain.pth"),
-        ("open-clip/ViT-B-32", "open_clip_model.safetensors"),
+        ("open-clip/ViT-B-32/laion2b_s34b_b79k", "open_clip_model.safetensors"),
     ):
         with pytest.raises(BenchError, match=f"needs a weight file.*{source}"):
             judge_card(name)
@@ -110,9 +116,69 @@ def test_unknown_names_and_missing_files_say_what_to_do(
     with pytest.raises(BenchError, match="6726825d"):
         judge_card("inception-v3", weights=weights)
     with pytest.raises(BenchError, match="unknown open_clip model"):
-        load_judge("open-clip/ViT-B-33", weights=weights)
+        load_judge("open-clip/ViT-B-33/openai", weights=weights)
     with pytest.raises(BenchError, match="cannot load"):
-        load_judge("open-clip/ViT-S-32-alt", weights=weights)
+        load_judge("open-clip/ViT-S-32-alt/own", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ViT-B-16", "TAG is openai, .*laion2b_s34b_b88k"),
+        ("ViT-B-16/laion", "no model with a pretrained tag"),
+        ("ViT-B-16/openai", "Use open-clip/ViT-B-16-quickgelu/openai"),
+        ("ViT-L-14/openai", "Use open-clip/ViT-L-14-quickgelu/openai"),
+    ],
+)
+def test_a_clip_judge_is_a_model_and_a_tag_that_fit(tmp_path: Path, name: str, says: str) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    with pytest.raises(BenchError, match=says):
+        judge_card(f"open-clip/{name}", weights=weights)
+    card = judge_card("open-clip/ViT-L-14-quickgelu/openai", weights=weights)
+    assert card.name == f"ViT-L-14-quickgelu/openai {sha256_file(weights)[:8]}"
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Iterator[str]:
+    """Serve tmp_path/published over HTTP; gives its address."""
+    (tmp_path / "published").mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "published"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_weights_are_fetched_when_asked_and_kept_only_where_their_digest_is_right(
+    publisher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, folder = tmp_path / "published/weights.pth", tmp_path / "judges"
+    published.write_bytes(b"other weights")
+    source = replace(vision.INCEPTION, url=f"{publisher}/weights.pth", sha256=sha256_bytes(b"weights"))
+    monkeypatch.setattr(vision, "INCEPTION", source)
+    monkeypatch.setenv("BENCH_JUDGES", str(folder))
+    offline = bench("judges", "fetch", "inception-v3")
+    assert offline.exit_code == 2 and len(offline.stderr.strip().splitlines()) == 1
+    for said in ("HF_HUB_OFFLINE", f"{publisher}/weights.pth", str(folder / "inception-v3.pth")):
+        assert said in offline.stderr
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    wrong = bench("judges", "fetch", "inception-v3")
+    assert wrong.exit_code == 2 and "Nothing was kept" in wrong.stderr and not list(folder.glob("*"))
+    published.write_bytes(b"weights")
+    for _ in range(2):  # the second finds it
+        fetched = bench("judges", "fetch", "inception-v3/clean")
+        assert fetched.exit_code == 0 and sha256_bytes(b"weights") in fetched.stdout, fetched.output
+        published.unlink(missing_ok=True)
+    cards = [judge_card(name) for name in ("inception-v3", "inception-v3/clean")]
+    assert [card.digest for card in cards] == [source.sha256] * 2 and cards[0].resize != cards[1].resize
+    shown = bench("judges", "list")
+    assert shown.exit_code == 0 and "inception-v3/clean: here" in shown.stdout, shown.output
+    assert f"inception-v3.pth: {source.sha256[:12]}" in shown.stdout
+    assert bench("judges", "fetch", "emoji-clip").exit_code == 2
+    (folder / "inception-v3.pth").unlink()
+    gone = bench("judges", "fetch", "inception-v3")
+    assert gone.exit_code == 2 and "404" in gone.stderr
 
 
 class Located(PurePosixPath):
@@ -221,15 +287,17 @@ def test_inception_reads_weights_in_torch_fidelitys_format(
         patch.setattr(theirs, "load_state_dict_from_url", lambda *a, **k: {})
         patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None)
         network = theirs.FeatureExtractorInceptionV3("untrained", ["2048"])
-    path = tmp_path / "checkpoints" / vision.INCEPTION_FILE
+    path = tmp_path / "checkpoints" / vision.INCEPTION.file.replace("weights", "pt")  # pytorch-fid's name
     path.parent.mkdir()
     torch.save(network.state_dict(), path)
-    monkeypatch.setattr(vision, "_INCEPTION_SHA256_START", sha256_file(path)[:8])
+    monkeypatch.setattr(vision, "INCEPTION", replace(vision.INCEPTION, sha256=sha256_file(path)))
     judge = load_judge("inception-v3", weights=path)
     assert judge.name == "Inception-v3"
     assert judge.features(images[:2]).shape == (2, 2048)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    assert judge_card("inception-v3") == judge.card, "torch-fidelity's own copy is found"
+    assert judge_card("inception-v3") == judge.card, "pytorch-fid's own copy is found"
+    clean = load_judge("inception-v3/clean")
+    assert clean.card.digest == judge.card.digest and clean.digest != judge.digest, "cached apart"
 
 
 def test_dinov2_reads_both_formats_and_resizes_by_its_rule(
@@ -282,7 +350,7 @@ class Grey:
 def test_a_judge_from_outside_is_found_by_module_and_name(images: np.ndarray) -> None:
     name = f"{__name__}:Grey"
     assert load_judge(name).card == judge_card(name) and load_judge(name).features(images).shape == (12, 3)
-    assert {"emoji-clip", "open-clip/MODEL"} <= set(registry.rows("judge"))
+    assert {"emoji-clip", "open-clip/MODEL/TAG"} <= set(registry.rows("judge"))
     with pytest.raises(BenchError, match="cannot be loaded"):
         judge_card(f"{__name__}:Gray")
 
@@ -297,3 +365,12 @@ def test_a_run_judges_where_it_trains(
     )
     running.Run(replace(resolve(micro(micro_folder, tmp_path)), device="cuda"))
     assert asked == [("efficientnet-lite0", "cuda")]
+
+
+def test_a_runs_judges_are_chosen_and_part_of_its_protocol(micro_folder: Path, tmp_path: Path) -> None:
+    config = micro(micro_folder, tmp_path)
+    plain, chosen = (running.identify(resolve(c)) for c in (config, replace(config, clip="emoji-clip")))
+    assert plain.run_id != chosen.run_id and set(chosen.protocol.judges) == {"features", "clip"}
+    assert running.identify(resolve(replace(config, clip="none", judge="efficientnet-lite0"))) == plain
+    asked = replace(config, judge=f"{__name__}:Grey")
+    assert running.identify(resolve(asked)).protocol.judges["features"]["name"] == "grey"

@@ -61,4 +61,5 @@ for _panel, _name, _command in _COMMANDS:
 app.add_typer(compare.study_app, name="study", rich_help_panel=_LOOK)
 app.add_typer(data.data_app, name="data", rich_help_panel=_EXCHANGE)
 app.add_typer(data.base_app, name="base", rich_help_panel=_EXCHANGE)
+app.add_typer(data.judges_app, name="judges", rich_help_panel=_EXCHANGE)
 app.add_typer(report.results_app, name="results", rich_help_panel=_EXCHANGE)

@@ -63,7 +63,7 @@ def compare(
         raise BenchError("--results needs --name, what the row is called.")
     check_word(how.name or "row")
     if how.captions is not None and how.clip is None:
-        raise BenchError("--captions needs a CLIP judge: --clip emoji-clip, or open-clip/MODEL.")
+        raise BenchError("--captions needs a CLIP judge: --clip emoji-clip, or open-clip/MODEL/TAG.")
     captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else {}
     folders = [path for path in (generated, reference) if path.suffix.lower() != STATISTICS]
     total = sum(len(manifest_of(folder).files) for folder in folders)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bench.record import RunRecord
 
 data_app = Shell(help="The data sets and their splits.", no_args_is_help=True)
+judges_app = Shell(
+    help="Networks that read samples: which are here, and fetching others.", no_args_is_help=True
+)
 base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
 
 
@@ -139,6 +142,43 @@ def prepare(
         say(f"LEAK {message}")
     say(f"{size_words(report.bytes)} in {report.folder}")
     say(f"next: bench run --suite coco17 --data {report.folder} --base FOLDER")
+
+
+@judges_app.command("list")
+@guarded
+def list_judges() -> None:
+    """List the judges, which of them can be used, and the weight files that are here."""
+    from bench import registry
+    from bench.content import sha256_file
+    from bench.judges import CLIP_ROW, NETWORKS, judge_card, judges_folder
+
+    table: dict[str, Any] = {}
+    for name, row in registry.rows("judge").items():
+        if name == CLIP_ROW:
+            table[name] = row.title
+            continue
+        try:
+            card = judge_card(name)
+            table[name] = f"here: {card.name} {card.digest[:12]}, {card.resize}"
+        except BenchError as error:
+            table[name] = str(error)
+    table["networks of metrics"] = {name: source.words for name, source in NETWORKS.items()}
+    files = sorted(path for path in judges_folder().glob("*") if path.is_file())
+    table[f"files in {judges_folder()}"] = {path.name: sha256_file(path)[:12] for path in files}
+    say(outline(table))
+
+
+@judges_app.command("fetch")
+@guarded
+def fetch(
+    name: Annotated[str, typer.Argument(help="A judge, or a metric's network: see `bench judges list`.")],
+) -> None:
+    """Download a judge's weights from their publisher and check their digest; only when asked."""
+    from bench.content import sha256_file
+    from bench.judges import fetch_judge
+
+    path = fetch_judge(name)
+    say(f"{path}  SHA-256 {sha256_file(path)}")
 
 
 @base_app.command("random")

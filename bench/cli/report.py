@@ -137,6 +137,7 @@ def _everything() -> dict[str, Any]:
             }
             for name, suite in suites.items()
         },
+        "metrics besides": {n: _titled(r) for n, r in registry.rows("metric").items()},
         "judges": {n: _titled(r) for n, r in registry.rows("judge").items()},
     }
 

@@ -2,10 +2,11 @@
 
 Each has the name that headers print, the digest of its weights and its resize rule; all three are
 part of the protocol. `judge_card` tells them without loading a network. They are found by name in
-`bench.registry`; "open-clip/ViT-B-32" stands in the row open-clip/MODEL.
+`bench.registry`; "open-clip/ViT-L-14-quickgelu/openai" stands in the row open-clip/MODEL/TAG.
 
-Where no weight file is given, it is looked for in the folder that the environment variable BENCH_JUDGES
-names, under the judge's name: inception-v3.pth, dinov2-vitb14.pth, open-clip-ViT-B-16.safetensors.
+Where no weight file is given, it is looked for in the folder of judges, that of the environment variable
+BENCH_JUDGES or else `judges` in the cache, under the name that its Source says: inception-v3.pth,
+dinov2-vitb14.safetensors, open-clip-ViT-L-14-quickgelu-openai.safetensors. `fetch_judge` puts it there.
 """
 
 from __future__ import annotations
@@ -20,13 +21,57 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bench import registry
-from bench.content import sha256_file
-from bench.types import BenchError
+from bench.content import Cache, atomic_path, sha256_file
+from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
     import torch
 
 JUDGES_VARIABLE = "BENCH_JUDGES"
+CLIP_ROW = "open-clip/MODEL/TAG"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a weight file is published.
+
+    stem: of its name in the folder of judges. file: its name there. repo: on the Hugging Face Hub, which
+    tells its SHA-256 when it is fetched; else url and sha256. also: other files that will do.
+    """
+
+    stem: str
+    file: str
+    repo: str = ""
+    url: str = ""
+    sha256: str = ""
+    also: str = ""
+
+    @property
+    def words(self) -> str:
+        """The file and who publishes it."""
+        digest = f"SHA-256 {self.sha256[:16]}..." if self.sha256 else ""
+        more = ", ".join(part for part in (self.repo, digest) if part)
+        return f"{self.url or self.file}{more and f' ({more})'}{self.also}"
+
+
+# What metrics of photographs ask, see bench.judges.detect.
+NETWORKS = {
+    "hed": Source(stem="ControlNetHED", file="ControlNetHED.pth", repo="lllyasviel/Annotators"),
+    "pidinet": Source(stem="table5_pidinet", file="table5_pidinet.pth", repo="lllyasviel/Annotators"),
+    "vgg16": Source(
+        stem="vgg16",
+        file="vgg16-397923af.pth",
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    ),
+    "lpips": Source(
+        stem="lpips",
+        file="weights-vgg16-lpips.pth",
+        url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
+        sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        also=", or vgg.pth of richzhang/PerceptualSimilarity, which is the same file",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +98,14 @@ class Judge:
         images: Callable[[np.ndarray], torch.Tensor],
         texts: Callable[[list[str]], torch.Tensor] | None = None,
         side: int | None = None,
+        digest: str = "",
     ) -> None:
         """Join a card with its towers: uint8 [B,H,W,3] -> [B,D] and captions -> [B,D].
 
-        side: height and width of the network's input in pixels, where it is square and known.
+        side: height and width of the network's input in pixels, where it is square and known. digest: by
+        which features are cached, else the card's; where one file serves judges that see differently.
         """
-        self.card, self.name, self.digest, self.side = card, card.name, card.digest, side
+        self.card, self.name, self.digest, self.side = card, card.name, digest or card.digest, side
         self._images, self._texts = images, texts
 
     def features(self, images: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
@@ -83,7 +130,8 @@ class Judge:
 class JudgeKind(Protocol):
     """How judges of one name are made.
 
-    name: as the user wrote it. weights: the file or folder given, None without one.
+    name: as the user wrote it. weights: the file or folder given, None without one. Those whose file is
+    published have a function `source(name) -> Source`.
     """
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
@@ -96,8 +144,8 @@ class JudgeKind(Protocol):
 def judge_card(name: str, *, weights: str | Path | None = None) -> JudgeCard:
     """Return the card of a judge without loading its network.
 
-    weights: the file of inception-v3, dinov2-vitb14 or open-clip/MODEL, else that in BENCH_JUDGES; another
-    folder for emoji-clip. BenchError for an unknown name, missing or changed weights.
+    weights: the file of a judge that needs one, else that in the folder of judges; another folder for
+    emoji-clip. BenchError for an unknown name, missing or changed weights.
     """
     return _kind(name).card(name, None if weights is None else Path(weights))
 
@@ -107,31 +155,97 @@ def load_judge(name: str, *, weights: str | Path | None = None, device: str = "c
     return _kind(name).load(name, None if weights is None else Path(weights), device)
 
 
+def fetch_judge(name: str) -> Path:
+    """Download a weight file, unless it is there, and return where it lies, its digest checked.
+
+    name: of a judge, or of NETWORKS. BenchError without a network, where the file is another than its
+    publisher says, and for a judge that needs none.
+    """
+    if name in NETWORKS:
+        return fetch(NETWORKS[name])
+    kind: Any = _kind(name)
+    if not hasattr(kind, "source"):
+        raise BenchError(f"judge '{name}' has its weights with it: there is nothing to fetch.")
+    return fetch(kind.source(name))
+
+
+def fetch(source: Source) -> Path:
+    """Download a published file into the folder of judges; returns and errors as `fetch_judge`."""
+    there = _found(source.stem)
+    if there is not None:
+        return there
+    path = judges_folder() / f"{source.stem}{Path(source.file).suffix}"
+    with atomic_path(path) as part:
+        promised = _download(source, part, path)
+        digest = sha256_file(part)
+        if digest != promised:
+            raise BenchError(
+                f"{source.file} came with SHA-256 {digest[:16]}..., its publisher says {promised[:16]}...: "
+                "damaged or another file. Nothing was kept; fetch it again."
+            )
+    return path
+
+
+def _download(source: Source, path: Path, target: Path) -> str:
+    """Write a published file to a path and return the SHA-256 that its publisher promises."""
+    import torch
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode
+
+    url, promised = source.url, source.sha256
+    try:
+        if not (url or source.repo):
+            raise ValueError("nobody publishes it")
+        if is_offline_mode():
+            raise ValueError("HF_HUB_OFFLINE is set")
+        if source.repo:
+            url = hf_hub_url(source.repo, source.file)
+            promised = get_hf_file_metadata(url, timeout=10).etag or ""
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    except Exception as error:  # the clients raise many kinds
+        raise_of_machine(error)
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise BenchError(
+            f"{source.file} cannot be fetched ({why}): where there is a network, take {source.words}, and "
+            f"put it here as {target}."
+        ) from error
+    return promised
+
+
 def _kind(name: str) -> JudgeKind:
-    kind: JudgeKind = registry.load("judge", "open-clip/MODEL" if name.startswith("open-clip/") else name)
+    kind: JudgeKind = registry.load("judge", CLIP_ROW if name.startswith("open-clip/") else name)
     return kind
 
 
-def need_file(name: str, weights: Path | None, remedy: str) -> Path:
-    """Return the weight file given, else that of the judge's name in the folder of BENCH_JUDGES.
+def judges_folder() -> Path:
+    """Return where weight files of judges are looked for and put."""
+    given = os.environ.get(JUDGES_VARIABLE)
+    return Path(given) if given else Cache().folder / "judges"
 
-    BenchError with the remedy where there is none, and where two files there have the name.
+
+def need_file(name: str, weights: Path | None, source: Source) -> Path:
+    """Return the weight file given, else the one in the folder of judges.
+
+    BenchError that says which file is missing and where it is read; where two there have the name.
     """
-    stem, folder = name.replace("/", "-"), os.environ.get(JUDGES_VARIABLE)
-    if weights is None and folder:
-        paths = sorted(Path(folder).glob(f"{glob.escape(stem)}.*"))
-        if len(paths) > 1:
-            raise BenchError(
-                f"{folder} holds {len(paths)} files for judge '{name}': "
-                f"{', '.join(path.name for path in paths)}. Leave one."
-            )
-        weights = paths[0] if paths else None
-    if weights is None or not weights.is_file():
+    path = weights or _found(source.stem)
+    if path is None or not path.is_file():
         raise BenchError(
-            f"judge '{name}' needs a weight file; got {weights}. {remedy} For runs, put it as {stem}.* "
-            f"into a folder and name that in the environment variable {JUDGES_VARIABLE}."
+            f"'{name}' needs a weight file; got {weights}. Fetch it with `bench judges fetch {name}`, or "
+            f"take {source.words}, and put it as {source.stem}.* into {judges_folder()} "
+            f"({JUDGES_VARIABLE} names another folder)."
         )
-    return weights
+    return path
+
+
+def _found(stem: str) -> Path | None:
+    folder = judges_folder()
+    paths = sorted(folder.glob(f"{glob.escape(stem)}.*"))
+    if len(paths) > 1:
+        raise BenchError(
+            f"{folder} holds {len(paths)} files for '{stem}': {', '.join(path.name for path in paths)}. "
+            "Leave one."
+        )
+    return paths[0] if paths else None
 
 
 def check_digest(path: Path, expected: str, remedy: str) -> None:

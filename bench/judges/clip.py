@@ -12,7 +12,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from bench.content import Count, Name, Text, digest_json, read_json, sha256_file
-from bench.judges import Judge, JudgeCard, check_digest, need_file
+from bench.judges import Judge, JudgeCard, Source, check_digest, need_file
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 EMOJI_CLIP = Path(__file__).parent.parent / "emoji" / "assets" / "emoji-clip"
 EMOJI_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
-_OPEN_REMEDY = (
-    "Take the weights of that model from its publisher (for example open_clip_model.safetensors of "
-    "a laion/CLIP-... repository on the Hugging Face Hub) and give the file."
-)
+OWN = "own"  # the tag of weights that no publisher's tag names
+_FILE = "open_clip_model.safetensors"  # as repositories of the hub call it
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _STYLE = re.compile(r",\s*[^,]+\sstyle\s*$")
 
 
@@ -82,13 +81,32 @@ class EmojiClip:
 
 
 class OpenClip:
-    """Any open_clip model from a file, by the name open-clip/MODEL."""
+    """Any open_clip model with weights of one of its tags, by the name open-clip/MODEL/TAG.
+
+    What a tag's weights were trained with, activation and preprocessing, is open_clip's to know. TAG "own":
+    a file of the user's, read as the model alone says.
+    """
+
+    def source(self, name: str) -> Source:
+        """Return who publishes a tag's weights."""
+        model, tag, known = _tagged(name)
+        url, repo = str(known.get("url", "")), str(known.get("hf_hub", ""))
+        folder, _, file = repo.rpartition("/")
+        digest = next(iter(re.findall(r"[0-9a-f]{64}", url)), "")
+        return Source(
+            stem=f"open-clip-{model}-{tag}",
+            file=(file or _FILE) if repo else Path(url).name or "your own file",
+            repo=folder,
+            url="" if repo else url,
+            sha256="" if repo else digest,
+        )
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
         """Return the card; the file's digest is recorded, none is demanded."""
+        digest = sha256_file(need_file(name, weights, self.source(name)))
         return JudgeCard(
-            name=name.removeprefix("open-clip/"),
-            digest=sha256_file(need_file(name, weights, _OPEN_REMEDY)),
+            name=f"{name.removeprefix('open-clip/')} {digest[:8]}",
+            digest=digest,
             resize="open_clip's own evaluation transform for this model",
             reads_text=True,
         )
@@ -97,10 +115,35 @@ class OpenClip:
         """Load the towers and open_clip's tokenizer."""
         import open_clip
 
-        card, path = self.card(name, weights), need_file(name, weights, _OPEN_REMEDY)
-        if card.name not in open_clip.list_models():
-            raise unknown("open_clip model", card.name, open_clip.list_models())
-        return _judge(card, card.name, path, lambda: open_clip.get_tokenizer(card.name), device)
+        card, path = self.card(name, weights), need_file(name, weights, self.source(name))
+        model, _, known = _tagged(name)
+        seen = {key: known[key] for key in _PREPROCESSING if key in known}
+        return _judge(card, model, path, lambda: open_clip.get_tokenizer(model), device, preprocessing=seen)
+
+
+def _tagged(name: str) -> tuple[str, str, dict[str, Any]]:
+    """Return model, tag and what open_clip knows of the tag; BenchError where these are no judge."""
+    import open_clip
+
+    model, _, tag = name.removeprefix("open-clip/").partition("/")
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise unknown("open_clip model", model, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in (*tags, OWN):
+        raise BenchError(
+            f"judge '{name}' is no model with a pretrained tag: write open-clip/{model}/TAG, where TAG is "
+            f"{', '.join(tags)}{' or ' * bool(tags)}{OWN}, a file of yours."
+        )
+    known = dict(open_clip.get_pretrained_cfg(model, tag))
+    quick = bool(known.get("quick_gelu"))
+    if tag != OWN and quick != bool(config.get("quick_gelu")):
+        twin = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
+        raise BenchError(
+            f"judge '{name}': the weights {tag} were trained with{'' if quick else 'out'} QuickGELU, which "
+            f"{model} is not built with; they give other features there. Use open-clip/{twin}/{tag}."
+        )
+    return model, tag, known
 
 
 def _judge(
@@ -111,15 +154,23 @@ def _judge(
     device: str,
     *,
     words: Callable[[str], str] = str,
+    preprocessing: dict[str, Any] | None = None,
 ) -> Judge:
-    """Load a model of open_clip by its name there; words: what its tokenizer reads of a caption."""
+    """Load a model of open_clip by its name there.
+
+    words: what its tokenizer reads of a caption. preprocessing: of its weights, where a file does not say.
+    """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     weights = None if pretrained is None else str(pretrained)
     try:
         model = open_clip.create_model(
-            name, pretrained=weights, require_pretrained=True, device=device
+            name,
+            pretrained=weights,
+            require_pretrained=True,
+            device=device,
+            force_preprocess_cfg=preprocessing,
         ).eval()
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = tokenizer_of()
@@ -138,7 +189,14 @@ def _judge(
         return model.encode_text(tokenizer([words(caption) for caption in captions]).to(device))
 
     size = model.visual.preprocess_cfg["size"]
-    return Judge(card, images=images, texts=texts, side=size if isinstance(size, int) else int(size[0]))
+    digest = digest_json([card.digest, name, preprocessing]) if pretrained else ""
+    return Judge(
+        card,
+        images=images,
+        texts=texts,
+        side=size if isinstance(size, int) else int(size[0]),
+        digest=digest,
+    )
 
 
 def preprocess_images(batch: np.ndarray, transform: Any) -> torch.Tensor:

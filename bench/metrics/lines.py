@@ -84,8 +84,8 @@ def line_f1(lines: np.ndarray, reference: np.ndarray, *, tolerance: float = 1.0)
     if not lines.any() or not reference.any():
         same = float(lines.any() == reference.any())
         return LineScore(same, same, same)
-    precision = float((_distances(lines, reference) <= tolerance).mean())
-    recall = float((_distances(reference, lines) <= tolerance).mean())
+    precision = float(_near(lines, reference, tolerance).mean())
+    recall = float(_near(reference, lines, tolerance).mean())
     total = precision + recall
     return LineScore(2 * precision * recall / total if total else 0.0, precision, recall)
 
@@ -101,6 +101,12 @@ def chamfer(lines: np.ndarray, reference: np.ndarray) -> float:
         return 0.0 if lines.any() == reference.any() else float(np.hypot(*lines.shape))
     forth, back = _distances(lines, reference), _distances(reference, lines)
     return float((forth.mean() + back.mean()) / 2)
+
+
+def _near(lines: np.ndarray, reference: np.ndarray, tolerance: float) -> np.ndarray:
+    if tolerance == 1:  # the same pixels in a twentieth of the time
+        return np.asarray(ndimage.binary_dilation(reference)[lines])
+    return _distances(lines, reference) <= tolerance
 
 
 def _distances(lines: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from bench.content import validated
 from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
 from bench.metrics.lines import CHAMFER, LINE_F1
+from bench.metrics.redetect import REDETECTED
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, COLOUR_ERROR, MIOU
 from bench.record import COMPARED, SUBMITTED, LeakCheck, MetricValue, Outside, RunRecord, made_on
 from bench.types import MetricSpec, unknown
@@ -27,12 +28,16 @@ MISSING = "–"
 HASH_DIGITS = 12
 RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 FRECHET = ("fd", "fd_infinite")
-_SPECS = {spec.name: spec for spec in (*SPECS, LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)}
+_SPECS = {
+    spec.name: spec
+    for spec in (*SPECS, *REDETECTED, LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)
+}
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),
     "segmentation": ("miou",),
     "layout": ("box_recall",),
     "drawing": ("sketch_f1", "colour_error"),
+    **dict.fromkeys(("image", "image-grey", "image-rgba"), ("canny_f1",)),
 }
 # How much better a number is under an item's own condition than under another item's: higher is better.
 _GAINS = {

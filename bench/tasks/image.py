@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from bench.metrics.lines import line_f1, sketch_lines
+from bench.metrics.redetect import CANNY_F1
 from bench.tasks import need_layer
 from bench.types import BenchError, Example, MetricSpec
 
@@ -11,14 +15,14 @@ from bench.types import BenchError, Example, MetricSpec
 class GivenImage:
     """The layer "condition" as condition, in 1 (grey), 3 (colours) or 4 channels (and transparency).
 
-    What it shows is the user's own, so that no rule says how well a sample obeys it: samples are compared
-    with the item's picture instead.
+    What it shows is the user's own, but it was made of the item's picture: samples are judged by whether they
+    have that picture's edges. Metrics that know more of the condition are asked for with --metric.
     """
 
     name = "image"
     channels = 3
-    version = 1
-    metrics: tuple[MetricSpec, ...] = ()
+    version = 2  # 1 judged nothing
+    metrics: tuple[MetricSpec, ...] = (CANNY_F1,)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the conditioning picture, [C,H,W] float32 in [0, 1]; BenchError without one.
@@ -35,8 +39,11 @@ class GivenImage:
         return np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32) / 255.0
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Return nothing: no rule is known."""
-        return {}
+        """Compare edges of an image ([H,W,3] uint8) with those of the item's picture; NaN without a rule."""
+        redraw = example.redraw
+        if redraw is None:
+            return {"canny_f1": math.nan}
+        return {"canny_f1": line_f1(*(sketch_lines(redraw(p)) for p in (image, example.image))).f1}
 
 
 class GreyImage(GivenImage):

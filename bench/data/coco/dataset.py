@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from bench.content import (
     validated,
 )
 from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
-from bench.data.coco.draw import as_example, palette_of
+from bench.data.coco.draw import as_example, palette_of, redrawer
 from bench.data.coco.official import Category
 from bench.data.leaks import BITS, Fingerprints, codes_of, compare
 from bench.data.likeness import GRID, shrink
@@ -97,6 +97,7 @@ class Coco17:
         self.digest, self.protocol, self.recipe = digest_json(value), found.protocol, found.recipe
         self.palette = palette_of(found.categories)
         self.class_names = ("void", *(category.name for category in found.categories))
+        self._redraw = redrawer(self.recipe, self.protocol)
         self.name = f"{NAME} release-leaky" if self.recipe.leaky else NAME
         if set(found.tables) != set(SETS):
             raise BenchError(f"{path} names other tables than {', '.join(SETS)}. {_ANEW}")
@@ -119,6 +120,7 @@ class Coco17:
             layers["boxes"] = np.array(row["boxes"], np.int32).reshape(-1, 5)
         caption, palette, recipe = row["caption"], self.palette, self.recipe
         example = as_example(item_id, caption, image, layers, palette=palette, recipe=recipe)
+        example = replace(example, redraw=self._redraw, class_names=self.class_names)
         if item_digest(example) != row["item"].hex():
             raise BenchError(
                 f"item {item_id} in {self.folder} is not what was prepared: its files were changed. {_ANEW}"

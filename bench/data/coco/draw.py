@@ -15,7 +15,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bench.content import digest_json, sha256_bytes, sha256_file
 from bench.data.coco import CELLS, TASKS, Recipe
 from bench.data.coco.official import Category, Picture
 from bench.data.picture import PictureError, decode, picture_bytes
+from bench.judges import judges_folder
 from bench.metrics.regions import coarse_colours
 from bench.types import BenchError, Example, raise_of_machine
 
@@ -168,7 +169,7 @@ def as_example(
     palette: np.ndarray,
     recipe: Recipe,
 ) -> Example:
-    """Join an item's stored parts with what follows from them: coarse colours, and how to redraw."""
+    """Join an item's stored parts with what follows from them: coarse colours."""
     more = {"colours": coarse_colours(image, cells=CELLS)} if "drawing" in recipe.tasks else {}
     return Example(
         id=item,
@@ -177,10 +178,29 @@ def as_example(
         layers={**layers, **more},
         palette=palette if len(palette) > 1 else None,
         photo=True,
-        redraw=canny_lines
-        if "sketch" in layers and (recipe.sketch, recipe.lines) == ("canny", "square")
-        else None,
     )
+
+
+def redrawer(recipe: Recipe, protocol: Mapping[str, str]) -> Sketcher | None:
+    """Return what drew the sketches of a prepared folder, None where its weights are not at hand.
+
+    They are where the very file that the folder's protocol names lies in the folder of judges.
+    """
+    if "sketch" not in recipe.maps or recipe.lines != "square":
+        return None
+    if recipe.sketch == "canny":
+        return canny_lines
+    path = judges_folder() / _FILES[recipe.sketch]
+    if not path.is_file() or sha256_file(path) not in protocol.get("sketch", ""):
+        return None
+    return partial(_redrawn, recipe)
+
+
+def _redrawn(recipe: Recipe, image: np.ndarray) -> np.ndarray:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_sketcher(recipe, weights=judges_folder(), device=device)(image)
 
 
 def palette_of(categories: Sequence[Category]) -> np.ndarray:

@@ -1,0 +1,287 @@
+"""Metrics of photographs that ask a network twice: of the sample, and of the item's own picture.
+
+The condition was drawn from that picture, so that what its detector finds in both should be equal. Runs take
+them by name, `--metric hed_ssim`; weights lie in the folder of judges. The first digits of their digest are
+part of the judge's name in records and tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.content import digest_arrays, digest_json, read_json, sha256_file
+from bench.data.coco import Recipe
+from bench.data.coco.draw import canny_lines, load_sketcher
+from bench.judges import NETWORKS, channels_first, judge_card, judges_folder, load_judge, need_file
+from bench.metrics import redetect
+from bench.metrics.lines import line_f1, sketch_lines
+from bench.metrics.paired import cosine_to_target
+from bench.metrics.regions import mean_iou
+from bench.types import BenchError, Example, MetricSpec, Scored, raise_of_machine
+
+if TYPE_CHECKING:
+    import torch
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VGG_TAPS = (3, 8, 15, 22, 29)  # after relu1_2, 2_2, 3_3, 4_3 and 5_3
+
+
+class Redetected:
+    """A number an item, of its sample and its own picture; see `bench.types.Metric`.
+
+    device: of its network; a run puts its own there. Made where its weights are, else BenchError.
+    """
+
+    spec: MetricSpec
+    device = "cpu"
+
+    def items(self, scored: Scored) -> np.ndarray:
+        """Return [N] float64, NaN where an item has no number."""
+        asked = zip(scored.images, scored.targets, scored.examples, strict=True)
+        return np.array([self.compare(image, target, example) for image, target, example in asked])
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the number of a sample with the item's picture, [H,W,3] uint8 each."""
+        raise NotImplementedError
+
+
+class CannyF1(Redetected):
+    """Canny's edges, which need no weights."""
+
+    spec = redetect.CANNY_F1
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the F1 of edge pixels."""
+        return line_f1(*(sketch_lines(canny_lines(picture)) for picture in (image, target))).f1
+
+
+class _Edges(Redetected):
+    """Soft edges of a learned detector; its two metrics share what they find."""
+
+    detector: str
+    _kept: dict[str, dict[str, float]] = {}
+
+    def __init__(self) -> None:
+        self.path = need_file(self.detector, None, NETWORKS[self.detector])
+        self.digest = sha256_file(self.path)
+        self.spec = replace(self.spec, judge=f"{self.detector} {self.digest[:8]}")
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return F1 of edges of at least half strength, or MS-SSIM of the soft ones."""
+        key = self.digest + digest_arrays(image=image, target=target)
+        if key not in self._kept:
+            size = image.shape[0]
+            if size % 64 or image.shape[1] != size:
+                raise BenchError(f"{self.spec.name} needs squares of a multiple of 64 px, got {image.shape}")
+            recipe = Recipe(sketch=self.detector, size=size)
+            draw = load_sketcher(recipe, weights=self.path.parent, device=self.device)
+            found, wanted = draw(image), draw(target)
+            f1 = line_f1(sketch_lines(found), sketch_lines(wanted)).f1
+            self._kept[key] = {"f1": f1, "ssim": redetect.ms_ssim(found, wanted)}
+        return self._kept[key][self.spec.name.rpartition("_")[2]]
+
+
+class HedSSIM(_Edges):
+    """MS-SSIM of HED's edges."""
+
+    detector, spec = "hed", redetect.HED_SSIM
+
+
+class HedF1(_Edges):
+    """F1 of HED's edges."""
+
+    detector, spec = "hed", redetect.HED_F1
+
+
+class PidinetSSIM(_Edges):
+    """MS-SSIM of PiDiNet's edges."""
+
+    detector, spec = "pidinet", redetect.PIDINET_SSIM
+
+
+class PidinetF1(_Edges):
+    """F1 of PiDiNet's edges."""
+
+    detector, spec = "pidinet", redetect.PIDINET_F1
+
+
+class _Transformer(Redetected):
+    """A network of the transformers library, from a folder of the user's as `hf download` leaves it.
+
+    folder: its name in the folder of judges. loaders: classes of transformers, of which one knows it.
+    """
+
+    folder: str
+    loaders: tuple[str, ...]
+
+    def __init__(self) -> None:
+        import transformers
+
+        self.place = judges_folder() / self.folder
+        try:
+            if not self.place.is_dir():
+                raise OSError("it is not there")
+            config = transformers.AutoConfig.from_pretrained(self.place, local_files_only=True)
+            known = [getattr(transformers, name) for name in self.loaders]
+            self.kind = next(kind for kind in known if type(config) in kind._model_mapping)
+            files = [p for p in sorted(self.place.glob("*")) if p.suffix in (".json", ".safetensors", ".bin")]
+            read_json(self.place / "preprocessor_config.json", loose=True)
+        except (StopIteration, OSError, ValueError, KeyError) as error:
+            why = str(error).strip().partition("\n")[0] or "it is a network for something else"
+            raise BenchError(
+                f"metric '{self.spec.name}' needs a {self.folder} network of the transformers library as the "
+                f"folder {self.place}, with config.json, preprocessor_config.json and weights ({why}). For "
+                f"example: hf download {_EXAMPLES[self.folder]} --local-dir {self.place}"
+            ) from error
+        digest = digest_json({path.name: sha256_file(path) for path in files})
+        self.spec = replace(self.spec, judge=f"{config.model_type} {digest[:8]}")
+
+    @cached_property
+    def network(self) -> tuple[Any, Any]:
+        """What prepares a picture, and the network."""
+        from transformers import AutoImageProcessor
+
+        how: dict[str, Any] = {"local_files_only": True}
+        try:
+            prepare = AutoImageProcessor.from_pretrained(self.place, **how)
+            return prepare, self.kind.from_pretrained(self.place, **how).eval().to(self.device)
+        except Exception as error:  # the library raises many kinds
+            raise_of_machine(error)
+            raise BenchError(f"{self.place} cannot be loaded by transformers ({error}).") from error
+
+    def _asked(self, picture: np.ndarray) -> tuple[Any, Any]:
+        import torch
+
+        prepare, network = self.network
+        with torch.inference_mode():
+            given = prepare(images=[picture], return_tensors="pt").to(self.device)
+            return prepare, network(**given)
+
+
+_EXAMPLES = {"depth": "Intel/dpt-large", "segmenter": "facebook/mask2former-swin-large-coco-panoptic"}
+
+
+class DepthRMSE(_Transformer):
+    """Depth by a network."""
+
+    spec, folder, loaders = redetect.DEPTH_RMSE, "depth", ("AutoModelForDepthEstimation",)
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the RMSE of both depth maps, each scaled to 0 to 255."""
+        return redetect.depth_rmse(self._depth(image), self._depth(target))
+
+    def _depth(self, picture: np.ndarray) -> np.ndarray:
+        depth = self._asked(picture)[1].predicted_depth
+        return np.asarray(depth[0].float().cpu().numpy())
+
+
+class MiouSeen(_Transformer):
+    """Classes by a network in both pictures, of whatever data."""
+
+    spec, folder = redetect.MIOU_SEEN, "segmenter"
+    loaders = ("AutoModelForUniversalSegmentation", "AutoModelForSemanticSegmentation")
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the mean IoU over the classes seen in the item's picture."""
+        found, wanted = self.classes(image), self.classes(target)
+        return mean_iou(found, wanted, void=np.zeros(wanted.shape, bool))
+
+    def classes(self, picture: np.ndarray) -> np.ndarray:
+        """Return each pixel's label, [H,W,3] uint8 -> [H,W] int64."""
+        prepare, output = self._asked(picture)
+        sizes = [picture.shape[:2]]
+        labels = prepare.post_process_semantic_segmentation(output, target_sizes=sizes)[0]
+        return np.asarray(labels.cpu().numpy().astype(np.int64))
+
+
+class MiouAnnotated(MiouSeen):
+    """Classes by a network in the sample against the item's class map: the segmentation's condition."""
+
+    spec = redetect.MIOU_ANNOTATED
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the mean IoU over the item's classes that the network knows by name; NaN without any.
+
+        Class 0, and classes that it does not know, are void. BenchError for data without named classes.
+        """
+        if "classes" not in example.layers or not example.class_names:
+            raise BenchError(
+                f"item {example.id} has no annotated classes with names: take --metric miou_seen instead."
+            )
+        places = {name.casefold(): place for place, name in enumerate(example.class_names) if place}
+        labels = self.network[1].config.id2label
+        table = np.array([places.get(str(labels[k]).casefold(), 0) for k in sorted(labels)])
+        wanted = example.layers["classes"].astype(np.int64)
+        void = ~np.isin(wanted, table[table > 0])
+        return float("nan") if void.all() else mean_iou(table[self.classes(image)], wanted, void=void)
+
+
+class Dino(Redetected):
+    """The cosine of DINOv2's features to those of the item's picture."""
+
+    def __init__(self) -> None:
+        card = judge_card("dinov2-vitb14")
+        self.spec = replace(redetect.DINO, judge=f"{card.name} {card.digest[:8]}")
+
+    def items(self, scored: Scored) -> np.ndarray:
+        """Return cosines, [N] float64."""
+        judge = load_judge("dinov2-vitb14", device=self.device)
+        return cosine_to_target(*(judge.features(np.asarray(x)) for x in (scored.images, scored.targets)))
+
+
+class Lpips(Redetected):
+    """LPIPS of VGG-16, version 0.1 (Zhang et al. 2018, arXiv 1801.03924)."""
+
+    def __init__(self) -> None:
+        self.paths = [need_file(name, None, NETWORKS[name]) for name in ("vgg16", "lpips")]
+        digest = digest_json([sha256_file(path) for path in self.paths])
+        self.spec = replace(redetect.LPIPS, judge=f"VGG-16 {digest[:8]}")
+
+    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+        """Return the distance, 0 for equal pictures."""
+        return self._distance(np.stack([image, target]))
+
+    @cached_property
+    def _distance(self) -> Callable[[np.ndarray], float]:
+        import torch
+        from torchvision.models import vgg16
+
+        try:
+            base, heads = (_tensors(path) for path in self.paths)
+            network = vgg16()
+            network.load_state_dict(base)
+            weights = [heads[f"lin{k}.model.1.weight"].to(self.device) for k in range(len(_VGG_TAPS))]
+        except (RuntimeError, KeyError) as error:
+            raise_of_machine(error)
+            raise BenchError(f"{self.paths[0]} or {self.paths[1]} is no file of LPIPS ({error}).") from error
+        layers = network.features[: _VGG_TAPS[-1] + 1].eval().to(self.device)
+        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
+
+        def distance(pair: np.ndarray) -> float:
+            x, total = (channels_first(pair, self.device) / 255 - mean) / deviation, 0.0
+            with torch.inference_mode():
+                for place, layer in enumerate(layers):
+                    x = layer(x)
+                    if place in _VGG_TAPS:
+                        unit = x / (x.norm(dim=1, keepdim=True) + 1e-10)
+                        weight = weights[_VGG_TAPS.index(place)]
+                        total += float((weight[0] * (unit[0] - unit[1]) ** 2).sum(0).mean())
+            return total
+
+        return distance
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise_of_machine(error)
+        raise BenchError(f"{path} holds no plain weights ({error})") from error
