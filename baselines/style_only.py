@@ -31,7 +31,8 @@ pipe = StableDiffusionPipeline.from_pretrained(
     + _DRAWN,
     whole="""\
 from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained("{folder}", safety_checker=None)
+pipe = StableDiffusionPipeline.from_pretrained(
+    "{folder}", safety_checker=None, feature_extractor=None)
 """
     + _DRAWN,
 )

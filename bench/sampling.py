@@ -33,8 +33,9 @@ def build_scheduler(base: Base, sampler: Sampler) -> Any:
     """Return a diffusers scheduler over the base's betas that takes eps.
 
     ddim: eta 0, leading spacing with offset 1, as Stable Diffusion's own. dpm++: DPM-Solver++ 2M
-    (arXiv 2211.01095), deterministic.
+    (arXiv 2211.01095), deterministic. BenchError where its noise levels would not be the base's.
     """
+    import torch
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
@@ -54,6 +55,11 @@ def build_scheduler(base: Base, sampler: Sampler) -> Any:
         )
     else:
         raise unknown("sampler", sampler.name, SAMPLERS)
+    if not torch.equal(scheduler.alphas_cumprod.double(), base.alphas):
+        raise BenchError(
+            f"{base.name} was trained at other noise levels than the sampler {sampler.name} makes of its "
+            f"{', '.join(keys)}. Give a base whose scheduler says no more than these."
+        )
     scheduler.set_timesteps(sampler.steps)
     return scheduler
 

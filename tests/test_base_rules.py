@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -17,6 +19,8 @@ import cli
 from bench.base.load import load_base
 from bench.base.random import build_base, shape_of, write_random_base
 from bench.base.snapshot import describe, find_snapshot
+from bench.config import Sampler
+from bench.sampling import SAMPLERS, build_scheduler
 from bench.types import BenchError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -245,3 +249,32 @@ def test_a_base_of_pickles_loads_without_a_word_of_errors(
     assert "error" not in "".join(capfd.readouterr()).lower()
     pairs = zip(loaded.unet.parameters(), wanted.unet.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("place", ["../v1-5-pruned.ckpt", "models/sd.safetensors", "sd.ckpt"])
+def test_a_file_that_is_not_there_is_no_hub_id(place: str) -> None:
+    with pytest.raises(BenchError, match=f"there is no file {place}"):
+        find_snapshot(place)
+
+
+@pytest.mark.parametrize("place", ["../sd15", "./sd15"])
+def test_a_folder_that_is_not_there_is_no_hub_id(place: str) -> None:
+    with pytest.raises(BenchError, match="no base model in .*sd15"):
+        find_snapshot(place)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samples_are_drawn_at_the_noise_levels_of_training(base: Path, schedule: str, name: str) -> None:
+    says(SCHEDULER, beta_schedule=schedule, beta_start=0.001, beta_end=0.02)(base)
+    loaded = load_base(base)
+    drawn_with = build_scheduler(loaded, Sampler(name=name, steps=4)).alphas_cumprod
+    assert torch.equal(drawn_with.double(), loaded.alphas)
+
+
+def test_samplers_refuse_betas_that_they_would_not_rescale(base: Path) -> None:
+    """Should such a base ever be let through, it is not sampled at other levels in silence."""
+    loaded = load_base(base)
+    rescaled = DDIMScheduler.from_config(loaded.scheduler.config, rescale_betas_zero_snr=True)
+    with pytest.raises(BenchError, match="other noise levels"):
+        build_scheduler(replace(loaded, scheduler=rescaled), Sampler(steps=4))

@@ -301,7 +301,9 @@ def drawn_by_code(page: Path, tmp_path: Path, *, base: Path, folder: Path) -> di
         shutil.copytree(base, named)
         index = json.loads((named / "model_index.json").read_text())
         checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
-        (named / "model_index.json").write_text(json.dumps({**index, **checker}))
+        checker |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
+        needs = {"requires_safety_checker": True}  # as SD 1.5's index does
+        (named / "model_index.json").write_text(json.dumps({**index, **checker, **needs}))
     found: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         filled = code.replace('"BASE"', repr(str(named))).replace('"DIR', f'"{folder}')

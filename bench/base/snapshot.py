@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bench.base.single import configs_of, unpacked
+from bench.base.single import SUFFIXES, configs_of, unpacked
 from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
 from bench.types import BenchError, unknown
@@ -35,7 +35,7 @@ _CONFIGS = {
 }
 _REMEDY = "Give a whole Stable Diffusion 1.x or 2.x."
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
-_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _WEIGHTS = (".safetensors", ".bin")
 _STEMS = {"diffusion_pytorch_model", "pytorch_model", "model"}  # of files of weights
 # Parts that model_index.json may name: not read, or held by an export with its base.
@@ -179,6 +179,10 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
     if folder.is_file():
         source, configs = {name: sha256_file(folder)}, read_configs(folder)
         folder = unpacked(folder, configs, variant=variant)
+    elif not folder.exists() and folder.suffix in SUFFIXES:
+        raise BenchError(
+            f"there is no file {place}. Give one that is there, a folder or a hub id with --base."
+        )
     elif not folder.exists() and _HUB.fullmatch(str(place)):
         folder = fetch(str(place), variant=variant)
         name = f"{str(place).partition('@')[0]}@{folder.name}"

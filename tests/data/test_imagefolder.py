@@ -77,6 +77,8 @@ def test_conditions_have_the_channels_of_their_task(tmp_path: Path, read: Callab
         condition = task.condition(example)
         assert condition.shape == (task.channels, 64, 64) and condition.max() <= 1
         np.testing.assert_array_equal(condition[0], example.layers["condition"][..., 0] / np.float32(255))
+        assert task.fidelity(example.image, example) == {"canny_f1": 1}
+        assert 0 < task.fidelity(data[data.ids[1]].image, example)["canny_f1"] < 1
     coloured = np.concatenate([example.image, np.full((64, 64, 1), 255, np.uint8)], axis=-1)
     with pytest.raises(BenchError, match="colours"):
         GreyImage().condition(
