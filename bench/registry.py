@@ -27,8 +27,8 @@ FLOOR = "text-only"
 class Row:
     """One name. target: "module:Name"; title: what tables print, "" where only the thing itself knows.
 
-    variant_of, options: where the name is a method's with options set. package: who brings it, "" for
-    this project.
+    variant_of, options: where the name is a method's with options set; options of a metric: what it is made
+    with. package: who brings it, "" for this project.
     """
 
     target: str
@@ -106,20 +106,16 @@ _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
         ),
     },
     "metric": {
-        name: Row(target=f"bench.judges.detect:{kind}", title=title)
+        name: Row(target=f"bench.judges.detect:{kind}", title=title, options={"name": name})
         for name, kind, title in (
-            ("canny_f1", "CannyF1", "Canny's edges in sample and target: F1"),
-            ("hed_f1", "HedF1", "HED's edges: F1; a weight file"),
-            ("hed_ssim", "HedSSIM", "HED's edges: MS-SSIM; a weight file"),
-            ("pidinet_f1", "PidinetF1", "PiDiNet's edges: F1; a weight file"),
-            ("pidinet_ssim", "PidinetSSIM", "PiDiNet's edges: MS-SSIM; a weight file"),
-            ("depth_rmse", "DepthRMSE", "depth in sample and target: RMSE; a folder of transformers"),
-            (
-                "miou_annotated",
-                "MiouAnnotated",
-                "a segmenter's classes to the annotated; a folder of transformers",
-            ),
-            ("miou_seen", "MiouSeen", "a segmenter's classes in sample and target; a folder of transformers"),
+            ("canny_f1", "Redetected", "Canny's edges in sample and target: F1"),
+            ("hed_f1", "Edges", "HED's edges: F1; a weight file"),
+            ("hed_ssim", "Edges", "HED's edges: MS-SSIM; a weight file"),
+            ("pidinet_f1", "Edges", "PiDiNet's edges: F1; a weight file"),
+            ("pidinet_ssim", "Edges", "PiDiNet's edges: MS-SSIM; a weight file"),
+            ("depth_rmse", "DepthRMSE", "depth in sample and target; a folder of transformers"),
+            ("miou_annotated", "MiouAnnotated", "a segmenter's classes to those annotated; the same"),
+            ("miou_seen", "MiouSeen", "a segmenter's classes in sample and target; the same"),
             ("dino", "Dino", "cosine of DINOv2's features to the target's; a weight file"),
             ("lpips", "Lpips", "LPIPS of VGG-16 to the target; two weight files"),
         )
@@ -182,14 +178,15 @@ def load(kind: str, name: str) -> Any:
 
     BenchError where the module or the name in it does not exist, or importing it fails.
     """
-    target = row(kind, name).target
+    found = row(kind, name)
+    target, made_with = found.target, found.options if kind == "metric" else {}
     module, _, attribute = target.partition(":")
     here = str(Path.cwd())
     if ":" in name and here not in sys.path:
         sys.path.append(here)  # last: nothing there hides a module of ours
     try:
         thing = getattr(import_module(module), attribute)
-        return thing() if isinstance(thing, type) else thing
+        return thing(**made_with) if isinstance(thing, type) else thing
     except (ImportError, AttributeError, TypeError) as error:
         raise BenchError(
             f"{kind} '{name}': {target} cannot be loaded ({error}). Write module:Name, where the module can "

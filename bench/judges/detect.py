@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from bench.base.weights import read_tensors
 from bench.content import digest_arrays, digest_json, read_json, sha256_file
 from bench.data.coco import Recipe
 from bench.data.coco.draw import canny_lines, load_sketcher
@@ -23,23 +23,23 @@ from bench.metrics import redetect
 from bench.metrics.lines import line_f1, sketch_lines
 from bench.metrics.paired import cosine_to_target
 from bench.metrics.regions import mean_iou
-from bench.types import BenchError, Example, MetricSpec, Scored, raise_of_machine
-
-if TYPE_CHECKING:
-    import torch
+from bench.types import BenchError, Example, Scored, raise_of_machine
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG_TAPS = (3, 8, 15, 22, 29)  # after relu1_2, 2_2, 3_3, 4_3 and 5_3
 
 
 class Redetected:
-    """A number an item, of its sample and its own picture; see `bench.types.Metric`.
+    """A number an item, of its sample and its own picture; see `bench.types.Metric`. Here: Canny's edges.
 
     device: of its network; a run puts its own there. Made where its weights are, else BenchError.
     """
 
-    spec: MetricSpec
     device = "cpu"
+
+    def __init__(self, name: str, judge: str = "none") -> None:
+        """Take the name of a metric of `redetect`, and what tables call its network."""
+        self.spec = replace(redetect.REDETECTED[name], judge=judge)
 
     def items(self, scored: Scored) -> np.ndarray:
         """Return [N] float64, NaN where an item has no number."""
@@ -48,32 +48,23 @@ class Redetected:
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
         """Return the number of a sample with the item's picture, [H,W,3] uint8 each."""
-        raise NotImplementedError
-
-
-class CannyF1(Redetected):
-    """Canny's edges, which need no weights."""
-
-    spec = redetect.CANNY_F1
-
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
-        """Return the F1 of edge pixels."""
         return line_f1(*(sketch_lines(canny_lines(picture)) for picture in (image, target))).f1
 
 
-class _Edges(Redetected):
-    """Soft edges of a learned detector; its two metrics share what they find."""
+class Edges(Redetected):
+    """Soft edges of a learned detector: F1 of those of at least half strength, or MS-SSIM."""
 
-    detector: str
-    _kept: dict[str, dict[str, float]] = {}
+    _kept: dict[str, dict[str, float]] = {}  # both numbers, of one detection
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """Take "hed_f1", "pidinet_ssim", ..."""
+        self.detector, _, self.number = name.partition("_")
         self.path = need_file(self.detector, None, NETWORKS[self.detector])
         self.digest = sha256_file(self.path)
-        self.spec = replace(self.spec, judge=f"{self.detector} {self.digest[:8]}")
+        super().__init__(name, f"{self.detector} {self.digest[:8]}")
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
-        """Return F1 of edges of at least half strength, or MS-SSIM of the soft ones."""
+        """Return the number of edges in both; BenchError for sizes that the detectors do not take."""
         key = self.digest + digest_arrays(image=image, target=target)
         if key not in self._kept:
             size = image.shape[0]
@@ -84,43 +75,17 @@ class _Edges(Redetected):
             found, wanted = draw(image), draw(target)
             f1 = line_f1(sketch_lines(found), sketch_lines(wanted)).f1
             self._kept[key] = {"f1": f1, "ssim": redetect.ms_ssim(found, wanted)}
-        return self._kept[key][self.spec.name.rpartition("_")[2]]
-
-
-class HedSSIM(_Edges):
-    """MS-SSIM of HED's edges."""
-
-    detector, spec = "hed", redetect.HED_SSIM
-
-
-class HedF1(_Edges):
-    """F1 of HED's edges."""
-
-    detector, spec = "hed", redetect.HED_F1
-
-
-class PidinetSSIM(_Edges):
-    """MS-SSIM of PiDiNet's edges."""
-
-    detector, spec = "pidinet", redetect.PIDINET_SSIM
-
-
-class PidinetF1(_Edges):
-    """F1 of PiDiNet's edges."""
-
-    detector, spec = "pidinet", redetect.PIDINET_F1
+        return self._kept[key][self.number]
 
 
 class _Transformer(Redetected):
-    """A network of the transformers library, from a folder of the user's as `hf download` leaves it.
+    """A network of the transformers library, from a folder of the user's as `hf download` leaves it."""
 
-    folder: its name in the folder of judges. loaders: classes of transformers, of which one knows it.
-    """
+    folder: str  # its name in the folder of judges
+    example: str  # of such a network on the hub
+    loaders: tuple[str, ...]  # classes of transformers, of which one knows it
 
-    folder: str
-    loaders: tuple[str, ...]
-
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         import transformers
 
         self.place = judges_folder() / self.folder
@@ -128,19 +93,19 @@ class _Transformer(Redetected):
             if not self.place.is_dir():
                 raise OSError("it is not there")
             config = transformers.AutoConfig.from_pretrained(self.place, local_files_only=True)
-            known = [getattr(transformers, name) for name in self.loaders]
+            known = [getattr(transformers, loader) for loader in self.loaders]
             self.kind = next(kind for kind in known if type(config) in kind._model_mapping)
             files = [p for p in sorted(self.place.glob("*")) if p.suffix in (".json", ".safetensors", ".bin")]
             read_json(self.place / "preprocessor_config.json", loose=True)
         except (StopIteration, OSError, ValueError, KeyError) as error:
             why = str(error).strip().partition("\n")[0] or "it is a network for something else"
             raise BenchError(
-                f"metric '{self.spec.name}' needs a {self.folder} network of the transformers library as the "
-                f"folder {self.place}, with config.json, preprocessor_config.json and weights ({why}). For "
-                f"example: hf download {_EXAMPLES[self.folder]} --local-dir {self.place}"
+                f"metric '{name}' needs a {self.folder} network of the transformers library as the folder "
+                f"{self.place}, with config.json, preprocessor_config.json and weights ({why}). For example: "
+                f"hf download {self.example} --local-dir {self.place}"
             ) from error
         digest = digest_json({path.name: sha256_file(path) for path in files})
-        self.spec = replace(self.spec, judge=f"{config.model_type} {digest[:8]}")
+        super().__init__(name, f"{config.model_type} {digest[:8]}")
 
     @cached_property
     def network(self) -> tuple[Any, Any]:
@@ -164,27 +129,21 @@ class _Transformer(Redetected):
             return prepare, network(**given)
 
 
-_EXAMPLES = {"depth": "Intel/dpt-large", "segmenter": "facebook/mask2former-swin-large-coco-panoptic"}
-
-
 class DepthRMSE(_Transformer):
     """Depth by a network."""
 
-    spec, folder, loaders = redetect.DEPTH_RMSE, "depth", ("AutoModelForDepthEstimation",)
+    folder, example, loaders = "depth", "Intel/dpt-large", ("AutoModelForDepthEstimation",)
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
         """Return the RMSE of both depth maps, each scaled to 0 to 255."""
-        return redetect.depth_rmse(self._depth(image), self._depth(target))
-
-    def _depth(self, picture: np.ndarray) -> np.ndarray:
-        depth = self._asked(picture)[1].predicted_depth
-        return np.asarray(depth[0].float().cpu().numpy())
+        depths = (self._asked(picture)[1].predicted_depth[0] for picture in (image, target))
+        return redetect.depth_rmse(*(depth.float().cpu().numpy() for depth in depths))
 
 
 class MiouSeen(_Transformer):
     """Classes by a network in both pictures, of whatever data."""
 
-    spec, folder = redetect.MIOU_SEEN, "segmenter"
+    folder, example = "segmenter", "facebook/mask2former-swin-large-coco-panoptic"
     loaders = ("AutoModelForUniversalSegmentation", "AutoModelForSemanticSegmentation")
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
@@ -202,8 +161,6 @@ class MiouSeen(_Transformer):
 
 class MiouAnnotated(MiouSeen):
     """Classes by a network in the sample against the item's class map: the segmentation's condition."""
-
-    spec = redetect.MIOU_ANNOTATED
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
         """Return the mean IoU over the item's classes that the network knows by name; NaN without any.
@@ -225,9 +182,10 @@ class MiouAnnotated(MiouSeen):
 class Dino(Redetected):
     """The cosine of DINOv2's features to those of the item's picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """Take "dino"."""
         card = judge_card("dinov2-vitb14")
-        self.spec = replace(redetect.DINO, judge=f"{card.name} {card.digest[:8]}")
+        super().__init__(name, f"{card.name} {card.digest[:8]}")
 
     def items(self, scored: Scored) -> np.ndarray:
         """Return cosines, [N] float64."""
@@ -238,10 +196,10 @@ class Dino(Redetected):
 class Lpips(Redetected):
     """LPIPS of VGG-16, version 0.1 (Zhang et al. 2018, arXiv 1801.03924)."""
 
-    def __init__(self) -> None:
-        self.paths = [need_file(name, None, NETWORKS[name]) for name in ("vgg16", "lpips")]
-        digest = digest_json([sha256_file(path) for path in self.paths])
-        self.spec = replace(redetect.LPIPS, judge=f"VGG-16 {digest[:8]}")
+    def __init__(self, name: str) -> None:
+        """Take "lpips"."""
+        self.paths = [need_file(part, None, NETWORKS[part]) for part in ("vgg16", "lpips")]
+        super().__init__(name, f"VGG-16 {digest_json([sha256_file(path) for path in self.paths])[:8]}")
 
     def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
         """Return the distance, 0 for equal pictures."""
@@ -253,7 +211,7 @@ class Lpips(Redetected):
         from torchvision.models import vgg16
 
         try:
-            base, heads = (_tensors(path) for path in self.paths)
+            base, heads = (read_tensors(path) for path in self.paths)
             network = vgg16()
             network.load_state_dict(base)
             weights = [heads[f"lin{k}.model.1.weight"].to(self.device) for k in range(len(_VGG_TAPS))]
@@ -275,13 +233,3 @@ class Lpips(Redetected):
             return total
 
         return distance
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
-        raise_of_machine(error)
-        raise BenchError(f"{path} holds no plain weights ({error})") from error

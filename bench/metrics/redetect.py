@@ -13,31 +13,25 @@ from scipy import ndimage
 
 from bench.types import BenchError, MetricSpec
 
-_F1, _SSIM = "F1 in [0, 1], tolerance 1 px", "MS-SSIM in [0, 1]"
-CANNY_F1 = MetricSpec(name="canny_f1", title="edge F1", scale=_F1, better="higher", place=16)
-HED_SSIM = MetricSpec(name="hed_ssim", title="HED SSIM", scale=_SSIM, better="higher", place=17)
-HED_F1 = MetricSpec(name="hed_f1", title="HED F1", scale=_F1, better="higher", place=18)
-PIDINET_SSIM = MetricSpec(name="pidinet_ssim", title="PiDiNet SSIM", scale=_SSIM, better="higher", place=19)
-PIDINET_F1 = MetricSpec(name="pidinet_f1", title="PiDiNet F1", scale=_F1, better="higher", place=20)
-DEPTH_RMSE = MetricSpec(
-    name="depth_rmse", title="depth RMSE", scale="of 255", scale_shown=True, better="lower", place=21
-)
-MIOU_ANNOTATED = MetricSpec(
-    name="miou_annotated", title="mIoU, segmenter", scale="IoU in [0, 1]", better="higher", place=22
-)
-MIOU_SEEN = MetricSpec(
-    name="miou_seen",
-    title="mIoU, segmenter on both",
-    scale="IoU in [0, 1]",
-    better="higher",
-    place=23,
-)
-DINO = MetricSpec(name="dino", title="DINO similarity", scale="cosine", better="higher", place=74)
-LPIPS = MetricSpec(name="lpips", title="LPIPS", scale="distance, 0 is equal", better="lower", place=75)
-REDETECTED = (
-    *(CANNY_F1, HED_SSIM, HED_F1, PIDINET_SSIM, PIDINET_F1, DEPTH_RMSE, MIOU_ANNOTATED, MIOU_SEEN),
-    *(DINO, LPIPS),
-)
+_F1, _SSIM, _IOU = "F1 in [0, 1], tolerance 1 px", "MS-SSIM in [0, 1]", "IoU in [0, 1]"
+REDETECTED = {
+    name: MetricSpec(name=name, title=title, scale=scale, better=better, place=place)
+    for place, (name, title, scale, better) in enumerate(
+        (
+            ("canny_f1", "edge F1", _F1, "higher"),
+            ("hed_ssim", "HED SSIM", _SSIM, "higher"),
+            ("hed_f1", "HED F1", _F1, "higher"),
+            ("pidinet_ssim", "PiDiNet SSIM", _SSIM, "higher"),
+            ("pidinet_f1", "PiDiNet F1", _F1, "higher"),
+            ("depth_rmse", "depth RMSE", "grey levels of 255", "lower"),
+            ("miou_annotated", "mIoU, segmenter", _IOU, "higher"),
+            ("miou_seen", "mIoU, segmenter on both", _IOU, "higher"),
+            ("dino", "DINO similarity", "cosine", "higher"),
+            ("lpips", "LPIPS", "distance, 0 is equal", "lower"),
+        ),
+        start=16,
+    )
+}
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
 _SIGMA, _REACH = 1.5, 5  # of the Gaussian window, in pixels

@@ -30,7 +30,7 @@ RATE = "learning_rate"  # recorded among the options, but a flag of its own on t
 FRECHET = ("fd", "fd_infinite")
 _SPECS = {
     spec.name: spec
-    for spec in (*SPECS, *REDETECTED, LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)
+    for spec in (*SPECS, *REDETECTED.values(), LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)
 }
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),

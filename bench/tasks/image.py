@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bench.metrics.lines import line_f1, sketch_lines
-from bench.metrics.redetect import CANNY_F1
+from bench.metrics.redetect import REDETECTED
 from bench.tasks import need_layer
 from bench.types import BenchError, Example, MetricSpec
 
@@ -22,7 +22,7 @@ class GivenImage:
     name = "image"
     channels = 3
     version = 2  # 1 judged nothing
-    metrics: tuple[MetricSpec, ...] = (CANNY_F1,)
+    metrics: tuple[MetricSpec, ...] = (REDETECTED["canny_f1"],)
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the conditioning picture, [C,H,W] float32 in [0, 1]; BenchError without one.
