@@ -19,7 +19,7 @@ from bench import registry, running
 from bench.base.load import load_base
 from bench.content import sha256_bytes, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.judges import Judge, JudgeCard, judge_card, load_judge, vision
+from bench.judges import Judge, JudgeCard, fetch_judge, judge_card, load_judge, vision
 from bench.judges.clip import bare_caption
 from bench.metrics.paired import retrieval_hits
 from bench.suites import resolve
@@ -141,9 +141,17 @@ def test_a_clip_judge_is_a_model_and_a_tag_that_fit(tmp_path: Path, name: str, s
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[str]:
-    """Serve tmp_path/published over HTTP; gives its address."""
+    """Serve tmp_path/published over HTTP, saying of each file its SHA-256 as the hub does; its address."""
     (tmp_path / "published").mkdir()
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "published"))
+
+    class Publisher(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            path = Path(self.translate_path(self.path))
+            if path.is_file():
+                self.send_header("X-Linked-Etag", f'"{sha256_file(path)}"')
+            super().end_headers()
+
+    handler = functools.partial(Publisher, directory=str(tmp_path / "published"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -162,7 +170,7 @@ def test_weights_are_fetched_when_asked_and_kept_only_where_their_digest_is_righ
     assert offline.exit_code == 2 and len(offline.stderr.strip().splitlines()) == 1
     for said in ("HF_HUB_OFFLINE", f"{publisher}/weights.pth", str(folder / "inception-v3.pth")):
         assert said in offline.stderr
-    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     wrong = bench("judges", "fetch", "inception-v3")
     assert wrong.exit_code == 2 and "Nothing was kept" in wrong.stderr and not list(folder.glob("*"))
     published.write_bytes(b"weights")
@@ -179,6 +187,28 @@ def test_weights_are_fetched_when_asked_and_kept_only_where_their_digest_is_righ
     (folder / "inception-v3.pth").unlink()
     gone = bench("judges", "fetch", "inception-v3")
     assert gone.exit_code == 2 and "404" in gone.stderr
+
+
+def test_of_the_hub_the_digest_is_asked(
+    publisher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, folder = "open-clip/ViT-B-16-quickgelu/openai", tmp_path / "judges"
+    (tmp_path / "published/open_clip_model.safetensors").write_bytes(b"weights")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_url", lambda repo, file: asked.append(repo) or f"{publisher}/{file}"
+    )
+    monkeypatch.setenv("BENCH_JUDGES", str(folder))
+    path = fetch_judge(name)
+    assert path == folder / "open-clip-ViT-B-16-quickgelu-openai.safetensors"
+    assert asked == ["timm/vit_base_patch16_clip_224.openai"] and path.read_bytes() == b"weights"
+    path.unlink()
+    cut = functools.partial(Path.write_bytes, data=b"weigh")
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, path, progress: cut(Path(path)))
+    with pytest.raises(BenchError, match="Nothing was kept"):
+        fetch_judge(name)
+    assert list(folder.glob("*")) == []
 
 
 class Located(PurePosixPath):

@@ -253,7 +253,8 @@ def test_headers_say_judge_and_direction() -> None:
         return Column.of(metric, value(metric, 1.0, **changes)).header
 
     assert of("fd") == f"FD ({JUDGE}) ↓"
-    assert of("fd", judge="inception-v3") == "FID (inception-v3) ↓"
+    for judge in ("inception-v3", "Inception-v3/clean"):
+        assert of("fd", judge=judge) == f"FID ({judge}) ↓"
     assert of("retrieval") == "R@1 ↑"
     assert of("clip") == "CLIP score (emoji-clip, cosine) ↑"
     assert of("seg_miou", judge="segmenter") == "seg miou (segmenter, fraction) ↑"
