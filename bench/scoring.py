@@ -189,6 +189,7 @@ class Evaluator:
         code = [digest_sources(), sha256_file(inspect.getfile(type(self.task)))]
         key = {"kind": "known scores", "code": code, "of": known.of, "items": items, "task": self.task.name}
         key |= {"judges": {role: judge.digest for role, judge in self.judges.items()}}
+        key |= {"redrawn": self.examples[0].redraw is not None}  # where the lines' detector is at hand
         key |= {"groups": None if self.groups is None else self.groups.tolist()}
 
         def make() -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ part of the judge's name in records and tables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -43,10 +44,9 @@ class Redetected:
 
     def items(self, scored: Scored) -> np.ndarray:
         """Return [N] float64, NaN where an item has no number."""
-        asked = zip(scored.images, scored.targets, scored.examples, strict=True)
-        return np.array([self.compare(image, target, example) for image, target, example in asked])
+        return np.array([self.compare(*pair) for pair in zip(scored.images, scored.targets, strict=True)])
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+    def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the number of a sample with the item's picture, [H,W,3] uint8 each."""
         return line_f1(*(sketch_lines(canny_lines(picture)) for picture in (image, target))).f1
 
@@ -63,7 +63,7 @@ class Edges(Redetected):
         self.digest = sha256_file(self.path)
         super().__init__(name, f"{self.detector} {self.digest[:8]}")
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+    def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the number of edges in both; BenchError for sizes that the detectors do not take."""
         key = self.digest + digest_arrays(image=image, target=target)
         if key not in self._kept:
@@ -134,7 +134,7 @@ class DepthRMSE(_Transformer):
 
     folder, example, loaders = "depth", "Intel/dpt-large", ("AutoModelForDepthEstimation",)
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+    def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the RMSE of both depth maps, each scaled to 0 to 255."""
         depths = (self._asked(picture)[1].predicted_depth[0] for picture in (image, target))
         return redetect.depth_rmse(*(depth.float().cpu().numpy() for depth in depths))
@@ -146,7 +146,7 @@ class MiouSeen(_Transformer):
     folder, example = "segmenter", "facebook/mask2former-swin-large-coco-panoptic"
     loaders = ("AutoModelForUniversalSegmentation", "AutoModelForSemanticSegmentation")
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+    def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the mean IoU over the classes seen in the item's picture."""
         found, wanted = self.classes(image), self.classes(target)
         return mean_iou(found, wanted, void=np.zeros(wanted.shape, bool))
@@ -162,21 +162,23 @@ class MiouSeen(_Transformer):
 class MiouAnnotated(MiouSeen):
     """Classes by a network in the sample against the item's class map: the segmentation's condition."""
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
-        """Return the mean IoU over the item's classes that the network knows by name; NaN without any.
+    def items(self, scored: Scored) -> np.ndarray:
+        """Return mean IoUs over an item's classes that the network knows by name, NaN without any.
 
-        Class 0, and classes that it does not know, are void. BenchError for data without named classes.
+        Class 0, and classes that it does not know, are void.
         """
-        if "classes" not in example.layers or not example.class_names:
-            raise BenchError(
-                f"item {example.id} has no annotated classes with names: take --metric miou_seen instead."
-            )
+        pairs = zip(scored.images, scored.examples, strict=True)
+        return np.array([self._annotated(image, example) for image, example in pairs])
+
+    def _annotated(self, image: np.ndarray, example: Example) -> float:
+        if "classes" not in example.layers:
+            return math.nan
         places = {name.casefold(): place for place, name in enumerate(example.class_names) if place}
         labels = self.network[1].config.id2label
         table = np.array([places.get(str(labels[k]).casefold(), 0) for k in sorted(labels)])
         wanted = example.layers["classes"].astype(np.int64)
         void = ~np.isin(wanted, table[table > 0])
-        return float("nan") if void.all() else mean_iou(table[self.classes(image)], wanted, void=void)
+        return math.nan if void.all() else mean_iou(table[self.classes(image)], wanted, void=void)
 
 
 class Dino(Redetected):
@@ -201,7 +203,7 @@ class Lpips(Redetected):
         self.paths = [need_file(part, None, NETWORKS[part]) for part in ("vgg16", "lpips")]
         super().__init__(name, f"VGG-16 {digest_json([sha256_file(path) for path in self.paths])[:8]}")
 
-    def compare(self, image: np.ndarray, target: np.ndarray, example: Example) -> float:
+    def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the distance, 0 for equal pictures."""
         return self._distance(np.stack([image, target]))
 
