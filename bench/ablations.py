@@ -8,7 +8,7 @@ the budget's, and so is each method's learning rate where no tuned one is asked 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,9 +106,33 @@ class Ablation:
         """Whether variants differ in sampling alone, so that one training serves all of them."""
         return self.axis in {"guidance", "steps"}
 
+    @property
+    def gains(self) -> bool:
+        """Whether the first seed is sampled under wrong conditions too, for the condition gains."""
+        return self.axis == "train_images"
+
+    @property
+    def kinds(self) -> list[dict[str, Any]]:
+        """What is trained under a learning rate of its own: each method with its options, once."""
+        every = [{"method": v.method, "options": dict(v.options)} for v in self.variants]
+        return [kind for i, kind in enumerate(every) if kind not in every[:i]]
+
     def reference_of(self, variant: Variant) -> Variant:
-        """Return the reference that a variant is compared with."""
+        """Return the reference that a variant is compared with: its own method's where sampling differs."""
+        if self.resamples:
+            own = [v for v in self.variants if v.method == variant.method]
+            return next(v for v in own if v.guidance is None and v.steps is None)
         return next(v for v in self.variants if v.name == self.reference and v.amount == variant.amount)
+
+    def only(self, methods: Sequence[str]) -> Ablation:
+        """Return the same with variants of some methods, or of these names, alone; all where none is named.
+
+        BenchError where none is left.
+        """
+        kept = tuple(v for v in self.variants if not methods or {v.method, v.name} & set(methods))
+        if not kept:
+            raise unknown(f"method of ablation {self.name}", methods[0], {v.method for v in self.variants})
+        return replace(self, variants=kept)
 
 
 _IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
@@ -132,6 +156,7 @@ _DATA_METHODS: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """T2I-Adapter as the published runs have it; at cubic timesteps, its default, once these are made anew."""
 _CURVE_METHODS = ("bps", "controlnet", "t2i-adapter", "lora-concat", "sd-finetune", "style-only")
+_GUIDANCES = tuple((g, f"guidance {g:g}") for g in (1.0, 2.0, 4.0, 7.5))
 _TABLE = (
     Ablation(
         name="prior",
@@ -226,10 +251,12 @@ _TABLE = (
     ),
     Ablation(
         name="guidance",
-        question="How strong should guidance by the prompt be?",
-        variants=(
-            Variant(name="the suite's guidance"),
-            *(Variant(name=f"guidance {g:g}", guidance=g) for g in (1.0, 2.0, 4.0, 7.5)),
+        question="How strong should guidance by the prompt be, for each method?",
+        variants=tuple(
+            Variant(name=f"{of}{name}", method=method, guidance=guidance)
+            for method in _CURVE_METHODS
+            for of in ("" if method == "bps" else f"{method}, ",)
+            for guidance, name in ((None, "the suite's guidance"), *_GUIDANCES)
         ),
         reference="the suite's guidance",
         fixed="the trained weights, sampling steps, initial noise, prompts and seeds",

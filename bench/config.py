@@ -124,6 +124,9 @@ class RunConfig:
     blank: bool | None = _asked(
         None, "Sample once more under an empty condition; else as --shuffled.", PROTOCOL
     )
+    forgetting: bool = _asked(
+        False, "Sample captions of the base's own styles, without a condition, beside the base.", PROTOCOL
+    )
     allow_leak: bool = _asked(
         False, "Go on although evaluation items were seen in training; marked.", PROTOCOL
     )
@@ -364,8 +367,9 @@ class Suite:
     float16), for data sets that no memory holds; part of what the suite is, so that equal suites read equal
     numbers.
     choose_side, rates: where `bench tune` chooses, and from what.
-    learning_rate: of methods that are not among learning_rates, which `bench tune` chose on the val
-    side by method. feature_judge, clip_judge: names in bench.judges.
+    learning_rate: of methods that are not among learning_rates, which `bench tune` chose: by method or
+    variant, or by (task, method or variant) where a task has its own. feature_judge, clip_judge: names in
+    bench.judges.
     """
 
     name: str
@@ -380,7 +384,7 @@ class Suite:
     budgets: Mapping[str, Budget]
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str | tuple[str, str], float] = field(default_factory=dict)
     default_budget: str = "standard"
     eval_side: str = "test"
     choose_side: str = "val"

@@ -10,15 +10,17 @@ from typing import Any
 from bench import registry
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
-from bench.base.snapshot import LATENT_CHANNELS, MANIFEST
+from bench.base.snapshot import LATENT_CHANNELS, MANIFEST, find_snapshot
 from bench.base.weights import Weights, shown
-from bench.config import RESULTS
+from bench.config import RESULTS, make_config
 from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
+from bench.data.leaks import fingerprint, load_seen, name_of, write_seen
 from bench.packed import kept_record
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.tables import LICENCE_FILE, About, model_card
 from bench.reporting.words import command_line
-from bench.running import LOCK
+from bench.running import LOCK, train_items
+from bench.suites import budget_of
 from bench.training.checkpoint import ADAPTER, Trainable, load_weights
 from bench.types import BenchError, Exchange, Task
 
@@ -60,6 +62,8 @@ def export_run(
         shutil.rmtree(work, ignore_errors=True)
         try:
             _write_weights(work, method, denoiser.eval(), base=loaded if with_base else None)
+            if with_base and not method.conditioned:
+                _write_seen(work, record, loaded)
             _write_card(work, record, method=method, base=loaded, task=task, whole=with_base)
             if out.exists():
                 out.rmdir()
@@ -145,6 +149,26 @@ def _write_weights(out: Path, method: Any, denoiser: Any, *, base: Base | None) 
                 (folder / part).rename(out / part)
         write_base(out, vars(base), pipeline=exchange.pipeline, classes=exchange.classes)
     drop_paths(out)
+
+
+def _write_seen(out: Path, record: RunRecord, base: Base) -> None:
+    """Write beside a pipeline that can be a base itself what it has seen: its base's drawings and the run's.
+
+    Nothing where the base does not say what it has seen, or the data are the user's.
+    """
+    before, suite = load_seen(base.folder, base=base.digest), registry.recorded("suite", record)
+    if isinstance(before, str) or suite.at is not None:
+        return
+    ids = train_items(suite.splits().side("train"), budget_of(make_config(record.config), suite))
+    items = fingerprint(suite.dataset()[item] for item in ids)
+    write_seen(
+        out,
+        base=find_snapshot(out).digest,
+        pictures=items.all_pictures(),
+        names=[name_of(caption, record.suite) for caption in items.captions],
+        facts={"about": f"{before.about}, and {len(ids)} training items of {record.suite}"},
+        before=before,
+    )
 
 
 def _write_card(out: Path, record: RunRecord, *, method: Any, base: Base, task: Task, whole: bool) -> None:

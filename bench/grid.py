@@ -204,16 +204,19 @@ def plan_ablation(
 
     config: suite, base, device, results; its budget None is the ablation's. tasks: its own where none
     are named. A run whose protocol is the suite's own belongs into the results folder, others into
-    `ablations` below it. Where variants differ in sampling alone, one training serves all of them.
+    `ablations` below it. Where variants differ in sampling alone, one training serves all of them. Of a
+    learning curve the first seed is sampled under wrong conditions too.
     """
     for task in registry.names("task", tasks) or ablation.tasks:
         check_shared(replace(config, task=task))
-    asked = replace(config, budget=config.budget or ablation.budget, shuffled=False)
+    asked = replace(config, budget=config.budget or ablation.budget)
+    gains = {seed: config.shuffled and ablation.gains and seed == seeds[0] for seed in seeds}
     rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, ablation.variants)
     planned: dict[Path, Planned] = {}
     trained: set[str] = set()
     for seed, task, variant in rounds:
-        entry = _planned(replace(asked, seed=seed, task=task), variant, rate_of)
+        own = replace(asked, seed=seed, task=task, shuffled=gains[seed])
+        entry = _planned(own, variant, rate_of)
         if entry.folder in planned:
             continue  # a number that is the suite's own
         if ablation.resamples and entry.identity is not None and entry.state == MISSING:

@@ -41,6 +41,8 @@ SCHEMA_VERSION = 1
 _LEAST_GROUPS = 2
 RECORD_FILE = "record.json"
 ITEMS_FILE = "items.json"
+OWN_STYLES = "own styles"
+"""The row of a record that tells how far samples of the base's own styles lie from the base's own."""
 COMPARED = "compare"
 """The suite of records that `bench compare --name` writes: a folder's scores, nothing trained here."""
 SUBMITTED = "submitted by"
@@ -141,7 +143,8 @@ class Cost(FromFile):
     """What a run cost, measured.
 
     Parameters are numbers of scalars. macs: a denoiser call of one image with one text branch;
-    macs_guided: with two, as under guidance; macs_encode: once an image. Times are seconds
+    macs_guided: with two, as under guidance; macs_encode: once an image; macs_train: an image of training,
+    both passes (older records do not say). Times are seconds
     (score_seconds: of the method's own samples, features included); memory is the process's peak in
     bytes while training and sampling. None where a stage did not happen (text-only does not train).
     """
@@ -158,6 +161,7 @@ class Cost(FromFile):
     sample_seconds_per_image: Amount | None
     score_seconds: Amount | None
     peak_memory_bytes: Count | None
+    macs_train: Count | None = None
 
 
 @with_config(extra="allow")

@@ -63,6 +63,7 @@ _VARIANTS = {
     "bps-free": _variant("bps", "BPS, free prior", prior="free"),
     "bps-unlocked": _variant("bps", "BPS, decoder trained along", prior="unlocked"),
     "bps-no-prior": _variant("bps", "BPS, no prior", prior="none"),
+    "bps-no-prior-frozen": _variant("bps", "BPS, no prior, frozen", prior="none-frozen"),
     "bps-encoder": _variant("bps", "BPS, encoder alone", sites=["encoder"]),
     "bps-middle": _variant("bps", "BPS, middle alone", sites=["middle"]),
     "bps-decoder": _variant("bps", "BPS, decoder alone", sites=["decoder"]),

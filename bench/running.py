@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import record as records
 from bench import registry
-from bench.base.load import Base, load_base
+from bench.base.load import Base, PlainDenoiser, load_base
 from bench.base.snapshot import find_snapshot
 from bench.base.weights import described, load_into, open_source, shown
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
@@ -37,15 +37,17 @@ from bench.cost import (
     count_encode_macs,
     count_macs,
     count_parameters,
+    operations,
     reset_peak_memory,
 )
-from bench.data.latents import Prepared, prepare
-from bench.data.leaks import check_sides, known_leaks, load_seen
+from bench.data.latents import InMemory, Prepared, prepare
+from bench.data.leaks import caption_of, check_sides, known_leaks, load_seen
 from bench.data.picture import MOST_TILES, TILES_FILE, shrunk, stacked, write_tiles
 from bench.data.splits import Items, Splits
 from bench.judges import judge_card, load_judge
 from bench.metrics.intervals import labels_of
 from bench.randomness import derangement, generator, pick_items
+from bench.record import OWN_STYLES
 from bench.registry import FLOOR
 from bench.sampling import (
     SAMPLES_FILE,
@@ -77,8 +79,8 @@ from bench.training.checkpoint import (
     trained,
 )
 from bench.training.engine import Execution, check_execution, join
-from bench.training.loop import CHECKPOINT, train
-from bench.types import BenchError, Dataset, Hooks, Refused, Task, refusal, some
+from bench.training.loop import CHECKPOINT, train, training_loss
+from bench.types import BenchError, Dataset, Example, Hooks, Refused, Task, lacks_memory, refusal, some
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
 LOCK = "work/lock"
 _SAMPLED = "work/sample.json"
 _ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, SAMPLES_FILE, ADAPTER)
+_OWN_STYLES = ("own-styles", "own-styles-base")  # the method's samples, and the base's
 _DECODED = 64  # images held as floats at once
 _RESAMPLED = {"guidance", "steps", "draws"}  # changes that move no weight
 _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_version")
@@ -145,11 +148,15 @@ def identify(spec: RunSpec) -> Identity:
 
 
 def _training_key(spec: RunSpec, options: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
-    """Return Identity.training; sampler, judges and evaluation do not count."""
+    """Return Identity.training; sampler, judges and evaluation do not count, nor does the task where a method
+    trains without its condition.
+    """
+    blind = not spec.method.conditioned and spec.method.name != FLOOR  # which trains nothing
+    told = [name for name in _TRAINING if not (blind and name.startswith("task"))]
     data = {"data": dict(protocol["data"])} if "data" in protocol else {}
     return digest_json(
         {
-            **{name: protocol[name] for name in _TRAINING},
+            **{name: protocol[name] for name in told},
             "images": spec.budget.images(spec.method.name),
             "train_items": spec.budget.train_items,
             "method": spec.method.name,
@@ -222,13 +229,16 @@ class Run:
                 metric.device = spec.device
         self.train_ids = train_items(self.splits.side("train"), spec.budget)
         self.eval_ids = pick_items(self.splits.side(suite.eval_side), spec.budget.eval_items)
+        self.seen = load_seen(self.base.folder, base=self.base.digest)
+        if spec.config.forgetting and isinstance(self.seen, str):
+            raise BenchError(f"--forgetting needs captions of the base's own styles, but {self.seen}.")
         self.split_info, self.leaks = check_sides(
             self.dataset,
             self.splits,
             train=self.train_ids,
             evaluation=self.eval_ids,
             side=suite.eval_side,
-            seen=load_seen(self.base.folder, base=self.base.digest),
+            seen=self.seen,
             allow_leak=spec.config.allow_leak or spec.config.leaky,
             cache=self.cache,
         )
@@ -338,7 +348,8 @@ class Run:
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
 
-        With another guidance, or number of sampling steps or draws, an equal training is taken over.
+        With another guidance, or number of sampling steps or draws, an equal training is taken over, and
+        that of another task where the method does not see the condition.
         """
         with self.held():
             self.begin()
@@ -365,7 +376,8 @@ class Run:
     def _taken_over(self) -> TrainResult | None:
         taken = taken_over(self.folder)
         begun = (self.work / CHECKPOINT).exists()  # then it trains itself
-        if taken is not None or begun or not _RESAMPLED & set(changes(self.spec.config)):
+        shares = _RESAMPLED & set(changes(self.spec.config)) or not self.spec.method.conditioned
+        if taken is not None or begun or not shares:
             return taken  # other runs train, as what they say they cost is their own cost
         return take_over(self.folder, key=self.identity.training)
 
@@ -374,6 +386,49 @@ class Run:
         if not intact(self.folder):
             save_weights(self.folder / ADAPTER, Trainable(self.denoiser))
         return sha256_file(self.folder / ADAPTER)
+
+    @cached_property
+    def own_styles(self) -> InMemory:
+        """As many captions of what the base has seen as there are evaluation items, without a condition."""
+        import torch
+
+        assert not isinstance(self.seen, str), "a base that does not say it is refused"
+        count, known = len(self.eval_ids), self.seen.captions
+        order = np.resize(generator(0, OWN_STYLES).permutation(len(known)), count)
+        captions = [caption_of(known[i]) for i in order]
+        text = self.base.encode_text(["", *captions]).cpu()
+        shape = self.eval_data.latent_shape
+        return InMemory(
+            ids=tuple(f"{number:05}" for number in range(count)),
+            latents=torch.zeros(1, count, *shape),
+            text=text[1:],
+            empty=text[:1],
+            conditions=self.nothing.expand(1, count, -1, -1, -1),
+            dataset=self.dataset,
+        )
+
+    def _sample_own_styles(self) -> None:
+        """Sample captions of the base's own styles, by the method and by the base, from the same noise."""
+        suite = self.spec.suite
+        once = replace(self.spec, suite=replace(suite, sampler=replace(suite.sampler, draws=1)))
+        for name, denoiser in zip(_OWN_STYLES, (self.denoiser, PlainDenoiser(self.base)), strict=True):
+            self.hooks.stage(f"sample {name}", len(self.eval_ids))
+            where = self.work / name
+            sample_to_folder(denoiser, once, where, base=self.base, data=self.own_styles, hooks=self.hooks)
+            self.processes.wait_for_everyone()
+
+    def _forgotten(self) -> Scores:
+        """Score the method's samples of the base's own styles, the base's own being the targets."""
+        ids, (height, width) = self.own_styles.ids, self.dataset[self.eval_ids[0]].image.shape[:2]
+        samples, own = (load_images(self.work / name, ids, size=(height, width)) for name in _OWN_STYLES)
+        evaluator = Evaluator(
+            examples=[Example(id=i, caption="", image=image) for i, image in zip(ids, own, strict=True)],
+            task=None,
+            judges={"features": self.judges["features"]},
+            cache=self.cache,
+            groups=self._groups,
+        )
+        return evaluator.evaluate(samples)
 
     def load_trained(self) -> None:
         """Put the trained weights into the denoiser; BenchError if training has not finished."""
@@ -409,6 +464,8 @@ class Run:
                     spent=lambda seconds, images: ledger.add(seconds=seconds, images=images),
                 )
                 self.processes.wait_for_everyone()
+            if self.spec.config.forgetting:
+                self._sample_own_styles()
             if self.processes.is_main_process:
                 write_json(self.folder / _SAMPLED, {"seconds_per_image": ledger.seconds_per_image})
             self.processes.wait_for_everyone()
@@ -477,6 +534,8 @@ class Run:
         for name in self._sets():
             self.hooks.check_stop()
             rows[name] = evaluator.evaluate_draws(self._samples(name, draw) for draw in draws)
+        if self.spec.config.forgetting:
+            rows[OWN_STYLES] = self._forgotten()
         for name, known in {
             "real training images": self._real_images,
             "autoencoder": self._reconstructions,
@@ -683,6 +742,7 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         macs=count_macs(**measured),
         macs_guided=count_macs(**measured, branches=2),
         macs_encode=count_encode_macs(**measured),
+        macs_train=_count_training(run) if images else None,
         train_seconds=seconds,
         train_images=images,
         train_images_per_second=images / seconds if seconds else None,
@@ -690,3 +750,25 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         score_seconds=score_seconds,
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
     )
+
+
+def _count_training(run: Run) -> int | None:
+    """Return the multiply-adds of both passes of training on one image; None where memory lacks for it."""
+    loss = partial(
+        training_loss,
+        run.denoiser,
+        base=run.base,
+        data=run.eval_data,
+        training=run.spec.suite.training,
+        seed=0,
+        step=0,
+        places=range(1),
+    )
+    try:
+        return operations(lambda: loss().backward()) // 2
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        return None
+    finally:
+        run.denoiser.zero_grad(set_to_none=True)

@@ -110,10 +110,10 @@ class Known:
 class Evaluator:
     """Scores sets of images against the same targets, with the same judges and groups.
 
-    examples: the N items, read one at a time; judges: by role, "features" and, where there is one, "clip";
-    training: at least N-1 real training images for the memorisation check, None to leave it out. metrics:
-    others, besides the task's. targets: the items' images, [N,H,W,3] uint8. groups: of items that are not
-    independent, [N] int; None for none.
+    examples: the N items, read one at a time; task: None where there is no condition; judges: by role,
+    "features" and, where there is one, "clip"; training: at least N-1 real training images for the
+    memorisation check, None to leave it out. metrics: others, besides the task's. targets: the items'
+    images, [N,H,W,3] uint8. groups: of items that are not independent, [N] int; None for none.
     Features of images seen before come from the cache, keyed by pixels and judge.
     """
 
@@ -121,14 +121,14 @@ class Evaluator:
         self,
         *,
         examples: Sequence[Example],
-        task: Task,
+        task: Task | None,
         judges: Mapping[str, Any],
         cache: Cache,
         training: Known | None = None,
         metrics: Sequence[Metric] = (),
         groups: np.ndarray | None = None,
     ) -> None:
-        taken = {spec.name for spec in (*SPECS, *task.metrics)}
+        taken = {spec.name for spec in (*SPECS, *(task.metrics if task is not None else ()))}
         for metric in metrics:
             if metric.spec.name in taken:
                 raise BenchError(
@@ -184,7 +184,7 @@ class Evaluator:
 
         items: the digest of the evaluated items.
         """
-        if self.metrics:
+        if self.metrics or self.task is None:
             return self.evaluate(known.read())
         code = [digest_sources(), sha256_file(inspect.getfile(type(self.task)))]
         key = {"kind": "known scores", "code": code, "of": known.of, "items": items, "task": self.task.name}
@@ -247,9 +247,11 @@ class Evaluator:
 
     def _items(self, scored: Scored) -> Iterator[tuple[MetricSpec, np.ndarray]]:
         """Give the metrics of items with their values, [N] float64, NaN where an item has none."""
-        fidelity = [self.task.fidelity(i, e) for i, e in zip(scored.images, self.examples, strict=True)]
-        for spec in self.task.metrics:
-            yield spec, np.array([values[spec.name] for values in fidelity])
+        if self.task is not None:
+            pairs = zip(scored.images, self.examples, strict=True)
+            fidelity = [self.task.fidelity(image, example) for image, example in pairs]
+            for spec in self.task.metrics:
+                yield spec, np.array([values[spec.name] for values in fidelity])
         for metric in (*OF_ITEMS, *self.metrics):
             given = metric.items(scored)
             if given is None:

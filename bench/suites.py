@@ -293,9 +293,24 @@ def method_of(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     for name in given:
         if name not in method.options:
             raise unknown(f"option of {method.name}", name, method.options)
-    options = {**method.options, **given}
-    settled = getattr(method, "settled", None)
-    return method, options if settled is None else settled(options, task_of(config))
+    return method, _settled(method, given, task_of(config))
+
+
+def _settled(method: Method, given: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    options, settled = {**method.options, **given}, getattr(method, "settled", None)
+    return options if settled is None else dict(settled(options, task))
+
+
+def rate_of(suite: Suite, method: Method, *, task: Task, options: Mapping[str, Any]) -> float:
+    """Return a suite's learning rate of a method with options: the task's before that of every task, of
+    either a variant's own before the method's.
+    """
+    rows = {n: row for n, row in registry.rows("method").items() if row.variant_of == method.name}
+    names = [n for n, row in rows.items() if _settled(method, row.options, task) == dict(options)]
+    names.append(method.name)
+    keys: list[str | tuple[str, str]] = [*((task.name, name) for name in names), *names]
+    rates = suite.learning_rates
+    return next((rates[key] for key in keys if key in rates), suite.learning_rate)
 
 
 def resolve(config: RunConfig) -> RunSpec:
@@ -305,7 +320,6 @@ def resolve(config: RunConfig) -> RunSpec:
     """
     method, options = method_of(config)
     suite, task = with_base(suite_of(config)), task_of(config)
-    rate = suite.learning_rates.get(method.name, suite.learning_rate)
     weights = None
     if config.weights is not None:
         weights = Weights(
@@ -321,7 +335,7 @@ def resolve(config: RunConfig) -> RunSpec:
         method=method,
         budget=budget_of(config, suite),
         options=options,
-        learning_rate=rate if config.learning_rate is None else config.learning_rate,
+        learning_rate=config.learning_rate or rate_of(suite, method, task=task, options=options),
         device=find_device(config.device),
         weights=weights,
     )

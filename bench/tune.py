@@ -18,10 +18,12 @@ from bench.content import Count, Flag, Number, Text, atomic_write, read_json, wr
 from bench.grid import Outcome, run_grid
 from bench.record import made_on
 from bench.registry import FLOOR
+from bench.suites import resolve
 from bench.types import BenchError, Hooks
 
 CRITERION = "cosine"  # to the target, in the judge's features: paired, and not about style alone
 STANDARD = "standard"
+_MOST_RATES = 16
 EVIDENCE = ("cosine", "fd", "kid", "retrieval", "mae", "clip")
 
 
@@ -65,36 +67,62 @@ def tune_rates(
     out: Path,
     hooks: Hooks,
     say: Callable[[str], None],
+    extend: bool = False,
     **where: Any,
 ) -> tuple[list[Path], list[Outcome]]:
     """Try every rate with every trained method, task and seed; write the evidence and return its files.
 
-    A method whose best rate lies at the edge of the grid is told of. rates: numbers above 0, as
-    text; where: see `run_grid`.
-    BenchError for others, and where a run would see the test side.
+    extend: go on beyond the grid, in its own steps, with every method whose best rate lies at its edge. Where
+    one lies there in the end, and where the suite has another rate, it is said. rates: numbers above 0, as
+    text; where: see `run_grid`. BenchError for others, and where a run would see the test side.
     """
     numbers = _numbers(rates)
-    own = registry.load("suite", configs[0].suite).choose_side
-    configs = [replace(config, side=config.side or own) for config in configs]
-    if any(config.side != own for config in configs):
-        raise BenchError(f"learning rates are never chosen where they are reported. Use --side {own}.")
-    trials = [
-        replace(config, learning_rate=rate, shuffled=False)
-        for config in configs
-        if config.method != FLOOR
-        for rate in numbers
-    ]
-    outcomes = run_grid(trials, hooks=hooks, say=say, **where)
-    files = []
-    for task in dict.fromkeys(config.task for config in configs):
-        found = evidence([outcome for outcome in outcomes if outcome.config.task == task])
-        files += write_evidence(out, found)
-        for method, entry in found["methods"].items():
-            if entry["at_the_edge"]:
-                say(
-                    f"{task}, {method}: {entry['chosen']:g} lies at the edge of the grid; try rates beyond it"
-                )
+    side = registry.load("suite", configs[0].suite).choose_side
+    configs = [replace(config, side=config.side or side) for config in configs]
+    if any(config.side != side for config in configs):
+        raise BenchError(f"learning rates are never chosen where they are reported. Use --side {side}.")
+    tried = [replace(config, shuffled=False) for config in configs if config.method != FLOOR]
+    trials = [replace(config, learning_rate=rate) for config in tried for rate in numbers]
+    outcomes: list[Outcome] = []
+    files: list[Path] = []
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    while True:
+        outcomes += run_grid(trials, hooks=hooks, say=say, **where)
+        files = []
+        for task in dict.fromkeys(config.task for config in configs):
+            of_task = evidence([outcome for outcome in outcomes if outcome.config.task == task])
+            files += write_evidence(out, of_task)
+            there = json.loads(files[-2].read_text())["methods"]
+            found |= {(task, method): there[method] for method in of_task["methods"]}
+        further = {key: rate for key, entry in found.items() if extend and (rate := _beyond(entry))}
+        keys = [(config.task, _called(config)) for config in tried]
+        trials = [
+            replace(c, learning_rate=further[k]) for c, k in zip(tried, keys, strict=True) if k in further
+        ]
+        if not trials:
+            break
+    own = {(c.task, _called(c)): resolve(replace(c, learning_rate=None)).learning_rate for c in tried}
+    for (task, method), entry in found.items():
+        best, suites = entry["chosen"], own[task, method]
+        if entry["at_the_edge"]:
+            say(f"{task}, {method}: {best:g} lies at the edge of the grid; try rates beyond it (--extend)")
+        if best not in (None, suites):
+            say(f"{task}, {method}: {best:g} is chosen, the suite has {suites:g}")
     return files, outcomes
+
+
+def _beyond(entry: Mapping[str, Any]) -> float | None:
+    """Return the next rate beyond the edge where the best one lies, None where it lies inside.
+
+    Steps are the grid's own, which go by 3 and by 3.3 in turn.
+    """
+    rates = sorted(map(float, entry["trials"]))
+    if not entry["at_the_edge"] or len(rates) >= _MOST_RATES:
+        return None
+    if entry["chosen"] == rates[0]:
+        rates.reverse()
+    step = rates[-2] / rates[-3] if len(rates) > 2 else rates[-1] / rates[-2]
+    return float(f"{rates[-1] * step:.3g}")
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:

@@ -9,6 +9,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,10 +17,12 @@ import cli
 from bench import registry
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, SETTINGS, Ablation, Variant
 from bench.base.load import Base
+from bench.base.snapshot import find_snapshot
 from bench.cli.options import read_config
 from bench.cli.run import plan_text
 from bench.config import RunConfig, make_config
 from bench.content import read_json, sha256_file, write_json
+from bench.data.leaks import write_seen
 from bench.grid import (
     CANNOT,
     EXISTS,
@@ -31,8 +34,9 @@ from bench.grid import (
     seconds_of,
 )
 from bench.randomness import pick_items
-from bench.record import load_record
-from bench.running import Hooks, identify
+from bench.record import OWN_STYLES, load_record
+from bench.reporting import build_table, load_run
+from bench.running import Hooks, Run, identify
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.checkpoint import find_trained
 from bench.types import BenchError
@@ -331,6 +335,72 @@ def test_one_training_serves_all_guidances(
     assert [config.guidance for config in started] == [1.0, 2.0]
     weights = {sha256_file(one.folder / "work" / "adapter.safetensors") for one in planned[1:]}
     assert len(weights) == 1
+
+
+def test_a_learning_curve_has_the_gains_of_its_first_seed(micro_folder: Path, tmp_path: Path) -> None:
+    curve, config = ABLATIONS["budget"], micro(micro_folder, tmp_path, budget="quick")
+    few = curve.only(["lora-concat", "bps"])
+    assert {v.method for v in few.variants} == {"lora-concat", "bps"} and len(few.variants) == 15
+    planned = plan_ablation(few, config, tasks=("sketch",), seeds=(3, 0))
+    sets = {entry.spec.config.seed: entry.spec.config.wrong_conditions for entry in planned}
+    assert sets == {3: ("shuffled", "blank"), 0: ()}
+    others = [
+        *plan_ablation(few, replace(config, shuffled=False), tasks=("sketch",), seeds=(3,)),
+        *plan_ablation(ABLATIONS["sites"], config, tasks=("sketch",), seeds=(3,)),
+    ]
+    assert not any(entry.spec.config.wrong_conditions for entry in others)
+    with pytest.raises(BenchError, match="controlnet"):
+        curve.only(["text-only"])
+
+
+def test_one_training_without_the_condition_serves_every_task(micro_folder: Path, tmp_path: Path) -> None:
+    """It ends with the bits that another task's would have ended with; methods that see it share none."""
+    little = {"limit": 10, "train_images": 16, "train_items": 8}
+    config = asked(micro_folder, tmp_path / "shared", method="style-only", **little)
+    first, second = made(config), made(config, task="drawing")
+    assert first.identity.training == second.identity.training and first.id != second.id
+    assert training_of(config, method="bps") != training_of(config, method="bps", task="drawing")
+    first.train()
+    assert second.train().trained_in == first.id
+    alone = made(config, task="drawing", results=tmp_path / "alone")
+    assert alone.train().trained_in is None
+    weights = [sha256_file(run.folder / "work" / "adapter.safetensors") for run in (second, alone)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_what_is_forgotten_is_told_beside_the_base_and_its_adapted_likeness(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    """Text alone forgets nothing; a base adapted to the style goes on saying what it has seen."""
+    base = Path(shutil.copytree(micro_folder, tmp_path / "base"))
+    little = {"limit": 10, "train_images": 16, "train_items": 8, "sampling_steps": 1, "forgetting": True}
+    config = asked(base, tmp_path / "results", **little)
+    with pytest.raises(BenchError, match="--forgetting"):
+        made(config)
+    names = [f"toy: {shown}" for shown in ("red heart", "face", "blue car")]
+    pictures = np.zeros((len(names), 64, 64, 3), np.uint8)
+    write_seen(base, base=find_snapshot(base).digest, pictures=pictures, names=names, facts={"about": "toys"})
+    text_only, adapted = made(config, method="text-only"), made(config, method="style-only")
+    still, moved = text_only.all(), adapted.all()
+    assert still.rows[OWN_STYLES]["cosine"].value == pytest.approx(1.0)
+    assert still.rows[OWN_STYLES]["fd"].value == pytest.approx(0.0, abs=1e-3)
+    assert 0 < moved.rows[OWN_STYLES]["cosine"].value < 1 - 1e-6
+    row = build_table([load_run(adapted.folder)]).own("method")[0]
+    told = {column.metric: cell.value for column, cell in row.cells.items() if column.is_forgetting}
+    assert told["cosine_forgotten"] == pytest.approx(moved.rows[OWN_STYLES]["cosine"].value)
+    assert len(build_table([load_run(adapted.folder)]).rows) == 3, "no row of its own beside references"
+
+    likeness = tmp_path / "adapted"
+    arguments = ("export", adapted.folder, likeness, "--with-base", "--base", base)
+    assert bench_command(*arguments).exit_code == 0
+    few = replace(SMALL, variants=SMALL.variants[:2])
+    planned = plan_ablation(few, replace(config, base=likeness), tasks=("sketch",), seeds=(0,))
+    (first, _) = (Run(entry.spec) for entry in planned)
+    assert first.seen.captions[:3] == tuple(names) and len(first.seen.captions) == 3 + 8
+    assert all(name.startswith("openmoji: ") for name in first.seen.captions[3:])
+    assert first.identity.protocol.base != adapted.identity.protocol.base
+    assert first.leaks.pretraining.status != "unknown"
 
 
 def test_what_cannot_be_is_said_and_not_run(micro_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -14,14 +15,16 @@ import yaml
 from typer.testing import CliRunner
 
 import bench.grid
+import bench.tune
 import cli
 from bench import registry
 from bench.cli.options import Asked, parse_options, read_config
 from bench.config import RunConfig, make_config
 from bench.grid import Outcome, run_grid
+from bench.packed import kept_records
 from bench.record import load_record
 from bench.running import identify
-from bench.suites import EMOJI, resolve
+from bench.suites import EMOJI, method_of, resolve
 from bench.tune import evidence, tune_rates, tuned_rate, write_evidence
 from bench.types import BenchError, Hooks, Refused, Stopped, Task
 from tests.asking import made, micro
@@ -287,11 +290,83 @@ def test_rates_are_never_chosen_on_the_test_side(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-TUNED = replace(EMOJI, name="tuned", learning_rates={"bps": 2e-4})
+def test_a_grid_goes_on_until_no_best_rate_lies_at_its_edge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BPS is best at 1e-5, below the grid; ControlNet at .1, above which it diverges; both of two seeds."""
+    record = next(r for r in kept_records(ROOT / "results" / "emoji") if r.method == "bps")
+    best, asked_for = {"bps": 1e-5, "controlnet": 0.1}, []
+
+    def ran(configs: Sequence[RunConfig], **_: Any) -> list[Outcome]:
+        asked_for.append([(c.method, c.learning_rate, c.seed) for c in configs])
+        return [trial(c) for c in configs]
+
+    def trial(config: RunConfig) -> Outcome:
+        rate = config.learning_rate or 0.0
+        if rate > 0.1:
+            return Outcome(name="x", config=config, error="diverged")
+        far = abs(math.log(rate / best[config.method]))
+        value = replace(record.metrics["cosine"], value=1 - far / 100)
+        _, options = method_of(config)
+        own = {"method": config.method, "options": options, "metrics": {"cosine": value}}
+        return Outcome(name="x", config=config, record=replace(record, **own))
+
+    monkeypatch.setattr(bench.tune, "run_grid", ran)
+    configs = [RunConfig(method=m, side="val", seed=s) for s in (0, 1) for m in (*best, "text-only")]
+    said: list[str] = []
+    given = {"rates": ["1e-4", "3e-4", "1e-3"], "out": tmp_path, "hooks": Hooks(), "say": said.append}
+    tune_rates(configs, **given)
+    assert len(asked_for) == 1 and [line[:40] for line in said if "edge" in line] == [
+        "sketch, bps: 0.0001 lies at the edge of ",
+        "sketch, controlnet: 0.001 lies at the ed",
+    ]
+    said.clear()
+    (evidence_file, _), outcomes = tune_rates(configs, **given, extend=True)
+    added = [{(m, r) for m, r, _ in part} for part in asked_for[2:]]
+    steps = zip((3e-5, 1e-5, 3e-6), (3e-3, 1e-2, 3e-2), strict=True)
+    assert added[:3] == [{("bps", low), ("controlnet", high)} for low, high in steps]
+    assert added[3:] == [{("controlnet", 0.1)}, {("controlnet", 0.3)}]
+    assert len(outcomes) == 2 * 2 * 3 + 2 * (3 + 5)
+    methods = json.loads(evidence_file.read_text())["methods"]
+    assert {m: (e["chosen"], e["at_the_edge"]) for m, e in methods.items()} == {
+        m: (rate, False) for m, rate in best.items()
+    }
+    assert said == [
+        "sketch, bps: 1e-05 is chosen, the suite has 0.001",
+        "sketch, controlnet: 0.1 is chosen, the suite has 0.003",
+    ]
+
+
+def test_tuning_takes_the_variants_of_an_ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[RunConfig] = []
+    monkeypatch.setattr(bench.tune, "tune_rates", lambda configs, **_: (started.extend(configs), [])[1:] * 2)
+    assert bench_command("tune", "--ablation", "prior", "--seeds", "0,1").exit_code == 0
+    priors = [{}, {"prior": "free"}, {"prior": "none"}, {"prior": "none-frozen"}]
+    assert [(c.seed, dict(c.options)) for c in started] == [(s, o) for s in (0, 1) for o in priors]
+
+
+TUNED = replace(
+    EMOJI,
+    name="tuned",
+    learning_rates={"bps": 2e-4, ("drawing", "bps"): 3e-4, "bps-free": 4e-4, ("drawing", "bps-free"): 5e-4},
+)
 
 
 def test_a_methods_rate_is_its_own_then_the_suites() -> None:
     expected = EMOJI.learning_rates.get("bps", EMOJI.learning_rate)
     assert resolve(RunConfig(device="cpu")).learning_rate == expected
     assert resolve(RunConfig(device="cpu", learning_rate=5e-4)).learning_rate == 5e-4
-    assert resolve(RunConfig(device="cpu", suite=f"{__name__}:TUNED")).learning_rate == 2e-4
+    rates = {
+        ("sketch", "bps"): 2e-4,
+        ("drawing", "bps"): 3e-4,
+        ("sketch", "bps-free"): 4e-4,
+        ("drawing", "bps-free"): 5e-4,
+        ("sketch", "bps-unlocked"): 2e-4,
+        ("drawing", "bps-unlocked"): 3e-4,
+        ("sketch", "controlnet"): EMOJI.learning_rate,
+    }
+    for (task, method), rate in rates.items():
+        own = RunConfig(device="cpu", suite=f"{__name__}:TUNED", task=task, method=method)
+        assert resolve(own).learning_rate == rate, (task, method)
+    spelled = RunConfig(device="cpu", suite=f"{__name__}:TUNED", options={"prior": "free"})
+    assert resolve(spelled).learning_rate == 4e-4, "a variant by its options"

@@ -13,11 +13,13 @@ import pytest
 
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, SETTINGS
+from bench.config import RunConfig
 from bench.content import read_json
 from bench.cost import TIMINGS_FILE
 from bench.packed import kept_records
+from bench.registry import FLOOR
 from bench.reporting import FIGURES_FOLDER, ReportOptions, load_runs, make_report
-from bench.suites import EMOJI
+from bench.suites import EMOJI, resolve
 from tests.golden.program import kept
 from tests.latex import complaints, needs_latex
 from tests.report.conftest import dots_for_figures
@@ -96,18 +98,24 @@ def test_a_gpu_repeats_what_is_not_trained_and_the_docs_say_how_training_drifts(
 
 
 def test_learning_rates_are_those_that_the_committed_evidence_chose() -> None:
-    found = read_json(ROOT / "results" / "tuning" / "emoji-sketch.json")
-    chosen = {method: entry["chosen"] for method, entry in found["methods"].items()}
-    rates = dict(EMOJI.learning_rates)
-    assert set(rates) == set(registry.names("method", ["all"])) - {"text-only"}
-    assert rates.pop("style-only") == rates["sd-finetune"]  # whose UNet it is; tried with the next grid
-    assert chosen == rates
-    assert found["side"] == "val" and found["budget"]["name"] == EMOJI.default_budget
-    for method, entry in found["methods"].items():
-        trials = entry["trials"]
-        assert sorted(map(float, trials)) == found["rates"], f"{method}: the same grid for all"
-        values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "error" not in t}
-        assert float(max(values, key=lambda rate: values[rate])) == entry["chosen"]
+    """Of every task, method and variant that has been tuned at the suite's budget."""
+    rates = EMOJI.learning_rates
+    untried = set(rates)
+    assert untried >= {*registry.names("method", ["all"])} - {FLOOR}
+    evidence = [ROOT / "results" / "tuning" / f"emoji-{task}.json" for task in EMOJI.tasks]
+    for found in (read_json(path) for path in evidence if path.exists()):
+        assert found["side"] == "val" and found["budget"]["name"] == EMOJI.default_budget
+        for name, entry in found["methods"].items():
+            trials, grid = entry["trials"], found["rates"]
+            tried = sorted(map(float, trials))
+            assert tried == [rate for rate in grid if tried[0] <= rate <= tried[-1]], f"{name}: a gap"
+            values = {rate: t["cosine"]["value"] for rate, t in trials.items() if "error" not in t}
+            assert float(max(values, key=lambda rate: values[rate])) == entry["chosen"]
+            if name in registry.rows("method"):
+                config = RunConfig(method=name, task=found["task"], device="cpu")
+                assert resolve(config).learning_rate == entry["chosen"], (found["task"], name)
+                untried -= {name, (found["task"], name)}
+    assert untried <= {"style-only"} and rates["style-only"] == rates["sd-finetune"], "till it is tried"
 
 
 def table(markdown: str) -> list[list[str]]:

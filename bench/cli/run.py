@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.ablations import Ablation
     from bench.grid import Outcome, Planned
 
-_VARIED = ("method", "options", "train_items", "guidance", "sampling_steps", "leaky", *OUTSIDE)
+_VARIED = ("options", "train_items", "guidance", "sampling_steps", "leaky", *OUTSIDE)
 
 
 @guarded
@@ -100,7 +100,7 @@ score = stage("Score the samples of a run and write its record.", _scored)
 
 
 @guarded
-@configured(without=_VARIED, task=(), seed=(0, 1, 2))
+@configured(without=_VARIED, method=(), task=(), seed=(0, 1, 2))
 @taking(Places, "where")
 def ablate(
     name: Annotated[str, typer.Argument(help="prior, schedule, sites, data, budget, guidance or steps.")],
@@ -113,14 +113,15 @@ def ablate(
     ] = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
+    from bench import registry
     from bench.ablations import find_ablation
     from bench.grid import do_ablation, plan_ablation
     from bench.tune import tuned_rate
 
-    ablation = find_ablation(name)
+    ablation, methods = find_ablation(name), registry.names("method", asked.each["method"])
     rate_of = partial(tuned_rate, tuned) if tuned else None
     tasks, seeds = asked.each["task"], asked.each["seed"]
-    planned = plan_ablation(ablation, asked.config, tasks=tasks, seeds=seeds, rate_of=rate_of)
+    planned = plan_ablation(ablation.only(methods), asked.config, tasks=tasks, seeds=seeds, rate_of=rate_of)
     (say if plan else aside)(plan_text(ablation, planned, results=asked.config.results))
     if plan:
         return
@@ -141,7 +142,8 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) 
     for entry in planned:
         takes = ""
         if entry.state == MISSING and entry.identity is not None:
-            items, trains = entry.identity.items, entry.trains
+            trains, sets = entry.trains, 1 + len(entry.spec.config.wrong_conditions)
+            items = entry.identity.items * entry.spec.suite.sampler.draws * sets
             seconds.append(seconds_of(entry.spec, records, items=items, trains=trains))
             takes = "unknown" if seconds[-1] is None else duration(seconds[-1])
         state = f"{entry.state} ({entry.why})" if entry.why else entry.state
@@ -187,15 +189,26 @@ def tune(
         list[str] | None,
         typer.Option("--rates", help="The grid, the same for all methods; else the suite's."),
     ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Go on beyond the grid until no best rate lies at its edge.")
+    ] = False,
+    ablation: Annotated[
+        str | None, typer.Option(help="Each variant of this ablation, in place of --method.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
     from bench import registry
+    from bench.ablations import find_ablation
     from bench.tune import tune_rates
 
+    configs = asked.cells()
+    if ablation is not None:
+        rounds = replace(asked, each={**asked.each, "method": ("bps",)}).cells()
+        configs = [replace(c, **kind) for c in rounds for kind in find_ablation(ablation).kinds]
     rates = split(rate or []) or registry.load("suite", asked.config.suite).rates
     with where.open() as place:
-        files, outcomes = tune_rates(asked.cells(), rates=rates, out=out, **place)
+        files, outcomes = tune_rates(configs, rates=rates, out=out, extend=extend, **place)
     for path in files:
         say(path)
     end(outcomes)

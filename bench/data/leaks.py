@@ -405,17 +405,40 @@ def load_seen(folder: Path, *, base: str) -> Fingerprints | str:
     )
 
 
+def caption_of(name: str) -> str:
+    """Return the caption under which a base saw a drawing "family: what it shows"."""
+    style, _, shown = name.partition(": ")
+    return f"{shown}, {style} style"
+
+
+def name_of(caption: str, family: str) -> str:
+    """Return the name of a drawing under a caption, "family: what it shows"; the caption's style is one."""
+    style = _STYLE.search(caption)
+    return f"{style[0][2:-6]}: {caption[: style.start()]}" if style else f"{family}: {caption}"
+
+
 def write_seen(
-    folder: Path, *, base: str, pictures: np.ndarray, names: Sequence[str], facts: Mapping[str, Any]
+    folder: Path,
+    *,
+    base: str,
+    pictures: np.ndarray,
+    names: Sequence[str],
+    facts: Mapping[str, Any],
+    before: Fingerprints | None = None,
 ) -> None:
     """Write the fingerprints of pictures [N,64,64,3] uint8 beside a base.
 
-    names: "family: what it shows". facts: what the manifest says beside: about, sources, licence.
+    names: "family: what it shows". facts: what the manifest says beside: about, sources, licence. before:
+    what it has seen earlier, written along.
     """
-    digests = [bytes.fromhex(digest_arrays(image=picture)[:_DIGITS]) for picture in pictures]
+    digests = [digest_arrays(image=picture)[:_DIGITS] for picture in pictures]
+    codes = codes_of(pictures)
+    if before is not None and before.codes is not None:
+        digests, names = [*before.images, *digests], [*before.ids, *names]
+        codes = np.concatenate([before.codes, codes])
     arrays = {
-        "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1),
-        "codes": codes_of(pictures),
+        "digests": np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), -1),
+        "codes": codes,
         "names": np.frombuffer("\n".join(names).encode(), np.uint8),
     }
     content.write_npz(folder / ARRAYS, arrays, compress=True)

@@ -23,6 +23,7 @@ from bench.reporting.frame import (
     Row,
     Table,
     cells_of,
+    forgotten,
     frame,
     gains,
     lines_of,
@@ -41,6 +42,7 @@ from bench.reporting.words import (
     task_place,
     titled,
     variant_details,
+    variant_title,
 )
 from bench.types import BenchError
 
@@ -257,7 +259,7 @@ def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
     Nor do weights from outside, and condition gains, which are often of fewer seeds.
     """
     ranked = _ranked((row for row in rows if row.ranked), column)
-    if column.better == "none" or column.is_gain or not ranked:
+    if column.better == "none" or column.is_beside or not ranked:
         return None
     best, second = ranked[0], ranked[1] if len(ranked) > 1 else None
     difference = None if second is None else _difference(best, second, column)
@@ -346,6 +348,8 @@ class AblationTable(Table):
             "variant": row.label,
             "method": row.record.method,
             "train_items": row.train_items,
+            "train_images": row.record.cost.train_images,
+            "train_macs": row.train_macs,
             "guidance": sampler.get("guidance"),
             "steps": sampler.get("steps"),
             "reference": self.is_reference(row),
@@ -498,9 +502,10 @@ def _wanted(ablation: Ablation, task: str) -> list[str]:
 def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
     """Return a row a variant, with its differences to the reference."""
     metrics = _wanted(ablation, task)
-    lines = frame([run for _, runs in found for run in runs], metrics)
+    lines = frame([run for _, runs in found for run in runs], {*metrics, "kid"})
     samples = [line for line in lines if line.source == SAMPLES]
-    samples += [line for line in gains(lines, task) if line.column.metric in metrics]
+    samples = [line for line in [*samples, *gains(lines, task)] if line.column.metric in metrics]
+    samples += forgotten(lines)
     rows = {
         variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
         for variant, runs in found
@@ -518,10 +523,10 @@ def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
 
 def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], lines: Lines) -> Row:
     details = []
-    if ablation.resamples and variant.name == ablation.reference:
+    if ablation.resamples and ablation.reference_of(variant) is variant:
         value = f"{runs[0].record.protocol['sampler'][ablation.axis]:g}"
         details = [f"{value} steps" if ablation.axis == "steps" else value]
-    name = label(titled(variant.name), *details, leak_mark(run.record for run in runs))
+    name = label(variant_title(variant), *details, leak_mark(run.record for run in runs))
     floor = variant.method == FLOOR
     return Row(
         name=label(

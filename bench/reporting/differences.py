@@ -22,7 +22,7 @@ def paired_differences(table: Table) -> tuple[Difference, ...]:
         paired(first, second, column, seeds=seeds)
         for first, second, seeds in _pairs(table)
         for column in table.columns
-        if not column.is_gain
+        if not column.is_beside
     )
 
 

@@ -286,6 +286,8 @@ def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> N
     many = joined and len(marks) > _FEW
     if many:
         axis.plot(x, y, color=look.colour, alpha=0.22, linewidth=0.7)
+    elif joined and len(marks) > 1:
+        axis.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
     elif np.isfinite(low).any():
         axis.vlines(x, low, high, color=look.colour, linewidth=1.6, alpha=0.55)
     axis.plot(
@@ -740,23 +742,34 @@ def _differences(table: AblationTable, sheet: Sheet) -> Path | None:
 
 
 def _along(table: AblationTable, sheet: Sheet) -> Path | None:
-    """Draw quality along the ablation's axis where two places on it are known."""
-    axis = table.ablation.axis
-    settings = {row.name: row.setting(axis) for row in table.rows}
-    methods = {row.name: titled(row.record.method) for row in table.rows}
-    places = sorted({settings[row.name] for row in table.rows if row.kind == "method"})
-    dashed = [settings[r.name] for r in table.rows if table.is_reference(r) and table.ablation.resamples]
-    ticks = [(place, f"{place:,g}") for place in places]
-    known = {c: _marks(table.rows, c, x=settings, name=methods) for c in table.columns}
+    """Draw quality along the ablation's axis where two places on it are known.
+
+    Along training images: fidelity, KID and condition gains, below them the same along the multiply-adds of
+    training where every run has counted them.
+    """
+    axis, rows = table.ablation.axis, table.rows
+    places = {row.name: row.setting(axis) for row in rows}
+    names = {r.name: titled(r.record.method) if table.ablation.resamples else r.line for r in rows}
+    own = sorted({places[row.name] for row in rows if row.kind == "method"})
+    dashed = [places[row.name] for row in rows if table.is_reference(row) and table.ablation.resamples]
+    axes = {_AXES[axis]: (places, [(place, f"{place:,g}") for place in own])}
+    columns = [c for c in table.columns if any(c in row.cells for row in rows if row.kind == "method")]
+    if axis == "train_images":
+        columns = [c for c in columns if c.metric in {*headline_metrics(table.task)} - {"fd"}] or columns
+        macs = {row.name: float(row.train_macs or math.nan) for row in rows}
+        if not any(math.isnan(macs[row.name]) for row in rows if row.kind == "method"):
+            axes["multiply-adds of training"] = macs, []
     panels = [
-        Panel(_AXES[axis], c.header, marks, axis != "guidance", ticks, dashed[0] if dashed else None)
-        for c, marks in known.items()
-        if any(mark.kind == "method" for mark in marks)
+        Panel(words, c.header, marks, axis != "guidance", ticks, dashed[0] if dashed else None)
+        for words, (x, ticks) in axes.items()
+        for c in columns
+        if (marks := _marks(rows, c, x=x, name=names))
     ]
     title = f"{table.title}: 95% intervals" + ("; dashed: the suite's own" if dashed else "")
-    if not panels or len(places) < 2:
+    if not panels or len(own) < 2:
         return None
-    return plane_figure(panels, *sheet, title=title, across=2 if len(panels) == 4 else 3, joined=True)
+    across = len(columns) if len(axes) > 1 else 2 if len(panels) == 4 else 3
+    return plane_figure(panels, *sheet, title=title, across=across, joined=True)
 
 
 def _weights(table: AblationTable, sheet: Sheet) -> Path | None:

@@ -18,7 +18,7 @@ from bench.data.openmoji import openmoji64_splits
 from bench.metrics.intervals import Deal, Estimates, Interval, crossed_interval, labels_of, seed_spread
 from bench.metrics.neighbours import SHARES
 from bench.packed import LINES, Pack, Run, kept_runs
-from bench.record import RECORD_FILE, MetricValue, RunRecord
+from bench.record import OWN_STYLES, RECORD_FILE, MetricValue, RunRecord
 from bench.registry import FLOOR
 from bench.reporting.words import (
     FRECHET,
@@ -36,6 +36,7 @@ from bench.reporting.words import (
     split_notes,
     titled,
     variant_details,
+    variant_title,
 )
 from bench.types import BenchError, unknown
 
@@ -54,6 +55,7 @@ OWN_ROWS = {  # source -> kind, and what its name says
     SHUFFLED: ("shuffled", "shuffled conditions"),
     BLANK: ("blank", "empty condition"),
 }
+_APART = {*REFERENCES, OWN_STYLES}
 WRONG_CONDITIONS = ("shuffled", "blank")
 _PLACES = {"reference": 0, "ceiling": 1, "floor": 3, "variant": 4}  # a method and its own rows at 2
 
@@ -175,7 +177,7 @@ class Row:
     def seeds_of(self, column: Column) -> tuple[int, ...]:
         """Training seeds behind a number: a condition gain has those that were shuffled."""
         cell = self.cells.get(column)
-        if cell is None or not column.is_gain:
+        if cell is None or not column.is_beside:
             return (self.rows.get(column.task) or self).seeds
         return tuple(line.run.record.seed for line in cell.lines)
 
@@ -193,6 +195,17 @@ class Row:
     def train_items(self) -> int:
         """How many items were trained on."""
         return self.record.splits.train.n
+
+    @property
+    def line(self) -> str:
+        """Which line of a curve a variant stands on: that of its name, whatever is trained on."""
+        return self.record.method if self.variant is None else variant_title(self.variant)
+
+    @property
+    def train_macs(self) -> int | None:
+        """The multiply-adds of its training; None where they were not counted."""
+        cost = self.record.cost
+        return None if cost.macs_train is None else cost.macs_train * cost.train_images
 
     def setting(self, axis: str) -> float:
         """Return where a variant stands on an ablation's axis."""
@@ -503,6 +516,12 @@ def gains(lines: Lines, task: str) -> list[Line]:
     ]
 
 
+def forgotten(lines: Lines) -> list[Line]:
+    """Return how far samples of the base's own styles lie from the base's, where a run has them."""
+    known = [line._replace(column=line.column.forgotten) for line in lines if line.source == OWN_STYLES]
+    return [line._replace(source=SAMPLES) for line in known if line.column.is_forgetting]
+
+
 def _gain(right: Line, wrong: Line) -> Line:
     sign = 1.0 if right.column.better == "higher" else -1.0
     scores, replicates = (
@@ -522,7 +541,7 @@ def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
     """Return the cells over the training seeds of a row, of its lines and so many runs."""
     by_column = grouped(lines, lambda line: line.column)
     return {
-        column: _cell(column, tuple(part), len(part) if column.is_gain else runs)
+        column: _cell(column, tuple(part), len(part) if column.is_beside else runs)
         for column, part in by_column.items()
     }
 
@@ -561,7 +580,7 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
     records = [run.record for run in runs]
     marks = protocol_marks(records)
     lines = frame(runs)
-    lines += gains(lines, task)
+    lines += [*gains(lines, task), *forgotten(lines)]
     references, notes = _reference_rows(lines, marks)
     plain = [group[0].record for group in groups if group[0].record.run_id not in variants]
     rows = []
@@ -642,7 +661,7 @@ def _group_key(record: RunRecord) -> tuple[str, ...]:
 def _by_source(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """Return the lines of each row of a method: its samples, wrong conditions, then others by name."""
     places = list(OWN_ROWS)
-    parts = [(s, part) for s, part in grouped(lines, lambda line: line.source).items() if s not in REFERENCES]
+    parts = [(s, p) for s, p in grouped(lines, lambda line: line.source).items() if s not in _APART]
     return sorted(parts, key=lambda p: (places.index(p[0]) if p[0] in places else len(places), p[0]))
 
 
@@ -699,7 +718,7 @@ def _agree(line: Line, first: Line) -> bool:
 
 def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
     """Say which seeds have no number, and whose scores of items do not average to it."""
-    places = [(row, c) for row in rows if row.seeds for c in order_columns(row.cells) if not c.is_gain]
+    places = [(row, c) for row in rows if row.seeds for c in order_columns(row.cells) if not c.is_beside]
     for row, column in places:
         lines, what = row.cells[column].lines, column.header
         known = {line.run.record.seed for line in lines if not math.isnan(line.value)}

@@ -329,16 +329,22 @@ def _real_words(table: Table) -> list[str]:
 
 
 def _gain_words(table: Table) -> list[str]:
-    """Say what a condition gain is, and of how many seeds where they are fewer than its row's."""
+    """Say what a condition gain and forgetting are, and of how many seeds gains are where of fewer."""
     known = [(row, c) for row in table.rows for c in table.columns if c.is_gain and c in row.cells]
+    forgotten = [
+        "Forgetting: samples for captions of the base's own styles, without a condition, against those that "
+        "the base makes of the same noise"
+    ]
+    forgotten = forgotten if any(column.is_forgetting for column in table.columns) else []
     if not known:
-        return []
+        return forgotten
     behind = {(len(row.seeds_of(c)), len((row.rows.get(c.task) or row).seeds)) for row, c in known}
     fewer = [f"{n} where a row has {most}" for n, most in sorted(behind) if n < most]
     seeds = f". Gains are of fewer training seeds: {_join(fewer)}" if fewer else ""
     return [
         "Condition gain: how much better the number is under an item's own condition than under another "
-        f"item's, paired; above 0 the condition is obeyed{seeds}"
+        f"item's, paired; above 0 the condition is obeyed{seeds}",
+        *forgotten,
     ]
 
 
@@ -346,6 +352,7 @@ def _words(table: Table) -> list[str]:
     """Return what only one kind of table has to say."""
     if isinstance(table, AblationTable):
         same = " at the same number of training items" if table.by_items else ""
+        same = " of the same method" if table.ablation.resamples else same
         missing = [f"Not recorded: {', '.join(table.missing)}"] if table.missing else []
         return [
             table.ablation.question.rstrip("."),

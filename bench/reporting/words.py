@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.ablations import ABLATIONS
+from bench.ablations import ABLATIONS, Variant
 from bench.config import RunConfig, Style, option_text
 from bench.content import validated
 from bench.metrics import SPECS
@@ -51,6 +51,11 @@ _GAINS = {
     for spec in _SPECS.values()
     if spec.name in {"kid", *(metrics[0] for metrics in _PRIMARY.values())}
 }
+# How far samples for captions of the base's own styles, without a condition, lie from the base's own.
+_FORGOTTEN = {
+    f"{name}_forgotten": replace(_SPECS[name], name=f"{name}_forgotten", title=title, place=63)
+    for name, title in (("kid", "forgetting, KID"), ("cosine", "forgetting, cosine to the base's"))
+}
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -79,7 +84,7 @@ class Column:
     def spec(self) -> MetricSpec:
         """What is known of the metric; one from outside is told by its record, with its scale."""
         outside = MetricSpec(name=self.metric, scale=self.scale, better=self.better, scale_shown=True)
-        return _SPECS.get(self.metric) or _GAINS.get(self.metric, outside)
+        return {**_SPECS, **_GAINS, **_FORGOTTEN}.get(self.metric, outside)
 
     @property
     def gain(self) -> Column:
@@ -95,6 +100,21 @@ class Column:
     def is_fid(self) -> bool:
         """Whether it is a Fréchet distance of Inception-v3's features."""
         return self.metric == "fd" and self.judge.casefold().partition("/")[0] == "inception-v3"
+
+    @property
+    def forgotten(self) -> Column:
+        """The same of samples of the base's own styles, against the base's."""
+        return replace(self, metric=f"{self.metric}_forgotten")
+
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether it tells of the base's own styles."""
+        return self.metric in _FORGOTTEN
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it tells of other samples besides, often of fewer seeds, of which nothing is claimed."""
+        return self.is_gain or self.is_forgetting
 
     @property
     def plain_name(self) -> str:
@@ -159,6 +179,12 @@ def titled(method: str) -> str:
     """Return a method's title; one that is not installed here keeps its name."""
     known = registry.rows("method").get(method)
     return known.title or method if known is not None else method
+
+
+def variant_title(variant: Variant) -> str:
+    """Return a variant's name with its method's title: "ControlNet, guidance 2"."""
+    title = titled(variant.name)
+    return title if title != variant.name else title.replace(variant.method, titled(variant.method), 1)
 
 
 def one_line(text: str) -> str:

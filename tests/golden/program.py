@@ -79,6 +79,8 @@ def record_digests(record: RunRecord, values: Mapping[str, Any]) -> dict[str, st
     So are its artifacts, of which it may be said where they lie.
     """
     told = {k: v for k, v in asdict(record).items() if k in _TOLD}
+    if told["cost"]["macs_train"] is None:
+        del told["cost"]["macs_train"]
     items = {k: v for k, v in values.items() if k in _ITEMS}
     return {"record": digest_json(told)[:16], "items": digest_json(items)[:16]}
 
