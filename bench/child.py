@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,12 @@ from typing import Any
 PROGRAM = Path(__file__).resolve().parent.parent / "cli.py"
 LOCAL = "local"
 LOOK_SECONDS = 0.1
+STOPPED = (130, 143)
 _AGAIN_SECONDS = 5.0
+_GRACE_SECONDS = 30.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ENDS = (0, *STOPPED, *(-number for number in _SIGNALS))  # of a process that went well or was asked to end
+_HERE = "127.0.0.1"
 _CHILD = "BPS_BENCH_CHILD"
 _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
 
@@ -35,16 +41,23 @@ class Process(subprocess.Popen[bytes]):
 
     alone: its messages go to this program's standard error; else several run at once, and what each
     says is kept aside, since their progress would be a muddle. added: to this program's environment.
+    answers: what it prints is what this program prints.
     """
 
     def __init__(
-        self, argv: Sequence[str], *, alone: bool, added: Mapping[str, str], folder: str | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        alone: bool,
+        added: Mapping[str, str],
+        folder: str | None = None,
+        answers: bool = False,
     ) -> None:
         self.kept = None if alone else tempfile.TemporaryFile()
         super().__init__(
             argv,
             stdin=subprocess.PIPE,  # held open for as long as this process lives, see `end_with_parent`
-            stdout=subprocess.DEVNULL,
+            stdout=None if answers else subprocess.DEVNULL,
             stderr=self.kept,
             env={**os.environ, **added},
             cwd=folder,
@@ -72,6 +85,66 @@ def child(
         how = ["--standalone", "--nproc-per-node", str(processes), "--no-python"]
         argv = [sys.executable, "-m", "torch.distributed.run", *how, *argv]
     return Process(argv, alone=alone, added={**(added or {}), **_handed_over()})
+
+
+def together(arguments: Sequence[str], *, count: int) -> int:
+    """Do a command in `count` processes of one thread, which share its work as a launcher's do.
+
+    The first speaks for all; signals go to all. Returns its exit code, 2 where another was lost, of
+    which a line is said. One that fails ends the others, at once where they do not end by themselves.
+    """
+    with socket.socket() as probe:
+        probe.bind((_HERE, 0))
+        shared = {"MASTER_ADDR": _HERE, "MASTER_PORT": str(probe.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)} | _handed_over()
+    asked: list[int] = []
+    before = {s: signal.signal(s, lambda number, frame: asked.append(number)) for s in _SIGNALS}
+    processes = [
+        Process(
+            _argv(arguments),
+            alone=rank == 0,
+            added={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            answers=rank == 0,
+        )
+        for rank in range(count)
+    ]
+    try:
+        return _supervised(processes, asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
+    """Wait for processes that need each other; return their exit code, see `together`.
+
+    asked: signals that came for all of them, taken out as they are passed on.
+    """
+    lost: Process | None = None
+    patience = math.inf  # until when those that are left may save their work
+    while None in (codes := [process.poll() for process in processes]):
+        failed = [p for p, code in zip(processes, codes, strict=True) if code not in (None, *_ENDS)]
+        if failed and lost is None:
+            lost = min(failed, key=lambda process: process.returncode)  # one that was killed says nothing
+            patience = time.monotonic() + _GRACE_SECONDS
+            asked.append(signal.SIGTERM)
+        while asked:
+            number = asked.pop()
+            for process in processes:
+                process.send_signal(number)
+        if time.monotonic() > patience:
+            for process in processes:
+                process.kill()
+        time.sleep(LOOK_SECONDS)
+    if lost is None or (lost is processes[0] and lost.returncode > 0):
+        code = processes[0].returncode
+        return code if code >= 0 else 128 - code
+    how = f"was killed by signal {-lost.returncode}" if lost.returncode < 0 else f"ended ({lost.last_line()})"
+    sys.stderr.write(
+        f"error: process {processes.index(lost)} of the {len(processes)} that share this run {how}. "
+        "Finished work is kept: start the same command again.\n"
+    )
+    return 2
 
 
 def _argv(arguments: Sequence[str]) -> list[str]:

@@ -160,7 +160,9 @@ class RunConfig:
     micro_batch: Many | None = _asked(None, "Images trained at once in a process.", EXECUTION)
     gradient_checkpointing: bool = _asked(False, "Recompute activations: less memory, more time.", EXECUTION)
     compile: bool = _asked(False, "Compile the transformer blocks.", EXECUTION)
-    fused: bool = _asked(False, "The fused AdamW.", EXECUTION)
+    fused: bool = _asked(
+        True, "AdamW in one pass over a tensor, not an operation after the other.", EXECUTION
+    )
     track: tuple[str, ...] = _asked((), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.", EXECUTION)
 
     def __post_init__(self) -> None:

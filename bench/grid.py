@@ -18,7 +18,7 @@ from typing import Any
 
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
-from bench.child import LOOK_SECONDS, Process, Remote, child
+from bench.child import LOOK_SECONDS, STOPPED, Process, Remote, child
 from bench.config import RunConfig, RunSpec, option_text
 from bench.packed import kept_records
 from bench.record import RECORD_FILE, RunRecord, load_record
@@ -30,7 +30,6 @@ from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
 PUBLISHED = Path("results/emoji")
-_STOPPED = (130, 143)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ def run_grid(
             code = 0 if process is None else process.poll()
             if code is not None:
                 del running[number]
-                _stop_at(code if code in _STOPPED else None, running)
+                _stop_at(code if code in STOPPED else None, running)
                 ended[number] = outcome if process is None else _ended(outcome, process, code)
                 say(f"[{len(ended)}/{len(configs)}] {names[number]}: {ended[number].state}")
         _stop_at((hooks or Hooks()).stop(), running)

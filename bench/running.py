@@ -472,7 +472,7 @@ class Run:
         return ledger.seconds_per_image
 
     def ledger(self) -> Ledger:
-        """Costs are those of the main process, which every other does likewise."""
+        """Times and memory are the main process's, whose work is that of every other, images are all."""
         path = self.work / "cost.json" if self.processes.is_main_process else None
         return Ledger(path, device=self.spec.device)
 

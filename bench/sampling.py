@@ -173,9 +173,9 @@ def sample_to_folder(
     """Sample every item of this process that is not in the folder yet, each as `<id>.png`.
 
     Draws after the first lie in folders of their own, see `folder_of_draw`. Files are written atomically,
-    so a killed run goes on with the first batch that is not whole. `spent` gets the seconds and images of
-    each batch; hooks tick the items of all processes as if they kept step. Raises Stopped between batches
-    when asked to stop.
+    so a killed run goes on with the first batch that is not whole. `spent` gets the seconds of each batch
+    and the images that all processes made meanwhile, as if they kept step, and so hooks tick. Raises
+    Stopped between batches when asked to stop.
     """
     hooks, processes = hooks or Hooks(), join(base.device)
     folders = [folder_of_draw(folder, draw) for draw in range(spec.suite.sampler.draws)]
@@ -189,9 +189,10 @@ def sample_to_folder(
         for place, images in zip(folders, to_bytes(pixels), strict=True):
             for item, image in zip(ids, images, strict=True):
                 atomic_write(inside(place, f"{item}.png"), png(image))
-        spent(time.perf_counter() - begun, len(ids) * len(folders))
-        begun, done = time.perf_counter(), done + len(ids)
-        hooks.tick(min(done * processes.num_processes, len(data)), len(data))
+        made = min(done + len(ids) * processes.num_processes, len(data))
+        spent(time.perf_counter() - begun, (made - done) * len(folders))
+        begun, done = time.perf_counter(), made
+        hooks.tick(done, len(data))
         hooks.check_stop()
 
 

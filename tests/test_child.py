@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,3 +85,31 @@ def _runs(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+ENDS = {  # what the first and the second of two processes do -> exit code, what is said
+    "both end well": ("print('done')", "pass", 0, ""),
+    "the first fails": ("sys.exit(2)", "time.sleep(600)", 2, ""),
+    "the second fails": ("time.sleep(600)", "sys.exit('no room')", 2, "process 1 of the 2 .*no room"),
+    "the second is killed": ("time.sleep(600)", "os.kill(os.getpid(), 9)", 2, "killed by signal 9"),
+    "all are stopped": ("os.kill(os.getppid(), 15); time.sleep(600)", "time.sleep(600)", 143, ""),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_processes_that_share_a_run_end_together(case: str) -> None:
+    *acts, expected, said = ENDS[case]
+    code = "import os, signal, sys, time; from bench import child; child._argv = lambda words: words; {}"
+    polite = "signal.signal(15, lambda *args: sys.exit(143)); "
+    words = [
+        sys.executable,
+        "-c",
+        f"import os, signal, sys, time; {polite}exec({acts!r}[int(os.environ['RANK'])])",
+    ]
+    parent = code.format(f"sys.exit(child.together({words!r}, count=2))")
+    done = subprocess.run(
+        [sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == expected, done.stderr
+    assert done.stdout == ("done\n" if case == "both end well" else "")
+    assert re.search(said, done.stderr) if said else done.stderr == ""

@@ -79,7 +79,7 @@ FULL = RunConfig(
     micro_batch=2,
     gradient_checkpointing=True,
     compile=True,
-    fused=True,
+    fused=False,
     track=("tensorboard", "mlflow"),
 )
 CONFIGS = pytest.mark.parametrize("config", [RunConfig(), FULL], ids=["defaults", "everything"])

@@ -316,18 +316,21 @@ def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> No
         assert code == 2 and "Launch one method, task and seed at a time" in said
 
 
+LAUNCHERS = {
+    "accelerate": ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2),
+    "itself": (),  # where it may use two threads
+}
+
+
 @pytest.mark.slow
-def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_start_the_command(launcher: str, micro_folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
+    port = ("--main_process_port", free_port()) if launcher == "accelerate" else ()
     words = [
         sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        2,
-        "--main_process_port",
-        free_port(),
+        *LAUNCHERS[launcher],
+        *port,
         PROGRAM,
         *command("train", micro_folder, results),
     ]
@@ -337,7 +340,7 @@ def test_accelerate_launch_starts_the_command(micro_folder: Path, tmp_path: Path
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1" if port else "2"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 48 images") == 1

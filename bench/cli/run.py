@@ -16,6 +16,7 @@ from bench.config import OUTSIDE, RESULTS
 
 if TYPE_CHECKING:
     from bench.ablations import Ablation
+    from bench.config import RunConfig
     from bench.grid import Outcome, Planned
 
 _VARIED = ("options", "train_items", "guidance", "sampling_steps", "leaky", *OUTSIDE)
@@ -46,6 +47,8 @@ def run(
     if tuned is not None:
         configs = [replace(c, learning_rate=tuned_rate(tuned, resolve(c))) for c in configs]
     if len(configs) == 1 and where.ray is None and where.processes == 1:
+        flags = {"--again": again, "--no-floor": not floor, "--json": as_json}
+        share("run", configs[0], *(name for name, given in flags.items() if given))
         with console_hooks() as hooks:
             done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)
         _show(*done, as_json=as_json)
@@ -57,8 +60,30 @@ def run(
     end(outcomes, as_json=as_json)
 
 
-def stage(about: str, act: Callable[[Any], str]) -> Callable[..., None]:
-    """Return the command of one stage of a run; all have the options of `bench run`."""
+def share(command: str, config: RunConfig, *more: str) -> None:
+    """Do a command of one run in processes that share the cores, and exit; return where one is enough.
+
+    One that cannot be is refused here, once; one that is done needs no others.
+    """
+    import json
+
+    from bench.child import together
+    from bench.running import finished, identify
+    from bench.suites import resolve
+    from bench.training.engine import count_processes
+
+    spec = resolve(config)
+    count = count_processes(spec)
+    done = count > 1 and finished(config.results / identify(spec).run_id) and "--again" not in more
+    if count > 1 and not done:
+        raise typer.Exit(together([command, *more, "--config", json.dumps(config.as_dict())], count=count))
+
+
+def stage(about: str, act: Callable[[Any], str], *, name: str | None = None) -> Callable[..., None]:
+    """Return the command of one stage of a run; all have the options of `bench run`.
+
+    name: of a stage that several processes share.
+    """
 
     @guarded
     @configured()
@@ -67,6 +92,8 @@ def stage(about: str, act: Callable[[Any], str]) -> Callable[..., None]:
         from bench.suites import resolve
         from bench.training.engine import speaks
 
+        if name is not None:
+            share(name, asked.one)
         with console_hooks() as hooks:
             said = act(Run(resolve(asked.one), hooks))
             hooks.close()
@@ -94,8 +121,8 @@ def _scored(run: Any) -> str:
     return record_text(run.score())
 
 
-train = stage("Train a method (or go on training); nothing else.", _trained)
-sample = stage("Sample the evaluation items of a trained method.", _sampled)
+train = stage("Train a method (or go on training); nothing else.", _trained, name="train")
+sample = stage("Sample the evaluation items of a trained method.", _sampled, name="sample")
 score = stage("Score the samples of a run and write its record.", _scored)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.config import RunConfig, Training
+from bench.config import RunConfig, RunSpec, Training
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTNER_ENDED = (
 _PATIENCE = timedelta(days=7)  # others wait while the main process encodes or scores
 _BROKEN = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
 _COMPILED = "BasicTransformerBlock"  # as in diffusers' regional compilation
+_SHARED_BYTES = 1 << 29  # of a base's weights, which every process holds
 _SHARDING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 
 
@@ -48,7 +49,7 @@ class Execution:
     micro_batch: int | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
-    fused: bool = False
+    fused: bool = True
     track: tuple[str, ...] = ()
     keep: ClassVar[int] = 2
 
@@ -71,6 +72,23 @@ def launched() -> int:
 def speaks() -> bool:
     """Whether this process is the one that talks to the user."""
     return launched() == 1 or _number("RANK", 0) == 0
+
+
+def count_processes(spec: RunSpec) -> int:
+    """Return among how many processes of one thread this machine's cores are to share a run.
+
+    One for each core that torch would use (OMP_NUM_THREADS, else the physical ones), fewer where the batch
+    is not divisible. 1 leaves the run to this process and its threads: on a GPU, under a launcher, and
+    where each would hold a large base. Evidence: docs/speed.md.
+    """
+    import torch
+
+    base, size = Path(spec.suite.base or ""), spec.config.micro_batch or 1
+    held = sum(path.stat().st_size for path in base.glob("*/*.safetensors"))
+    if "WORLD_SIZE" in os.environ or spec.device != "cpu" or not 0 < held < _SHARED_BYTES:
+        return 1
+    counts = range(torch.get_num_threads(), 0, -1)
+    return next((count for count in counts if spec.suite.training.batch % (size * count) == 0), 1)
 
 
 def _number(variable: str, default: int) -> int:
