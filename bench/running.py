@@ -51,13 +51,12 @@ from bench.record import OWN_STYLES
 from bench.registry import FLOOR
 from bench.sampling import (
     SAMPLES_FILE,
-    Conditions,
     check_steps,
     folder_of_draw,
     load_images,
     mosaic,
     png,
-    sample_to_folder,
+    sample_to_folders,
     show_condition,
     to_bytes,
 )
@@ -451,15 +450,19 @@ class Run:
             self.denoiser.eval()
             data, ledger = self.eval_data, self.ledger()
             reset_peak_memory(self.spec.device)
-            for name, source in self._sets().items():
-                self.hooks.stage(f"sample {name}", len(self.eval_ids))
-                sample_to_folder(
+            sets = {self.work / name: rows for name, rows in self._sets().items()}
+            blank = {folder: sets.pop(folder) for folder in list(sets) if folder.name == "blank"}
+            for together, conditions in ((sets, None), (blank, lambda rows: self.nothing)):
+                if not together:
+                    continue
+                self.hooks.stage(f"sample {' and '.join(f.name for f in together)}", len(self.eval_ids))
+                sample_to_folders(
                     self.denoiser,
                     self.spec,
-                    self.work / name,
+                    together,
                     base=self.base,
                     data=data,
-                    conditions=source,
+                    conditions=conditions,
                     hooks=self.hooks,
                     spent=lambda seconds, images: ledger.add(seconds=seconds, images=images),
                 )
@@ -476,21 +479,21 @@ class Run:
         path = self.work / "cost.json" if self.processes.is_main_process else None
         return Ledger(path, device=self.spec.device)
 
-    def _sets(self) -> dict[str, Conditions | None]:
-        """The sample sets of this method: its own and, where it has a condition, under wrong ones."""
-        sets: dict[str, Conditions | None] = {"samples": None}
-        return sets | {name: getattr(self, f"_{name}") for name in self._wrong}
+    def _sets(self) -> dict[str, np.ndarray]:
+        """The sample sets of this method: its own and, where it has a condition, under wrong ones.
+
+        Each says which evaluation item is drawn under the condition of each, [N]; "blank" under none.
+        """
+        sets = {"samples": np.arange(len(self.eval_ids))}
+        for name in self._wrong:
+            sets[name] = sets["samples"]
+            if name == "shuffled":  # item i is given the condition of order[i]
+                sets[name] = np.argsort(derangement(self.spec.config.seed, len(self.eval_ids)))
+        return sets
 
     @property
     def _wrong(self) -> tuple[str, ...]:
         return self.spec.config.wrong_conditions if self.spec.method.conditioned else ()
-
-    def _shuffled(self, rows: Sequence[int]) -> torch.Tensor:
-        order = derangement(self.spec.config.seed, len(self.eval_ids))
-        return self.eval_data.conditions_at(order[rows])
-
-    def _blank(self, rows: Sequence[int]) -> torch.Tensor:
-        return self.nothing.expand(len(rows), -1, -1, -1)
 
     @cached_property
     def nothing(self) -> torch.Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 SAMPLERS = ("ddim", "dpm++")
 SAMPLES_FILE = "work/samples.json"
 """In the folder of a run: the SHA-256 of each sample that was scored."""
-Conditions = Callable[[Sequence[int]], "torch.Tensor"]
-"""Rows of the evaluation items -> what they are given, [B,C,H,W] in [0, 1]."""
+Conditions = Callable[[Any], "torch.Tensor"]
+"""Rows of the evaluation items -> what they are given, [B,C,H,W] in [0, 1], or [1,C,H,W] for all of them."""
 
 
 def build_scheduler(base: Base, sampler: Sampler) -> Any:
@@ -87,82 +88,102 @@ def sample_latents(
 ) -> torch.Tensor:
     """Sample latents under classifier-free guidance (arXiv 2207.12598), the condition on both sides.
 
-    noise [R,B,4,h,w], of R draws; conditions [B,C,H,W] in [0, 1], text [B,L,D], empty [1,L,D] ->
-    [R,B,4,h,w]. The draws go side by side, a call each, so that they share what depends on the condition,
-    or on condition and timestep, and none depends on how many there are. precision: of the denoiser's
-    products; the sampler's own steps are fp32.
+    noise [R,B,4,h,w], of R draws; conditions [B,C,H,W] in [0, 1], or [1,C,H,W] for all; text [B,L,D], or
+    [R,B,L,D] where draws have their own; empty [1,L,D] -> [R,B,4,h,w]. The draws go side by side, a call
+    each, so that they share what depends on the condition, or on condition and timestep, and none depends
+    on how many there are. precision: of the denoiser's products; the sampler's own steps are fp32.
     """
     import torch
 
     schedulers = [build_scheduler(base, sampler) for _ in noise]  # each remembers its own last step
     guided = sampler.guidance != 1.0
-    branches = (torch.stack([empty.expand_as(text), text]) if guided else text[None]).to(base.device)
+    texts = text.expand(*noise.shape[:2], -1, -1)
+    branches = [
+        (torch.stack([empty.expand_as(own), own]) if guided else own[None]).to(base.device) for own in texts
+    ]
     latents = list(noise.to(base.device) * schedulers[0].init_noise_sigma)
-    at_timesteps = getattr(denoiser, "at_timesteps", lambda features, timesteps: features)
+    at_timesteps = getattr(denoiser, "at_timesteps", None)
+    if at_timesteps is None:
+        conditions = conditions.expand(noise.shape[1], -1, -1, -1)
     with torch.inference_mode():
         with autocast(base.device, precision):
             features = denoiser.encode(conditions.to(base.device))
         for time_now in schedulers[0].timesteps:
             steps = time_now.to(base.device).long().expand(noise.shape[1])
             with autocast(base.device, precision):
-                shared = at_timesteps(features, steps)
+                shared = at_timesteps(features, steps[: len(conditions)]) if at_timesteps else features
             for draw, scheduler in enumerate(schedulers):
                 with autocast(base.device, precision):
-                    eps = denoiser(latents[draw], steps, branches, shared).float()
+                    eps = denoiser(latents[draw], steps, branches[draw], shared).float()
                 guide = eps[0] + sampler.guidance * (eps[1] - eps[0]) if guided else eps[0]
                 latents[draw] = scheduler.step(guide, time_now, latents[draw]).prev_sample
     return torch.stack(latents)
 
 
 def sample_images(
-    denoiser: Any,
-    spec: RunSpec,
-    *,
-    base: Base,
-    data: Prepared,
-    conditions: Conditions | None = None,
-    skip: Callable[[Sequence[str]], bool] = lambda ids: False,
+    denoiser: Any, spec: RunSpec, *, base: Base, data: Prepared, conditions: Conditions | None = None
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Yield (ids, images [R,B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order; R draws.
 
     spec: of the run, its sampler, seed, batch and precision. conditions: what the items of some rows are
-    given (None: their own). skip: tells of a batch's ids whether it is already there. Batches are
-    cut from the whole list and dealt out to the processes in turn, so a resumed run, alone or not, has the
-    same batches. BenchError for samples that are not finite.
+    given, [B,C,H,W] or [1,C,H,W] for all (None: their own). Batches are cut from the whole list and dealt
+    out to the processes in turn, so a resumed run, alone or not, has the same batches. BenchError for
+    samples that are not finite.
     """
-    import torch
+    for rows in _batches(spec, base=base, data=data):
+        images = _sample_rows(denoiser, spec, [rows], base=base, data=data, given=(conditions, rows))
+        yield tuple(data.ids[row] for row in rows), images[0]
 
+
+def _batches(spec: RunSpec, *, base: Base, data: Prepared) -> Iterator[np.ndarray]:
+    """Yield the rows of each batch of this process."""
     processes, batch = join(base.device), spec.config.sample_batch
-    conditions, draws = conditions or data.conditions_at, range(spec.suite.sampler.draws)
     for start in range(processes.process_index * batch, len(data), processes.num_processes * batch):
-        ids = data.ids[start : start + batch]
-        if skip(ids):
-            continue
-        rows, seed, shape = range(start, start + len(ids)), spec.config.seed, data.latent_shape
-        noise = [[initial_noise(seed, item, shape, number=draw) for item in ids] for draw in draws]
-        latents = sample_latents(
-            denoiser,
-            base=base,
-            sampler=spec.suite.sampler,
-            noise=torch.from_numpy(np.array(noise)),
-            conditions=conditions(rows),
-            text=data.text_at(rows),
-            empty=data.empty,
-            precision=spec.suite.training.precision,
-        )
-        images = torch.stack([base.decode(draw) for draw in latents])
-        if not bool(latents.isfinite().all() and images.isfinite().all()):
-            raise BenchError(
-                f"samples of {ids[0]} to {ids[-1]} are not finite (NaN or infinite): nothing of them is "
-                "kept or scored. A network has overflowed; with --precision fp16 try bf16 or fp32."
-            )
-        yield ids, images.permute(0, 1, 3, 4, 2).cpu().numpy()
+        yield np.arange(start, min(start + batch, len(data)))
 
 
-def sample_to_folder(
+def _sample_rows(
     denoiser: Any,
     spec: RunSpec,
-    folder: Path,
+    sets: Sequence[np.ndarray],
+    *,
+    base: Base,
+    data: Prepared,
+    given: tuple[Conditions | None, np.ndarray],
+) -> np.ndarray:
+    """Return images [S,R,B,H,W,3] of S sets of rows, [B] each, that share the conditions they are given."""
+    import torch
+
+    (conditions, places), draws = given, range(spec.suite.sampler.draws)
+    ids, shape = [[data.ids[row] for row in rows] for rows in sets], data.latent_shape
+    noise = [
+        [initial_noise(spec.config.seed, item, shape, number=draw) for item in items]
+        for items in ids
+        for draw in draws
+    ]
+    latents = sample_latents(
+        denoiser,
+        base=base,
+        sampler=spec.suite.sampler,
+        noise=torch.from_numpy(np.array(noise)),
+        conditions=(conditions or data.conditions_at)(places),
+        text=torch.stack([data.text_at(rows) for rows in sets for _ in draws]),
+        empty=data.empty,
+        precision=spec.suite.training.precision,
+    )
+    images = torch.stack([base.decode(draw) for draw in latents])
+    if not bool(latents.isfinite().all() and images.isfinite().all()):
+        raise BenchError(
+            f"samples of {ids[0][0]} to {ids[0][-1]} are not finite (NaN or infinite): nothing of them is "
+            "kept or scored. A network has overflowed; with --precision fp16 try bf16 or fp32."
+        )
+    return images.permute(0, 1, 3, 4, 2).unflatten(0, (len(sets), -1)).cpu().numpy()
+
+
+def sample_to_folders(
+    denoiser: Any,
+    spec: RunSpec,
+    sets: Mapping[Path, np.ndarray],
     *,
     base: Base,
     data: Prepared,
@@ -170,28 +191,39 @@ def sample_to_folder(
     hooks: Hooks | None = None,
     spent: Callable[[float, int], None] = lambda seconds, images: None,
 ) -> None:
-    """Sample every item of this process that is not in the folder yet, each as `<id>.png`.
+    """Sample what of this process is not in the folders yet, each item as `<id>.png`.
 
-    Draws after the first lie in folders of their own, see `folder_of_draw`. Files are written atomically,
-    so a killed run goes on with the first batch that is not whole. `spent` gets the seconds of each batch
-    and the images that all processes made meanwhile, as if they kept step, and so hooks tick. Raises
-    Stopped between batches when asked to stop.
+    sets: folder -> the row that is drawn under the condition of each row, [N]; they share what depends on
+    conditions. Draws after the first lie in folders of their own, see `folder_of_draw`. Files are written
+    atomically, so a killed run goes on with the first batch that is not whole. `spent` gets the seconds of
+    each batch and the images that all processes made meanwhile, as if they kept step, and so hooks tick.
+    Raises Stopped between batches when asked to stop.
     """
     hooks, processes = hooks or Hooks(), join(base.device)
-    folders = [folder_of_draw(folder, draw) for draw in range(spec.suite.sampler.draws)]
+    draws = range(spec.suite.sampler.draws)
+
+    def path(folder: Path, draw: int, row: int) -> Path:
+        return inside(folder_of_draw(folder, draw), f"{data.ids[row]}.png")
+
     begun, done = time.perf_counter(), 0
-
-    def there(ids: Sequence[str]) -> bool:
-        return all(inside(folder, f"{item}.png").exists() for folder in folders for item in ids)
-
-    drawn = sample_images(denoiser, spec, base=base, data=data, conditions=conditions, skip=there)
-    for ids, pixels in drawn:
-        for place, images in zip(folders, to_bytes(pixels), strict=True):
-            for item, image in zip(ids, images, strict=True):
-                atomic_write(inside(place, f"{item}.png"), png(image))
-        made = min(done + len(ids) * processes.num_processes, len(data))
-        spent(time.perf_counter() - begun, (made - done) * len(folders))
-        begun, done = time.perf_counter(), made
+    for places in _batches(spec, base=base, data=data):
+        before, done = done, min(done + len(places) * processes.num_processes, len(data))
+        wanted = {folder: order[places] for folder, order in sets.items()}
+        lacking = {
+            folder: rows
+            for folder, rows in wanted.items()
+            if not all(path(folder, draw, row).exists() for draw in draws for row in rows)
+        }
+        if not lacking:
+            continue
+        images = _sample_rows(
+            denoiser, spec, list(lacking.values()), base=base, data=data, given=(conditions, places)
+        )
+        for (folder, rows), pixels in zip(lacking.items(), to_bytes(images), strict=True):
+            for draw, row in itertools.product(draws, range(len(rows))):
+                atomic_write(path(folder, draw, rows[row]), png(pixels[draw, row]))
+        spent(time.perf_counter() - begun, (done - before) * len(draws) * len(lacking))
+        begun = time.perf_counter()
         hooks.tick(done, len(data))
         hooks.check_stop()
 

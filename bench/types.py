@@ -252,7 +252,8 @@ class Method(Protocol):
     warp_timesteps: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to train at, [B]
         int64 in 0..T-1, each from its own row alone.
     at_timesteps: (features, timesteps [B]) -> what depends on condition and timestep alone, to be given in
-        place of features at those timesteps; the sampler asks once for several draws.
+        place of features at those timesteps; the sampler asks once for several draws. Of one condition it
+        serves latents of any number of rows.
     layer_weights: () -> {slot: (at the start, now)}, weights that may be trained; the run keeps those that
         moved.
     rate_factors: () -> {name of a parameter: what its learning rate is multiplied with}.

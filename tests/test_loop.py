@@ -23,7 +23,15 @@ from bench.content import Cache
 from bench.data.latents import STORAGES, Prepared, mirrored, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.randomness import derangement, generator, initial_noise
-from bench.sampling import build_scheduler, sample_images, sample_latents, sample_to_folder
+from bench.sampling import (
+    build_scheduler,
+    folder_of_draw,
+    load_images,
+    sample_images,
+    sample_latents,
+    sample_to_folders,
+    to_bytes,
+)
 from bench.suites import RELEASED
 from bench.training.checkpoint import Trainable, Writer
 from bench.training.engine import autocast
@@ -294,6 +302,39 @@ def test_samples_do_not_depend_on_the_batch_size_nor_on_other_draws(
     assert min(np.abs(three[i] - three[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.05
 
 
+def test_sets_share_what_depends_on_conditions(micro_base: Base, data: Prepared, tmp_path: Path) -> None:
+    """Residuals once a condition and timestep; pictures as of each set by itself; one condition for all."""
+    trained = steered(micro_base)
+    with torch.no_grad():
+        for parameter in Trainable(trained).parameters.values():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
+    order, own = derangement(3, len(data)), np.arange(len(data))
+    spec = sampling(Sampler(steps=3, draws=2), batch=5)
+    given = {
+        "shuffled": lambda rows: data.conditions_at(order[rows]),
+        "blank": lambda rows: data.conditions_at([0]).expand(len(rows), -1, -1, -1),
+    }
+    calls: list[int] = []
+    handle = trained.steered.adapter.register_forward_hook(lambda *args: calls.append(len(args[1][0])))
+    sets = {tmp_path / "samples": own, tmp_path / "shuffled": np.argsort(order)}
+    spent: list[int] = []
+    told = {"base": micro_base, "data": data, "spent": lambda seconds, images: spent.append(images)}
+    sample_to_folders(trained, spec, sets, **told)
+    one = {tmp_path / "blank": own}
+    sample_to_folders(trained, spec, one, conditions=lambda rows: data.conditions_at([0]), **told)
+    assert calls == [5] * 6 + [1] * 6 and spent == [20, 20, 10, 10]
+    handle.remove()
+    for name in ("samples", *given):
+        parts = sample_images(trained, spec, base=micro_base, data=data, conditions=given.get(name))
+        wanted = to_bytes(np.concatenate([pixels for _, pixels in parts], axis=1)).astype(int)
+        for draw in range(2):
+            found = load_images(folder_of_draw(tmp_path / name, draw), data.ids)
+            assert np.abs(found - wanted[draw]).max() <= 1, name
+    spent.clear()
+    sample_to_folders(trained, spec, sets, **told)
+    assert not spent, "all were there"
+
+
 def test_every_example_keeps_its_own_condition_and_text(data: Prepared) -> None:
     training = Training(batch=20, drop_caption=0.0)
     latents, conditions, text, _, _ = draw_batch(data, training=training, seed=2, step=0)
@@ -343,7 +384,9 @@ def test_samples_that_are_not_finite_stop_and_leave_nothing(
             return torch.full((len(text), *z.shape), value)
 
     with pytest.raises(BenchError, match="not finite"):
-        sample_to_folder(Broken(), sampling(Sampler(steps=2)), tmp_path, base=micro_base, data=data)
+        sample_to_folders(
+            Broken(), sampling(Sampler(steps=2)), {tmp_path: np.arange(len(data))}, base=micro_base, data=data
+        )
     assert not list(tmp_path.iterdir())
 
 
