@@ -177,7 +177,8 @@ class BPS:
             time_aware=time_aware,
         )
         factors = _rate_factors(adapter, emit_rate=emit_rate, weights_rate=weights_rate)
-        return BPSDenoiser(base, adapter.to(base.device), prior=prior, factors=factors)
+        adapter = adapter.to(device=base.device, memory_format=torch.channels_last)  # as the UNet it steers
+        return BPSDenoiser(base, adapter, prior=prior, factors=factors)
 
     def load(self, denoiser: BPSDenoiser, source: Source) -> dict[str, str]:
         """Put an adapter's weights into the denoiser: a BPSAdapter's folder or a release checkpoint.

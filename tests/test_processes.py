@@ -340,7 +340,7 @@ def test_launchers_start_the_command(launcher: str, micro_folder: Path, tmp_path
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1" if port else "2"},
+        env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1" if port else "2")},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained 48 images") == 1

@@ -310,7 +310,11 @@ class Engine:
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from accelerate.utils import AutocastKwargs, GradientAccumulationPlugin
+        from accelerate.utils import (
+            AutocastKwargs,
+            DistributedDataParallelKwargs,
+            GradientAccumulationPlugin,
+        )
 
         self.processes = join(device)
         count, index = self.processes.num_processes, self.processes.process_index
@@ -326,7 +330,10 @@ class Engine:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=len(self.parts), sync_with_dataloader=False
             ),
-            kwargs_handlers=[AutocastKwargs(cache_enabled=False)],  # see `autocast`
+            kwargs_handlers=[
+                AutocastKwargs(cache_enabled=False),  # see `autocast`
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # not copied to be exchanged
+            ],
         )
         self.silent: list[Any] = []
         self.module = self._wrapped(_as_module(denoiser, loss))
