@@ -87,11 +87,12 @@ def child(
     return Process(argv, alone=alone, added={**(added or {}), **_handed_over()})
 
 
-def together(arguments: Sequence[str], *, count: int) -> int:
+def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> int:
     """Do a command in `count` processes of one thread, which share its work as a launcher's do.
 
-    The first speaks for all; signals go to all. Returns its exit code, 2 where another was lost, of
-    which a line is said. One that fails ends the others, at once where they do not end by themselves.
+    The first speaks for all, and answers if told so, see `Process`; signals go to all. Returns its exit
+    code, 2 where another was lost, of which a line is said. One that fails ends the others, at once where
+    they do not end by themselves.
     """
     with socket.socket() as probe:
         probe.bind((_HERE, 0))
@@ -104,7 +105,7 @@ def together(arguments: Sequence[str], *, count: int) -> int:
             _argv(arguments),
             alone=rank == 0,
             added={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            answers=rank == 0,
+            answers=answers and rank == 0,
         )
         for rank in range(count)
     ]

@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import cost
 from bench.base.random import build_base, shape_like
-from bench.child import PROGRAM, child
+from bench.child import PROGRAM, child, together
 from bench.config import RunConfig, RunSpec, Sampler, Training
 from bench.cost import Timing
 from bench.plan import CPU_ALLOWANCE, Setting, footprint, stand_in
@@ -36,6 +36,8 @@ from bench.training.engine import (
     Engine,
     Execution,
     check_execution,
+    count_processes,
+    count_threads,
     find_device,
     join,
     launched,
@@ -114,7 +116,11 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
 def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
     with tempfile.TemporaryDirectory() as scratch:
         asked = json.dumps(replace(config, results=Path(scratch)).as_dict())
-        code = child([*amount.argv(), "--config", asked], alone=True).wait()
+        argv, count = [*amount.argv(), "--config", asked], 1
+        if not amount.random:
+            count = count_processes(resolve(config))
+        shared = count > 1
+        code = together(argv, count=count, answers=False) if shared else child(argv, alone=True).wait()
         timings = cost.load_timings(Path(scratch))
     if code or timings is None:
         raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
@@ -195,7 +201,7 @@ def measure(run: Any, amount: Amount) -> Timing:
         options=dict(spec.options),
         task=spec.task.name,
         train_images_per_second=suite.training.batch / statistics.median(seconds) if seconds else None,
-        sample_seconds_per_image=sampling / (items * suite.sampler.draws),
+        sample_seconds_per_image=sampling / (items * suite.sampler.draws * join(device).num_processes),
         peak_memory_bytes=max(peak, cost.peak_memory(device)),
         steps=amount.steps,
         items=items,
@@ -285,9 +291,7 @@ def _training_steps(run: Any, count: int) -> list[float]:
 
 def machine(device: str) -> dict[str, Any]:
     """Return what tells this machine from others, as records do."""
-    import torch
-
-    here = environment(device=device, threads=torch.get_num_threads())
+    here = environment(device=device, threads=count_threads())
     return {key: here[key] for key in MACHINE if key in here}
 
 

@@ -77,7 +77,7 @@ from bench.training.checkpoint import (
     taken_over,
     trained,
 )
-from bench.training.engine import Execution, check_execution, join
+from bench.training.engine import Execution, check_execution, count_threads, join
 from bench.training.loop import CHECKPOINT, train, training_loss
 from bench.types import BenchError, Dataset, Example, Hooks, Refused, Task, lacks_memory, refusal, some
 
@@ -679,7 +679,6 @@ def _now() -> str:
 
 def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> records.RunRecord:
     """Return the record of a run that was trained and whose rows are scored."""
-    import torch
 
     spec, outside = run.spec, _outside(run, images=result.images)
     several = spec.suite.sampler.draws > 1
@@ -706,7 +705,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         config=spec.config.told().as_dict(),
         trained_in=result.trained_in,
         environment={
-            **records.environment(device=spec.device, threads=torch.get_num_threads()),
+            **records.environment(device=spec.device, threads=count_threads()),
             **({} if plain else {"execution": result.starts}),
             "base": run.base.provenance(),
         },

@@ -69,6 +69,13 @@ def launched() -> int:
     return max(1, _number("WORLD_SIZE", 1))
 
 
+def count_threads() -> int:
+    """Return how many threads compute on this machine in all processes of the launch."""
+    import torch
+
+    return torch.get_num_threads() * max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
 def speaks() -> bool:
     """Whether this process is the one that talks to the user."""
     return launched() == 1 or _number("RANK", 0) == 0
