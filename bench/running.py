@@ -412,8 +412,15 @@ class Run:
         once = replace(self.spec, suite=replace(suite, sampler=replace(suite.sampler, draws=1)))
         for name, denoiser in zip(_OWN_STYLES, (self.denoiser, PlainDenoiser(self.base)), strict=True):
             self.hooks.stage(f"sample {name}", len(self.eval_ids))
-            where = self.work / name
-            sample_to_folder(denoiser, once, where, base=self.base, data=self.own_styles, hooks=self.hooks)
+            sample_to_folders(
+                denoiser,
+                once,
+                {self.work / name: np.arange(len(self.eval_ids))},
+                base=self.base,
+                data=self.own_styles,
+                conditions=lambda rows: self.nothing,
+                hooks=self.hooks,
+            )
             self.processes.wait_for_everyone()
 
     def _forgotten(self) -> Scores:
