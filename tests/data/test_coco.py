@@ -301,7 +301,7 @@ def test_a_folder_of_an_earlier_form_is_refused(root: Path, prepared: Path, tmp_
     with pytest.raises(BenchError, match="another version of this program. Prepare the data anew"):
         Coco17(folder)
     write_json(folder / "begun.json", {k: v for k, v in begun.items() if k != "schema"})
-    with pytest.raises(BenchError, match="schema: nothing there, 2 now"):
+    with pytest.raises(BenchError, match="schema: nothing there, 3 now"):
         prepare_coco17(root, folder, recipe=RECIPE, piece=4)
 
 

@@ -28,7 +28,8 @@ def protocol_of(variant: Variant, *, budget: str = "standard", task: str = "sket
     if variant.train_items is not None:
         held |= {"name": f"{budget}-{variant.train_items}", "train_items": variant.train_items}
     sampler = {"name": "dpm++", "steps": variant.steps or 10, "guidance": variant.guidance or 2.5}
-    return {"suite": "emoji", "task": task, "budget": held, "sampler": sampler}
+    leaky = {"training": {"leaky": True}} if variant.leaky else {}
+    return {"suite": "emoji", "task": task, "budget": held, **leaky, "sampler": sampler}
 
 
 def write_variant(
@@ -59,7 +60,8 @@ def write_variant(
         "budget": protocol["budget"]["name"],
         "splits": _splits(build, variant),
     }
-    place = results if not asked and budget == "standard" else results / ABLATIONS_FOLDER
+    main = not asked and budget == "standard" and not variant.leaky
+    place = results if main else results / ABLATIONS_FOLDER
     place.mkdir(exist_ok=True)
     curve = [(step, 0.4 + 2.0 / step) for step in range(1, 60)]
     extra = {"sets": True, "tiles": False, "curve": curve}
