@@ -286,7 +286,7 @@ def test_damaged_evidence_is_refused(tmp_path: Path, damage: Any) -> None:
 
 def test_rates_are_never_chosen_on_the_test_side(tmp_path: Path) -> None:
     done = bench_command("tune", "--side", "test", "--rates", "1e-3", "--out", tmp_path / "out")
-    assert done.exit_code == 2 and "never chosen on the test side" in done.output
+    assert done.exit_code == 2 and "never chosen where they are reported" in done.output
     assert not (tmp_path / "out").exists()
 
 
