@@ -365,22 +365,23 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
 def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -> Path:
     """Write what `bench compare` tells as a run's record, so that it becomes a row; return its folder.
 
-    comparison: of `bench.scoring`. Rows share a table where reference and judges are the same. The
-    record says that nothing was trained here.
+    comparison: of `bench.scoring`. Rows share a table where reference and judges are the same; one of the
+    same name is written anew. The record says that nothing was trained here.
     """
     given, reference = comparison.folders
+    if not given["n"]:
+        raise BenchError(f"{given['folder']} holds statistics; a row is of pictures. Give them as A.")
     judges = {role: vars(card) for role, card in comparison.judges.items()}
     protocol = {"reference": reference["digest"], "images": reference["n"], "judges": judges}
     side = SplitInfo(name="given", n=given["n"], digest=given["digest"])
     facts = {"pictures": f"{given['n']} of a folder, made elsewhere"}
     outside = {"name": Path(given["folder"]).name or ".", "sha256": given["digest"], "facts": facts}
-    nothing: dict[str, Any] = dict.fromkeys([f.name for f in fields(Cost)])
-    counts = [key for key in nothing if key.startswith(("parameters", "macs")) or key == "train_images"]
+    counted = {f.name: 0 if f.type == "Count" else None for f in fields(Cost)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     digest = content.digest_json(protocol)
     task = "-".join(re.findall(r"[A-Za-z0-9_]+", Path(reference["folder"]).stem)) or "reference"
     record = RunRecord(
-        run_id=f"{COMPARED}-{content.check_word(name)}-{content.digest_json([digest, side.digest])[:8]}",
+        run_id=f"{COMPARED}-{content.check_word(name)}-{digest[:8]}",
         suite=COMPARED,
         task=f"{task}-{reference['digest'][:6]}",
         method=name,
@@ -392,7 +393,7 @@ def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -
         splits=Splits(train=replace(side, n=0), eval=side, overlap=0),
         metrics=comparison.metrics,
         rows={"samples": comparison.metrics},
-        cost=Cost(**nothing | dict.fromkeys(counts, 0)),
+        cost=Cost(**counted),  # type: ignore[arg-type]
         environment={**environment(device="cpu", threads=1), "command": command},
         artifacts={},
         attribution="",

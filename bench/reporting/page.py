@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.content import atomic_path
-from bench.data.picture import MOST_TILES, data_uri, decode
+from bench.data.picture import MOST_TILES, data_uri, decode, shrunk
 from bench.record import RunRecord, device_words
 from bench.reporting.compare import (
     AblationTable,
@@ -298,12 +298,7 @@ def encode_galleries(
 
 def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
     """Return images [N,H,W,3] uint8 side by side as WebP, made smaller where they are large."""
-    from PIL import Image
-
-    made = [Image.fromarray(image) for image in images]
-    for image in made:
-        image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    return data_uri(np.concatenate([np.asarray(image) for image in made], axis=1), **settings)
+    return data_uri(np.concatenate(list(shrunk(images, most=_LARGEST)), axis=1), **settings)
 
 
 def _figure(path: Path, *, small: bool) -> str:
