@@ -161,16 +161,10 @@ def fetch_judge(name: str) -> Path:
     name: of a judge, or of NETWORKS. BenchError without a network, where the file is another than its
     publisher says, and for a judge that needs none.
     """
-    if name in NETWORKS:
-        return fetch(NETWORKS[name])
-    kind: Any = _kind(name)
-    if not hasattr(kind, "source"):
+    kind: Any = None if name in NETWORKS else _kind(name)
+    if kind is not None and not hasattr(kind, "source"):
         raise BenchError(f"judge '{name}' has its weights with it: there is nothing to fetch.")
-    return fetch(kind.source(name))
-
-
-def fetch(source: Source) -> Path:
-    """Download a published file into the folder of judges; returns and errors as `fetch_judge`."""
+    source: Source = NETWORKS[name] if kind is None else kind.source(name)
     there = _found(source.stem)
     if there is not None:
         return there

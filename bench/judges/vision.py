@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.base.weights import read_tensors
 from bench.content import digest_json, sha256_file
 from bench.judges import Judge, JudgeCard, Source, channels_first, check_digest, need_file
 from bench.types import BenchError, raise_of_machine
@@ -126,15 +127,10 @@ class Inception:
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network; a file with code in it is refused."""
-        import torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         card, path = self.card(name, weights), str(_inception_file(name, weights))
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise_of_machine(error)
-            raise BenchError(f"{path} holds no plain weights ({error})") from error
+        read_tensors(Path(path))  # whose own reader would run code in it
         network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)
         return self._judge(card, network.to(device), device)
 
