@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, expand, like_base
+from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, like_base
 
 if TYPE_CHECKING:
     from bench.base.load import Base
@@ -69,7 +69,7 @@ class ConcatDenoiser(ConditionedDenoiser):
             lambda module, args, output: add_to_branches(output, features)
         )
         try:
-            output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
+            output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
         finally:
             handle.remove()
         return self.eps(output, latents, timesteps)

@@ -13,7 +13,6 @@ from baselines.inputs import (
     ConditionedDenoiser,
     check_match,
     embedding_widths,
-    expand,
     like_base,
 )
 from bench.types import Exchange
@@ -74,15 +73,15 @@ class ControlNetDenoiser(ConditionedDenoiser):
     ) -> torch.Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
         check_match(features, latents, downscale=self.downscale)
-        rows = expand(latents, timesteps, text)
+        rows = self.rows(latents, timesteps, text)
         down, middle = self.controlnet(
-            *rows,
+            **rows,
             controlnet_cond=features.repeat(len(text), 1, 1, 1),
             conditioning_scale=self.scale,
             return_dict=False,
         )
         output = self.unet(
-            *rows,
+            **rows,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
             return_dict=False,

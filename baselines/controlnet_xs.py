@@ -12,7 +12,6 @@ from baselines.inputs import (
     ConditionedDenoiser,
     check_match,
     embedding_widths,
-    expand,
     like_base,
 )
 from bench.types import Exchange
@@ -44,6 +43,10 @@ image = pipe("{prompt}", image=condition, {sampling}).images[0]
 
 
 _EXCHANGED = ("base_to_ctrl", "ctrl_to_base")
+_SHARED = (
+    *("conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding"),
+    *("conv_norm_out", "conv_out"),
+)
 
 
 def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
@@ -112,8 +115,9 @@ def _heads(unet: Any) -> tuple[int, ...]:
 
 def _share(fused: Any, unet: Any) -> None:
     """Put the UNet's own modules in place of the fused model's copies."""
-    for name in ("conv_in", "time_proj", "time_embedding", "conv_norm_out", "conv_out"):
-        setattr(fused, f"base_{name}", getattr(unet, name))
+    for name in _SHARED:
+        if hasattr(unet, name):
+            setattr(fused, f"base_{name}", getattr(unet, name))
     for block, own in zip(fused.down_blocks, unet.down_blocks, strict=True):
         block.base_resnets = own.resnets
         if hasattr(own, "attentions"):
@@ -212,7 +216,7 @@ class ControlNetXSDenoiser(ConditionedDenoiser):
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
         check_match(features, latents, downscale=self.downscale)
         output = self.fused(
-            *expand(latents, timesteps, text),
+            **self.rows(latents, timesteps, text),
             controlnet_cond=features.repeat(len(text), 1, 1, 1),
             return_dict=False,
         )[0]

@@ -1,4 +1,4 @@
-"""What the baselines share: checks of what comes in, and rows for K guidance branches."""
+"""What the baselines share: checks of what comes in, and features for K guidance branches."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ EMBEDDING_WIDTHS = (16, 32, 96, 256)  # ControlNet's conditioning embedding for 
 
 
 class ConditionedDenoiser(torch.nn.Module):
-    """What denoisers of the baselines have besides networks: the condition's shape, eps of an output."""
+    """What denoisers of the baselines have besides networks: the condition's shape, a UNet's rows, eps.
+
+    rows: see Base.unet_inputs.
+    """
 
     def __init__(self, base: Base, task: Task) -> None:
         super().__init__()
         self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
-        self._to_eps = base.to_eps
+        self._to_eps, self.rows = base.to_eps, base.unet_inputs
 
     def encode(self, condition: Tensor) -> Any:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
@@ -64,12 +67,6 @@ def check_match(features: Tensor, latents: Tensor, *, downscale: int = 1) -> Non
             f"the condition has {len(features)} rows of {features.shape[2]} x {features.shape[3]}; "
             f"latents {list(latents.shape)} need {rows} of {height} x {width}."
         )
-
-
-def expand(latents: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Repeat latents [B,4,h,w] and timesteps [B] for text [K,B,L,D]; row k*B + b of K*B each."""
-    branches = len(text)
-    return latents.repeat(branches, 1, 1, 1), timesteps.repeat(branches), text.flatten(0, 1)
 
 
 def add_to_branches(hidden: Tensor, feature: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from baselines.finetuned_sd import made_for
-from baselines.inputs import ConditionedDenoiser, expand
+from baselines.inputs import ConditionedDenoiser
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class StyleOnlyDenoiser(ConditionedDenoiser):
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
-        output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
+        output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
         return self.eps(output, latents, timesteps)
 
 

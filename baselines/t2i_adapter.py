@@ -11,7 +11,7 @@ import torch
 from diffusers import T2IAdapter as AdapterModel
 from torch import Tensor
 
-from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, expand, like_base
+from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, like_base
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -44,18 +44,28 @@ adapter, pipe = whole.pop("adapter"), StableDiffusionPipeline(**whole, requires_
 """
     + _DRAWN,
 )
-KINDS = ("full_adapter", "light_adapter")
+KINDS = {
+    "full_adapter": "for Stable Diffusion 1.x and 2.x",
+    "light_adapter": "for Stable Diffusion 1.x and 2.x",
+    "full_adapter_xl": "for SDXL",
+}
 TIMESTEPS = ("cubic", "uniform")
 
 
 def build_adapter(unet: Any, *, channels: int, downscale: int) -> AdapterModel:
-    """Return diffusers' full T2IAdapter with one feature map for each level of a UNet."""
+    """Return diffusers' full T2IAdapter with one feature map for each level of a UNet.
+
+    SDXL's (of three levels) begins a level lower, behind the UNet's first downsampler, and has a fourth map
+    for the middle.
+    """
+    widths = list(unet.config["block_out_channels"])
+    xl = len(widths) == 3
     return AdapterModel(
         in_channels=channels,
-        channels=list(unet.config["block_out_channels"]),
+        channels=widths + widths[-1:] * xl,
         num_res_blocks=2,
-        downscale_factor=downscale,
-        adapter_type="full_adapter",
+        downscale_factor=downscale * (1 + xl),
+        adapter_type="full_adapter_xl" if xl else "full_adapter",
     )
 
 
@@ -76,13 +86,16 @@ def adapted(unet: Any, features: Sequence[Tensor]) -> Iterator[None]:
 
     That is before the downsampler, as in the paper, and bit for bit what diffusers does with
     `down_intrablock_additional_residuals` where it can: in its blocks without attention that
-    argument comes after the downsampler, where the sizes differ unless the block is the last.
+    argument comes after the downsampler, where the sizes differ unless the block is the last. SDXL's are
+    made for those sizes: the first is added behind the downsampler, a fourth behind the middle block.
     """
+    places = [(getattr(block, "attentions", None) or block.resnets)[-1] for block in unet.down_blocks]
+    if len(features) > len(places):
+        places = [unet.down_blocks[0].downsamplers[-1], *places[1:], unet.mid_block]
     handles = []
     try:
-        for block, feature in zip(unet.down_blocks, features, strict=True):
-            last = (getattr(block, "attentions", None) or block.resnets)[-1]
-            handles.append(last.register_forward_hook(_adding(feature)))
+        for place, feature in zip(places, features, strict=True):
+            handles.append(place.register_forward_hook(_adding(feature)))
         yield
     finally:
         for handle in handles:
@@ -123,9 +136,10 @@ class T2IAdapterDenoiser(ConditionedDenoiser):
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
-        check_match(features[0], latents)
+        step = self.adapter.config["downscale_factor"] // self.downscale
+        check_match(features[0], latents[..., ::step, ::step])
         with adapted(self.unet, features):
-            output = self.unet(*expand(latents, timesteps, text), return_dict=False)[0]
+            output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
         return self.eps(output, latents, timesteps)
 
 
@@ -154,20 +168,7 @@ class T2IAdapter:
     def load(self, denoiser: T2IAdapterDenoiser, source: Source) -> dict[str, str]:
         """Put a T2IAdapter, full or light, into the denoiser; BenchError where it does not fit."""
         adapter = source.model(AdapterModel)
-        config, kind = adapter.config, adapter.config["adapter_type"]
-        found = {
-            "condition channels": config["in_channels"],
-            "widths": _feature_widths(config),
-            "downscale": config["downscale_factor"],
-            "kind": "for Stable Diffusion 1.x and 2.x" if kind in KINDS else kind,
-        }
-        wanted = {
-            "condition channels": denoiser.channels,
-            "widths": denoiser.unet.config["block_out_channels"],
-            "downscale": denoiser.downscale,
-            "kind": "for Stable Diffusion 1.x and 2.x",
-        }
-        source.fit(found, wanted)
+        source.fit(_made_for(adapter.config), _made_for(denoiser.adapter.config))
         denoiser.adapter = like_base(adapter, str(denoiser.unet.device))
         return {}
 
@@ -176,7 +177,12 @@ class T2IAdapter:
         denoiser.adapter.save_pretrained(folder)
 
 
-def _feature_widths(config: Any) -> list[int]:
-    """Return the width of each feature map; a light adapter's last has that of the one before."""
-    widths = list(config["channels"])
-    return widths + widths[-1:] if config["adapter_type"] == "light_adapter" else widths
+def _made_for(config: Any) -> dict[str, Any]:
+    """Return what an adapter is made for; a light one's last feature map has the width of the one before."""
+    widths, kind = list(config["channels"]), config["adapter_type"]
+    return {
+        "condition channels": config["in_channels"],
+        "widths": widths + widths[-1:] if kind == "light_adapter" else widths,
+        "downscale": config["downscale_factor"],
+        "kind": KINDS.get(kind, kind),
+    }

@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel
 
 from baselines.controlnet import build_controlnet
-from baselines.inputs import ConditionedDenoiser, expand, like_base
+from baselines.inputs import ConditionedDenoiser, like_base
 from baselines.style_only import StyleOnly
 from baselines.text_only import TextOnlyDenoiser
 
@@ -48,16 +48,15 @@ class ScriptDenoiser(ConditionedDenoiser):
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: torch.Tensor
     ) -> torch.Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
-        rows = expand(latents, timesteps, text)
+        rows = self.rows(latents, timesteps, text)
         condition = features.repeat(len(text), 1, 1, 1)
-        down, middle = self.controlnet(*rows, controlnet_cond=condition, return_dict=False)
+        down, middle = self.controlnet(**rows, controlnet_cond=condition, return_dict=False)
         precision = middle.dtype
         if self.unet.dtype != precision:
             self.unet.to(precision)  # at the first step, as the script does before it
+        rows |= {name: rows[name].to(precision) for name in ("sample", "encoder_hidden_states")}
         output = self.unet(
-            rows[0].to(precision),
-            rows[1],
-            rows[2].to(precision),
+            **rows,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
             return_dict=False,

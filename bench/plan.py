@@ -265,7 +265,7 @@ def footprint(
     denoiser = build_meta(method, base=base, task=task, options=options)
     parameters, trainable = count_parameters(denoiser)
     weights = parameter_bytes(denoiser)
-    encoders = parameter_bytes(*filter(None, [base.vae, base.text_encoder]))
+    encoders = parameter_bytes(*_modules(base)[1:])
     beside = parameter_bytes(denoiser, *filter(None, [base.unet])) - weights
     raised = [denoiser] if setting.cuda and setting.training.precision != "fp32" else []
     with fake_tensors(), norms_in_float32(*raised):
@@ -290,10 +290,10 @@ def encoding_flops(shape: Shape) -> int:
 
     base = build_base(shape)
     with fake_tensors(), torch.no_grad():
-        make_fake(base.vae, base.text_encoder)
+        make_fake(*_modules(base))
         pixels = torch.zeros(1, 3, shape.size, shape.size)
         tokens = torch.zeros(1, shape.tokens, dtype=torch.long)
-        return operations(lambda: (base.vae.encode(pixels), base.text_encoder(tokens)))
+        return operations(lambda: (base.vae.encode(pixels), [read(tokens) for read in base.text_encoders]))
 
 
 def build_meta(method: Method, *, base: Base, task: Task, options: Mapping[str, Any]) -> Any:
@@ -328,7 +328,7 @@ def stand_in(shape: Shape, *, task: Task, count: int) -> Prepared:
 
 
 def _modules(base: Base) -> list[Any]:
-    return [m for m in (base.unet, base.vae, base.text_encoder) if m is not None]
+    return [m for m in (base.unet, base.vae, *base.text_encoders) if m is not None]
 
 
 def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Setting) -> dict[str, int]:

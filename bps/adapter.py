@@ -27,7 +27,6 @@ from bps.sites import slots_without_attention as find_slots_without_attention
 
 SD15_WIDTHS = (320, 640, 1280, 1280)
 SD15_SLOTS_WITHOUT_ATTENTION = (10, 11, 13, 14, 15)
-SIZE_MULTIPLE = 8
 _DOWNSAMPLE_SLOTS = (3, 6, 9)
 
 
@@ -75,7 +74,7 @@ class Residuals:
 class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Condition image and the frozen UNet's time embedding -> residuals for the UNet's features.
 
-    condition_channels: C of the condition. block_out_channels: the UNet's four widths, multiples
+    condition_channels: C of the condition. block_out_channels: the UNet's three or four widths, multiples
     of 32. downscale_factor f: image pixels per latent cell. schedule: a name of
     bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder" and "output"
     (the UNet's prediction, of out_channels) receive residuals. modules: whether they are added behind
@@ -119,7 +118,13 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"condition_channels {condition_channels}, downscale_factor {downscale_factor}; "
                 "allowed: whole numbers from 1."
             )
-        self.slots = live_slots(sites, modules=modules, slots_without_attention=slots_without_attention)
+        self.slots = live_slots(
+            sites,
+            modules=modules,
+            slots_without_attention=slots_without_attention,
+            levels=len(block_out_channels),
+        )
+        self.size_multiple = 2 ** (len(block_out_channels) - 1)
         self.injected_modules = modules
         self.channels = condition_channels
         self.downscale_factor = downscale_factor
@@ -142,7 +147,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> BPSAdapter:
         """Build an untrained adapter that fits a UNet; see the class for the options.
 
-        Raises ValueError unless the UNet has four levels of two resnets, widths divisible by 32 and
+        Raises ValueError unless the UNet has three or four levels of two resnets, widths divisible by 32 and
         a middle block.
         """
         check_unet(unet)
@@ -162,7 +167,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(self, condition: Tensor, emb: Tensor) -> Residuals:
         """Compute the weighted residuals.
 
-        condition [B,C,H,W] in [0, 1], H and W divisible by 8 x downscale_factor; emb
+        condition [B,C,H,W] in [0, 1], H and W divisible by size_multiple x downscale_factor; emb
         [B,time_embed_dim], the UNet's own time embedding; both are cast to the adapter's dtype.
         Raises ValueError for other shapes and for integer images.
         """
@@ -199,14 +204,14 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def check_condition(self, condition: Tensor) -> None:
         """Raise ValueError unless the condition is [B,C,H,W] floating point of an allowed size."""
-        step = SIZE_MULTIPLE * self.downscale_factor
+        step = self.size_multiple * self.downscale_factor
         shape = list(condition.shape)
         if len(shape) != 4 or shape[1] != self.channels:
             raise ValueError(f"condition is {shape}; allowed: [B,{self.channels},H,W].")
         if min(shape[2:]) < step or shape[2] % step or shape[3] % step:
             raise ValueError(
                 f"condition is {shape[2]} x {shape[3]} pixels; allowed: height and width divisible "
-                f"by {step} ({SIZE_MULTIPLE} x downscale factor {self.downscale_factor})."
+                f"by {step} ({self.size_multiple} x downscale factor {self.downscale_factor})."
             )
         if not condition.is_floating_point():
             raise ValueError(
@@ -228,19 +233,20 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.middle = nn.ModuleList(middle if last >= MIDDLE_SLOT else [])
         self.decoder = nn.ModuleList(decoder[:count])
         self.upsamplers = nn.ModuleList(
-            Upsample(decoder_widths[index]) for index in (2, 5, 8) if index + 1 < count
+            Upsample(decoder_widths[index]) for index in range(2, 3 * len(widths) - 1, 3) if index + 1 < count
         )
-        given = [*entry_widths, widths[-1], *decoder_widths, decoder_widths[-1]]
-        taken = [*given[:OUTPUT_SLOT], out_channels]
+        given = dict(enumerate(entry_widths)) | {MIDDLE_SLOT: widths[-1], OUTPUT_SLOT: decoder_widths[-1]}
+        given |= dict(enumerate(decoder_widths, MIDDLE_SLOT + 1))
         self.emit = nn.ModuleDict()
         for slot in self.slots:
-            self.emit[str(slot)] = zero_convolution(given[slot], taken[slot])
+            taken = out_channels if slot == OUTPUT_SLOT else given[slot]
+            self.emit[str(slot)] = zero_convolution(given[slot], taken)
 
     def _encoder_entries(self, widths: tuple[int, ...]) -> tuple[list[nn.Module], list[int]]:
         channels = self.channels * self.downscale_factor**2
         entries: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
         out = [widths[0]]
-        for slot in range(1, MIDDLE_SLOT):
+        for slot in range(1, 3 * len(widths)):
             if slot in _DOWNSAMPLE_SLOTS:
                 entries.append(nn.Conv2d(out[-1], out[-1], 3, stride=2, padding=1))
                 out.append(out[-1])
@@ -277,7 +283,7 @@ def _decoder_blocks(entry_widths: Sequence[int]) -> tuple[list[nn.Module], list[
     width = entry_widths[-1]
     for index in range(len(entry_widths)):
         channels_in = width + popped.pop()
-        width = entry_widths[11 - 3 * (index // 3)]
+        width = entry_widths[-1 - 3 * (index // 3)]
         blocks.append(DecoderBlock(channels_in, width))
         out.append(width)
     return blocks, out

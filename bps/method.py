@@ -58,7 +58,7 @@ class BPSDenoiser(torch.nn.Module):
         self.prior, self.starts_as_base = prior, not prior.startswith("none")
         self._factors = factors
         self.steered = SteeredUNet(unet, adapter, freeze=prior == "frozen")
-        self._to_eps = base.to_eps
+        self._to_eps, self._rows = base.to_eps, base.unet_inputs
 
     def layer_weights(self) -> dict[int, tuple[float, float]]:
         """Return slot -> (weight at the start, weight now) of the steered encoder and middle."""
@@ -95,14 +95,9 @@ class BPSDenoiser(torch.nn.Module):
 
         features: of `encode`, or what `at_timesteps` made of them.
         """
-        branches, residuals = len(text), self.at_timesteps(features, timesteps)
-        output = self.steered.steer(
-            latents.repeat(branches, 1, 1, 1),
-            timesteps.repeat(branches),
-            text.flatten(0, 1),
-            residuals,
-        )
-        return self._to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
+        residuals = self.at_timesteps(features, timesteps)
+        output = self.steered.steer(**self._rows(latents, timesteps, text), residuals=residuals)
+        return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
 
 
 class BPS:

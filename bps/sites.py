@@ -1,4 +1,4 @@
-"""Where residuals go: 26 numbered slots of a four-level UNet2DConditionModel.
+"""Where residuals go: 26 numbered slots of a UNet2DConditionModel of four levels.
 
     0, 3, 6, 9                conv_in and the three downsamplers: never steered
     1 2 | 4 5 | 7 8 | 10 11   down_blocks[0..3], entry 0 and 1
@@ -7,7 +7,8 @@
     25                        conv_out, the UNet's prediction: never steered in the release
 
 The residual of a slot is added to the output of every resnet and every attention (transformer) of
-that entry, after the module's own skip connection. Source: release commit 926842c.
+that entry, after the module's own skip connection. Source: release commit 926842c. A UNet of three levels
+(SDXL) has the same slots but for 9, 10, 11 and 22, 23, 24.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 
 from bench.types import unknown
 
-LEVELS = 4
+LEVELS = (3, 4)
 RESNETS_PER_LEVEL = 2
 WIDTH_MULTIPLE = 32
 MIDDLE_SLOT = 12
@@ -36,12 +37,12 @@ MODULES = ("both", "resnets", "attentions")
 
 
 def live_slots(
-    sites: Iterable[str], *, modules: str, slots_without_attention: Iterable[int]
+    sites: Iterable[str], *, modules: str, slots_without_attention: Iterable[int], levels: int = LEVELS[-1]
 ) -> tuple[int, ...]:
     """List the slots that receive a residual, in rising order.
 
-    sites: any of SLOTS_BY_SITE. modules: one of MODULES. With "attentions", slots whose entry has no
-    attention receive nothing. Raises ValueError for unknown names and where no slot is left.
+    sites: any of SLOTS_BY_SITE. modules: one of MODULES. levels: of the UNet. With "attentions", slots whose
+    entry has no attention receive nothing. Raises ValueError for unknown names and where no slot is left.
     """
     if not isinstance(sites, (str, Sequence)):
         raise ValueError(f"sites {sites!r} is no name or list; allowed: {', '.join(SLOTS_BY_SITE)}.")
@@ -52,7 +53,8 @@ def live_slots(
     if modules not in MODULES:
         raise unknown("modules", modules, MODULES)
     bare = frozenset(slots_without_attention) if modules == "attentions" else frozenset()
-    slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]} - bare
+    deeper = {*range(3 * levels, MIDDLE_SLOT), *range(MIDDLE_SLOT + 1 + 3 * levels, OUTPUT_SLOT)}
+    slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]} - bare - deeper
     if not slots:
         raise ValueError(
             f"sites {chosen} with modules '{modules}' leave no place for a residual. "
@@ -93,7 +95,7 @@ def check_unet(unet: UNet2DConditionModel) -> None:
         raise ValueError(f"got a {type(unet).__name__}; allowed: a diffusers UNet2DConditionModel.")
     check_widths(unet.config["block_out_channels"])
     layers = unet.config["layers_per_block"]
-    per_level = list(layers) if isinstance(layers, (list, tuple)) else [layers] * LEVELS
+    per_level = list(layers) if isinstance(layers, (list, tuple)) else [layers]
     if any(count != RESNETS_PER_LEVEL for count in per_level):
         raise ValueError(
             f"the UNet has layers_per_block {layers}; allowed: {RESNETS_PER_LEVEL} at every level."
@@ -103,9 +105,10 @@ def check_unet(unet: UNet2DConditionModel) -> None:
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Raise ValueError unless there are four positive widths divisible by 32 (the group norms)."""
-    if len(widths) != LEVELS:
-        raise ValueError(f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {LEVELS}.")
+    """Raise ValueError unless there are three or four positive widths divisible by 32 (the group norms)."""
+    if len(widths) not in LEVELS:
+        levels = " or ".join(map(str, LEVELS))
+        raise ValueError(f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {levels}.")
     if any(width <= 0 or width % WIDTH_MULTIPLE for width in widths):
         raise ValueError(
             f"block_out_channels {tuple(widths)}; allowed: positive multiples of {WIDTH_MULTIPLE}."

@@ -123,10 +123,12 @@ class SteeredUNet(nn.Module):
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         residuals: Residuals,
+        **added: Any,
     ) -> Tensor:
         """Run the UNet with residuals of B conditions added to K*B rows (row k*B + b).
 
-        timestep: a number, 0-d, [1], [B] or [K*B]. Shapes otherwise as in forward.
+        timestep: a number, 0-d, [1], [B] or [K*B]. Shapes otherwise as in forward. added: what else the
+        UNet is called with, as SDXL's added_cond_kwargs; the residuals do not depend on it.
         """
         rows, batch = len(sample), residuals.batch
         if rows % batch or len(encoder_hidden_states) != rows:
@@ -136,7 +138,7 @@ class SteeredUNet(nn.Module):
             )
         steps = _spread(timestep, rows=rows, batch=batch, device=sample.device)
         with Injection(self.unet, residuals, modules=self.adapter.injected_modules):
-            return self.unet(sample, steps, encoder_hidden_states, return_dict=False)[0]
+            return self.unet(sample, steps, encoder_hidden_states, return_dict=False, **added)[0]
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.base.families import SD
 from bench.base.random import Shape, train_tokenizer, write_base
-from bench.base.snapshot import MANIFEST, WEIGHTED
+from bench.base.snapshot import MANIFEST
 from bench.content import read_json, sha256_file, write_json
 from bench.judges.clip import EMOJI_CLIP
 
@@ -78,7 +79,7 @@ def write_tiny_base(folder: Path, words: Sequence[str], **shape: Any) -> Path:
     tokenizer = train_tokenizer(words, size=200, length=16)
     made = tiny_shape(tokenizer, **shape)
     parts = {**made.build(), "tokenizer": tokenizer, "scheduler": made.scheduler}
-    for part in WEIGHTED:
+    for part in SD.weighted:
         parts[part].half()
     write_base(folder, parts)
     files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -82,7 +82,8 @@ def without_layers(base: Path) -> None:
 
 
 CONFIGURATIONS: list[tuple[Change, str]] = [
-    (says(INDEX, _class_name="StableDiffusionXLPipeline"), "StableDiffusionXLPipeline"),
+    (says(INDEX, _class_name="StableDiffusionXLPipeline"), "text_encoder_2"),
+    (says(INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"), "XLImg2Img|text_encoder_2.*no refiner"),
     (says(INDEX, text_encoder_2=["transformers", "CLIPTextModel"]), "text_encoder_2"),
     (says(INDEX, text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
     (says(INDEX, vae=["diffusers", "AutoencoderNowhere"]), "AutoencoderNowhere"),

@@ -1,4 +1,4 @@
-"""Every method on bases that have the topology of SD 1.5 and SD 2.1, the latter predicting v.
+"""Every method on bases that have the topology of SD 1.5, SD 2.1 (which predicts v) and SDXL.
 
 Pictures of 128 pixels: at 64 the deepest level is one cell, whose memory layout is ambiguous, and
 convolutions then sum in another order (1e-6) in methods that add zeros.
@@ -83,12 +83,12 @@ def test_eps_is_made_of_what_the_unet_predicts(base: Base) -> None:
     latents, times = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
     text = base.encode_text(["a dog", "a cat"])
     with torch.no_grad():
-        output = base.unet(latents, times, text).sample
+        output = base.unet(**base.unet_inputs(latents, times, text[None])).sample
         eps = base.eps(latents, times, text[None])[0]
     a = base.alphas.float()[times].view(-1, 1, 1, 1)
     wanted = output if base.prediction == "epsilon" else a.sqrt() * output + (1 - a).sqrt() * latents
     assert torch.allclose(eps, wanted, atol=1e-6)
-    assert (base.prediction == "v_prediction") == base.unet.config["use_linear_projection"]
+    assert (base.prediction == "v_prediction") == ("sd21" in base.name)
 
 
 def test_steering_reaches_attentions_with_linear_projections(base: Base) -> None:
@@ -98,9 +98,10 @@ def test_steering_reaches_attentions_with_linear_projections(base: Base) -> None
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(2)))
-        latents, text = torch.randn(1, 4, 8, 8), base.encode_text(["a dog"])
+        latents, text = torch.randn(1, 4, 8, 8), base.encode_text(["a dog"])[None]
+        rows = base.unet_inputs(latents, torch.tensor([500]), text)
         images = [torch.full((1, 4, 64, 64), value) for value in (0.0, 1.0)]
-        dark, light = (steered(latents, 500, text, image) for image in images)
+        dark, light = (steered.steer(**rows, residuals=steered.residuals(image, 500)) for image in images)
     assert torch.isfinite(dark).all() and not torch.allclose(dark, light, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from typer.testing import CliRunner
 
 import cli
@@ -17,7 +17,11 @@ from bench.base.snapshot import describe, find_snapshot
 from bench.types import BenchError
 
 RUNNER = CliRunner()
-PARAMETERS = {"sd15": (859_520_964, 123_060_480), "sd21": (865_910_724, 340_387_840)}
+PARAMETERS = {
+    "sd15": (859_520_964, 123_060_480),
+    "sd21": (865_910_724, 340_387_840),
+    "sdxl": (2_567_463_684, 123_060_480, 694_659_840),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", sorted(LIKENESSES))
 def test_at_full_width_the_parameters_are_those_of_the_real_model(name: str) -> None:
     base = build_base(shape_like(name))
-    counts = [sum(p.numel() for p in m.parameters()) for m in (base.unet, base.text_encoder, base.vae)]
-    assert counts == [*PARAMETERS[name], 83_653_863]
+    parts = (base.unet, *base.text_encoders, base.vae)
+    assert [sum(p.numel() for p in m.parameters()) for m in parts] == [*PARAMETERS[name], 83_653_863]
 
 
 def test_a_base_can_be_read_by_whom_the_umask_lets(folders: dict[str, Path]) -> None:
@@ -53,14 +57,16 @@ def test_narrow_and_full_have_the_same_modules(name: str, folders: dict[str, Pat
 
 @pytest.mark.parametrize("name", sorted(LIKENESSES))
 def test_diffusers_loads_the_folder_and_draws(name: str, folders: dict[str, Path]) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(folders[name], torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(folders[name], torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe("a dog", num_inference_steps=2, output_type="np").images
     assert drawn.shape == (1, 64, 64, 3)
     base = load_base(folders[name])
     assert base.downscale == 8 and base.prediction == LIKENESSES[name]["scheduler"][1]["prediction_type"]
-    embeds, _ = pipe.encode_prompt("a dog", "cpu", 1, False)
-    assert torch.allclose(base.encode_text(["a dog"]), embeds, atol=1e-6)
+    embeds = pipe.encode_prompt(
+        "a dog", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    assert torch.allclose(base.encode_text(["a dog"])[:, :77], embeds[0], atol=1e-6)
 
 
 def test_equal_arguments_give_equal_files_and_others_do_not(folders: dict[str, Path], tmp_path: Path) -> None:

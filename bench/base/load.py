@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.base.snapshot import WEIGHTED, Snapshot, downscale_of, find_snapshot
+from bench.base.families import SD, Family
+from bench.base.snapshot import Snapshot, downscale_of, find_snapshot, pooled_width
 from bench.base.weights import not_finite
 from bench.types import BenchError, raise_of_machine, unknown
 
@@ -30,8 +31,8 @@ class Base:
 
     downscale f: image pixels per latent cell. scale: latents are multiplied by it. digest: SHA-256
     over all files that are read; parts: of each part alone; weights: file -> SHA-256; variants: part
-    -> word in its weights' names. dtype: of the frozen UNet; text encoder and autoencoder stay in
-    float32.
+    -> word in its weights' names. dtype: of the frozen UNet; text encoders and autoencoder stay in
+    float32. zero_empty: whether the empty prompt is encoded as zeros, as SDXL was trained.
     """
 
     name: str
@@ -44,6 +45,10 @@ class Base:
     scheduler: Any
     downscale: int
     scale: float
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    family: Family = SD
+    zero_empty: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +59,17 @@ class Base:
     def prediction(self) -> str:
         """What the UNet gives: "epsilon" or "v_prediction"."""
         return str(self.scheduler.config["prediction_type"])
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """Those of the family, in its order; None where a base was built without."""
+        return [getattr(self, part) for part in self.family.encoders]
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of an encoded prompt, (L,D)."""
+        width = sum(int(encoder.config.hidden_size) for encoder in self.text_encoders)
+        return int(self.tokenizer.model_max_length) + self.family.pooled, width
 
     @cached_property
     def alphas(self) -> torch.Tensor:
@@ -79,19 +95,39 @@ class Base:
         return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
 
     def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
-        """Encode captions as the Stable Diffusion pipeline does, [N,L,D] float32."""
+        """Encode captions as the family's own pipeline does, [N,L,D] float32.
+
+        Where the UNet reads a pooled vector too, that is the last of the L rows, with zeros behind it.
+        """
         import torch
 
-        ids = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
         with torch.inference_mode():
-            parts = [self.text_encoder(p.to(self.device))[0].float() for p in ids.split(64)]
+            parts = [self._encode(captions[i : i + 64]) for i in range(0, len(captions), 64)]
         return torch.cat(parts).clone()
+
+    def _encode(self, captions: Sequence[str]) -> torch.Tensor:
+        import torch
+
+        states, pooled = [], self.family.pooled
+        for encoder, name in zip(self.text_encoders, self.family.tokenizers, strict=True):
+            tokenizer = getattr(self, name)
+            ids = tokenizer(
+                list(captions),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            output = encoder(ids.to(self.device), output_hidden_states=pooled)
+            states.append((output.hidden_states[-2] if pooled else output[0]).float())
+        text = torch.cat(states, dim=-1)
+        if pooled:
+            row = torch.zeros_like(text[:, :1])
+            row[:, 0, : output[0].shape[-1]] = output[0]
+            text = torch.cat([text, row], dim=1)
+        if self.zero_empty:
+            text[[place for place, caption in enumerate(captions) if not caption]] = 0
+        return text
 
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         """[N,H,W,3] uint8 -> latents [N,4,h,w] float32, scaled; the mode, not a draw."""
@@ -145,15 +181,30 @@ class Base:
 
         -> [K,B,4,h,w].
         """
-        branches = len(text)
         with self.autocast():
-            output = self.unet(
-                latents.repeat(branches, 1, 1, 1),
-                timesteps.repeat(branches),
-                text.flatten(0, 1),
-                return_dict=False,
-            )[0]
-        return self.to_eps(output.unflatten(0, (branches, -1)), latents, timesteps)
+            output = self.unet(**self.unet_inputs(latents, timesteps, text), return_dict=False)[0]
+        return self.to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+    def unet_inputs(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
+    ) -> dict[str, Any]:
+        """Return what a UNet, or a copy of its encoder, is called with, by name: K*B rows, k*B + b of each.
+
+        latents [B,4,h,w], timesteps [B], text [K,B,L,D]. SDXL's gets its pooled text, and as sizes those of
+        the latents in pixels: nothing was cut off.
+        """
+        branches, rows = len(text), text.flatten(0, 1)
+        given = {
+            "sample": latents.repeat(branches, 1, 1, 1),
+            "timestep": timesteps.repeat(branches),
+            "encoder_hidden_states": rows,
+        }
+        if not self.family.pooled:
+            return given
+        size = [side * self.downscale for side in latents.shape[-2:]]
+        sizes = rows.new_tensor([*size, 0, 0, *size]).expand(len(rows), -1)
+        added = {"text_embeds": rows[:, -1, : pooled_width(self.unet.config)], "time_ids": sizes}
+        return given | {"encoder_hidden_states": rows[:, :-1], "added_cond_kwargs": added}
 
     def prior_unet(self, prior: str, *, seed: int = 0) -> Any:
         """Return the UNet of a prior: "frozen" (this one) or one of its own.
@@ -216,7 +267,7 @@ def load_base(
         raise unknown("dtype", dtype, DTYPES)
     snapshot = find_snapshot(place, variant=variant)
     parts = _load_parts(snapshot, dtype)
-    for name in WEIGHTED:
+    for name in snapshot.family.weighted:
         parts[name].requires_grad_(False).eval().to(device)
     parts["unet"] = channels_last(parts["unet"])
     return Base(
@@ -226,6 +277,8 @@ def load_base(
         **parts,
         downscale=downscale_of(snapshot.configs["vae"]),
         scale=float(parts["vae"].config.scaling_factor),
+        family=snapshot.family,
+        zero_empty=snapshot.zero_empty,
         device=device,
         dtype=dtype,
         parts=snapshot.parts,
@@ -253,20 +306,21 @@ def quiet() -> None:
 
 def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
     import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
+    import transformers
 
     quiet()
-    folder = snapshot.folder
+    folder, family = snapshot.folder, snapshot.family
     try:
         classes = {
             "unet": diffusers.UNet2DConditionModel,
-            "text_encoder": CLIPTextModel,
             "vae": getattr(diffusers, snapshot.configs["vae"]["_class_name"]),
+            **{part: getattr(transformers, name) for part, name in family.encoders.items()},
         }
-        parts = {p: _load_weights(classes[p], snapshot, p, dtype) for p in WEIGHTED}
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(
-            folder, subfolder="tokenizer", local_files_only=True
-        )
+        parts = {part: _load_weights(kind, snapshot, part, dtype) for part, kind in classes.items()}
+        for part in family.tokenizers:
+            parts[part] = transformers.CLIPTokenizer.from_pretrained(
+                folder, subfolder=part, local_files_only=True
+            )
         parts["scheduler"] = diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # the libraries raise many kinds for a damaged folder
         raise_of_machine(error)
@@ -274,16 +328,20 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
             f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
             "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
         ) from error
-    text, tokens = snapshot.configs["text_encoder"], len(parts["tokenizer"])
-    length, most = parts["tokenizer"].model_max_length, text["max_position_embeddings"]
+    for part, tokenizer in zip(family.encoders, family.tokenizers, strict=True):
+        _check_tokenizer(parts[tokenizer], folder / tokenizer, snapshot.configs[part])
+    return parts
+
+
+def _check_tokenizer(tokenizer: Any, place: Path, text: Mapping[str, Any]) -> None:
+    tokens, length, most = len(tokenizer), tokenizer.model_max_length, text["max_position_embeddings"]
     if tokens < 3:
-        raise BenchError(f"{folder / 'tokenizer'} holds no vocabulary. Give a whole base.")
+        raise BenchError(f"{place} holds no vocabulary. Give a whole base.")
     if length > most or tokens > text["vocab_size"]:
         raise BenchError(
-            f"{folder / 'tokenizer'} has {tokens} tokens in prompts of {length}; the text encoder reads "
+            f"{place} has {tokens} tokens in prompts of {length}; the text encoder reads "
             f"{text['vocab_size']} in {most}. Give the tokenizer of this text encoder."
         )
-    return parts
 
 
 def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:

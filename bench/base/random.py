@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.base.families import SD, SDXL, Family
 from bench.base.load import DTYPES, Base, channels_last, quiet
-from bench.base.snapshot import INDEX, LATENT_CHANNELS, PARTS, WEIGHTED, downscale_of, read_configs
+from bench.base.snapshot import INDEX, LATENT_CHANNELS, SIZES, downscale_of, read_configs
 from bench.content import write_json, written_by_libraries
 from bench.types import BenchError, unknown
 
@@ -23,7 +24,8 @@ WIDTH_MULTIPLE = 32  # of group norms and of BPS
 CONTEXT = 77  # tokens of a prompt
 VOCABULARY = 49_408  # rows of CLIP's token table
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
-_HEAD = 64  # channels of a head, in CLIP and in SD 2.x
+_HEAD = 64  # channels of a head, in CLIP, SD 2.x and SDXL
+_SIZE_WIDTH = 256  # of each of SDXL's sizes, embedded
 _PROMPTS = (
     "a man riding a wave on a surfboard",
     "two dogs on a sofa near a window",
@@ -31,24 +33,59 @@ _PROMPTS = (
     "a plate of food on a wooden table",
     "people walking in the park with a kite",
 )
-# What tells one Stable Diffusion from another; heads None: as many as give 64 channels each. Sources: the
+_CLIP = {"hidden_size": 768, "num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768}
+# What tells one Stable Diffusion from another. levels: widths over the first; attends: which have attention;
+# heads None: as many as give 64 channels each. texts: of each encoder, at full width. Sources: the
 # configuration files of the published snapshots.
 LIKENESSES: Mapping[str, Mapping[str, Any]] = {
     "sd15": {
         "size": 512,
+        "levels": (1, 2, 4, 4),
+        "attends": (True, True, True, False),
         "heads": 8,
-        "linear": False,
-        "text": {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768},
-        "text_width": 768,
-        "scheduler": ("PNDMScheduler", {"prediction_type": "epsilon", "skip_prk_steps": True}),
+        "unet": {"use_linear_projection": False, "upcast_attention": False},
+        "scale": 0.18215,
+        "texts": [_CLIP],
+        "scheduler": (
+            "PNDMScheduler",
+            {"prediction_type": "epsilon", "skip_prk_steps": True, "set_alpha_to_one": False},
+        ),
     },
     "sd21": {
         "size": 768,
+        "levels": (1, 2, 4, 4),
+        "attends": (True, True, True, False),
         "heads": None,
-        "linear": True,
-        "text": {"num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512},
-        "text_width": 1024,
-        "scheduler": ("DDIMScheduler", {"prediction_type": "v_prediction", "clip_sample": False}),
+        "unet": {"use_linear_projection": True, "upcast_attention": True},
+        "scale": 0.18215,
+        "texts": [
+            {"hidden_size": 1024, "num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512}
+        ],
+        "scheduler": (
+            "DDIMScheduler",
+            {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False},
+        ),
+    },
+    "sdxl": {
+        "size": 1024,
+        "levels": (1, 2, 4),
+        "attends": (False, True, True),
+        "heads": None,
+        "unet": {
+            "use_linear_projection": True,
+            "transformer_layers_per_block": (1, 2, 10),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": _SIZE_WIDTH,
+        },
+        "scale": 0.13025,
+        "texts": [
+            _CLIP,
+            {"hidden_size": 1280, "num_hidden_layers": 32, "hidden_act": "gelu"},
+        ],
+        "scheduler": (
+            "EulerDiscreteScheduler",
+            {"prediction_type": "epsilon", "timestep_spacing": "leading"},
+        ),
     },
 }
 _NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -58,7 +95,8 @@ _NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0
 class Shape:
     """What a base is made of. size: of its images in pixels; tokens: of its prompts.
 
-    unet, vae, text: arguments of the classes of those parts. vae_class: its name in diffusers.
+    unet, vae, text, text_2: arguments of the classes of those parts, the last of SDXL's second text encoder.
+    vae_class: its name in diffusers.
     """
 
     name: str
@@ -69,6 +107,17 @@ class Shape:
     vae_class: str
     text: Mapping[str, Any]
     scheduler: Any
+    text_2: Mapping[str, Any] | None = None
+
+    @property
+    def family(self) -> Family:
+        """Of which family it is."""
+        return SD if self.text_2 is None else SDXL
+
+    @property
+    def texts(self) -> list[Mapping[str, Any]]:
+        """The arguments of its text encoders."""
+        return [self.text] if self.text_2 is None else [self.text, self.text_2]
 
     @property
     def downscale(self) -> int:
@@ -84,24 +133,25 @@ class Shape:
     @property
     def text_shape(self) -> tuple[int, int]:
         """The shape of an encoded prompt, (L,D)."""
-        return self.tokens, int(self.text["hidden_size"])
+        return self.tokens + self.family.pooled, sum(int(text["hidden_size"]) for text in self.texts)
 
     def build(self, *, encoders: bool = True) -> dict[str, Any]:
-        """Return untrained UNet, autoencoder and CLIPTextModel by part, from torch's generator.
+        """Return untrained UNet, autoencoder and text encoders by part, from torch's generator.
 
-        encoders: else the latter two are None. BenchError where the configurations give no network.
+        encoders: else all but the UNet are None. BenchError where the configurations give no network.
         """
         import diffusers
-        from transformers import CLIPTextConfig, CLIPTextModel
+        import transformers
 
         quiet()
-        vae = getattr(diffusers, self.vae_class)
         try:
-            return {
-                "unet": diffusers.UNet2DConditionModel.from_config(dict(self.unet)),
-                "vae": vae.from_config(dict(self.vae)) if encoders else None,
-                "text_encoder": CLIPTextModel(CLIPTextConfig(**self.text)) if encoders else None,
-            }
+            parts = {"unet": diffusers.UNet2DConditionModel.from_config(dict(self.unet))}
+            if not encoders:
+                return parts | dict.fromkeys(self.family.weighted[1:])
+            parts["vae"] = getattr(diffusers, self.vae_class).from_config(dict(self.vae))
+            for (part, kind), config in zip(self.family.encoders.items(), self.texts, strict=True):
+                parts[part] = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+            return parts
         except (MemoryError, RuntimeError):  # no room
             raise
         except Exception as error:  # the libraries raise many kinds for values that do not fit
@@ -125,9 +175,10 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
     for what, value, multiple in (("width", width, WIDTH_MULTIPLE), ("size", size, 64)):
         if value < multiple or value % multiple:
             raise BenchError(f"{what} {value}; allowed: positive multiples of {multiple}.")
-    levels = (1, 2, 4, 4)
-    text_width = max(1, round(like["text_width"] // _HEAD * width / FULL_WIDTH)) * _HEAD
+    levels, attends = like["levels"], like["attends"]
     first = max(16, round(128 * width / FULL_WIDTH / 16) * 16)  # of the autoencoder
+    texts = [_text_like(text, width) for text in like["texts"]]
+    pooled = texts[-1]["hidden_size"] + SIZES * _SIZE_WIDTH
     kind, schedule = like["scheduler"]
     return Shape(
         name=name if width == FULL_WIDTH else f"{name} of width {width}",
@@ -137,36 +188,44 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
             "sample_size": size // 8,
             "block_out_channels": tuple(width * level for level in levels),
             "layers_per_block": 2,
-            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            "cross_attention_dim": text_width,
+            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
+            "cross_attention_dim": sum(text["hidden_size"] for text in texts),
             # the number of heads, in fact
             "attention_head_dim": like["heads"] or tuple(max(1, width // _HEAD) * level for level in levels),
             "norm_num_groups": 32 if width >= 64 else 16,  # never a group of one channel
-            "use_linear_projection": like["linear"],
-            "upcast_attention": like["linear"],  # SD 2.1 has both
+            **like["unet"],
+            **({"projection_class_embeddings_input_dim": pooled} if len(texts) > 1 else {}),
         },
         vae={
             "sample_size": size,
-            "block_out_channels": tuple(first * level for level in levels),
+            "block_out_channels": tuple(first * level for level in (1, 2, 4, 4)),
             "layers_per_block": 2,
             "down_block_types": ("DownEncoderBlock2D",) * 4,
             "up_block_types": ("UpDecoderBlock2D",) * 4,
             "latent_channels": LATENT_CHANNELS,
             "norm_num_groups": 32 if first >= 64 else 8,
-            "scaling_factor": 0.18215,
+            "scaling_factor": like["scale"],
         },
         vae_class="AutoencoderKL",
-        text={
-            "vocab_size": VOCABULARY,
-            "hidden_size": text_width,
-            "intermediate_size": 4 * text_width,
-            "num_attention_heads": text_width // _HEAD,
-            "max_position_embeddings": CONTEXT,
-            **like["text"],
-        },
-        scheduler=getattr(diffusers, kind)(**_NOISE, set_alpha_to_one=False, steps_offset=1, **schedule),
+        text=texts[0],
+        text_2=texts[1] if len(texts) > 1 else None,
+        scheduler=getattr(diffusers, kind)(**_NOISE, steps_offset=1, **schedule),
     )
+
+
+def _text_like(like: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the arguments of a text encoder, as much narrower than at full width as a UNet of `width`."""
+    own = max(1, round(like["hidden_size"] // _HEAD * width / FULL_WIDTH)) * _HEAD
+    return {
+        "vocab_size": VOCABULARY,
+        "intermediate_size": 4 * own,
+        "num_attention_heads": own // _HEAD,
+        "max_position_embeddings": CONTEXT,
+        "projection_dim": own,
+        **like,
+        "hidden_size": own,
+    }
 
 
 def shape_of(folder: Path, *, size: int | None = None) -> Shape:
@@ -177,7 +236,7 @@ def shape_of(folder: Path, *, size: int | None = None) -> Shape:
     from diffusers import DDIMScheduler
 
     configs = read_configs(folder)
-    unet, vae, text = (configs[part] for part in WEIGHTED)
+    unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
     return Shape(
         name=folder.name,
         size=size or unet["sample_size"] * downscale_of(vae),
@@ -186,6 +245,7 @@ def shape_of(folder: Path, *, size: int | None = None) -> Shape:
         vae=vae,
         vae_class=vae["_class_name"],
         text=text,
+        text_2=configs.get("text_encoder_2"),
         scheduler=DDIMScheduler.from_config(configs["scheduler"]),
     )
 
@@ -209,6 +269,7 @@ def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, see
         folder=Path(shape.name),
         digest="",
         **parts,
+        family=shape.family,
         tokenizer=None,
         scheduler=shape.scheduler,
         downscale=shape.downscale,
@@ -240,15 +301,20 @@ def write_random_base(
         raise unknown("dtype", dtype, DTYPES)
     if folder.exists() and any(folder.iterdir()):
         raise BenchError(f"{folder} is not empty. Name a new folder.")
-    tokenizer = train_tokenizer(_PROMPTS, size=320, length=CONTEXT)
-    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-    vocabulary = VOCABULARY if width == FULL_WIDTH else len(tokenizer)
+    pads = dict(zip(shape.family.tokenizers, (_EOS, "!"), strict=False))
+    tokenizers = {n: train_tokenizer(_PROMPTS, size=320, length=CONTEXT, pad=pad) for n, pad in pads.items()}
+    texts = [
+        {**text, "vocab_size": VOCABULARY if width == FULL_WIDTH else len(tokenizer)}
+        | {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+        for text, tokenizer in zip(shape.texts, tokenizers.values(), strict=True)
+    ]
+    shape = replace(shape, text=texts[0], text_2=texts[1] if shape.text_2 else None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = replace(shape, text={**shape.text, "vocab_size": vocabulary, **ends}).build()
+        parts = shape.build()
     for part in parts.values():
         part.to(getattr(torch, dtype))
-    write_base(folder, {**parts, "tokenizer": tokenizer, "scheduler": shape.scheduler}, variant=variant)
+    write_base(folder, {**parts, **tokenizers, "scheduler": shape.scheduler}, variant=variant)
     return folder
 
 
@@ -262,21 +328,26 @@ def write_base(
 ) -> None:
     """Write the parts of a base as diffusers lays them out, with the index of a pipeline.
 
-    parts: by the names of PARTS; a part whose folder is there stays as it is. variant: a word in the names
-    of the UNet's weights. classes: what else the index names, or names otherwise: part -> (library, class).
+    parts: by the names of a family's; a part whose folder is there stays as it is. pipeline: as it is called
+    without the family. variant: a word in the names of the UNet's weights. classes: what else the index
+    names, or names otherwise: part -> (library, class).
     """
+    family = SD if parts.get("text_encoder_2") is None else SDXL
     with written_by_libraries(folder):
-        for name in PARTS:
+        for name in family.parts:
             if not (folder / name).exists():
                 more = {"variant": variant} if name == "unet" else {}
                 parts[name].save_pretrained(folder / name, **more)
     drop_paths(folder)
-    libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
-    named = {name: (libraries.get(name, "diffusers"), type(parts[name]).__name__) for name in PARTS}
+    libraries = dict.fromkeys((*family.encoders, *family.tokenizers), "transformers")
+    named = {name: (libraries.get(name, "diffusers"), type(parts[name]).__name__) for name in family.parts}
+    optional = {"safety_checker": (None, None), "requires_safety_checker": False}
+    if family.pooled:
+        optional = {"force_zeros_for_empty_prompt": parts.get("zero_empty", True)}
     index = {
-        "_class_name": pipeline,
-        **dict.fromkeys(("feature_extractor", "safety_checker"), (None, None)),
-        "requires_safety_checker": False,
+        "_class_name": pipeline.replace(SD.pipeline, family.pipeline, 1),
+        "feature_extractor": (None, None),
+        **optional,
         **named,
         **(classes or {}),
     }
@@ -291,7 +362,7 @@ def drop_paths(folder: Path) -> None:
             write_json(path, config)
 
 
-def train_tokenizer(captions: Iterable[str], *, size: int, length: int) -> Any:
+def train_tokenizer(captions: Iterable[str], *, size: int, length: int, pad: str = _EOS) -> Any:
     """Learn merges from `captions` and return a transformers CLIPTokenizer of at most `size` tokens.
 
     Every printable ASCII character is in the alphabet, so no caption holds an unknown token; the
@@ -322,5 +393,5 @@ def train_tokenizer(captions: Iterable[str], *, size: int, length: int) -> Any:
             merges.append((left, right))
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, _BOS, _EOS]))}
     return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=_EOS, unk_token=_EOS
+        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad, unk_token=_EOS
     )

@@ -1,9 +1,9 @@
 """Where a base lies, which of its files are read, and whether it is one that can be run.
 
-It must be a Stable Diffusion 1.x or 2.x: one CLIP text encoder, a UNet that reads four latent channels, a
-timestep and text, an autoencoder whose latents are only scaled, and a schedule of DDPM's kind that predicts
-eps or v. Anything else would load, or nearly, and give numbers that mean nothing, so what is unknown is
-refused.
+It must be of a family in bench.base.families: CLIP text encoders, a UNet that reads four latent channels, a
+timestep and text (SDXL's: sizes too), an autoencoder whose latents are only scaled, and a schedule of DDPM's
+kind that predicts eps or v. Anything else would load, or nearly, and give numbers that mean nothing, so what
+is unknown is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from bench.base.families import SD, SDXL, Family, family_of
 from bench.base.single import SUFFIXES, configs_of, unpacked
 from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
@@ -23,23 +24,15 @@ from bench.types import BenchError, unknown
 
 INDEX = "model_index.json"
 MANIFEST = "manifest.json"  # digests of files, a licence: beside the parts
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTED = ("unet", "vae", "text_encoder")
 LATENT_CHANNELS = 4
-_CONFIGS = {
-    "index": INDEX,
-    "unet": "unet/config.json",
-    "vae": "vae/config.json",
-    "text_encoder": "text_encoder/config.json",
-    "scheduler": "scheduler/scheduler_config.json",
-}
-_REMEDY = "Give a whole Stable Diffusion 1.x or 2.x."
+SIZES = 6  # numbers that tell SDXL's UNet of sizes: the original's, of the corner cut, the target's
+_REMEDY = f"Give a whole {SD.name}, or a whole base of {SDXL.name} (no refiner, no inpainting)."
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
 _HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _WEIGHTS = (".safetensors", ".bin")
 _STEMS = {"diffusion_pytorch_model", "pytorch_model", "model"}  # of files of weights
 # Parts that model_index.json may name: not read, or held by an export with its base.
-_NO_SAY = {"safety_checker", "feature_extractor", "image_encoder", "adapter", "controlnet", *PARTS}
+_NO_SAY = {"safety_checker", "feature_extractor", "image_encoder", "adapter", "controlnet"}
 
 
 class Kind(NamedTuple):
@@ -70,6 +63,7 @@ _SCHEDULERS = """DDIMScheduler DDPMScheduler PNDMScheduler LMSDiscreteScheduler 
     DPMSolverSDEScheduler UniPCMultistepScheduler""".split()
 _PIPELINES = """StableDiffusionPipeline StableDiffusionImg2ImgPipeline StableDiffusionControlNetPipeline
     StableDiffusionControlNetXSPipeline StableDiffusionAdapterPipeline StableDiffusionBPSPipeline""".split()
+_TOKENIZERS = [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]]
 # Part -> name -> values or kinds that are allowed; a name with ? may be absent. Others have no say.
 _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "index": {
@@ -77,7 +71,7 @@ _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "unet": [["diffusers", "UNet2DConditionModel"]],
         "vae": [["diffusers", "AutoencoderKL"], ["diffusers", "AutoencoderTiny"]],
         "text_encoder": [["transformers", "CLIPTextModel"]],
-        "tokenizer": [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
+        "tokenizer": _TOKENIZERS,
         "scheduler": [["diffusers", name] for name in _SCHEDULERS],
     },
     "unet": {
@@ -124,6 +118,27 @@ _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "use_flow_sigmas?": [None, False],
     },
 }
+_XL_INDEX: Mapping[str, Sequence[Any]] = {
+    # not Img2Img: that is the refiner's
+    "_class_name": [
+        f"{SDXL.pipeline}{kind}Pipeline" for kind in ("", "ControlNet", "ControlNetXS", "Adapter")
+    ],
+    "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
+    "tokenizer_2": _TOKENIZERS,
+    "force_zeros_for_empty_prompt?": [False, True],
+}
+_XL_UNET: Mapping[str, Sequence[Any]] = {
+    "addition_embed_type?": ["text_time"],
+    "transformer_layers_per_block?": [_COUNT, _COUNTS],
+    "reverse_transformer_layers_per_block?": [None],
+    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), [_COUNT]),
+}
+_XL_ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    **_ALLOWED,
+    "index": {**_ALLOWED["index"], **_XL_INDEX},
+    "unet": {**_ALLOWED["unet"], **_XL_UNET},
+    "text_encoder_2": {**_ALLOWED["text_encoder"], "projection_dim": [_COUNT]},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +158,17 @@ class Snapshot:
     source: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def family(self) -> Family:
+        """Of which family it is."""
+        return family_of(self.configs["index"])
+
+    @property
+    def zero_empty(self) -> bool:
+        """Whether its pipeline encodes the empty prompt as zeros."""
+        said = self.configs["index"].get("force_zeros_for_empty_prompt", True)
+        return bool(self.family.pooled and said)
+
+    @property
     def digest(self) -> str:
         """One SHA-256 over all files that are read; of a single file over it and how it is read."""
         if self.source:
@@ -155,7 +181,7 @@ class Snapshot:
         """A SHA-256 of each part: over the files of its folder."""
         return {
             part: digest_json({n: d for n, d in self.files.items() if n.startswith(f"{part}/")})
-            for part in PARTS
+            for part in self.family.parts
         }
 
     @property
@@ -192,16 +218,17 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
             "diffusers' format, a single .safetensors or .ckpt file of the original layout, or a hub id "
             "org/name[@revision], with --base."
         )
-    absent = [part for part in PARTS if not (folder / part).is_dir()]
+    family = family_of(configs["index"] if source else _read(folder / INDEX))
+    absent = [part for part in family.parts if not (folder / part).is_dir()]
     if absent:
         raise BenchError(f"{folder} is not a Stable Diffusion folder: {', '.join(absent)} missing. {_REMEDY}")
     configs = configs if source else read_configs(folder)
-    below = [p for part in PARTS for p in sorted((folder / part).glob("**/*")) if p.is_file()]
+    below = [p for part in family.parts for p in sorted((folder / part).glob("**/*")) if p.is_file()]
     chosen = choose_files((p.relative_to(folder).as_posix() for p in below), variant=variant)
     files = {n: sha256_file(folder / n) for n in (*chosen, INDEX)}
     _check_manifest(folder, files)
     words = {n.split("/")[0]: _named(n)[1] for n in chosen if _named(n)[0]}
-    variants = {part: words.get(part) for part in WEIGHTED}
+    variants = {part: words.get(part) for part in family.weighted}
     return Snapshot(name=name, folder=folder, files=files, variants=variants, configs=configs, source=source)
 
 
@@ -214,16 +241,24 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     none that can be run.
     """
     if folder.is_file():
-        configs, where = configs_of(folder), dict.fromkeys(_CONFIGS, folder)
+        configs, where = configs_of(folder), {}
     else:
-        where = {part: folder / file for part, file in _CONFIGS.items()}
-        configs = {part: read_json(path, loose=True, remedy=_REMEDY) for part, path in where.items()}
-    for part, config in configs.items():
-        for reason in _refusals(config, _ALLOWED[part]):
-            raise BenchError(f"{where[part]}: {reason}. {_REMEDY}")
+        configs, where = {"index": _read(folder / INDEX)}, {"index": folder / INDEX}
+    family = family_of(configs["index"])
+    rules = _XL_ALLOWED if family is SDXL else _ALLOWED
+    for part in ("index", *family.weighted, "scheduler"):
+        if part not in configs:
+            where[part] = folder / part / f"{'scheduler_' if part == 'scheduler' else ''}config.json"
+            configs[part] = _read(where[part])
+        for reason in _refusals(configs[part], rules[part]):
+            raise BenchError(f"{where.get(part, folder)}: {reason}. {_REMEDY}")
     for reason in _conflicts(**configs):
         raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
     return configs
+
+
+def _read(path: Path) -> Any:
+    return read_json(path, loose=True, remedy=_REMEDY)
 
 
 def _refusals(config: Any, rules: Mapping[str, Sequence[Any]]) -> Iterator[str]:
@@ -241,14 +276,18 @@ def _refusals(config: Any, rules: Mapping[str, Sequence[Any]]) -> Iterator[str]:
             yield f"'{name}' must be {words}, got {ascii(config[name])[:60]}"
 
 
-def _conflicts(*, index: Any, unet: Any, vae: Any, text_encoder: Any, scheduler: Any) -> Iterator[str]:
+def _conflicts(*, index: Any, unet: Any, vae: Any, scheduler: Any, **encoders: Any) -> Iterator[str]:
     """Yield where values that are allowed by themselves do not fit each other."""
-    odd = sorted({n for n, value in index.items() if isinstance(value, list) and any(value)} - _NO_SAY)
+    known = {*_NO_SAY, *family_of(index).parts}
+    odd = sorted({n for n, value in index.items() if isinstance(value, list) and any(value)} - known)
     if odd:
         yield f"{INDEX} names a part that is not known, {', '.join(map(repr, odd))}"
-    width, hidden = unet["cross_attention_dim"], text_encoder["hidden_size"]
+    width, hidden = unet["cross_attention_dim"], sum(text["hidden_size"] for text in encoders.values())
     if width != hidden:
         yield f"its UNet reads text of width {width} (cross_attention_dim), its text encoder gives {hidden}"
+    pooled, given = pooled_width(unet), list(encoders.values())[-1].get("projection_dim")
+    if pooled and pooled != given:
+        yield f"its UNet reads a pooled text of width {pooled}, its second text encoder gives {given}"
     levels = len(unet["block_out_channels"])
     for name in ("down_block_types", "up_block_types"):
         if len(unet[name]) != levels:
@@ -259,6 +298,13 @@ def _conflicts(*, index: Any, unet: Any, vae: Any, text_encoder: Any, scheduler:
         yield f"vae/config.json is of a {vae['_class_name']}, {INDEX} names {index['vae'][1]}"
     if scheduler["beta_start"] > scheduler["beta_end"]:
         yield "beta_start of its schedule is above beta_end"
+
+
+def pooled_width(unet: Mapping[str, Any]) -> int:
+    """Return the width of the pooled text that a UNet reads, by its configuration; 0 where it reads none."""
+    if unet.get("addition_embed_type") != "text_time":
+        return 0
+    return int(unet["projection_class_embeddings_input_dim"] - SIZES * unet["addition_time_embed_dim"])
 
 
 def _widths(vae: Mapping[str, Any]) -> Any:
@@ -277,21 +323,21 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
     them, else the plain ones; safetensors before pickles. Raises BenchError where no part has the
     variant, or a part has other variants only.
     """
-    read = [n for n in names if PurePosixPath(n).suffix in _READ and n.split("/")[0] in PARTS]
+    read = [n for n in names if PurePosixPath(n).suffix in _READ and n.split("/")[0] in SDXL.parts]
     kinds = {name: _named(name) for name in read}
     offered = {word for _, word in kinds.values() if word}
     if variant is not None and variant not in offered:
         raise unknown("variant of the base", variant, offered or ["none; leave --base-variant out"])
     chosen: list[str] = []
-    for part in PARTS:
+    for part in SDXL.parts:  # all that any family has
         files = [n for n in read if n.startswith(f"{part}/")]
-        held = {kinds[n] for n in files if kinds[n][0]} if part in WEIGHTED else set()
+        held = {kinds[n] for n in files if kinds[n][0]} if part in SDXL.weighted else set()
         wanted = ((kind, word) for word in (variant, None) for kind in ("safetensors", "bin"))
         best = next((one for one in wanted if one in held), None)
         if held and best is None:
             words = ", ".join(sorted({str(word) for _, word in held}))
             raise BenchError(f"{part}/ has weights of variants {words} alone. Choose with --base-variant.")
-        if part in WEIGHTED:
+        if part in SDXL.weighted:
             others = (n for n in files if not kinds[n][0] and not n.endswith(_WEIGHTS))
             files = sorted([*others, *(n for n in files if kinds[n] == best)])
         chosen += files
@@ -361,10 +407,11 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     parameters: floating-point scalars by part, None where weights are pickles. "unet weights": whether
     they are an average over training, as far as their file or configuration tells.
     """
-    unet, vae, text = (snapshot.configs[part] for part in WEIGHTED)
-    counts: dict[str, int | None] = dict.fromkeys(WEIGHTED)
-    kinds: dict[str, str | None] = dict.fromkeys(WEIGHTED)
-    for part in WEIGHTED:
+    unet, vae = (snapshot.configs[part] for part in ("unet", "vae"))
+    weighted, texts = snapshot.family.weighted, [snapshot.configs[part] for part in snapshot.family.encoders]
+    counts: dict[str, int | None] = dict.fromkeys(weighted)
+    kinds: dict[str, str | None] = dict.fromkeys(weighted)
+    for part in weighted:
         names = [n for n in snapshot.files if n.startswith(f"{part}/") and n.endswith(_WEIGHTS)]
         if not any(name.endswith(".bin") for name in names):
             opened = [open_tensors(snapshot.folder / name, framework="numpy") for name in names]
@@ -379,6 +426,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         average = "averaged (EMA)"
     return {
         "name": snapshot.name,
+        "family": snapshot.family.name,
         "digest": snapshot.digest,
         "prediction": snapshot.configs["scheduler"].get("prediction_type", "epsilon"),
         "downscale": downscale_of(vae),
@@ -386,8 +434,8 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "widths": list(unet["block_out_channels"]),
         "heads": unet.get("num_attention_heads") or unet.get("attention_head_dim", 8),
         "linear projection": unet.get("use_linear_projection", False),
-        "text width": text["hidden_size"],
-        "text layers": text["num_hidden_layers"],
+        "text width": sum(text["hidden_size"] for text in texts),
+        "text layers": sum(text["num_hidden_layers"] for text in texts),
         "unet weights": average,
         "variants": {p: v or "plain" for p, v in snapshot.variants.items()},
         "parameters": counts,

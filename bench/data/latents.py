@@ -369,7 +369,7 @@ def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int,
         ids=tuple(ids),
         views=views,
         latent_shape=(channels, height // base.downscale, width // base.downscale),
-        text_shape=(int(base.tokenizer.model_max_length), int(base.text_encoder.config.hidden_size)),
+        text_shape=base.text_shape,
         paths=tuple(cache.folder / "shards" / name[:2] / f"{name}.safetensors" for name in names),
     )
 
@@ -433,8 +433,10 @@ def _rounded(text: torch.Tensor) -> torch.Tensor:
 
 
 def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mapping[str, Any]:
-    parts = {part: base.parts[part] for part in ("vae", "text_encoder", "tokenizer")}
+    family = base.family
+    parts = {part: base.parts[part] for part in ("vae", *family.encoders, *family.tokenizers)}
     stored = {"kind": "shard", "version": VERSION, "text_dtype": TEXT_DTYPE}
+    stored |= {"zero_empty": True} if base.zero_empty else {}
     return {**stored, **parts, "data": dataset.digest, "ids": list(ids), "views": views}
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from bench.base.families import SD
 from bench.base.random import shape_of, train_tokenizer, write_base
-from bench.base.snapshot import MANIFEST, WEIGHTED, find_snapshot
+from bench.base.snapshot import MANIFEST, find_snapshot
 from bench.cli.terminal import say
 from bench.content import digest_arrays, sha256_file, write_json
 from bench.data.leaks import write_seen
@@ -185,7 +186,7 @@ def write(out: Path, parts: dict[str, Any], views: np.ndarray, names: list[str])
     """Write the base in half precision, the manifest of its files, and fingerprints of what it has seen."""
     import torch
 
-    for part in WEIGHTED:
+    for part in SD.weighted:
         parts[part].to(torch.float16)
     write_base(out, parts)
     pictures = np.ascontiguousarray(views[:, 0])

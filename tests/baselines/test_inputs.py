@@ -14,9 +14,9 @@ from baselines.inputs import (
     check_condition,
     check_match,
     embedding_widths,
-    expand,
 )
 from bench import registry
+from bench.base.load import Base
 
 CONDITIONED = sorted(set(registry.names("method", ["all"])) - {"bps", "text-only", "style-only"})
 
@@ -56,8 +56,9 @@ def test_a_fitting_condition_passes_the_checks() -> None:
     check_match(torch.zeros(2, 3, 16, 24), torch.zeros(2, 4, 2, 3), downscale=8)
 
 
-def test_rows_are_ordered_branch_by_branch(inputs: SimpleNamespace) -> None:
-    latents, steps, text = expand(inputs.latents, inputs.timesteps, inputs.text)
+def test_rows_are_ordered_branch_by_branch(inputs: SimpleNamespace, micro_base: Base) -> None:
+    rows = micro_base.unet_inputs(inputs.latents, inputs.timesteps, inputs.text)
+    latents, steps, text = rows.values()
     assert torch.equal(latents[3 + 1], inputs.latents[1]) and steps.tolist() == [5, 420, 990] * 2
     assert torch.equal(text[3 + 2], inputs.text[1, 2])
     feature = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 4, 16, 16)
