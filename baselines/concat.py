@@ -15,21 +15,14 @@ if TYPE_CHECKING:
     from bench.base.load import Base
     from bench.types import Task
 
-OWN_LOOP = """\
+DRAWN = """\
 pipe = StableDiffusionPipeline.from_pretrained(
     "{base}", unet=unet, safety_checker=None, feature_extractor=None, dtype=torch.float32)
-# a loop of its own, since no pipeline feeds a condition
-prompt, empty = pipe.encode_prompt("{prompt}", pipe.device, 1, True)
 seen = torch.nn.functional.pixel_unshuffle(condition, {downscale})
-pipe.scheduler.set_timesteps({steps})
-latents = torch.randn(1, 4, *seen.shape[2:]) * pipe.scheduler.init_noise_sigma
-with torch.no_grad():
-    for t in pipe.scheduler.timesteps:
-        rows = torch.cat([pipe.scheduler.scale_model_input(latents, t), seen], dim=1)
-        plain, told = unet(rows.repeat(2, 1, 1, 1), t, torch.cat([empty, prompt])).sample.chunk(2)
-        latents = pipe.scheduler.step(plain + {guidance} * (told - plain), t, latents).prev_sample
-    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-image = pipe.image_processor.postprocess(pixels)[0]
+unet.register_to_config(in_channels=4)  # what the pipeline draws; the UNet reads the condition beside it
+unet.register_forward_pre_hook(lambda _, given: (
+    torch.cat([given[0], seen.expand(len(given[0]), -1, -1, -1)], dim=1), *given[1:]))
+image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]
 """
 """How to draw with a UNet that reads latents and condition together, as lines of an Exchange."""
 

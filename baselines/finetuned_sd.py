@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel
 
-from baselines.concat import OWN_LOOP, ConcatDenoiser, put_input, widened
+from baselines.concat import DRAWN, ConcatDenoiser, put_input, widened
 from bench.types import Exchange
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ EXCHANGE = Exchange(
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 unet = UNet2DConditionModel.from_pretrained("{folder}")
 """
-    + OWN_LOOP,
+    + DRAWN,
     whole="""\
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
 """
-    + OWN_LOOP.replace("{base}", "{folder}"),
+    + DRAWN.replace("{base}", "{folder}"),
 )
 
 

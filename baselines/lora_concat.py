@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 
-from baselines.concat import OWN_LOOP, ConcatDenoiser, put_input, wide_input
+from baselines.concat import DRAWN, ConcatDenoiser, put_input, wide_input
 from baselines.inputs import like_base
 from bench.types import BenchError, Exchange
 
@@ -33,8 +33,8 @@ EXCHANGE = Exchange(
     parts=("lora",),
     classes={},
     pipeline="StableDiffusionPipeline",
-    usage=_LOADED + OWN_LOOP,
-    whole=(_LOADED.replace("{folder}", "{folder}/lora") + OWN_LOOP).replace("{base}", "{folder}"),
+    usage=_LOADED + DRAWN,
+    whole=(_LOADED.replace("{folder}", "{folder}/lora") + DRAWN).replace("{base}", "{folder}"),
 )
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

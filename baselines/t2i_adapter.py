@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DRAWN = """\
 with adapted(pipe.unet, adapter(condition)):
     image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]
-# StableDiffusionAdapterPipeline does the same where all of the UNet's blocks but the last have attention
+# StableDiffusionAdapterPipeline does the same on the published bases
 """
 EXCHANGE = Exchange(
     parts=("adapter",),

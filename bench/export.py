@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.base.families import SD
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import LATENT_CHANNELS, MANIFEST, find_snapshot
@@ -194,7 +196,12 @@ def _usage(exchange: Exchange, record: RunRecord, *, base: Base, task: Task, who
     sampler = record.protocol.get("sampler", {})
     size = base.unet.config["sample_size"] * base.downscale
     steps, guidance = sampler.get("steps", 50), sampler.get("guidance", 7.5)
-    draw = (exchange.whole if whole else exchange.usage).format(
+    program = exchange.whole if whole else exchange.usage
+    if base.family is not SD:  # whose other families have no safety checker
+        program = program.replace("safety_checker=None, feature_extractor=None, ", "")
+        program = re.sub(r", (requires_)?safety_checker=(None|False)", "", program)
+        program = program.replace(SD.pipeline, base.family.pipeline)
+    draw = program.format(
         folder="DIR",
         base="BASE",
         prompt="your prompt",

@@ -58,8 +58,8 @@ _PACKAGES = ("torch", "diffusers", "numpy")
 class Amount:
     """How much is measured, and on what.
 
-    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: "sd15" or "sd21",
-    whose likeness with random weights stands in for the suite's base, and random items for its data; width:
+    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: a name of
+    bench.base.random.LIKENESSES, whose likeness with random weights stands in for the suite's base, and random items for its data; width:
     of that UNet's first level; size: of images in pixels, None for its own.
     """
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bps.adapter import BPSAdapter, Residuals
-    from bps.pipeline import StableDiffusionBPSPipeline
+    from bps.pipeline import StableDiffusionBPSPipeline, StableDiffusionXLBPSPipeline
     from bps.release import convert_release_state_dict
     from bps.steering import Injection, SteeredUNet, steered
 
@@ -21,6 +21,7 @@ __all__ = [
     "Injection",
     "Residuals",
     "StableDiffusionBPSPipeline",
+    "StableDiffusionXLBPSPipeline",
     "SteeredUNet",
     "convert_release_state_dict",
     "steered",
@@ -30,6 +31,7 @@ _HOMES = {
     "BPSAdapter": "bps.adapter",
     "Residuals": "bps.adapter",
     "StableDiffusionBPSPipeline": "bps.pipeline",
+    "StableDiffusionXLBPSPipeline": "bps.pipeline",
     "convert_release_state_dict": "bps.release",
     "Injection": "bps.steering",
     "SteeredUNet": "bps.steering",

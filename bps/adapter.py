@@ -81,7 +81,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     "both" kinds of modules, only "resnets" or only "attentions". slots_without_attention: slots where
     the UNet has no attention; matters to "attentions" only. time_embed_dim: width of the time embedding,
     by default 4 x the first width. time_aware: False leaves it out, so that residuals depend on the
-    condition alone.
+    condition alone. attention: whether self-attention stands behind each residual block of the encoder and
+    between the middle's two, as in the release's class BPS_XL.
 
     Nothing without effect exists: slots that receive no residual have no emitting convolution,
     layers behind the last live slot are left out, and so are the convolutions that the release
@@ -110,6 +111,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         time_embed_dim: int | None = None,
         time_aware: bool = True,
         out_channels: int = 4,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         check_widths(block_out_channels)
@@ -129,7 +131,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.channels = condition_channels
         self.downscale_factor = downscale_factor
         self.time_channels = time_embed_dim or 4 * block_out_channels[0]
-        self.time_aware = time_aware
+        self.time_aware, self.attention = time_aware, attention
         self._build(tuple(block_out_channels), out_channels=out_channels)
         self._add_weights(schedule)
 
@@ -144,6 +146,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         sites: Sequence[str] = SITES,
         modules: str = "both",
         time_aware: bool = True,
+        attention: bool = False,
     ) -> BPSAdapter:
         """Build an untrained adapter that fits a UNet; see the class for the options.
 
@@ -162,6 +165,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             time_embed_dim=unet.time_embedding.linear_2.out_features,
             time_aware=time_aware,
             out_channels=unet.config["out_channels"],
+            attention=attention,
         )
 
     def forward(self, condition: Tensor, emb: Tensor) -> Residuals:
@@ -226,7 +230,9 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _build(self, widths: tuple[int, ...], *, out_channels: int) -> None:
         last = self.slots[-1]
         entries, entry_widths = self._encoder_entries(widths)
-        middle = [self._residual(widths[-1], widths[-1]) for _ in range(2)]
+        middle = [
+            self._residual(widths[-1], widths[-1], attention=self.attention and not i) for i in range(2)
+        ]
         decoder, decoder_widths = _decoder_blocks(entry_widths)
         count = max(0, last - MIDDLE_SLOT)
         self.encoder = nn.ModuleList(entries[: last + 1])
@@ -252,13 +258,13 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 out.append(out[-1])
             else:
                 width = widths[slot // 3]
-                entries.append(self._residual(out[-1], width))
+                entries.append(self._residual(out[-1], width, attention=self.attention))
                 out.append(width)
         return entries, out
 
-    def _residual(self, channels_in: int, channels_out: int) -> TimeResidualBlock:
+    def _residual(self, channels_in: int, channels_out: int, *, attention: bool) -> TimeResidualBlock:
         time_channels = self.time_channels if self.time_aware else None
-        return TimeResidualBlock(channels_in, channels_out, time_channels=time_channels)
+        return TimeResidualBlock(channels_in, channels_out, time_channels=time_channels, attention=attention)
 
     def _add_weights(self, schedule: str | Sequence[float]) -> None:
         layer_weights(schedule)

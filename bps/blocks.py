@@ -30,15 +30,39 @@ class GroupNorm32(nn.GroupNorm):
         return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)
 
 
+class SelfAttention(nn.Module):
+    """Attention of all cells to all others, heads of 32 channels: out = x + zero_linear(attention(norm(x))).
+
+    At initialisation out = x.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,h,w] -> [B,C,h,w]."""
+        cells = self.qkv(self.norm(x).flatten(2).mT)
+        q, k, v = (part.unflatten(-1, (-1, GROUPS)).transpose(1, 2) for part in cells.chunk(3, dim=-1))
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(seen).mT.reshape(x.shape)
+
+
 class TimeResidualBlock(nn.Module):
     """Residual block whose second norm is scaled and shifted by the time embedding.
 
     out = skip(x) + zero_conv(silu(norm2(conv1(silu(norm1(x)))) * (1 + scale) + shift)) with
-    (scale, shift) from a linear layer on silu(emb); both are 0 with time_channels None. At
-    initialisation out = skip(x).
+    (scale, shift) from a linear layer on silu(emb); both are 0 with time_channels None. attention: whether
+    SelfAttention comes behind it. At initialisation out = skip(x).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, time_channels: int | None) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, *, time_channels: int | None, attention: bool = False
+    ) -> None:
         super().__init__()
         self.norm1 = GroupNorm32(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
@@ -47,6 +71,7 @@ class TimeResidualBlock(nn.Module):
         self.conv2 = zero_convolution(channels_out, channels_out)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+        self.attention = SelfAttention(channels_out) if attention else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map x [B,ci,h,w], emb [B,time_channels] -> [B,co,h,w]."""
@@ -54,7 +79,7 @@ class TimeResidualBlock(nn.Module):
         if self.time is not None:
             scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
             hidden = hidden * (1 + scale) + shift
-        return self.skip(x) + self.conv2(F.silu(hidden))
+        return self.attention(self.skip(x) + self.conv2(F.silu(hidden)))
 
 
 class DecoderBlock(nn.Module):

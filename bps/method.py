@@ -113,16 +113,19 @@ class BPS:
         "sites": SITES,
         "modules": "both",
         "time_aware": True,
+        "attention": False,
         "emit_rate": "equal",
         "weights_rate": 30.0,
     }
     allowed = {
         "schedule": "released (uniform for layout, head_heavy for other tasks, as the authors' "
-        "configurations), head_heavy, uniform, foot_heavy, learned, learned_log, or a list of 13 numbers",
+        "configurations), head_heavy, head_heavy_xl, uniform, foot_heavy, learned, learned_log, or a list of "
+        "13 numbers",
         "prior": "frozen, unlocked (its decoder trains along), free, none, none-frozen",
         "sites": "a list of encoder, middle, decoder, output",
         "modules": "both, resnets, attentions",
         "time_aware": "true, false",
+        "attention": "true, false: self-attention in the encoder, as in the release's BPS_XL",
         "emit_rate": "equal, inverse (over the schedule), a schedule or 13 numbers: what the learning rate "
         "of the convolutions that emit residuals is multiplied with",
         "weights_rate": "what the learning rate of learned_log weights is multiplied with, 0 or more",
@@ -138,6 +141,7 @@ class BPS:
         if given["schedule"] == RELEASED:
             given["schedule"] = released(task.name)
         idle = {"time_aware": given["time_aware"] is True, "emit_rate": given["emit_rate"] == "equal"}
+        idle["attention"] = given["attention"] is False
         idle["weights_rate"] = given["schedule"] != "learned_log"
         return {name: value for name, value in given.items() if not idle.get(name)}
 
@@ -151,16 +155,18 @@ class BPS:
         sites: Sequence[str] | str = SITES,
         modules: str = "both",
         time_aware: bool = True,
+        attention: bool = False,
         emit_rate: str | Sequence[float] = "equal",
         weights_rate: float = 30.0,
     ) -> BPSDenoiser:
         """Return the steered base; only the adapter trains while the prior is frozen.
 
-        schedule: "released" or see BPSAdapter, as sites, modules and time_aware. prior: see
+        schedule: "released" or see BPSAdapter, as sites, modules, time_aware and attention. prior: see
         Base.prior_unet. emit_rate, weights_rate: factors of the learning rate, see `allowed`.
         """
-        if not isinstance(time_aware, bool):
-            raise ValueError(f"time_aware is {time_aware!r}; allowed: true, false.")
+        for name, value in {"time_aware": time_aware, "attention": attention}.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}; allowed: true, false.")
         schedule = released(task.name) if schedule == RELEASED else schedule
         adapter = BPSAdapter.from_unet(
             base.unet,
@@ -170,6 +176,7 @@ class BPS:
             sites=sites,
             modules=modules,
             time_aware=time_aware,
+            attention=attention,
         )
         factors = _rate_factors(adapter, emit_rate=emit_rate, weights_rate=weights_rate)
         adapter = adapter.to(device=base.device, memory_format=torch.channels_last)  # as the UNet it steers
@@ -226,7 +233,7 @@ def _rate_factors(
 def _made_for(adapter: BPSAdapter) -> dict[str, Any]:
     """Return what an adapter is made for: UNet, condition and options."""
     config = adapter.config
-    options = {f"{n} (option {n})": config[n] for n in ("schedule", "modules", "time_aware")}
+    options = {f"{n} (option {n})": config[n] for n in ("schedule", "modules", "time_aware", "attention")}
     return {
         **options,
         "places (option sites)": adapter.slots,

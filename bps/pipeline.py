@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_output import (
-    StableDiffusionPipelineOutput,
-)
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
     StableDiffusionPipeline,
+)
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+    StableDiffusionXLPipeline,
 )
 from torch import Tensor
 
@@ -19,16 +19,12 @@ from bench.types import unknown
 from bps.adapter import BPSAdapter
 from bps.steering import check_fit, steered
 
+_Pipeline = StableDiffusionPipeline if TYPE_CHECKING else object
 _PIL_BANDS = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4}
 
 
-class StableDiffusionBPSPipeline(StableDiffusionPipeline):
-    """StableDiffusionPipeline steered by a condition image through a BPSAdapter.
-
-    Build it from another pipeline's parts: StableDiffusionBPSPipeline(**pipe.components,
-    adapter=adapter). save_pretrained and from_pretrained (local folders) carry the adapter along.
-    Raises ValueError where adapter, UNet and VAE do not fit. Source: arXiv 2406.03683.
-    """
+class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
+    """What turns a text-to-image pipeline into one that is steered by a condition image."""
 
     def __init__(self, *args: Any, adapter: BPSAdapter, **components: Any) -> None:
         super().__init__(*args, **components)
@@ -50,16 +46,16 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
         width: int | None = None,
         num_images_per_prompt: int = 1,
         **kwargs: Any,
-    ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
+    ) -> Any:
         """Sample images for prompts under a condition image.
 
         image: what condition_to_tensor takes; one condition for all prompts or one for each. The
         output has its size; height and width may be given as a check. The residuals are computed
         once a step, for both guidance halves and all samples of a condition. Everything else
-        (num_inference_steps, guidance_scale, negative_prompt, generator, ...) as in
-        StableDiffusionPipeline. Raises ValueError for what does not fit.
+        (num_inference_steps, guidance_scale, negative_prompt, generator, ...), and the output, as in
+        the pipeline that this one is built on. Raises ValueError for what does not fit.
         """
-        _check_options(kwargs)
+        _check_options(super().__call__, kwargs)
         condition = self._condition(image, height=height, width=width)
         prompts = _count_prompts(prompt, kwargs.get("prompt_embeds"))
         if len(condition) not in (1, prompts):
@@ -91,19 +87,39 @@ class StableDiffusionBPSPipeline(StableDiffusionPipeline):
         return condition.to(self._execution_device)
 
 
-def _name_parts() -> None:
-    """Give the pipeline's __init__ the parent's signature and the adapter's name and type.
+class StableDiffusionBPSPipeline(_Steered, StableDiffusionPipeline):
+    """StableDiffusionPipeline steered by a condition image through a BPSAdapter.
+
+    Build it from another pipeline's parts: StableDiffusionBPSPipeline(**pipe.components,
+    adapter=adapter). save_pretrained and from_pretrained (local folders) carry the adapter along.
+    Raises ValueError where adapter, UNet and VAE do not fit. Source: arXiv 2406.03683.
+    """
+
+    def __init__(self, *args: Any, **components: Any) -> None:
+        super().__init__(*args, **components)
+
+
+class StableDiffusionXLBPSPipeline(_Steered, StableDiffusionXLPipeline):
+    """The same of StableDiffusionXLPipeline."""
+
+    def __init__(self, *args: Any, **components: Any) -> None:
+        super().__init__(*args, **components)
+
+
+def _name_parts(pipeline: Any, parent: Any) -> None:
+    """Give a pipeline's __init__ its parent's signature and the adapter's name and type.
 
     diffusers reads there which parts a pipeline is saved, loaded and taken over with.
     """
-    made, parent = StableDiffusionBPSPipeline.__init__, inspect.signature(StableDiffusionPipeline.__init__)
+    made, known = pipeline.__init__, inspect.signature(parent.__init__)
     adapter = inspect.Parameter("adapter", inspect.Parameter.KEYWORD_ONLY, annotation=BPSAdapter)
-    parameters = [*parent.parameters.values(), adapter]
-    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parameters = [*known.parameters.values(), adapter]
+    made.__signature__ = inspect.Signature(parameters)
     made.__annotations__ = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
 
 
-_name_parts()
+_name_parts(StableDiffusionBPSPipeline, StableDiffusionPipeline)
+_name_parts(StableDiffusionXLBPSPipeline, StableDiffusionXLPipeline)
 
 
 def condition_to_tensor(image: Any, *, channels: int) -> Tensor:
@@ -169,8 +185,8 @@ def _count_prompts(prompt: Sequence[str] | str | None, embeds: Tensor | None) ->
     return 1 if embeds is None else len(embeds)
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    known = inspect.signature(StableDiffusionPipeline.__call__).parameters
+def _check_options(call: Any, options: dict[str, Any]) -> None:
+    known = inspect.signature(call).parameters
     allowed = [name for name in known if name not in ("self", "kwargs")]
     for name in options:
         if name not in allowed:

@@ -18,12 +18,14 @@ _HEAD_HEAVY = (16.0, 16.0, 1.0, 8.0, 8.0, 1.0, 4.0, 4.0, 1.0, 2.0, 2.0, 1.0, 16.
 _FOOT_HEAVY = (2.0, 2.0, 1.0, 4.0, 4.0, 1.0, 8.0, 8.0, 1.0, 16.0, 16.0, 1.0, 16.0)
 SCHEDULES: dict[str, tuple[float, ...]] = {
     "head_heavy": _HEAD_HEAVY,
+    "head_heavy_xl": tuple(weight if weight == 1 else 2 * weight for weight in _HEAD_HEAVY),
     "uniform": (1.0,) * ENTRIES,
     "foot_heavy": _FOOT_HEAVY,
     "learned": _HEAD_HEAVY,
     "learned_log": _HEAD_HEAVY,
 }
 """head_heavy: the paper's (arXiv 2406.03683; sketch and drawing tasks of the release).
+head_heavy_xl: twice that, 32-16-8-4 and 32 (class BPS_XL of the release, which no configuration of it uses).
 uniform: all 1 (layout task of the release).
 foot_heavy: the mirror image, with the encoder's level weights in reverse order (2, 4, 8, 16 from
 the shallowest level to the deepest) and the middle left at 16: the same numbers in another order.

@@ -25,6 +25,7 @@ from bench.config import Sampler
 from bench.sampling import build_scheduler, sample_latents
 from bench.types import BenchError
 from bps import BPSAdapter, steered
+from bps.method import BPS
 from tests.loading import moved
 
 SAMPLER = Sampler(steps=3, guidance=5.0)
@@ -143,6 +144,26 @@ def test_adapters_at_full_width_have_the_shapes_of_the_published_ones() -> None:
     sizes = {slot: (r.shape[1], r.shape[2]) for slot, r in residuals.by_slot.items()}
     assert sizes[1] == sizes[21] == (320, 128) and sizes[4] == sizes[16] == (640, 64)
     assert sizes[8] == sizes[12] == sizes[13] == (1280, 32)
+
+
+def test_the_releases_larger_adapter_is_wired_into_the_base(base: Base) -> None:
+    options = {"schedule": "head_heavy_xl", "attention": True}
+    torch.manual_seed(0)
+    denoiser = BPS().build(base, LAYOUT, **options)
+    latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    text, condition = base.encode_text(["a dog"])[None], torch.rand(1, 3, 64, 64)
+    optimiser = torch.optim.AdamW(denoiser.steered.adapter.parameters(), lr=1e-3)
+    touched = set()
+    for step in range(4):
+        eps = denoiser(latents, times, text, denoiser.encode(condition))
+        assert step or torch.equal(eps, base.eps(latents, times, text))
+        eps.square().mean().backward()
+        touched |= {n for n, p in denoiser.named_parameters() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    assert touched == {n for n, p in denoiser.named_parameters() if p.requires_grad}
+    assert BPS().settled({**BPS.options, **options}, LAYOUT)["attention"] is True
+    assert "attention" not in BPS().settled(BPS.options, LAYOUT)
 
 
 REFUSED = [

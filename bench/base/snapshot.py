@@ -121,7 +121,7 @@ _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
 _XL_INDEX: Mapping[str, Sequence[Any]] = {
     # not Img2Img: that is the refiner's
     "_class_name": [
-        f"{SDXL.pipeline}{kind}Pipeline" for kind in ("", "ControlNet", "ControlNetXS", "Adapter")
+        f"{SDXL.pipeline}{kind}Pipeline" for kind in ("", "ControlNet", "ControlNetXS", "Adapter", "BPS")
     ],
     "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
     "tokenizer_2": _TOKENIZERS,

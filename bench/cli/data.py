@@ -188,7 +188,7 @@ def random_base(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     *,
     asked: Asked,
-    like: Annotated[str, typer.Option(help="sd15 or sd21.")] = "sd15",
+    like: Annotated[str, typer.Option(help="sd15, sd21 or sdxl.")] = "sd15",
     width: Annotated[int, typer.Option(help="Of the UNet's first level; 320 is the real width.")] = 320,
     size: Annotated[int | None, typer.Option(help="Image size in pixels; else the real one's.")] = None,
     dtype: Annotated[str, typer.Option(help="On disk: float32, float16, bfloat16.")] = "float32",

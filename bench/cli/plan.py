@@ -29,7 +29,7 @@ _MEASURED = (
 def plan(
     *,
     asked: Asked,
-    like: Annotated[str, typer.Option(help="Where the suite has no base: sd15 or sd21.")] = "sd15",
+    like: Annotated[str, typer.Option(help="Where the suite has no base: sd15, sd21 or sdxl.")] = "sd15",
     size: Annotated[int | None, typer.Option(min=64, help="Image size in pixels; else the base's.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, ..., or cpu: this machine.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
@@ -80,7 +80,7 @@ def cost(
     batches: Annotated[int, typer.Option("--sample-batches", min=1, help="Sampled batches measured.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over the methods; the fastest counts.")] = 3,
     random: Annotated[
-        str | None, typer.Option(help="On random weights like sd15 or sd21 instead, beside yardsticks.")
+        str | None, typer.Option(help="On random weights like sd15, sd21 or sdxl instead, beside yardsticks.")
     ] = None,
     width: Annotated[int, typer.Option(help="With --random: of the UNet's first level.")] = 320,
     size: Annotated[int | None, typer.Option(min=64, help="With --random: image size in pixels.")] = None,

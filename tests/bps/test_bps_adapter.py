@@ -51,6 +51,21 @@ def test_parameter_counts_at_tiny_width(small_unet, channels, factor, parameters
     assert count(adapter) == parameters
 
 
+def test_attention_stands_in_the_encoder_and_once_in_the_middle(small_unet, tools):
+    """The release's class BPS_XL: nothing at the start, then softmax attention of all cells."""
+    plain = BPSAdapter.from_unet(small_unet, 1, downscale_factor=4)
+    adapter = BPSAdapter.from_unet(small_unet, 1, downscale_factor=4, attention=True)
+    more = {name.split(".attention.")[0] for name in adapter.state_dict().keys() - plain.state_dict().keys()}
+    assert more == {*(f"encoder.{slot}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)), "middle.0"}
+    attention, x = adapter.encoder[1].attention, torch.randn(2, 32, 3, 5)
+    assert torch.equal(attention(x), x)
+    tools.randomise(attention)
+    q, k, v = attention.qkv(attention.norm(x).flatten(2).mT).split(32, dim=-1)
+    seen = (q @ k.mT / 32**0.5).softmax(-1) @ v
+    wanted = x + attention.out(seen).mT.reshape(x.shape)
+    assert torch.allclose(attention(x), wanted, atol=1e-5)
+
+
 def test_zero_at_initialisation_at_every_slot(small_unet):
     adapter = BPSAdapter.from_unet(small_unet, 3, downscale_factor=4)
     found = adapter(torch.rand(2, 3, 64, 64), torch.randn(2, 128))

@@ -23,6 +23,10 @@ def test_head_heavy_is_the_papers():
     assert layer_weights("head_heavy") == (16, 16, 1, 8, 8, 1, 4, 4, 1, 2, 2, 1, 16)
 
 
+def test_head_heavy_xl_is_the_releases_larger_class():
+    assert layer_weights("head_heavy_xl") == (32, 32, 1, 16, 16, 1, 8, 8, 1, 4, 4, 1, 32)
+
+
 def test_foot_heavy_mirrors_the_encoder_and_keeps_the_numbers():
     assert live("foot_heavy") == [2, 2, 4, 4, 8, 8, 16, 16, 16]
     assert live("foot_heavy")[:8] == live("head_heavy")[:8][::-1]
@@ -50,7 +54,9 @@ def test_a_wrong_list_is_refused(bad):
 def test_an_unknown_name_is_refused_with_a_hint():
     with pytest.raises(ValueError, match=r"'hed_heavy'. Did you mean 'head_heavy'\? Allowed: .*"):
         layer_weights("hed_heavy")
-    with pytest.raises(ValueError, match="Allowed: foot_heavy, head_heavy, learned, learned_log, uniform"):
+    with pytest.raises(
+        ValueError, match="Allowed: foot_heavy, head_heavy, head_heavy_xl, learned, learned_log, uniform"
+    ):
         layer_weights("zzz")
 
 
