@@ -58,9 +58,9 @@ _PACKAGES = ("torch", "diffusers", "numpy")
 class Amount:
     """How much is measured, and on what.
 
-    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: a name of
-    bench.base.random.LIKENESSES, whose likeness with random weights stands in for the suite's base, and random items for its data; width:
-    of that UNet's first level; size: of images in pixels, None for its own.
+    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: a name in
+    bench.base.random.LIKENESSES, whose likeness with random weights stands in for the suite's base, and
+    random items for its data; width: of that UNet's first level; size: of images in pixels, None for its own.
     """
 
     steps: int = 30
