@@ -265,7 +265,7 @@ def footprint(
     denoiser = build_meta(method, base=base, task=task, options=options)
     parameters, trainable = count_parameters(denoiser)
     weights = parameter_bytes(denoiser)
-    encoders = parameter_bytes(*_modules(base)[1:])
+    encoders = parameter_bytes(*(m for m in _modules(base) if m is not base.unet))
     beside = parameter_bytes(denoiser, *filter(None, [base.unet])) - weights
     raised = [denoiser] if setting.cuda and setting.training.precision != "fp32" else []
     with fake_tensors(), norms_in_float32(*raised):

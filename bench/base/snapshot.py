@@ -278,7 +278,8 @@ def _refusals(config: Any, rules: Mapping[str, Sequence[Any]]) -> Iterator[str]:
 
 def _conflicts(*, index: Any, unet: Any, vae: Any, scheduler: Any, **encoders: Any) -> Iterator[str]:
     """Yield where values that are allowed by themselves do not fit each other."""
-    known = {*_NO_SAY, *family_of(index).parts}
+    family = family_of(index)
+    known = {*_NO_SAY, *family.parts}
     odd = sorted({n for n, value in index.items() if isinstance(value, list) and any(value)} - known)
     if odd:
         yield f"{INDEX} names a part that is not known, {', '.join(map(repr, odd))}"
@@ -286,7 +287,7 @@ def _conflicts(*, index: Any, unet: Any, vae: Any, scheduler: Any, **encoders: A
     if width != hidden:
         yield f"its UNet reads text of width {width} (cross_attention_dim), its text encoder gives {hidden}"
     pooled, given = pooled_width(unet), list(encoders.values())[-1].get("projection_dim")
-    if pooled and pooled != given:
+    if family.pooled and pooled != given:
         yield f"its UNet reads a pooled text of width {pooled}, its second text encoder gives {given}"
     levels = len(unet["block_out_channels"])
     for name in ("down_block_types", "up_block_types"):
