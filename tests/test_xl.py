@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from bench.types import BenchError
 from bps import BPSAdapter, steered
 from bps.method import BPS
 from tests.loading import moved
+from tests.test_export import bench, made_up, run
 
 SAMPLER = Sampler(steps=3, guidance=5.0)
 LAYOUT = registry.load("task", "layout")
@@ -45,6 +47,14 @@ def base(folder: Path) -> Base:
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Any:
     return StableDiffusionXLPipeline.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ControlNet, from nothing to its record."""
+    results = tmp_path_factory.mktemp("ran")
+    run(folder, results, "controlnet")
+    return next(results.glob("micro-*"))
 
 
 @pytest.mark.parametrize("zeros", [True, False])
@@ -164,6 +174,22 @@ def test_the_releases_larger_adapter_is_wired_into_the_base(base: Base) -> None:
     assert touched == {n for n, p in denoiser.named_parameters() if p.requires_grad}
     assert BPS().settled({**BPS.options, **options}, LAYOUT)["attention"] is True
     assert "attention" not in BPS().settled(BPS.options, LAYOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["controlnet", "t2i-adapter", "bps", "lora-concat", "sd-finetune"])
+def test_a_run_is_exported_for_the_familys_pipelines(
+    method: str, ran: Path, folder: Path, base: Base, tmp_path: Path
+) -> None:
+    source = ran if method == "controlnet" else made_up(method, ran, base, tmp_path)
+    for more in ((), ("--with-base",)):
+        out = tmp_path / f"out{len(more)}"
+        bench("export", source, out, "--base", folder, *more)
+        (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
+        assert "StableDiffusionXL" in code and "safety_checker" not in code
+        found: dict[str, Any] = {}
+        exec(code.replace('"BASE"', repr(str(folder))).replace('"DIR', f'"{out}'), found)
+        assert found["image"].size == (64, 64)
 
 
 REFUSED = [
