@@ -3,23 +3,25 @@
     python tests/benchmarks/training.py OTHER --methods bps,controlnet --busy 0,2 --rounds 3
 
 OTHER: a checkout of another commit, for which the packages of this Python must do. The two take turns, each
-in a fresh folder; the best round of each counts, as whatever else the machine does only slows. What a run
-says of itself is read (work/train.json), so that start-up is left out.
+in a fresh folder; the best round of each counts, as whatever else the machine does only slows. Steps are
+counted between the first and the last line of progress within some seconds, so that start-up is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
+BATCH = 16  # of suite emoji
 
 
 @contextmanager
@@ -34,31 +36,30 @@ def busy(count: int) -> Iterator[None]:
             other.wait()
 
 
-def rate(checkout: Path, method: str, images: int) -> float:
-    """Train afresh and return images a second, of steps alone."""
+def rate(checkout: Path, method: str, seconds: float) -> float:
+    """Begin a training afresh, stop it after some seconds and return images a second."""
+    told: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as results:
-        words = [
-            "train",
-            "--method",
-            method,
-            "--device",
-            "cpu",
-            "--train-images",
-            images,
-            "--results",
-            results,
-        ]
+        words = ["train", "--method", method, "--device", "cpu", "--budget", "quick", "--results", results]
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        subprocess.run(
-            [sys.executable, "-P", checkout / "cli.py", *map(str, words)],
-            check=True,
+        process = subprocess.Popen(
+            [sys.executable, "-P", checkout / "cli.py", *words],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             env={**environment, "PYTHONPATH": str(checkout)},
         )
-        (told,) = Path(results).glob("*/work/train.json")
-        result = json.loads(told.read_text())
-    return float(result["images"] / result["seconds"])
+        assert process.stderr is not None
+        for line in process.stderr:
+            steps = re.match(r"train: (\d+)/\d+", line)
+            if steps:
+                told.append((time.monotonic(), int(steps[1])))
+            if len(told) > 1 and told[-1][0] - told[0][0] > seconds:
+                process.terminate()
+                break
+        process.communicate()
+    (begun, first), (ended, last) = told[0], told[-1]
+    return BATCH * (last - first) / (ended - begun)
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--methods", default="bps,controlnet")
     parser.add_argument("--busy", default="0,2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=480)
+    parser.add_argument("--seconds", type=float, default=14)
     asked = parser.parse_args()
     for count in map(int, asked.busy.split(",")):
         for method in asked.methods.split(","):
@@ -76,7 +77,7 @@ def main() -> None:
             with busy(count):
                 for _ in range(asked.rounds):
                     for checkout, found in rates.items():
-                        found.append(rate(checkout, method, asked.images))
+                        found.append(rate(checkout, method, asked.seconds))
             other, ours = (max(found) for found in rates.values())
             every = [[round(value, 1) for value in found] for found in rates.values()]
             sys.stdout.write(
