@@ -119,16 +119,20 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
 def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
     """Wait for processes that need each other; return their exit code, see `together`.
 
-    asked: signals that came for all of them, taken out as they are passed on.
+    asked: signals that came for all of them, taken out as they are passed on. A second one is the last.
     """
     lost: Process | None = None
-    patience = math.inf  # until when those that are left may save their work
+    patience, stopped = math.inf, False  # until when those that are left may save their work
     while None in (codes := [process.poll() for process in processes]):
+        if stopped and asked:
+            patience = time.monotonic() + _AGAIN_SECONDS
+        stopped |= bool(asked)
         failed = [p for p, code in zip(processes, codes, strict=True) if code not in (None, *_ENDS)]
-        if failed and lost is None:
-            lost = min(failed, key=lambda process: process.returncode)  # one that was killed says nothing
+        if failed and patience == math.inf:
             patience = time.monotonic() + _GRACE_SECONDS
-            asked.append(signal.SIGTERM)
+            if not stopped:
+                lost = min(failed, key=lambda process: process.returncode)  # one that was killed says nothing
+                asked.append(signal.SIGTERM)
         while asked:
             number = asked.pop()
             for process in processes:
@@ -137,8 +141,8 @@ def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
             for process in processes:
                 process.kill()
         time.sleep(LOOK_SECONDS)
-    if lost is None or (lost is processes[0] and lost.returncode > 0):
-        code = processes[0].returncode
+    code = processes[0].returncode
+    if lost is None or (lost is processes[0] and code > 0):
         return code if code >= 0 else 128 - code
     how = f"was killed by signal {-lost.returncode}" if lost.returncode < 0 else f"ended ({lost.last_line()})"
     sys.stderr.write(

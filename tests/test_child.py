@@ -92,6 +92,12 @@ ENDS = {  # what the first and the second of two processes do -> exit code, what
     "the first fails": ("sys.exit(2)", "time.sleep(600)", 2, ""),
     "the second fails": ("time.sleep(600)", "sys.exit('no room')", 2, "process 1 of the 2 .*no room"),
     "the second is killed": ("time.sleep(600)", "os.kill(os.getpid(), 9)", 2, "killed by signal 9"),
+    "one is stopped as it waits": (
+        "os.kill(os.getppid(), 15); time.sleep(600)",
+        "signal.signal(15, lambda *args: (time.sleep(1), os._exit(2))); time.sleep(600)",
+        143,
+        "",
+    ),
     "all are stopped": ("os.kill(os.getppid(), 15); time.sleep(600)", "time.sleep(600)", 143, ""),
 }
 
