@@ -19,7 +19,7 @@ from typing import Any
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
 from bench.child import LOOK_SECONDS, STOPPED, Process, Remote, child
-from bench.config import RunConfig, RunSpec, option_text
+from bench.config import RunConfig, RunSpec, Training, option_text
 from bench.packed import kept_records
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
@@ -285,15 +285,16 @@ def seconds_of(
 ) -> float | None:
     """Return about how long a run of `items` evaluation items takes, None where nothing like it ran.
 
-    It is the middle of the records of its suite, device and method, those with its options where there
-    are any. What was measured on GPUs says nothing of CPUs, and the other way round.
+    It is the middle of the records of its suite, device, precision and method, those with its options where
+    there are any. What was measured on GPUs says nothing of CPUs, and the other way round.
     """
 
-    kind = (spec.suite.name, spec.device, spec.method.name)
+    kind = (spec.suite.name, spec.device, spec.method.name, spec.suite.training.precision)
     asked = json.loads(json.dumps(dict(spec.options)))
     costs: list[tuple[bool, RunRecord]] = []
     for record in records:
-        if (record.suite, record.environment.get("device"), record.method) == kind:
+        precision = record.protocol.get("training", {}).get("precision", Training.precision)
+        if (record.suite, record.environment.get("device"), record.method, precision) == kind:
             options = {name: value for name, value in record.options.items() if name != "learning_rate"}
             costs.append((options == asked, record))
     best = any(alike for alike, _ in costs)

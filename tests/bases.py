@@ -94,3 +94,19 @@ def small_clip() -> dict[str, Any]:
     model["vision_cfg"]["image_size"] = 64
     model["text_cfg"] |= {"width": 32, "heads": 1, "layers": 1, "vocab_size": 200}
     return {**config, "model_cfg": {**model, "embed_dim": 32}}
+
+
+def write_narrow_base(folder: Path) -> Path:
+    """Write a random base of Stable Diffusion 1.5's shape, narrow: eps, latents of 64x64 at 512 px."""
+    vae = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (4, 4, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 512,
+    }
+    how = {"vae": vae, "vae_class": "AutoencoderKL", "prediction": "epsilon"}
+    words = ["a picture, number one", "in words"]
+    return write_tiny_base(folder, words, **how)

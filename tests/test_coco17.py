@@ -33,7 +33,7 @@ from bench.suites import COCO17, find_data, resolve
 from bench.tune import tune_rates
 from bench.types import BenchError, Hooks
 from tests.asking import made
-from tests.bases import write_tiny_base
+from tests.bases import write_narrow_base
 from tests.coco_fixture import build_coco, picture_of
 
 RUNNER = CliRunner()
@@ -74,18 +74,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Suite:
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random base of Stable Diffusion 1.5's shape, narrow: eps, factor 8, latents of 64x64 at 512 px."""
-    vae = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (4, 4, 8, 8),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "sample_size": 512,
-    }
-    how = {"vae": vae, "vae_class": "AutoencoderKL", "prediction": "epsilon"}
-    words = ["a picture, number one", "in words"]
-    return write_tiny_base(tmp_path_factory.mktemp("narrow") / "base", words, **how)
+    return write_narrow_base(tmp_path_factory.mktemp("narrow") / "base")
 
 
 def test_the_suite_is_the_papers() -> None:
