@@ -38,6 +38,8 @@ OF_TASKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"bps": {"layout": {"s
 """Where a paper's options differ by task."""
 
 FEW_ITEMS = (10, 40, 160, 640)
+SUBSETS: Mapping[int | None, int] = {10: 3, 40: 3, 160: 3}
+"""Random choices of so many items, whose difference counts like that of seeds."""
 MANY_IMAGES = (1_600, None, 6_400, 12_800, 25_600)
 """Of the learning curve; None stands for the budget's own, 3,200 in standard."""
 
@@ -46,9 +48,9 @@ MANY_IMAGES = (1_600, None, 6_400, 12_800, 25_600)
 class Variant:
     """One setting of an ablation.
 
-    options: of the method, where they differ from SETTINGS. leaky: trained on the evaluation items too.
-    train_items None: all; train_images, guidance,
-    steps None: the budget's and suite's own.
+    options: of the method, where they differ from SETTINGS. train_items None: all; train_images, guidance,
+    steps None: the budget's and suite's own. leaky: trained on the evaluation items too. subsets: how many
+    random choices of the items are trained on.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Variant:
     guidance: float | None = None
     steps: int | None = None
     leaky: bool = False
+    subsets: int = 1
 
     def settings(self, task: str) -> dict[str, Any]:
         """Return all options of the method under this variant, as a record of a task has them."""
@@ -221,7 +224,13 @@ _TABLE = (
         question="How little data is enough for each method?",
         variants=(
             *(
-                Variant(name=name, method=method, options=options, train_items=items)
+                Variant(
+                    name=name,
+                    method=method,
+                    options=options,
+                    train_items=items,
+                    subsets=SUBSETS.get(items, 1),
+                )
                 for items in (*FEW_ITEMS, None)
                 for name, method, options in _DATA_METHODS
             ),
@@ -229,7 +238,8 @@ _TABLE = (
         ),
         reference="bps",
         fixed=f"options of each method, {_IMAGES}: fewer items are seen more often. Fewer items are a "
-        "part of more, the same for every method and seed",
+        "part of more, the same for every method and seed; up to 160 they are chosen at random three times, "
+        "and intervals are over choices too, as far as they are recorded",
         tasks=("sketch", "segmentation"),
         budget="short",
         axis="train_items",

@@ -95,6 +95,7 @@ class RunConfig:
     )
     train_batch: Many | None = _asked(None, "Images of an optimiser step; else the suite's.", PROTOCOL)
     train_items: Many | None = _asked(None, "Train on so many items; else on all.", PROTOCOL)
+    train_subset: Seed | None = _asked(None, "Which random choice of --train-items; else 0.", PROTOCOL)
     limit: Annotated[int, Ge(10), Le(10**9)] | None = _asked(
         None, "Evaluate so many items, 10 or more; else the budget's.", PROTOCOL
     )
@@ -287,7 +288,7 @@ class Budget:
     eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
     training images of single methods where time, not images, is to be equal. train_items: how many
     items of the train side are trained on, picked by the same rule, so that fewer are a part of more;
-    None for all.
+    None for all. train_subset: which random choice of them, whatever the training seed.
     """
 
     name: str
@@ -295,12 +296,15 @@ class Budget:
     eval_items: int | None
     images_of: Mapping[str, int] = field(default_factory=dict)
     train_items: int | None = None
+    train_subset: int = 0
 
     def images(self, method: str) -> int:
         """Return the training images of a method."""
         return self.images_of.get(method, self.train_images)
 
-    def asked(self, *, images: int | None, items: int | None, limit: int | None) -> Budget:
+    def asked(
+        self, *, images: int | None, items: int | None, limit: int | None, subset: int | None = None
+    ) -> Budget:
         """Return the budget with other training images, training or evaluation items ("short-10").
 
         None leaves what it is. Images that are asked for are every method's.
@@ -308,6 +312,7 @@ class Budget:
         parts = [self.name]
         parts += [] if images is None else [f"{images}images"]
         parts += [] if items is None else [str(items)]
+        parts += [f"choice{subset}"] if subset else []
         parts += [] if limit is None else [f"{limit}eval"]
         return replace(
             self,
@@ -315,6 +320,7 @@ class Budget:
             train_images=self.train_images if images is None else images,
             images_of=self.images_of if images is None else {},
             train_items=self.train_items if items is None else items,
+            train_subset=self.train_subset if subset is None else subset,
             eval_items=self.eval_items if limit is None else limit,
         )
 
@@ -406,6 +412,7 @@ class Suite:
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("budget", "images_of", {}),
     ("budget", "train_items", None),
+    ("budget", "train_subset", 0),
     ("training", "precision", Training.precision),
     ("training", "ema", Training.ema),
     ("training", "latents", Training.latents),

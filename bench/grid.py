@@ -188,7 +188,8 @@ class Planned:
     @property
     def name(self) -> str:
         """What messages call it: the variant, not the options behind it."""
-        return f"{self.variant.called}, {self.spec.task.name}, seed {self.spec.config.seed}"
+        choice = f", choice {self.spec.budget.train_subset}" if self.variant.subsets > 1 else ""
+        return f"{self.variant.called}{choice}, {self.spec.task.name}, seed {self.spec.config.seed}"
 
 
 def plan_ablation(
@@ -210,11 +211,12 @@ def plan_ablation(
         check_shared(replace(config, task=task))
     asked = replace(config, budget=config.budget or ablation.budget)
     gains = {seed: config.shuffled and ablation.gains and seed == seeds[0] for seed in seeds}
-    rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, ablation.variants)
+    variants = [(v, subset) for v in ablation.variants for subset in range(v.subsets)]
+    rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, variants)
     planned: dict[Path, Planned] = {}
     trained: set[str] = set()
-    for seed, task, variant in rounds:
-        own = replace(asked, seed=seed, task=task, shuffled=gains[seed])
+    for seed, task, (variant, subset) in rounds:
+        own = replace(asked, seed=seed, task=task, shuffled=gains[seed], train_subset=subset or None)
         entry = _planned(own, variant, rate_of)
         if entry.folder in planned:
             continue  # a number that is the suite's own

@@ -37,9 +37,9 @@ def derangement(seed: int, count: int) -> np.ndarray:
     return result
 
 
-def pick_items(ids: Sequence[str], count: int | None) -> tuple[str, ...]:
-    """Return `count` of the ids by a fixed rule (order of hashed ids), sorted; all for None."""
+def pick_items(ids: Sequence[str], count: int | None, *, seed: int = 0) -> tuple[str, ...]:
+    """Return `count` of the ids by a fixed rule (order of ids hashed with a seed), sorted; all for None."""
     if count is None or count >= len(ids):
         return tuple(sorted(ids))
-    ranked = sorted(ids, key=lambda i: generator(0, "pick", i).random())
+    ranked = sorted(ids, key=lambda i: generator(seed, "pick", i).random())
     return tuple(sorted(ranked[:count]))

@@ -176,6 +176,7 @@ class _Changes(TypedDict, total=False):
     steps: Count
     draws: Count
     train_items: Count
+    train_subset: Count
     train_images: Count
     train_batch: Count
     limit: Count

@@ -152,7 +152,8 @@ def _training_key(spec: RunSpec, options: Mapping[str, Any], protocol: Mapping[s
     """
     blind = not spec.method.conditioned and spec.method.name != FLOOR  # which trains nothing
     told = [name for name in _TRAINING if not (blind and name.startswith("task"))]
-    data = {"data": dict(protocol["data"])} if "data" in protocol else {}
+    later: dict[str, Any] = {"data": dict(protocol["data"])} if "data" in protocol else {}
+    later |= {"train_subset": spec.budget.train_subset} if spec.budget.train_subset else {}
     return digest_json(
         {
             **{name: protocol[name] for name in told},
@@ -163,7 +164,7 @@ def _training_key(spec: RunSpec, options: Mapping[str, Any], protocol: Mapping[s
             "learning_rate": spec.learning_rate,
             "seed": spec.config.seed,
             "device": spec.device,
-            **data,
+            **later,
         }
     )
 
@@ -177,7 +178,7 @@ def train_items(side: Sequence[str], budget: Budget) -> tuple[str, ...]:
             f"--train-items {budget.train_items}: the train side has {len(side):,} items. Give 1 to "
             f"{len(side)}, or leave it away to train on all."
         )
-    return pick_items(side, budget.train_items)
+    return pick_items(side, budget.train_items, seed=budget.train_subset)
 
 
 class _Quiet(Hooks):

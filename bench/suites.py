@@ -273,7 +273,12 @@ def budget_of(config: RunConfig, suite: Suite, *, items: int | None = None) -> B
             )
         known = config.train_items or budget.train_items or items or len(suite.splits().side("train"))
         images = max(suite.training.batch, round(config.epochs * known))
-    return budget.asked(images=images, items=config.train_items, limit=config.limit)
+    if config.train_subset and config.train_items is None:
+        raise BenchError(
+            f"--train-subset {config.train_subset} is a choice of items: give --train-items too."
+        )
+    given = {"items": config.train_items, "limit": config.limit, "subset": config.train_subset}
+    return budget.asked(images=images, **given)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -350,5 +355,6 @@ def changes(config: RunConfig) -> dict[str, Any]:
     sampler = registry.load("suite", config.suite).sampler
     asked = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
     asked = {name: None if value == getattr(sampler, name) else value for name, value in asked.items()}
+    asked["train_subset"] = config.train_subset or None
     names = ("train_items", "train_images", "epochs", "train_batch", "limit")
     return _given({**asked, **{name: getattr(config, name) for name in names}})

@@ -36,7 +36,7 @@ from bench.grid import (
 from bench.randomness import pick_items
 from bench.record import OWN_STYLES, load_record
 from bench.reporting import build_table, load_run
-from bench.running import Hooks, Run, identify
+from bench.running import Hooks, Run, identify, train_items
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.checkpoint import find_trained
 from bench.types import BenchError
@@ -140,6 +140,35 @@ def test_fewer_training_items_are_a_part_of_more_and_say_so(micro_folder: Path, 
     assert [r.split_info.train.n for r in runs] == [5, 20, len(whole)]
     with pytest.raises(BenchError, match="--train-items 99999"):
         made(asked(micro_folder, tmp_path, train_items=99999))
+
+
+def test_few_items_are_chosen_at_random_several_times(micro_folder: Path, tmp_path: Path) -> None:
+    """Whatever the training seed; the first choice is the one that there was before."""
+    config = micro(micro_folder, tmp_path, budget="quick")
+    few = ABLATIONS["data"].only(["controlnet"])
+    planned = plan_ablation(few, config, tasks=("sketch",), seeds=(0, 1))
+    assert len(planned) == 2 * (3 * 3 + 2) == len({entry.folder for entry in planned})
+    assert {entry.name for entry in planned} >= {
+        "controlnet (10), choice 2, sketch, seed 1",
+        "controlnet (640), sketch, seed 0",
+    }
+    chosen: dict[tuple[int, int], set[tuple[str, ...]]] = {}
+    side, trainings = config_splits(config), set()
+    for entry in planned:
+        budget = entry.spec.budget
+        place = (budget.train_items or 0, budget.train_subset)
+        chosen.setdefault(place, set()).add(train_items(side, budget))
+        assert entry.identity is not None
+        trainings.add(entry.identity.training)
+    assert all(len(items) == 1 for items in chosen.values()) and len(trainings) == len(planned)
+    assert chosen[10, 0] == {pick_items(side, 10)} and "choice" not in planned[0].spec.budget.name
+    assert len({items for place, found in chosen.items() if place[0] == 10 for items in found}) == 3
+    with pytest.raises(BenchError, match="--train-items"):
+        resolve(replace(config, train_subset=1))
+
+
+def config_splits(config: RunConfig) -> tuple[str, ...]:
+    return tuple(resolve(config).suite.splits().side("train"))
 
 
 def test_what_is_the_suites_own_is_no_change(micro_folder: Path, tmp_path: Path) -> None:

@@ -138,23 +138,27 @@ class SetMetric:
     by_order: bool = False
 
 
+Seeds = tuple[int | tuple[int, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimates:
     """One number of each training seed, and what each group of items adds to it.
 
     values: [S] float64. influence: [S,G] float64, to first order: left without group g, whose share of
-    the items is p, value s would be values[s] - influence[s, g] / (1 - p). seeds: S, each once.
+    the items is p, value s would be values[s] - influence[s, g] / (1 - p). seeds: S, each once, or each
+    crossed with what else was drawn for training, (seed, choice).
     items: how many independent items the groups are worth (Kish), for shares; 0 where it does not matter.
     """
 
     values: np.ndarray
     influence: np.ndarray
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     items: float = 0.0
 
     @classmethod
     def of_items(
-        cls, values: np.ndarray, *, groups: np.ndarray | None = None, seeds: tuple[int, ...] = (0,)
+        cls, values: np.ndarray, *, groups: np.ndarray | None = None, seeds: Seeds = (0,)
     ) -> Estimates:
         """Take values of items, [N] or [S,N], and the group of each, [N] int (None: each its own).
 
@@ -180,7 +184,7 @@ class Estimates:
         *,
         dealt: Deal,
         groups: np.ndarray | None = None,
-        seeds: tuple[int, ...] = (0,),
+        seeds: Seeds = (0,),
     ) -> Estimates:
         """Take the numbers of whole sets, [S], and their jackknife replicates, [R] or [S,R].
 
@@ -206,10 +210,17 @@ class Estimates:
         )
 
     @property
-    def _by_seeds(self) -> tuple[float, float]:
-        """The variance of the mean over seeds and its degrees of freedom; of one seed nothing is known."""
-        n = len(self.values)
-        return (float(self.values.var(ddof=1)) / n, n - 1.0) if n > 1 else (0.0, math.inf)
+    def _by_seeds(self) -> list[tuple[float, float]]:
+        """The variance of the mean over seeds, and over choices crossed with them, and degrees of freedom.
+
+        Of one seed or choice nothing is known.
+        """
+        terms = []
+        for drawn in zip(*(s if isinstance(s, tuple) else (s,) for s in self.seeds), strict=True):
+            means = [self.values[[one == level for one in drawn]].mean() for level in dict.fromkeys(drawn)]
+            if len(means) > 1:
+                terms.append((float(np.var(means, ddof=1)) / len(means), len(means) - 1.0))
+        return terms
 
 
 def by_group(added: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
@@ -243,7 +254,7 @@ def crossed_interval(
     count = len(groups)
     if count < 2:
         raise BenchError(f"an interval needs at least 2 groups of items, got {count}")
-    terms = [(count * float(groups.var(ddof=1)), count - 1.0), *(part._by_seeds for part in parts)]
+    terms = [(count * float(groups.var(ddof=1)), count - 1.0), *(t for part in parts for t in part._by_seeds)]
     variance = sum(term for term, _ in terms)
     spread = sum(term**2 / freedom for term, freedom in terms)
     freedom = variance**2 / spread if spread > 0 else count - 1.0

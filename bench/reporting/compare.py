@@ -423,17 +423,24 @@ def _place(record: RunRecord) -> tuple[Any, ...]:
 def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return a protocol without what a variant may change of its budget."""
     budget = dict(protocol["budget"])
-    budget["name"] = str(budget["name"]).removesuffix(f"-{budget.pop('train_items', None)}")
+    choice = f"-choice{budget.pop('train_subset', None)}"
+    name = str(budget["name"]).removesuffix(choice)
+    budget["name"] = name.removesuffix(f"-{budget.pop('train_items', None)}")
     return {**protocol, "budget": budget}
 
 
-def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
-    """Return the protocol that a variant's runs must have: the base's and what it declares."""
+def _protocol(base: Mapping[str, Any], variant: Variant, subset: int) -> dict[str, Any]:
+    """Return the protocol that a variant's runs must have: the base's and what it declares.
+
+    subset: which random choice of the training items.
+    """
     budget, items, images = dict(base["budget"]), variant.train_items, variant.train_images
     if images is not None:
         budget |= {"name": f"{budget['name']}-{images}images", "train_images": images}
     if items is not None:
         budget |= {"name": f"{budget['name']}-{items}", "train_items": items}
+    if subset:
+        budget |= {"name": f"{budget['name']}-choice{subset}", "train_subset": subset}
     changed = {key: getattr(variant, key) for key in _SAMPLER if getattr(variant, key) is not None}
     leaky = {"training": {**base.get("training", {}), "leaky": True}} if variant.leaky else {}
     return {**base, **leaky, "budget": budget, "sampler": {**base["sampler"], **changed}}
@@ -442,12 +449,16 @@ def _protocol(base: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
 def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:
     base = _base(record.protocol)
     keys = {
-        v.called: _variant_key(_protocol(base, v), v.method, v.settings(record.task))
+        v.called: [
+            _variant_key(_protocol(base, v, subset), v.method, v.settings(record.task))
+            for subset in range(v.subsets)
+        ]
         for v in ablation.variants
     }
-    first = {key: called for called, key in reversed(keys.items())}  # once, where it is the suite's
-    variants = [v for v in ablation.variants if first[keys[v.called]] == v.called]
-    found, notes = _one_rate([(v, by_key[keys[v.called]]) for v in variants if keys[v.called] in by_key])
+    first = {own[0]: called for called, own in reversed(keys.items())}  # once, where it is the suite's
+    variants = [v for v in ablation.variants if first[keys[v.called][0]] == v.called]
+    of = {v.called: [run for key in keys[v.called] for run in by_key.get(key, ())] for v in variants}
+    found, notes = _one_rate([(v, of[v.called]) for v in variants if of[v.called]])
     if len(found) < 2:
         return None
     runs = [run for _, members in found for run in members]
@@ -460,7 +471,7 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
         rows=tuple(rows),
         columns=order_columns(column for row in rows for column in row.cells),
         runs=tuple(runs),
-        missing=tuple(v.called for v in variants if keys[v.called] not in by_key),
+        missing=tuple(v.called for v in variants if not of[v.called]),
         notes=(*run_notes([run.record for run in runs], rows), *notes),
     )
 

@@ -66,8 +66,8 @@ def paired(
         items=found.items,
         groups=found.groups,
         left_out=found.left_out,
-        first_seeds=len(lines[0]),
-        second_seeds=len(lines[1]),
+        first_seeds=len({line.run.record.seed for line in lines[0]}),
+        second_seeds=len({line.run.record.seed for line in lines[1]}),
         chance=interval.chance,
     )
 

@@ -172,7 +172,8 @@ class Row:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Training seeds in order; empty for a reference, which no seed moves."""
-        return () if self.kind in REFERENCES.values() else tuple(run.record.seed for run in self.runs)
+        seeds = dict.fromkeys(run.record.seed for run in self.runs)  # of several choices of items each
+        return () if self.kind in REFERENCES.values() else tuple(seeds)
 
     def seeds_of(self, column: Column) -> tuple[int, ...]:
         """Training seeds behind a number: a condition gain has those that were shuffled."""
@@ -474,8 +475,10 @@ def _of_sets(cells: Sequence[Lines]) -> Evidence | None:
     )
 
 
-def _seeds(lines: Lines) -> tuple[int, ...]:
-    return tuple(line.run.record.seed for line in lines)
+def _seeds(lines: Lines) -> tuple[tuple[int, int], ...]:
+    """Return the training seed and the random choice of training items behind each line."""
+    records = [line.run.record for line in lines]
+    return tuple((record.seed, record.changes.get("train_subset", 0)) for record in records)
 
 
 def _grouped(run: Run) -> tuple[int, ...]:

@@ -184,7 +184,7 @@ def _sets(
 
 
 _Make = Callable[[World, np.random.Generator], Interval]
-_METRICS: Sequence[tuple[str, SetMetric, str]] = (
+SET_METRICS: Sequence[tuple[str, SetMetric, str]] = (
     ("FD", FD, "fd"),
     ("KID", KID, "kid"),
     ("CMMD", CMMD, "cmmd"),
@@ -194,12 +194,20 @@ _METRICS: Sequence[tuple[str, SetMetric, str]] = (
 KINDS: Mapping[str, _Make] = {
     "item mean": partial(_scores, difference=False),
     "item difference": partial(_scores, difference=True),
-    **{title: partial(_sets, metric, name, difference=False) for title, metric, name in _METRICS},
+    **{title: partial(_sets, metric, name, difference=False) for title, metric, name in SET_METRICS},
     **{
         f"{title} difference": partial(_sets, metric, name, difference=True)
-        for title, metric, name in _METRICS
+        for title, metric, name in SET_METRICS
     },
 }
+
+
+TRIALS: Mapping[str, int] = {
+    **dict.fromkeys(("item difference", "KID difference", "FD difference", "CMMD difference"), 100),
+    **dict.fromkeys([f"{name} difference" for name in ("precision", "recall", "density", "coverage")], 40),
+    "FD∞ difference": 6,  # takes most of a minute each
+}
+"""Every kind of interval that reports publish, and how often a test tries it at the published size."""
 
 
 def main() -> None:

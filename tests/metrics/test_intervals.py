@@ -19,6 +19,19 @@ from bench.metrics.intervals import (
 from bench.types import BenchError
 
 
+def test_choices_of_training_items_vary_beside_seeds() -> None:
+    """SE^2 = by groups + s^2 of the means of 3 seeds / 3 + s^2 of those of 2 choices / 2."""
+    values = np.array([1.0, 2.0, 4.0, 2.0, 3.5, 5.5])
+    seeds = tuple((seed, choice) for choice in (0, 1) for seed in (0, 1, 2))
+    found = crossed_interval(Estimates(values=values, influence=np.zeros((6, 9)), seeds=seeds))
+    of_seeds, of_choices = values.reshape(2, 3).mean(axis=0), values.reshape(2, 3).mean(axis=1)
+    expected = of_seeds.var(ddof=1) / 3 + of_choices.var(ddof=1) / 2
+    assert found.error == pytest.approx(np.sqrt(expected)) and found.value == values.mean()
+    alone = Estimates(values=values[:3], influence=np.zeros((3, 9)), seeds=seeds[:3])
+    plain = Estimates(values=values[:3], influence=np.zeros((3, 9)), seeds=(0, 1, 2))
+    assert crossed_interval(alone) == crossed_interval(plain)
+
+
 def test_pairing_makes_difference_intervals_tight() -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(size=200)

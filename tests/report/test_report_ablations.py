@@ -122,6 +122,40 @@ def test_a_table_needs_its_reference_and_data_needs_two_numbers_of_items() -> No
     assert len(main_grid(table).rules) == 1 and "training items" in main_grid(table).header
 
 
+def test_random_choices_of_few_items_stand_in_one_row() -> None:
+    """Their difference counts in its interval like that of seeds; those not recorded are left out."""
+
+    def few(method: str, fd: float, *, seed: int, choice: int) -> Run:
+        (variant,) = [v for v in DATA.variants if (v.method, v.train_items) == (method, 10)]
+        made_one = run(variant, fd, seed=seed).record
+        budget = {**made_one.protocol["budget"]}
+        budget |= {"name": f"{budget['name']}-choice{choice}", "train_subset": choice} if choice else {}
+        protocol = {**made_one.protocol, "budget": budget}
+        changes = {"train_items": 10} | ({"train_subset": choice} if choice else {})
+        hashes = {"protocol_hash": digest_json(protocol), "run_id": f"{method}-{choice}-{seed}"}
+        return run(variant, fd, seed=seed, protocol=protocol, changes=changes, **hashes)
+
+    wanted = [v for v in DATA.variants if v.method in ("bps", "controlnet") and v.train_items is None]
+    plain = [run(variant, 100.0, seed=seed) for variant in wanted for seed in (0, 1)]
+    fd = {"bps": (90.0, 96.0), "controlnet": (110.0, 110.0)}
+    runs = [
+        few(method, fd[method][choice] + seed, seed=seed, choice=choice)
+        for method in fd
+        for choice in (0, 1)
+        for seed in (0, 1)
+    ]
+    (table,) = build_ablations([*plain, *runs], only=DATA)
+    row = of(table, "BPS (10 items)")
+    (cell,) = row.cells.values()
+    assert len(row.runs) == 4 and row.seeds == (0, 1) and cell.value == pytest.approx(93.5)
+    (found,) = of(table, "ControlNet (10 items)").differences.values()
+    assert found.interval.value == pytest.approx(17.0) and found.first_seeds == 2
+    (one_choice,) = build_ablations([*plain, *(r for r in runs if "-0-" in r.record.run_id)], only=DATA)
+    (sure,) = of(one_choice, "ControlNet (10 items)").differences.values()
+    assert sure.interval.value == pytest.approx(20.0)
+    assert sure.interval.high - sure.interval.low < found.interval.high - found.interval.low
+
+
 def test_the_suites_own_number_is_its_reference_once() -> None:
     (table,) = build_ablations([run(v, 100.0 - (v.steps or 10)) for v in STEPS.variants], only=STEPS)
     assert [row.name for row in table.rows] == [
