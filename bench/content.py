@@ -565,6 +565,10 @@ class Cache:
 # ---- locks
 
 
+class InUse(BenchError):
+    """Another process holds a lock."""
+
+
 class Lock:
     """Lets one process at a time do what two must not, also on hosts that share the disk.
 
@@ -621,7 +625,7 @@ class Lock:
         try:
             if not _locked(file, fcntl.LOCK_EX):
                 if self.wait is None:
-                    raise BenchError(self._holder(file))
+                    raise InUse(self._holder(file))
                 self.wait(self._holder(file))
             elif self._is_there(file):
                 self._say_who(file)

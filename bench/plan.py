@@ -46,6 +46,7 @@ MEASURED = (
     "were launched"
 )
 COPIED = 3e9  # bytes a second from a GPU into pageable memory, while training waits
+_ROW = 3000  # bytes that are held of an item beside its picture
 PIXEL = 1.7  # bytes of a stored pixel: photographs as PNG
 CPU_ALLOWANCE = 1.08  # over the counted bytes: glibc's heap and oneDNN's work space, measured
 HOST_SHARE = 0.92  # of this machine's memory: the rest is the system's
@@ -582,6 +583,13 @@ class Work:
         text, (train, evaluation) = math.prod(self.shape.text_shape), self.items
         held = 4 * (train * (self.views * view + text) + evaluation * (view + text))
         return round(self.process + held * (self.suite.storage == "memory") + CPU_ALLOWANCE * peak)
+
+    @property
+    def host(self) -> int:
+        """Bytes of a machine's own memory that scoring takes at most: pictures, samples, sums over pairs."""
+        count = min(self.items[1], self.budget.eval_items or self.items[1])
+        pictures = 3 * self.shape.size**2 * count
+        return self.process + 2 * pictures + 3 * 8 * count**2 + _ROW * sum(self.items)
 
     @property
     def disk_of_data(self) -> dict[str, int]:

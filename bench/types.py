@@ -118,6 +118,11 @@ class Example:
     redraw: Callable[[np.ndarray], np.ndarray] | None = None
     class_names: tuple[str, ...] = ()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of the image, which need not have been read."""
+        return self.image.shape
+
 
 class Dataset(Protocol):
     """Items by id, with a digest of everything in it."""

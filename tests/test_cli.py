@@ -82,6 +82,28 @@ finally:
         assert said.splitlines()[-1] == loaded, words
 
 
+def test_looking_and_planning_import_no_torch(tmp_path: Path) -> None:
+    """A plan that was made before among them."""
+    code = """import sys, cli
+try:
+    cli.app(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+finally:
+    print('torch' in sys.modules, 'diffusers' in sys.modules)"""
+
+    def loaded(*words: str) -> str:
+        environment = {**os.environ, "BPS_BENCH_CACHE": str(tmp_path)}
+        environment.pop("BENCH_COCO17", None)
+        argv = [sys.executable, "-c", code, *words]
+        return subprocess.check_output(argv, cwd=ROOT, text=True, env=environment).splitlines()[-1]
+
+    plan = ("plan", "--method", "text-only")
+    assert loaded(*plan) == "True True"
+    for words in (("show", "results/emoji"), ("report", "--help"), plan):
+        assert loaded(*words) == "False False", words
+
+
 def test_a_run_shows_the_table_with_floor_ceiling_and_shuffled_rows(finished: Path) -> None:
     shown = bench("show", folder_of(finished, "bps")).output
     record = record_of(finished, "bps")

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from bench import registry, running
 from bench.base.load import load_base
@@ -21,6 +23,7 @@ from bench.content import sha256_bytes, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import Judge, JudgeCard, fetch_judge, judge_card, load_judge, vision
 from bench.judges.clip import bare_caption
+from bench.judges.vision import _resized, efficientnet_state, folded
 from bench.metrics.paired import retrieval_hits
 from bench.suites import resolve
 from bench.types import BenchError
@@ -404,3 +407,18 @@ def test_a_runs_judges_are_chosen_and_part_of_its_protocol(micro_folder: Path, t
     assert running.identify(resolve(replace(config, clip="none", judge="efficientnet-lite0"))) == plain
     asked = replace(config, judge=f"{__name__}:Grey")
     assert running.identify(resolve(asked)).protocol.judges["features"]["name"] == "grey"
+
+
+def test_norms_are_folded_into_convolutions_with_the_same_features(
+    efficientnet: Judge, images: np.ndarray, features: np.ndarray
+) -> None:
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network.load_state_dict(efficientnet_state(list(network.state_dict())))
+    network.reset_classifier(0)
+    pixels = (_resized(images, "cpu") - 127) / 128
+    with torch.inference_mode():
+        plain = network.eval()(pixels).numpy()
+        again = folded(network)(pixels).numpy()
+    assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    np.testing.assert_allclose(again, features, rtol=0, atol=1e-5 * np.abs(plain).max())
+    np.testing.assert_allclose(again, plain, rtol=0, atol=1e-5 * np.abs(plain).max())

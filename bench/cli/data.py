@@ -28,17 +28,21 @@ judges_app = Shell(
 base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
 
 
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Processes; else one a core, or one a GPU.")]
+
+
 @data_app.command("verify")
 @guarded
 @configured("suite", "data", *READING)
-def verify(*, asked: Asked) -> None:
+def verify(*, asked: Asked, jobs: Jobs = None) -> None:
     """Re-check the digests of a suite's data and look for leaks between its sides."""
     from bench.data.leaks import verify as verify_splits
     from bench.suites import find_data
 
     suite = find_data(asked.config)
     dataset, splits = suite.dataset(), suite.splits()
-    findings = verify_splits(dataset, splits)
+    with console_hooks() as hooks:
+        findings = verify_splits(dataset, splits, jobs=jobs or os.cpu_count() or 1, hooks=hooks)
     for finding in findings:
         aside(f"FAIL {finding.kind}: {finding.message}")
     if findings:
@@ -75,19 +79,24 @@ def export_data(
 @guarded
 @configured("suite", "data", "base", "base_variant", "side", "budget", "device", *READING, suite="coco17")
 def encode(*, asked: Asked) -> None:
-    """Encode a suite's images and captions with the base, once for all runs; a killed call goes on."""
+    """Encode a suite's images and captions with the base, once for all runs; a killed call goes on.
+
+    Several processes, of a launcher or started one by one, share the work.
+    """
     from bench.base.load import load_base
     from bench.content import Cache
     from bench.data.latents import encode_suite, size_words
     from bench.suites import suite_of, with_base
-    from bench.training.engine import find_device
+    from bench.training.engine import find_device, join, speaks
 
     suite = with_base(suite_of(asked.config))
     assert suite.base is not None, "with_base refuses suites without one"
-    base = load_base(suite.base, device=find_device(asked.config.device), variant=suite.variant)
+    device = find_device(asked.config.device)
+    join(device)  # several processes have a GPU each
+    base = load_base(suite.base, device=device, variant=suite.variant)
     with console_hooks() as hooks:
         encoded = encode_suite(suite, base=base, cache=Cache(), budget=asked.config.budget, hooks=hooks)
-    for side, shards in encoded.items():
+    for side, shards in encoded.items() if speaks() else ():
         say(
             f"{side}: {len(shards.ids)} items, {shards.views} view(s), {len(shards.paths)} shards, "
             f"{size_words(shards.bytes(len(shards.ids)))} in {shards.paths[0].parent.parent}"
@@ -108,25 +117,28 @@ def prepare(
     detectors: Annotated[
         Path | None, typer.Option(help="Folder of table5_pidinet.pth or ControlNetHED.pth.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Else one a core.")] = None,
+    jobs: Jobs = None,
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
     from bench.data.coco import SKIPPED
     from bench.data.coco.prepare import count_reasons, prepare_coco17
     from bench.data.latents import size_words
+    from bench.data.pool import visible_gpus
     from bench.training.engine import find_device
 
     if dataset != "coco17":
         raise unknown("data set to prepare", dataset, ("coco17",))
     recipe = replace(recipe, tasks=tuple(task for task in TASKS if task in recipe.tasks))
+    device = "cpu" if recipe.sketch == "canny" else find_device(asked.config.device)
+    most = len(visible_gpus()) if device == "cuda" else os.cpu_count() or 1
     with console_hooks() as hooks:
         report = prepare_coco17(
             root,
             out,
             recipe=recipe,
             weights=detectors,
-            device="cpu" if recipe.sketch == "canny" else find_device(asked.config.device),
-            jobs=jobs or os.cpu_count() or 1,
+            device=device,
+            jobs=jobs or most,
             hooks=hooks,
         )
     for name, count in report.items.items():

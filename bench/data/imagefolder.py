@@ -10,7 +10,7 @@ together on the first of them; near-duplicates of one side share a group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from bench.content import Cache, digest_json, sha256_bytes
 from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of
 from bench.data.likeness import GRID, alike, shrink
 from bench.data.picture import PictureError, decode
-from bench.data.splits import SIDES, Splits, side_digest
+from bench.data.splits import SIDES, OnDemand, Splits, side_digest
 from bench.types import BenchError, Example, some
 
 NAME = "folder"
@@ -141,11 +141,11 @@ class ImageFolder:
     def __getitem__(self, item_id: str) -> Example:
         """Read one item; KeyError for an unknown id, BenchError where its files were changed."""
         image, *conditions = self._pictures(self._rows[item_id])
-        layers = _Layers(image[..., :3], conditions)
+        pixels = image[..., :3]
+        given: dict[str, Any] = {"condition": lambda: conditions[0]} if conditions else {}
+        layers = OnDemand({**given, "sketch": lambda: _canny(pixels)})
         caption = self._rows[item_id].caption
-        return Example(
-            id=item_id, caption=caption, image=layers.image, layers=layers, photo=True, redraw=_canny
-        )
+        return Example(id=item_id, caption=caption, image=pixels, layers=layers, photo=True, redraw=_canny)
 
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the content digests of items; KeyError for an unknown id."""
@@ -257,25 +257,6 @@ class ImageFolder:
                 "the same size, so that they stay aligned."
             )
         return [_square(picture, self.reading.size) for picture in pictures]
-
-
-class _Layers(Mapping[str, np.ndarray]):
-    """The layers of a picture; a sketch costs time, so that it is drawn when it is asked for."""
-
-    def __init__(self, image: np.ndarray, conditions: Sequence[np.ndarray]) -> None:
-        self.image, self._given = image, dict(zip(("condition",), conditions, strict=False))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return _canny(self.image) if name == "sketch" else self._given[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*self._given, "sketch"))
-
-    def __len__(self) -> int:
-        return len(self._given) + 1
-
-    def __contains__(self, name: object) -> bool:
-        return name == "sketch" or name in self._given
 
 
 def _canny(image: np.ndarray) -> np.ndarray:

@@ -11,16 +11,18 @@ digest of their own bytes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from bench.base.weights import open_tensors
 from bench.config import Suite
 from bench.content import (
     Cache,
+    InUse,
     Lock,
     atomic_write,
     digest_json,
@@ -54,6 +57,17 @@ _AHEAD = 128  # conditions read before they are asked for
 
 Rows = Sequence[int] | np.ndarray
 Views = Sequence[int] | np.ndarray | int
+
+
+@runtime_checkable
+class Known(Protocol):
+    """What a data set has whose items can be told apart by what an encoder sees of them.
+
+    Shards of equal pictures and captions are then the same, whatever else is known of the items.
+    """
+
+    def contents(self, ids: Sequence[str]) -> list[str]:
+        """Return of each item a digest of its image and its caption."""
 
 
 class Prepared(ABC):
@@ -295,7 +309,8 @@ def encode(
     """Encode items into the cache's shards, those alone that are not there whole, and say where.
 
     Raises Stopped with the code of hooks.stop after giving up the shard at hand: the same call goes on with
-    it. Where another process encodes the same items, waits for it. BenchError where the disk is too small.
+    it. Other processes, here and on hosts that share the cache, encode other shards meanwhile; who finds
+    none left waits for theirs. BenchError where the disk is too small.
     """
     hooks = hooks or Hooks()
     shards = plan_shards(base, dataset=dataset, ids=ids, views=views, cache=cache)
@@ -303,50 +318,68 @@ def encode(
     if not missing:
         return shards
     _check_disk(shards, missing, cache.folder)  # a disk too small is said before anything is written
-    name = digest_json([path.stem for path in shards.paths])
-    turn = patient(lambda text: hooks.stage(text, 1), hooks.stop)
-    with Lock(cache.folder / "shards" / f".{name}.lock", about="encoding of these items", wait=turn):
-        cache.tidy()
-        missing = shards.missing(missing)  # another process may have written them meanwhile
-        if missing:
-            items, words = _check_disk(shards, missing, cache.folder)
-            hooks.stage(f"encode {words}", items)
-            _encode_missing(base, dataset, shards, missing, items, hooks)
+    cache.tidy()
+    wait = patient(lambda text: hooks.stage(text, 1), hooks.stop)
+    while missing:
+        items, words = _check_disk(shards, missing, cache.folder)
+        hooks.stage(f"encode {words}", items)
+        done = 0
+        for number in missing:
+            with contextlib.suppress(InUse), _taken(shards.paths[number]):
+                for count in _encode_shard(base, dataset, shards, number):
+                    hooks.tick(done + count, items)
+                    hooks.check_stop()
+            done += len(shards.rows(number))
+        missing = shards.missing(missing)
+        for number in missing:  # other processes have them
+            with _taken(shards.paths[number], wait=wait):
+                pass
+        missing = shards.missing(missing)
     return shards
 
 
-def _encode_missing(
-    base: Base, dataset: Dataset, shards: Shards, missing: Sequence[int], items: int, hooks: Hooks
-) -> None:
-    """Encode shards batch by batch while threads read on; each is written, with a note, when it is whole."""
+def _taken(path: Path, wait: Callable[[str], None] | None = None) -> Lock:
+    return Lock(path.with_suffix(".lock"), about="encoding of these items", wait=wait)
+
+
+def _encode_shard(base: Base, dataset: Dataset, shards: Shards, number: int) -> Iterator[int]:
+    """Encode a shard that is not there while threads read on; yield how many items are encoded.
+
+    It is written, with a note, when it is whole.
+    """
     import torch
     from safetensors.torch import save
 
-    done, at_once = 0, images_at_once(*dataset[shards.ids[0]].image.shape[:2])
+    ids, path = [shards.ids[row] for row in shards.rows(number)], shards.paths[number]
+    if _whole(path):
+        return
+    at_once = images_at_once(*dataset[ids[0]].shape[:2])
+    parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # of a batch, a view
+    captions: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for number in missing:
-            ids, path = [shards.ids[row] for row in shards.rows(number)], shards.paths[number]
-            examples = pool.map(dataset.__getitem__, ids)
-            parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # of a batch, a view
-            captions: list[str] = []
-            while batch := list(itertools.islice(examples, at_once)):
-                views = [batch, [mirrored(e) for e in batch]][: shards.views]
-                parts.append([_encoded(base, view) for view in views])
-                captions += [e.caption for e in batch]
-                if len(captions) == len(ids):
-                    by_view = list(zip(*parts, strict=True))
-                    tensors = {
-                        kind: torch.stack([torch.cat([b[at].cpu() for b in view]) for view in by_view])
-                        for at, kind in enumerate(("mean", "deviation"))
-                    }
-                    tensors["text"] = _rounded(base.encode_text(captions)).cpu()
-                    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-                    atomic_write(path, data)
-                    note = {"key": _key(base, dataset, ids, shards.views), "sha256": sha256_bytes(data)}
-                    write_json(path.with_suffix(".json"), note)
-                done += len(batch)
-                hooks.tick(done, items)
-                hooks.check_stop()
+        examples = pool.map(partial(_read, dataset), ids)
+        while batch := list(itertools.islice(examples, at_once)):
+            views = [batch, [mirrored(e) for e in batch]][: shards.views]
+            parts.append([_encoded(base, view) for view in views])
+            captions += [e.caption for e in batch]
+            if len(captions) == len(ids):
+                by_view = list(zip(*parts, strict=True))
+                tensors = {
+                    kind: torch.stack([torch.cat([batch[at].cpu() for batch in view]) for view in by_view])
+                    for at, kind in enumerate(("mean", "deviation"))
+                }
+                tensors["text"] = _rounded(base.encode_text(captions)).cpu()
+                data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+                atomic_write(path, data)
+                note = {"key": _key(base, dataset, ids, shards.views), "sha256": sha256_bytes(data)}
+                write_json(path.with_suffix(".json"), note)
+            yield len(captions)
+
+
+def _read(dataset: Dataset, item: str) -> Example:
+    """Read an item's image, which some data sets leave until somebody asks for it."""
+    example = dataset[item]
+    return replace(example, image=example.image, layers={})
 
 
 def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
@@ -437,7 +470,10 @@ def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mappin
     parts = {part: base.parts[part] for part in ("vae", *family.encoders, *family.tokenizers)}
     stored = {"kind": "shard", "version": VERSION, "text_dtype": TEXT_DTYPE}
     stored |= {"zero_empty": True} if base.zero_empty else {}
-    return {**stored, **parts, "data": dataset.digest, "ids": list(ids), "views": views}
+    seen: dict[str, Any] = {"data": dataset.digest, "ids": list(ids)}
+    if isinstance(dataset, Known):
+        seen = {"contents": dataset.contents(ids)}
+    return {**stored, **parts, **seen, "views": views}
 
 
 def _whole(path: Path) -> bool:

@@ -33,7 +33,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,8 +46,9 @@ from bench import content
 from bench import record as records
 from bench.content import Cache, Text, Whole, digest_arrays, digest_json, read_json, sha256_file, validated
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
+from bench.data.pool import in_processes
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
-from bench.types import BenchError, Dataset, Example, how_many, some
+from bench.types import BenchError, Dataset, Example, Hooks, how_many, some
 
 LIMITS: Mapping[str, float] = {"image": 0.97, "sketch": 0.95}
 NEAREST = 5
@@ -56,6 +59,7 @@ SCHEMA = 1  # of these files
 PRETRAINING = "pretraining and evaluation"
 SAME_NAME = "same name"
 _VERSION = 2  # raise it when a comparison may come out otherwise: cached ones are then made anew
+_CHUNK = 256  # items that are read, or pictures that are held, at once
 _DIGITS = 12  # of a drawing's digest that are kept beside a base
 _STYLE = re.compile(r", [\w-]+ style$")
 
@@ -211,15 +215,23 @@ def overlap(findings: Iterable[Finding]) -> int:
     return len({second for finding in findings if finding.leak for _, second in finding.pairs})
 
 
-def verify(dataset: Dataset, splits: Splits, *, cache: Cache | None = None) -> list[Finding]:
+def verify(
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    cache: Cache | None = None,
+    jobs: int = 1,
+    hooks: Hooks | None = None,
+) -> list[Finding]:
     """Check a data set against its committed splits; an empty list means all is well.
 
     Looks for ids on two sides, ids missing from or unknown to the splits, contents and side
     digests that differ from the committed ones, groups that straddle sides, and leaks of train
-    into val and test and of val into test. cache: where comparisons of equal contents are kept.
+    into val and test and of val into test. cache: where comparisons of equal contents are kept. jobs:
+    processes that read the items.
     """
     known, placed = set(dataset.ids), {item for side in SIDES for item in splits.side(side)}
-    changed = sorted(i for i, d in splits.items.items() if i in known and _digest_now(dataset, i) != d)
+    changed = _changed(dataset, {i: d for i, d in splits.items.items() if i in known}, jobs, hooks or Hooks())
     findings: list[Finding] = []
     for kind, words, ids in (
         ("missing id", "in the splits but not in the data", sorted(placed - known)),
@@ -531,8 +543,12 @@ def _near_images(first: Fingerprints, second: Fingerprints, told: set[Pair]) -> 
     rows, others = [i for i, _ in places], [j for _, j in places]
     if first.pictures is None:
         return _named(first, second, rows, others, [expected_likeness(bits[place]) for place in places])
-    own = first.pictures([first.ids[i] for i in rows])
-    return _named(first, second, rows, others, likeness(own, small[others]))
+    values: list[float] = []
+    for start in range(0, len(rows), _CHUNK):
+        near = slice(start, start + _CHUNK)
+        own = first.pictures([first.ids[i] for i in rows[near]])
+        values += likeness(own, small[others[near]]).tolist()
+    return _named(first, second, rows, others, values)
 
 
 def _named(
@@ -582,10 +598,31 @@ def _same_names(seen: Fingerprints, evaluation: Fingerprints) -> list[Finding]:
     return [Finding(kind=SAME_NAME, message=message, pairs=pairs, leak=False)]
 
 
+def _changed(dataset: Dataset, items: Mapping[str, str], jobs: int, hooks: Hooks) -> list[str]:
+    """Return the items whose contents, read now, have another digest."""
+    ids = list(items)
+    chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+    hooks.stage(f"read {len(ids)} items", len(ids))
+    done, changed = 0, []
+    read = in_processes(partial(_digests_now, dataset), chunks, jobs=min(jobs, len(chunks)) or 1)
+    with closing(read):
+        for digests in read:
+            changed += [item for item, digest in digests.items() if digest != items[item]]
+            done += len(digests)
+            hooks.tick(done, len(ids))
+            hooks.check_stop()
+    return sorted(changed)
+
+
+def _digests_now(dataset: Dataset, ids: Sequence[str]) -> dict[str, str | None]:
+    return {item: _digest_now(dataset, item) for item in ids}
+
+
 def _digest_now(dataset: Dataset, item: str) -> str | None:
     """Return the digest of an item as it is read now, None where it cannot be."""
     try:
-        example = dataset[item]  # which checks it where a digest is kept
+        example = dataset[item]
+        _ = example.image, dict(example.layers)  # which are checked where digests are kept
         return dataset.item_digests([item])[item] if isinstance(dataset, Stored) else item_digest(example)
     except BenchError:
         return None

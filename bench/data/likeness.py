@@ -23,6 +23,7 @@ REACH = 2
 WINDOW = GRID - 2 * REACH
 FLOOR = 0.9  # pairs less alike than this are of no interest
 _FINE, _COARSE = 2, 6
+_ROWS = 8192  # of the first side that all of the second are held against at once
 _BLOCK = 256  # pictures described at once: memory, not speed, would run out
 # luminance, red against blue, green against both: orthonormal, so that distances stay those of RGB
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32)
@@ -58,11 +59,16 @@ def alike(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     first [N,64,64(,3)], second [M,64,64(,3)] uint8 -> [P] int64, [P] int64, [P] float32, in order of rows.
     """
-    own, best = middle(first), np.zeros((len(first), len(second)), np.float32)
-    for other in views(second):
-        np.maximum(best, own @ other.T, out=best)
-    rows, others = np.nonzero(best > FLOOR)
-    return rows, others, best[rows, others]
+    found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32))]
+    for start in range(0, len(first), _ROWS):
+        own = middle(first[start : start + _ROWS])
+        best = np.zeros((len(own), len(second)), np.float32)
+        for other in views(second):
+            np.maximum(best, own @ other.T, out=best)
+        rows, others = np.nonzero(best > FLOOR)
+        found.append((rows + start, others, best[rows, others]))
+    rows, others, values = (np.concatenate(part) for part in zip(*found, strict=True))
+    return rows, others, values
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ What leaks from one side to another is found by bench.data.leaks.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -73,6 +73,52 @@ class _File(TypedDict):
     dataset: Text
     sides: Annotated[dict[Literal["train", "val", "test"], _Side], MinLen(len(SIDES))]
     groups: NotRequired[dict[Name, Text]]
+
+
+class OnDemand(Mapping[str, np.ndarray]):
+    """Layers by name, each made when it is first asked for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        self._makers, self._made = makers, dict[str, np.ndarray]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Make a layer, once."""
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a layer; makes none."""
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names."""
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._makers)
+
+
+class _OnDisk(Example):
+    """An item whose image is read when it is first asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = vars(self).get("_shape") or self.image.shape
+        return shape
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "image" or "_read" not in vars(self):
+            raise AttributeError(name)
+        return vars(self).setdefault("image", vars(self)["_read"]())
+
+
+def on_disk(read: Callable[[], np.ndarray], shape: tuple[int, ...], **about: Any) -> Example:
+    """Return an item whose image, of a known shape, is read when it is first asked for; about: the rest."""
+    item = object.__new__(_OnDisk)
+    vars(item).update(about, _read=read, _shape=shape)
+    return item
 
 
 class Items(Sequence[Example]):

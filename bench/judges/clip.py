@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from bench.content import Count, Name, Text, digest_json, read_json, sha256_file
 from bench.judges import Judge, JudgeCard, Source, check_digest, need_file
+from bench.judges.vision import folded
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _judge(
             f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give files of that model."
         ) from error
 
-    model.eval()
+    folded(model.eval().visual)
 
     def images(batch: np.ndarray) -> torch.Tensor:
         return model.encode_image(preprocess_images(batch, transform).to(device))

@@ -66,13 +66,37 @@ class EfficientNet:
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         network.load_state_dict(efficientnet_state(list(network.state_dict())))
         network.reset_classifier(0)
-        network.eval().to(device, memory_format=torch.channels_last)
+        folded(network.eval()).to(device)
 
         def images(batch: np.ndarray) -> torch.Tensor:
             x = (_resized(batch, device) - 127) / 128
             return network(x.contiguous(memory_format=torch.channels_last))
 
         return Judge(card, images=images, side=_SIDE)
+
+
+def folded(network: torch.nn.Module) -> torch.nn.Module:
+    """Fold timm's frozen batch norms into the convolutions before them, in place: same features, less work.
+
+    One in three operations of an EfficientNet on a CPU is such a norm. What has any is laid out
+    channels last; other networks stay as they are.
+    """
+    import torch
+    from timm.layers import BatchNormAct2d
+    from torch.nn.utils import fuse_conv_bn_weights
+
+    found, conv = False, None
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Conv2d):
+                conv = child
+            elif isinstance(child, BatchNormAct2d) and conv is not None:
+                mean, variance = child.running_mean, child.running_var
+                norm = (mean, variance, child.eps, child.weight, child.bias)
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
+                setattr(parent, name, child.act)
+                found = True
+    return network.to(memory_format=torch.channels_last) if found else network
 
 
 def efficientnet_state(names: Sequence[str]) -> dict[str, torch.Tensor]:

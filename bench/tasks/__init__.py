@@ -27,7 +27,7 @@ def need_layer(example: Example, name: str) -> np.ndarray:
 def need_map(example: Example, name: str) -> np.ndarray:
     """Return a layer of one number a pixel, [H,W] uint8 of the image's size; BenchError if not."""
     layer = need_layer(example, name)
-    _check(layer, example.image.shape[:2], f"layer '{name}' of item {example.id}")
+    _check(layer, example.shape[:2], f"layer '{name}' of item {example.id}")
     return layer
 
 
@@ -54,9 +54,9 @@ def nothing(palette: np.ndarray) -> np.ndarray:
 
 def emptied(example: Example) -> Example:
     """Return an item of equal size and palette of which nothing is known: no line, class, box, colour."""
-    paper = np.zeros(example.image.shape[:2], dtype=np.uint8)
+    paper = np.zeros(example.shape[:2], dtype=np.uint8)
     empty = {"sketch": paper, "classes": paper, "boxes": np.zeros((0, 5), dtype=np.uint8)}
-    empty["colours"] = np.full(example.image.shape, 255, dtype=np.uint8)
+    empty["colours"] = np.full(example.shape, 255, dtype=np.uint8)
     others = {name: np.zeros_like(example.layers[name]) for name in example.layers if name not in empty}
     return replace(
         example, layers={**others, **empty}, photo=True
@@ -76,7 +76,7 @@ def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:
 
 def check_sample(image: np.ndarray, example: Example) -> None:
     """Raise BenchError if an image is not [H,W,3] uint8 of the size of the item's own."""
-    _check(image, example.image.shape, f"an image for item {example.id}")
+    _check(image, example.shape, f"an image for item {example.id}")
 
 
 def as_condition(picture: np.ndarray) -> np.ndarray:

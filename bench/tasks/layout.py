@@ -35,7 +35,7 @@ class Layout:
         """
         boxes = _boxes(example)
         palette = need_palette(example, boxes[:, 0])
-        picture = np.full(example.image.shape, nothing(palette), dtype=np.uint8)
+        picture = np.full(example.shape, nothing(palette), dtype=np.uint8)
         areas = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
         for label, x0, y0, x1, y1 in boxes[np.argsort(-areas, kind="stable")]:
             picture[y0:y1, x0:x1] = palette[label]
@@ -59,7 +59,7 @@ class Layout:
 
 def _boxes(example: Example) -> np.ndarray:
     boxes = need_layer(example, "boxes").astype(np.int64)
-    height, width = example.image.shape[:2]
+    height, width = example.shape[:2]
     if boxes.ndim != 2 or boxes.shape[1] != 5:
         raise BenchError(f"boxes of item {example.id} must be [M,5], got {boxes.shape}")
     if not len(boxes) and not example.photo:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,16 @@ import pytest
 from PIL import Image
 
 from bench import registry
-from bench.content import Lock, read_json, sha256_file, write_json
+from bench.content import Cache, Lock, read_json, sha256_file, write_json
+from bench.data import leaks
 from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17, read_table, splits_of, table_path, write_table
 from bench.data.coco.draw import caption_of, frame_of, load_sketcher
 from bench.data.coco.official import read_official
 from bench.data.coco.prepare import estimate_bytes, prepare_coco17
+from bench.data.latents import plan_shards
 from bench.data.leaks import verify
+from bench.data.pool import in_processes
 from bench.types import BenchError, Hooks, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench
@@ -238,12 +243,84 @@ def test_a_changed_picture_is_noticed_when_it_is_read(prepared: Path, tmp_path: 
     Image.fromarray(image).save(path)
     data = Coco17(tmp_path / "copy")
     with pytest.raises(BenchError, match="000000000103 .* is not what was prepared"):
-        data["000000000103"]
+        _ = data["000000000103"].image
     assert [f.kind for f in verify(data, splits_of(data))] == ["changed item"]
     table = table_path(tmp_path / "copy", "val2017")
     table.write_bytes(table.read_bytes()[:-1] + b"?")
     with pytest.raises(BenchError, match="not the file its record names"):
         Coco17(tmp_path / "copy")
+
+
+def test_a_changed_map_is_noticed_too(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "copy")
+    path = tmp_path / "copy" / "classes" / "train2017" / "000000000013.png"
+    Image.fromarray(np.array(Image.open(path)) ^ 1).save(path)
+    data = Coco17(tmp_path / "copy")
+    _ = data["000000000013"].image
+    with pytest.raises(BenchError, match="000000000013 .* is not what was prepared"):
+        data["000000000013"].layers["classes"]
+    assert [f.kind for f in verify(data, splits_of(data))] == ["changed item"]
+
+
+def test_items_are_read_by_several_processes_that_tell_how_far_they_are(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaks, "_CHUNK", 8)
+    data, seen, hooks = Coco17(prepared), list[tuple[int, int]](), Hooks()
+    vars(hooks).update(tick=lambda done, total, note="": seen.append((done, total)))
+    assert verify(data, splits_of(data), jobs=2, hooks=hooks) == []
+    count = len(data)
+    assert len(seen) == -(-count // 8) and seen[-1] == (count, count)
+
+
+@pytest.mark.parametrize(
+    ("task", "read"),
+    [
+        ("sketch", {"sketch"}),
+        ("segmentation", {"classes"}),
+        ("layout", set[str]()),
+        ("drawing", {"images", "sketch"}),
+    ],
+)
+def test_a_condition_reads_what_its_task_needs(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, task: str, read: set[str]
+) -> None:
+    data, layers = Coco17(prepared), list[str]()
+    picture = data._picture
+    monkeypatch.setattr(data, "_picture", lambda layer, item: (layers.append(layer), picture(layer, item))[1])
+    example = data["000000000013"]
+    assert example.caption and not layers
+    registry.load("task", task).condition(example)
+    assert sorted(layers) == sorted(read)
+
+
+def test_equal_pictures_and_captions_are_encoded_once_whatever_tasks_there_are(
+    root: Path, prepared: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(size=64, sketch="canny", tasks=("sketch",))
+    prepare_coco17(root, tmp_path / "one", recipe=recipe, piece=4)
+    few, all_tasks = Coco17(tmp_path / "one"), Coco17(prepared)
+    assert few.digest != all_tasks.digest and few.ids == all_tasks.ids
+
+    def paths(data: Coco17) -> tuple[Path, ...]:
+        base: Any = SimpleNamespace(
+            parts=dict.fromkeys(("vae", "text_encoder", "tokenizer"), ""),
+            family=SimpleNamespace(encoders=("text_encoder",), tokenizers=("tokenizer",)),
+            zero_empty=False,
+            downscale=8,
+            vae=SimpleNamespace(config=SimpleNamespace(latent_channels=4)),
+            text_shape=(7, 8),
+        )
+        return plan_shards(base, dataset=data, ids=data.ids, views=1, cache=Cache(tmp_path)).paths
+
+    assert paths(few) == paths(all_tasks)
+    cropped = prepare_coco17(root, tmp_path / "crop", recipe=replace(recipe, resize="squash"), piece=4)
+    assert paths(Coco17(cropped.folder)) != paths(few)
+
+
+def test_processes_on_gpus_see_one_each() -> None:
+    seen = in_processes(os.getenv, ["CUDA_VISIBLE_DEVICES"] * 8, jobs=2, gpus=("5", "7"))
+    assert set(seen) <= {"5", "7"}
 
 
 def tampered(prepared: Path, folder: Path, change: Change = lambda t: t) -> Path:

@@ -256,31 +256,35 @@ def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:
     assert names(ids=IDS[:4]) < names()
 
 
-def test_items_that_another_process_encodes_are_waited_for_and_not_written_twice(
+def test_processes_share_the_shards_and_the_last_ones_are_waited_for(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """While another is at the first shard, the other two are written here."""
     monkeypatch.setattr(content, "_TRY_SECONDS", 0.01)
     begun, seen = threading.Event(), threading.Event()
     said: list[str] = []
     done: list[int] = []
+    theirs: list[int] = []
 
-    def hold(name: str, total: int) -> None:
+    def hold(count: int, total: int) -> None:
+        theirs.append(count)
         begun.set()
         seen.wait(60)
 
     def tell(name: str, total: int) -> None:
         said.append(name)
-        seen.set()
+        if len(said) == 2:
+            seen.set()
 
-    other = threading.Thread(target=encode_some, args=(base, tmp_path), kwargs={"stage": hold})
+    monkeypatch.setattr(latents_module, "images_at_once", lambda height, width: 2)
+    other = threading.Thread(target=encode_some, args=(base, tmp_path), kwargs={"tick": hold})
     other.start()
     begun.wait(60)
-    with pytest.raises(Stopped):
-        encode_some(base, tmp_path, stop=lambda: 143)
     encode_some(base, tmp_path, stage=tell, tick=lambda count, total: done.append(count))
     other.join()
-    assert len(said) == 1 and str(os.getpid()) in said[0] and not done
-    assert len(written(tmp_path)) == 3 and not list(tmp_path.rglob(".*"))
+    assert theirs == [2, 4] and done == [6, 8, 10]
+    assert len(said) == 2 and str(os.getpid()) in said[1]
+    assert len(written(tmp_path)) == 3 and not list(tmp_path.rglob("*.lock"))
 
 
 def test_latents_in_memory_are_the_same_cold_and_warm(base: Base, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from bench.content import Cache, read_json, read_npz, sha256_file, write_json, write_npz
+from bench.data import likeness as likenesses
 from bench.data.leaks import (
     ARRAYS,
     LIMITS,
@@ -127,6 +128,17 @@ def test_pairs_that_are_alike_are_those_that_a_full_comparison_finds() -> None:
     assert len(values) > 25  # the pictures that are on both sides, and others
     assert set(zip(rows, others, strict=True)) == set(zip(*np.nonzero(full > FLOOR), strict=True))
     assert values == pytest.approx(full[rows, others], abs=1e-5)
+
+
+def test_no_matrix_of_all_pairs_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, described = OpenMoji64(), list[int]()
+    first, second = data.images[:150], data.images[100:210:2]
+    whole = alike(first, second)
+    monkeypatch.setattr(likenesses, "_ROWS", 32)
+    monkeypatch.setattr(likenesses, "middle", lambda x: (described.append(len(x)), middle(x))[1])
+    for part, all_at_once in zip(alike(first, second), whole, strict=True):
+        np.testing.assert_allclose(part, all_at_once, atol=1e-6)
+    assert described == [32, 32, 32, 32, 22]
 
 
 def test_likeness_is_blind_to_brightness_and_sees_a_drawing_in_itself() -> None:
@@ -346,6 +358,7 @@ def test_codes_tell_what_a_full_comparison_tells() -> None:
 
 def test_a_comparison_by_codes_is_kept_by_content(tmp_path: Path) -> None:
     train, evaluation = pictures(5, 4), pictures(3, 5)
+    evaluation[0] = train[0]  # codes tell that this pair is to be looked at
     calls: list[int] = []
 
     def small(ids: Sequence[str]) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,19 @@ from bench.content import (
     validated,
 )
 from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
-from bench.data.coco.draw import as_example, palette_of, redrawer
+from bench.data.coco.draw import colours_of, palette_of, redrawer
 from bench.data.coco.official import Category
 from bench.data.leaks import BITS, Fingerprints, codes_of, compare
 from bench.data.likeness import GRID, shrink
 from bench.data.picture import read_exact
-from bench.data.splits import Splits, item_digest, side_digest
+from bench.data.splits import OnDemand, Splits, item_digest, on_disk, side_digest
 from bench.randomness import pick_items
 from bench.types import BenchError, Example
 
 VARIABLE = "BENCH_COCO17"
 _SMALL = (GRID, GRID, 3)
-SCHEMA = 3  # of a prepared folder: 1 had tables of another format, 2 one caption of each picture
+SCHEMA = 3  # of a prepared folder: 1 had tables of another format, 2 one caption and no digests of maps
+_IMAGES = "images"
 _HELD_OUT = 24  # one in so many of train2017 is for choosing on: as many as val2017 has
 ATTRIBUTION = (
     "Captions and annotations: COCO 2017 (https://cocodataset.org), CC BY 4.0; images: Flickr users, "
@@ -113,24 +115,42 @@ class Coco17:
         return len(self.ids)
 
     def __getitem__(self, item_id: str) -> Example:
-        """Read one item; KeyError for an unknown id, BenchError for one that is not what it was."""
-        row, image = self._place[item_id][1], self._picture("images", item_id)
-        layers = {layer: self._picture(layer, item_id) for layer in self.recipe.maps}
-        if self.recipe.boxes:
-            layers["boxes"] = np.array(row["boxes"], np.int32).reshape(-1, 5)
-        caption, palette, recipe = row["caption"], self.palette, self.recipe
-        example = as_example(item_id, caption, image, layers, palette=palette, recipe=recipe)
-        example = replace(example, redraw=self._redraw, class_names=self.class_names)
-        if item_digest(example) != row["item"].hex():
-            raise BenchError(
-                f"item {item_id} in {self.folder} is not what was prepared: its files were changed. {_ANEW}"
-            )
-        return example
+        """Return one item, whose pictures are read as they are asked for; KeyError for an unknown id.
+
+        Asking for a picture that is not what it was is a BenchError.
+        """
+        row, recipe = self._place[item_id][1], self.recipe
+        read = {layer: cache(partial(self._picture, layer, item_id)) for layer in (_IMAGES, *recipe.maps)}
+        layers: dict[str, Callable[[], np.ndarray]] = {layer: read[layer] for layer in recipe.maps}
+        if recipe.boxes:
+            layers["boxes"] = lambda: np.array(row["boxes"], np.int32).reshape(-1, 5)
+        if "drawing" in recipe.tasks:
+            layers["colours"] = lambda: colours_of(read[_IMAGES]())
+        return on_disk(
+            read[_IMAGES],
+            (recipe.size, recipe.size, 3),
+            id=item_id,
+            caption=row["caption"],
+            layers=OnDemand(layers),
+            palette=self.palette if len(self.palette) > 1 else None,
+            photo=True,
+            redraw=self._redraw,
+            class_names=self.class_names,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pass the folder to another process, which reads its tables once."""
+        return _opened, (self.folder,)
 
     def captions_of(self, item_id: str) -> Sequence[str]:
         """Return all captions of an item; KeyError for an unknown id."""
         captions: Sequence[str] = self._place[item_id][1]["captions"]
         return captions
+
+    def contents(self, ids: Sequence[str]) -> list[str]:
+        """Return of each item a digest of image and caption, all that an encoder sees; KeyError as above."""
+        rows = [self._place[item][1] for item in ids]
+        return [digest_json([row["image"].hex(), row["caption"]]) for row in rows]
 
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the content digests of items; KeyError for an unknown id."""
@@ -152,15 +172,26 @@ class Coco17:
         """Return small pictures of items, [N,64,64,3] uint8."""
         kept = [(item, self._place[item][1]["small"]) for item in ids]
         small = [
-            shrink(self._picture("images", i)) if s is None else np.frombuffer(s, np.uint8) for i, s in kept
+            shrink(self._picture(_IMAGES, i)) if s is None else np.frombuffer(s, np.uint8) for i, s in kept
         ]
         return np.array([picture.reshape(_SMALL) for picture in small], np.uint8).reshape(-1, *_SMALL)
 
     def _picture(self, layer: str, item: str) -> np.ndarray:
-        """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8."""
-        path = inside(self.folder / layer / self._place[item][0], f"{item}.png")
-        size = self.recipe.size, self.recipe.size
-        return read_exact(path, advice=_ANEW, size=size, mode="RGB" if layer == "images" else "L")
+        """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8; BenchError where it was changed."""
+        (name, row), image = self._place[item], layer == _IMAGES
+        path, size = inside(self.folder / layer / name, f"{item}.png"), (self.recipe.size, self.recipe.size)
+        pixels = read_exact(path, advice=_ANEW, size=size, mode="RGB" if image else "L")
+        kept = dict(zip((_IMAGES, *self.recipe.maps), (row["image"], *row["maps"]), strict=False))
+        if digest_arrays(image=pixels) != kept[layer].hex():
+            raise BenchError(
+                f"item {item} in {self.folder} is not what was prepared: {path} was changed. {_ANEW}"
+            )
+        return pixels
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path) -> Coco17:
+    return Coco17(folder)
 
 
 def splits_of(data: Coco17, *, tune: bool = False) -> Splits:
@@ -199,13 +230,18 @@ def table_path(folder: Path, name: str) -> Path:
 
 
 def table_of(
-    examples: Sequence[Example], *, small: bool, captions: Mapping[str, Sequence[str]] | None = None
+    examples: Sequence[Example],
+    *,
+    small: bool,
+    maps: Sequence[str] = (),
+    captions: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
     """Return what is kept of items beside their pictures as a pyarrow table, a row an item.
 
-    captions: all of each item, by id; its one where None.
-    image, item: SHA-256 of the pixels, and of image, caption and layers. boxes: [M,5] int32, flat. code:
-    see bench.data.leaks. small: [64,64,3] uint8 for near-duplicates; kept of evaluation sets alone.
+    captions: all of each item, by id; its one where None. maps: the layers that are stored.
+    image, maps, item: SHA-256 of the pixels, of each map, and of image, caption and layers. boxes: [M,5]
+    int32, flat. code: see bench.data.leaks. small: [64,64,3] uint8 for near-duplicates; kept of evaluation
+    sets alone.
     """
     import pyarrow as pa
 
@@ -215,6 +251,7 @@ def table_of(
         "caption": [e.caption for e in examples],
         "captions": [[e.caption] if captions is None else list(captions[e.id]) for e in examples],
         "image": [bytes.fromhex(digest_arrays(image=e.image)) for e in examples],
+        "maps": [[bytes.fromhex(digest_arrays(image=e.layers[m])) for m in maps] for e in examples],
         "item": [bytes.fromhex(item_digest(e)) for e in examples],
         "boxes": [e.layers["boxes"].ravel().tolist() if "boxes" in e.layers else [] for e in examples],
         "code": [code.tobytes() for code in codes_of(np.array(shrunk, np.uint8))],
@@ -267,6 +304,7 @@ def _schema() -> Any:
         "caption": pa.string(),
         "captions": pa.list_(pa.string()),
         "image": pa.binary(32),
+        "maps": pa.list_(pa.binary(32)),
         "item": pa.binary(32),
         "boxes": pa.list_(pa.int32()),
         "code": pa.binary(BITS // 8),

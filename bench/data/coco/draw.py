@@ -156,29 +156,21 @@ def draw(
         layers["classes"] = frame.map(_classes(picture, classes))
     if recipe.boxes:
         layers["boxes"] = frame.boxes((classes[int(b[0])], *b[1:]) for b in picture.boxes)
-    caption, palette = caption_of(picture.id, picture.captions), palette_of(categories)
-    return as_example(picture.name, caption, image, layers, palette=palette, recipe=recipe)
-
-
-def as_example(
-    item: str,
-    caption: str,
-    image: np.ndarray,
-    layers: Mapping[str, np.ndarray],
-    *,
-    palette: np.ndarray,
-    recipe: Recipe,
-) -> Example:
-    """Join an item's stored parts with what follows from them: coarse colours."""
-    more = {"colours": coarse_colours(image, cells=CELLS)} if "drawing" in recipe.tasks else {}
+    if "drawing" in recipe.tasks:
+        layers["colours"] = colours_of(image)
     return Example(
-        id=item,
-        caption=caption,
+        id=picture.name,
+        caption=caption_of(picture.id, picture.captions),
         image=image,
-        layers={**layers, **more},
-        palette=palette if len(palette) > 1 else None,
+        layers=layers,
+        palette=palette_of(categories) if categories else None,
         photo=True,
     )
+
+
+def colours_of(image: np.ndarray) -> np.ndarray:
+    """Return the layer of coarse colours, [S,S,3] uint8."""
+    return coarse_colours(image, cells=CELLS)
 
 
 def redrawer(recipe: Recipe, protocol: Mapping[str, str]) -> Sketcher | None:

@@ -12,14 +12,9 @@ processes; a finished piece is kept in parts/, so that a killed run goes on.
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +28,7 @@ from bench.data.coco.draw import Broken, describe_sketch, draw, load_sketcher, p
 from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
 from bench.data.latents import size_words
 from bench.data.leaks import Finding, compare
+from bench.data.pool import in_processes, visible_gpus
 from bench.types import BenchError, Example, Hooks, how_many
 
 BEGUN = "begun.json"
@@ -87,10 +83,10 @@ def prepare_coco17(
 ) -> Report:
     """Prepare a COCO 2017 root into a folder, or go on where a killed run stopped.
 
-    weights: folder of the sketch network. jobs: processes. piece: pictures drawn between two looks at
-    hooks.stop; finished pieces are kept. The same recipe gives the same bytes, whatever jobs is. BenchError
-    for missing or inconsistent files, too small a disk, a folder begun with other options, and one that
-    another process prepares.
+    weights: folder of the sketch network. jobs: processes; on "cuda" each has one of the GPUs. piece:
+    pictures drawn between two looks at hooks.stop; finished pieces are kept. The same recipe gives the same
+    bytes, whatever jobs is. BenchError for missing or inconsistent files, too small a disk, a folder begun
+    with other options, and one that another process prepares.
     """
     hooks = hooks or Hooks()
     if "sketch" in recipe.maps:  # what is missing is said before minutes of reading
@@ -226,46 +222,13 @@ def _draw(pieces: Sequence[Piece], *, jobs: int, hooks: Hooks) -> None:
     done = total - sum(len(p.pictures) for p in waiting)
     hooks.stage("prepare", total)
     hooks.tick(done, total)
-    with closing(_drawn(waiting, jobs)) as counts:
+    gpus = visible_gpus() if any(piece.device == "cuda" for piece in waiting) else ()
+    with closing(in_processes(draw_piece, waiting, jobs=jobs, gpus=gpus)) as counts:
         for count in counts:
             done += count
             hooks.tick(done, total)
             if done < total:
                 hooks.check_stop()
-
-
-def _drawn(pieces: Sequence[Piece], jobs: int) -> Generator[int, None, None]:
-    """Draw pieces and yield the number of pictures of each finished one; closing leaves the rest."""
-    from multiprocessing import get_context
-
-    if jobs == 1:
-        yield from map(draw_piece, pieces)
-        return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    try:
-        for future in as_completed([pool.submit(draw_piece, piece) for piece in pieces]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise BenchError(
-            "a drawing process died (out of memory?). Finished pieces are kept: run the same command "
-            "again, with fewer --jobs."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """In a process: leave Ctrl-C to the parent, and end with it even if it is killed."""
-    from multiprocessing import parent_process
-
-    def watch() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def draw_piece(piece: Piece) -> int:
@@ -291,7 +254,7 @@ def draw_piece(piece: Piece) -> int:
         kept.append(example)
     write_json(piece.path.with_suffix(".json"), [asdict(s) for s in skipped])
     captions = {picture.name: picture.captions for picture in piece.pictures}
-    write_table(piece.path, table_of(kept, small=piece.set == VAL, captions=captions))
+    write_table(piece.path, table_of(kept, small=piece.set == VAL, maps=recipe.maps, captions=captions))
     return len(piece.pictures)
 
 
