@@ -228,16 +228,18 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal
     try:
         record = run.all()
         timing = measure(run, Amount(steps=_STEPS, batches=1))
+        writer = Writer(place / f"{run.processes.process_index}.ckpt", keep=1)
         weights, begun = Trainable(run.denoiser), time.perf_counter()
-        Writer(place / "rehearsal.ckpt", keep=1).save(step=0, weights=weights)
-        copied = sum(t.numel() * t.element_size() for t in weights.parameters.values())
-        copied = copied / (time.perf_counter() - begun)
+        writer.save(step=0, weights=weights)
+        seconds = time.perf_counter() - begun
+        copied = sum(t.numel() * t.element_size() for t in weights.parameters.values()) / seconds
+        writer.close()
         images, begun = run.eval_data.images(range(min(4, len(run.eval_ids)))), time.perf_counter()
         run.base.encode_posterior(images)
         run.base.encode_text(["a picture"] * len(images))
         encoded = (time.perf_counter() - begun) / len(images)
-    finally:
         run.processes.wait_for_everyone()
+    finally:
         if speaks():
             shutil.rmtree(place, ignore_errors=True)
     judged = (record.cost.score_seconds or 0.0) / record.splits.eval.n

@@ -841,8 +841,8 @@ def _hours(
     """Return hours of training, and of sampling one image."""
     setting, images = work.setting, steps * work.setting.training.batch
     if timing is not None:
-        rate, share = timing.train_images_per_second, timing.sample_seconds_per_image / setting.processes
-        return images / rate / 3600 if rate else 0.0, share / 3600
+        rate = timing.train_images_per_second
+        return images / rate / 3600 if rate else 0.0, timing.sample_seconds_per_image / 3600
     if work.gpu is None:
         return (None if steps else 0.0), None
     again = 4 / 3 if setting.execution.gradient_checkpointing else 1.0  # a forward pass beside 1 + 2
