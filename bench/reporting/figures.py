@@ -82,6 +82,7 @@ _SHOWN, _MOST = 8, 10  # items and rows of a gallery: more columns would be too 
 _LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)}
 SAMPLES = "samples of the same items from the same initial noise"
 CURVES = "training curves, first seed"
+LEARNING_CURVE = f"quality by {_AXES['train_images']}"
 _FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
 _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120

@@ -29,7 +29,7 @@ from bench.reporting.compare import (
     findings,
 )
 from bench.reporting.differences import Difference, verdict
-from bench.reporting.figures import CURVES, SAMPLES, Gallery, Pictures, looks
+from bench.reporting.figures import CURVES, LEARNING_CURVE, SAMPLES, Gallery, Pictures, looks
 from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Row, Table
 from bench.reporting.render import filled, json_text
 from bench.reporting.tables import (
@@ -171,9 +171,10 @@ class Pages:
 
     @property
     def figures(self) -> dict[str, str]:
-        """The few figures of the README, file -> what it shows: samples, cost, samples of an ablation."""
+        """The few figures of the README, file -> what it shows: samples, learning curve, cost, ablation."""
         wanted = {
             "samples": "the same items by every method, from the same initial noise",
+            LEARNING_CURVE: "fidelity, KID and condition gains by training images and by multiply-adds",
             "cost": "quality against cost",
             SAMPLES: SAMPLES,
         }
