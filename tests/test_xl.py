@@ -23,6 +23,8 @@ from bench.base.load import Base, load_base
 from bench.base.random import build_base, shape_like, write_random_base
 from bench.base.snapshot import find_snapshot
 from bench.config import Sampler
+from bench.cost import count_parameters
+from bench.plan import build_meta
 from bench.sampling import build_scheduler, sample_latents
 from bench.types import BenchError
 from bps import BPSAdapter, steered
@@ -132,6 +134,23 @@ def test_a_method_samples_what_diffusers_pipeline_does(method: str, base: Base, 
     assert torch.allclose(ours, theirs, atol=1e-4)
     if method != "text-only":
         assert (ours - drawn("text-only", base, condition, noise)[1]).abs().max() > 1e-2
+
+
+COUNTS = {
+    "bps": 404_981_440,
+    "controlnet": 1_251_013_872,
+    "t2i-adapter": 77_553_600,
+    "lora-concat": 29_470_720,
+}
+
+
+@pytest.mark.slow
+def test_at_full_width_methods_train_what_the_docs_say() -> None:
+    base, task = build_base(shape_like("sdxl"), encoders=False), registry.load("task", "sketch")
+    for name, parameters in COUNTS.items():
+        method = registry.load("method", name)
+        denoiser = build_meta(method, base=base, task=task, options=method.options)
+        assert count_parameters(denoiser)[1] == parameters, name
 
 
 def test_adapters_at_full_width_have_the_shapes_of_the_published_ones() -> None:
