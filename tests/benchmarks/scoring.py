@@ -12,6 +12,7 @@ it, each image judged once by each tool. reports: `bench report` of the records 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import resource
@@ -108,7 +109,8 @@ def command(checkout: Path, words: Sequence[str]) -> tuple[float, float]:
     own = checkout / ".venv" / "bin" / "python"
     before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     argv = [str(own if own.exists() else sys.executable), "cli.py", *words]
-    subprocess.run(argv, cwd=checkout, check=True, capture_output=True)
+    if subprocess.run(argv, cwd=checkout, capture_output=True).returncode:
+        return math.nan, math.nan  # an older program may not have it
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return time.perf_counter() - clock, used
