@@ -22,7 +22,7 @@ from bench.base.load import load_base
 from bench.content import sha256_bytes, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.judges import Judge, JudgeCard, fetch_judge, judge_card, load_judge, vision
-from bench.judges.clip import bare_caption
+from bench.judges.clip import OpenClip, bare_caption
 from bench.judges.vision import _resized, efficientnet_state, folded
 from bench.metrics.paired import retrieval_hits
 from bench.suites import resolve
@@ -140,6 +140,20 @@ def test_a_clip_judge_is_a_model_and_a_tag_that_fit(tmp_path: Path, name: str, s
         judge_card(f"open-clip/{name}", weights=weights)
     card = judge_card("open-clip/ViT-L-14-quickgelu/openai", weights=weights)
     assert card.name == f"ViT-L-14-quickgelu/openai {sha256_file(weights)[:8]}"
+
+
+def test_every_tag_of_open_clip_is_a_judge_or_names_the_one_that_is() -> None:
+    import open_clip
+
+    refused = 0
+    for model, tag in open_clip.list_pretrained():
+        try:
+            source = OpenClip().source(f"open-clip/{model}/{tag}")
+        except BenchError as error:
+            refused += 1
+            source = OpenClip().source(str(error).rpartition(" ")[2].rstrip("."))
+        assert source.repo and source.stem.endswith(f"-{tag}")
+    assert 0 < refused < 40
 
 
 @pytest.fixture

@@ -91,15 +91,12 @@ class OpenClip:
     def source(self, name: str) -> Source:
         """Return who publishes a tag's weights."""
         model, tag, known = _tagged(name)
-        url, repo = str(known.get("url", "")), str(known.get("hf_hub", ""))
-        folder, _, file = repo.rpartition("/")
-        digest = next(iter(re.findall(r"[0-9a-f]{64}", url)), "")
+        repo, _, file = str(known.get("hf_hub", "")).rpartition("/")
         return Source(
             stem=f"open-clip-{model}-{tag}",
-            file=(file or _FILE) if repo else Path(url).name or "your own file",
-            repo=folder,
-            url="" if repo else url,
-            sha256="" if repo else digest,
+            file=(file or _FILE) if repo else "a file of your own",
+            repo=repo,
+            also=", or its open_clip_pytorch_model.bin" if repo else "",
         )
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
@@ -138,8 +135,9 @@ def _tagged(name: str) -> tuple[str, str, dict[str, Any]]:
         )
     known = dict(open_clip.get_pretrained_cfg(model, tag))
     quick = bool(known.get("quick_gelu"))
-    if tag != OWN and quick != bool(config.get("quick_gelu")):
-        twin = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
+    twin = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
+    other = quick != bool(config.get("quick_gelu")) and tag in open_clip.list_pretrained_tags_by_model(twin)
+    if tag != OWN and other and twin != model:
         raise BenchError(
             f"judge '{name}': the weights {tag} were trained with{'' if quick else 'out'} QuickGELU, which "
             f"{model} is not built with; they give other features there. Use open-clip/{twin}/{tag}."
