@@ -80,7 +80,7 @@ def _planned(
         return {"values": plan_dict(work, plans), "text": plan_text(work, plans), "said": said}
 
     suite, asked = configs[0].suite, [config.as_dict() for config in configs]
-    own = any(":" in json.dumps(config["method"]) or config["base"] or config["data"] for config in asked)
+    own = any(":" in config.method or config.base or config.data for config in configs)
     if rehearse or own or machine["gpu"] == "cpu" or suite != "coco17" or os.environ.get("BENCH_COCO17"):
         return count()
     import numpy as np

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench.base.load import Base
 from bench.training.checkpoint import Trainable
 from bench.training.loop import parameter_groups
 from bps.method import BPS
@@ -18,12 +20,14 @@ def build(unet, **options):
     """BPS on a UNet alone, in its precision, the same untrained adapter for all options."""
     torch.manual_seed(0)
     base = SimpleNamespace(
+        family=SimpleNamespace(pooled=0),
         unet=unet,
         downscale=4,
         device="cpu",
         prior_unet=lambda prior, seed: unet,
         to_eps=lambda output, latents, timesteps: output,
     )
+    base.unet_inputs = partial(Base.unet_inputs, base)
     task = SimpleNamespace(name="sketch", channels=1)
     return BPS().build(base, task, **options).to(unet.dtype)
 

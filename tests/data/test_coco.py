@@ -396,8 +396,9 @@ def test_pictures_of_another_form_are_refused(
 ) -> None:
     shutil.copytree(prepared, tmp_path / "copy")
     picture.save(tmp_path / "copy" / layer / "val2017" / "000000000101.png")
+    item = Coco17(tmp_path / "copy")["000000000101"]
     with pytest.raises(BenchError, match=r"000000000101\.png cannot be read"):
-        Coco17(tmp_path / "copy")["000000000101"]
+        _ = item.image if layer == "images" else item.layers[layer]
 
 
 @pytest.mark.parametrize("colours", [[1, 2, 300], [1, 2, -1], [2**70, 0, 0], [1, 2], "red", [[1], 2, 3]])
