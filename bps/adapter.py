@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,19 +137,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self._add_weights(schedule)
 
     @classmethod
-    def from_unet(
-        cls,
-        unet: UNet2DConditionModel,
-        condition_channels: int = 3,
-        *,
-        downscale_factor: int = 8,
-        schedule: str | Sequence[float] = "head_heavy",
-        sites: Sequence[str] = SITES,
-        modules: str = "both",
-        time_aware: bool = True,
-        attention: bool = False,
-    ) -> BPSAdapter:
-        """Build an untrained adapter that fits a UNet; see the class for the options.
+    def from_unet(cls, unet: UNet2DConditionModel, condition_channels: int = 3, **options: Any) -> BPSAdapter:
+        """Build an untrained adapter that fits a UNet; options: those of the class that no UNet tells.
 
         Raises ValueError unless the UNet has three or four levels of two resnets, widths divisible by 32 and
         a middle block.
@@ -157,15 +147,10 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return cls(
             condition_channels=condition_channels,
             block_out_channels=tuple(unet.config["block_out_channels"]),
-            downscale_factor=downscale_factor,
-            schedule=schedule,
-            sites=sites,
-            modules=modules,
             slots_without_attention=find_slots_without_attention(unet),
             time_embed_dim=unet.time_embedding.linear_2.out_features,
-            time_aware=time_aware,
             out_channels=unet.config["out_channels"],
-            attention=attention,
+            **options,
         )
 
     def forward(self, condition: Tensor, emb: Tensor) -> Residuals:
