@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -490,13 +491,16 @@ def _own_groups(run: Run) -> np.ndarray | None:
     return np.array(_grouped(run)) if _grouped(run) else None
 
 
+_shipped = functools.cache(openmoji64_splits)  # read and checked once a report, not once a number
+
+
 def _groups_of(run: Run, ids: Sequence[str]) -> np.ndarray:
     """The group of each item, [N] int: as recorded, else as the shipped splits say, else its own."""
     own = _own_groups(run)
     if own is not None and run.items is not None:
         at = dict(zip(run.items.ids, own.tolist(), strict=True))
         return np.array([at[item] for item in ids])
-    shipped = openmoji64_splits()
+    shipped = _shipped()
     known = shipped.groups if run.record.protocol.get("splits") == shipped.digest else {}
     return labels_of([known.get(item, item) for item in ids])
 
