@@ -58,13 +58,10 @@ class ConcatDenoiser(ConditionedDenoiser):
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
         check_match(features, latents)
-        handle = self.unet.conv_in.register_forward_hook(
+        with self.unet.conv_in.register_forward_hook(
             lambda module, args, output: add_to_branches(output, features)
-        )
-        try:
+        ):
             output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
-        finally:
-            handle.remove()
         return self.eps(output, latents, timesteps)
 
 

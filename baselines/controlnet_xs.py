@@ -2,94 +2,69 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
+from torch import Tensor
 
-from baselines.inputs import (
-    ConditionedDenoiser,
-    check_match,
-    embedding_widths,
-    like_base,
-)
-from bench.types import Exchange
+from baselines.inputs import ConditionedDenoiser, check_match, embedded, embedding_widths, like_base
+from bench.base.weights import one_part
 
 if TYPE_CHECKING:
     from bench.base.load import Base
     from bench.base.weights import Source
     from bench.types import Task
 
-EXCHANGE = Exchange(
-    parts=("controlnet",),
-    classes={"controlnet": ("diffusers", "ControlNetXSAdapter")},
-    pipeline="StableDiffusionControlNetXSPipeline",
-    usage="""\
-from diffusers import ControlNetXSAdapter, StableDiffusionControlNetXSPipeline
-net = ControlNetXSAdapter.from_pretrained("{folder}")
-pipe = StableDiffusionControlNetXSPipeline.from_pretrained(
-    "{base}", controlnet=net, safety_checker=None, feature_extractor=None, dtype=torch.float32)
-image = pipe("{prompt}", image=condition, {sampling}).images[0]
-# diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
-""",
-    whole="""\
-from diffusers import StableDiffusionControlNetXSPipeline
-pipe = StableDiffusionControlNetXSPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition, {sampling}).images[0]
-# diffusers copies the UNet into group norms with eps 1e-6 (Stable Diffusion: 1e-5): eps moves by 1e-5
-""",
-)
-
-
-_EXCHANGED = ("base_to_ctrl", "ctrl_to_base")
 _SHARED = (
-    *("conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding"),
-    *("conv_norm_out", "conv_out"),
+    "conv_in",
+    "time_proj",
+    "time_embedding",
+    "add_time_proj",
+    "add_embedding",
+    "conv_norm_out",
+    "conv_out",
 )
 
 
 def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
     """Return the control encoder's widths: the UNet's times a ratio, whole attention heads each."""
-    heads = _heads(unet)
-    return tuple(
-        h * max(1, round(width * size_ratio / h))
-        for width, h in zip(unet.config["block_out_channels"], heads, strict=True)
-    )
+    widths = zip(unet.config["block_out_channels"], _heads(unet), strict=True)
+    return tuple(heads * max(1, round(width * size_ratio / heads)) for width, heads in widths)
 
 
 def build_fused(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> UNetControlNetXSModel:
     """Return diffusers' fused model around a UNet's own frozen modules; the control part trains.
 
-    Control norms have at least two channels a group where diffusers lets one choose. channels: C of the
-    condition; downscale: pixels per latent cell.
-    Raises ValueError for a UNet without two resnets a level, all that diffusers' class is made for.
+    channels: C of the condition; downscale: pixels per latent cell. Raises ValueError for a UNet without two
+    resnets a level, all that diffusers' class is made for.
     """
-    return fuse(
-        unet,
-        build_control(unet, channels=channels, downscale=downscale, size_ratio=size_ratio),
-    )
+    control = build_control(unet, channels=channels, downscale=downscale, size_ratio=size_ratio)
+    return fuse(unet, control)
 
 
 def build_control(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> ControlNetXSAdapter:
-    """Return diffusers' adapter for a UNet, not yet joined to it; see build_fused."""
+    """Return diffusers' adapter for a UNet, not yet joined to it; see build_fused.
+
+    Its norms have at least two channels a group where diffusers lets one choose.
+    """
     config = unet.config
     if config["layers_per_block"] != 2:
         raise ValueError(f"the UNet has {config['layers_per_block']} resnets a level; ControlNet-XS needs 2.")
     widths = control_widths(unet, size_ratio=size_ratio)
+    shared = ("cross_attention_dim", "down_block_types", "sample_size", "transformer_layers_per_block")
     return ControlNetXSAdapter(
         conditioning_channels=channels,
         conditioning_embedding_out_channels=embedding_widths(downscale),
         num_attention_heads=_heads(unet),
         block_out_channels=widths,
         base_block_out_channels=config["block_out_channels"],
-        cross_attention_dim=config["cross_attention_dim"],
-        down_block_types=config["down_block_types"],
-        sample_size=config["sample_size"],
-        transformer_layers_per_block=config["transformer_layers_per_block"],
         upcast_attention=config["upcast_attention"] or False,
         max_norm_num_groups=max(1, min(config["norm_num_groups"], min(widths) // 2)),
         use_linear_projection=config["use_linear_projection"],
+        **{name: config[name] for name in shared},
     )
 
 
@@ -118,64 +93,34 @@ def _share(fused: Any, unet: Any) -> None:
     for name in _SHARED:
         if hasattr(unet, name):
             setattr(fused, f"base_{name}", getattr(unet, name))
-    for block, own in zip(fused.down_blocks, unet.down_blocks, strict=True):
-        block.base_resnets = own.resnets
-        if hasattr(own, "attentions"):
-            block.base_attentions = own.attentions
-        if own.downsamplers is not None:
-            block.base_downsamplers = own.downsamplers[0]
     fused.mid_block.base_midblock = unet.mid_block
-    for block, own in zip(fused.up_blocks, unet.up_blocks, strict=True):
-        block.resnets = own.resnets
-        if hasattr(own, "attentions"):
-            block.attentions = own.attentions
-        if own.upsamplers is not None:
-            block.upsamplers = own.upsamplers[0]
+    for blocks, owns, prefix in (
+        (fused.down_blocks, unet.down_blocks, "base_"),
+        (fused.up_blocks, unet.up_blocks, ""),
+    ):
+        for block, own in zip(blocks, owns, strict=True):
+            for name in ("resnets", "attentions"):
+                if hasattr(own, name):
+                    setattr(block, f"{prefix}{name}", getattr(own, name))
+            for name in ("downsamplers", "upsamplers"):
+                if getattr(own, name, None) is not None:
+                    setattr(block, f"{prefix}{name}", getattr(own, name)[0])
 
 
-def split(fused: Any, unet: Any) -> ControlNetXSAdapter:
-    """Return a fused model's control part as diffusers' adapter, the inverse of `fuse`."""
-    own, base = fused.config, unet.config
-    names = (
-        *("conditioning_channels", "conditioning_channel_order", "learn_time_embedding"),
-        *("conditioning_embedding_out_channels", "block_out_channels", "num_attention_heads"),
-        "max_norm_num_groups",
-    )
-    shared = (
-        *("cross_attention_dim", "down_block_types", "sample_size", "use_linear_projection"),
-        "transformer_layers_per_block",
-    )
-    adapter = ControlNetXSAdapter(
-        **{name: own[f"ctrl_{name}"] for name in names},
-        **{name: base[name] for name in shared},
-        time_embedding_mix=own["time_embedding_mix"],
-        base_block_out_channels=base["block_out_channels"],
-        upcast_attention=base["upcast_attention"] or False,
-    )
-    for theirs, ours in _control_parts(adapter, fused):
-        theirs.load_state_dict(ours.state_dict())
+def split(fused: Any, config: Any) -> ControlNetXSAdapter:
+    """Return a fused model's control part as diffusers' adapter of a configuration, the inverse of `fuse`."""
+    adapter, state = ControlNetXSAdapter.from_config(config), fused.state_dict()
+    adapter.load_state_dict({name: state[_in_fused(name)] for name in adapter.state_dict()})
     return adapter
 
 
-def _control_parts(adapter: Any, fused: Any) -> list[tuple[Any, Any]]:
-    """Return the modules of an adapter, each with the one that holds its weights in a fused model."""
-    pairs = [
-        (adapter.controlnet_cond_embedding, fused.controlnet_cond_embedding),
-        (adapter.conv_in, fused.ctrl_conv_in),
-        (adapter.control_to_base_for_conv_in, fused.control_to_base_for_conv_in),
-        (adapter.time_embedding, fused.ctrl_time_embedding),
-        (adapter.mid_block.midblock, fused.mid_block.ctrl_midblock),
-        *((getattr(adapter.mid_block, n), getattr(fused.mid_block, n)) for n in _EXCHANGED),
-    ]
-    for theirs, ours in zip(adapter.down_blocks, fused.down_blocks, strict=True):
-        pairs += [
-            (getattr(theirs, name), getattr(ours, f"ctrl_{name}"))
-            for name in ("resnets", "attentions", "downsamplers")
-        ]
-        pairs += [(getattr(theirs, n), getattr(ours, n)) for n in _EXCHANGED]
-    for theirs, ours in zip(adapter.up_connections, fused.up_blocks, strict=True):
-        pairs.append((theirs.ctrl_to_base, ours.ctrl_to_base))
-    return [pair for pair in pairs if pair[0] is not None]
+def _in_fused(name: str) -> str:
+    """Return where a fused model holds a parameter of an adapter."""
+    name = re.sub(r"^(conv_in|time_embedding)\.", r"ctrl_\1.", name)
+    name = re.sub(
+        r"^(down_blocks\.\d+|mid_block)\.(resnets|attentions|downsamplers|midblock)", r"\1.ctrl_\2", name
+    )
+    return name.replace("up_connections.", "up_blocks.", 1)
 
 
 def _freeze_without_effect(fused: Any) -> None:
@@ -185,10 +130,8 @@ def _freeze_without_effect(fused: Any) -> None:
     timestep. It occurs in the middle of narrow control encoders, where diffusers fixes the groups.
     Zero, because a saved method holds trained parameters only and must load to the same bits.
     """
-    controls = [*fused.mid_block.ctrl_midblock.resnets]
-    for block in fused.down_blocks:
-        controls += [*block.ctrl_resnets]
-    for resnet in controls:
+    levels = [block.ctrl_resnets for block in fused.down_blocks]
+    for resnet in (r for resnets in (fused.mid_block.ctrl_midblock.resnets, *levels) for r in resnets):
         if resnet.norm2.num_groups == resnet.norm2.num_channels:
             for parameter in (resnet.conv1.bias, *resnet.time_emb_proj.parameters()):
                 torch.nn.init.zeros_(parameter.requires_grad_(False))
@@ -197,29 +140,26 @@ def _freeze_without_effect(fused: Any) -> None:
 class ControlNetXSDenoiser(ConditionedDenoiser):
     """diffusers' UNetControlNetXSModel; control and UNet read each other, so all K*B rows run both."""
 
-    def __init__(self, base: Base, fused: UNetControlNetXSModel, *, task: Task) -> None:
+    def __init__(self, base: Base, control: ControlNetXSAdapter, *, task: Task) -> None:
         super().__init__(base, task)
-        self.fused, self._base = fused, base
+        self._base = base
+        self.join(control)
+
+    def join(self, control: ControlNetXSAdapter) -> None:
+        """Control the base with an adapter's weights."""
+        self.control = control.config
+        self.fused: Any = like_base(fuse(self.unet, control), self._base.device)
 
     @property
     def unet(self) -> Any:
         """The base's UNet, whose modules the fused model shares."""
         return self._base.unet
 
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        features: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
         check_match(features, latents, downscale=self.downscale)
-        output = self.fused(
-            **self.rows(latents, timesteps, text),
-            controlnet_cond=features.repeat(len(text), 1, 1, 1),
-            return_dict=False,
-        )[0]
+        rows, condition = self.rows(latents, timesteps, text), features.repeat(len(text), 1, 1, 1)
+        output = self.fused(**rows, controlnet_cond=condition, return_dict=False)[0]
         return self.eps(output, latents, timesteps)
 
 
@@ -232,7 +172,12 @@ class ControlNetXS:
     source = "Zavadski, Feiden, Rother, ECCV 2024, https://arxiv.org/abs/2312.06573"
     options: dict[str, object] = {"size_ratio": 0.25}
     allowed = {"size_ratio": "a number above 0, at most 1"}
-    exchange = EXCHANGE
+    exchange = one_part(
+        "controlnet",
+        "ControlNetXSAdapter",
+        "StableDiffusionControlNetXSPipeline",
+        note="# diffusers copies the UNet into norms with eps 1e-6 (the base: 1e-5): its eps moves by 1e-5\n",
+    )
 
     def build(self, base: Base, task: Task, *, size_ratio: float = 0.25) -> ControlNetXSDenoiser:
         """Return the controlled base; only the control encoder and the connections train.
@@ -241,24 +186,22 @@ class ControlNetXS:
         """
         if not 0 < size_ratio <= 1:
             raise ValueError(f"size_ratio is {size_ratio}; allowed: above 0, at most 1.")
-        fused = build_fused(
-            base.unet, channels=task.channels, downscale=base.downscale, size_ratio=size_ratio
-        )
-        return ControlNetXSDenoiser(base, like_base(fused, base.device), task=task)
+        sizes = {"channels": task.channels, "downscale": base.downscale}
+        return ControlNetXSDenoiser(base, build_control(base.unet, size_ratio=size_ratio, **sizes), task=task)
 
     def load(self, denoiser: ControlNetXSDenoiser, source: Source) -> dict[str, str]:
         """Join a ControlNetXSAdapter's weights to the base; BenchError where they do not fit.
 
         Its widths must be those of the option size_ratio, and it must have no time embedding of its own.
         """
-        adapter, unet = source.model(ControlNetXSAdapter), denoiser.unet
-        source.fit(_made_for(adapter.config), _made_for(split(denoiser.fused, unet).config))
-        denoiser.fused = like_base(fuse(unet, adapter), str(unet.device))
+        adapter = source.model(ControlNetXSAdapter)
+        source.fit(_made_for(adapter.config), _made_for(denoiser.control))
+        denoiser.join(adapter)
         return {}
 
     def save(self, denoiser: ControlNetXSDenoiser, folder: Path) -> None:
         """Write the control part as ControlNetXSAdapter.from_pretrained loads it."""
-        split(denoiser.fused, denoiser.unet).save_pretrained(folder)
+        split(denoiser.fused, denoiser.control).save_pretrained(folder)
 
 
 def _made_for(config: Any) -> dict[str, Any]:
@@ -268,6 +211,5 @@ def _made_for(config: Any) -> dict[str, Any]:
         **{name: config[name] for name in (*names, "cross_attention_dim", "max_norm_num_groups")},
         "widths": config["base_block_out_channels"],
         "widths of the control (option size_ratio)": config["block_out_channels"],
-        "condition channels": config["conditioning_channels"],
-        "downscale": 2 ** (len(config["conditioning_embedding_out_channels"]) - 1),
+        **embedded(config),
     }

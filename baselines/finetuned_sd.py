@@ -51,7 +51,7 @@ class FinetunedSD:
     def load(self, denoiser: ConcatDenoiser, source: Source) -> dict[str, str]:
         """Put in a UNet that takes latents and condition together; BenchError where it does not fit."""
         given = source.model(UNet2DConditionModel)
-        source.fit(made_for(given), made_for(widened(denoiser)))
+        source.fit(made_for(given.config), made_for(widened(denoiser).config))
         state = given.state_dict()
         first = {name: state.pop(f"conv_in.{name}") for name in ("weight", "bias")}
         denoiser.unet.load_state_dict(state, strict=False)  # all but conv_in
@@ -63,9 +63,8 @@ class FinetunedSD:
         widened(denoiser).save_pretrained(folder)
 
 
-def made_for(unet: Any) -> dict[str, Any]:
-    """Return what a UNet is made for: its shape, and how many channels it reads."""
-    config = unet.config
+def made_for(config: Any) -> dict[str, Any]:
+    """Return what a UNet is made for by its configuration: its shape, and how many channels it reads."""
     names = ("cross_attention_dim", "layers_per_block", "down_block_types", "use_linear_projection")
     return {
         **{name: config[name] for name in names},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,9 +10,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from bench.base.load import Base
+    from bench.base.weights import Source
     from bench.types import Task
-
-EMBEDDING_WIDTHS = (16, 32, 96, 256)  # ControlNet's conditioning embedding for downscale factor 8
 
 
 class ConditionedDenoiser(torch.nn.Module):
@@ -33,6 +33,34 @@ class ConditionedDenoiser(torch.nn.Module):
     def eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         """Return eps [K,B,4,h,w] of a UNet's output for K*B rows, [K*B,4,h,w]."""
         return self._to_eps(output.unflatten(0, (-1, len(latents))), latents, timesteps)
+
+
+class OneNetwork:
+    """What methods share whose trained weights are one network of diffusers.
+
+    part: its name in denoiser and pipeline; kind: its class; made_for: its configuration -> what of it base,
+    task and options decide, in words.
+    """
+
+    conditioned = True
+    options: dict[str, object] = {}
+    part: str
+    kind: Any
+
+    def made_for(self, config: Any) -> dict[str, Any]:
+        """Return what a network is made for, by its configuration."""
+        raise NotImplementedError
+
+    def load(self, denoiser: Any, source: Source) -> dict[str, str]:
+        """Put the network's weights into a built denoiser; BenchError where they do not fit."""
+        given = source.model(self.kind)
+        source.fit(self.made_for(given.config), self.made_for(getattr(denoiser, self.part).config))
+        setattr(denoiser, self.part, like_base(given, str(denoiser.unet.device)))
+        return {}
+
+    def save(self, denoiser: Any, folder: Path) -> None:
+        """Write the network as from_pretrained of its class loads it."""
+        getattr(denoiser, self.part).save_pretrained(folder)
 
 
 def check_condition(condition: Tensor, *, channels: int, downscale: int, task: str) -> None:
@@ -83,7 +111,13 @@ def embedding_widths(downscale: int) -> tuple[int, ...]:
     if downscale < 1 or downscale & (downscale - 1):
         raise ValueError(f"the base's downscale factor is {downscale}; allowed: 1, 2, 4, 8, ...")
     count = downscale.bit_length()
-    return (EMBEDDING_WIDTHS + EMBEDDING_WIDTHS[-1:] * count)[:count]
+    return (16, 32, 96, *(256,) * count)[:count]
+
+
+def embedded(config: Any) -> dict[str, Any]:
+    """Return what a ControlNet's configuration says of the condition it is made for, in words."""
+    downscale = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
+    return {"condition channels": config["conditioning_channels"], "downscale": downscale}
 
 
 def like_base(module: torch.nn.Module, device: str) -> torch.nn.Module:

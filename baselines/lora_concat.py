@@ -99,8 +99,8 @@ class LoraConcat:
         factors, first = source.tensors(FACTORS), source.tensors(INPUT)
         own = get_peft_model_state_dict(denoiser.unet)
         source.fit({"rank (option rank)": _rank(factors)}, {"rank (option rank)": _rank(own)})
-        source.fit(_shapes(factors), _shapes(own))
-        source.fit(_shapes(first), _shapes(wide_input(denoiser)))
+        source.fit_shapes(factors, own)
+        source.fit_shapes(first, wide_input(denoiser))
         set_peft_model_state_dict(denoiser.unet, factors)
         put_input(denoiser, first)
         return {}
@@ -111,10 +111,6 @@ class LoraConcat:
         unet.save_lora_adapter(folder, weight_name=FACTORS)
         like_base(unet, str(unet.device))
         save_file({n: t.contiguous().cpu() for n, t in wide_input(denoiser).items()}, folder / INPUT)
-
-
-def _shapes(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _rank(factors: Mapping[str, Any]) -> int | None:

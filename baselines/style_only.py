@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from baselines.finetuned_sd import made_for
-from baselines.inputs import ConditionedDenoiser
-from bench.types import Exchange
+from baselines.inputs import ConditionedDenoiser, OneNetwork
+from bench.base.weights import DRAWN_BY_TEXT, one_part
 
 if TYPE_CHECKING:
     from bench.base.load import Base
-    from bench.base.weights import Source
     from bench.types import Task
-
-_DRAWN = 'image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]\n'
-EXCHANGE = Exchange(
-    parts=("unet",),
-    classes={"unet": ("diffusers", "UNet2DConditionModel")},
-    pipeline="StableDiffusionPipeline",
-    usage="""\
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-unet = UNet2DConditionModel.from_pretrained("{folder}")
-pipe = StableDiffusionPipeline.from_pretrained(
-    "{base}", unet=unet, safety_checker=None, feature_extractor=None, dtype=torch.float32)
-"""
-    + _DRAWN,
-    whole="""\
-from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained(
-    "{folder}", safety_checker=None, feature_extractor=None)
-"""
-    + _DRAWN,
-)
 
 
 class StyleOnlyDenoiser(ConditionedDenoiser):
@@ -55,27 +33,20 @@ class StyleOnlyDenoiser(ConditionedDenoiser):
         return self.eps(output, latents, timesteps)
 
 
-class StyleOnly:
+class StyleOnly(OneNetwork):
     """Fine-tuned SD without a condition: what it gains over text-only is look, not obedience."""
 
     name = "style-only"
     title = "style-only SD"
     conditioned = False
     source = "fine-tuning as Rombach et al., CVPR 2022, https://arxiv.org/abs/2112.10752"
-    options: dict[str, object] = {}
-    exchange = EXCHANGE
+    part, kind = "unet", UNet2DConditionModel
+    exchange = one_part("unet", "UNet2DConditionModel", "StableDiffusionPipeline", drawn=DRAWN_BY_TEXT)
 
     def build(self, base: Base, task: Task) -> StyleOnlyDenoiser:
         """Return a trainable copy of the base."""
         return StyleOnlyDenoiser(base, task)
 
-    def load(self, denoiser: StyleOnlyDenoiser, source: Source) -> dict[str, str]:
-        """Put in a UNet of the base's shape; BenchError where it does not fit."""
-        given = source.model(UNet2DConditionModel)
-        source.fit(made_for(given), made_for(denoiser.unet))
-        denoiser.unet.load_state_dict(given.state_dict())
-        return {}
-
-    def save(self, denoiser: StyleOnlyDenoiser, folder: Path) -> None:
-        """Write the UNet as UNet2DConditionModel.from_pretrained loads it."""
-        denoiser.unet.save_pretrained(folder)
+    def made_for(self, config: Any) -> dict[str, Any]:
+        """Return the base's shape."""
+        return made_for(config)

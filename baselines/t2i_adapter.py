@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import T2IAdapter as AdapterModel
 from torch import Tensor
 
-from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, like_base
+from baselines.inputs import ConditionedDenoiser, OneNetwork, add_to_branches, check_match, like_base
+from bench.base.weights import DRAWN_BY_TEXT
 from bench.types import Exchange
 
 if TYPE_CHECKING:
     from bench.base.load import Base
-    from bench.base.weights import Source
     from bench.types import Task
 
-_DRAWN = """\
+_DRAWN = f"""\
 with adapted(pipe.unet, adapter(condition)):
-    image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]
-# StableDiffusionAdapterPipeline does the same on the published bases
+    {DRAWN_BY_TEXT}# StableDiffusionAdapterPipeline does the same on the published bases
 """
 EXCHANGE = Exchange(
     parts=("adapter",),
@@ -44,11 +43,6 @@ adapter, pipe = whole.pop("adapter"), StableDiffusionPipeline(**whole, requires_
 """
     + _DRAWN,
 )
-KINDS = {
-    "full_adapter": "for Stable Diffusion 1.x and 2.x",
-    "light_adapter": "for Stable Diffusion 1.x and 2.x",
-    "full_adapter_xl": "for SDXL",
-}
 TIMESTEPS = ("cubic", "uniform")
 
 
@@ -92,23 +86,16 @@ def adapted(unet: Any, features: Sequence[Tensor]) -> Iterator[None]:
     places = [(getattr(block, "attentions", None) or block.resnets)[-1] for block in unet.down_blocks]
     if len(features) > len(places):
         places = [unet.down_blocks[0].downsamplers[-1], *places[1:], unet.mid_block]
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for place, feature in zip(places, features, strict=True):
-            handles.append(place.register_forward_hook(_adding(feature)))
+            hooks.enter_context(place.register_forward_hook(partial(_added, feature)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _adding(feature: Tensor) -> Any:
-    def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):  # a transformer asked for return_dict=False
-            return (add_to_branches(output[0], feature), *output[1:])
-        return add_to_branches(output, feature)
-
-    return hook
+def _added(feature: Tensor, module: torch.nn.Module, args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):  # a transformer asked for return_dict=False
+        return (add_to_branches(output[0], feature), *output[1:])
+    return add_to_branches(output, feature)
 
 
 class T2IAdapterDenoiser(ConditionedDenoiser):
@@ -130,9 +117,7 @@ class T2IAdapterDenoiser(ConditionedDenoiser):
 
     def warp_timesteps(self, timesteps: Tensor) -> Tensor:
         """Map the training loop's uniform timesteps [B] to those this method trains at, [B]."""
-        if self.timesteps == "cubic":
-            return cubic_timesteps(timesteps, steps=self.steps)
-        return timesteps
+        return cubic_timesteps(timesteps, steps=self.steps) if self.timesteps == "cubic" else timesteps
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
@@ -143,15 +128,15 @@ class T2IAdapterDenoiser(ConditionedDenoiser):
         return self.eps(output, latents, timesteps)
 
 
-class T2IAdapter:
+class T2IAdapter(OneNetwork):
     """T2I-Adapter, diffusers' full adapter."""
 
     name = "t2i-adapter"
     title = "T2I-Adapter"
-    conditioned = True
     source = "Mou et al., AAAI 2024, https://arxiv.org/abs/2302.08453"
     options: dict[str, object] = {"timesteps": "cubic"}
     allowed = {"timesteps": "cubic, uniform"}
+    part, kind = "adapter", AdapterModel
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, timesteps: str = "cubic") -> T2IAdapterDenoiser:
@@ -165,24 +150,12 @@ class T2IAdapter:
         adapter = build_adapter(base.unet, channels=task.channels, downscale=base.downscale)
         return T2IAdapterDenoiser(base, like_base(adapter, base.device), task=task, timesteps=timesteps)
 
-    def load(self, denoiser: T2IAdapterDenoiser, source: Source) -> dict[str, str]:
-        """Put a T2IAdapter, full or light, into the denoiser; BenchError where it does not fit."""
-        adapter = source.model(AdapterModel)
-        source.fit(_made_for(adapter.config), _made_for(denoiser.adapter.config))
-        denoiser.adapter = like_base(adapter, str(denoiser.unet.device))
-        return {}
-
-    def save(self, denoiser: T2IAdapterDenoiser, folder: Path) -> None:
-        """Write the adapter as T2IAdapter.from_pretrained loads it."""
-        denoiser.adapter.save_pretrained(folder)
-
-
-def _made_for(config: Any) -> dict[str, Any]:
-    """Return what an adapter is made for; a light one's last feature map has the width of the one before."""
-    widths, kind = list(config["channels"]), config["adapter_type"]
-    return {
-        "condition channels": config["in_channels"],
-        "widths": widths + widths[-1:] if kind == "light_adapter" else widths,
-        "downscale": config["downscale_factor"],
-        "kind": KINDS.get(kind, kind),
-    }
+    def made_for(self, config: Any) -> dict[str, Any]:
+        """Return the base and the condition; a light adapter's last map is as wide as the one before."""
+        widths, kind = list(config["channels"]), config["adapter_type"]
+        return {
+            "condition channels": config["in_channels"],
+            "widths": widths + widths[-1:] if kind == "light_adapter" else widths,
+            "downscale": config["downscale_factor"],
+            "for SDXL": kind == "full_adapter_xl",
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from bench.base.load import Base
@@ -19,13 +20,11 @@ class TextOnlyDenoiser(torch.nn.Module):
         self.unet = base.unet
         self._eps = base.eps
 
-    def encode(self, condition: torch.Tensor) -> None:
+    def encode(self, condition: Tensor) -> None:
         """Ignore the condition."""
         return None
 
-    def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: None
-    ) -> torch.Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
         return self._eps(latents, timesteps, text)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import ControlNetModel
+from torch import Tensor
 
-from baselines.controlnet import build_controlnet
-from baselines.inputs import ConditionedDenoiser, like_base
+from baselines.controlnet import ControlNetDenoiser, build_controlnet
+from baselines.inputs import like_base
 from baselines.style_only import StyleOnly
 from baselines.text_only import TextOnlyDenoiser
 
@@ -27,26 +27,18 @@ class ShiftedDenoiser(TextOnlyDenoiser):
         super().__init__(base)
         self.shift = torch.nn.Parameter(torch.zeros(1, device=base.device))
 
-    def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: None
-    ) -> torch.Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
         return super().forward(latents + self.shift, timesteps, text, features)
 
 
-class ScriptDenoiser(ConditionedDenoiser):
+class ScriptDenoiser(ControlNetDenoiser):
     """The step of diffusers' examples/controlnet/train_controlnet.py, latents and text given.
 
     As there: a ControlNetModel in float32 under autocast, the frozen UNet in the precision itself.
     """
 
-    def __init__(self, base: Base, controlnet: ControlNetModel, *, task: Task) -> None:
-        super().__init__(base, task)
-        self.unet, self.controlnet = base.unet, controlnet
-
-    def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
         rows = self.rows(latents, timesteps, text)
         condition = features.repeat(len(text), 1, 1, 1)
@@ -55,13 +47,7 @@ class ScriptDenoiser(ConditionedDenoiser):
         if self.unet.dtype != precision:
             self.unet.to(precision)  # at the first step, as the script does before it
         rows |= {name: rows[name].to(precision) for name in ("sample", "encoder_hidden_states")}
-        output = self.unet(
-            **rows,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
-        return self.eps(output, latents, timesteps)
+        return self.eps(self.predict(rows, down, middle), latents, timesteps)
 
 
 class _Yardstick:
@@ -94,4 +80,4 @@ class DiffusersControlNet(_Yardstick):
     def build(self, base: Base, task: Task) -> ScriptDenoiser:
         """Return the base with diffusers' ControlNetModel, which trains."""
         net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
-        return ScriptDenoiser(base, like_base(net, base.device), task=task)
+        return ScriptDenoiser(base, like_base(net, base.device), task=task, scale=1.0)

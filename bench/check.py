@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.base.load import Base, PlainDenoiser
+from bench.base.load import Base
 from bench.config import Training
 from bench.data.latents import Prepared
 from bench.training.checkpoint import Trainable
@@ -97,7 +97,7 @@ def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tens
 
 
 def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    outputs = [_probe(base, data, each, range(2)) for each in (denoiser, PlainDenoiser(base))]
+    outputs = [_probe(base, data, each, range(2)) for each in (denoiser, base)]
     gap = float((outputs[0] - outputs[1]).abs().max())
     same = getattr(denoiser, "starts_as_base", True)
     claim = "it equals the base bit for bit" if same else "it differs from the base as it says"

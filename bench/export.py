@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.base.families import SD
+from bench.base.families import LATENT_CHANNELS, SD
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
-from bench.base.snapshot import LATENT_CHANNELS, MANIFEST, find_snapshot
+from bench.base.snapshot import MANIFEST, find_snapshot
 from bench.base.weights import Weights, shown
 from bench.config import RESULTS, make_config
 from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
@@ -149,7 +149,8 @@ def _write_weights(out: Path, method: Any, denoiser: Any, *, base: Base | None) 
         for part in exchange.parts[1:]:
             if (folder / part).exists():
                 (folder / part).rename(out / part)
-        write_base(out, vars(base), pipeline=exchange.pipeline, classes=exchange.classes)
+        whole = {**vars(base), "zero_empty": base.zero_empty}
+        write_base(out, whole, pipeline=exchange.pipeline, classes=exchange.classes)
     drop_paths(out)
 
 

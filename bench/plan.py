@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.base.families import Shape
 from bench.base.load import Base
-from bench.base.random import Shape, build_base, shape_like, shape_of
+from bench.base.random import build_base, shape_like, shape_of
 from bench.config import Budget, RunConfig, Sampler, Suite, Training
 from bench.cost import Rehearsal, Timing, count_parameters, libraries_bytes, load_timings, operations
 from bench.data.coco.dataset import VARIABLE

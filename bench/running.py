@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import record as records
 from bench import registry
-from bench.base.load import Base, PlainDenoiser, load_base
+from bench.base.load import Base, load_base
 from bench.base.snapshot import find_snapshot
 from bench.base.weights import described, load_into, open_source, shown
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
@@ -411,7 +411,7 @@ class Run:
         """Sample captions of the base's own styles, by the method and by the base, from the same noise."""
         suite = self.spec.suite
         once = replace(self.spec, suite=replace(suite, sampler=replace(suite.sampler, draws=1)))
-        for name, denoiser in zip(_OWN_STYLES, (self.denoiser, PlainDenoiser(self.base)), strict=True):
+        for name, denoiser in zip(_OWN_STYLES, (self.denoiser, self.base), strict=True):
             self.hooks.stage(f"sample {name}", len(self.eval_ids))
             sample_to_folders(
                 denoiser,

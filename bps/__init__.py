@@ -11,32 +11,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bps.adapter import BPSAdapter, Residuals
-    from bps.pipeline import StableDiffusionBPSPipeline, StableDiffusionXLBPSPipeline
-    from bps.release import convert_release_state_dict
-    from bps.steering import Injection, SteeredUNet, steered
-
-__all__ = [
-    "BPSAdapter",
-    "Injection",
-    "Residuals",
-    "StableDiffusionBPSPipeline",
-    "StableDiffusionXLBPSPipeline",
-    "SteeredUNet",
-    "convert_release_state_dict",
-    "steered",
-]
+    from bps.adapter import BPSAdapter as BPSAdapter
+    from bps.adapter import Residuals as Residuals
+    from bps.pipeline import StableDiffusionBPSPipeline as StableDiffusionBPSPipeline
+    from bps.pipeline import StableDiffusionXLBPSPipeline as StableDiffusionXLBPSPipeline
+    from bps.release import convert_release_state_dict as convert_release_state_dict
+    from bps.steering import Injection as Injection
+    from bps.steering import SteeredUNet as SteeredUNet
+    from bps.steering import steered as steered
 
 _HOMES = {
-    "BPSAdapter": "bps.adapter",
-    "Residuals": "bps.adapter",
-    "StableDiffusionBPSPipeline": "bps.pipeline",
-    "StableDiffusionXLBPSPipeline": "bps.pipeline",
+    **dict.fromkeys(("BPSAdapter", "Residuals"), "bps.adapter"),
+    **dict.fromkeys(("Injection", "SteeredUNet", "steered"), "bps.steering"),
+    **dict.fromkeys(("StableDiffusionBPSPipeline", "StableDiffusionXLBPSPipeline"), "bps.pipeline"),
     "convert_release_state_dict": "bps.release",
-    "Injection": "bps.steering",
-    "SteeredUNet": "bps.steering",
-    "steered": "bps.steering",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -46,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

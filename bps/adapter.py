@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +14,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from bps.blocks import DecoderBlock, TimeResidualBlock, Upsample, zero_convolution
+from bps import sites as places
+from bps.blocks import DecoderBlock, TimeResidualBlock, upsample, zeroed
 from bps.schedule import is_learned, layer_weights, slot_weight
-from bps.sites import (
-    MIDDLE_SLOT,
-    OUTPUT_SLOT,
-    SITES,
-    SLOTS_BY_SITE,
-    check_unet,
-    check_widths,
-    live_slots,
-)
-from bps.sites import slots_without_attention as find_slots_without_attention
+from bps.sites import MIDDLE_SLOT, OUTPUT_SLOT, SITES
 
-SD15_WIDTHS = (320, 640, 1280, 1280)
-SD15_SLOTS_WITHOUT_ATTENTION = (10, 11, 13, 14, 15)
-_DOWNSAMPLE_SLOTS = (3, 6, 9)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +33,6 @@ class Residuals:
     by_slot: Mapping[int, Tensor]
 
     @property
-    def encoder(self) -> tuple[Tensor, ...]:
-        """Encoder residuals in slot order."""
-        return self._of("encoder")
-
-    @property
-    def middle(self) -> Tensor | None:
-        """Middle residual, None where that site is off."""
-        return self.by_slot.get(MIDDLE_SLOT)
-
-    @property
-    def decoder(self) -> tuple[Tensor, ...]:
-        """Decoder residuals in slot order."""
-        return self._of("decoder")
-
-    @property
     def batch(self) -> int:
         """Number of conditions B."""
         return int(next(iter(self.by_slot.values())).shape[0])
@@ -68,22 +44,46 @@ class Residuals:
         repeated = {slot: r.repeat_interleave(repeats, dim=0) for slot, r in self.by_slot.items()}
         return Residuals(by_slot=repeated)
 
-    def _of(self, site: str) -> tuple[Tensor, ...]:
-        return tuple(self.by_slot[slot] for slot in SLOTS_BY_SITE[site] if slot in self.by_slot)
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Where and how strongly an adapter steers; its configuration file holds the fields side by side.
+
+    schedule: a name of bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder"
+    and "output" (the UNet's prediction) receive residuals. modules: whether they are added behind "both"
+    kinds of modules, only "resnets" or only "attentions". time_aware: False leaves the time embedding out,
+    so that residuals depend on the condition alone. attention: whether self-attention stands behind each
+    residual block of the encoder and between the middle's two, as in the release's class BPS_XL.
+    """
+
+    schedule: str | Sequence[float] = "head_heavy"
+    sites: str | Sequence[str] = SITES
+    modules: str = "both"
+    time_aware: bool = True
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("time_aware", "attention"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r}; allowed: true, false.")
+
+
+def _spelled_out(function: Function) -> Function:
+    """Show Steering's fields in a signature in the place of **steering, as diffusers reads it."""
+    shown = inspect.signature(function)
+    own = [p for p in shown.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    more = [inspect.Parameter(f.name, own[-1].kind, default=f.default) for f in fields(Steering)]
+    vars(function)["__signature__"] = shown.replace(parameters=[*own, *more])
+    return function
 
 
 class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Condition image and the frozen UNet's time embedding -> residuals for the UNet's features.
 
     condition_channels: C of the condition. block_out_channels: the UNet's three or four widths, multiples
-    of 32. downscale_factor f: image pixels per latent cell. schedule: a name of
-    bps.schedule.SCHEDULES or 13 numbers. sites: which of "encoder", "middle", "decoder" and "output"
-    (the UNet's prediction, of out_channels) receive residuals. modules: whether they are added behind
-    "both" kinds of modules, only "resnets" or only "attentions". slots_without_attention: slots where
-    the UNet has no attention; matters to "attentions" only. time_embed_dim: width of the time embedding,
-    by default 4 x the first width. time_aware: False leaves it out, so that residuals depend on the
-    condition alone. attention: whether self-attention stands behind each residual block of the encoder and
-    between the middle's two, as in the release's class BPS_XL.
+    of 32. downscale_factor f: image pixels per latent cell. slots_without_attention: slots where the UNet has
+    no attention; matters to modules="attentions" only. time_embed_dim: width of the time embedding, by
+    default 4 x the first width. out_channels: of the UNet's prediction. steering: the fields of Steering.
 
     Nothing without effect exists: slots that receive no residual have no emitting convolution,
     layers behind the last live slot are left out, and so are the convolutions that the release
@@ -99,42 +99,36 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     log_gains: Tensor | None
 
     @register_to_config
+    @_spelled_out
     def __init__(
         self,
         *,
         condition_channels: int = 3,
-        block_out_channels: Sequence[int] = SD15_WIDTHS,
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),  # here and below, Stable Diffusion 1.5's
         downscale_factor: int = 8,
-        schedule: str | Sequence[float] = "head_heavy",
-        sites: Sequence[str] = SITES,
-        modules: str = "both",
-        slots_without_attention: Sequence[int] = SD15_SLOTS_WITHOUT_ATTENTION,
+        slots_without_attention: Sequence[int] = (10, 11, 13, 14, 15),
         time_embed_dim: int | None = None,
-        time_aware: bool = True,
         out_channels: int = 4,
-        attention: bool = False,
+        **steering: Any,
     ) -> None:
         super().__init__()
-        check_widths(block_out_channels)
+        options = Steering(**steering)
+        places.check_widths(block_out_channels)
         if condition_channels < 1 or downscale_factor < 1:
             raise ValueError(
                 f"condition_channels {condition_channels}, downscale_factor {downscale_factor}; "
                 "allowed: whole numbers from 1."
             )
-        self.slots = live_slots(
-            sites,
-            modules=modules,
-            slots_without_attention=slots_without_attention,
-            levels=len(block_out_channels),
-        )
-        self.size_multiple = 2 ** (len(block_out_channels) - 1)
-        self.injected_modules = modules
+        levels, bare = len(block_out_channels), slots_without_attention
+        self.slots = places.live_slots(options.sites, modules=options.modules, bare=bare, levels=levels)
+        self.size_multiple = 2 ** (levels - 1)
+        self.injected_modules = options.modules
         self.channels = condition_channels
         self.downscale_factor = downscale_factor
         self.time_channels = time_embed_dim or 4 * block_out_channels[0]
-        self.time_aware, self.attention = time_aware, attention
+        self.time_aware, self.attention = options.time_aware, options.attention
         self._build(tuple(block_out_channels), out_channels=out_channels)
-        self._add_weights(schedule)
+        self._add_weights(options.schedule)
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, condition_channels: int = 3, **options: Any) -> BPSAdapter:
@@ -143,11 +137,11 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Raises ValueError unless the UNet has three or four levels of two resnets, widths divisible by 32 and
         a middle block.
         """
-        check_unet(unet)
+        places.check_unet(unet)
         return cls(
             condition_channels=condition_channels,
             block_out_channels=tuple(unet.config["block_out_channels"]),
-            slots_without_attention=find_slots_without_attention(unet),
+            slots_without_attention=places.slots_without_attention(unet),
             time_embed_dim=unet.time_embedding.linear_2.out_features,
             out_channels=unet.config["out_channels"],
             **options,
@@ -213,39 +207,35 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             emitted[slot] = self.emit[str(slot)](h)
 
     def _build(self, widths: tuple[int, ...], *, out_channels: int) -> None:
+        """Make the layers in a fixed order, as each draws its weights, and keep those up to the last slot."""
         last = self.slots[-1]
-        entries, entry_widths = self._encoder_entries(widths)
-        middle = [
-            self._residual(widths[-1], widths[-1], attention=self.attention and not i) for i in range(2)
+        count = max(0, last - MIDDLE_SLOT)  # of the decoder's blocks
+        inputs = self.channels * self.downscale_factor**2
+        out = [widths[0]]  # what each entry of the encoder gives
+        entries: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 3, padding=1)]
+        for slot in range(1, 3 * len(widths)):
+            level, place = divmod(slot, 3)
+            if place:
+                entries.append(self._residual(out[-1], widths[level], attention=self.attention))
+            else:
+                entries.append(nn.Conv2d(out[-1], out[-1], 3, stride=2, padding=1))
+            out.append(widths[level] if place else out[-1])
+        middle = [self._residual(out[-1], out[-1], attention=a) for a in (self.attention, False)]
+        given = [out[-1], *(w for w in widths[::-1] for _ in range(3))]  # the middle's and the decoder's
+        decoder = [
+            DecoderBlock(before + popped, width)
+            for before, popped, width in zip(given, out[::-1], given[1:], strict=False)
         ]
-        decoder, decoder_widths = _decoder_blocks(entry_widths)
-        count = max(0, last - MIDDLE_SLOT)
         self.encoder = nn.ModuleList(entries[: last + 1])
         self.middle = nn.ModuleList(middle if last >= MIDDLE_SLOT else [])
         self.decoder = nn.ModuleList(decoder[:count])
-        self.upsamplers = nn.ModuleList(
-            Upsample(decoder_widths[index]) for index in range(2, 3 * len(widths) - 1, 3) if index + 1 < count
-        )
-        given = dict(enumerate(entry_widths)) | {MIDDLE_SLOT: widths[-1], OUTPUT_SLOT: decoder_widths[-1]}
-        given |= dict(enumerate(decoder_widths, MIDDLE_SLOT + 1))
+        doubled = range(3, min(count, len(out)), 3)
+        self.upsamplers = nn.ModuleList(upsample(given[number]) for number in doubled)
+        by_slot = dict(enumerate(out)) | dict(enumerate(given, MIDDLE_SLOT)) | {OUTPUT_SLOT: given[-1]}
         self.emit = nn.ModuleDict()
         for slot in self.slots:
-            taken = out_channels if slot == OUTPUT_SLOT else given[slot]
-            self.emit[str(slot)] = zero_convolution(given[slot], taken)
-
-    def _encoder_entries(self, widths: tuple[int, ...]) -> tuple[list[nn.Module], list[int]]:
-        channels = self.channels * self.downscale_factor**2
-        entries: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
-        out = [widths[0]]
-        for slot in range(1, 3 * len(widths)):
-            if slot in _DOWNSAMPLE_SLOTS:
-                entries.append(nn.Conv2d(out[-1], out[-1], 3, stride=2, padding=1))
-                out.append(out[-1])
-            else:
-                width = widths[slot // 3]
-                entries.append(self._residual(out[-1], width, attention=self.attention))
-                out.append(width)
-        return entries, out
+            taken = out_channels if slot == OUTPUT_SLOT else by_slot[slot]
+            self.emit[str(slot)] = zeroed(nn.Conv2d(by_slot[slot], taken, 3, padding=1))
 
     def _residual(self, channels_in: int, channels_out: int, *, attention: bool) -> TimeResidualBlock:
         time_channels = self.time_channels if self.time_aware else None
@@ -265,16 +255,3 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         else:
             self.register_buffer("weights", weights)
         self.log_gains = nn.Parameter(torch.zeros(len(weighted))) if schedule == "learned_log" else None
-
-
-def _decoder_blocks(entry_widths: Sequence[int]) -> tuple[list[nn.Module], list[int]]:
-    blocks: list[nn.Module] = []
-    out: list[int] = []
-    popped = list(entry_widths)
-    width = entry_widths[-1]
-    for index in range(len(entry_widths)):
-        channels_in = width + popped.pop()
-        width = entry_widths[-1 - 3 * (index // 3)]
-        blocks.append(DecoderBlock(channels_in, width))
-        out.append(width)
-    return blocks, out

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import TypeVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 32
 EPS = 1e-5
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def zero_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """Build a 3x3 convolution (padding 1) whose weight and bias start at zero."""
-    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
+def zeroed(module: Module) -> Module:
+    """Set a layer's weight and bias to zero, where they start."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def upsample(channels: int) -> nn.Sequential:
+    """Build nearest-neighbour doubling followed by a 3x3 convolution, [B,C,h,w] -> [B,C,2h,2w]."""
+    return nn.Sequential(
+        OrderedDict(grow=nn.Upsample(scale_factor=2.0), conv=nn.Conv2d(channels, channels, 3, padding=1))
+    )
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -40,9 +49,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B,C,h,w] -> [B,C,h,w]."""
@@ -68,7 +75,7 @@ class TimeResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(time_channels, 2 * channels_out) if time_channels else None
         self.norm2 = GroupNorm32(channels_out)
-        self.conv2 = zero_convolution(channels_out, channels_out)
+        self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
         self.attention = SelfAttention(channels_out) if attention else nn.Identity()
@@ -88,21 +95,9 @@ class DecoderBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.norm = GroupNorm32(channels_in)
-        self.conv = zero_convolution(channels_in, channels_out)
+        self.conv = zeroed(nn.Conv2d(channels_in, channels_out, 3, padding=1))
         self.skip = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B,ci,h,w] -> [B,co,h,w]."""
         return self.skip(x) + self.conv(F.silu(self.norm(x)))
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling followed by a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B,C,h,w] -> [B,C,2h,2w]."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

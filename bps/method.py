@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
-from bench.types import BenchError, Exchange
+from bench.base.weights import one_part
+from bench.types import BenchError
 from bps.adapter import BPSAdapter, Residuals
 from bps.release import split_release_checkpoint
-from bps.schedule import ENTRIES, RELEASED, layer_weights, released, slot_weight
+from bps.schedule import RELEASED, layer_weights, released, slot_weight
 from bps.sites import MIDDLE_SLOT, SITES
 from bps.steering import SteeredUNet
 
@@ -22,25 +25,11 @@ if TYPE_CHECKING:
     from bench.base.weights import Source
     from bench.types import Task
 
-EXCHANGE = Exchange(
+_DRAWN = 'image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too\n'
+EXCHANGE = dataclasses.replace(
+    one_part("adapter", "BPSAdapter", "StableDiffusionBPSPipeline", home="bps", drawn=_DRAWN),
     parts=("adapter", "unet"),
-    classes={
-        "adapter": ("bps.adapter", "BPSAdapter"),
-        "unet": ("diffusers", "UNet2DConditionModel"),
-    },
-    pipeline="StableDiffusionBPSPipeline",
-    usage="""\
-from bps import BPSAdapter, StableDiffusionBPSPipeline
-adapter = BPSAdapter.from_pretrained("{folder}")
-pipe = StableDiffusionBPSPipeline.from_pretrained(
-    "{base}", adapter=adapter, safety_checker=None, feature_extractor=None, dtype=torch.float32)
-image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too
-""",
-    whole="""\
-from bps import StableDiffusionBPSPipeline
-pipe = StableDiffusionBPSPipeline.from_pretrained("{folder}")
-image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too
-""",
+    classes={"adapter": ("bps.adapter", "BPSAdapter"), "unet": ("diffusers", "UNet2DConditionModel")},
 )
 
 
@@ -74,23 +63,17 @@ class BPSDenoiser(torch.nn.Module):
         """Return by what the learning rate of some parameters is multiplied, by their names here."""
         return {f"steered.adapter.{name}": factor for name, factor in self._factors.items()}
 
-    def encode(self, condition: torch.Tensor) -> torch.Tensor | Residuals:
+    def encode(self, condition: Tensor) -> Tensor | Residuals:
         """Pass the condition [B,C,H,W] through where residuals depend on the timestep; else make them."""
         return condition if self.steered.adapter.time_aware else self.steered.residuals(condition, 0)
 
-    def at_timesteps(self, features: torch.Tensor | Residuals, timesteps: torch.Tensor) -> Residuals:
+    def at_timesteps(self, features: Tensor | Residuals, timesteps: Tensor) -> Residuals:
         """Return the residuals of conditions [B,C,H,W] at timesteps [B], for any number of latents."""
-        if isinstance(features, Residuals):
-            return features
-        return self.steered.residuals(features, timesteps)
+        return features if isinstance(features, Residuals) else self.steered.residuals(features, timesteps)
 
     def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        features: torch.Tensor | Residuals,
-    ) -> torch.Tensor:
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor | Residuals
+    ) -> Tensor:
         """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w].
 
         features: of `encode`, or what `at_timesteps` made of them.
@@ -152,31 +135,18 @@ class BPS:
         *,
         schedule: str | Sequence[float] = RELEASED,
         prior: str = "frozen",
-        sites: Sequence[str] | str = SITES,
-        modules: str = "both",
-        time_aware: bool = True,
-        attention: bool = False,
         emit_rate: str | Sequence[float] = "equal",
         weights_rate: float = 30.0,
+        **steering: Any,
     ) -> BPSDenoiser:
         """Return the steered base; only the adapter trains while the prior is frozen.
 
-        schedule: "released" or see BPSAdapter, as sites, modules, time_aware and attention. prior: see
+        schedule: "released" or see bps.adapter.Steering, whose other fields steering holds. prior: see
         Base.prior_unet. emit_rate, weights_rate: factors of the learning rate, see `allowed`.
         """
-        for name, value in {"time_aware": time_aware, "attention": attention}.items():
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}; allowed: true, false.")
         schedule = released(task.name) if schedule == RELEASED else schedule
         adapter = BPSAdapter.from_unet(
-            base.unet,
-            task.channels,
-            downscale_factor=base.downscale,
-            schedule=schedule,
-            sites=sites,
-            modules=modules,
-            time_aware=time_aware,
-            attention=attention,
+            base.unet, task.channels, downscale_factor=base.downscale, schedule=schedule, **steering
         )
         factors = _rate_factors(adapter, emit_rate=emit_rate, weights_rate=weights_rate)
         adapter = adapter.to(device=base.device, memory_format=torch.channels_last)  # as the UNet it steers
@@ -215,13 +185,11 @@ def _rate_factors(
     what a weight w of the schedule is.
     """
     schedule = adapter.config["schedule"]
-    factors = {name: weights_rate for name, _ in adapter.named_parameters() if name == "log_gains"}
-    if emit_rate == "equal":
-        emitting = (1.0,) * ENTRIES
-    elif emit_rate == "inverse":
+    factors: dict[str, float] = {} if adapter.log_gains is None else {"log_gains": weights_rate}
+    if emit_rate == "inverse":
         emitting = tuple(1 / weight if weight else 1.0 for weight in layer_weights(schedule))
     else:
-        emitting = layer_weights(emit_rate)
+        emitting = layer_weights("uniform" if emit_rate == "equal" else emit_rate)
     for slot in (slot for slot in adapter.slots if slot <= MIDDLE_SLOT):
         factor = slot_weight(emitting, slot=slot)
         factors |= {f"emit.{slot}.{kind}": factor for kind in ("weight", "bias")}
@@ -252,12 +220,13 @@ def _load_release(denoiser: BPSDenoiser, source: Source) -> dict[str, str]:
     except ValueError as error:
         raise BenchError(f"{source.name}: {error}") from error
     own = adapter.state_dict()
-    source.fit(_channels(state, adapter), _channels(own, adapter))
-    source.fit(_shapes(state), _shapes(own))
+    inputs = state["encoder.0.weight"].shape[1] // adapter.downscale_factor**2
+    source.fit({"condition channels": inputs}, {"condition channels": adapter.channels})
+    source.fit_shapes(state, own)
     if adapter.config["schedule"] != "learned":
         name = "layer weights (option schedule)"
         source.fit({name: state["weights"].tolist()}, {name: own["weights"].tolist()})
-    source.fit(_shapes(given), _shapes(unet.state_dict()))
+    source.fit_shapes(given, unet.state_dict())
     adapter.load_state_dict(state)
     gaps = [_gap(tensor, given[name]) for name, tensor in unet.state_dict().items()]
     facts = {"unet_sha256": source.digest(given)}
@@ -266,23 +235,11 @@ def _load_release(denoiser: BPSDenoiser, source: Source) -> dict[str, str]:
     if denoiser.prior == "frozen":
         denoiser.steered.unet = copy.deepcopy(unet)
     denoiser.steered.unet.load_state_dict(given)
-    said = (
-        f"came with the weights: {sum(map(bool, gaps))} of {len(gaps)} tensors differ from the base's, "
-        f"by up to {max(gaps):.2g}"
-    )
-    return {"unet": said, **facts}
+    count = f"{sum(map(bool, gaps))} of {len(gaps)} tensors differ from the base's"
+    return {"unet": f"came with the weights: {count}, by up to {max(gaps):.2g}", **facts}
 
 
-def _channels(state: Mapping[str, torch.Tensor], adapter: BPSAdapter) -> dict[str, int]:
-    inputs = state["encoder.0.weight"].shape[1]
-    return {"condition channels": inputs // adapter.downscale_factor**2}
-
-
-def _gap(own: torch.Tensor, given: torch.Tensor) -> float:
+def _gap(own: Tensor, given: Tensor) -> float:
     """Return the largest difference of a tensor from the base's, at the lesser precision of the two."""
     kind = given.dtype if own.dtype == torch.float32 else own.dtype
     return float((own.cpu().to(kind).float() - given.to(kind).float()).abs().max())
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-    StableDiffusionPipeline,
-)
-from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-    StableDiffusionXLPipeline,
-)
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from bench.types import unknown
@@ -20,7 +15,7 @@ from bps.adapter import BPSAdapter
 from bps.steering import check_fit, steered
 
 _Pipeline = StableDiffusionPipeline if TYPE_CHECKING else object
-_PIL_BANDS = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4}
+_PIL_MODES = ("1", "L", "RGB", "RGBA")
 
 
 class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
@@ -57,7 +52,8 @@ class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
         """
         _check_options(super().__call__, kwargs)
         condition = self._condition(image, height=height, width=width)
-        prompts = _count_prompts(prompt, kwargs.get("prompt_embeds"))
+        embeds = kwargs.get("prompt_embeds")
+        prompts = len(prompt) if isinstance(prompt, (list, tuple)) else 1 if embeds is None else len(embeds)
         if len(condition) not in (1, prompts):
             raise ValueError(
                 f"got {len(condition)} condition images for {prompts} prompts; "
@@ -142,8 +138,12 @@ def condition_to_tensor(image: Any, *, channels: int) -> Tensor:
 def _layout(image: Any) -> Tensor:
     """Bring one PIL image, array or tensor to [B,C,H,W] with its values as they are."""
     if hasattr(image, "getbands"):
-        image = _pil_pixels(image)
-        return image.permute(2, 0, 1)[None]
+        if image.mode not in _PIL_MODES:
+            raise ValueError(
+                f"the condition is a PIL image of mode {image.mode}; "
+                f"allowed: {', '.join(_PIL_MODES)}. Convert it first."
+            )
+        image = np.array(image)
     channels_first = isinstance(image, Tensor)
     pixels = image if channels_first else torch.as_tensor(image)
     if pixels.ndim not in (2, 3, 4):
@@ -153,17 +153,6 @@ def _layout(image: Any) -> Tensor:
         return pixels[None, None]
     batched = pixels[None] if pixels.ndim == 3 else pixels
     return batched if channels_first else batched.permute(0, 3, 1, 2)
-
-
-def _pil_pixels(image: Any) -> Tensor:
-    if image.mode not in _PIL_BANDS:
-        raise ValueError(
-            f"the condition is a PIL image of mode {image.mode}; "
-            f"allowed: {', '.join(_PIL_BANDS)}. Convert it first."
-        )
-    plain = image.convert("L") if image.mode == "1" else image
-    pixels = torch.frombuffer(bytearray(plain.tobytes()), dtype=torch.uint8)
-    return pixels.view(plain.height, plain.width, _PIL_BANDS[image.mode])
 
 
 def _scaled(pixels: Tensor) -> Tensor:
@@ -179,15 +168,8 @@ def _scaled(pixels: Tensor) -> Tensor:
     return pixels.float()
 
 
-def _count_prompts(prompt: Sequence[str] | str | None, embeds: Tensor | None) -> int:
-    if isinstance(prompt, (list, tuple)):
-        return len(prompt)
-    return 1 if embeds is None else len(embeds)
-
-
 def _check_options(call: Any, options: dict[str, Any]) -> None:
-    known = inspect.signature(call).parameters
-    allowed = [name for name in known if name not in ("self", "kwargs")]
+    allowed = [name for name in inspect.signature(call).parameters if name != "kwargs"]
     for name in options:
         if name not in allowed:
             raise unknown("option", name, allowed)

@@ -32,14 +32,19 @@ def convert_release_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Te
     never trains, and the five of its 14 res_weights that weigh nothing (conv-in, the downsamplers
     and the entry before the last). Raises ValueError listing unknown and missing names.
     """
-    names = _layers(state_dict)
     renamed = {
         f"{theirs}.{kind}": ours and f"{ours}.{kind}"
-        for theirs, ours in names.items()
+        for theirs, ours in _layers(state_dict).items()
         for kind in ("weight", "bias")
     }
     scalars = [f"res_weights.{index}" for index in range(_RES_WEIGHTS)]
-    _check_names(state_dict, expected={*renamed, *scalars})
+    expected = {*renamed, *scalars}
+    missing, extra = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)
+    if missing or extra:
+        raise ValueError(
+            "this is not a state dict of the release's BPS module. "
+            f"Missing: {', '.join(missing) or 'none'}. Unknown: {', '.join(extra) or 'none'}."
+        )
     converted = {ours: state_dict[theirs] for theirs, ours in renamed.items() if ours}
     live = [*SLOTS_BY_SITE["encoder"], _RES_WEIGHTS - 1]
     converted["weights"] = torch.stack([state_dict[scalars[index]].reshape(()) for index in live])
@@ -63,12 +68,8 @@ def split_release_checkpoint(
     for prefix, part in ((ADAPTER, adapter), (UNET, unet)):
         if not part:
             raise ValueError(f"this is no checkpoint of the release: no name begins with '{prefix}'.")
-    alive = [
-        s
-        for s in _DEAD_SLOTS
-        if f"zero_blocks.{s}.weight" in adapter and adapter[f"zero_blocks.{s}.weight"].any()
-    ]
-    if alive:
+    dead = {slot: adapter.get(f"zero_blocks.{slot}.weight") for slot in _DEAD_SLOTS}
+    if alive := [slot for slot, tensor in dead.items() if tensor is not None and tensor.any()]:
         raise ValueError(
             f"zero_blocks of slots {alive} are not zero: the checkpoint was trained with "
             "is_controlnet, which also adds residuals to the skip connections. Allowed: without."
@@ -81,13 +82,14 @@ def _layers(state_dict: Mapping[str, Tensor]) -> dict[str, str | None]:
     """Map each release layer to ours, or to None where it is dropped."""
     names: dict[str, str | None] = {"input_blocks.0": "encoder.0"}
     for slot in range(1, MIDDLE_SLOT):
+        theirs, ours = f"input_blocks.{slot}", f"encoder.{slot}"
         if slot in _DEAD_SLOTS:
-            names[f"input_blocks.{slot}.op"] = f"encoder.{slot}"
+            names[f"{theirs}.op"] = ours
             continue
-        names |= _block(f"input_blocks.{slot}", f"encoder.{slot}", _TIME_BLOCK)
-        conv = state_dict.get(f"input_blocks.{slot}.in_layers.2.weight")
+        names |= _block(theirs, ours, _TIME_BLOCK)
+        conv = state_dict.get(f"{theirs}.in_layers.2.weight")
         if slot in _CHANGING_SLOTS and (conv is None or conv.shape[0] != conv.shape[1]):
-            names[f"input_blocks.{slot}.skip_connection"] = f"encoder.{slot}.skip"
+            names[f"{theirs}.skip_connection"] = f"{ours}.skip"
     for index in range(2):
         names |= _block(f"middle_block.{index}", f"middle.{index}", _TIME_BLOCK)
     for slot in range(MIDDLE_SLOT + 1):
@@ -102,12 +104,3 @@ def _layers(state_dict: Mapping[str, Tensor]) -> dict[str, str | None]:
 
 def _block(theirs: str, ours: str, parts: Mapping[str, str]) -> dict[str, str | None]:
     return {f"{theirs}.{old}": f"{ours}.{new}" for old, new in parts.items()}
-
-
-def _check_names(state_dict: Mapping[str, Tensor], *, expected: set[str]) -> None:
-    missing, extra = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)
-    if missing or extra:
-        raise ValueError(
-            "this is not a state dict of the release's BPS module. "
-            f"Missing: {', '.join(missing) or 'none'}. Unknown: {', '.join(extra) or 'none'}."
-        )

@@ -7,6 +7,7 @@ stand for places that are never steered and weigh nothing. Decoder residuals alw
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -15,12 +16,11 @@ from bps.sites import MIDDLE_SLOT
 
 ENTRIES = 13
 _HEAD_HEAVY = (16.0, 16.0, 1.0, 8.0, 8.0, 1.0, 4.0, 4.0, 1.0, 2.0, 2.0, 1.0, 16.0)
-_FOOT_HEAVY = (2.0, 2.0, 1.0, 4.0, 4.0, 1.0, 8.0, 8.0, 1.0, 16.0, 16.0, 1.0, 16.0)
 SCHEDULES: dict[str, tuple[float, ...]] = {
     "head_heavy": _HEAD_HEAVY,
     "head_heavy_xl": tuple(weight if weight == 1 else 2 * weight for weight in _HEAD_HEAVY),
     "uniform": (1.0,) * ENTRIES,
-    "foot_heavy": _FOOT_HEAVY,
+    "foot_heavy": (2.0, 2.0, 1.0, 4.0, 4.0, 1.0, 8.0, 8.0, 1.0, 16.0, 16.0, 1.0, 16.0),
     "learned": _HEAD_HEAVY,
     "learned_log": _HEAD_HEAVY,
 }
@@ -54,18 +54,12 @@ def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)
         return SCHEDULES[schedule]
-    try:
-        weights = tuple(float(weight) for weight in schedule)
-    except TypeError:
-        raise ValueError(
-            f"schedule {schedule!r} is neither a name nor a list of numbers; "
-            f"allowed: {ENTRIES} finite numbers, or one of {', '.join(SCHEDULES)}."
-        ) from None
+    weights: tuple[float, ...] = ()
+    with contextlib.suppress(TypeError, ValueError):
+        weights = tuple(map(float, schedule))
     if len(weights) != ENTRIES or not all(map(math.isfinite, weights)):
-        raise ValueError(
-            f"schedule {weights} has {len(weights)} entries; "
-            f"allowed: {ENTRIES} finite numbers, or one of {', '.join(SCHEDULES)}."
-        )
+        allowed = f"{ENTRIES} finite numbers, or one of {', '.join(SCHEDULES)}"
+        raise ValueError(f"schedule is {schedule!r}; allowed: {allowed}.")
     return weights
 
 

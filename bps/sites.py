@@ -20,9 +20,6 @@ from torch import nn
 
 from bench.types import unknown
 
-LEVELS = (3, 4)
-RESNETS_PER_LEVEL = 2
-WIDTH_MULTIPLE = 32
 MIDDLE_SLOT = 12
 OUTPUT_SLOT = 25
 SLOTS_BY_SITE = {
@@ -33,28 +30,26 @@ SLOTS_BY_SITE = {
 }
 SITES = ("encoder", "middle", "decoder")
 """The release's. "output" alone is the literal posterior: prediction = prior's + M(condition, t)."""
-MODULES = ("both", "resnets", "attentions")
+_KINDS = {"both": ("resnets", "attentions"), "resnets": ("resnets",), "attentions": ("attentions",)}
 
 
 def live_slots(
-    sites: Iterable[str], *, modules: str, slots_without_attention: Iterable[int], levels: int = LEVELS[-1]
+    sites: str | Sequence[str], *, modules: str, bare: Iterable[int], levels: int
 ) -> tuple[int, ...]:
     """List the slots that receive a residual, in rising order.
 
-    sites: any of SLOTS_BY_SITE. modules: one of MODULES. levels: of the UNet. With "attentions", slots whose
-    entry has no attention receive nothing. Raises ValueError for unknown names and where no slot is left.
+    sites: any of SLOTS_BY_SITE. modules: "both", "resnets" or "attentions", of which slots in bare, that have
+    no attention, receive nothing. levels: of the UNet. Raises ValueError for unknown names and where no slot
+    is left.
     """
-    if not isinstance(sites, (str, Sequence)):
-        raise ValueError(f"sites {sites!r} is no name or list; allowed: {', '.join(SLOTS_BY_SITE)}.")
-    chosen = (sites,) if isinstance(sites, str) else tuple(sites)
+    listed = sites if isinstance(sites, Sequence) and not isinstance(sites, str) else [sites]
+    chosen = [str(site) for site in listed]
     for site in chosen:
-        if not isinstance(site, str) or site not in SLOTS_BY_SITE:
+        if site not in SLOTS_BY_SITE:
             raise unknown("site", site, SLOTS_BY_SITE)
-    if modules not in MODULES:
-        raise unknown("modules", modules, MODULES)
-    bare = frozenset(slots_without_attention) if modules == "attentions" else frozenset()
-    deeper = {*range(3 * levels, MIDDLE_SLOT), *range(MIDDLE_SLOT + 1 + 3 * levels, OUTPUT_SLOT)}
-    slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]} - bare - deeper
+    slots = {slot for site in chosen for slot in SLOTS_BY_SITE[site]}
+    slots -= {*range(3 * levels, MIDDLE_SLOT), *range(MIDDLE_SLOT + 1 + 3 * levels, OUTPUT_SLOT)}
+    slots -= set(bare) if "resnets" not in _kinds(modules) else set()
     if not slots:
         raise ValueError(
             f"sites {chosen} with modules '{modules}' leave no place for a residual. "
@@ -65,21 +60,24 @@ def live_slots(
 
 def injection_sites(unet: UNet2DConditionModel, *, modules: str = "both") -> dict[int, tuple[nn.Module, ...]]:
     """Map each slot to the UNet modules behind which its residual is added; may be empty ones."""
-    if modules not in MODULES:
-        raise unknown("modules", modules, MODULES)
-    sites = {}
-    for level, block in enumerate(unet.down_blocks):
-        for entry in range(RESNETS_PER_LEVEL):
-            sites[3 * level + 1 + entry] = _entry_modules(block, entry, modules)
-    sites[MIDDLE_SLOT] = (
-        *(_module_list(unet.mid_block, "resnets") if modules != "attentions" else ()),
-        *(_module_list(unet.mid_block, "attentions") if modules != "resnets" else ()),
-    )
-    for level, block in enumerate(unet.up_blocks):
-        for entry in range(RESNETS_PER_LEVEL + 1):
-            sites[MIDDLE_SLOT + 1 + 3 * level + entry] = _entry_modules(block, entry, modules)
-    sites[OUTPUT_SLOT] = (unet.conv_out,)
+    kinds = _kinds(modules)
+
+    def found(block: nn.Module, entry: slice = slice(None)) -> tuple[nn.Module, ...]:
+        lists = [[m for m in getattr(block, kind, None) or () if m is not None] for kind in kinds]
+        return tuple(module for each in lists for module in each[entry])
+
+    sites = {MIDDLE_SLOT: found(unet.mid_block), OUTPUT_SLOT: (unet.conv_out,)}
+    for first, blocks, count in ((1, unet.down_blocks, 2), (MIDDLE_SLOT + 1, unet.up_blocks, 3)):
+        for level, block in enumerate(blocks):
+            for entry in range(count):
+                sites[first + 3 * level + entry] = found(block, slice(entry, entry + 1))
     return sites
+
+
+def _kinds(modules: str) -> tuple[str, ...]:
+    if modules not in _KINDS:
+        raise unknown("modules", modules, _KINDS)
+    return _KINDS[modules]
 
 
 def slots_without_attention(unet: UNet2DConditionModel) -> tuple[int, ...]:
@@ -95,34 +93,16 @@ def check_unet(unet: UNet2DConditionModel) -> None:
         raise ValueError(f"got a {type(unet).__name__}; allowed: a diffusers UNet2DConditionModel.")
     check_widths(unet.config["block_out_channels"])
     layers = unet.config["layers_per_block"]
-    per_level = list(layers) if isinstance(layers, (list, tuple)) else [layers]
-    if any(count != RESNETS_PER_LEVEL for count in per_level):
-        raise ValueError(
-            f"the UNet has layers_per_block {layers}; allowed: {RESNETS_PER_LEVEL} at every level."
-        )
+    if {*(layers if isinstance(layers, Sequence) else [layers])} != {2}:
+        raise ValueError(f"the UNet has layers_per_block {layers}; allowed: 2 at every level.")
     if unet.mid_block is None:
         raise ValueError("the UNet has no mid_block; allowed: a UNet with a middle block.")
 
 
 def check_widths(widths: Sequence[int]) -> None:
     """Raise ValueError unless there are three or four positive widths divisible by 32 (the group norms)."""
-    if len(widths) not in LEVELS:
-        levels = " or ".join(map(str, LEVELS))
-        raise ValueError(f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {levels}.")
-    if any(width <= 0 or width % WIDTH_MULTIPLE for width in widths):
+    if len(widths) not in (3, 4) or any(width <= 0 or width % 32 for width in widths):
         raise ValueError(
-            f"block_out_channels {tuple(widths)}; allowed: positive multiples of {WIDTH_MULTIPLE}."
+            f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: 3 or 4, all positive "
+            "multiples of 32."
         )
-
-
-def _entry_modules(block: nn.Module, entry: int, modules: str) -> tuple[nn.Module, ...]:
-    found: list[nn.Module] = []
-    if modules != "attentions":
-        found += _module_list(block, "resnets")[entry : entry + 1]
-    if modules != "resnets":
-        found += _module_list(block, "attentions")[entry : entry + 1]
-    return tuple(found)
-
-
-def _module_list(block: nn.Module, name: str) -> list[nn.Module]:
-    return [module for module in getattr(block, name, None) or () if module is not None]

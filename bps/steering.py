@@ -9,9 +9,9 @@ UNet to the last bit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,54 +24,35 @@ from bps.sites import check_unet, injection_sites
 
 
 class Injection:
-    """Adds residuals inside a UNet while attached; a context manager.
+    """Adds residuals inside a UNet while its context is open.
 
     residuals may be exchanged between calls of the UNet; None adds nothing. modules as in
     BPSAdapter. A UNet batch of K*B rows (index k*B + b) takes residuals of B rows.
     """
 
     def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        residuals: Residuals | None = None,
-        *,
-        modules: str = "both",
+        self, unet: UNet2DConditionModel, residuals: Residuals | None = None, *, modules: str = "both"
     ) -> None:
         self.residuals = residuals
         self._sites = injection_sites(unet, modules=modules)
         self._handles: list[RemovableHandle] = []
 
-    def attach(self) -> None:
+    def __enter__(self) -> Injection:
         """Register the hooks; RuntimeError where they are already registered."""
         if self._handles:
-            raise RuntimeError("this injection is already attached; detach it first.")
+            raise RuntimeError("this injection is already attached; leave its context first.")
         for slot, modules in self._sites.items():
             for module in modules:
-                self._handles.append(module.register_forward_hook(self._hook(slot)))
+                self._handles.append(module.register_forward_hook(partial(self._add, slot)))
+        return self
 
-    def detach(self) -> None:
-        """Remove every hook of this injection; does nothing where there is none."""
+    def __exit__(self, *problem: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def __enter__(self) -> Injection:
-        self.attach()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
-
-    def _hook(self, slot: int) -> Callable[[nn.Module, Any, Any], Any]:
-        def add(module: nn.Module, args: Any, output: Any) -> Any:
-            residual = self.residuals.by_slot.get(slot) if self.residuals is not None else None
-            return output if residual is None else _add_to_output(output, residual, slot)
-
-        return add
+    def _add(self, slot: int, module: nn.Module, args: Any, output: Any) -> Any:
+        residual = self.residuals.by_slot.get(slot) if self.residuals is not None else None
+        return output if residual is None else _add_to_output(output, residual, slot)
 
 
 class SteeredUNet(nn.Module):
@@ -215,24 +196,19 @@ def _spread(timestep: Tensor | float, *, rows: int, batch: int, device: torch.de
 
 
 def _add_to_output(output: Any, residual: Tensor, slot: int) -> Any:
-    """Add to a module's output: a tensor, a tuple led by one, or an output with `sample`."""
-    if isinstance(output, Tensor):
-        return _add(output, residual, slot)
+    """Add [B,C,h,w] to a module's output of K*B rows: a tensor, a tuple led by one, one with `sample`."""
     if isinstance(output, tuple):
-        return (_add(output[0], residual, slot), *output[1:])
-    return dataclasses.replace(output, sample=_add(output.sample, residual, slot))
-
-
-def _add(hidden: Tensor, residual: Tensor, slot: int) -> Tensor:
-    """Add residual [B,C,h,w] to hidden [K*B,C,h,w], shared by the K branches."""
+        return (_add_to_output(output[0], residual, slot), *output[1:])
+    if not isinstance(output, Tensor):
+        return dataclasses.replace(output, sample=_add_to_output(output.sample, residual, slot))
     batch = len(residual)
-    if len(hidden) % batch or hidden.shape[1:] != residual.shape[1:]:
+    if len(output) % batch or output.shape[1:] != residual.shape[1:]:
         raise ValueError(
             f"the residual of slot {slot} is {list(residual.shape)}, the UNet's features there "
-            f"{list(hidden.shape)}; allowed: the same sizes (condition pixels = latent cells x "
+            f"{list(output.shape)}; allowed: the same sizes (condition pixels = latent cells x "
             "downscale factor) and a multiple of its rows."
         )
-    residual = residual.to(hidden.dtype)
-    if len(hidden) == batch:
-        return hidden + residual
-    return (hidden.unflatten(0, (-1, batch)) + residual).flatten(0, 1)
+    residual = residual.to(output.dtype)
+    if len(output) == batch:
+        return output + residual
+    return (output.unflatten(0, (-1, batch)) + residual).flatten(0, 1)

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import SD
-from bench.base.random import Shape, train_tokenizer, write_base
+from bench.base.families import SD, Shape
+from bench.base.random import train_tokenizer, write_base
 from bench.base.snapshot import MANIFEST
 from bench.content import read_json, sha256_file, write_json
 from bench.judges.clip import EMOJI_CLIP
 
 TINY_VAE = {
+    "_class_name": "AutoencoderTiny",
     "encoder_block_out_channels": (16,) * 3,
     "decoder_block_out_channels": (16,) * 3,
     "num_encoder_blocks": (1, 2, 3),
@@ -23,52 +24,42 @@ TINY_VAE = {
 
 
 def tiny_shape(
-    tokenizer: Any,
-    *,
-    vae: Mapping[str, Any] = TINY_VAE,
-    vae_class: str = "AutoencoderTiny",
-    prediction: str = "v_prediction",
+    tokenizer: Any, *, vae: Mapping[str, Any] = TINY_VAE, prediction: str = "v_prediction"
 ) -> Shape:
     """A 4-level UNet of width 32, an autoencoder, a one-layer text encoder of 16 tokens."""
-    from diffusers import DDIMScheduler
-
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-    return Shape(
-        name="tiny",
-        size=64,
-        tokens=16,
-        unet={
-            "sample_size": 16,
-            "block_out_channels": (32,) * 4,
-            "layers_per_block": 2,
-            "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2, "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
-            "cross_attention_dim": 32,
-            "attention_head_dim": (1,) * 4,
-            "norm_num_groups": 16,
-        },
-        vae=vae,
-        vae_class=vae_class,
-        text={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 128,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "max_position_embeddings": 16,
-            "projection_dim": 32,
-            **ends,
-        },
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction,
-        ),
-    )
+    unet = {
+        "sample_size": 16,
+        "block_out_channels": (32,) * 4,
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": (1,) * 4,
+        "norm_num_groups": 16,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 16,
+        "projection_dim": 32,
+        **ends,
+    }
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": prediction,
+    }
+    configs = {"unet": unet, "vae": vae, "text_encoder": text, "scheduler": scheduler}
+    return Shape(name="tiny", configs=configs)
 
 
 def write_tiny_base(folder: Path, words: Sequence[str], **shape: Any) -> Path:
@@ -78,7 +69,7 @@ def write_tiny_base(folder: Path, words: Sequence[str], **shape: Any) -> Path:
     torch.manual_seed(0)
     tokenizer = train_tokenizer(words, size=200, length=16)
     made = tiny_shape(tokenizer, **shape)
-    parts = {**made.build(), "tokenizer": tokenizer, "scheduler": made.scheduler}
+    parts = {**made.build(), "tokenizer": tokenizer}
     for part in SD.weighted:
         parts[part].half()
     write_base(folder, parts)
@@ -99,6 +90,7 @@ def small_clip() -> dict[str, Any]:
 def write_narrow_base(folder: Path) -> Path:
     """Write a random base of Stable Diffusion 1.5's shape, narrow: eps, latents of 64x64 at 512 px."""
     vae = {
+        "_class_name": "AutoencoderKL",
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
         "block_out_channels": (4, 4, 8, 8),
@@ -107,6 +99,5 @@ def write_narrow_base(folder: Path) -> Path:
         "latent_channels": 4,
         "sample_size": 512,
     }
-    how = {"vae": vae, "vae_class": "AutoencoderKL", "prediction": "epsilon"}
     words = ["a picture, number one", "in words"]
-    return write_tiny_base(folder, words, **how)
+    return write_tiny_base(folder, words, vae=vae, prediction="epsilon")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.base.random import Shape, shape_like, write_base
+from bench.base.families import Shape
+from bench.base.random import shape_like, write_base
 from bench.base.single import clip_tokenizer
 
 _UNET = {
@@ -59,15 +59,11 @@ _OPEN_CLIP = {
 
 def narrow_shape(like: str = "sd15") -> Shape:
     """Narrow networks with what no file tells: groups of 32, the size of images, CLIP's vocabulary."""
-    shape = shape_like(like, width=32, size=512)
     heads = {} if like == "sd15" else {"attention_head_dim": (1, 1, 2, 2)}
     ends = {"bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 49_407}
-    return replace(
-        shape,
-        unet={**shape.unet, "norm_num_groups": 32, **heads},
-        vae={**shape.vae, "norm_num_groups": 32, "block_out_channels": (32, 32, 64, 64)},
-        text={**shape.text, **ends},
-    )
+    shape = shape_like(like, width=32, size=512).changed("unet", norm_num_groups=32, **heads)
+    shape = shape.changed("vae", norm_num_groups=32, block_out_channels=(32, 32, 64, 64))
+    return shape.changed("text_encoder", **ends)
 
 
 def write_both(folder: Path, file: Path, *, like: str = "sd15") -> dict[str, Any]:
@@ -77,9 +73,11 @@ def write_both(folder: Path, file: Path, *, like: str = "sd15") -> dict[str, Any
 
     torch.manual_seed(0)
     shape = narrow_shape(like)
-    parts = {name: part.half() for name, part in shape.build().items()}
+    parts = shape.build()
+    for name in shape.family.weighted:
+        parts[name].half()
     tokenizer = clip_tokenizer(pad="<|endoftext|>" if like == "sd15" else "!")
-    write_base(folder, {**parts, "tokenizer": tokenizer, "scheduler": shape.scheduler})
+    write_base(folder, {**parts, "tokenizer": tokenizer})
     tensors = original(parts, open_clip=like != "sd15")
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)

@@ -132,9 +132,15 @@ WEIGHTS: list[tuple[Change, str]] = [
     (tensors(VAE, spoilt("decoder.conv_in.weight", float("inf"))), "vae/ .* not finite .* decoder"),
     (tensors(TEXT, spoilt("final_layer_norm.bias", float("nan"))), "text_encoder/ .* not finite"),
     (tensors(UNET, lambda state: state.pop("conv_in.bias")), "conv_in.bias"),
-    (tensors(UNET, lambda state: state.update(extra=torch.ones(1))), "unet/ .* does not use: extra"),
-    (tensors(VAE, lambda state: state.update(extra=torch.ones(1))), "vae/ .* does not use: extra"),
-    (without_layers, "text_encoder/ .* does not use: encoder.layers.1"),
+    (
+        tensors(UNET, lambda state: state.update(extra=torch.ones(1))),
+        "unet does not fit .*unexpected keys: extra",
+    ),
+    (
+        tensors(VAE, lambda state: state.update(extra=torch.ones(1))),
+        "vae does not fit .*unexpected keys: extra",
+    ),
+    (without_layers, "text_encoder does not fit .*unexpected keys: .*encoder.layers.1"),
     (says("text_encoder/config.json", vocab_size=7), "text encoder reads 7|vocab|size"),
     (says("text_encoder/config.json", hidden_act="nowhere"), "nowhere"),
     (says("tokenizer/tokenizer_config.json", model_max_length=512), "prompts of 512"),

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.base.random import Shape, build_base, shape_like, shape_of
+from bench.base.families import Shape
+from bench.base.random import build_base, shape_like, shape_of
 from bench.config import RunConfig, Sampler, Training
 from bench.plan import (
     ALLOWANCE,
@@ -54,8 +55,7 @@ UNET = 859_520_964, 401.6
 @pytest.fixture(scope="module")
 def tiny(micro_folder: Path) -> Shape:
     """The tiny base with one layer a block: half the operations to follow."""
-    shape = shape_of(micro_folder)
-    return replace(shape, unet={**shape.unet, "layers_per_block": 1})
+    return shape_of(micro_folder).changed("unet", layers_per_block=1)
 
 
 def setting(**changes: Any) -> Setting:
@@ -80,7 +80,7 @@ def test_full_width_parameters_and_operations_are_the_known_ones() -> None:
     assert base.unet.num_parameters() == UNET[0]
     assert base.vae.num_parameters() == 83_653_863
     assert sum(p.numel() for p in base.text_encoder.parameters()) == 123_060_480
-    base.vae = base.text_encoder = None
+    base = replace(base, vae=None, text_encoder=None)
     assert round(401.63672064, 1) == UNET[1]
     built = {}
     for name, (parameters, _) in SD15.items():

@@ -51,7 +51,7 @@ def outputs(base: Base) -> list[Any]:
     picture = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), np.uint8)
     with torch.inference_mode():
         eps = base.eps(latents, torch.tensor([500]), text[None])
-    return [text, eps, base.encode_images(picture), base.decode(latents)]
+    return [text, eps, base.encode_posterior(picture)[0], base.decode(latents)]
 
 
 def test_a_file_is_the_base_of_its_folder(sd15: tuple[Path, Path, State], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_file_is_the_base_of_its_folder(sd15: tuple[Path, Path, State], tmp_pa
         assert base.tokenizer.get_vocab() == there.tokenizer.get_vocab()
     assert bases[0].name == file.name and bases[0].weights == {file.name: sha256_file(file)}
     assert len({base.digest for base in (there, *bases)}) == 3
-    assert shape_of(file).unet["block_out_channels"] == [32, 64, 128, 128]
+    assert shape_of(file).configs["unet"]["block_out_channels"] == [32, 64, 128, 128]
 
 
 def test_a_damaged_conversion_is_made_anew(sd15: tuple[Path, Path, State]) -> None:
@@ -126,8 +126,8 @@ def test_shapes_at_full_width_are_those_of_the_published_configurations(
     monkeypatch.setattr(single, "_tensors", lambda file: tensors)
     (tmp_path / "model.yaml").write_text(V.replace(" v\n", " eps\n") if like == "sd15" else V)
     configs, shape = single.configs_of(tmp_path / "model.safetensors"), shape_like(like)
-    for part, wanted in (("unet", shape.unet), ("vae", shape.vae), ("text_encoder", shape.text)):
-        told = {name: list(v) if isinstance(v, tuple) else v for name, v in wanted.items()}
+    for part in ("unet", "vae", "text_encoder"):
+        told = dict(shape.configs[part])
         told.pop("projection_dim", None)  # of which nothing is read
         assert {name: configs[part][name] for name in told} == told
 

@@ -226,7 +226,7 @@ def test_what_is_no_folder_of_weights_is_refused(micro_base: Base, tmp_path: Pat
     with pytest.raises(BenchError, match="holds a T2IAdapter; needed: a ControlNetModel"):
         load(built("controlnet", micro_base), tmp_path, "controlnet")
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
-    with pytest.raises(BenchError, match="no folder with config.json"):
+    with pytest.raises(BenchError, match="config.json"):
         load(built("controlnet", micro_base), weights, "controlnet")
     cut = dict(list(load_file(weights).items())[1:])
     save_file(cut, weights)

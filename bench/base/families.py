@@ -1,10 +1,18 @@
-"""Families of Stable Diffusion: which parts a base has, and what its UNet reads beside latents."""
+"""Families of Stable Diffusion: which parts a base has, how they are configured, what its UNet reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from bench.base.weights import quiet
+from bench.types import BenchError
+
+LATENT_CHANNELS = 4
+HEAD = 64  # channels of an attention head, in CLIP and in the UNets of 2.x and SDXL
+EOS = "<|endoftext|>"
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +61,126 @@ def family_of(index: Any) -> Family:
     """Return the family of a base by what its model_index.json holds, which may be anything."""
     named = isinstance(index, dict) and str(index.get("_class_name")).startswith(SDXL.pipeline)
     return SDXL if named else SD
+
+
+def family_with(parts: Mapping[str, Any]) -> Family:
+    """Return the family of a base that has these parts, or configurations by part."""
+    return SD if parts.get("text_encoder_2") is None else SDXL
+
+
+def vae_widths(vae: Mapping[str, Any]) -> Any:
+    """Return the widths of an autoencoder's levels, None where its configuration does not tell."""
+    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a base is made of: its name, and the configurations of its parts as their folders hold them."""
+
+    name: str
+    configs: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def family(self) -> Family:
+        """Of which family it is."""
+        return family_with(self.configs)
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent cell."""
+        return int(2 ** (len(vae_widths(self.configs["vae"])) - 1))
+
+    @property
+    def size(self) -> int:
+        """Pixels of an image's side."""
+        return int(self.configs["unet"]["sample_size"] * self.downscale)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(4,h,w)."""
+        side = self.size // self.downscale
+        return LATENT_CHANNELS, side, side
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a prompt has."""
+        return int(self.configs["text_encoder"]["max_position_embeddings"])
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of an encoded prompt, (L,D)."""
+        width = sum(int(self.configs[part]["hidden_size"]) for part in self.family.encoders)
+        return self.tokens + self.family.pooled, width
+
+    def changed(self, part: str, **values: Any) -> Self:
+        """Return it with other values in the configuration of a part."""
+        return replace(self, configs={**self.configs, part: {**self.configs[part], **values}})
+
+    def classes(self) -> dict[str, Any]:
+        """Return the class of each part that has weights."""
+        import diffusers
+        import transformers
+
+        texts = {part: getattr(transformers, name) for part, name in self.family.encoders.items()}
+        vae = getattr(diffusers, self.configs["vae"]["_class_name"])
+        return {"unet": diffusers.UNet2DConditionModel, "vae": vae, **texts}
+
+    def build(self, *, encoders: bool = True) -> dict[str, Any]:
+        """Return untrained UNet, autoencoder, text encoders, from torch's generator, and scheduler by part.
+
+        encoders: else there is a UNet alone. BenchError where the configurations give no network.
+        """
+        import diffusers
+
+        quiet()
+        scheduler = dict(self.configs["scheduler"])
+        parts: dict[str, Any] = dict.fromkeys(self.family.weighted)
+        try:
+            for part, kind in self.classes().items():
+                config = dict(self.configs[part])
+                if part in self.family.encoders:
+                    parts[part] = kind(kind.config_class(**config)) if encoders else None
+                elif encoders or part == "unet":
+                    parts[part] = kind.from_config(config)
+        except (MemoryError, RuntimeError):  # no room
+            raise
+        except Exception as error:  # the libraries raise many kinds for values that do not fit
+            raise BenchError(
+                f"the configurations of {self.name} give no network ({error}). Restore them."
+            ) from error
+        return parts | {"scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)}
+
+
+def unet_config(widths: Sequence[int], attends: Sequence[bool], **more: Any) -> dict[str, Any]:
+    """Return a UNet's configuration: widths of its levels, which of them have attention, and what else."""
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "block_out_channels": list(widths),
+        "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]],
+        **more,
+    }
+
+
+def vae_config(widths: Sequence[int], **more: Any) -> dict[str, Any]:
+    """Return an autoencoder's configuration, by the widths of its levels."""
+    return {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": list(widths),
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        **more,
+    }
+
+
+def text_config(width: int, **more: Any) -> dict[str, Any]:
+    """Return a text encoder's configuration, by its width."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": max(1, width // HEAD),
+        "projection_dim": width,
+        **more,
+    }

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.base.families import SD, Family
-from bench.base.snapshot import Snapshot, downscale_of, find_snapshot, pooled_width
-from bench.base.weights import not_finite
-from bench.types import BenchError, raise_of_machine, unknown
+from bench.base.snapshot import Snapshot, find_snapshot, pooled_width
+from bench.base.weights import not_finite, read_model
+from bench.types import BenchError, raise_of_machine, some, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -25,40 +24,32 @@ DTYPES = ("float32", "float16", "bfloat16")
 _PIXELS_AT_ONCE = 2**21  # through the autoencoder: 8 images of 512 x 512
 
 
-@dataclass(kw_only=True)
-class Base:
-    """A frozen text-to-image diffusion model and what one must know to use it.
+@dataclass(frozen=True, kw_only=True)
+class Base(Snapshot):
+    """A frozen text-to-image diffusion model, loaded from a snapshot, and what one must know to use it.
 
-    downscale f: image pixels per latent cell. scale: latents are multiplied by it. digest: SHA-256
-    over all files that are read; parts: of each part alone; weights: file -> SHA-256; variants: part
-    -> word in its weights' names. dtype: of the frozen UNet; text encoders and autoencoder stay in
-    float32. zero_empty: whether the empty prompt is encoded as zeros, as SDXL was trained.
+    dtype: of the frozen UNet; text encoders and autoencoder stay in float32.
     """
 
-    name: str
-    folder: Path
-    digest: str
     unet: Any
     vae: Any
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
-    downscale: int
-    scale: float
     text_encoder_2: Any = None
     tokenizer_2: Any = None
-    family: Family = SD
-    zero_empty: bool = False
     device: str = "cpu"
     dtype: str = "float32"
-    parts: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
-    variants: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def prediction(self) -> str:
         """What the UNet gives: "epsilon" or "v_prediction"."""
         return str(self.scheduler.config["prediction_type"])
+
+    @property
+    def scale(self) -> float:
+        """Latents are multiplied by it."""
+        return float(self.vae.config.scaling_factor)
 
     @property
     def text_encoders(self) -> list[Any]:
@@ -81,8 +72,8 @@ class Base:
         return {
             "name": self.name,
             "dtype": self.dtype,
-            "parts": dict(self.parts),
-            "weights": dict(self.weights),
+            "parts": self.parts,
+            "weights": self.weights,
             "variants": {part: word for part, word in self.variants.items() if word},
         }
 
@@ -129,31 +120,21 @@ class Base:
             text[[place for place, caption in enumerate(captions) if not caption]] = 0
         return text
 
-    def encode_images(self, images: np.ndarray) -> torch.Tensor:
-        """[N,H,W,3] uint8 -> latents [N,4,h,w] float32, scaled; the mode, not a draw."""
-        return self.encode_posterior(images)[0]
-
     def encode_posterior(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
 
-        An autoencoder that is not variational has a deviation of 0.
+        The mean is the mode. An autoencoder that is not variational has a deviation of 0.
         """
         import torch
 
         with torch.inference_mode():
-            encoded = self.vae.encode(self.to_pixels(images))
+            pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.device)
+            encoded = self.vae.encode((pixels.float() / 127.5 - 1).contiguous())
             if hasattr(encoded, "latents"):
                 mean, deviation = encoded.latents, torch.zeros_like(encoded.latents)
             else:
                 mean, deviation = encoded.latent_dist.mode(), encoded.latent_dist.std
             return (mean.float() * self.scale).clone(), (deviation.float() * self.scale).clone()
-
-    def to_pixels(self, images: np.ndarray) -> torch.Tensor:
-        """[N,H,W,3] uint8 -> [N,3,H,W] float32 in [-1, 1] on the base's device."""
-        import torch
-
-        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        return (pixels.to(self.device).float() / 127.5 - 1).contiguous()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [N,4,h,w] -> images [N,3,H,W] float32 in [0, 1]."""
@@ -176,14 +157,18 @@ class Base:
         alpha = self.alphas.to(latents.device, latents.dtype)[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt() * output + (1 - alpha).sqrt() * latents
 
-    def eps(self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Predict the noise without any condition: latents [B,4,h,w], timesteps [B], text [K,B,L,D].
+    def encode(self, condition: Any) -> None:
+        """Ignore the condition: the base by itself is a denoiser, too."""
 
-        -> [K,B,4,h,w].
-        """
+    def eps(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any = None
+    ) -> torch.Tensor:
+        """Predict the noise: latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> [K,B,4,h,w]."""
         with self.autocast():
             output = self.unet(**self.unet_inputs(latents, timesteps, text), return_dict=False)[0]
         return self.to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
+
+    __call__ = eps
 
     def unet_inputs(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
@@ -217,7 +202,7 @@ class Base:
         import torch
 
         if prior not in PRIORS:
-            raise BenchError(f"unknown prior '{prior}'. Allowed: {', '.join(PRIORS)}.")
+            raise unknown("prior", prior, PRIORS)
         if prior == "frozen":
             return self.unet
         if prior in ("free", "unlocked"):
@@ -229,22 +214,6 @@ class Base:
             torch.manual_seed(seed)
             fresh = type(self.unet).from_config(self.unet.config)
         return channels_last(fresh).to(self.device).eval().requires_grad_(prior == "none")
-
-
-class PlainDenoiser:
-    """The base without any condition, as a denoiser."""
-
-    def __init__(self, base: Base) -> None:
-        self.base = base
-
-    def encode(self, condition: Any) -> None:
-        """Ignore the condition."""
-
-    def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any
-    ) -> torch.Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
-        return self.base.eps(latents, timesteps, text)
 
 
 def images_at_once(height: int, width: int) -> int:
@@ -270,21 +239,7 @@ def load_base(
     for name in snapshot.family.weighted:
         parts[name].requires_grad_(False).eval().to(device)
     parts["unet"] = channels_last(parts["unet"])
-    return Base(
-        name=snapshot.name,
-        folder=snapshot.folder,
-        digest=snapshot.digest,
-        **parts,
-        downscale=downscale_of(snapshot.configs["vae"]),
-        scale=float(parts["vae"].config.scaling_factor),
-        family=snapshot.family,
-        zero_empty=snapshot.zero_empty,
-        device=device,
-        dtype=dtype,
-        parts=snapshot.parts,
-        weights=snapshot.weights,
-        variants=snapshot.variants,
-    )
+    return Base(**vars(snapshot), **parts, device=device, dtype=dtype)
 
 
 def channels_last(unet: Any) -> Any:
@@ -294,29 +249,22 @@ def channels_last(unet: Any) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def quiet() -> None:
-    """Let diffusers and transformers say errors alone, and draw no bars."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
+    """Load what a base is made of; weights and configuration are of one network, to the last tensor."""
     import diffusers
+    import torch
     import transformers
 
-    quiet()
     folder, family = snapshot.folder, snapshot.family
+    parts: dict[str, Any] = {}
     try:
-        classes = {
-            "unet": diffusers.UNet2DConditionModel,
-            "vae": getattr(diffusers, snapshot.configs["vae"]["_class_name"]),
-            **{part: getattr(transformers, name) for part, name in family.encoders.items()},
-        }
-        parts = {part: _load_weights(kind, snapshot, part, dtype) for part, kind in classes.items()}
+        for part, kind in snapshot.classes().items():
+            chosen = getattr(torch, dtype) if part == "unet" else torch.float32
+            safe = all(name.endswith(".safetensors") for name in snapshot.weight_files(part))
+            how = {"variant": snapshot.variants[part], "use_safetensors": safe}
+            parts[part] = read_model(kind, folder, subfolder=part, dtype=chosen, **how).to(chosen)
+            if wrong := not_finite(parts[part].state_dict()):
+                raise BenchError(f"{part}/ has weights that are not finite in {chosen}: {some(wrong)}")
         for part in family.tokenizers:
             parts[part] = transformers.CLIPTokenizer.from_pretrained(
                 folder, subfolder=part, local_files_only=True
@@ -342,30 +290,3 @@ def _check_tokenizer(tokenizer: Any, place: Path, text: Mapping[str, Any]) -> No
             f"{place} has {tokens} tokens in prompts of {length}; the text encoder reads "
             f"{text['vocab_size']} in {most}. Give the tokenizer of this text encoder."
         )
-
-
-def _load_weights(kind: Any, snapshot: Snapshot, part: str, dtype: str) -> Any:
-    """Load one part; weights and configuration are of one network, to the last tensor."""
-    import torch
-
-    chosen = getattr(torch, dtype) if part == "unet" else torch.float32
-    module, info = kind.from_pretrained(
-        snapshot.folder,
-        subfolder=part,
-        local_files_only=True,
-        dtype=chosen,
-        variant=snapshot.variants[part],
-        use_safetensors=not any(n.startswith(f"{part}/") and n.endswith(".bin") for n in snapshot.files),
-        output_loading_info=True,
-    )
-    loaded = module.to(chosen)
-    wrong = {
-        "lacks the weights": info["missing_keys"],
-        "has weights that its configuration does not use:": info["unexpected_keys"],
-    }
-    if not any(wrong.values()):
-        wrong = {f"has weights that are not finite in {chosen}:": not_finite(loaded.state_dict())}
-    for reason, names in wrong.items():
-        if names:
-            raise BenchError(f"{part}/ {reason} {', '.join(sorted(names)[:3])}")
-    return loaded

@@ -9,13 +9,23 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import SD, SDXL, Family
-from bench.base.load import DTYPES, Base, channels_last, quiet
-from bench.base.snapshot import INDEX, LATENT_CHANNELS, SIZES, downscale_of, read_configs
+from bench.base.families import (
+    EOS,
+    HEAD,
+    LATENT_CHANNELS,
+    NOISE,
+    SD,
+    Shape,
+    family_with,
+    text_config,
+    unet_config,
+    vae_config,
+)
+from bench.base.load import DTYPES, Base, channels_last
+from bench.base.snapshot import INDEX, SIZES, read_configs
 from bench.content import write_json, written_by_libraries
 from bench.types import BenchError, unknown
 
@@ -23,8 +33,7 @@ FULL_WIDTH = 320
 WIDTH_MULTIPLE = 32  # of group norms and of BPS
 CONTEXT = 77  # tokens of a prompt
 VOCABULARY = 49_408  # rows of CLIP's token table
-_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
-_HEAD = 64  # channels of a head, in CLIP, SD 2.x and SDXL
+_BOS = "<|startoftext|>"
 _SIZE_WIDTH = 256  # of each of SDXL's sizes, embedded
 _PROMPTS = (
     "a man riding a wave on a surfboard",
@@ -33,44 +42,34 @@ _PROMPTS = (
     "a plate of food on a wooden table",
     "people walking in the park with a kite",
 )
-_CLIP = {"hidden_size": 768, "num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768}
-# What tells one Stable Diffusion from another. levels: widths over the first; attends: which have attention;
-# heads None: as many as give 64 channels each. texts: of each encoder, at full width. Sources: the
-# configuration files of the published snapshots.
+_CLIP = (768, {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "projection_dim": 768})
+# What tells one Stable Diffusion from another. attends: which levels have attention; heads: else as many as
+# give 64 channels each; texts: width and the rest of each encoder, at full width. Sources: the configuration
+# files of the published snapshots.
 LIKENESSES: Mapping[str, Mapping[str, Any]] = {
     "sd15": {
         "size": 512,
-        "levels": (1, 2, 4, 4),
         "attends": (True, True, True, False),
         "heads": 8,
         "unet": {"use_linear_projection": False, "upcast_attention": False},
-        "scale": 0.18215,
         "texts": [_CLIP],
-        "scheduler": (
-            "PNDMScheduler",
-            {"prediction_type": "epsilon", "skip_prk_steps": True, "set_alpha_to_one": False},
-        ),
+        "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False},
     },
     "sd21": {
         "size": 768,
-        "levels": (1, 2, 4, 4),
         "attends": (True, True, True, False),
-        "heads": None,
         "unet": {"use_linear_projection": True, "upcast_attention": True},
-        "scale": 0.18215,
-        "texts": [
-            {"hidden_size": 1024, "num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512}
-        ],
-        "scheduler": (
-            "DDIMScheduler",
-            {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False},
-        ),
+        "texts": [(1024, {"num_hidden_layers": 23, "hidden_act": "gelu", "projection_dim": 512})],
+        "scheduler": {
+            "_class_name": "DDIMScheduler",
+            "prediction_type": "v_prediction",
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+        },
     },
     "sdxl": {
         "size": 1024,
-        "levels": (1, 2, 4),
         "attends": (False, True, True),
-        "heads": None,
         "unet": {
             "use_linear_projection": True,
             "transformer_layers_per_block": (1, 2, 10),
@@ -78,96 +77,18 @@ LIKENESSES: Mapping[str, Mapping[str, Any]] = {
             "addition_time_embed_dim": _SIZE_WIDTH,
         },
         "scale": 0.13025,
-        "texts": [
-            _CLIP,
-            {"hidden_size": 1280, "num_hidden_layers": 32, "hidden_act": "gelu"},
-        ],
-        "scheduler": (
-            "EulerDiscreteScheduler",
-            {"prediction_type": "epsilon", "timestep_spacing": "leading"},
-        ),
+        "texts": [_CLIP, (1280, {"num_hidden_layers": 32, "hidden_act": "gelu"})],
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
     },
 }
-_NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a base is made of. size: of its images in pixels; tokens: of its prompts.
-
-    unet, vae, text, text_2: arguments of the classes of those parts, the last of SDXL's second text encoder.
-    vae_class: its name in diffusers.
-    """
-
-    name: str
-    size: int
-    tokens: int
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    vae_class: str
-    text: Mapping[str, Any]
-    scheduler: Any
-    text_2: Mapping[str, Any] | None = None
-
-    @property
-    def family(self) -> Family:
-        """Of which family it is."""
-        return SD if self.text_2 is None else SDXL
-
-    @property
-    def texts(self) -> list[Mapping[str, Any]]:
-        """The arguments of its text encoders."""
-        return [self.text] if self.text_2 is None else [self.text, self.text_2]
-
-    @property
-    def downscale(self) -> int:
-        """Image pixels per latent cell."""
-        return downscale_of(self.vae)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(4,h,w)."""
-        side = self.size // self.downscale
-        return LATENT_CHANNELS, side, side
-
-    @property
-    def text_shape(self) -> tuple[int, int]:
-        """The shape of an encoded prompt, (L,D)."""
-        return self.tokens + self.family.pooled, sum(int(text["hidden_size"]) for text in self.texts)
-
-    def build(self, *, encoders: bool = True) -> dict[str, Any]:
-        """Return untrained UNet, autoencoder and text encoders by part, from torch's generator.
-
-        encoders: else all but the UNet are None. BenchError where the configurations give no network.
-        """
-        import diffusers
-        import transformers
-
-        quiet()
-        try:
-            parts = {"unet": diffusers.UNet2DConditionModel.from_config(dict(self.unet))}
-            if not encoders:
-                return parts | dict.fromkeys(self.family.weighted[1:])
-            parts["vae"] = getattr(diffusers, self.vae_class).from_config(dict(self.vae))
-            for (part, kind), config in zip(self.family.encoders.items(), self.texts, strict=True):
-                parts[part] = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
-            return parts
-        except (MemoryError, RuntimeError):  # no room
-            raise
-        except Exception as error:  # the libraries raise many kinds for values that do not fit
-            raise BenchError(
-                f"the configurations of {self.name} give no network ({error}). Restore them."
-            ) from error
 
 
 def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -> Shape:
     """Return the shape of a known Stable Diffusion, at full width or narrow, at its size or another.
 
-    width: of the UNet's first level, four levels of (1, 2, 4, 4) times it; size: of images in pixels.
+    width: of the UNet's first level, levels of (1, 2, 4, 4) times it; size: of images in pixels.
     BenchError for an unknown name and for widths and sizes that are not allowed.
     """
-    import diffusers
-
     if name not in LIKENESSES:
         raise unknown("model to resemble", name, LIKENESSES)
     like = LIKENESSES[name]
@@ -175,57 +96,37 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
     for what, value, multiple in (("width", width, WIDTH_MULTIPLE), ("size", size, 64)):
         if value < multiple or value % multiple:
             raise BenchError(f"{what} {value}; allowed: positive multiples of {multiple}.")
-    levels, attends = like["levels"], like["attends"]
+    levels, attends = (1, 2, 4, 4), like["attends"]
     first = max(16, round(128 * width / FULL_WIDTH / 16) * 16)  # of the autoencoder
-    texts = [_text_like(text, width) for text in like["texts"]]
-    pooled = texts[-1]["hidden_size"] + SIZES * _SIZE_WIDTH
-    kind, schedule = like["scheduler"]
+    texts = {}
+    for part, (full, more) in zip(("text_encoder", "text_encoder_2"), like["texts"], strict=False):
+        own = max(1, round(full // HEAD * width / FULL_WIDTH)) * HEAD
+        texts[part] = text_config(own, vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, **more)
+    hidden = [text["hidden_size"] for text in texts.values()]
+    pooled = {"projection_class_embeddings_input_dim": hidden[-1] + SIZES * _SIZE_WIDTH}
+    unet = unet_config(
+        [width * level for level, _ in zip(levels, attends, strict=False)],
+        attends,
+        sample_size=size // 8,
+        cross_attention_dim=sum(hidden),
+        # the number of heads, in fact
+        attention_head_dim=like.get("heads", [max(1, width // HEAD) * n for n in levels[: len(attends)]]),
+        norm_num_groups=32 if width >= 64 else 16,  # never a group of one channel
+        **like["unet"],
+        **(pooled if len(texts) > 1 else {}),
+    )
+    vae = vae_config(
+        [first * level for level in levels],
+        sample_size=size,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=32 if first >= 64 else 8,
+        scaling_factor=like.get("scale", 0.18215),
+    )
+    scheduler = {"prediction_type": "epsilon", **NOISE, "steps_offset": 1, **like["scheduler"]}
     return Shape(
         name=name if width == FULL_WIDTH else f"{name} of width {width}",
-        size=size,
-        tokens=CONTEXT,
-        unet={
-            "sample_size": size // 8,
-            "block_out_channels": tuple(width * level for level in levels),
-            "layers_per_block": 2,
-            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-            "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
-            "cross_attention_dim": sum(text["hidden_size"] for text in texts),
-            # the number of heads, in fact
-            "attention_head_dim": like["heads"] or tuple(max(1, width // _HEAD) * level for level in levels),
-            "norm_num_groups": 32 if width >= 64 else 16,  # never a group of one channel
-            **like["unet"],
-            **({"projection_class_embeddings_input_dim": pooled} if len(texts) > 1 else {}),
-        },
-        vae={
-            "sample_size": size,
-            "block_out_channels": tuple(first * level for level in (1, 2, 4, 4)),
-            "layers_per_block": 2,
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "latent_channels": LATENT_CHANNELS,
-            "norm_num_groups": 32 if first >= 64 else 8,
-            "scaling_factor": like["scale"],
-        },
-        vae_class="AutoencoderKL",
-        text=texts[0],
-        text_2=texts[1] if len(texts) > 1 else None,
-        scheduler=getattr(diffusers, kind)(**_NOISE, steps_offset=1, **schedule),
+        configs={"unet": unet, "vae": vae, **texts, "scheduler": scheduler},
     )
-
-
-def _text_like(like: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Return the arguments of a text encoder, as much narrower than at full width as a UNet of `width`."""
-    own = max(1, round(like["hidden_size"] // _HEAD * width / FULL_WIDTH)) * _HEAD
-    return {
-        "vocab_size": VOCABULARY,
-        "intermediate_size": 4 * own,
-        "num_attention_heads": own // _HEAD,
-        "max_position_embeddings": CONTEXT,
-        "projection_dim": own,
-        **like,
-        "hidden_size": own,
-    }
 
 
 def shape_of(folder: Path, *, size: int | None = None) -> Shape:
@@ -233,21 +134,9 @@ def shape_of(folder: Path, *, size: int | None = None) -> Shape:
 
     BenchError where a configuration is missing, damaged or none of a base that can be run.
     """
-    from diffusers import DDIMScheduler
-
-    configs = read_configs(folder)
-    unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
-    return Shape(
-        name=folder.name,
-        size=size or unet["sample_size"] * downscale_of(vae),
-        tokens=text["max_position_embeddings"],
-        unet=unet,
-        vae=vae,
-        vae_class=vae["_class_name"],
-        text=text,
-        text_2=configs.get("text_encoder_2"),
-        scheduler=DDIMScheduler.from_config(configs["scheduler"]),
-    )
+    shape = Shape(name=folder.name, configs=read_configs(folder))
+    shape = shape.changed("scheduler", _class_name="DDIMScheduler")
+    return shape.changed("unet", sample_size=size // shape.downscale) if size else shape
 
 
 def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, seed: int = 0) -> Base:
@@ -261,21 +150,11 @@ def build_base(shape: Shape, *, device: str = "meta", encoders: bool = True, see
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         parts = shape.build(encoders=encoders)
-    for module in filter(None, parts.values()):
-        module.requires_grad_(False).eval()
+    for part in shape.family.weighted:
+        if parts[part] is not None:
+            parts[part].requires_grad_(False).eval()
     parts["unet"] = channels_last(parts["unet"])
-    return Base(
-        name=shape.name,
-        folder=Path(shape.name),
-        digest="",
-        **parts,
-        family=shape.family,
-        tokenizer=None,
-        scheduler=shape.scheduler,
-        downscale=shape.downscale,
-        scale=float(shape.vae.get("scaling_factor", 1.0)),
-        device=device,
-    )
+    return Base(**vars(shape), folder=Path(shape.name), **parts, tokenizer=None, device=device)
 
 
 def write_random_base(
@@ -301,20 +180,18 @@ def write_random_base(
         raise unknown("dtype", dtype, DTYPES)
     if folder.exists() and any(folder.iterdir()):
         raise BenchError(f"{folder} is not empty. Name a new folder.")
-    pads = dict(zip(shape.family.tokenizers, (_EOS, "!"), strict=False))
+    pads = dict(zip(shape.family.tokenizers, (EOS, "!"), strict=False))
     tokenizers = {n: train_tokenizer(_PROMPTS, size=320, length=CONTEXT, pad=pad) for n, pad in pads.items()}
-    texts = [
-        {**text, "vocab_size": VOCABULARY if width == FULL_WIDTH else len(tokenizer)}
-        | {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-        for text, tokenizer in zip(shape.texts, tokenizers.values(), strict=True)
-    ]
-    shape = replace(shape, text=texts[0], text_2=texts[1] if shape.text_2 else None)
+    for part, tokenizer in zip(shape.family.encoders, tokenizers.values(), strict=True):
+        ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+        tokens = VOCABULARY if width == FULL_WIDTH else len(tokenizer)
+        shape = shape.changed(part, vocab_size=tokens, **ends)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = shape.build()
-    for part in parts.values():
-        part.to(getattr(torch, dtype))
-    write_base(folder, {**parts, **tokenizers, "scheduler": shape.scheduler}, variant=variant)
+    for part in shape.family.weighted:
+        parts[part].to(getattr(torch, dtype))
+    write_base(folder, {**parts, **tokenizers}, variant=variant)
     return folder
 
 
@@ -332,7 +209,7 @@ def write_base(
     without the family. variant: a word in the names of the UNet's weights. classes: what else the index
     names, or names otherwise: part -> (library, class).
     """
-    family = SD if parts.get("text_encoder_2") is None else SDXL
+    family = family_with(parts)
     with written_by_libraries(folder):
         for name in family.parts:
             if not (folder / name).exists():
@@ -362,7 +239,7 @@ def drop_paths(folder: Path) -> None:
             write_json(path, config)
 
 
-def train_tokenizer(captions: Iterable[str], *, size: int, length: int, pad: str = _EOS) -> Any:
+def train_tokenizer(captions: Iterable[str], *, size: int, length: int, pad: str = EOS) -> Any:
     """Learn merges from `captions` and return a transformers CLIPTokenizer of at most `size` tokens.
 
     Every printable ASCII character is in the alphabet, so no caption holds an unknown token; the
@@ -391,7 +268,7 @@ def train_tokenizer(captions: Iterable[str], *, size: int, length: int, pad: str
         if left in tokens and right in tokens and len(tokens) < size - 2:
             tokens.append(left + right)
             merges.append((left, right))
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, _BOS, _EOS]))}
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, _BOS, EOS]))}
     return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad, unk_token=_EOS
+        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad, unk_token=EOS
     )

@@ -1,25 +1,28 @@
 """Stable Diffusion 1.x and 2.x in one file of the original layout, as most checkpoints are shared.
 
 What a file does not hold is known of its family: heads, groups of norms, noise levels, CLIP's tokenizer.
-Widths, layers and prompts are read off its tensors. diffusers' own loader converts it, once, into a folder
-in the cache; nothing is fetched, and of a pickle tensors alone are read.
+Widths and prompts are read off its tensors. diffusers' own loader converts it, once, into a folder in the
+cache; nothing is fetched, and of a pickle tensors alone are read.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.base.weights import open_tensors, read_tensors
+from bench.base.families import EOS, HEAD, NOISE, text_config, unet_config, vae_config
+from bench.base.weights import open_tensors, quiet, read_tensors
 from bench.content import (
     Cache,
     digest_json,
     read_json,
     read_small,
     sha256_file,
+    unwritable,
     write_json,
     written_by_libraries,
 )
@@ -33,20 +36,39 @@ _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )
-_HEAD = 64  # channels of a head, in CLIP and in the UNet of 2.x
 _LAST_READ = 23  # of OpenCLIP's 24 layers: 2.x takes what the last but one gives
 _MOST_YAML = 1_000_000
-_EOS = "<|endoftext|>"
-_NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 _OTHERS = {
     "conditioner.embedders.": "it is of the SDXL family (conditioner.embedders)",
     f"{_UNET}label_emb.": "its UNet takes a class or an image beside the text (label_emb)",
-    "model.diffusion_model.joint_blocks.": "it is of the SD 3 family (joint_blocks)",
-    "model.diffusion_model.double_blocks.": "it is of the Flux family (double_blocks)",
+    f"{_UNET}joint_blocks.": "it is of the SD 3 family (joint_blocks)",
+    f"{_UNET}double_blocks.": "it is of the Flux family (double_blocks)",
     "ztsnr": "it was trained at zero terminal SNR (ztsnr), where eps is not defined",
 }
 
-Shapes = Mapping[str, tuple[int, ...]]
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """The shapes of a file's tensors by name; a name that it lacks is the reason to refuse it.
+
+    half: whether all weights of the parts are float16.
+    """
+
+    def __init__(self, file: Path) -> None:
+        tensors = _tensors(file)
+        super().__init__(
+            {n: tuple(t.get_shape() if hasattr(t, "get_shape") else t.shape) for n, t in tensors.items()}
+        )
+        parts = (_UNET, _VAE, "cond_stage_model.")
+        weights = [t for n, t in tensors.items() if n.startswith(parts) and not n.endswith("position_ids")]
+        kinds = {str(t.get_dtype() if hasattr(t, "get_dtype") else t.dtype) for t in weights}
+        self.file, self.half = file, kinds in ({"F16"}, {"torch.float16"})
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise _refused(self.file, f"it has no {name}")
+
+    def count(self, name: str) -> int:
+        """Return how many names there are with 0, 1, ... in the place of {}."""
+        return next(n for n in itertools.count() if name.format(n) not in self)
 
 
 def configs_of(file: Path) -> dict[str, dict[str, Any]]:
@@ -54,8 +76,11 @@ def configs_of(file: Path) -> dict[str, dict[str, Any]]:
 
     BenchError for a file of another kind, and one that does not say what it predicts.
     """
-    shapes = _shapes(file)
-    linear = len(_need(shapes, f"{_UNET}middle_block.1.proj_in.weight", file)) == 2
+    shapes = Shapes(file)
+    for mark, reason in _OTHERS.items():
+        if any(name.startswith(mark) for name in shapes):
+            raise _refused(file, reason)
+    linear = len(shapes[f"{_UNET}middle_block.1.proj_in.weight"]) == 2
     prediction = _prediction(file, told=not linear)
     size = 768 if linear and prediction == "v_prediction" else 512
     return {
@@ -70,12 +95,12 @@ def configs_of(file: Path) -> dict[str, dict[str, Any]]:
             "feature_extractor": [None, None],
             "requires_safety_checker": False,
         },
-        "unet": _unet(shapes, file, linear=linear) | {"sample_size": size // 8},
-        "vae": _vae(shapes, file) | {"sample_size": size},
-        "text_encoder": _text(shapes, file),
+        "unet": _unet(shapes, linear=linear) | {"sample_size": size // 8},
+        "vae": _vae(shapes) | {"sample_size": size},
+        "text_encoder": _text(shapes),
         "scheduler": {
             "_class_name": "DDIMScheduler",
-            **_NOISE,
+            **NOISE,
             "num_train_timesteps": 1000,
             "prediction_type": prediction,
             "clip_sample": False,
@@ -91,37 +116,36 @@ def unpacked(file: Path, configs: Mapping[str, Mapping[str, Any]], *, variant: s
     variant: "ema" for averaged weights where a file holds both. BenchError for a variant that it does not
     hold, and for weights that are missing, too many or of other shapes.
     """
-    averaged = any(name.startswith("model_ema.") for name in _shapes(file))
+    shapes = Shapes(file)
+    averaged = any(name.startswith("model_ema.") for name in shapes)
     if variant is not None and not (averaged and variant == EMA):
         raise unknown("variant of the base", variant, [EMA] if averaged else ["none; leave it out"])
     key = {"file": sha256_file(file), "variant": variant, "configs": configs}
     folder = Cache().folder / "bases" / digest_json(key)[:16]
     if _is_whole(folder):
         return folder
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(work, ignore_errors=True)
-        _write(file, work, configs, variant)
-        shutil.rmtree(folder, ignore_errors=True)  # damaged
-        work.replace(folder)
-    except OSError:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
+            _write(shapes, Path(work) / "base", configs, variant)
+            shutil.rmtree(folder, ignore_errors=True)  # damaged
+            (Path(work) / "base").replace(folder)
+    except OSError as error:
         if not _is_whole(folder):  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            raise unwritable(folder, error) from error
     return folder
 
 
-def clip_tokenizer(*, pad: str = _EOS, length: int = 77) -> Any:
+def clip_tokenizer(*, pad: str = EOS, length: int = 77) -> Any:
     """Return CLIP's tokenizer as a transformers CLIPTokenizer, of the vocabulary that open_clip ships."""
     from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
 
     clip = SimpleTokenizer()
-    ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": _EOS}
+    ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": EOS}
     vocabulary = {ends.get(token, token): number for token, number in clip.encoder.items()}
     return CLIPTokenizer(
-        vocab=vocabulary, merges=list(clip.bpe_ranks), model_max_length=length, pad_token=pad, unk_token=_EOS
+        vocab=vocabulary, merges=list(clip.bpe_ranks), model_max_length=length, pad_token=pad, unk_token=EOS
     )
 
 
@@ -132,25 +156,27 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / n).is_file() and sha256_file(folder / n) == digest for n, digest in files.items())
 
 
-def _write(file: Path, folder: Path, configs: Mapping[str, Mapping[str, Any]], variant: str | None) -> None:
+def _write(
+    shapes: Shapes, folder: Path, configs: Mapping[str, Mapping[str, Any]], variant: str | None
+) -> None:
+    """Convert a file into a folder, with a manifest of what it was made of and holds."""
     import diffusers
     import torch
 
+    file = shapes.file
     for part, config in configs.items():
         name = {"index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}.get(part)
         write_json(folder / (name or f"{part}/config.json"), config)
     newer = configs["unet"]["use_linear_projection"]
     length = configs["text_encoder"]["max_position_embeddings"]
     with written_by_libraries(folder):
-        clip_tokenizer(pad="!" if newer else _EOS, length=length).save_pretrained(folder / "tokenizer")
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    dtype = torch.float16 if _half(file) else torch.float32
+        clip_tokenizer(pad="!" if newer else EOS, length=length).save_pretrained(folder / "tokenizer")
+    quiet()
     try:
         made = diffusers.StableDiffusionPipeline.from_single_file(
             str(file),
             config=str(folder),
-            dtype=dtype,
+            dtype=torch.float16 if shapes.half else torch.float32,
             local_files_only=True,
             extract_ema=variant == EMA,
         )
@@ -165,11 +191,10 @@ def _write(file: Path, folder: Path, configs: Mapping[str, Mapping[str, Any]], v
         if missing:
             raise _refused(file, f"it lacks weights of its {part}: {some(missing)}")
         with written_by_libraries(folder):
-            word = {"variant": variant} if variant and part == "unet" else {}
-            module.save_pretrained(folder / part, **word)
-    held = sum(name.startswith(_UNET) for name in _shapes(file))
-    if held != len(made.unet.state_dict()):
-        raise _refused(file, f"its UNet has {held} tensors, {len(made.unet.state_dict())} are known")
+            module.save_pretrained(folder / part, variant=variant if part == "unet" else None)
+    held, known = sum(name.startswith(_UNET) for name in shapes), len(made.unet.state_dict())
+    if held != known:
+        raise _refused(file, f"its UNet has {held} tensors, {known} are known")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
     write_json(folder / "manifest.json", {"made of": {file.name: sha256_file(file)}, "files": files})
@@ -185,23 +210,6 @@ def _tensors(file: Path) -> Mapping[str, Any]:
     return open_tensors(file) if file.suffix == ".safetensors" else read_tensors(file)
 
 
-def _shapes(file: Path) -> Shapes:
-    return {
-        name: tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
-        for name, tensor in _tensors(file).items()
-    }
-
-
-def _half(file: Path) -> bool:
-    """Whether all weights of the parts are float16."""
-    kinds = {
-        str(tensor.get_dtype() if hasattr(tensor, "get_dtype") else tensor.dtype)
-        for name, tensor in _tensors(file).items()
-        if name.startswith((_UNET, _VAE, "cond_stage_model.")) and not name.endswith("position_ids")
-    }
-    return kinds in ({"F16"}, {"torch.float16"})
-
-
 def _refused(file: Path, reason: str) -> BenchError:
     return BenchError(
         f"{file} is no Stable Diffusion 1.x or 2.x in one file of the original layout that can be run: "
@@ -209,109 +217,60 @@ def _refused(file: Path, reason: str) -> BenchError:
     )
 
 
-def _need(shapes: Shapes, name: str, file: Path) -> tuple[int, ...]:
-    if name in shapes:
-        return shapes[name]
-    for mark, reason in _OTHERS.items():
-        if any(other.startswith(mark) for other in shapes):
-            raise _refused(file, reason)
-    raise _refused(file, f"it has no {name}")
+def _unet(shapes: Shapes, *, linear: bool) -> dict[str, Any]:
+    """Read a UNet off its tensors: levels of two blocks and a downsampler each."""
+    blocks = [f"{_UNET}input_blocks.{number}." for number in range(1, 100, 3)]
+    levels = [block for block in blocks if f"{block}0.in_layers.2.weight" in shapes]
+    widths = [shapes[f"{block}0.in_layers.2.weight"][0] for block in levels]
+    return unet_config(
+        widths,
+        [f"{block}1.norm.weight" in shapes for block in levels],
+        in_channels=shapes[f"{_UNET}input_blocks.0.0.weight"][1],
+        out_channels=shapes[f"{_UNET}out.2.weight"][0],
+        cross_attention_dim=shapes[f"{_UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        attention_head_dim=[max(1, width // HEAD) for width in widths] if linear else 8,
+        norm_num_groups=32,
+        use_linear_projection=linear,
+        upcast_attention=linear,
+    )
 
 
-def _levels(shapes: Shapes, file: Path) -> Iterator[tuple[int, int, bool]]:
-    """Give width, number of residual blocks and whether there is attention, of each level of the encoder."""
-    width, blocks, attends = 0, 0, False
-    number = 1
-    while True:
-        block = f"{_UNET}input_blocks.{number}."
-        if f"{block}0.in_layers.2.weight" in shapes:
-            width, blocks = shapes[f"{block}0.in_layers.2.weight"][0], blocks + 1
-            attends = f"{block}1.norm.weight" in shapes
-        else:
-            yield width, blocks, attends
-            if f"{block}0.op.weight" not in shapes:
-                return
-            blocks, attends = 0, False
-        number += 1
+def _vae(shapes: Shapes) -> dict[str, Any]:
+    inputs = shapes[f"{_VAE}encoder.conv_in.weight"][1]
+    conv = f"{_VAE}encoder.down.{{}}.block.0.conv2.weight"
+    return vae_config(
+        [shapes[conv.format(level)][0] for level in range(shapes.count(conv))],
+        in_channels=inputs,
+        out_channels=inputs,
+        latent_channels=shapes[f"{_VAE}decoder.conv_in.weight"][1],
+        norm_num_groups=32,
+        scaling_factor=0.18215,
+    )
 
 
-def _unet(shapes: Shapes, file: Path, *, linear: bool) -> dict[str, Any]:
-    for mark, reason in _OTHERS.items():
-        if any(name.startswith(mark) for name in shapes):
-            raise _refused(file, reason)
-    inputs = _need(shapes, f"{_UNET}input_blocks.0.0.weight", file)[1]
-    context = _need(shapes, f"{_UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight", file)[1]
-    levels = list(_levels(shapes, file))
-    widths = [width for width, _, _ in levels]
-    return {
-        "_class_name": "UNet2DConditionModel",
-        "in_channels": inputs,
-        "out_channels": _need(shapes, f"{_UNET}out.2.weight", file)[0],
-        "block_out_channels": widths,
-        "layers_per_block": levels[0][1],
-        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for _, _, a in levels],
-        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for _, _, a in levels[::-1]],
-        "cross_attention_dim": context,
-        "attention_head_dim": [max(1, width // _HEAD) for width in widths] if linear else 8,
-        "norm_num_groups": 32,
-        "use_linear_projection": linear,
-        "upcast_attention": linear,
-    }
-
-
-def _vae(shapes: Shapes, file: Path) -> dict[str, Any]:
-    latents = _need(shapes, f"{_VAE}decoder.conv_in.weight", file)[1]
-    inputs = _need(shapes, f"{_VAE}encoder.conv_in.weight", file)[1]
-    conv = f"{_VAE}encoder.down.{{}}.block.{{}}.conv2.weight"
-    widths: list[int] = []
-    while (name := conv.format(len(widths), 0)) in shapes:
-        widths.append(shapes[name][0])
-    blocks = 0
-    while conv.format(0, blocks) in shapes:
-        blocks += 1
-    return {
-        "_class_name": "AutoencoderKL",
-        "in_channels": inputs,
-        "out_channels": inputs,
-        "block_out_channels": widths,
-        "layers_per_block": blocks,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "latent_channels": latents,
-        "norm_num_groups": 32,
-        "scaling_factor": 0.18215,
-    }
-
-
-def _text(shapes: Shapes, file: Path) -> dict[str, Any]:
+def _text(shapes: Shapes) -> dict[str, Any]:
     """Read a text encoder off its tensors: OpenAI's CLIP in 1.x, OpenCLIP in 2.x."""
     newer = f"{_OPEN_CLIP}token_embedding.weight" in shapes
     if newer:
         tokens, place = f"{_OPEN_CLIP}token_embedding.weight", f"{_OPEN_CLIP}positional_embedding"
-        layer, inner = f"{_OPEN_CLIP}transformer.resblocks.{{}}.", "mlp.c_fc.weight"
+        inner = f"{_OPEN_CLIP}transformer.resblocks.{{}}.mlp.c_fc.weight"
     else:
         tokens = f"{_CLIP}embeddings.token_embedding.weight"
         place = f"{_CLIP}embeddings.position_embedding.weight"
-        layer, inner = f"{_CLIP}encoder.layers.{{}}.", "mlp.fc1.weight"
-    vocabulary, width = _need(shapes, tokens, file)
-    layers = 0
-    while f"{layer.format(layers)}{inner}" in shapes:
-        layers += 1
-    return {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": _need(shapes, f"{layer.format(0)}{inner}", file)[0],
-        "num_hidden_layers": min(layers, _LAST_READ) if newer else layers,
-        "num_attention_heads": max(1, width // _HEAD),
-        "max_position_embeddings": _need(shapes, place, file)[0],
-        "hidden_act": "gelu" if newer else "quick_gelu",
-        "projection_dim": width,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": 0 if newer else vocabulary - 1,
-    }
+        inner = f"{_CLIP}encoder.layers.{{}}.mlp.fc1.weight"
+    vocabulary, width = shapes[tokens]
+    return text_config(
+        width,
+        architectures=["CLIPTextModel"],
+        model_type="clip_text_model",
+        vocab_size=vocabulary,
+        num_hidden_layers=min(shapes.count(inner), _LAST_READ if newer else 1000),
+        max_position_embeddings=shapes[place][0],
+        hidden_act="gelu" if newer else "quick_gelu",
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=0 if newer else vocabulary - 1,
+    )
 
 
 def _prediction(file: Path, *, told: bool) -> str:

@@ -14,9 +14,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from bench.base.families import SD, SDXL, Family, family_of
+from bench.base.families import LATENT_CHANNELS, SD, SDXL, Shape, family_of, vae_widths
 from bench.base.single import SUFFIXES, configs_of, unpacked
 from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
@@ -24,7 +24,6 @@ from bench.types import BenchError, unknown
 
 INDEX = "model_index.json"
 MANIFEST = "manifest.json"  # digests of files, a licence: beside the parts
-LATENT_CHANNELS = 4
 SIZES = 6  # numbers that tell SDXL's UNet of sizes: the original's, of the corner cut, the target's
 _REMEDY = f"Give a whole {SD.name}, or a whole base of {SDXL.name} (no refiner, no inpainting)."
 _READ = {".json", ".txt", ".safetensors", ".bin", ".model"}  # what the libraries load
@@ -35,39 +34,36 @@ _STEMS = {"diffusion_pytorch_model", "pytorch_model", "model"}  # of files of we
 _NO_SAY = {"safety_checker", "feature_extractor", "image_encoder", "adapter", "controlnet"}
 
 
-class Kind(NamedTuple):
-    """What a value in a configuration may be, in words and as a test."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-
-# Nothing that is counted is larger: such a number is damage, and would never end.
-_COUNT = Kind("a whole number from 1 to 100,000", lambda v: type(v) is int and 1 <= v <= 100_000)
-_COUNTS = Kind(
+# What a value in a configuration may be, in words and as a test. Nothing that is counted is larger: such a
+# number is damage, and would never end.
+Kind = tuple[str, Callable[[Any], bool]]
+_COUNT: Kind = ("a whole number from 1 to 100,000", lambda v: type(v) is int and 1 <= v <= 100_000)
+_COUNTS: Kind = (
     "a list of whole numbers from 1 to 100,000",
-    lambda v: isinstance(v, list) and v != [] and all(map(_COUNT.fits, v)),
+    lambda v: isinstance(v, list) and v != [] and all(map(_COUNT[1], v)),
 )
-_BETA = Kind("a number between 0 and 1", lambda v: type(v) is float and 0 < v < 1)
-_SCALE = Kind("a positive number", lambda v: type(v) in (int, float) and 0 < v < math.inf)
+_BETA: Kind = ("a number between 0 and 1", lambda v: type(v) is float and 0 < v < 1)
+_SCALE: Kind = ("a positive number", lambda v: type(v) in (int, float) and 0 < v < math.inf)
 
 
-def _blocks(*names: str) -> Kind:
-    words = f"a list of {' and '.join(names)}"
-    return Kind(words, lambda v: isinstance(v, list) and all(name in names for name in v))
+def _blocks(side: str) -> Kind:
+    names = (f"CrossAttn{side}Block2D", f"{side}Block2D")
+    return (
+        f"a list of {' and '.join(names)}",
+        lambda v: isinstance(v, list) and all(name in names for name in v),
+    )
 
 
 _SCHEDULERS = """DDIMScheduler DDPMScheduler PNDMScheduler LMSDiscreteScheduler EulerDiscreteScheduler
     EulerAncestralDiscreteScheduler HeunDiscreteScheduler KDPM2DiscreteScheduler DEISMultistepScheduler
     KDPM2AncestralDiscreteScheduler DPMSolverMultistepScheduler DPMSolverSinglestepScheduler
     DPMSolverSDEScheduler UniPCMultistepScheduler""".split()
-_PIPELINES = """StableDiffusionPipeline StableDiffusionImg2ImgPipeline StableDiffusionControlNetPipeline
-    StableDiffusionControlNetXSPipeline StableDiffusionAdapterPipeline StableDiffusionBPSPipeline""".split()
+_PIPELINES = ("", "ControlNet", "ControlNetXS", "Adapter", "BPS")
 _TOKENIZERS = [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]]
 # Part -> name -> values or kinds that are allowed; a name with ? may be absent. Others have no say.
 _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "index": {
-        "_class_name": _PIPELINES,
+        "_class_name": [f"{SD.pipeline}{kind}Pipeline" for kind in (*_PIPELINES, "Img2Img")],
         "unet": [["diffusers", "UNet2DConditionModel"]],
         "vae": [["diffusers", "AutoencoderKL"], ["diffusers", "AutoencoderTiny"]],
         "text_encoder": [["transformers", "CLIPTextModel"]],
@@ -80,8 +76,8 @@ _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "block_out_channels": [_COUNTS],
         "attention_head_dim?": [_COUNT, _COUNTS],
         "num_attention_heads?": [None, _COUNT, _COUNTS],
-        "down_block_types": [_blocks("CrossAttnDownBlock2D", "DownBlock2D")],
-        "up_block_types": [_blocks("CrossAttnUpBlock2D", "UpBlock2D")],
+        "down_block_types": [_blocks("Down")],
+        "up_block_types": [_blocks("Up")],
         "mid_block_type?": [None, "UNetMidBlock2DCrossAttn"],
         "use_linear_projection?": [False, True],
         **dict.fromkeys(("in_channels?", "out_channels?"), [LATENT_CHANNELS]),
@@ -118,54 +114,43 @@ _ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "use_flow_sigmas?": [None, False],
     },
 }
-_XL_INDEX: Mapping[str, Sequence[Any]] = {
-    # not Img2Img: that is the refiner's
-    "_class_name": [
-        f"{SDXL.pipeline}{kind}Pipeline" for kind in ("", "ControlNet", "ControlNetXS", "Adapter", "BPS")
-    ],
-    "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
-    "tokenizer_2": _TOKENIZERS,
-    "force_zeros_for_empty_prompt?": [False, True],
-}
-_XL_UNET: Mapping[str, Sequence[Any]] = {
-    "addition_embed_type?": ["text_time"],
-    "transformer_layers_per_block?": [_COUNT, _COUNTS],
-    "reverse_transformer_layers_per_block?": [None],
-    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), [_COUNT]),
-}
+# What SDXL has besides, or otherwise.
 _XL_ALLOWED: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    **_ALLOWED,
-    "index": {**_ALLOWED["index"], **_XL_INDEX},
-    "unet": {**_ALLOWED["unet"], **_XL_UNET},
+    "index": {
+        # not Img2Img: that is the refiner's
+        "_class_name": [f"{SDXL.pipeline}{kind}Pipeline" for kind in _PIPELINES],
+        "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
+        "tokenizer_2": _TOKENIZERS,
+        "force_zeros_for_empty_prompt?": [False, True],
+    },
+    "unet": {
+        "addition_embed_type?": ["text_time"],
+        "transformer_layers_per_block?": [_COUNT, _COUNTS],
+        "reverse_transformer_layers_per_block?": [None],
+        **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), [_COUNT]),
+    },
     "text_encoder_2": {**_ALLOWED["text_encoder"], "projection_dim": [_COUNT]},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(Shape):
     """A base on disk and exactly the files of it that are read.
 
     name: the folder's, or org/name@commit. files: path below the folder -> SHA-256. variants: part ->
-    the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones. configs:
-    by part and "index". source: where a single file was unpacked, its name -> SHA-256.
+    the word in the names of its weights, such as "non_ema" or "fp16"; None for the plain ones. configs: of
+    model_index.json, as "index", too. source: where a single file was unpacked, its name -> SHA-256.
     """
 
-    name: str
     folder: Path
-    files: Mapping[str, str]
-    variants: Mapping[str, str | None]
-    configs: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, str | None] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def family(self) -> Family:
-        """Of which family it is."""
-        return family_of(self.configs["index"])
-
-    @property
     def zero_empty(self) -> bool:
-        """Whether its pipeline encodes the empty prompt as zeros."""
-        said = self.configs["index"].get("force_zeros_for_empty_prompt", True)
+        """Whether its pipeline encodes the empty prompt as zeros, as SDXL was trained."""
+        said = self.configs.get("index", {}).get("force_zeros_for_empty_prompt", True)
         return bool(self.family.pooled and said)
 
     @property
@@ -187,8 +172,11 @@ class Snapshot:
     @property
     def weights(self) -> dict[str, str]:
         """The files of weights -> SHA-256, to be held against published ones."""
-        held = {n: d for n, d in self.files.items() if n.endswith(_WEIGHTS)}
-        return dict(self.source) or held
+        return dict(self.source) or {n: self.files[n] for n in self.weight_files()}
+
+    def weight_files(self, part: str = "") -> list[str]:
+        """Return which of the files (of a part) are weights."""
+        return [n for n in self.files if n.startswith(f"{part}/" if part else "") and n.endswith(_WEIGHTS)]
 
 
 def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
@@ -235,22 +223,20 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """Read the configurations of a base, a folder or single file, by part and "index".
 
-    Weights are not touched and need not be in a folder.
-
-    BenchError for a configuration that is missing or damaged, lacks a value, or says that the base is
-    none that can be run.
+    Weights are not touched and need not be in a folder. BenchError for a configuration that is missing or
+    damaged, lacks a value, or says that the base is none that can be run.
     """
     if folder.is_file():
         configs, where = configs_of(folder), {}
     else:
         configs, where = {"index": _read(folder / INDEX)}, {"index": folder / INDEX}
     family = family_of(configs["index"])
-    rules = _XL_ALLOWED if family is SDXL else _ALLOWED
+    more = _XL_ALLOWED if family is SDXL else {}
     for part in ("index", *family.weighted, "scheduler"):
         if part not in configs:
             where[part] = folder / part / f"{'scheduler_' if part == 'scheduler' else ''}config.json"
             configs[part] = _read(where[part])
-        for reason in _refusals(configs[part], rules[part]):
+        for reason in _refusals(configs[part], {**_ALLOWED.get(part, {}), **more.get(part, {})}):
             raise BenchError(f"{where.get(part, folder)}: {reason}. {_REMEDY}")
     for reason in _conflicts(**configs):
         raise BenchError(f"{folder} is no base that can be run: {reason}. {_REMEDY}")
@@ -271,8 +257,8 @@ def _refusals(config: Any, rules: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         if name not in config:
             if name == rule:
                 yield f"'{name}' is missing"
-        elif not any(a.fits(config[name]) if isinstance(a, Kind) else a == config[name] for a in allowed):
-            words = " or ".join(a.words if isinstance(a, Kind) else ascii(a) for a in allowed)
+        elif not any(a[1](config[name]) if isinstance(a, tuple) else a == config[name] for a in allowed):
+            words = " or ".join(a[0] if isinstance(a, tuple) else ascii(a) for a in allowed)
             yield f"'{name}' must be {words}, got {ascii(config[name])[:60]}"
 
 
@@ -293,7 +279,7 @@ def _conflicts(*, index: Any, unet: Any, vae: Any, scheduler: Any, **encoders: A
     for name in ("down_block_types", "up_block_types"):
         if len(unet[name]) != levels:
             yield f"unet/config.json has {len(unet[name])} {name} and {levels} block_out_channels"
-    if not _widths(vae):
+    if not vae_widths(vae):
         yield "vae/config.json lacks block_out_channels"
     if vae["_class_name"] != index["vae"][1]:
         yield f"vae/config.json is of a {vae['_class_name']}, {INDEX} names {index['vae'][1]}"
@@ -306,15 +292,6 @@ def pooled_width(unet: Mapping[str, Any]) -> int:
     if unet.get("addition_embed_type") != "text_time":
         return 0
     return int(unet["projection_class_embeddings_input_dim"] - SIZES * unet["addition_time_embed_dim"])
-
-
-def _widths(vae: Mapping[str, Any]) -> Any:
-    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-
-
-def downscale_of(vae: Mapping[str, Any]) -> int:
-    """Return image pixels per latent cell, from an autoencoder's configuration."""
-    return int(2 ** (len(_widths(vae)) - 1))
 
 
 def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[str]:
@@ -408,15 +385,14 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     parameters: floating-point scalars by part, None where weights are pickles. "unet weights": whether
     they are an average over training, as far as their file or configuration tells.
     """
-    unet, vae = (snapshot.configs[part] for part in ("unet", "vae"))
-    weighted, texts = snapshot.family.weighted, [snapshot.configs[part] for part in snapshot.family.encoders]
-    counts: dict[str, int | None] = dict.fromkeys(weighted)
-    kinds: dict[str, str | None] = dict.fromkeys(weighted)
-    for part in weighted:
-        names = [n for n in snapshot.files if n.startswith(f"{part}/") and n.endswith(_WEIGHTS)]
-        if not any(name.endswith(".bin") for name in names):
-            opened = [open_tensors(snapshot.folder / name, framework="numpy") for name in names]
-            floating = [s for slices in opened for s in slices.values() if "F" in s.get_dtype()]
+    unet = snapshot.configs["unet"]
+    counts: dict[str, int | None] = dict.fromkeys(snapshot.family.weighted)
+    kinds: dict[str, str | None] = dict.fromkeys(snapshot.family.weighted)
+    for part in snapshot.family.weighted:
+        files = [snapshot.folder / n for n in snapshot.weight_files(part)]
+        if all(file.suffix == ".safetensors" for file in files):
+            slices = [s for file in files for s in open_tensors(file, framework="numpy").values()]
+            floating = [s for s in slices if "F" in s.get_dtype()]
             counts[part] = sum(math.prod(s.get_shape()) for s in floating)
             kinds[part] = "+".join(sorted({s.get_dtype() for s in floating}))
     variant = snapshot.variants["unet"] or ""
@@ -430,13 +406,13 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "family": snapshot.family.name,
         "digest": snapshot.digest,
         "prediction": snapshot.configs["scheduler"].get("prediction_type", "epsilon"),
-        "downscale": downscale_of(vae),
-        "size": unet["sample_size"] * downscale_of(vae),
+        "downscale": snapshot.downscale,
+        "size": snapshot.size,
         "widths": list(unet["block_out_channels"]),
         "heads": unet.get("num_attention_heads") or unet.get("attention_head_dim", 8),
         "linear projection": unet.get("use_linear_projection", False),
-        "text width": sum(text["hidden_size"] for text in texts),
-        "text layers": sum(text["num_hidden_layers"] for text in texts),
+        "text width": snapshot.text_shape[1],
+        "text layers": sum(snapshot.configs[p]["num_hidden_layers"] for p in snapshot.family.encoders),
         "unet weights": average,
         "variants": {p: v or "plain" for p, v in snapshot.variants.items()},
         "parameters": counts,

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.content import digest_json, read_json, sha256_file
-from bench.types import BenchError, Example, Method, MetricSpec, Task, lacks_memory, raise_of_machine, some
+from bench.types import (
+    BenchError,
+    Example,
+    Exchange,
+    Method,
+    MetricSpec,
+    Task,
+    lacks_memory,
+    raise_of_machine,
+    some,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +41,10 @@ _HINTS = {
 }
 _POINTER = b"version https://git-lfs"
 _NESTED = 4  # how deep trainers put a state dict into others
+DRAWN = 'image = pipe("{prompt}", image=condition, {sampling}).images[0]\n'
+"""How a pipeline draws under a condition, as a line of an Exchange."""
+DRAWN_BY_TEXT = 'image = pipe("{prompt}", height={size}, width={size}, {sampling}).images[0]\n'
+"""How a pipeline draws without one."""
 
 
 def open_tensors(path: Path, *, framework: str = "pt") -> dict[str, Any]:
@@ -40,13 +54,9 @@ def open_tensors(path: Path, *, framework: str = "pt") -> dict[str, Any]:
     """
     from safetensors import safe_open
 
-    try:
+    with _refused_if_damaged(path):
         file = safe_open(path, framework=framework)
         return {name: file.get_slice(name) for name in file.keys()}
-    except MemoryError:
-        raise
-    except Exception as error:  # the library's own kind, and whatever its reader meets
-        raise _damaged(path, error) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -57,22 +67,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    try:
+    with _refused_if_damaged(path):
         tensors = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-    except Exception as error:  # the libraries raise many kinds for a damaged file
-        if lacks_memory(error):
-            raise BenchError(
-                f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
-            ) from error
-        raise _damaged(path, error) from error
-    for name, tensor in tensors.items():
-        plain = (
-            str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu" and not tensor.is_quantized
-        )
-        if (
-            not plain or tensor.nbytes > tensor.untyped_storage().nbytes()
-        ):  # few bytes that stand for terabytes
-            raise BenchError(f"{path}: {name} is no plain tensor (sparse, quantised, expanded or empty).")
+        for name, tensor in tensors.items():
+            plain = str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu"
+            if not plain or tensor.is_quantized or tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise ValueError(f"{name} is no plain tensor: sparse, quantised, expanded or empty")
     return tensors
 
 
@@ -88,18 +88,81 @@ def _unpickled(path: Path) -> dict[str, Any]:
     raise ValueError("its state_dict has no end")
 
 
-def _damaged(path: Path, error: Exception) -> BenchError:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            return BenchError(f"{path} is a pointer of Git LFS, not the weights. Fetch them: git lfs pull")
-    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-    remedy = "Fetch it again." if path.suffix == ".safetensors" else "Save its state dict as safetensors."
-    return BenchError(f"{path} cannot be read as tensors alone ({reason}). {remedy}")
+@contextlib.contextmanager
+def _refused_if_damaged(path: Path) -> Iterator[None]:
+    """Turn the many kinds of errors that libraries raise for a file into one; memory has its own."""
+    try:
+        yield
+    except Exception as error:
+        if lacks_memory(error):
+            raise BenchError(
+                f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
+            ) from error
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                pointer = f"{path} is a pointer of Git LFS, not the weights. Fetch them: git lfs pull"
+                raise BenchError(pointer) from error
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        remedy = "Fetch it again." if path.suffix == ".safetensors" else "Save its state dict as safetensors."
+        raise BenchError(f"{path} cannot be read as tensors alone ({reason}). {remedy}") from error
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Return the names of the tensors that hold NaN or an infinity."""
     return [n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+
+
+def quiet() -> None:
+    """Let diffusers and transformers say errors alone, and draw no bars."""
+    import diffusers
+    import transformers
+
+    libraries: tuple[Any, ...] = (diffusers, transformers)
+    for library in libraries:
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def read_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """Return a model of a class of diffusers or transformers with every weight of its own read, no other.
+
+    options: of from_pretrained, as dtype, variant and subfolder; nothing is fetched. BenchError for a folder
+    that cannot be loaded as this class, and for weights that are missing, too many or of other shapes.
+    """
+    quiet()
+    place = folder / options.get("subfolder", "")
+    try:
+        model, report = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # the libraries raise many kinds for a damaged folder
+        raise_of_machine(error)
+        raise BenchError(f"{place} cannot be loaded as {kind.__name__} ({error}).") from error
+    for what, names in report.items():
+        if names:
+            listed = some(sorted(map(str, names)))
+            raise BenchError(f"{place} does not fit its own config.json: {what.replace('_', ' ')}: {listed}.")
+    return model
+
+
+def one_part(
+    part: str, kind: str, pipeline: str, *, home: str = "diffusers", drawn: str = DRAWN, note: str = ""
+) -> Exchange:
+    """Describe weights of one part, which a class loads and a pipeline of diffusers takes by its name.
+
+    home: where class and pipeline are imported from; drawn: the line that draws; note: of both programs.
+    """
+    drawn += note
+    taken = f"safety_checker=None, feature_extractor=None, dtype=torch.float32)\n{drawn}"
+    return Exchange(
+        parts=(part,),
+        classes={part: (home, kind)},
+        pipeline=pipeline,
+        usage=f"from {home} import {kind}, {pipeline}\n"
+        f'{part} = {kind}.from_pretrained("{{folder}}")\n'
+        f'pipe = {pipeline}.from_pretrained(\n    "{{base}}", {part}={part}, {taken}',
+        whole=f'from {home} import {pipeline}\npipe = {pipeline}.from_pretrained("{{folder}}")\n{drawn}',
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,33 +266,16 @@ class Source:
 
         BenchError for a file, another class, and weights that are missing, too many or of other shapes.
         """
-        import diffusers
         import torch
 
-        name, folder = kind.__name__, self.folder(part)
-        if not (folder / "config.json").is_file():
-            raise BenchError(
-                f"--weights {folder} is no folder with config.json, as {name}.save_pretrained writes it."
-            )
-        config = read_json(folder / "config.json", loose=True)
+        folder = self.folder(part)
+        remedy = f"Give a folder that {kind.__name__}.save_pretrained wrote."
+        config = read_json(folder / "config.json", loose=True, remedy=remedy)
         held = config.get("_class_name") if isinstance(config, dict) else None
-        if held != name:
-            raise BenchError(f"{folder} holds a {held}; needed: a {name}. Give weights of this method.")
-        diffusers.utils.logging.set_verbosity_error()
-        try:
-            model, report = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                dtype=torch.float32,
-                use_safetensors=any(folder.glob("*.safetensors")),
-                output_loading_info=True,
-            )
-        except Exception as error:  # the libraries raise many kinds for a damaged folder
-            raise_of_machine(error)
-            raise BenchError(f"{folder} cannot be loaded as {name} ({error}).") from error
-        wrong = [f"{what.replace('_', ' ')}: {some(names)}" for what, names in report.items() if names]
-        if wrong:
-            raise BenchError(f"{folder} does not fit its own config.json: {'; '.join(wrong)}.")
+        if held != kind.__name__:
+            raise BenchError(f"{folder} holds a {held}; needed: a {kind.__name__}. {remedy}")
+        safe = any(folder.glob("*.safetensors"))
+        model = read_model(kind, folder, dtype=torch.float32, use_safetensors=safe)
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()  # mapped from a file, kernels may depend on its address
         return model
@@ -248,6 +294,10 @@ class Source:
             total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return total.hexdigest()
+
+    def fit_shapes(self, have: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]) -> None:
+        """Raise BenchError unless two state dicts have the same names and shapes."""
+        self.fit(*({name: list(tensor.shape) for name, tensor in state.items()} for state in (have, needed)))
 
     def fit(self, have: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
         """Raise BenchError unless what the weights were made for is what base, task and options say."""
@@ -278,8 +328,7 @@ def load_into(denoiser: Any, *, method: Any, source: Source) -> dict[str, str]:
         facts: dict[str, str] = method.load(denoiser, source)
     except (AttributeError, LookupError, RuntimeError) as error:  # tensors of other shapes or names
         raise BenchError(f"--weights {source.path} does not fit method {method.name} ({error}).") from error
-    wrong = not_finite(denoiser.state_dict())
-    if wrong:
+    if wrong := not_finite(denoiser.state_dict()):
         raise BenchError(
             f"--weights {source.path} holds weights that are not finite: {some(wrong)}. Nothing that is "
             "drawn with them could be scored. Fetch or train them again."

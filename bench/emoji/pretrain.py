@@ -228,7 +228,7 @@ def main(
     say(f"collection: {len(views)} drawings, {len(set(styles))} styles")
     torch.manual_seed(0)
     shape, rows = shape_of(ASSETS / "emoji-sd-v1"), trained_rows(len(views))
-    parts = {**shape.build(), "scheduler": shape.scheduler}
+    parts = shape.build()
     full = [f"{caption}, {style} style" for caption, style in zip(captions, styles, strict=True)]
     if not (work / "tokenizer").exists():  # learned anew it might number tied tokens otherwise
         vocabulary = parts["text_encoder"].config.vocab_size

@@ -205,7 +205,7 @@ def test_sites_and_modules_leave_nothing_idle(make_unet):
         ({"schedule": "learned", "sites": ("decoder",)}, "nothing to learn"),
         ({"condition_channels": 0}, "condition_channels 0"),
         ({"block_out_channels": (32, 64)}, "has 2 levels; allowed: 3 or 4"),
-        ({"block_out_channels": (32, 64, 100, 128)}, "allowed: positive multiples of 32"),
+        ({"block_out_channels": (32, 64, 100, 128)}, "positive multiples of 32"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -216,7 +216,7 @@ def test_wrong_options_are_refused(options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"block_out_channels": (16, 32, 64, 128)}, "allowed: positive multiples of 32"),
+        ({"block_out_channels": (16, 32, 64, 128)}, "positive multiples of 32"),
         ({"layers_per_block": 1}, "layers_per_block 1; allowed: 2"),
         ({"layers_per_block": (2, 2, 2, 1)}, "allowed: 2 at every level"),
         ({"mid_block_type": None}, "no mid_block"),

@@ -79,14 +79,6 @@ def test_every_residual_meets_the_release(golden, golden_adapter, golden_inputs)
         assert meets(found.by_slot[expected["slot"]], expected, tolerance=tolerance), expected
 
 
-def test_residuals_are_grouped_by_site(golden_adapter, golden_inputs):
-    with torch.no_grad():
-        found = golden_adapter(golden_inputs.hint, golden_inputs.emb)
-    assert (len(found.encoder), len(found.decoder), found.batch) == (8, 12, 2)
-    assert found.middle is found.by_slot[12]
-    assert found.decoder[0] is found.by_slot[13] and found.encoder[2] is found.by_slot[4]
-
-
 def test_plain_unet_meets_the_release(golden, golden_unet, golden_inputs):
     i = golden_inputs
     with torch.no_grad():

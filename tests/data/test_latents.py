@@ -136,7 +136,8 @@ def test_a_draw_is_mean_plus_deviation_times_noise(base: Base, folder: Path) -> 
         items = [OpenMoji64()[IDS[r]] for r in rows]
         seen = [mirrored(e).image if v else e.image for e, v in zip(items, views, strict=True)]
         with torch.inference_mode():
-            posterior = base.vae.encode(base.to_pixels(np.stack(seen))).latent_dist
+            pixels = torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            posterior = base.vae.encode(pixels.contiguous()).latent_dist
         assert torch.allclose(mode, posterior.mean * base.scale, atol=1e-5)
         wanted = (posterior.mean + posterior.std * noise) * base.scale
         assert torch.allclose(drawn, wanted, atol=1e-5)
@@ -248,8 +249,11 @@ def test_shards_are_found_by_what_went_in(base: Base, tmp_path: Path) -> None:
 
     other_data = OpenMoji64()
     other_data.digest = "0" * 64
-    other_vae = dataclasses.replace(base, parts={**base.parts, "vae": "0" * 64})
-    other_unet = dataclasses.replace(base, parts={**base.parts, "unet": "0" * 64}, digest="0" * 64)
+    other_vae, other_unet = (
+        dataclasses.replace(base, files={**base.files, f"{part}/config.json": "0" * 64})
+        for part in ("vae", "unet")
+    )
+    assert base.digest != other_unet.digest
     assert names() == names(base=other_unet)  # latents and text do not depend on the UNet
     for changed in (names(views=2), names(dataset=other_data), names(base=other_vae)):
         assert not names() & changed

@@ -77,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tokenizer = train_tokenizer(CAPTIONS, size=200, length=16)
     shape = tiny_shape(tokenizer)
     torch.manual_seed(0)
-    parts = {**shape.build(), "tokenizer": tokenizer, "scheduler": shape.scheduler}
+    parts = {**shape.build(), "tokenizer": tokenizer}
     latents = torch.randn(10, 2, 4, 16, 16, generator=torch.manual_seed(0)).half()
     full = tokenizer(CAPTIONS * 4, padding="max_length", return_tensors="pt").input_ids[:10]
     tokens = {"full": full, "bare": full, "empty": full[0]}
