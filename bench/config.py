@@ -25,7 +25,7 @@ METRIC_VERSION = 2  # raise it when a metric changes meaning: old and new number
 RESULTS = Path("results/runs")
 WHAT, PROTOCOL, DATA, EXECUTION = "What runs", "Protocol", "Base, data, weights", "How it is carried out"
 OUTSIDE = ("weights", "train", "condition_channels", "invert_condition")
-READING = ("image_column", "caption_column", "conditioning_column", "resolution", "shares", "strict")
+READING = ("image_column", "caption_column", "conditioning_column", "lines", "resolution", "shares", "strict")
 
 Side = Literal["val", "test", "tune"]
 Style = Literal["brackets", "±", "none"]
@@ -34,6 +34,7 @@ Figures = Literal["screen", "paper"]
 Form = Literal["same", "repeat"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Captions = Literal["one", "random"]
+Lines = Literal["canny", "hed", "pidinet"]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Many = Annotated[int, Ge(1), Le(10**9)]
 SIDES, PRECISIONS = get_args(Side)[:2], get_args(Precision)
@@ -142,6 +143,7 @@ class RunConfig:
     conditioning_column: str | None = _asked(
         None, "Of suite folder: conditions; else conditioning_image where there is one.", DATA
     )
+    lines: Lines | None = _asked(None, "Of suite folder: what draws sketches; else canny.", DATA)
     resolution: Many | None = _asked(None, "Of suite folder: pixels of a side; else 512.", DATA)
     shares: tuple[float, ...] = _asked((), "Of suite folder: of train, val and test; else 0.6,0.1,0.3.", DATA)
     strict: bool = _asked(False, "Of suite folder: refuse broken pictures, do not leave them out.", DATA)

@@ -22,7 +22,7 @@ from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.reporting.tables import LICENCE_FILE, About, model_card
 from bench.reporting.words import command_line
 from bench.running import LOCK, train_items
-from bench.suites import budget_of
+from bench.suites import ASSETS, budget_of
 from bench.training.checkpoint import ADAPTER, Trainable, load_weights
 from bench.types import BenchError, Exchange, Task
 
@@ -215,7 +215,8 @@ def _usage(exchange: Exchange, record: RunRecord, *, base: Base, task: Task, who
         sampling=f"num_inference_steps={steps}, guidance_scale={guidance}",
     )
     condition = f"condition = torch.zeros(1, {task.channels}, {size}, {size})  # yours, in [0, 1]"
-    places = "# DIR: this folder" + ("" if whole else f"; BASE: {base.name}")
+    shipped = ", in bench/emoji/assets" if base.folder.parent == ASSETS else ""
+    places = "# DIR: this folder" + ("" if whole else f"; BASE: {base.name}{shipped}")
     return f"import torch\n{condition}\n{draw}{places}\n"
 
 

@@ -77,7 +77,7 @@ from bench.training.checkpoint import (
     taken_over,
     trained,
 )
-from bench.training.engine import Execution, check_execution, count_threads, join
+from bench.training.engine import Execution, check_execution, count_threads, join, report
 from bench.training.loop import CHECKPOINT, train, training_loss
 from bench.types import BenchError, Dataset, Example, Hooks, Refused, Task, lacks_memory, refusal, some
 
@@ -557,7 +557,17 @@ class Run:
         write_json(self.folder / records.ITEMS_FILE, values | self._learned())
         record = _record(self, result, rows)
         records.write_record(self.folder, record)
+        self._report(record, step=result.steps)
         return record
+
+    def _report(self, record: records.RunRecord, *, step: int) -> None:
+        """Tell the trackers; what they raise is said, as the record is written."""
+        said = {f"final/{name}": m.value for name, m in record.metrics.items() if m.value is not None}
+        told = {"folder": self.work, "step": step, "said": said, "sheet": self.folder / "contact.png"}
+        try:
+            report(Execution.of(self.spec.config), self.folder.name, **told)
+        except Exception as error:  # of many kinds
+            self.hooks.say(f"a tracker did not take the run's end ({error}); the record is whole")
 
     @property
     def _groups(self) -> np.ndarray | None:

@@ -477,9 +477,14 @@ def _read(
     return reading
 
 
-def save_statistics(folder: Path, out: Path, *, judge: Judge, batch: int = 32) -> None:
-    """Write mean and covariance of a folder's features as mu and sigma, as pytorch-fid reads them."""
-    found = Moments.of(_read(manifest_of(folder), {"features": judge}, batch=batch).features("features"))
+def save_statistics(images: Path, out: Path, *, judge: Judge, batch: int = 32) -> None:
+    """Write mean and covariance of features as mu and sigma, as pytorch-fid reads them.
+
+    images: what `bench.data.folder.opened` takes.
+    """
+    with opened(images) as found:
+        if isinstance(found, Manifest):
+            found = Moments.of(_read(found, {"features": judge}, batch=batch).features("features"))
     write_npz(out, {"mu": found.mean, "sigma": found.covariance})
 
 

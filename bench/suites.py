@@ -166,6 +166,7 @@ def _folder_at(config: RunConfig) -> _Loaders:
             "image": config.image_column,
             "caption": config.caption_column,
             "condition": config.conditioning_column,
+            "lines": config.lines,
             "size": config.resolution,
             "shares": config.shares or None,
             "strict": config.strict,

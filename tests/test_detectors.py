@@ -95,8 +95,8 @@ def test_edges_of_a_learned_detector_are_found_once_for_both_numbers(
     assert value.judge == f1.spec.judge and Column.of("hed_f1", value).named == f"HED F1 ({value.judge})"
 
 
-@pytest.mark.parametrize("name", ["hed", "pidinet"])
-def test_the_real_detectors_load_from_the_folder_of_judges(judges: Path, name: str) -> None:
+def write_detector(name: str, judges: Path) -> None:
+    """Write random weights as those of HED or PiDiNet are published; skips without controlnet-aux."""
     torch.manual_seed(0)
     if name == "hed":
         module = pytest.importorskip("controlnet_aux.hed")
@@ -105,6 +105,11 @@ def test_the_real_detectors_load_from_the_folder_of_judges(judges: Path, name: s
         module = pytest.importorskip("controlnet_aux.pidi.model")
         state = {f"module.{k}": v for k, v in module.pidinet().state_dict().items()}
         torch.save({"state_dict": state}, judges / "table5_pidinet.pth")
+
+
+@pytest.mark.parametrize("name", ["hed", "pidinet"])
+def test_the_real_detectors_load_from_the_folder_of_judges(judges: Path, name: str) -> None:
+    write_detector(name, judges)
     check(registry.load("metric", f"{name}_ssim"), equal=1)
 
 

@@ -314,6 +314,25 @@ def drawn_by_code(page: Path, tmp_path: Path, *, base: Path, folder: Path) -> di
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # seven processes, each of which starts and loads all
+def test_one_command_makes_weights_of_every_method_from_which_a_newcomer_draws(tmp_path: Path) -> None:
+    """As docs/commands.md has it, on the embedded suite; little is trained, sampled and scored."""
+    asked = "bench run --method all --task sketch --seed 0"
+    assert asked in (Path(cli.__file__).parent / "docs/commands.md").read_text()
+    little = ("--train-images", 32, "--limit", 10, "--sampling-steps", 1, "--no-shuffled", "--no-blank")
+    bench(*asked.split()[1:], *little, "--device", "cpu", "--results", tmp_path / "runs")
+    runs = {load_record(folder).method: folder for folder in (tmp_path / "runs").glob("emoji-*")}
+    assert set(runs) == {*METHODS, "text-only"}
+    for method in METHODS:
+        out = tmp_path / method
+        bench("export", runs[method], out)
+        card = (out / "README.md").read_text()
+        assert "BASE: emoji-sd-v1, in bench/emoji/assets" in card and "\ndatasets:\n- openmoji\n" in card
+        base = Path(cli.__file__).parent / "bench/emoji/assets/emoji-sd-v1"
+        assert drawn_by_code(out / "README.md", tmp_path, base=base, folder=out)["image"].size == (64, 64)
+
+
 def weights_of(method: str, folder: Path, base: Any) -> dict[str, Any]:
     """Return what a method holds after it was given the weights of a folder."""
     chosen = registry.load("method", method)

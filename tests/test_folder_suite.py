@@ -79,6 +79,7 @@ BAD: dict[str, tuple[Change | None, tuple[object, ...], str]] = {
     "an empty caption": (lambda f, r: change_row(f, r, {"text": " "}), (), "3.png"),
     "another size": (wide, (), "90x48"),
     "few pictures": (lambda f, r: metadata(f, r[:12]), (), "12 usable pictures"),
+    "few to test on": (lambda f, r: metadata(f, r[:24]), ("--shares", "0.8,0.1,0.1"), "test needs 10"),
     "a broken picture": (broken, ("--strict",), "1 pictures"),
     "a caption without its picture": (without_picture, (), "3.png"),
     "captions without pictures": (all_missing, (), "0.png"),
@@ -87,6 +88,8 @@ BAD: dict[str, tuple[Change | None, tuple[object, ...], str]] = {
     "a size": (None, ("--resolution", 100), "--resolution 100"),
     "no condition": (lambda f, r: change_row(f, r, {"conditioning_image": ""}), (), "3.png"),
     "a task without its column": (without_conditions, (), "condition"),
+    "no detector's weights": (None, ("--lines", "hed", "--task", "sketch"), "bench judges fetch hed"),
+    "another detector": (None, ("--lines", "sobel", "--task", "sketch"), "'hed'"),
     "two budgets": (None, ("--epochs", 2, "--train-images", 8), "--epochs 2"),
 }
 
@@ -189,15 +192,16 @@ def test_epochs_are_training_images_of_the_protocol(micro_folder: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # four processes, each of which starts and loads all
-def test_four_methods_are_compared_in_a_table_that_fits_a_paper(tmp_path: Path) -> None:
-    """The README's two commands, on 80 pictures and a random base as one file."""
+@pytest.mark.parametrize("model", ["base", "model.safetensors"])
+def test_four_methods_are_compared_in_a_table_that_fits_a_paper(tmp_path: Path, model: str) -> None:
+    """The README's two commands, on 80 pictures and a random base as a folder and as one file."""
     from tests.original_layout import write_both
 
     pictures, results = tmp_path / "pictures", tmp_path / "results"
     write(pictures, count=80)
     write_both(tmp_path / "base", tmp_path / "model.safetensors")
     methods = ("--method", "bps,controlnet,t2i-adapter,sd-finetune", "--task", "image")
-    done = run(pictures, tmp_path / "model.safetensors", results, *methods, *QUICK)
+    done = run(pictures, tmp_path / model, results, *methods, *QUICK)
     assert done.exit_code == 0, done.output
     assert len(list(results.glob("folder-image-*/record.json"))) == 4
     printed = bench("report", "--results", results, "--latex")
@@ -210,5 +214,6 @@ def test_four_methods_are_compared_in_a_table_that_fits_a_paper(tmp_path: Path) 
         assert complaints(tmp_path / "paper", tmp_path / "compiled") == []
     record = next(results.glob("folder-image-bps-*"))
     assert bench("show", record).exit_code == 0
-    exported = bench("export", record, tmp_path / "weights", "--base", tmp_path / "model.safetensors")
+    exported = bench("export", record, tmp_path / "weights", "--base", tmp_path / model)
     assert exported.exit_code == 0, exported.output
+    assert "datasets" not in (tmp_path / "weights/README.md").read_text().partition("\n---\n")[0]

@@ -316,11 +316,42 @@ def test_the_command_scores_captions_and_saves_statistics(folders: tuple[Path, P
     assert found["clip"]["value"] == pytest.approx(expected, abs=1e-5)
     again = bench("compare", a, tmp_path / "b.npz", "--judge", "emoji-clip", "--json")
     assert json.loads(again.stdout)["metrics"]["fd"]["value"] == pytest.approx(found["fd"]["value"], rel=1e-6)
-    for broken, named in (
-        ({**captions, "no.png": "x"}, "no.png"),
-        (dict(list(captions.items())[1:]), "x000.png"),
+    batch, again = tmp_path / "batch.npz", tmp_path / "again.npz"
+    np.savez(batch, arr_0=draw(1, 30, shift=20))
+    for given in (batch, tmp_path / "b.npz"):  # statistics of a batch, and of statistics
+        kept = bench("compare", a, given, "--judge", "emoji-clip", "--json", "--save-stats", again)
+        assert kept.exit_code == 0, kept.output
+        for name in ("mu", "sigma"):
+            np.testing.assert_allclose(np.load(again)[name], np.load(tmp_path / "b.npz")[name], rtol=1e-6)
+
+
+def test_what_cannot_be_compared_ends_in_one_line_with_nothing_written(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = folders
+    captions = {path.name: f"red heart {number}" for number, path in enumerate(sorted(a.iterdir()))}
+    kinds = {
+        "more": {**captions, "no.png": "x"},
+        "fewer": dict(list(captions.items())[1:]),
+        "none": {},
+        "all": captions,
+    }
+    for name, value in kinds.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    before = sorted(tmp_path.rglob("*"))
+    clip = ("--clip", "emoji-clip", "--captions")
+    for words, named in (
+        ((a, b, *clip, tmp_path / "more.json"), "captions name no image of"),
+        ((a, b, *clip, tmp_path / "fewer.json"), "x000.png"),
+        ((a, b, *clip, tmp_path / "none.json"), "24 images of"),
+        ((tmp_path / "wide.npz", b, *clip, tmp_path / "all.json"), "wide.npz"),
+        ((a, b, "--captions", tmp_path / "all.json"), "--clip"),
+        ((a, tmp_path / "wide.npz"), "have width"),
+        ((tmp_path / "wide.npz", b), "have width"),
     ):
-        (tmp_path / "c.json").write_text(json.dumps(broken))
-        told = bench(*words, "--captions", tmp_path / "c.json")
-        assert told.exit_code == 2 and named in told.stderr
-    assert bench("compare", a, b, "--captions", tmp_path / "c.json").exit_code == 2
+        kept = ("--name", "theirs", "--results", tmp_path / "results", "--save-stats", tmp_path / "s.npz")
+        told = bench("compare", *words, "--judge", "emoji-clip", "--no-intervals", *kept)
+        (line,) = told.stderr.strip().splitlines()
+        assert told.exit_code == 2 and line.startswith("error: ") and named in line, told.output
+        assert sorted(tmp_path.rglob("*")) == before and not told.stdout

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
 
 from bench import content
 from bench.config import RunConfig
 from bench.content import Lock, read_json, sha256_file, write_json
 from bench.cost import Ledger
+from bench.data.picture import decode
 from bench.grid import run_grid
 from bench.record import load_record
 from bench.reporting.tables import record_text
@@ -86,6 +90,43 @@ def test_lost_costs_are_unknown_and_the_run_ends_as_it_would_have(
     assert record.cost.sample_seconds_per_image is None and record.cost.peak_memory_bytes is None
     assert record_text(record, floor=None)
     assert {p: p.stat().st_mtime_ns for p in (run / "work/samples").iterdir()} == before
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_tracker_hears_the_end_of_a_run_and_harms_none(
+    micro_folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    heard: list[Any] = []
+
+    class Remembering(tracking.GeneralTracker):
+        name, requires_logging_directory, tracker = "wandb", False, None
+
+        def __init__(self, project: str, **settings: Any) -> None:
+            super().__init__()
+            heard.append((project, settings))
+
+        def log(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None:
+            if broken:
+                raise OSError("no network")
+            heard.append(values)
+
+        def log_images(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None:
+            heard.append(values["samples"])
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Remembering)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.WANDB])
+    run, hooks = copied(finished, tmp_path, without=("record.json",)), asking.Asked()
+    asking.made(config_of(micro_folder, tmp_path), hooks, track=("wandb",)).all()
+    record = load_record(run)
+    assert record.metrics == load_record(finished).metrics
+    assert heard[0] == ("bps-bench", {"name": run.name, "group": run.name})
+    if broken:
+        assert [line for line in hooks.said if "no network" in line and "record is whole" in line]
+        return
+    final, pictures = heard[1:]
+    assert final == {f"final/{n}": m.value for n, m in record.metrics.items() if m.value is not None}
+    sheet = decode((run / "contact.png").read_bytes()).pixels
+    assert hooks.said == [] and np.array_equal(pictures[0], sheet)
 
 
 @pytest.mark.slow

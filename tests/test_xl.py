@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from bench.base.snapshot import find_snapshot
 from bench.config import Sampler
 from bench.cost import count_parameters
 from bench.plan import build_meta
+from bench.record import load_record
 from bench.sampling import build_scheduler, sample_latents
-from bench.types import BenchError
+from bench.types import BenchError, Stopped
 from bps import BPSAdapter, steered
 from bps.method import BPS
+from tests.asking import Asked, made, micro
 from tests.loading import moved
 from tests.test_export import bench, made_up, run
 
@@ -193,6 +196,20 @@ def test_the_releases_larger_adapter_is_wired_into_the_base(base: Base) -> None:
     assert touched == {n for n, p in denoiser.named_parameters() if p.requires_grad}
     assert BPS().settled({**BPS.options, **options}, LAYOUT)["attention"] is True
     assert "attention" not in BPS().settled(BPS.options, LAYOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bps", "lora-concat"])
+def test_a_stopped_run_resumes_to_the_same_bits(method: str, folder: Path, tmp_path: Path) -> None:
+    config = micro(folder, tmp_path / "whole", method=method, shuffled=False, limit=10, sampling_steps=1)
+    whole = made(config)
+    whole.all()
+    cut = replace(config, results=tmp_path / "cut")
+    with pytest.raises(Stopped):
+        made(cut, Asked([None] * 3 + [143])).all()
+    resumed = made(cut)
+    assert not (resumed.folder / "record.json").exists() and (resumed.work / "train.ckpt").exists()
+    assert resumed.all().artifacts == load_record(whole.folder).artifacts
 
 
 @pytest.mark.slow

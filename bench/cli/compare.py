@@ -64,10 +64,13 @@ def compare(
     check_word(how.name or "row")
     if how.captions is not None and how.clip is None:
         raise BenchError("--captions needs a CLIP judge: --clip emoji-clip, or open-clip/MODEL/TAG.")
-    captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else {}
+    captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else None
     folders = [path for path in (generated, reference) if path.suffix.lower() != STATISTICS]
     total = sum(len(manifest_of(folder).files) for folder in folders)
-    judges = _judges(how, device=asked.config.device)
+    judges, more = _judges(how, device=asked.config.device), {"batch": asked.config.sample_batch}
+    score = {}
+    if captions is not None:
+        score["clip"] = caption_score(generated, captions, clip=judges["clip"], **more)
     with closing(ConsoleHooks()) as hooks:
         hooks.stage("judging", total)
         hooks.tick(0, total)
@@ -75,22 +78,19 @@ def compare(
             generated,
             reference,
             judges=judges,
-            batch=asked.config.sample_batch,
+            **more,
             sensitivity=how.sensitivity,
             intervals=how.intervals,
             also=how.also,
             tick=hooks.tick,
         )
-        more = {"batch": asked.config.sample_batch}
-        if captions:
-            found = caption_score(generated, captions, clip=judges["clip"], **more)
-            comparison = replace(comparison, metrics={**comparison.metrics, "clip": found})
-        if how.save_stats is not None:
-            save_statistics(reference, how.save_stats, judge=judges["features"], **more)
+    comparison = replace(comparison, metrics={**comparison.metrics, **score})
+    say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
     if how.name is not None:
         words = shlex.join(["bench", "compare", str(generated), str(reference), *_flags(how)])
         aside(f"row: {add_comparison(comparison, how.results or RESULTS, name=how.name, command=words)}")
-    say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
+    if how.save_stats is not None:
+        save_statistics(reference, how.save_stats, judge=judges["features"], **more)
 
 
 def _flags(how: How) -> list[str]:

@@ -268,5 +268,5 @@ def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
         return
     say(record_text(record, floor=floor))
     say(f"record   {run.folder / 'record.json'}")
-    say(f"pictures {run.folder / 'contact.png'}  (condition, sample, target)")
+    say(f"pictures {run.folder / 'contact.png'}  (rows: condition, sample, target)")
     say(f"         {run.folder / 'work' / 'samples'}  (all samples)")

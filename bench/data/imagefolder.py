@@ -10,7 +10,7 @@ together on the first of them; near-duplicates of one side share a group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from bench.content import Cache, digest_json, sha256_bytes
+from bench.data.coco import Recipe
+from bench.data.coco.draw import canny_lines, describe_sketch, redrawer
 from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of
 from bench.data.likeness import GRID, alike, shrink
 from bench.data.picture import PictureError, decode
 from bench.data.splits import SIDES, OnDemand, Splits, side_digest
+from bench.judges import NETWORKS, need_file
 from bench.types import BenchError, Example, some
 
 NAME = "folder"
@@ -37,13 +40,14 @@ _ROUNDS = 20
 class Reading:
     """How a folder is read: columns, size in pixels of a side, and shares of train, val and test.
 
-    condition: the column of conditioning pictures, None for conditioning_image where it is there. strict:
-    broken pictures are refused, not left out.
+    condition: the column of conditioning pictures, None for conditioning_image where it is there. lines: what
+    draws sketches. strict: broken pictures are refused, not left out.
     """
 
     image: str = "image"
     caption: str = "text"
     condition: str | None = None
+    lines: str = "canny"
     size: int = 512
     shares: tuple[float, ...] = (0.6, 0.1, 0.3)
     strict: bool = False
@@ -90,7 +94,7 @@ class ImageFolder:
     """Pictures [S,S,3] uint8, cut to their middle square and resized, with captions and layers.
 
     layers: "condition" [S,S,4] uint8 where a column has it (grey as equal colours, without transparency
-    opaque); "sketch" [S,S] uint8, drawn by Canny's edges when it is asked for. digest: SHA-256 of all
+    opaque); "sketch" [S,S] uint8, drawn when it is asked for, those of a network once. digest: SHA-256 of all
     items and of how they are read. left_out: reason -> file names. protocol: see Reading.words.
     """
 
@@ -99,9 +103,10 @@ class ImageFolder:
     def __init__(self, source: str | Path, reading: Reading | None = None, *, cache: Cache | None = None):
         """Read all rows and the bytes of their pictures; BenchError where that cannot be.
 
-        source: a folder, or a hub id. cache: where it is kept which pictures are broken, and their codes.
+        source: a folder, or a hub id. cache: for which pictures are broken, their codes and drawn lines.
         """
-        self.source, self.reading = str(source), reading or Reading()
+        self.source, self.reading, self._cache = str(source), reading or Reading(), cache or Cache()
+        self._redraw, drawn_by = _lines_of(self.reading)
         table = _table(self.source)
         if self.reading.condition is None and _CONDITION in table.column_names:
             self.reading = replace(self.reading, condition=_CONDITION)
@@ -112,7 +117,7 @@ class ImageFolder:
                 twice.append(row.name)
         self._rows = rows
         ids = sorted(rows)
-        codes, whole = self._survey(ids, cache or Cache())
+        codes, whole = self._survey(ids)
         broken = [rows[item].name for item, there in zip(ids, whole, strict=True) if not there]
         if broken and self.reading.strict:
             raise BenchError(f"{len(broken)} pictures of {source} cannot be read: {some(broken)}.")
@@ -126,7 +131,7 @@ class ImageFolder:
                 f"{source} holds {len(self.ids)} usable pictures{told}. At least {LEAST} are needed, to "
                 "train on some and evaluate on others. Bring more."
             )
-        self.protocol = self.reading.words
+        self.protocol = self.reading.words | drawn_by
         self.digest = digest_json({"items": self.item_digests(self.ids), "read": self.protocol})
 
     @property
@@ -140,12 +145,13 @@ class ImageFolder:
 
     def __getitem__(self, item_id: str) -> Example:
         """Read one item; KeyError for an unknown id, BenchError where its files were changed."""
-        image, *conditions = self._pictures(self._rows[item_id])
+        row = self._rows[item_id]
+        image, *conditions = self._pictures(row)
         pixels = image[..., :3]
         given: dict[str, Any] = {"condition": lambda: conditions[0]} if conditions else {}
-        layers = OnDemand({**given, "sketch": lambda: _canny(pixels)})
-        caption = self._rows[item_id].caption
-        return Example(id=item_id, caption=caption, image=pixels, layers=layers, photo=True, redraw=_canny)
+        layers = OnDemand({**given, "sketch": lambda: self._sketch(row, pixels)})
+        drawn = {"image": pixels, "layers": layers, "redraw": self._redraw}
+        return Example(id=item_id, caption=row.caption, photo=True, **drawn)
 
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the content digests of items; KeyError for an unknown id."""
@@ -206,8 +212,8 @@ class ImageFolder:
     def _join(self, sides: dict[str, list[str]], first: str, second: str) -> bool:
         """Move what of the second side the leak check finds on the first; return whether there was any."""
         prints = [fingerprints_of(self, sides[side]) for side in (first, second)]
-        leaks = [finding for finding in compare(*prints).findings if finding.leak]
-        moved = {item for finding in leaks for _, item in finding.pairs}
+        leaks = [found for found in compare(*prints, cache=self._cache).findings if found.leak]
+        moved = {item for found in leaks for _, item in found.pairs}
         sides[first] += sorted(moved)
         sides[second] = [item for item in sides[second] if item not in moved]
         return bool(moved)
@@ -223,7 +229,7 @@ class ImageFolder:
                     group = {item: new if name == old else name for item, name in group.items()}
         return group
 
-    def _survey(self, ids: Sequence[str], cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+    def _survey(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the codes of pictures, [N,24] uint8, and which can be read, [N] bool; kept by content."""
         digests = [self._rows[item].sha256 for item in ids]
 
@@ -237,8 +243,14 @@ class ImageFolder:
             return {"codes": codes, "whole": whole}
 
         key = {"kind": "codes of pictures", "pictures": digests, "size": self.reading.size}
-        kept = cache.load_or_make(key, make)
+        kept = self._cache.load_or_make(key, make)
         return kept["codes"], kept["whole"]
+
+    def _sketch(self, row: _Row, pixels: np.ndarray) -> np.ndarray:
+        if self.reading.lines == "canny":
+            return self._redraw(pixels)
+        key = {"kind": "lines", "picture": row.sha256[0], "read": self.protocol}
+        return self._cache.load_or_make(key, lambda: {"lines": self._redraw(pixels)})["lines"]
 
     def _small(self, ids: Sequence[str]) -> np.ndarray:
         small = [shrink(self._pictures(self._rows[item])[0][..., :3]) for item in ids]
@@ -259,10 +271,16 @@ class ImageFolder:
         return [_square(picture, self.reading.size) for picture in pictures]
 
 
-def _canny(image: np.ndarray) -> np.ndarray:
-    from bench.data.coco.draw import canny_lines
-
-    return canny_lines(image)
+def _lines_of(reading: Reading) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, str]]:
+    """Return what draws sketches, and what protocols say of it; BenchError where its weights are missing."""
+    if reading.lines == "canny":
+        return canny_lines, {}
+    weights = need_file(reading.lines, None, NETWORKS[reading.lines])
+    recipe = Recipe(sketch=reading.lines, size=reading.size, tasks=("sketch",))
+    words = {"sketch": describe_sketch(recipe, weights=weights.parent)}
+    redraw = redrawer(recipe, words)
+    assert redraw is not None, "its weights are there"
+    return redraw, words
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:

@@ -473,7 +473,10 @@ def near_codes(codes: np.ndarray, pictures: np.ndarray) -> dict[tuple[int, int],
     word = np.ascontiguousarray(own[:, 0])
     best: dict[tuple[int, int], int] = {}
     for row, code in (
-        (r, c) for view in views(pictures) for r, c in enumerate(_packed(view).view(np.uint64))
+        (r, c)
+        for start in range(0, len(pictures), _CHUNK)
+        for view in views(pictures[start : start + _CHUNK])
+        for r, c in enumerate(_packed(view).view(np.uint64), start)
     ):
         rows = np.flatnonzero(np.bitwise_count(word ^ code[0]) <= NEAR_BITS)
         bits = np.bitwise_count(own[rows] ^ code).sum(axis=1)

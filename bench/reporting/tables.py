@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 FEWER = "†"
 LICENCE_FILE = "LICENSE.md"
 PIPELINE = "text-to-image"
+DATA_SETS = {"emoji": "openmoji", "micro": "openmoji", "coco17": "coco-2017"}
+"""What the data of suites are called elsewhere; those of others are the user's own."""
 COSTS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "parameters_trainable": ("trainable parameters", count),
     "parameters_dead": ("dead parameters", count),
@@ -597,11 +599,12 @@ def model_card(record: RunRecord, about: About) -> str:
     """Return README.md of a folder with the weights of a run, ending in a newline."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    data_set = DATA_SETS.get(record.suite)
     results = [
         EvalResult(
             task_type=PIPELINE,
             task_name=f"{record.task} to image",
-            dataset_type=record.suite,
+            dataset_type=data_set or record.suite,
             dataset_name=f"{record.splits.eval.n} items of the side {record.splits.eval.name}",
             dataset_revision=str(record.protocol.get("dataset", ""))[:HASH_DIGITS] or None,
             metric_type=name,
@@ -620,7 +623,7 @@ def model_card(record: RunRecord, about: About) -> str:
         library_name="diffusers",
         tags=["bps-bench", record.method, record.task],
         pipeline_tag=PIPELINE,
-        datasets=[record.suite],
+        datasets=[data_set] if data_set else None,
         model_name=f"{about.title}, {record.task}" if results else None,
         eval_results=results or None,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.config import RunConfig, RunSpec, Training
+from bench.data.picture import decode, picture_bytes
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PARTNER_ENDED = (
     "another process of this run ended; its own message says why. Finished work is kept: start the same "
     "command again."
 )
+_PROJECT = "bps-bench"  # in trackers
 _PATIENCE = timedelta(days=7)  # others wait while the main process encodes or scores
 _BROKEN = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
 _COMPILED = "BasicTransformerBlock"  # as in diffusers' regional compilation
@@ -404,8 +406,7 @@ class Engine:
 
     def begin_log(self, name: str, settings: dict[str, Any]) -> None:
         """Tell the trackers the run's name and settings (plain values)."""
-        kwargs = {"wandb": {"name": name}, "mlflow": {"run_name": name}}
-        self.accelerator.init_trackers("bps-bench", settings, init_kwargs=kwargs)
+        self.accelerator.init_trackers(_PROJECT, settings, init_kwargs=_named(name))
 
     def log(self, step: int, **values: float) -> None:
         """Tell the trackers values of a step; does nothing without any."""
@@ -416,6 +417,35 @@ class Engine:
         """End the trackers. The processes stay joined: sampling comes next."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
+
+
+def report(
+    execution: Execution, name: str, *, folder: Path, step: int, said: dict[str, float], sheet: Path
+) -> None:
+    """Tell the trackers of a run's end, in a run of its name: final numbers and a sheet of pictures.
+
+    folder: where trackers write.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    for kind in execution.track:
+        known = LOGGER_TYPE_TO_CLASS[kind]
+        where = (folder,) if known.requires_logging_directory else ()
+        tracker = known(_PROJECT, *where, **_named(name).get(kind, {}))
+        tracker.start()
+        tracker.log(said, step=step)
+        if hasattr(tracker, "log_images"):
+            pixels = decode(picture_bytes(sheet)).pixels
+            form = {"dataformats": "NHWC"} if kind == "tensorboard" else {}
+            pictures = pixels if kind in ("aim", "clearml") else pixels[None]  # others take several
+            tracker.log_images({"samples": pictures}, step=step, **form)
+        elif hasattr(tracker, "log_artifact"):
+            tracker.log_artifact(str(sheet))
+        tracker.finish()
+
+
+def _named(name: str) -> dict[str, dict[str, str]]:
+    return {"wandb": {"name": name, "group": name}, "mlflow": {"run_name": name}}
 
 
 def _as_module(denoiser: Any, loss: Callable[[int, range], torch.Tensor]) -> Any:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
-from bench.content import Cache
+from bench.content import Cache, sha256_file
+from bench.data.coco import Recipe, draw
 from bench.data.imagefolder import ImageFolder, Reading
 from bench.data.leaks import verify
 from bench.data.splits import SIDES
 from bench.tasks.image import GivenImage, GreyImage, TransparentImage
+from bench.tasks.sketch import Sketch
 from bench.types import BenchError
 from tests.own_pictures import COUNT, metadata, write
+from tests.test_detectors import write_detector
 
 READING = Reading(size=64, condition="conditioning_image", shares=(0.4, 0.2, 0.4))
 
@@ -67,6 +73,60 @@ def test_a_folder_saved_by_the_library_is_the_same_data(
         lambda row: {"conditioning_image": str(tmp_path / "a" / row["conditioning_image"])},
     ).cast_column("conditioning_image", datasets.Image()).save_to_disk(tmp_path / "disk")
     assert read(tmp_path / "disk").digest == read(tmp_path / "a").digest
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_metadata_may_be_a_table(tmp_path: Path, read: Callable[..., ImageFolder], kind: str) -> None:
+    """In a .parquet the column is one of pictures, as the library names such: more than a text."""
+    frame = pandas.DataFrame(write(tmp_path / "a"))
+    first = read(tmp_path / "a")
+    (tmp_path / "a/metadata.jsonl").unlink()
+    if kind == "csv":
+        frame.to_csv(tmp_path / "a/metadata.csv", index=False)
+    else:
+        named = frame.rename(columns={"conditioning_image": "conditioning_image_file_name"})
+        named.to_parquet(tmp_path / "a/metadata.parquet")
+    assert read(tmp_path / "a").digest == first.digest
+
+
+def test_a_networks_lines_are_drawn_once_and_part_of_the_protocol(
+    tmp_path: Path, read: Callable[..., ImageFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def sketcher(recipe: Recipe, *, weights: Path, device: str) -> Any:
+        assert (recipe.sketch, recipe.soft, recipe.size, weights) == ("pidinet", True, 64, tmp_path)
+        return lambda image: drawn.append(1) or image[..., 1]
+
+    monkeypatch.setenv("BENCH_JUDGES", str(tmp_path))
+    monkeypatch.setattr(draw, "_package", lambda name: None)
+    monkeypatch.setattr(draw, "load_sketcher", sketcher)
+    write(tmp_path / "a")
+    reading = replace(READING, lines="pidinet")
+    with pytest.raises(BenchError, match="bench judges fetch pidinet"):
+        read(tmp_path / "a", reading)
+    (tmp_path / "table5_pidinet.pth").write_bytes(b"weights")
+    for _ in range(2):
+        data = read(tmp_path / "a", reading)
+        example = data[data.ids[0]]
+        assert np.array_equal(example.layers["sketch"], example.image[..., 1]) and len(drawn) == 1
+    assert Sketch().fidelity(example.image, example)["sketch_f1"] == 1
+    assert sha256_file(tmp_path / "table5_pidinet.pth") in data.protocol["sketch"]
+    assert data.digest != read(tmp_path / "a").digest and "sketch" not in read(tmp_path / "a").protocol
+
+
+@pytest.mark.parametrize("name", ["hed", "pidinet"])
+def test_the_real_detectors_draw(
+    tmp_path: Path, read: Callable[..., ImageFolder], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("BENCH_JUDGES", str(tmp_path))
+    write_detector(name, tmp_path)
+    write(tmp_path / "a")
+    data = read(tmp_path / "a", replace(READING, lines=name))
+    example = data[data.ids[0]]
+    sketch = example.layers["sketch"]
+    assert sketch.shape == (64, 64) and sketch.dtype == np.uint8
+    assert Sketch().fidelity(example.image, example)["sketch_f1"] == pytest.approx(1)
 
 
 def test_conditions_have_the_channels_of_their_task(tmp_path: Path, read: Callable[..., ImageFolder]) -> None:

@@ -172,7 +172,7 @@ def test_a_card_tells_the_hub_what_was_measured() -> None:
         title="BPS", source="s", base="org/sd", whole=False, licence=["a"], usage="x\n", condition="c"
     )
     head = yaml.safe_load(re.match(r"---\n(.*?)\n---", model_card(record, about), re.DOTALL)[1])
-    assert head["pipeline_tag"] == "text-to-image" and head["datasets"] == ["emoji"]
+    assert head["pipeline_tag"] == "text-to-image" and head["datasets"] == ["openmoji"]
     (model,) = head["model-index"]
     (result,) = model["results"]
     told = {m["type"]: m["value"] for m in result["metrics"]}
