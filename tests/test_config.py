@@ -69,6 +69,7 @@ FULL = RunConfig(
     image_column="photo",
     caption_column="what it is",
     conditioning_column="edges",
+    lines="hed",
     resolution=64,
     shares=(0.7, 0.1, 0.2),
     strict=True,

@@ -89,7 +89,6 @@ BAD: dict[str, tuple[Change | None, tuple[object, ...], str]] = {
     "no condition": (lambda f, r: change_row(f, r, {"conditioning_image": ""}), (), "3.png"),
     "a task without its column": (without_conditions, (), "condition"),
     "no detector's weights": (None, ("--lines", "hed", "--task", "sketch"), "bench judges fetch hed"),
-    "another detector": (None, ("--lines", "sobel", "--task", "sketch"), "'hed'"),
     "two budgets": (None, ("--epochs", 2, "--train-images", 8), "--epochs 2"),
 }
 
