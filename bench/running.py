@@ -563,9 +563,9 @@ class Run:
     def _report(self, record: records.RunRecord, *, step: int) -> None:
         """Tell the trackers; what they raise is said, as the record is written."""
         said = {f"final/{name}": m.value for name, m in record.metrics.items() if m.value is not None}
-        told = {"folder": self.work, "step": step, "said": said, "sheet": self.folder / "contact.png"}
+        sheet, how = self.folder / "contact.png", Execution.of(self.spec.config)
         try:
-            report(Execution.of(self.spec.config), self.folder.name, **told)
+            report(how, self.folder.name, folder=self.work, step=step, said=said, sheet=sheet)
         except Exception as error:  # of many kinds
             self.hooks.say(f"a tracker did not take the run's end ({error}); the record is whole")
 

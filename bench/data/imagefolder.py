@@ -150,7 +150,7 @@ class ImageFolder:
         pixels = image[..., :3]
         given: dict[str, Any] = {"condition": lambda: conditions[0]} if conditions else {}
         layers = OnDemand({**given, "sketch": lambda: self._sketch(row, pixels)})
-        drawn = {"image": pixels, "layers": layers, "redraw": self._redraw}
+        drawn: dict[str, Any] = {"image": pixels, "layers": layers, "redraw": self._redraw}
         return Example(id=item_id, caption=row.caption, photo=True, **drawn)
 
     def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
