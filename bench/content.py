@@ -12,8 +12,8 @@ import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
-import math
 import os
 import re
 import secrets
@@ -21,46 +21,31 @@ import socket
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, MaxLen
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    GetPydanticSchema,
-    Strict,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import core_schema
+from pydantic import AfterValidator, ConfigDict, GetPydanticSchema, Strict, StringConstraints, TypeAdapter
+from pydantic_core import ValidationError, core_schema
 
-from bench.types import BenchError, Stopped
+from bench.types import BenchError, Stopped, raise_of_machine
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
 MOST_BYTES = 64_000_000
-_SETTLED = 2.0  # seconds after which a write is sure to leave another time, also on coarse clocks
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_KINDS = "biufcSU"  # of array elements: numbers and texts
-_UNPACKED = 100  # times its own size that an archive may hold; the shipped ones hold 13 times theirs
-_SMALL = 1 << 24  # bytes that any archive may hold
-_DAY = 24 * 3600.0
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", re.DOTALL)
 DEEPEST = 64
 LARGEST = 2**64
 LONGEST = 20_000
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*").fullmatch
-_CODE = r"^[0-9a-f]{8,64}$"
 _MOST_WORD = 200
+_MOST_SAID = 600  # characters of what another program says
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RAW_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 _UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_LARGE = 1 << 20  # bytes of an array that is hashed where it lies
 _TRY_SECONDS = 1.0
 
 
@@ -75,9 +60,25 @@ def unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
     )
 
 
-def _unreadable(path: str | os.PathLike[str], error: OSError) -> BenchError:
-    return BenchError(
-        f"cannot read {path}: {error.strerror or error}. Check that the path is right and the file is there."
+@contextlib.contextmanager
+def refusing(words: Callable[[str], str], *kinds: type[Exception]) -> Iterator[None]:
+    """Turn an error in the block into a BenchError of words made from what it said.
+
+    kinds: of errors, all but BenchErrors where none is named. Those of the machine (no memory) pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, kinds) if kinds else isinstance(error, BenchError):
+            raise
+        raise_of_machine(error)
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise BenchError(words(said[:_MOST_SAID] or type(error).__name__)) from error
+
+
+def _reading(path: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
+    return refusing(
+        lambda why: f"cannot read {path}: {why}. Check that the path is right and the file is there.", OSError
     )
 
 
@@ -91,14 +92,13 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
     A process reads a file once: again only where the system says that it was written to meanwhile.
     """
-    try:
+    with _reading(path):
         known = os.stat(path)
         state = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
-        settled = time.time() - max(known.st_mtime, known.st_ctime) >= _SETTLED
-        digest = _digest_of if settled else _digest_of.__wrapped__  # another write might leave the same time
-        return digest(os.fspath(path), state)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        settled = (
+            time.time() - max(known.st_mtime, known.st_ctime) >= 2
+        )  # else a write may leave the same time
+        return (_digest_of if settled else _digest_of.__wrapped__)(os.fspath(path), state)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -118,18 +118,15 @@ def digest_arrays(**arrays: np.ndarray) -> str:
         array = np.asarray(arrays[name])
         if array.dtype.hasobject:
             raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
-        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-        header = json.dumps([name, array.dtype.str, list(np.shape(arrays[name]))])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        header = json.dumps([name, array.dtype.str, list(array.shape)])
         hasher.update(len(header).to_bytes(8, "little") + header.encode())
-        hasher.update(array.reshape(-1).view(np.uint8).data if array.nbytes > _LARGE else array.tobytes())
+        hasher.update(array.tobytes())
     return hasher.hexdigest()
 
 
 def digest_json(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, whatever the order of its keys.
-
-    Tuples count as lists; NaN, infinities and values JSON does not know are a BenchError.
-    """
+    """Return the SHA-256 of a JSON value, whatever the order of its keys; errors as `json_bytes`."""
     return sha256_bytes(json_bytes(value))
 
 
@@ -137,13 +134,10 @@ def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
     """Return a value as JSON: sorted keys, UTF-8; BenchError for NaN, infinities and values unknown to it."""
     apart = (",", ":") if indent is None else (",", ": ")
     options: Any = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
-    try:
+    allowed = "text keys, text, finite numbers, true, false, null, lists and mappings of these"
+    refused = TypeError, ValueError, RecursionError
+    with refusing(lambda why: f"cannot be written as JSON: {why}. Allowed: {allowed}.", *refused):
         return json.dumps(value, indent=indent, separators=apart, **options).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BenchError(
-            f"cannot be written as JSON: {error}. Allowed: text keys, text, finite numbers, "
-            "true, false, null, lists and mappings of these."
-        ) from error
 
 
 @contextlib.contextmanager
@@ -155,21 +149,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     do nothing in the block but write.
     """
     target = Path(path)
-    temporary: Path | None = None
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp{target.suffix}")
         temporary.touch(exist_ok=False)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        temporary = None
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has its name, or was never there
+            temporary.unlink()
 
 
 def remove_unfinished(folder: Path, *, seconds: float = 0.0) -> None:
@@ -214,10 +206,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON value atomically: sorted keys, indent 1, UTF-8, a final newline.
-
-    NaN, infinities and values JSON does not know are a BenchError, and nothing is written.
-    """
+    """Write a JSON value atomically: sorted keys, indent 1, UTF-8, a newline; errors as `json_bytes`."""
     atomic_write(path, json_bytes(value, indent=1) + b"\n")
 
 
@@ -240,24 +229,19 @@ def read_json(
 
 def read_small(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES, remedy: str = "") -> bytes:
     """Read a file from outside; BenchError if it is missing, too large or not a plain file."""
-    try:
+    with _reading(path):
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # a pipe or device would never end
             raise BenchError(f"{path} is not a file. {remedy}")
         if found.st_size > most_bytes:
             raise BenchError(f"{path} is larger than {most_bytes:,} bytes, which no such file is. {remedy}")
         return Path(path).read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def write_npz(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, compress: bool = False
 ) -> None:
-    """Write named arrays atomically as a .npz archive, without pickle.
-
-    The same arrays give the same bytes (entries carry no clock). Arrays of objects are refused.
-    """
+    """Write named arrays, of no objects, atomically as a .npz; the same arrays give the same bytes."""
     atomic_write(path, npz_bytes(arrays, compress=compress))
 
 
@@ -278,10 +262,8 @@ def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict
     BenchError if the file is missing, differs from the digest, is not such an archive, or asks for
     more memory than what lies in it.
     """
-    try:
+    with _reading(path):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     if sha256 is not None and sha256_bytes(data) != sha256:
         raise BenchError(
             f"{path} is not the file its record names (SHA-256 {sha256_bytes(data)[:16]}..., "
@@ -292,40 +274,34 @@ def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict
 
 def npz_arrays(data: bytes, path: object) -> dict[str, np.ndarray]:
     """Return the arrays of an archive's bytes as `read_npz` does; path: where they came from."""
+    with (
+        refusing(lambda why: f"{path} is not a valid .npz archive ({why})."),
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+    ):
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > max(1 << 24, 100 * len(data)):  # ours hold 13 times
+            raise ValueError(f"its {len(data)} bytes claim to hold far more")
+        return {e.filename.removesuffix(".npy"): _array(archive.read(e), e.filename) for e in entries}
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    """Return the array of an entry whose header asks for exactly the bytes that follow it."""
+    stream = io.BytesIO(data)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > max(_SMALL, _UNPACKED * len(data)):
-                raise ValueError(f"its {len(data)} bytes claim to hold far more")
-            return {entry.filename.removesuffix(".npy"): _read_array(archive, entry) for entry in entries}
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
-        raise BenchError(f"{path} is not a valid .npz archive ({error}).") from error
+        shape, columns, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+    except (MemoryError, RecursionError) as error:
+        raise ValueError("a header is nested too deep") from error
+    if dtype.kind not in "biufcSU" or min(shape, default=0) < 0:
+        raise ValueError(f"'{name}' is not an array {shape} of {dtype} of numbers or texts")
+    flat = np.frombuffer(data[stream.tell() :], dtype)
+    return np.array(flat.reshape(shape, order="F" if columns else "C"))
 
 
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """Read an entry once its header is known to ask for exactly the bytes that the entry has."""
-    with archive.open(entry) as stream:
-        read_header = _HEADERS[np.lib.format.read_magic(stream)]
-        try:
-            shape, _, dtype = read_header(stream)
-        except (MemoryError, RecursionError) as error:
-            raise ValueError("a header is nested too deep") from error
-        plain = dtype.kind in _KINDS and dtype.itemsize and min(shape, default=0) >= 0
-        if not plain or math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
-            raise ValueError(f"'{entry.filename}' is not an array {shape} of {dtype} in its own bytes")
-    with archive.open(entry) as stream:
-        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-
-
-def check_array(array: np.ndarray, name: str, *, dtype: type, shape: tuple[int | None, ...]) -> None:
+def check_array(array: np.ndarray, name: str, *, dtype: type, shape: Sequence[int | None]) -> None:
     """Raise BenchError unless an array from outside has a dtype and a shape; None: of any length."""
-    fits = len(array.shape) == len(shape) and all(
-        wanted in (None, has) for wanted, has in zip(shape, array.shape, strict=True)
-    )
-    if array.dtype != dtype or not fits:
-        words = ",".join("N" if wanted is None else str(wanted) for wanted in shape)
+    wanted = tuple(has if want is None else want for want, has in zip(shape, array.shape, strict=False))
+    if array.dtype != dtype or len(array.shape) != len(shape) or array.shape != wanted:
+        words = ",".join("N" if want is None else str(want) for want in shape)
         raise BenchError(
             f"{name} is {list(array.shape)} {array.dtype}; allowed: [{words}] {np.dtype(dtype).name}."
         )
@@ -372,7 +348,7 @@ def check_name(text: str) -> str:
 Text = Annotated[str, Strict(), MaxLen(LONGEST)]
 Word = Annotated[str, Strict(), AfterValidator(check_word)]
 Name = Annotated[str, Strict(), AfterValidator(check_name)]
-Code = Annotated[str, Strict(), StringConstraints(pattern=_CODE)]
+Code = Annotated[str, Strict(), StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Ge(0)]
@@ -418,7 +394,7 @@ def parse_json(raw: bytes, where: object, *, remedy: str, of: Any = None, loose:
         text = raw.decode()
         value = json.loads(text, object_pairs_hook=_once, parse_constant=constant)
         plain = "\\" not in text and not _RAW_CONTROL.search(text)  # so is every text in it
-        _check([value], DEEPEST, loose=loose, plain=plain)
+        _check(value, loose=loose, plain=plain)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise BenchError(f"{where} is not valid JSON ({reason}). {remedy}") from error
@@ -460,32 +436,31 @@ def _first(error: ValidationError) -> str:
     return f"{place} {said}, got {shown(found['input'])}"
 
 
-def _check(entries: Collection[Any], left: int, *, loose: bool, plain: bool) -> None:
-    """Look at the entries of a list or object by their kinds, which is quick for long lists of numbers."""
-    kinds = set(map(type, entries))
-    if not loose and kinds & {int, float}:
-        mixed = not kinds <= {int, float}
-        numbers = [x for x in entries if isinstance(x, (int, float))] if mixed else entries
-        if not -LARGEST < min(numbers) <= max(numbers) < LARGEST:
-            raise ValueError("a number is beyond 2**64")
-    if not plain and str in kinds:
-        _check_texts([x for x in entries if isinstance(x, str)], loose=loose)
-    if not kinds & {list, dict}:
-        return
-    if not left:
-        raise ValueError(f"nested deeper than {DEEPEST}")
-    for entry in entries:
-        if isinstance(entry, dict):
-            _check([*entry.values(), *({} if plain else entry)], left - 1, loose=loose, plain=plain)
-        elif isinstance(entry, list):
-            _check(entry, left - 1, loose=loose, plain=plain)
-
-
-def _check_texts(texts: Iterable[str], *, loose: bool) -> None:
+def _check(value: Any, *, loose: bool, plain: bool) -> None:
+    """Look for what no file of ours holds, a level of nesting at a time."""
     wrong = _UNREADABLE if loose else _CONTROL
-    bad = next((text for text in texts if wrong.search(text)), None)
-    if bad is not None:
-        raise ValueError(f"a text holds characters that cannot be shown: {shown(bad)}")
+    for depth, level in enumerate(_levels(value)):
+        kinds = set(map(type, level))
+        if kinds & {int, float} and not loose:
+            numbers = [x for x in level if isinstance(x, (int, float))]
+            if not -LARGEST < min(numbers) <= max(numbers) < LARGEST:
+                raise ValueError("a number is beyond 2**64")
+        if str in kinds and not plain:
+            for text in level:
+                if isinstance(text, str) and wrong.search(text):
+                    raise ValueError(f"a text holds characters that cannot be shown: {shown(text)}")
+        if depth == DEEPEST and kinds & {list, dict}:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    level = [value]
+    while level:
+        yield level
+        inner = (
+            x if isinstance(x, list) else (*x.values(), *x) for x in level if isinstance(x, (list, dict))
+        )
+        level = list(itertools.chain.from_iterable(inner))
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -511,19 +486,16 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Remember the folder; it is made when the first entry is written."""
-        try:
+        no_home = f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
+        with refusing(lambda _: no_home, RuntimeError):
             own = folder or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "bps-bench"
-        except RuntimeError as error:
-            raise BenchError(
-                f"this user has no home directory for the cache. Set {CACHE_VARIABLE} to a folder for it."
-            ) from error
         self.folder, self._tidy = Path(own), False
 
     def tidy(self) -> None:
         """Remove, once, what processes that were killed a day ago or earlier left half written."""
         if not self._tidy:
             self._tidy = True
-            remove_unfinished(self.folder, seconds=_DAY)
+            remove_unfinished(self.folder, seconds=24 * 3600)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Return where the entry of a key lies, whether it exists or not."""
@@ -545,11 +517,9 @@ class Cache:
             return found
         made = {name: np.array(array, order="C") for name, array in make().items()}
         self.tidy()
-        try:
+        with refusing(lambda why: f"{why} {CACHE_VARIABLE} moves the cache to another folder.", BenchError):
             write_npz(path, made)
             write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
-        except BenchError as error:
-            raise BenchError(f"{error} {CACHE_VARIABLE} moves the cache to another folder.") from error
         return made
 
     def _load(self, path: Path) -> dict[str, np.ndarray] | None:
@@ -627,27 +597,22 @@ class Lock:
                 if self.wait is None:
                     raise InUse(self._holder(file))
                 self.wait(self._holder(file))
-            elif self._is_there(file):
-                self._say_who(file)
-                self._file, file = file, -1
-                return True
+                return False
+            if not os.path.samestat(
+                os.fstat(file), os.stat(self.path)
+            ):  # its last holder removed it meanwhile
+                return False
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            os.ftruncate(file, 0)
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            os.pwrite(file, json_bytes(who) + b"\n", 0)
+            self._file, file = file, -1
+            return True
+        except FileNotFoundError:
             return False
         finally:
             if file >= 0:
                 _let_go(file)
-
-    def _is_there(self, file: int) -> bool:
-        """Whether the path still leads to the file: its last holder may have removed it meanwhile."""
-        try:
-            return os.path.samestat(os.fstat(file), os.stat(self.path))
-        except FileNotFoundError:
-            return False
-
-    def _say_who(self, file: int) -> None:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(who).encode() + b"\n", 0)
 
     def _holder(self, file: int) -> str:
         try:
@@ -699,6 +664,6 @@ def _locked(file: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     return True

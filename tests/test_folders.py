@@ -15,12 +15,11 @@ from typer.testing import CliRunner
 from bench.cli.compare import comparison_text
 from bench.data.folder import judged, manifest_of, read_folders
 from bench.judges import Judge, JudgeCard, load_judge
-from bench.metrics.frechet import frechet_distance
-from bench.metrics.kernel import kernel_distance
 from bench.metrics.paired import cosine_to_target, pixel_error
 from bench.scoring import FLOOR, Comparison, compare, save_statistics
 from bench.types import BenchError
 from cli import app
+from tests.distances import frechet_distance, kernel_distance
 
 
 def pooling(name: str = "pooling") -> Judge:

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import cli
 from bench.base.snapshot import find_snapshot
-from bench.cli.data import audit_lines
 from bench.cli.options import Asked
 from bench.config import RunConfig
 from bench.data.leaks import write_seen
@@ -23,6 +22,7 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.data.splits import Splits, item_digest, side_digest
 from bench.randomness import pick_items
 from bench.record import RunRecord, load_record
+from bench.reporting.render import filled
 from bench.suites import EMOJI, MICRO
 from bench.types import Example
 
@@ -166,7 +166,7 @@ def test_an_audit_names_the_leak_and_explains_the_known_case(planted: None, micr
     assert answer.exit_code == 1 and said["failed"] and said["looks"][1]["checked"] is None
     found = [look["checked"]["findings"] for look in said["looks"] if look["checked"]]
     assert [f[0]["kind"] for f in found if f] == ["near-duplicate image"]
-    text = "\n".join(audit_lines(said))  # what is printed without --json
+    text = filled("audit.txt", **said)  # what is printed without --json
     assert "LEAK near-duplicate image: 3 items shared between train and test" in text
     assert "UNKNOWN" in text and "brings no fingerprints" in text
     assert "val2017" in text and "926842c" in text

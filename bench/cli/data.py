@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +21,8 @@ if TYPE_CHECKING:
     from bench.record import RunRecord
 
 data_app = Shell(help="The data sets and their splits.", no_args_is_help=True)
-judges_app = Shell(
-    help="Networks that read samples: which are here, and fetching others.", no_args_is_help=True
-)
+judges_app = Shell(help="Networks that read samples: those here, and fetching others.", no_args_is_help=True)
 base_app = Shell(help="The frozen base: a Stable Diffusion of yours.", no_args_is_help=True)
-
 
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Processes; else one a core, or one a GPU.")]
 
@@ -131,29 +127,20 @@ def prepare(
     recipe = replace(recipe, tasks=tuple(task for task in TASKS if task in recipe.tasks))
     device = "cpu" if recipe.sketch == "canny" else find_device(asked.config.device)
     most = len(visible_gpus()) if device == "cuda" else os.cpu_count() or 1
+    how: dict[str, Any] = {"recipe": recipe, "weights": detectors, "device": device, "jobs": jobs or most}
     with console_hooks() as hooks:
-        report = prepare_coco17(
-            root,
-            out,
-            recipe=recipe,
-            weights=detectors,
-            device=device,
-            jobs=jobs or most,
-            hooks=hooks,
-        )
-    for name, count in report.items.items():
-        say(f"{count} items of {name}")
+        report = prepare_coco17(root, out, hooks=hooks, **how)
+    lines = [f"{count} items of {name}" for name, count in report.items.items()]
     for reason, count in count_reasons(report.skipped).items():
-        say(f"left out, see {report.folder / SKIPPED}: {count:6d}  {reason}")
+        lines.append(f"left out, see {report.folder / SKIPPED}: {count:6d}  {reason}")
     if report.leaky:
-        say(
+        lines.append(
             "RELEASE-LEAKY: val2017 is on the train side, to reproduce the release alone; "
             "runs need --allow-leak and are marked."
         )
-    for message in report.leaks:
-        say(f"LEAK {message}")
-    say(f"{size_words(report.bytes)} in {report.folder}")
-    say(f"next: bench run --suite coco17 --data {report.folder} --base FOLDER")
+    lines += [f"LEAK {message}" for message in report.leaks]
+    lines.append(f"{size_words(report.bytes)} in {report.folder}")
+    say("\n".join([*lines, f"next: bench run --suite coco17 --data {report.folder} --base FOLDER"]))
 
 
 @judges_app.command("list")
@@ -166,12 +153,9 @@ def list_judges() -> None:
 
     table: dict[str, Any] = {}
     for name, row in registry.rows("judge").items():
-        if name == CLIP_ROW:
-            table[name] = row.title
-            continue
         try:
-            card = judge_card(name)
-            table[name] = f"here: {card.name} {card.digest[:12]}, {card.resize}"
+            card = None if name == CLIP_ROW else judge_card(name)
+            table[name] = f"here: {card.name} {card.digest[:12]}, {card.resize}" if card else row.title
         except BenchError as error:
             table[name] = str(error)
     table["networks of metrics"] = {name: source.words for name, source in NETWORKS.items()}
@@ -234,15 +218,6 @@ def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
     return to_json(found) if as_json else outline(found)
 
 
-_KNOWN_CASE = """\
-A known case, for comparison: the release of Bayesian Power Steering (DingDing33/BPS-v1-1, commit
-926842c) joins train2017, val2017 and test2017 of COCO into one training set. A FID on val2017 then
-compares samples with images that the network was trained on, conditions included: it measures in
-part how well they are remembered, and no later check of the samples can tell the two apart. A
-trustworthy number needs a training side without val2017, which is what this benchmark checks before
-it trains: the same ids, the same pixels, and the same picture moved, mirrored or packed again."""
-
-
 @guarded
 @configured("suite", "base", "data", *READING)
 def audit(
@@ -256,6 +231,7 @@ def audit(
     from bench.data.leaks import look
     from bench.data.leaks import verify as verify_splits
     from bench.record import load_items, load_record
+    from bench.reporting.render import filled
     from bench.suites import find_data
 
     record = None if run is None else load_record(run_folder(run))
@@ -268,11 +244,10 @@ def audit(
         if strange:
             raise BenchError(f"the run has items that {suite.name} does not have: {strange[:3]}.")
     seen = _seen(asked.config.base or suite.base, record)
-    train, looks = [item for item in splits.side("train") if item in known], []
-    for side, ids in sides.items():
-        if ids:
-            present = [item for item in ids if item in known]
-            looks += look(dataset, train, present, side=side, seen=seen, cache=cache)
+    present = {side: [i for i in ids if i in known] for side, ids in {"train": splits.train, **sides}.items()}
+    train, looks = present.pop("train"), []
+    for side in (side for side, ids in sides.items() if ids):
+        looks += look(dataset, train, present[side], side=side, seen=seen, cache=cache)
     data = verify_splits(dataset, splits, cache=cache)
     leaks = [f for found in looks if found.checked for f in found.checked.findings if f.leak]
     found = {
@@ -283,9 +258,8 @@ def audit(
         "looks": [asdict(found) for found in looks],
         "run": [] if record is None else [_run_line(record)],
         "failed": bool(data or leaks),
-        "known_case": _KNOWN_CASE,
     }
-    say(to_json(found) if as_json else "\n".join(audit_lines(found)))
+    say(to_json(found) if as_json else filled("audit.txt", **found).rstrip())
     if found["failed"]:
         raise typer.Exit(1)
 
@@ -308,33 +282,6 @@ def _run_line(record: RunRecord) -> str:
     if leaks is not None:
         status = f"training {leaks.training.status}, pretraining {leaks.pretraining.status}"
     return f"{record.run_id}: {record.leaked} evaluation items with a leak; {status}"
-
-
-def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an audit for a terminal."""
-    items = ", ".join(f"{side} {count}" for side, count in found["items"].items())
-    yield f"{found['suite']}: {found['dataset']} ({items})\n"
-    for finding in found["data"]:
-        yield f"FAIL data: {finding['kind']}: {finding['message']}"
-    if not found["data"]:
-        yield "ok   data: ids, contents and sides are those of the committed splits, no side leaks"
-    for title, about, checked in (entry.values() for entry in found["looks"]):
-        if checked is None:
-            yield f"?    {title}: UNKNOWN, {about}"
-            continue
-        mark = "FAIL" if any(finding["leak"] for finding in checked["findings"]) else "ok  "
-        limits = ", ".join(f"{measure} {limit:.3f}" for measure, limit in checked["limits"].items())
-        ids = "ids, " if title.endswith(" training") else ""  # pretraining shares no ids
-        yield f"{mark} {title} ({about}): {ids}exact contents, likeness above {limits}"
-        for finding in checked["findings"]:
-            yield f"     {'LEAK' if finding['leak'] else 'told'} {finding['kind']}: {finding['message']}"
-        for measure in checked["limits"]:
-            near = [n for n in checked["nearest"] if n["measure"] == measure][:3]
-            pairs = ", ".join(f"{n['first']} = {n['second']} ({n['likeness']:.3f})" for n in near)
-            yield f"     nearest {measure} that passes: {pairs or 'none comes near'}"
-    for line in found["run"]:
-        yield f"run  {line}"
-    yield f"\n{found['known_case']}"
 
 
 @guarded

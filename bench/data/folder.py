@@ -6,21 +6,20 @@ What it leaves out (notes, grids in subfolders, hidden files) is counted, never 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from bench.content import check_array, digest_arrays, digest_json, read_npz
-from bench.data.picture import DROPPED, LOSSY, PictureError, decode, picture_bytes
+from bench.content import check_array, digest_arrays, digest_json, read_npz, refusing, sha256_bytes
+from bench.data.picture import DROPPED, LOSSY, PictureError, decode, encoded, picture_bytes
 from bench.judges import Judge
 from bench.metrics.frechet import Moments
 from bench.metrics.intervals import FEW_ITEMS
@@ -63,9 +62,7 @@ def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=95)
-    return decode(file.getvalue()).pixels
+    return decode(encoded(image, "JPEG", quality=95)).pixels
 
 
 CHANGES: Mapping[str, Change] = {
@@ -100,7 +97,7 @@ class Reading:
                 picture = decode(data)
             except PictureError:
                 raise _broken(self.manifest) from None
-            self.digests.append(hashlib.sha256(data).hexdigest())
+            self.digests.append(sha256_bytes(data))
             self.contents.append(digest_arrays(pixels=picture.pixels))
             self.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
             self.notes.update(picture.notes)
@@ -135,10 +132,8 @@ def manifest_of(folder: Path) -> Manifest:
     """Return the images of a folder; BenchError if there is no such folder or no image in it."""
     if not folder.is_dir():
         raise BenchError(f"there is no folder {folder}. Give two folders of images.")
-    try:
+    with refusing(lambda why: f"{folder} cannot be listed ({why}).", OSError):
         kinds = {path: _kind(path) for path in folder.iterdir()}
-    except OSError as error:
-        raise BenchError(f"{folder} cannot be listed ({error.strerror or error}).") from error
     files = sorted((p for p, kind in kinds.items() if not kind), key=lambda path: (path.stem, path.suffix))
     skipped = dict(sorted(Counter(filter(None, kinds.values())).items()))
     if not files:
@@ -160,21 +155,18 @@ def opened(path: Path) -> Iterator[Manifest | Moments]:
         yield manifest_of(path)
         return
     arrays = read_npz(path)
-    try:
+    held = f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}"
+    asked = "neither images (arr_0, [N,H,W,3] uint8) nor statistics (mu [D], sigma [D,D])"
+    remedy = "Give such a file, or a folder of images."
+    with refusing(lambda why: f"{held}: {asked} ({why}). {remedy}", KeyError, ValueError):
         if "arr_0" in arrays:
             check_array(arrays["arr_0"], "arr_0", dtype=np.uint8, shape=(None, None, None, 3))
         else:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
             check_array(mean, "mu", dtype=np.float64, shape=(None,))
             check_array(covariance, "sigma", dtype=np.float64, shape=(len(mean), len(mean)))
-            if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            if not np.isfinite([mean, *covariance]).all():
                 raise BenchError("mu or sigma is not finite")
-    except (KeyError, ValueError) as error:
-        has = ", ".join(sorted(arrays)) or "nothing"
-        raise BenchError(
-            f"{path} holds {has}: neither images (arr_0, [N,H,W,3] uint8) nor statistics (mu [D], sigma "
-            f"[D,D]) ({error}). Give such a file, or a folder of images."
-        ) from error
     if "arr_0" not in arrays:
         yield Moments(count=2, mean=mean, scatter=covariance)
         return
@@ -231,9 +223,9 @@ def read_folders(
     errors: list[np.ndarray] | None = [] if paired_stems(first, second) else None
     total = len(first.files) + len(second.files)
     for start in range(0, max(len(first.files), len(second.files)), batch):
-        images, others = (side.read(start, batch) for side in sides)
-        if errors is not None and all(a.shape == b.shape for a, b in zip(images, others, strict=True)):
-            errors += [pixel_error(a[None], b[None]) for a, b in zip(images, others, strict=True)]
+        pairs = list(zip(*(side.read(start, batch) for side in sides), strict=errors is not None))
+        if errors is not None and all(a.shape == b.shape for a, b in pairs):
+            errors += [pixel_error(a[None], b[None]) for a, b in pairs]
         else:
             errors = None
         if tick is not None:
@@ -252,8 +244,8 @@ def doubts(a: Reading, b: Reading) -> Iterator[str]:
     shared = len(set(a.digests) & set(b.digests))
     if shared:
         yield f"{shared} files are in both folders, byte for byte."
-    lossy = [(x.notes[LOSSY] > 0, x.notes[LOSSY] < len(x.digests)) for x in (a, b)]
-    if lossy[0] != lossy[1]:
+    lossy = {(x.notes[LOSSY] > 0, x.notes[LOSSY] < len(x.digests)) for x in (a, b)}
+    if len(lossy) > 1:
         yield "only one folder holds lossy files (JPEG, WebP): formats move distances, see --sensitivity."
     for note, meaning in DROPPED.items():
         if a.notes[note] or b.notes[note]:
@@ -264,11 +256,8 @@ def doubts(a: Reading, b: Reading) -> Iterator[str]:
 
 def judged(judge: Judge, images: Sequence[np.ndarray], *, batch: int) -> np.ndarray:
     """Return the features of images of any sizes, [N,D] float32: those of one size together."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for row, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(row)
-    order = [row for rows in by_shape.values() for row in rows]
-    sets = (np.stack([images[row] for row in rows]) for rows in by_shape.values())
+    order = sorted(range(len(images)), key=lambda row: images[row].shape)
+    sets = (np.stack(list(same)) for _, same in groupby((images[row] for row in order), np.shape))
     features = np.concatenate([judge.features(images, batch_size=batch) for images in sets])
     return np.asarray(features[np.argsort(order)])
 

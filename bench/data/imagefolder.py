@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from bench.content import Cache, digest_json, sha256_bytes
+from bench.content import Cache, digest_json, refusing, sha256_bytes
 from bench.data.coco import Recipe
 from bench.data.coco.draw import canny_lines, describe_sketch, redrawer
 from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of
 from bench.data.likeness import GRID, alike, shrink
 from bench.data.picture import PictureError, decode
-from bench.data.splits import SIDES, OnDemand, Splits, side_digest
+from bench.data.splits import SIDES, OnDemand, Splits
 from bench.judges import NETWORKS, need_file
 from bench.types import BenchError, Example, some
 
@@ -134,13 +136,7 @@ class ImageFolder:
         self.protocol = self.reading.words | drawn_by
         self.digest = digest_json({"items": self.item_digests(self.ids), "read": self.protocol})
 
-    @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.reading.size
-
     def __len__(self) -> int:
-        """Return the number of items."""
         return len(self.ids)
 
     def __getitem__(self, item_id: str) -> Example:
@@ -170,14 +166,13 @@ class ImageFolder:
     @cached_property
     def splits(self) -> Splits:
         """The sides: by content, near-duplicates together; BenchError where one is left empty."""
-        edges = np.cumsum(self.reading.shares)
+        edges = np.cumsum(self.reading.shares)[:-1]
         sides: dict[str, list[str]] = {side: [] for side in SIDES}
         for item in self.ids:
-            sides[SIDES[int(np.searchsorted(edges[:-1], int(item, 16) / 16**16, side="right"))]].append(item)
+            sides[SIDES[int(np.searchsorted(edges, int(item, 16) / 16**16, side="right"))]].append(item)
+        pairs = list(combinations(SIDES, 2))
         for _ in range(_ROUNDS):
-            if not any(
-                [self._join(sides, *pair) for pair in (("train", "val"), ("train", "test"), ("val", "test"))]
-            ):
+            if not any([self._join(sides, *pair) for pair in pairs]):
                 break
         few = {side: len(sides[side]) for side, least in _LEAST_ON.items() if len(sides[side]) < least}
         if few:
@@ -187,24 +182,16 @@ class ImageFolder:
                 f"side; test needs {_LEAST_ON['test']}. Bring more, or other --shares, now "
                 f"{','.join(f'{share:g}' for share in self.reading.shares)}."
             )
-        digests = self.item_digests(self.ids)
-        return Splits(
-            name=NAME,
-            items=digests,
-            digests={side: side_digest({i: digests[i] for i in ids}) for side, ids in sides.items()},
-            groups={item: group for ids in sides.values() for item, group in self._groups(ids).items()},
-            train=tuple(sorted(sides["train"])),
-            val=tuple(sorted(sides["val"])),
-            test=tuple(sorted(sides["test"])),
-        )
+        groups = {item: group for ids in sides.values() for item, group in self._groups(ids).items()}
+        return Splits.of(NAME, {side: self.item_digests(ids) for side, ids in sides.items()}, groups=groups)
 
     @property
     def manifest(self) -> dict[str, Any]:
         """What was read, as JSON values: file, side and digest of each item, and what was left out."""
-        side = {item: name for name in SIDES for item in self.splits.side(name)}
         items = {
-            item: {"file": self._rows[item].name, "side": side[item], "sha256": self._rows[item].sha256[0]}
-            for item in self.ids
+            item: {"file": self._rows[item].name, "side": side, "sha256": self._rows[item].sha256[0]}
+            for side in SIDES
+            for item in self.splits.side(side)
         }
         left_out = {reason: list(names) for reason, names in self.left_out.items()}
         return {"source": Path(self.source).name, "read": self.protocol, "items": items, "left out": left_out}
@@ -284,8 +271,6 @@ def _lines_of(reading: Reading) -> tuple[Callable[[np.ndarray], np.ndarray], dic
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
-    from PIL import Image
-
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -324,7 +309,11 @@ def _table(source: str) -> Any:
 
     datasets.disable_progress_bars()
     folder = Path(source)
-    try:
+    remedy = (
+        "Give a folder with pictures and metadata.jsonl (file_name, text), one of datasets' save_to_disk, or "
+        "a hub id."
+    )
+    with refusing(lambda why: f"--data {source} cannot be read as a folder of pictures ({why}). {remedy}"):
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(source)
         elif folder.is_dir():
@@ -333,19 +322,10 @@ def _table(source: str) -> Any:
             found = datasets.load_dataset(source)
         parts = list(found.values()) if isinstance(found, datasets.DatasetDict) else [found]
         table = datasets.concatenate_datasets(parts)
-    except Exception as error:  # the library raises many kinds
-        raise BenchError(
-            f"--data {source} cannot be read as a folder of pictures ({_first_line(error)}). Give a folder "
-            "with pictures and metadata.jsonl (file_name, text), one of datasets' save_to_disk, or a hub id."
-        ) from error
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _source(value: Any, folder: str) -> Any:

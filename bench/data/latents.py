@@ -17,30 +17,20 @@ import math
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench import content
 from bench.base.load import Base, images_at_once
 from bench.base.weights import open_tensors
 from bench.config import Suite
-from bench.content import (
-    Cache,
-    InUse,
-    Lock,
-    atomic_write,
-    digest_json,
-    patient,
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
+from bench.content import Cache, InUse, Lock, digest_json, patient, sha256_file
 from bench.randomness import pick_items
 from bench.types import BenchError, Dataset, Example, Hooks, Task, unknown
 
@@ -59,17 +49,6 @@ Rows = Sequence[int] | np.ndarray
 Views = Sequence[int] | np.ndarray | int
 
 
-@runtime_checkable
-class Known(Protocol):
-    """What a data set has whose items can be told apart by what an encoder sees of them.
-
-    Shards of equal pictures and captions are then the same, whatever else is known of the items.
-    """
-
-    def contents(self, ids: Sequence[str]) -> list[str]:
-        """Return of each item a digest of its image and its caption."""
-
-
 class Prepared(ABC):
     """Items ready for training and sampling, read by row and view (0: as they are, 1: mirrored).
 
@@ -84,7 +63,6 @@ class Prepared(ABC):
     dataset: Dataset
 
     def __len__(self) -> int:
-        """Return the number of items."""
         return len(self.ids)
 
     @abstractmethod
@@ -107,6 +85,7 @@ class Prepared(ABC):
         """Tell which conditions will be asked for next, so that they may be read meanwhile."""
 
 
+@dataclass(kw_only=True, eq=False)
 class InMemory(Prepared):
     """All items in memory: the mode of the latents, or mean and deviation where draws are wanted.
 
@@ -114,23 +93,18 @@ class InMemory(Prepared):
     [N,L,D] float32. conditions [V,N,C,H,W] float32 in [0, 1].
     """
 
-    def __init__(
-        self,
-        *,
-        ids: tuple[str, ...],
-        latents: torch.Tensor,
-        text: torch.Tensor,
-        empty: torch.Tensor,
-        conditions: torch.Tensor,
-        dataset: Dataset,
-        deviation: torch.Tensor | None = None,
-    ) -> None:
-        self.ids, self.dataset, self.empty, self.views = ids, dataset, empty, len(latents)
-        self.latent_shape = tuple(latents.shape[2:])
-        self.latents, self.deviation, self.text, self.conditions = latents, deviation, text, conditions
+    ids: tuple[str, ...]
+    latents: torch.Tensor
+    text: torch.Tensor
+    empty: torch.Tensor
+    conditions: torch.Tensor
+    dataset: Dataset
+    deviation: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.views, self.latent_shape = len(self.latents), tuple(self.latents.shape[2:])
 
     def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """See Prepared."""
         at = (_view_of(views, rows), list(rows))
         if noise is None:
             return self.latents[at]
@@ -138,11 +112,9 @@ class InMemory(Prepared):
         return self.latents[at] + self.deviation[at] * noise
 
     def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
-        """See Prepared."""
         return self.conditions[_view_of(views, rows), list(rows)]
 
     def text_at(self, rows: Rows) -> torch.Tensor:
-        """See Prepared."""
         return self.text[list(rows)]
 
 
@@ -188,7 +160,6 @@ class Sharded(Prepared):
         self._ahead: dict[tuple[int, int], Future[np.ndarray]] = {}
 
     def latents_at(self, rows: Rows, views: Views = 0, *, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """See Prepared."""
         import torch
 
         places = list(zip(rows, _view_of(views, rows), strict=True))
@@ -199,13 +170,11 @@ class Sharded(Prepared):
         return mean + torch.stack(deviation) * noise
 
     def text_at(self, rows: Rows) -> torch.Tensor:
-        """See Prepared."""
         import torch
 
         return torch.stack([self._slice("text", row)[row % SHARD].float() for row in rows])
 
     def conditions_at(self, rows: Rows, views: Views = 0) -> torch.Tensor:
-        """See Prepared; read by several threads, those expected already under way."""
         import torch
 
         places = list(zip(map(int, rows), _view_of(views, rows), strict=True))
@@ -214,7 +183,6 @@ class Sharded(Prepared):
         return torch.from_numpy(np.stack([asked[place].result() for place in places]))
 
     def expect(self, rows: Rows, views: Views) -> None:
-        """See Prepared."""
         if len(self._ahead) >= _AHEAD:  # nobody came for them
             self._ahead.clear()
         for place in zip(map(int, rows), _view_of(views, rows), strict=True):
@@ -272,15 +240,9 @@ def prepare(
     key = {**key, "posterior": True} if posterior else key
 
     def make() -> dict[str, np.ndarray]:
-        at_once = images_at_once(*examples[0].image.shape[:2])
-        parts = [
-            [_encoded(base, view[i : i + at_once]) for i in range(0, len(view), at_once)] for view in seen
-        ]
+        parts = [part for _, part in _posteriors(base, examples, views=len(seen))]
+        mean, deviation = torch.cat(parts, dim=2).numpy()
         text = base.encode_text(["", *(e.caption for e in examples)]).cpu().numpy()
-        mean, deviation = (
-            np.stack([np.concatenate([part[kind].cpu().numpy() for part in view]) for view in parts])
-            for kind in (0, 1)
-        )
         return {"latents": mean, "text": text, **({"deviation": deviation} if posterior else {})}
 
     arrays = cache.load_or_make({"kind": "prepared", "version": 1, **key}, make)
@@ -343,37 +305,43 @@ def _taken(path: Path, wait: Callable[[str], None] | None = None) -> Lock:
 
 
 def _encode_shard(base: Base, dataset: Dataset, shards: Shards, number: int) -> Iterator[int]:
-    """Encode a shard that is not there while threads read on; yield how many items are encoded.
-
-    It is written, with a note, when it is whole.
-    """
+    """Encode a shard that is not there, and write it with a note; yield how many items are encoded."""
     import torch
     from safetensors.torch import save
 
     ids, path = [shards.ids[row] for row in shards.rows(number)], shards.paths[number]
     if _whole(path):
         return
-    at_once = images_at_once(*dataset[ids[0]].shape[:2])
-    parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # of a batch, a view
+    parts: list[torch.Tensor] = []
     captions: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         examples = pool.map(partial(_read, dataset), ids)
-        while batch := list(itertools.islice(examples, at_once)):
-            views = [batch, [mirrored(e) for e in batch]][: shards.views]
-            parts.append([_encoded(base, view) for view in views])
+        for batch, part in _posteriors(base, examples, views=shards.views):
+            parts.append(part)
             captions += [e.caption for e in batch]
-            if len(captions) == len(ids):
-                by_view = list(zip(*parts, strict=True))
-                tensors = {
-                    kind: torch.stack([torch.cat([batch[at].cpu() for batch in view]) for view in by_view])
-                    for at, kind in enumerate(("mean", "deviation"))
-                }
-                tensors["text"] = _rounded(base.encode_text(captions)).cpu()
-                data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-                atomic_write(path, data)
-                note = {"key": _key(base, dataset, ids, shards.views), "sha256": sha256_bytes(data)}
-                write_json(path.with_suffix(".json"), note)
-            yield len(captions)
+            if len(captions) < len(ids):
+                yield len(captions)
+    mean, deviation = torch.cat(parts, dim=2)
+    tensors = {"mean": mean, "deviation": deviation, "text": _rounded(base.encode_text(captions)).cpu()}
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    content.atomic_write(path, data)
+    note = {"key": _key(base, dataset, ids, shards.views), "sha256": content.sha256_bytes(data)}
+    content.write_json(path.with_suffix(".json"), note)
+    yield len(ids)
+
+
+def _posteriors(
+    base: Base, examples: Iterable[Example], *, views: int
+) -> Iterator[tuple[list[Example], torch.Tensor]]:
+    """Yield examples that go through at once, and mean and deviation of their latents, [2,V,B,4,h,w]."""
+    import torch
+
+    rest = iter(examples)
+    for first in rest:
+        batch = [first, *itertools.islice(rest, images_at_once(*first.image.shape[:2]) - 1)]
+        seen = [batch, [mirrored(e) for e in batch]][:views]
+        parts = [base.encode_posterior(np.stack([e.image for e in view])) for view in seen]
+        yield batch, torch.stack([torch.stack([part[kind].cpu() for part in parts]) for kind in (0, 1)])
 
 
 def _read(dataset: Dataset, item: str) -> Example:
@@ -455,10 +423,6 @@ def _view_of(views: Views, rows: Rows) -> list[int]:
     return [int(views)] * len(rows) if isinstance(views, int) else [int(v) for v in views]
 
 
-def _encoded(base: Base, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    return base.encode_posterior(np.stack([e.image for e in examples]))
-
-
 def _rounded(text: torch.Tensor) -> torch.Tensor:
     import torch
 
@@ -471,7 +435,7 @@ def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mappin
     stored = {"kind": "shard", "version": VERSION, "text_dtype": TEXT_DTYPE}
     stored |= {"zero_empty": True} if base.zero_empty else {}
     seen: dict[str, Any] = {"data": dataset.digest, "ids": list(ids)}
-    if isinstance(dataset, Known):
+    if hasattr(dataset, "contents"):  # equal pictures and captions share shards, whatever else is known
         seen = {"contents": dataset.contents(ids)}
     return {**stored, **parts, **seen, "views": views}
 
@@ -479,7 +443,7 @@ def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mappin
 def _whole(path: Path) -> bool:
     """Whether a shard is there with the bytes that were written."""
     try:
-        return bool(read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
+        return bool(content.read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
     except (BenchError, KeyError, TypeError):
         return False
 

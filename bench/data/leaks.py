@@ -1,29 +1,19 @@
 """What of one side is on another: ids, exact contents, near-duplicates. Any data set can use it.
 
-Of every item there is kept whatever its data set can afford: digests of its contents, a small picture,
-or a code, 192 signs of random projections of its likeness vector (SimHash: Charikar 2002, "Similarity
-estimation techniques from rounding algorithms"). The share of differing bits is the angle between two
-vectors over pi, so codes find near twins, moved and mirrored ones too; where the pictures can be had,
-the few pairs that codes do not dismiss are compared by them.
+Of every item there is kept what its data set can afford: digests of its contents, a small picture, or a code,
+192 signs of random projections of its likeness vector (SimHash: Charikar 2002, "Similarity estimation
+techniques from rounding algorithms"). The share of differing bits is the angle between two vectors over pi,
+so codes find near twins, moved and mirrored ones too; where the pictures can be had, the few pairs that codes
+do not dismiss are compared by them.
 
-LIMITS: the likeness (see bench.data.likeness) above which two pictures are one, moved, mirrored,
-brightened or packed. Measured on openmoji64, all pairs across its committed sides (train 1,359, val
-149, test 363 items), and its test items against disguised copies of themselves:
-                                                        image    sketch
-    nearest pair of two pictures (train and test)       0.956    0.909   faces; horse and unicorn
-    moved by up to 2 pixels, mirrored or not            1.000    1.000
-    JPEG 75; JPEG 50 (lowest of 363)                    0.995; 0.990    0.999; 0.998
-    brighter by 20 of 255; by 15%, whites clipped       0.993; 0.981    0.999; 0.999
-    mirrored, moved by (1, -2), darker by 10%, JPEG 60  0.991    0.996
-The limits, 0.97 and 0.95, lie between: no pair of the committed sides is above them, and no disguised
-copy below. Turned or scaled copies are not looked for.
+LIMITS: the likeness (see bench.data.likeness) above which two pictures are one. On openmoji64, over all
+pairs of its committed sides, the nearest two pictures have 0.956 by image (faces) and 0.909 by sketch (horse
+and unicorn); the lowest of 363 test items with its disguised copy (moved up to 2 px, mirrored, brighter,
+darker, JPEG 50 to 75) has 0.981 and 0.991. Turned or scaled copies are not looked for.
 
-By codes alone, 0.97 is expected at 192 arccos(0.97) / pi = 15 bits, with a standard deviation of 3.7.
-Measured with the 15,951 drawings of emoji-sd-v1 and the 363 test items of openmoji64: of all pairs, over
-50 views each, the nearest differ in 19 bits (a radio button and a pool ball; val items: 18, exclamation
-marks); a test item and its disguised copy differ in at most 13 (JPEG 50), 14 (brighter by 20 of 255), 2
-(darker by 10%) and 20 bits (brighter by 15%, whites clipped: 1 in 100 above 15). Moved and mirrored
-copies: none.
+By codes alone, 0.97 is expected at 192 arccos(0.97) / pi = 15 bits, with a standard deviation of 3.7. Of
+the 15,951 drawings of emoji-sd-v1 and the 363 test items, over 50 views each, the nearest pair differs in 19
+bits; a test item and its disguised copy in at most 14 (brighter by 15%, whites clipped: 20).
 """
 
 from __future__ import annotations
@@ -32,12 +22,13 @@ import hashlib
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -76,7 +67,7 @@ class Finding:
 
     kind: str
     message: str
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[Pair, ...] = ()
     leak: bool = True
 
 
@@ -144,42 +135,35 @@ class Fingerprints:
         return self.pictures(self.ids)
 
 
-@runtime_checkable
-class Stored(Protocol):
-    """What a data set has, beside items, that is too large to be read whole for every run."""
-
-    def item_digests(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the digests (see `item_digest`) of items, as stored; reading an item checks its own."""
-
-    def fingerprints(self, ids: Sequence[str]) -> Fingerprints:
-        """Return the fingerprints of items: codes, and how pictures are read."""
-
-
 def fingerprints_of(dataset: Dataset, ids: Sequence[str]) -> Fingerprints:
-    """Return the fingerprints of items: stored ones where a data set keeps them, else made."""
-    if isinstance(dataset, Stored):
-        return dataset.fingerprints(ids)
-    return fingerprint(dataset[item] for item in ids)
+    """Return the fingerprints of items: by the data set's `fingerprints(ids)` if it has it, else made."""
+    kept = getattr(dataset, "fingerprints", None)
+    return kept(ids) if kept else fingerprint(dataset[item] for item in ids)
+
+
+def digests_of(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
+    """Return the digests of items: by the data set's `item_digests(ids)` if it has it, else taken."""
+    kept = getattr(dataset, "item_digests", None)
+    return kept(ids) if kept else {item: item_digest(dataset[item]) for item in ids}
 
 
 def fingerprint(items: Iterable[Example]) -> Fingerprints:
     """Take the fingerprints of items, one at a time; sketches count where all items have that layer."""
-    kept, images, small, sketches, lines = [], [], [], [], []
+    kept = []
     for item in items:
-        kept.append((item.id, item.caption))
-        images.append(digest_arrays(image=item.image))
-        small.append(shrink(item.image))
-        if "sketch" in item.layers:
-            sketches.append(digest_arrays(sketch=item.layers["sketch"]))
-            lines.append(shrink(item.layers["sketch"]))
-    drawn = len(sketches) == len(kept)
+        drawn = item.layers.get("sketch")
+        sketch = (None, None) if drawn is None else (digest_arrays(sketch=drawn), shrink(drawn))
+        kept.append((item.id, item.caption, digest_arrays(image=item.image), shrink(item.image), *sketch))
+    columns: Iterable[Any] = zip(*kept, strict=True) if kept else [()] * 6
+    ids, captions, images, small, sketches, lines = columns
+    have = None not in sketches
     return Fingerprints(
-        ids=tuple(item for item, _ in kept),
-        captions=tuple(caption for _, caption in kept),
-        images=tuple(images),
+        ids=ids,
+        captions=captions,
+        images=images,
         small=np.array(small, np.uint8).reshape(-1, GRID, GRID, 3),
-        sketches=tuple(sketches) if drawn else None,
-        lines=np.array(lines, np.uint8).reshape(-1, GRID, GRID) if drawn else None,
+        sketches=sketches if have else None,
+        lines=np.array(lines, np.uint8).reshape(-1, GRID, GRID) if have else None,
     )
 
 
@@ -240,12 +224,16 @@ def verify(
     ):
         message, pairs = f"{how_many(len(ids), 'item')} {words}: {some(ids)}.", tuple((i, i) for i in ids)
         findings += [Finding(kind=kind, message=message, pairs=pairs, leak=False)] if ids else []
+    home: dict[str, Pair] = {}
+    straddling: list[Pair] = []
     for side in SIDES:
-        items = {item: splits.items.get(item, "") for item in splits.side(side)}
-        if side_digest(items) != splits.digests[side]:
+        if side_digest({i: splits.items.get(i, "") for i in splits.side(side)}) != splits.digests[side]:
             message = f"the ids of {side} are not those its committed digest was made from."
             findings.append(Finding(kind="changed side", message=message, leak=False))
-    findings += _tell([("split group", "a concept group", _split_groups(splits))], "two sides")
+        for item in (item for item in splits.side(side) if item in splits.groups):
+            where, twin = home.setdefault(splits.groups[item], (side, item))
+            straddling += [(twin, item)] if where != side else []
+    findings += _tell([("split group", "a concept group", straddling)], "two sides")
     prints = {s: fingerprints_of(dataset, [i for i in splits.side(s) if i in known]) for s in SIDES}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         between = f"{first} and {second}"
@@ -277,11 +265,12 @@ def look(
     """Compare items of a side with training and with pretraining; seen: see `load_seen`."""
     own, items = fingerprints_of(dataset, evaluation), f"{len(evaluation)} {side} items with"
     checked = compare(fingerprints_of(dataset, train), own, between=f"train and {side}", cache=cache)
-    trained = Look(title=f"{items} training", about=f"{len(train)} training items", checked=checked)
-    if isinstance(seen, str):
-        return [trained, Look(title=f"{items} pretraining", about=seen, checked=None)]
-    checked = compare(seen, own, between=PRETRAINING, cache=cache)
-    return [trained, Look(title=f"{items} pretraining", about=seen.about, checked=checked)]
+    about, before = (seen, None) if isinstance(seen, str) else (seen.about, seen)
+    pretrained = compare(before, own, between=PRETRAINING, cache=cache) if before else None
+    return [
+        Look(title=f"{items} training", about=f"{len(train)} training items", checked=checked),
+        Look(title=f"{items} pretraining", about=about, checked=pretrained),
+    ]
 
 
 def check_sides(
@@ -311,8 +300,7 @@ def check_sides(
         )
     infos = []
     for name, ids in (("train", train), (side, evaluation)):
-        stored = dataset.item_digests(ids) if isinstance(dataset, Stored) else None
-        found = stored or {item: item_digest(dataset[item]) for item in ids}
+        found = digests_of(dataset, ids)
         changed = [i for i, digest in found.items() if splits.items.get(i) != digest]
         if changed:
             raise BenchError(
@@ -336,7 +324,7 @@ def check_sides(
 
 def _leak_check(look: Look) -> records.LeakCheck:
     if look.checked is None:
-        return _unknown(look.about, None)
+        return _unknown(look.about)
     items = overlap(look.checked.findings)
     return records.LeakCheck(
         status="leak" if items else "clean",
@@ -356,26 +344,27 @@ def known_leaks(leaks: records.Leaks, outside: records.Outside | None) -> record
     """
     if outside is None:
         return leaks
-    here = leaks.training if outside.train_images else None
-    training = _unknown(f"what {outside.name} was trained on is unknown", here)
-    pretraining = leaks.pretraining
+    about, training, pretraining = (
+        f"what {outside.name} was trained on is unknown",
+        leaks.training,
+        leaks.pretraining,
+    )
+    if not outside.train_images:
+        training = _unknown(about)
+    elif training.status == "leak":
+        training = replace(training, about=f"{training.about}; {about}")
+    else:
+        about += f"; {training.status} among {training.about}"
+        training = replace(_unknown(about), findings=list(training.findings))
     if outside.facts.get("unet", "").startswith("came with"):
-        pretraining = _unknown(f"the UNet of {outside.name} was trained on unknown data", None)
+        pretraining = _unknown(f"the UNet of {outside.name} was trained on unknown data")
     kept = [check.items or 0 for check in (training, pretraining)]
-    return records.Leaks(
-        items=leaks.items if all(kept) else max(kept), training=training, pretraining=pretraining
-    )
+    items = leaks.items if all(kept) else max(kept)
+    return records.Leaks(items=items, training=training, pretraining=pretraining)
 
 
-def _unknown(about: str, own: records.LeakCheck | None) -> records.LeakCheck:
-    """Return a check that can say nothing but for what was found in the run's own data."""
-    if own is not None and own.status == "leak":
-        return replace(own, about=f"{own.about}; {about}")
-    findings = [] if own is None else list(own.findings)
-    about += "" if own is None else f"; {own.status} among {own.about}"
-    return records.LeakCheck(
-        status="unknown", about=about, items=None, findings=findings, limits={}, nearest={}
-    )
+def _unknown(about: str) -> records.LeakCheck:
+    return records.LeakCheck(status="unknown", about=about, items=None, findings=[], limits={}, nearest={})
 
 
 class _Seen(TypedDict):
@@ -399,14 +388,13 @@ def load_seen(folder: Path, *, base: str) -> Fingerprints | str:
     if seen["base"] != base:
         return f"the fingerprints beside {folder.name} were made for another base"
     arrays, count = content.read_npz(folder / ARRAYS, sha256=seen["sha256"]), seen["drawings"]
-    try:
+    kinds = KeyError, TypeError, ValueError
+    with content.refusing(lambda why: f"{path} does not describe fingerprints ({why}). {remedy}", *kinds):
         names = tuple(bytes(arrays["names"]).decode().split("\n"))
         if len(names) != count:
             raise ValueError(f"{len(names)} names of {count} drawings")
         content.check_array(arrays["codes"], "'codes'", dtype=np.uint8, shape=(count, BITS // 8))
         content.check_array(arrays["digests"], "'digests'", dtype=np.uint8, shape=(count, _DIGITS // 2))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(f"{path} does not describe fingerprints ({error}). {remedy}") from error
     return Fingerprints(
         ids=names,
         captions=names,
@@ -504,72 +492,67 @@ def plain_name(caption: str) -> str:
 
 
 def _compare(first: Fingerprints, second: Fingerprints, between: str) -> Checked:
-    length = _DIGITS if first.drawings else None
-    images = [digest[:length] for digest in second.images]
-    kinds = [("same image", "exactly the same image", _equal(first, first.images, second, images))]
-    if not first.drawings:
-        kinds.insert(0, ("shared id", "the same id", _equal(first, first.ids, second, second.ids)))
-    if first.sketches is not None and second.sketches is not None:
-        same = _equal(first, first.sketches, second, second.sketches)
-        kinds.append(("same sketch", "exactly the same sketch", same))
+    ids = () if first.drawings else first.ids  # names of drawings are no ids
+    images = [digest[: _DIGITS if first.drawings else None] for digest in second.images]
+    kinds = [
+        (kind, words, _named(first, second, _equal(keys, others)))
+        for kind, words, keys, others in (
+            ("shared id", "the same id", ids, second.ids),
+            ("same image", "exactly the same image", first.images, images),
+            ("same sketch", "exactly the same sketch", first.sketches or (), second.sketches or ()),
+        )
+    ]
     told = {pair for _, _, pairs in kinds for pair in pairs}
-    likenesses: dict[str, list[tuple[Pair, float]]] = {}
+    near: dict[str, tuple[Any, Any, Any]] = {}
     if first.lines is not None and second.lines is not None:
-        likenesses["sketch"] = _named(first, second, *alike(first.lines, second.lines))
-    likenesses["image"] = _near_images(first, second, told)
+        near["sketch"] = alike(first.lines, second.lines)
+    near["image"] = _near_images(first, second, told)
     nearest: list[Near] = []
-    for measure, pairs in likenesses.items():
-        near = [pair for pair, value in pairs if value > LIMITS[measure]]
-        kinds.append((f"near-duplicate {measure}", f"nearly the same {measure}", near))
+    for measure, (rows, others, values) in near.items():
+        pairs = list(zip(_named(first, second, zip(rows, others, strict=True)), values, strict=True))
+        twins = [pair for pair, value in pairs if value > LIMITS[measure]]
+        kinds.append((f"near-duplicate {measure}", f"nearly the same {measure}", twins))
         passed = [
-            Near(measure=measure, first=pair[0], second=pair[1], likeness=round(value, 4))
+            Near(measure=measure, first=pair[0], second=pair[1], likeness=round(float(value), 4))
             for pair, value in pairs
             if value <= LIMITS[measure] and pair not in told
         ]
         nearest += sorted(passed, key=lambda n: -n.likeness)[:NEAREST]
     findings = _tell(kinds, between) + (_same_names(first, second) if first.drawings else [])
-    limits = {measure: limit for measure, limit in LIMITS.items() if measure in likenesses}
-    return Checked(
-        findings=tuple(findings), nearest=tuple(nearest), limits=code_limits() if first.drawings else limits
-    )
+    limits = code_limits() if first.drawings else {m: limit for m, limit in LIMITS.items() if m in near}
+    return Checked(findings=tuple(findings), nearest=tuple(nearest), limits=limits)
 
 
-def _near_images(first: Fingerprints, second: Fingerprints, told: set[Pair]) -> list[tuple[Pair, float]]:
-    """Return the pairs whose images come near, by whatever is kept of them: pictures, else codes."""
+def _near_images(first: Fingerprints, second: Fingerprints, told: set[Pair]) -> tuple[Any, Any, Any]:
+    """Return rows of both sides whose images come near, and their likeness, by pictures or else by codes."""
     if not first.ids or not second.ids:
-        return []
+        return (), (), ()
     small = second.all_pictures()
     if first.codes is None:
-        return _named(first, second, *alike(first.all_pictures(), small))
+        return alike(first.all_pictures(), small)
     bits = near_codes(first.codes, small)
     places = [(i, j) for i, j in sorted(bits) if (first.ids[i], second.ids[j]) not in told]
     rows, others = [i for i, _ in places], [j for _, j in places]
     if first.pictures is None:
-        return _named(first, second, rows, others, [expected_likeness(bits[place]) for place in places])
+        return rows, others, [expected_likeness(bits[place]) for place in places]
     values: list[float] = []
     for start in range(0, len(rows), _CHUNK):
         near = slice(start, start + _CHUNK)
         own = first.pictures([first.ids[i] for i in rows[near]])
         values += likeness(own, small[others[near]]).tolist()
-    return _named(first, second, rows, others, values)
+    return rows, others, values
 
 
-def _named(
-    first: Fingerprints, second: Fingerprints, rows: Any, others: Any, values: Any
-) -> list[tuple[Pair, float]]:
-    """Name pairs of rows: [P] rows of both sides and [P] values -> ((id, id), value)."""
-    named = zip(rows, others, values, strict=True)
-    return [((first.ids[i], second.ids[j]), float(value)) for i, j, value in named]
+def _equal(keys: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the places of equal keys in both."""
+    where = defaultdict(list)
+    for place, key in enumerate(keys):
+        where[key].append(place)
+    return [(place, row) for row, key in enumerate(others) for place in where.get(key, ())]
 
 
-def _equal(
-    first: Fingerprints, keys: Sequence[str], second: Fingerprints, others: Sequence[str]
-) -> list[Pair]:
-    """Return the pairs of items with equal keys."""
-    where: dict[str, list[str]] = {}
-    for item, key in zip(first.ids, keys, strict=True):
-        where.setdefault(key, []).append(item)
-    return [(one, item) for item, key in zip(second.ids, others, strict=True) for one in where.get(key, ())]
+def _named(first: Fingerprints, second: Fingerprints, rows: Iterable[tuple[int, int]]) -> list[Pair]:
+    return [(first.ids[i], second.ids[j]) for i, j in rows]
 
 
 def _tell(kinds: Iterable[tuple[str, str, Iterable[Pair]]], between: str) -> list[Finding]:
@@ -591,22 +574,19 @@ def _same_names(seen: Fingerprints, evaluation: Fingerprints) -> list[Finding]:
     known = {plain_name(name): name for name in reversed(seen.ids)}  # the first of a name
     named = [(plain_name(text), item) for item, text in zip(evaluation.ids, evaluation.captions, strict=True)]
     pairs = tuple((known[name], item) for name, item in named if name in known)
-    if not pairs:
-        return []
     message = (
         f"{how_many(len(pairs), 'evaluation item')} of {len(evaluation.ids)} are drawn in "
         "pretraining under the same name by another hand, which is allowed: "
         f"{some([f'{a} = {b}' for a, b in pairs])}."
     )
-    return [Finding(kind=SAME_NAME, message=message, pairs=pairs, leak=False)]
+    return [Finding(kind=SAME_NAME, message=message, pairs=pairs, leak=False)] if pairs else []
 
 
 def _changed(dataset: Dataset, items: Mapping[str, str], jobs: int, hooks: Hooks) -> list[str]:
     """Return the items whose contents, read now, have another digest."""
-    ids = list(items)
+    ids, changed, done = list(items), list[str](), 0
     chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
     hooks.stage(f"read {len(ids)} items", len(ids))
-    done, changed = 0, []
     read = in_processes(partial(_digests_now, dataset), chunks, jobs=min(jobs, len(chunks)) or 1)
     with closing(read):
         for digests in read:
@@ -618,32 +598,18 @@ def _changed(dataset: Dataset, items: Mapping[str, str], jobs: int, hooks: Hooks
 
 
 def _digests_now(dataset: Dataset, ids: Sequence[str]) -> dict[str, str | None]:
-    return {item: _digest_now(dataset, item) for item in ids}
-
-
-def _digest_now(dataset: Dataset, item: str) -> str | None:
-    """Return the digest of an item as it is read now, None where it cannot be."""
-    try:
-        example = dataset[item]
-        _ = example.image, dict(example.layers)  # which are checked where digests are kept
-        return dataset.item_digests([item])[item] if isinstance(dataset, Stored) else item_digest(example)
-    except BenchError:
-        return None
-
-
-def _split_groups(splits: Splits) -> list[Pair]:
-    """Return the items that are on another side than the first of their group."""
-    home: dict[str, Pair] = {}
-    items = [(side, item) for side in SIDES for item in splits.side(side) if item in splits.groups]
-    firsts = [(home.setdefault(splits.groups[item], (side, item)), side, item) for side, item in items]
-    return [(first, item) for (where, first), side, item in firsts if where != side]
+    """Return the digests of items as they are read now, None of those that cannot be."""
+    found: dict[str, str | None] = dict.fromkeys(ids)
+    for item in ids:
+        with suppress(BenchError):
+            example = dataset[item]
+            _ = example.image, dict(example.layers)  # which are checked where digests are kept
+            found |= digests_of(dataset, [item])
+    return found
 
 
 def _packed(vectors: np.ndarray) -> np.ndarray:
-    """Return the signs of the projections as bits: [N,D] float32 -> [N,24] uint8.
-
-    Projections of +1 and -1 are drawn from SHAKE-256: the same on every machine.
-    """
+    """Return signs of random projections, the same on every machine: [N,D] float32 -> [N,24] uint8."""
     width = vectors.shape[1]
     drawn = hashlib.shake_256(b"bps-bench pretraining codes 1").digest(width * BITS // 8)
     signs = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(width, BITS)

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import StringConstraints
 from typing_extensions import TypedDict
 
-from bench.content import Code, Text, digest_arrays, digest_json, read_json, read_npz
+from bench.content import Code, Text, digest_arrays, digest_json, read_json, read_npz, refusing
 from bench.data.splits import Splits, load_splits
 from bench.types import BenchError, Example
 
@@ -57,13 +57,11 @@ class OpenMoji64:
         """Load from a folder (default: the shipped assets); BenchError if missing or damaged."""
         root = Path(folder) if folder is not None else ASSETS
         path = root / f"{NAME}.manifest.json"
-        try:
+        with refusing(lambda why: f"the data set {NAME} cannot be loaded: {why} {_REMEDY}", BenchError):
             manifest: _Manifest = read_json(path, of=_Manifest, remedy="")
             arrays = read_npz(root / f"{NAME}.npz", sha256=manifest["sha256"])
             if digest_arrays(**arrays) != manifest["content_digest"]:
                 raise BenchError(f"the content digest of {path} is not that of the arrays.")
-        except BenchError as error:
-            raise BenchError(f"the data set {NAME} cannot be loaded: {error} {_REMEDY}") from error
         classes = manifest["classes"]
         self.digest = digest_json({"arrays": manifest["content_digest"], "classes": classes})
         self.attribution = manifest["attribution"]
@@ -78,12 +76,7 @@ class OpenMoji64:
         self._row = {item: row for row, item in enumerate(self.ids)}
 
     def __len__(self) -> int:
-        """Return the number of items."""
         return len(self.ids)
-
-    def row(self, item_id: str) -> int:
-        """Return the row of an item in the arrays; KeyError for an unknown id."""
-        return self._row[item_id]
 
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return the rows of several items, [M] int64; KeyError for an unknown id."""
@@ -98,13 +91,8 @@ class OpenMoji64:
         """Return one item with layers sketch, classes, boxes, and the palette; KeyError if unknown."""
         row = self._row[item_id]
         layers = {"sketch": self.sketches[row], "classes": self.classes[row], "boxes": self.boxes(item_id)}
-        return Example(
-            id=item_id,
-            caption=self.captions[row],
-            image=self.images[row],
-            layers=layers,
-            palette=self.palette,
-        )
+        caption, image = self.captions[row], self.images[row]
+        return Example(id=item_id, caption=caption, image=image, layers=layers, palette=self.palette)
 
 
 def openmoji64_splits(folder: str | os.PathLike[str] | None = None) -> Splits:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.content import check_name, read_npz, write_npz
+from bench.content import check_name, read_npz, refusing, write_npz
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -31,18 +30,13 @@ MOST_PIXELS, MOST_SIDE = 1 << 27, 1 << 16
 """Larger pictures are refused where their size is not known beforehand: 8192 x 16384 in all."""
 LOSSY, TRANSPARENT, ROTATED, FRAMES = "lossy", "transparency", "EXIF rotation", "further frames"
 ODD = "odd metadata"
+_LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
 DROPPED = {
     TRANSPARENT: "dropped, as torch-fidelity and clean-fid do; lay them on a background first",
     ROTATED: "not applied, as in torch-fidelity and clean-fid; turn the pixels first",
     FRAMES: "only the first is taken, as in torch-fidelity and clean-fid",
     ODD: "Pillow warns of them; their pixels are taken",
 }
-_BYTES = 8  # a pixel, of the largest files: 16 bits of four channels as they are
-_BESIDE = 1 << 24  # bytes of what else a file may hold
-_RANGE = 65535
-_ORIENTATION = 0x0112
-_LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
-_LIMIT = Lock()
 LARGEST = 256
 """Pixels of the longer side of a picture on sheets and in tiles, which show several at once."""
 
@@ -76,9 +70,11 @@ def decode(data: bytes, *, alpha: bool = False) -> Picture:
         warnings.simplefilter("always")
         with _opened(data, FORMATS, None) as image:
             pixels, notes = _pixels(image, "RGBA" if alpha else "RGB"), _dropped(image)
-            if _is_lossy(image, data):
-                notes.add(LOSSY)
-    return Picture(pixels=pixels, notes=frozenset(notes | ({ODD} if told else set())))
+            lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
+            if image.format == "WEBP":
+                first = re.search(rb"VP8[ L]", data)  # the chunk of pixels, of the first frame
+                lossy = first is None or first[0] == b"VP8 "
+    return Picture(pixels=pixels, notes=frozenset([*notes, *[LOSSY] * lossy, *[ODD] * bool(told)]))
 
 
 def read_exact(
@@ -90,8 +86,8 @@ def read_exact(
     that it must have; without a mode, other than RGB is converted. BenchError, naming the file, also
     for a picture of which something would be dropped.
     """
-    try:
-        most = size[0] * size[1] if size else MOST_PIXELS
+    most = size[0] * size[1] if size else MOST_PIXELS
+    with refusing(lambda why: f"{path} cannot be read ({why}). {advice}", PictureError):
         with _opened(picture_bytes(path, most=most), FORMATS[:1], size) as image:
             odd = _dropped(image) | ({f"mode {image.mode}"} if image.mode.startswith(("I", "F")) else set())
             if odd:
@@ -99,8 +95,6 @@ def read_exact(
             if mode and image.mode != mode:
                 raise PictureError(f"it is of mode {image.mode}, not {mode}")
             return np.asarray(image.convert(mode or "RGB"))
-    except PictureError as error:
-        raise BenchError(f"{path} cannot be read ({error}). {advice}") from error
 
 
 def stacked(count: int, picture: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -118,7 +112,7 @@ def picture_bytes(path: Path, *, most: int = MOST_PIXELS) -> bytes:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device would never end
             raise PictureError("it is no file")
-        if found.st_size > _BYTES * most + _BESIDE:
+        if found.st_size > 8 * most + (1 << 24):  # 16 bits of four channels, and what else a file may hold
             raise PictureError(f"it has {found.st_size:,} bytes, too many for {most:,} pixels")
         return path.read_bytes()
     except OSError as error:
@@ -134,7 +128,7 @@ def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None)
     if not data:
         raise PictureError("it is empty")
     try:
-        with _limit(size), Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
             if size and (height, width) != size:
                 raise PictureError(f"it has {width} x {height} pixels, not {size[1]} x {size[0]}")
@@ -153,47 +147,27 @@ def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None)
         raise PictureError(f"it is damaged: {error or type(error).__name__}") from error
 
 
-@contextmanager
-def _limit(size: tuple[int, int] | None) -> Iterator[None]:
-    """Let Pillow open what is allowed here, where it would warn or refuse by itself."""
+def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     from PIL import Image
 
-    most = size[0] * size[1] if size else MOST_PIXELS
-    if Image.MAX_IMAGE_PIXELS is None or most <= Image.MAX_IMAGE_PIXELS:
-        yield
-        return
-    with _LIMIT:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     if image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "floats"
         raise PictureError(f"pixels of 32-bit {kind} have no known range; store 8 or 16 bits")
     if image.mode.startswith("I;16"):
-        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / _RANGE)).astype(np.uint8)
-        image = _grey(grey)
+        image = Image.fromarray(np.rint(np.asarray(image) * (255 / 65535)).astype(np.uint8))
     whole = image.convert("RGBA") if image.has_transparency_data else image  # not at once: Pillow warns
     return np.asarray(whole.convert(mode))
-
-
-def _grey(pixels: np.ndarray) -> Image.Image:
-    from PIL import Image
-
-    return Image.fromarray(pixels)
 
 
 def _dropped(image: Image.Image) -> set[str]:
     """Return what RGB pixels of the first frame do not show: all notes but LOSSY."""
     found = set()
-    if image.has_transparency_data and _sees_through(image):
-        found.add(TRANSPARENT)
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A") if not image.mode.startswith("I") else None
+        if alpha is None or np.asarray(alpha).min() < 255:  # None: a transparent grey
+            found.add(TRANSPARENT)
     try:
-        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        if image.getexif().get(0x0112, 1) in range(2, 9):  # orientation
             found.add(ROTATED)
     except Exception:  # as many classes as a decoder raises; the pixels are whole
         found.add(ODD)
@@ -202,18 +176,13 @@ def _dropped(image: Image.Image) -> set[str]:
     return found
 
 
-def _sees_through(image: Image.Image) -> bool:
-    if image.mode.startswith("I"):
-        return True  # a transparent grey
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return lowest < 255  # type: ignore[operator]
+def encoded(pixels: np.ndarray, form: str, **settings: Any) -> bytes:
+    """Return a picture [H,W(,3)] uint8 as a file's bytes; form, settings: of Pillow's writer."""
+    from PIL import Image
 
-
-def _is_lossy(image: Image.Image, data: bytes) -> bool:
-    if image.format == "WEBP":
-        first = re.search(rb"VP8[ L]", data)  # the chunk of pixels, of the first frame
-        return first is None or first[0] == b"VP8 "
-    return image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=form, **settings)
+    return file.getvalue()
 
 
 # ---- tiles: the few pictures of a run that figures show, as strips of lossless WebP in one file
@@ -222,7 +191,6 @@ TILES_FILE = "tiles.npz"
 SIDES = ("condition", "sample", "target")
 MOST_TILES = 24
 """Items whose pictures a run keeps beside its samples."""
-_WIDEST = 16_383  # pixels of a WebP
 _REMEDY = "Run again with --again, or leave the file away: figures are then drawn without this run."
 
 
@@ -231,9 +199,11 @@ def write_tiles(path: Path, rows: Mapping[str, np.ndarray], items: Sequence[str]
 
     Only as many items as a picture may be wide; the same pictures give the same bytes.
     """
-    count = min(len(items), _WIDEST // rows["sample"].shape[2])
-    strips = {side: np.frombuffer(_strip(rows[side][:count]), dtype=np.uint8) for side in SIDES}
-    write_npz(path, {**strips, "items": np.asarray(items[:count])})
+    count = min(len(items), 16_383 // rows["sample"].shape[2])  # pixels that a WebP may be wide
+    how: dict[str, Any] = {"lossless": True, "quality": 100, "method": 4}
+    strips = {side: encoded(np.concatenate(rows[side][:count], axis=1), "WEBP", **how) for side in SIDES}
+    arrays = {side: np.frombuffer(strip, np.uint8) for side, strip in strips.items()}
+    write_npz(path, {**arrays, "items": np.asarray(items[:count])})
 
 
 def read_tiles(path: Path) -> dict[str, np.ndarray]:
@@ -259,32 +229,17 @@ def shrunk(images: np.ndarray, *, most: int = LARGEST) -> np.ndarray:
 
 def data_uri(pixels: np.ndarray, form: str = "webp", **settings: Any) -> str:
     """Return a picture [H,W,3] uint8 as a data URI; settings: of Pillow's writer."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=form, **settings)
-    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f"data:image/{form};base64,{base64.b64encode(encoded(pixels, form, **settings)).decode()}"
 
 
 def tile_pictures(strips: Mapping[str, np.ndarray], where: object) -> dict[str, np.ndarray]:
     """Return the pictures of strips by side, [N,H,W,3] uint8 each; BenchError for damaged ones."""
     items = [check_name(item) for item in strips["items"].tolist()]
-    try:
+    with refusing(lambda why: f"{where}: a strip of tiles cannot be read ({why}). {_REMEDY}", PictureError):
         rows = {side: _cut(strips[side].astype(np.uint8).tobytes(), len(items)) for side in SIDES}
-    except PictureError as error:
-        raise BenchError(f"{where}: a strip of tiles cannot be read ({error}). {_REMEDY}") from error
     if len({images.shape for images in rows.values()}) > 1:
         raise BenchError(f"{where}: strips of tiles differ in size. {_REMEDY}")
     return rows
-
-
-def _strip(images: np.ndarray) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    page = Image.fromarray(np.concatenate(list(images), axis=1))
-    page.save(file, format="WEBP", lossless=True, quality=100, method=4)
-    return file.getvalue()
 
 
 def _cut(data: bytes, count: int) -> np.ndarray:

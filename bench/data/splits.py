@@ -38,12 +38,23 @@ class Splits:
     groups: Mapping[str, str] = field(default_factory=dict)
     tune: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, name: str, sides: Mapping[str, Mapping[str, str]], groups: Mapping[str, str]) -> Splits:
+        """Make splits of sides: train, val, test -> id -> content digest."""
+        return cls(
+            name=name,
+            items={item: digest for side in SIDES for item, digest in sides[side].items()},
+            digests={side: side_digest(sides[side]) for side in SIDES},
+            groups=groups,
+            **{side: tuple(sorted(sides[side])) for side in SIDES},  # type: ignore[arg-type]
+        )
+
     def side(self, name: str) -> tuple[str, ...]:
         """Return the ids of one side; BenchError for a name that is not train, val, test or tune."""
-        sides = {"train": self.train, "val": self.val, "test": self.test, "tune": self.tune}
-        if name not in sides:
+        if name not in (*SIDES, "tune"):
             raise BenchError(f"unknown side '{name}'. Allowed: {', '.join(SIDES)}.")
-        return sides[name]
+        ids: tuple[str, ...] = getattr(self, name)
+        return ids
 
     @property
     def digest(self) -> str:
@@ -82,21 +93,17 @@ class OnDemand(Mapping[str, np.ndarray]):
         self._makers, self._made = makers, dict[str, np.ndarray]()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Make a layer, once."""
         if name not in self._made:
             self._made[name] = self._makers[name]()
         return self._made[name]
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a layer; makes none."""
         return name in self._makers
 
     def __iter__(self) -> Iterator[str]:
-        """Give the names."""
         return iter(self._makers)
 
     def __len__(self) -> int:
-        """Return the number of layers."""
         return len(self._makers)
 
 
@@ -128,11 +135,9 @@ class Items(Sequence[Example]):
         self.dataset, self.ids = dataset, ids
 
     def __len__(self) -> int:
-        """Return their number."""
         return len(self.ids)
 
     def __getitem__(self, row: Any) -> Any:
-        """Read one."""
         return self.dataset[self.ids[row]]
 
 
@@ -149,20 +154,16 @@ def side_digest(items: Mapping[str, str]) -> str:
 def load_splits(path: str | os.PathLike[str]) -> Splits:
     """Read a splits file; BenchError if it is missing, not such a file, or its digests are off."""
     file: _File = read_json(path, of=_File, remedy="Restore it: split membership is fixed.")
-    sides: Mapping[Any, _Side] = file["sides"]
-    wrong = [name for name in SIDES if side_digest(sides[name]["items"]) != sides[name]["digest"]]
+    known: Mapping[Any, _Side] = file["sides"]
+    sides = {name: side["items"] for name, side in known.items()}
+    splits = Splits.of(file["dataset"], sides, groups=file.get("groups", {}))
+    wrong = [name for name in SIDES if splits.digests[name] != known[name]["digest"]]
     if wrong:
         raise BenchError(
             f"{path} was changed by hand: the digest of {', '.join(wrong)} does not match its "
             "ids. Restore the file; split membership is fixed."
         )
-    return Splits(
-        name=file["dataset"],
-        items={item: digest for name in SIDES for item, digest in sides[name]["items"].items()},
-        digests={name: sides[name]["digest"] for name in SIDES},
-        groups=file.get("groups", {}),
-        **{name: tuple(sorted(sides[name]["items"])) for name in SIDES},  # type: ignore[arg-type]
-    )
+    return splits
 
 
 def splits_json(name: str, sides: Mapping[str, Mapping[str, str]], **extra: Any) -> dict[str, Any]:

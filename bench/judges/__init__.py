@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bench import registry
-from bench.content import Cache, atomic_path, sha256_file
-from bench.types import BenchError, raise_of_machine
+from bench.content import Cache, atomic_path, check_array, refusing, sha256_file
+from bench.types import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +113,9 @@ class Judge:
 
         Results do not depend on batch_size beyond rounding. BenchError for images of another form.
         """
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
-            raise BenchError(f"a judge takes images [N,H,W,3] uint8, got {images.shape} {images.dtype}")
+        check_array(
+            images, "a judge's set of images", dtype=np.uint8, shape=(len(images) or 1, None, None, 3)
+        )
         return _in_batches(self._images, images, batch_size)
 
     def text(self, captions: Sequence[str]) -> np.ndarray:
@@ -186,7 +187,8 @@ def _download(source: Source, path: Path, target: Path) -> str:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode
 
     url, promised = source.url, source.sha256
-    try:
+    else_ = f"where there is a network, take {source.words}, and put it here as {target}."
+    with refusing(lambda why: f"{source.file} cannot be fetched ({why}): {else_}"):
         if not (url or source.repo):
             raise ValueError("nobody publishes it")
         if is_offline_mode():
@@ -195,13 +197,6 @@ def _download(source: Source, path: Path, target: Path) -> str:
             url = hf_hub_url(source.repo, source.file)
             promised = get_hf_file_metadata(url, timeout=10).etag or ""
         torch.hub.download_url_to_file(url, str(path), progress=False)
-    except Exception as error:  # the clients raise many kinds
-        raise_of_machine(error)
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise BenchError(
-            f"{source.file} cannot be fetched ({why}): where there is a network, take {source.words}, and "
-            f"put it here as {target}."
-        ) from error
     return promised
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from bench.content import Count, Name, Text, digest_json, read_json, sha256_file
+from bench.content import Count, Name, Text, digest_json, read_json, refusing, sha256_file
 from bench.judges import Judge, JudgeCard, Source, check_digest, need_file
 from bench.judges.vision import folded
-from bench.types import BenchError, raise_of_machine, unknown
+from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +48,12 @@ class EmojiClip:
         """Return the card after checking every file that the folder's manifest names."""
         folder = weights or EMOJI_CLIP
         remedy = "restore the folder, or make it: python -m bench.emoji.clip --help"
-        try:
+        wrong = f"judge '{name}' has no valid manifest in {folder}"
+        with refusing(lambda why: f"{wrong} ({why}); {remedy}", BenchError):
             manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
-        except BenchError as error:
-            raise BenchError(
-                f"judge '{name}' has no valid manifest in {folder} ({error}); {remedy}"
-            ) from error
         files, size = manifest["files"], manifest["image_size"]
-        missing = sorted(set(EMOJI_CLIP_FILES) - set(files))
-        if missing:
-            raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
-        for file, digest in sorted(files.items()):
-            check_digest(folder / file, digest, remedy)
+        for file in sorted({*files, *EMOJI_CLIP_FILES}):
+            check_digest(folder / file, files.get(file, "a manifest that names it"), remedy)
         return JudgeCard(
             name="emoji-clip",
             digest=digest_json(files),
@@ -155,31 +149,18 @@ def _judge(
     words: Callable[[str], str] = str,
     preprocessing: dict[str, Any] | None = None,
 ) -> Judge:
-    """Load a model of open_clip by its name there.
-
-    words: what its tokenizer reads of a caption. preprocessing: of its weights, where a file does not say.
-    """
+    """Load a model of open_clip; words: what is read of a caption; preprocessing: what no file says."""
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    weights = None if pretrained is None else str(pretrained)
-    try:
-        model = open_clip.create_model(
-            name,
-            pretrained=weights,
-            require_pretrained=True,
-            device=device,
-            force_preprocess_cfg=preprocessing,
-        ).eval()
+    how: dict[str, Any] = {"require_pretrained": True, "force_preprocess_cfg": preprocessing}
+    wrong = f"open_clip cannot load '{name}' from {pretrained or name}"
+    with refusing(lambda why: f"{wrong} ({why}). Give files of that model."):
+        file = None if pretrained is None else str(pretrained)
+        model = open_clip.create_model(name, pretrained=file, device=device, **how).eval()
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = tokenizer_of()
-    except Exception as error:  # the libraries raise many kinds for a damaged file
-        raise_of_machine(error)
-        raise BenchError(
-            f"open_clip cannot load '{name}' from {pretrained or name} ({error}). Give files of that model."
-        ) from error
-
-    folded(model.eval().visual)
+    folded(model.visual)
 
     def images(batch: np.ndarray) -> torch.Tensor:
         return model.encode_image(preprocess_images(batch, transform).to(device))
@@ -187,15 +168,9 @@ def _judge(
     def texts(captions: list[str]) -> torch.Tensor:
         return model.encode_text(tokenizer([words(caption) for caption in captions]).to(device))
 
-    size = model.visual.preprocess_cfg["size"]
+    side = int(np.ravel(model.visual.preprocess_cfg["size"])[0])
     digest = digest_json([card.digest, name, preprocessing]) if pretrained else ""
-    return Judge(
-        card,
-        images=images,
-        texts=texts,
-        side=size if isinstance(size, int) else int(size[0]),
-        digest=digest,
-    )
+    return Judge(card, images=images, texts=texts, side=side, digest=digest)
 
 
 def preprocess_images(batch: np.ndarray, transform: Any) -> torch.Tensor:

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 
 from bench.base.weights import read_tensors
-from bench.content import digest_arrays, digest_json, read_json, sha256_file
+from bench.content import digest_arrays, digest_json, read_json, refusing, sha256_file
 from bench.data.coco import Recipe
 from bench.data.coco.draw import canny_lines, load_sketcher
 from bench.judges import NETWORKS, channels_first, judge_card, judges_folder, load_judge, need_file
+from bench.judges.vision import DEVIATION, MEAN
 from bench.metrics import redetect
 from bench.metrics.lines import line_f1, sketch_lines
 from bench.metrics.paired import cosine_to_target
 from bench.metrics.regions import mean_iou
-from bench.types import BenchError, Example, Scored, raise_of_machine
+from bench.types import BenchError, Example, Scored
 
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG_TAPS = (3, 8, 15, 22, 29)  # after relu1_2, 2_2, 3_3, 4_3 and 5_3
 
 
@@ -44,7 +44,7 @@ class Redetected:
 
     def items(self, scored: Scored) -> np.ndarray:
         """Return [N] float64, NaN where an item has no number."""
-        return np.array([self.compare(*pair) for pair in zip(scored.images, scored.targets, strict=True)])
+        return np.array(list(map(self.compare, scored.images, scored.targets)))
 
     def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the number of a sample with the item's picture, [H,W,3] uint8 each."""
@@ -89,21 +89,23 @@ class _Transformer(Redetected):
         import transformers
 
         self.place = judges_folder() / self.folder
-        try:
+        needs = (
+            f"metric '{name}' needs a {self.folder} network of the transformers library as the folder "
+            f"{self.place}, with config.json, preprocessor_config.json and weights"
+        )
+        example = f"For example: hf download {self.example} --local-dir {self.place}"
+        kinds = OSError, ValueError, KeyError
+        with refusing(lambda why: f"{needs} ({why}). {example}", *kinds):
             if not self.place.is_dir():
                 raise OSError("it is not there")
             config = transformers.AutoConfig.from_pretrained(self.place, local_files_only=True)
             known = [getattr(transformers, loader) for loader in self.loaders]
-            self.kind = next(kind for kind in known if type(config) in kind._model_mapping)
+            fitting = [kind for kind in known if type(config) in kind._model_mapping]
+            if not fitting:
+                raise ValueError("it is a network for something else")
+            self.kind = fitting[0]
             files = [p for p in sorted(self.place.glob("*")) if p.suffix in (".json", ".safetensors", ".bin")]
             read_json(self.place / "preprocessor_config.json", loose=True)
-        except (StopIteration, OSError, ValueError, KeyError) as error:
-            why = str(error).strip().partition("\n")[0] or "it is a network for something else"
-            raise BenchError(
-                f"metric '{name}' needs a {self.folder} network of the transformers library as the folder "
-                f"{self.place}, with config.json, preprocessor_config.json and weights ({why}). For example: "
-                f"hf download {self.example} --local-dir {self.place}"
-            ) from error
         digest = digest_json({path.name: sha256_file(path) for path in files})
         super().__init__(name, f"{config.model_type} {digest[:8]}")
 
@@ -113,12 +115,9 @@ class _Transformer(Redetected):
         from transformers import AutoImageProcessor
 
         how: dict[str, Any] = {"local_files_only": True}
-        try:
+        with refusing(lambda why: f"{self.place} cannot be loaded by transformers ({why})."):
             prepare = AutoImageProcessor.from_pretrained(self.place, **how)
             return prepare, self.kind.from_pretrained(self.place, **how).eval().to(self.device)
-        except Exception as error:  # the library raises many kinds
-            raise_of_machine(error)
-            raise BenchError(f"{self.place} cannot be loaded by transformers ({error}).") from error
 
     def _asked(self, picture: np.ndarray) -> tuple[Any, Any]:
         import torch
@@ -148,14 +147,12 @@ class MiouSeen(_Transformer):
 
     def compare(self, image: np.ndarray, target: np.ndarray) -> float:
         """Return the mean IoU over the classes seen in the item's picture."""
-        found, wanted = self.classes(image), self.classes(target)
-        return mean_iou(found, wanted, void=np.zeros(wanted.shape, bool))
+        return mean_iou(self.classes(image), self.classes(target), void=np.zeros(target.shape[:2], bool))
 
     def classes(self, picture: np.ndarray) -> np.ndarray:
         """Return each pixel's label, [H,W,3] uint8 -> [H,W] int64."""
         prepare, output = self._asked(picture)
-        sizes = [picture.shape[:2]]
-        labels = prepare.post_process_semantic_segmentation(output, target_sizes=sizes)[0]
+        (labels,) = prepare.post_process_semantic_segmentation(output, target_sizes=[picture.shape[:2]])
         return np.asarray(labels.cpu().numpy().astype(np.int64))
 
 
@@ -167,8 +164,7 @@ class MiouAnnotated(MiouSeen):
 
         Class 0, and classes that it does not know, are void.
         """
-        pairs = zip(scored.images, scored.examples, strict=True)
-        return np.array([self._annotated(image, example) for image, example in pairs])
+        return np.array(list(map(self._annotated, scored.images, scored.examples)))
 
     def _annotated(self, image: np.ndarray, example: Example) -> float:
         if "classes" not in example.layers:
@@ -212,16 +208,14 @@ class Lpips(Redetected):
         import torch
         from torchvision.models import vgg16
 
-        try:
+        wrong = f"{self.paths[0]} or {self.paths[1]} is no file of LPIPS"
+        with refusing(lambda why: f"{wrong} ({why}).", RuntimeError, KeyError):
             base, heads = (read_tensors(path) for path in self.paths)
             network = vgg16()
             network.load_state_dict(base)
             weights = [heads[f"lin{k}.model.1.weight"].to(self.device) for k in range(len(_VGG_TAPS))]
-        except (RuntimeError, KeyError) as error:
-            raise_of_machine(error)
-            raise BenchError(f"{self.paths[0]} or {self.paths[1]} is no file of LPIPS ({error}).") from error
         layers = network.features[: _VGG_TAPS[-1] + 1].eval().to(self.device)
-        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
+        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (MEAN, DEVIATION))
 
         def distance(pair: np.ndarray) -> float:
             x, total = (channels_first(pair, self.device) / 255 - mean) / deviation, 0.0

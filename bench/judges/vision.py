@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base.weights import read_tensors
-from bench.content import digest_json, sha256_file
+from bench.content import digest_json, refusing, sha256_file
 from bench.judges import Judge, JudgeCard, Source, channels_first, check_digest, need_file
-from bench.types import BenchError, raise_of_machine
+from bench.types import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ _DINOV2 = Source(
     repo="timm/vit_base_patch14_dinov2.lvd142m",
     also=", or dinov2_vitb14_pretrain.pth of facebookresearch/dinov2",
 )
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 
 
 class EfficientNet:
@@ -91,8 +91,7 @@ def folded(network: torch.nn.Module) -> torch.nn.Module:
             if isinstance(child, torch.nn.Conv2d):
                 conv = child
             elif isinstance(child, BatchNormAct2d) and conv is not None:
-                mean, variance = child.running_mean, child.running_var
-                norm = (mean, variance, child.eps, child.weight, child.bias)
+                norm = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
                 conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
                 setattr(parent, name, child.act)
                 found = True
@@ -145,9 +144,8 @@ class Inception:
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
         """Return the card; BenchError unless it is the file that all of FID's tools read."""
-        path = _inception_file(name, weights)
-        check_digest(path, INCEPTION.sha256, f"give {INCEPTION.words}")
-        return JudgeCard(name=self.title, digest=sha256_file(path), resize=self.resize)
+        check_digest(_inception_file(name, weights), INCEPTION.sha256, f"give {INCEPTION.words}")
+        return JudgeCard(name=self.title, digest=INCEPTION.sha256, resize=self.resize)
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network; a file with code in it is refused."""
@@ -199,12 +197,11 @@ def _inception_file(name: str, weights: Path | None) -> Path:
     except BenchError:
         import torch
 
-        fetched = Path(torch.hub.get_dir()) / "checkpoints"
-        for prefix in ("weights", "pt"):  # as torch-fidelity and as pytorch-fid call it
-            path = fetched / INCEPTION.file.replace("weights", prefix)
-            if weights is None and path.is_file():
-                return path
-        raise
+        fetched = Path(torch.hub.get_dir()) / "checkpoints"  # as torch-fidelity and as pytorch-fid call it
+        paths = [fetched / INCEPTION.file.replace("weights", prefix) for prefix in ("weights", "pt")]
+        if weights is not None or not any(path.is_file() for path in paths):
+            raise
+        return next(path for path in paths if path.is_file())
 
 
 class DINOv2:
@@ -236,17 +233,12 @@ class DINOv2:
 
         path = need_file(name, weights, _DINOV2)
         network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
-        try:
+        wrong = f"timm cannot load {DINOV2_MODEL} from {path}"
+        with refusing(lambda why: f"{wrong} ({why}). Give {_DINOV2.words}."):
             load_checkpoint(network, str(path), use_ema=False, filter_fn=renamed, weights_only=True)
-        except Exception as error:  # timm, torch and safetensors raise many kinds for a wrong file
-            raise_of_machine(error)
-            why = " ".join(str(error).split())
-            raise BenchError(
-                f"timm cannot load {DINOV2_MODEL} from {path} ({why}). Give {_DINOV2.words}."
-            ) from error
         network.eval().requires_grad_(False).to(device)
         mean, deviation = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _DEVIATION)
+            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (MEAN, DEVIATION)
         )
 
         def images(batch: np.ndarray) -> torch.Tensor:

@@ -30,10 +30,7 @@ def check_tools(names: Sequence[str]) -> None:
 
 
 def tool_values(name: str, first: np.ndarray, second: np.ndarray) -> dict[str, float] | str:
-    """Return FD and KID ("fd", "kid") of features [N,D] and [M,D] as a tool computes them.
-
-    Or why it failed, in words: another's fault is not ours.
-    """
+    """Return "fd" and "kid" of features [N,D] and [M,D] as a tool has them, or why it failed, in words."""
     try:
         fd, kid = TOOLS[name](first, second)
         return {"fd": float(fd), "kid": float(kid)}

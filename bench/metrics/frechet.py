@@ -19,13 +19,13 @@ Gram     let A [N,D] and B [M,D] be the centred features divided by sqrt(N-1) an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from bench.metrics.intervals import Deal, SetMetric
-from bench.types import BenchError, MetricSpec, Scored
+from bench.metrics.intervals import Deal, SetMetric, of_features
+from bench.types import BenchError, Scored
 
 _SUMMED = 50  # blocks at most whose moments are kept, each D x D
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -106,12 +106,6 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
 def _combine(step: np.ndarray, spread: float, cross: float) -> float:
     """Join the three terms; rounding may leave a tiny negative number, which is 0."""
     return max(0.0, float(step @ step) + spread - 2.0 * cross)
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Fréchet distance of two feature sets, [N,D] and [M,D]; 0 for equal sets."""
-    dealt = Deal.of(len(a), len(b), blocks=1)
-    return FrechetDistance(a, b, dealt)(dealt.whole)
 
 
 class FrechetDistance:
@@ -248,31 +242,11 @@ def _of(scored: Scored, dealt: Deal) -> FrechetDistance:
     return FrechetDistance(scored.features, scored.target_features, dealt)
 
 
-FD = SetMetric(
-    specs=(
-        MetricSpec(
-            name="fd",
-            title="FD",
-            scale="squared Fréchet distance",
-            better="lower",
-            judge="features",
-            place=70,
-        ),
-    ),
-    statistic=_of,
-)
+_FD = of_features(name="fd", title="FD", scale="squared Fréchet distance", better="lower", place=70)
+FD = SetMetric(specs=(_FD,), statistic=_of)
+_OF_ALL = replace(_FD, name="fd_infinite", title="FD∞", scale=f"{_FD.scale}, N extrapolated")
 FD_INFINITE = SetMetric(
-    specs=(
-        MetricSpec(
-            name="fd_infinite",
-            title="FD∞",
-            scale="squared Fréchet distance, N extrapolated",
-            better="lower",
-            judge="features",
-            detail=True,
-            place=92,
-        ),
-    ),
+    specs=(replace(_OF_ALL, detail=True, place=92),),
     statistic=lambda scored, dealt: ExtrapolatedFrechet(_of(scored, dealt)),
     by_order=True,
     groups=20,  # each replicate costs as much as six of the others, where derivatives do not serve

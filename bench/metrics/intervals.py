@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -138,6 +138,9 @@ class SetMetric:
     by_order: bool = False
 
 
+of_features = partial(MetricSpec, judge="features")
+of_clip = partial(MetricSpec, judge="clip")
+
 Seeds = tuple[int | tuple[int, ...], ...]
 
 
@@ -211,10 +214,7 @@ class Estimates:
 
     @property
     def _by_seeds(self) -> list[tuple[float, float]]:
-        """The variance of the mean over seeds, and over choices crossed with them, and degrees of freedom.
-
-        Of one seed or choice nothing is known.
-        """
+        """Variance and freedom of the mean over seeds, and over choices crossed with them, of 2 or more."""
         terms = []
         for drawn in zip(*(s if isinstance(s, tuple) else (s,) for s in self.seeds), strict=True):
             means = [self.values[[one == level for one in drawn]].mean() for level in dict.fromkeys(drawn)]
@@ -247,10 +247,9 @@ def crossed_interval(
     parts = [estimates] if minus is None else [estimates, minus]
     if minus is not None and estimates.seeds == minus.seeds:
         parts = [estimates - minus]
-    signs = (1.0, -1.0)
-    value = sum(sign * float(part.values.mean()) for sign, part in zip(signs, parts, strict=False))
-    added = sum(sign * part.influence.mean(axis=0) for sign, part in zip(signs, parts, strict=False))
-    groups = np.asarray(added)
+    signed = list(zip((1.0, -1.0), parts, strict=False))
+    value = sum(sign * float(part.values.mean()) for sign, part in signed)
+    groups = np.asarray(sum(sign * part.influence.mean(axis=0) for sign, part in signed))
     count = len(groups)
     if count < 2:
         raise BenchError(f"an interval needs at least 2 groups of items, got {count}")
@@ -259,7 +258,7 @@ def crossed_interval(
     spread = sum(term**2 / freedom for term, freedom in terms)
     freedom = variance**2 / spread if spread > 0 else count - 1.0
     error = math.sqrt(variance)
-    reach = float(stdtrit(freedom, _tails(level)[1])) * error
+    reach = float(stdtrit(freedom, _upper_tail(level))) * error
     low, high = value - reach, value + reach
     if share and minus is None:
         floor = wilson_interval(value, estimates.items, level=level)
@@ -295,17 +294,13 @@ def jackknife_replicates(statistic: Statistic, *, blocks: int, groups: int = 100
     groups = min(groups, blocks)
     if groups < 10:
         raise BenchError(f"the jackknife needs at least 10 groups of items, got {groups}")
-    values = []
-    for group in left_out(blocks, groups):
-        held = np.ones(blocks, dtype=bool)
-        held[group] = False
-        values.append(statistic(held))
-    return np.asarray(values, dtype=np.float64)
+    held = (~np.isin(np.arange(blocks), group) for group in left_out(blocks, groups))
+    return np.asarray([statistic(part) for part in held], dtype=np.float64)
 
 
 def wilson_interval(share: float, n: float, *, level: float = 0.95) -> Interval:
     """Return the score interval of a share of n independent items (Wilson 1927, J. Am. Stat. Assoc. 22)."""
-    z = NormalDist().inv_cdf(_tails(level)[1])
+    z = NormalDist().inv_cdf(_upper_tail(level))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(value=share, low=float(middle - reach), high=float(middle + reach))
@@ -334,7 +329,7 @@ def seed_spread(values: np.ndarray) -> Spread:
     return Spread(mean=float(seeds.mean()), deviation=deviation, n=len(seeds))
 
 
-def _tails(level: float) -> tuple[float, float]:
+def _upper_tail(level: float) -> float:
     if not 0.0 < level < 1.0:
         raise BenchError(f"level must be between 0 and 1, got {level}")
-    return (1.0 - level) / 2.0, (1.0 + level) / 2.0
+    return (1.0 + level) / 2.0

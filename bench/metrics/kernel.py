@@ -23,9 +23,9 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.metrics.frechet import checked_pair
-from bench.metrics.intervals import Deal, SetMetric, Statistic
+from bench.metrics.intervals import Deal, SetMetric, Statistic, of_clip, of_features
 from bench.metrics.paired import unit_rows
-from bench.types import MetricSpec, Scored
+from bench.types import Scored
 
 _ROWS = 1024
 _SIGMA = 10.0
@@ -40,12 +40,6 @@ def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def gaussian_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return k - 1 of CMMD for unit rows, [N,M]: near 0 as the kernel is near 1, so no digits are lost."""
     return np.asarray(np.expm1((a @ b.T - 1.0) / _SIGMA**2))
-
-
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the KID of two independent feature sets, [N,D] and [M,D]; no randomness."""
-    dealt = Deal.of(len(a), len(b), blocks=1)
-    return MeanDiscrepancy(*checked_pair(a, b), dealt, kernel=polynomial_kernel)(dealt.whole)
 
 
 class MeanDiscrepancy:
@@ -129,30 +123,11 @@ def _cmmd(scored: Scored, dealt: Deal) -> Statistic | None:
     return MeanDiscrepancy(*pair, dealt, kernel=gaussian_gap, biased=True, unit=1000.0)
 
 
-KID = SetMetric(
-    specs=(
-        MetricSpec(
-            name="kid",
-            title="KID",
-            scale="MMD^2, cubic kernel, own pairs left out",
-            better="lower",
-            judge="features",
-            place=60,
-        ),
-    ),
-    statistic=_kid,
+_KID = of_features(
+    name="kid", title="KID", scale="MMD^2, cubic kernel, own pairs left out", better="lower", place=60
 )
-CMMD = SetMetric(
-    specs=(
-        MetricSpec(
-            name="cmmd",
-            title="CMMD",
-            scale="MMD^2 x 1000, Gaussian kernel",
-            better="lower",
-            judge="clip",
-            detail=True,
-            place=97,
-        ),
-    ),
-    statistic=_cmmd,
+_CMMD = of_clip(
+    name="cmmd", title="CMMD", scale="MMD^2 x 1000, Gaussian kernel", better="lower", detail=True, place=97
 )
+KID = SetMetric(specs=(_KID,), statistic=_kid)
+CMMD = SetMetric(specs=(_CMMD,), statistic=_cmmd)

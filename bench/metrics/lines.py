@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from bench.types import BenchError, MetricSpec
+from bench.content import check_array
+from bench.types import MetricSpec
 
 LINE_EXTRACTOR_VERSION = 1
 
@@ -66,8 +67,7 @@ def extract_lines(image: np.ndarray) -> np.ndarray:
 
 def sketch_lines(sketch: np.ndarray) -> np.ndarray:
     """Return the line pixels of a sketch layer, [H,W] uint8 with 255 = line -> [H,W] bool."""
-    if sketch.ndim != 2 or sketch.dtype != np.uint8:
-        raise BenchError(f"a sketch must be [H,W] uint8, got {sketch.shape} {sketch.dtype}")
+    check_array(sketch, "a sketch", dtype=np.uint8, shape=(None, None))
     return np.asarray(sketch > 127)
 
 
@@ -121,12 +121,9 @@ def _disc(radius: float) -> np.ndarray:
 
 def check_image(image: np.ndarray) -> None:
     """Raise BenchError unless an image is [H,W,3] uint8."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise BenchError(f"an image must be [H,W,3] uint8, got {image.shape} {image.dtype}")
+    check_array(image, "an image", dtype=np.uint8, shape=(None, None, 3))
 
 
 def _check_lines(lines: np.ndarray, reference: np.ndarray) -> None:
-    if lines.shape != reference.shape or lines.ndim != 2:
-        raise BenchError(f"line drawings must be [H,W] of one size: {lines.shape}, {reference.shape}")
-    if lines.dtype != np.bool_ or reference.dtype != np.bool_:
-        raise BenchError(f"line drawings must be bool, got {lines.dtype} and {reference.dtype}")
+    check_array(lines, "a line drawing", dtype=np.bool_, shape=(None, None))
+    check_array(reference, "the other line drawing", dtype=np.bool_, shape=lines.shape)

@@ -13,12 +13,14 @@ copy its training images? The nearest training neighbour against the nearest tes
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from bench.metrics.frechet import checked_pair
-from bench.metrics.intervals import Deal, SetMetric, Statistic
+from bench.metrics.intervals import Deal, SetMetric, Statistic, of_features
 from bench.metrics.paired import ItemMetric, unit_rows
-from bench.types import BenchError, MetricSpec, Scored
+from bench.types import BenchError, Scored
 
 NEAREST = 5
 _ROWS = 512
@@ -74,10 +76,7 @@ class Neighbours:
 
 
 def _nearest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's distances to its nearest `count` of the set, itself among them, and which they are.
-
-    [N,D] -> [N,count] float64 in order, [N,count] int64; all N where there are fewer.
-    """
+    """Return distances to the nearest rows of [N,D], itself among them, and which: [N,count], in order."""
     count, found = min(count, len(rows)), []
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
@@ -131,36 +130,17 @@ def _neighbours(scored: Scored, dealt: Deal) -> Statistic | None:
     return None if few else Neighbours(scored.features, scored.target_features, dealt)
 
 
+_more = partial(of_features, detail=True)
+_NEARER = "share nearer to training than to test"
 NEIGHBOURS = SetMetric(
     specs=tuple(
-        MetricSpec(
-            name=name,
-            title=name,
-            scale=f"{NEAREST} nearest",
-            better="higher",
-            judge="features",
-            share=name in SHARES,
-            detail=True,
-            place=place,
-        )
-        for place, name in enumerate(("precision", "recall", "density", "coverage"), start=93)
+        _more(name=n, title=n, scale=f"{NEAREST} nearest", better="higher", share=n in SHARES, place=place)
+        for place, n in enumerate(("precision", "recall", "density", "coverage"), start=93)
     ),
     statistic=_neighbours,
     all_pairs=True,
 )
 NEARER_TRAINING = ItemMetric(
-    spec=MetricSpec(
-        name="nearer_training",
-        title="nearer to training",
-        scale="share nearer to training than to test",
-        better="none",
-        judge="features",
-        detail=True,
-        place=98,
-    ),
-    items=lambda scored: (
-        None
-        if scored.training is None
-        else nearer_to_training(scored.features, scored.target_features, scored.training)
-    ),
+    _more(name="nearer_training", title="nearer to training", scale=_NEARER, better="none", place=98),
+    lambda x: None if x.training is None else nearer_to_training(x.features, x.target_features, x.training),
 )

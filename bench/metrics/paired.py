@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.content import check_array
 from bench.metrics.frechet import checked_features, checked_pair
+from bench.metrics.intervals import of_clip, of_features
 from bench.types import BenchError, MetricSpec, Scored
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ItemMetric:
     """A number an item; see `bench.types.Metric`."""
 
@@ -29,10 +31,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def cosine_to_target(sample: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the cosine of each sample's features to its target's, [N] float64 in [-1, 1].
-
-    sample, target: [N,D], row i belonging to item i.
-    """
+    """Return the cosine of each row of samples to the same of targets, [N,D] -> [N] float64 in [-1, 1]."""
     first, second = unit_rows(sample), unit_rows(target)
     if first.shape != second.shape:
         raise BenchError(f"samples and targets must pair up: {first.shape} and {second.shape}")
@@ -60,19 +59,11 @@ def retrieval_hits(queries: np.ndarray, gallery: np.ndarray, *, k: int = 1, tie:
 
 
 def pixel_error(sample: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return each item's mean absolute error of pixels, [N] float64 in [0, 1].
-
-    sample, target: [N,H,W,3] uint8.
-    """
-    if sample.shape != target.shape or sample.ndim != 4:
-        raise BenchError(f"images must be [N,H,W,3] of one shape: {sample.shape}, {target.shape}")
-    if sample.dtype != np.uint8 or target.dtype != np.uint8:
-        raise BenchError(f"images must be uint8, got {sample.dtype} and {target.dtype}")
-    errors = [
-        np.abs(one.astype(np.int16) - other.astype(np.int16)).mean() / 255.0
-        for one, other in zip(sample, target, strict=True)
-    ]
-    return np.asarray(errors, dtype=np.float64)
+    """Return each item's mean absolute error of pixels, [N,H,W,3] uint8 twice -> [N] float64 in [0, 1]."""
+    check_array(sample, "images", dtype=np.uint8, shape=(None, None, None, 3))
+    check_array(target, "their targets", dtype=np.uint8, shape=sample.shape)
+    gaps = (np.abs(a.astype(np.int16) - b.astype(np.int16)) for a, b in zip(sample, target, strict=True))
+    return np.array([gap.mean() / 255.0 for gap in gaps], dtype=np.float64)
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -87,37 +78,18 @@ def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 COSINE = ItemMetric(
-    spec=MetricSpec(
-        name="cosine",
-        title="cosine to target",
-        scale="cosine",
-        better="higher",
-        judge="features",
-        place=71,
-    ),
-    items=lambda scored: cosine_to_target(scored.features, scored.target_features),
+    of_features(name="cosine", title="cosine to target", scale="cosine", better="higher", place=71),
+    lambda scored: cosine_to_target(scored.features, scored.target_features),
 )
 RETRIEVAL = ItemMetric(
-    spec=MetricSpec(
-        name="retrieval", title="R@1", scale="R@1 in [0, 1]", better="higher", judge="features", place=72
-    ),
-    items=lambda scored: retrieval_hits(scored.features, scored.target_features),
+    of_features(name="retrieval", title="R@1", scale="R@1 in [0, 1]", better="higher", place=72),
+    lambda scored: retrieval_hits(scored.features, scored.target_features),
 )
 MAE = ItemMetric(
-    spec=MetricSpec(name="mae", title="MAE", scale="[0, 1]", better="lower", place=90),
-    items=lambda scored: pixel_error(scored.images, scored.targets),
+    MetricSpec(name="mae", title="MAE", scale="[0, 1]", better="lower", place=90),
+    lambda scored: pixel_error(scored.images, scored.targets),
 )
 CLIP = ItemMetric(
-    spec=MetricSpec(
-        name="clip",
-        title="CLIP score",
-        scale="cosine",
-        better="higher",
-        judge="clip",
-        scale_shown=True,
-        place=91,
-    ),
-    items=lambda scored: (
-        None if scored.read is None or scored.text is None else clip_score(scored.read, scored.text)
-    ),
+    of_clip(name="clip", title="CLIP score", scale="cosine", better="higher", scale_shown=True, place=91),
+    lambda x: None if x.read is None or x.text is None else clip_score(x.read, x.text),
 )

@@ -9,21 +9,17 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from bench.content import check_array
 from bench.metrics.lines import check_image, extract_lines
 from bench.types import BenchError, MetricSpec
 
 REGIONS_VERSION = 1
-MIOU = MetricSpec(name="miou", title="mIoU", scale="IoU in [0, 1]", better="higher", place=10)
-BOX_RECALL = MetricSpec(
-    name="box_recall", title="box recall", scale="share of boxes at IoU 0.5", better="higher", place=11
-)
-BOX_IOU = MetricSpec(name="box_iou", title="box IoU", scale="IoU in [0, 1]", better="higher", place=12)
+_IOU, _ERROR, _SHARE = "IoU in [0, 1]", "CIE76 difference, 0 is equal", "share of boxes at IoU 0.5"
+MIOU = MetricSpec(name="miou", title="mIoU", scale=_IOU, better="higher", place=10)
+BOX_RECALL = MetricSpec(name="box_recall", title="box recall", scale=_SHARE, better="higher", place=11)
+BOX_IOU = MetricSpec(name="box_iou", title="box IoU", scale=_IOU, better="higher", place=12)
 COLOUR_ERROR = MetricSpec(
-    name="colour_error",
-    title="colour error ΔE76",
-    scale="CIE76 difference, 0 is equal",
-    better="lower",
-    place=13,
+    name="colour_error", title="colour error ΔE76", scale=_ERROR, better="lower", place=13
 )
 COARSE_CELLS = 8  # along each side, of coarse colours
 SMALLEST = 12  # pixels: the data set's own floor for a region that has a box
@@ -32,11 +28,7 @@ _VOID_MARGIN = 1  # soft edges beside the ink; any smear of a decoder's lines li
 _TOLERANCES = (40.0, 80.0)  # RGB distance: shades held apart; shades of one colour together
 
 _LINEAR_TO_XYZ = np.array(
-    [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 
 
@@ -45,7 +37,7 @@ def merged_classes(palette: np.ndarray) -> np.ndarray:
 
     Pixels cannot tell white things from white paper, so no metric may ask for it.
     """
-    _check_palette(palette)
+    check_array(palette, "a palette", dtype=np.uint8, shape=(None, 3))
     same = (palette[:, None] == palette[None]).all(-1)
     return np.asarray(same.argmax(1), dtype=np.int64)
 
@@ -56,7 +48,6 @@ def nearest_classes(image: np.ndarray, *, palette: np.ndarray) -> np.ndarray:
     RGB and not Lab: on noisy and autoencoded validation drawings it finds more classes again.
     """
     check_image(image)
-    _check_palette(palette)
     gaps = image[..., None, :].astype(np.int64) - palette.astype(np.int64)
     return merged_classes(palette)[(gaps**2).sum(-1).argmin(-1)]
 
@@ -67,8 +58,7 @@ def line_void(sketch: np.ndarray) -> np.ndarray:
     What lies under a line cannot be seen, so it is not judged, like "void" in Cityscapes. Any ink
     counts, and one pixel more on each side.
     """
-    if sketch.ndim != 2 or sketch.dtype != np.uint8:
-        raise BenchError(f"a sketch must be [H,W] uint8, got {sketch.shape} {sketch.dtype}")
+    check_array(sketch, "a sketch", dtype=np.uint8, shape=(None, None))
     return np.asarray(ndimage.binary_dilation(sketch > 0, iterations=_VOID_MARGIN))
 
 
@@ -79,17 +69,17 @@ def mean_iou(classes: np.ndarray, reference: np.ndarray, *, void: np.ndarray) ->
     background among them (of all its classes where none has 12); in [0, 1]. BenchError where sizes
     differ or nothing is visible. Source: Everingham et al. 2010, PASCAL VOC.
     """
-    if not classes.shape == reference.shape == void.shape:
-        raise BenchError(
-            f"class maps and void must have one size, got {classes.shape}, {reference.shape} and {void.shape}"
-        )
+    sizes = {classes.shape, reference.shape, void.shape}
+    if len(sizes) > 1:
+        raise BenchError(f"class maps and void must have one size, got {sizes}")
     found, wanted = classes[~void], reference[~void]
     if not wanted.size:
         raise BenchError("no pixel is left to judge: lines cover the whole class map")
     labels, counts = np.unique(wanted, return_counts=True)
     large = counts >= SMALLEST
     judged = labels[large] if large.any() else labels
-    return float(np.mean([_overlap(found == label, wanted == label) for label in judged]))
+    pairs = [(found == label, wanted == label) for label in judged]
+    return float(np.mean([float((a & b).sum() / (a | b).sum()) for a, b in pairs]))
 
 
 def find_boxes(image: np.ndarray, *, colour: np.ndarray) -> np.ndarray:
@@ -118,16 +108,13 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     first, second = a[:, None].astype(np.float64), b[None].astype(np.float64)
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
     shared = sides.clip(min=0).prod(-1)
-    union = (
-        (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
-    ) - shared
-    return np.asarray(shared / union)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
+    return np.asarray(shared / (areas[0] + areas[1] - shared))
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """Turn sRGB [...,3] uint8 into CIE L*a*b* [...,3] float64, white point D65 (IEC 61966-2-1)."""
-    if rgb.shape[-1:] != (3,) or rgb.dtype != np.uint8:
-        raise BenchError(f"colours must be [...,3] uint8, got {rgb.shape} {rgb.dtype}")
+    check_array(rgb.reshape(-1, rgb.shape[-1]), "a set of colours", dtype=np.uint8, shape=(None, 3))
     share = rgb.astype(np.float64) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _LINEAR_TO_XYZ.T / _LINEAR_TO_XYZ.sum(1)
@@ -160,10 +147,6 @@ def colour_error(image: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(((to_lab(image) - to_lab(reference)) ** 2).sum(-1)).mean())
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / (a | b).sum())
-
-
 def _filled(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
     if lines.all():
         return mask
@@ -182,8 +165,3 @@ def _boxes(mask: np.ndarray, *, grow: int) -> np.ndarray:
     ]
     found = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     return np.minimum(found, (width, height, width, height))
-
-
-def _check_palette(palette: np.ndarray) -> None:
-    if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype != np.uint8 or not len(palette):
-        raise BenchError(f"a palette must be [K,3] uint8, got {palette.shape} {palette.dtype}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.content import check_array
 from bench.metrics.lines import extract_lines, sketch_lines
 from bench.types import BenchError, Example
 
@@ -27,7 +28,7 @@ def need_layer(example: Example, name: str) -> np.ndarray:
 def need_map(example: Example, name: str) -> np.ndarray:
     """Return a layer of one number a pixel, [H,W] uint8 of the image's size; BenchError if not."""
     layer = need_layer(example, name)
-    _check(layer, example.shape[:2], f"layer '{name}' of item {example.id}")
+    check_array(layer, f"layer '{name}' of item {example.id}", dtype=np.uint8, shape=example.shape[:2])
     return layer
 
 
@@ -36,8 +37,7 @@ def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
     palette = example.palette
     if palette is None:
         raise BenchError(f"item {example.id} comes without a palette. Choose another task or data set.")
-    if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype != np.uint8:
-        raise BenchError(f"a palette must be [K,3] uint8, got {palette.shape} {palette.dtype}")
+    check_array(palette, "a palette", dtype=np.uint8, shape=(None, 3))
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(palette):
         raise BenchError(
             f"item {example.id} has classes {int(labels.min())} to {int(labels.max())}, but the palette "
@@ -76,14 +76,9 @@ def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:
 
 def check_sample(image: np.ndarray, example: Example) -> None:
     """Raise BenchError if an image is not [H,W,3] uint8 of the size of the item's own."""
-    _check(image, example.shape, f"an image for item {example.id}")
+    check_array(image, f"an image for item {example.id}", dtype=np.uint8, shape=example.shape)
 
 
 def as_condition(picture: np.ndarray) -> np.ndarray:
     """Turn a picture [H,W,3] uint8 into a condition [3,H,W] float32 in [0, 1]."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255.0
-
-
-def _check(array: np.ndarray, shape: tuple[int, ...], what: str) -> None:
-    if array.shape != shape or array.dtype != np.uint8:
-        raise BenchError(f"{what} must be {shape} uint8, got {array.shape} {array.dtype}")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from bench.content import check_array
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, REGIONS_VERSION, box_iou, find_boxes
 from bench.tasks import as_condition, check_sample, need_layer, need_palette, nothing
 from bench.types import BenchError, Example, MetricSpec
@@ -60,8 +61,7 @@ class Layout:
 def _boxes(example: Example) -> np.ndarray:
     boxes = need_layer(example, "boxes").astype(np.int64)
     height, width = example.shape[:2]
-    if boxes.ndim != 2 or boxes.shape[1] != 5:
-        raise BenchError(f"boxes of item {example.id} must be [M,5], got {boxes.shape}")
+    check_array(boxes, f"boxes of item {example.id}", dtype=np.int64, shape=(None, 5))
     if not len(boxes) and not example.photo:
         raise BenchError(f"item {example.id} has no boxes, so no layout: leave it out of the split.")
     low, high = boxes[:, 1:3], boxes[:, 3:5]

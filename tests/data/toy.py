@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bench.data.leaks import Finding
-from bench.data.splits import SIDES, Splits, item_digest, side_digest
+from bench.data.splits import SIDES, Splits, item_digest
 from bench.types import Example
 
 
@@ -48,14 +48,7 @@ def toy() -> tuple[Toy, Splits]:
 
 def splits_of(data: Toy, rows: dict[str, range]) -> Splits:
     sides = {side: {f"i{row:03}": item_digest(data[f"i{row:03}"]) for row in rows[side]} for side in SIDES}
-    return Splits(
-        name="toy",
-        items={item: digest for side in sides.values() for item, digest in side.items()},
-        digests={side: side_digest(items) for side, items in sides.items()},
-        train=tuple(sorted(sides["train"])),
-        val=tuple(sorted(sides["val"])),
-        test=tuple(sorted(sides["test"])),
-    )
+    return Splits.of("toy", sides, groups={})
 
 
 def kinds(findings: Iterable[Finding]) -> set[str]:

@@ -186,13 +186,13 @@ def test_diagonal_neighbours_are_two_regions() -> None:
 
 
 def test_classify_takes_the_nearest_colour_and_knows_paper(package: Path) -> None:
-    palette = load_palette(package)
-    assert palette.names[0] == "background" and len(palette.names) == len(palette.rgb) == 6
+    known, palette = load_palette(package)
+    assert known[0] == "background" and len(known) == len(palette) == 6
     rgba = np.zeros((1, 4, 4), np.uint8)
     rgba[0, 1] = (0xD0, 0x30, 0x28, 255)
     rgba[0, 2] = (255, 255, 255, 255)
     rgba[0, 3] = (0, 0, 0, 127)
-    names = [palette.names[label] for label in classify(rgba, palette)[0]]
+    names = [known[label] for label in classify(rgba, palette)[0]]
     assert names == ["background", "red", "white", "background"]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.metrics.frechet import FrechetDistance, Moments, frechet_distance, frechet_from_moments
+from bench.metrics.frechet import FrechetDistance, Moments, frechet_from_moments
 from bench.metrics.intervals import Deal
 from bench.types import BenchError
+from tests.distances import frechet_distance
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 
 from bench.metrics import kernel
 from bench.metrics.intervals import Deal
-from bench.metrics.kernel import MeanDiscrepancy, gaussian_gap, kernel_distance, polynomial_kernel
+from bench.metrics.kernel import MeanDiscrepancy, gaussian_gap, polynomial_kernel
+from tests.distances import kernel_distance
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -117,5 +117,5 @@ def test_other_forms_are_refused() -> None:
         TASK.condition(replace(item, layers={"classes": item.layers["classes"]}))
     with pytest.raises(BenchError, match="without a palette"):
         TASK.condition(replace(item, palette=None))
-    with pytest.raises(BenchError, match=r"must be \(64, 64, 3\) uint8"):
+    with pytest.raises(BenchError, match=r"allowed: \[64,64,3\] uint8"):
         TASK.fidelity(item.image.astype(np.float32), item)

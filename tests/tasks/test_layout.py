@@ -101,5 +101,5 @@ def test_other_forms_are_refused() -> None:
         TASK.condition(replace(item, palette=None))
     with pytest.raises(BenchError, match="leave its 64x64 image"):
         TASK.condition(replace(item, layers={"boxes": np.array([(1, 0, 0, 65, 3)])}))
-    with pytest.raises(BenchError, match=r"must be \(64, 64, 3\) uint8"):
+    with pytest.raises(BenchError, match=r"allowed: \[64,64,3\] uint8"):
         TASK.fidelity(item.image[:32], item)

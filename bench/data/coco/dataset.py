@@ -10,28 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from bench.content import (
-    Cache,
-    FromFile,
-    Text,
-    Whole,
-    atomic_write,
-    check_name,
-    digest_arrays,
-    digest_json,
-    inside,
-    read_json,
-    sha256_bytes,
-    validated,
-)
-from bench.data.coco import MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
-from bench.data.coco.draw import colours_of, palette_of, redrawer
+from bench import content
+from bench.content import Cache, FromFile, Text, Whole, digest_arrays, digest_json
+from bench.data.coco import CELLS, MANIFEST, NAME, SETS, TRAIN, VAL, Recipe
+from bench.data.coco.draw import palette_of, redrawer
 from bench.data.coco.official import Category
 from bench.data.leaks import BITS, Fingerprints, codes_of, compare
 from bench.data.likeness import GRID, shrink
 from bench.data.picture import read_exact
-from bench.data.splits import OnDemand, Splits, item_digest, on_disk, side_digest
+from bench.data.splits import OnDemand, Splits, item_digest, on_disk
+from bench.metrics.regions import coarse_colours
 from bench.randomness import pick_items
 from bench.types import BenchError, Example
 
@@ -51,8 +41,7 @@ _PREPARE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableFile(FromFile):
+class TableFile(TypedDict):
     """Which table a manifest means: its SHA-256 and how many items it has."""
 
     sha256: Text
@@ -92,10 +81,10 @@ class Coco17:
         path = self.folder / MANIFEST
         if manifest is None and not path.is_file():
             raise BenchError(f"{folder} is not a prepared COCO 2017 (no {MANIFEST}). {_PREPARE}")
-        value = read_json(path) if manifest is None else manifest
+        value = content.read_json(path) if manifest is None else manifest
         if isinstance(value, dict) and value.get("schema") != SCHEMA:
             raise BenchError(f"{folder} was prepared by another version of this program. {_ANEW}")
-        found: Manifest = validated(value, Manifest, path, remedy=_PREPARE)
+        found: Manifest = content.validated(value, Manifest, path, remedy=_PREPARE)
         self.digest, self.protocol, self.recipe = digest_json(value), found.protocol, found.recipe
         self.palette = palette_of(found.categories)
         self.class_names = ("void", *(category.name for category in found.categories))
@@ -104,14 +93,13 @@ class Coco17:
         if set(found.tables) != set(SETS):
             raise BenchError(f"{path} names other tables than {', '.join(SETS)}. {_ANEW}")
         self.sides = {
-            name: rows_of(read_table(table_path(self.folder, name), sha256=found.tables[name].sha256))
+            name: rows_of(read_table(table_path(self.folder, name), sha256=found.tables[name]["sha256"]))
             for name in SETS
         }
         self._place = {item: (name, row) for name in SETS for item, row in self.sides[name].items()}
         self.ids = tuple(self._place)
 
     def __len__(self) -> int:
-        """Return the number of items."""
         return len(self.ids)
 
     def __getitem__(self, item_id: str) -> Example:
@@ -125,7 +113,7 @@ class Coco17:
         if recipe.boxes:
             layers["boxes"] = lambda: np.array(row["boxes"], np.int32).reshape(-1, 5)
         if "drawing" in recipe.tasks:
-            layers["colours"] = lambda: colours_of(read[_IMAGES]())
+            layers["colours"] = lambda: coarse_colours(read[_IMAGES](), cells=CELLS)
         return on_disk(
             read[_IMAGES],
             (recipe.size, recipe.size, 3),
@@ -171,16 +159,14 @@ class Coco17:
     def _small(self, ids: Sequence[str]) -> np.ndarray:
         """Return small pictures of items, [N,64,64,3] uint8."""
         kept = [(item, self._place[item][1]["small"]) for item in ids]
-        small = [
-            shrink(self._picture(_IMAGES, i)) if s is None else np.frombuffer(s, np.uint8) for i, s in kept
-        ]
+        small = [np.frombuffer(s, np.uint8) if s else shrink(self._picture(_IMAGES, i)) for i, s in kept]
         return np.array([picture.reshape(_SMALL) for picture in small], np.uint8).reshape(-1, *_SMALL)
 
     def _picture(self, layer: str, item: str) -> np.ndarray:
         """Return a stored layer: images [S,S,3] uint8, maps [S,S] uint8; BenchError where it was changed."""
-        (name, row), image = self._place[item], layer == _IMAGES
-        path, size = inside(self.folder / layer / name, f"{item}.png"), (self.recipe.size, self.recipe.size)
-        pixels = read_exact(path, advice=_ANEW, size=size, mode="RGB" if image else "L")
+        (name, row), image, side = self._place[item], layer == _IMAGES, self.recipe.size
+        path = content.inside(self.folder / layer / name, f"{item}.png")
+        pixels = read_exact(path, advice=_ANEW, size=(side, side), mode="RGB" if image else "L")
         kept = dict(zip((_IMAGES, *self.recipe.maps), (row["image"], *row["maps"]), strict=False))
         if digest_arrays(image=pixels) != kept[layer].hex():
             raise BenchError(
@@ -200,15 +186,13 @@ def splits_of(data: Coco17, *, tune: bool = False) -> Splits:
     Where it was prepared as release-leaky, train holds val2017 too, as in the release of BPS. tune: take
     pictures out of train to choose on; what looks like one of them is then left out of train.
     """
-    train, val = tuple(data.sides[TRAIN]), tuple(sorted(data.sides[VAL]))
-    items = data.item_digests(data.ids)
-    sides = {"train": tuple(sorted((*train, *val) if data.recipe.leaky else train)), "val": val, "test": ()}
-    digests = {side: side_digest({i: items[i] for i in ids}) for side, ids in sides.items()}
-    splits = Splits(name=data.name, items=items, digests=digests, **sides)  # type: ignore[arg-type]
+    train, val = tuple(data.sides[TRAIN]), tuple(data.sides[VAL])
+    sides = {"train": data.ids if data.recipe.leaky else train, "val": val, "test": ()}
+    splits = Splits.of(data.name, {side: data.item_digests(ids) for side, ids in sides.items()}, groups={})
     if not tune:
         return splits
     held = pick_items(train, max(1, len(train) // _HELD_OUT))
-    left = [item for item in sides["train"] if item not in set(held)]
+    left = sorted({*splits.train} - {*held})
     found = compare(data.fingerprints(left), data.fingerprints(held), cache=Cache()).findings
     return splits.held_out(held, besides={first for finding in found for first, _ in finding.pairs})
 
@@ -267,7 +251,7 @@ def write_table(path: Path, table: Any) -> None:
 
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer)
-    atomic_write(path, buffer.getvalue().to_pybytes())
+    content.atomic_write(path, buffer.getvalue().to_pybytes())
 
 
 def read_table(path: Path, *, sha256: str | None = None) -> Any:
@@ -275,22 +259,21 @@ def read_table(path: Path, *, sha256: str | None = None) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    kinds = OSError, ValueError, pa.ArrowException
+    with content.refusing(lambda why: f"{path} is no table of a prepared COCO ({why}). {_ANEW}", *kinds):
         data = path.read_bytes()
-        if sha256 is not None and sha256_bytes(data) != sha256:
+        if sha256 is not None and content.sha256_bytes(data) != sha256:
             raise BenchError("it is not the file its record names")
         table = parquet.read_table(pa.BufferReader(data))
         table.validate(full=True)
         if not table.schema.equals(_schema()):
             raise BenchError("it has other columns")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BenchError(f"{path} is no table of a prepared COCO ({error}). {_ANEW}") from error
     return table
 
 
 def rows_of(table: Any) -> Mapping[str, dict[str, Any]]:
     """Return the rows of a table by id; BenchError for what is no id, and for one that stands twice."""
-    rows = {check_name(row["id"]): row for row in table.to_pylist()}
+    rows = {content.check_name(row["id"]): row for row in table.to_pylist()}
     if len(rows) < table.num_rows or any(len(row["boxes"]) % 5 for row in rows.values()):
         raise BenchError(f"a table of a prepared COCO has an id twice, or boxes of no five numbers. {_ANEW}")
     return rows

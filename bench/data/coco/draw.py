@@ -11,24 +11,25 @@ canny     Canny 1986 in scikit-image, on luminance; binary, and no learned edges
 
 from __future__ import annotations
 
+import errno
 import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from bench.content import digest_json, sha256_bytes, sha256_file
+from bench.base.weights import read_tensors
+from bench.content import digest_json, refusing, sha256_bytes, sha256_file
 from bench.data.coco import CELLS, TASKS, Recipe
 from bench.data.coco.official import Category, Picture
 from bench.data.picture import PictureError, decode, picture_bytes
 from bench.judges import judges_folder
 from bench.metrics.regions import coarse_colours
-from bench.types import BenchError, Example, raise_of_machine
+from bench.types import BenchError, Example
 
 VERSION = 1  # raise it when the same options give other items
 _RESIZES = {
@@ -79,8 +80,7 @@ def protocol_of(recipe: Recipe, categories: Sequence[Category], *, weights: Path
     return protocol
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(NamedTuple):
     """The part of a picture that is kept, in its pixels, and the side of the square it becomes."""
 
     left: int
@@ -98,8 +98,9 @@ class Frame:
         return self._square(Image.fromarray(classes), Image.Resampling.NEAREST)
 
     def lines(self, edges: np.ndarray) -> np.ndarray:
-        """Return the whole of a line drawing [H,W] uint8 squashed, [S,S] uint8, as the release does it: by
-        area where the short side shrinks, else by Lanczos' filter.
+        """Return the whole of a line drawing [H,W] uint8 squashed, [S,S] uint8, as the release does it.
+
+        By area where the short side shrinks, else by Lanczos' filter.
         """
         shrinks = min(edges.shape) >= self.size
         chosen = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
@@ -131,18 +132,15 @@ class Frame:
 def frame_of(width: int, height: int, *, size: int, resize: str) -> Frame:
     """Return the frame of a picture of width x height pixels; resize: "crop" or "squash"."""
     if resize == "squash":
-        return Frame(left=0, top=0, width=width, height=height, size=size)
+        return Frame(0, 0, width, height, size)
     side = min(width, height)
-    return Frame(left=(width - side) // 2, top=(height - side) // 2, width=side, height=side, size=size)
+    return Frame((width - side) // 2, (height - side) // 2, side, side, size)
 
 
 def draw(
     picture: Picture, *, recipe: Recipe, categories: Sequence[Category], sketcher: Sketcher | None
 ) -> Example:
-    """Return a picture as an item with the layers of a recipe; Broken where it cannot be one.
-
-    sketcher: None where no sketch is asked for.
-    """
+    """Return a picture as an item with the layers of a recipe (sketcher: None for none), or raise Broken."""
     if not picture.captions:
         raise Broken("no caption")
     classes = {category.id: place for place, category in enumerate(categories, start=1)}
@@ -157,7 +155,7 @@ def draw(
     if recipe.boxes:
         layers["boxes"] = frame.boxes((classes[int(b[0])], *b[1:]) for b in picture.boxes)
     if "drawing" in recipe.tasks:
-        layers["colours"] = colours_of(image)
+        layers["colours"] = coarse_colours(image, cells=CELLS)
     return Example(
         id=picture.name,
         caption=caption_of(picture.id, picture.captions),
@@ -166,11 +164,6 @@ def draw(
         palette=palette_of(categories) if categories else None,
         photo=True,
     )
-
-
-def colours_of(image: np.ndarray) -> np.ndarray:
-    """Return the layer of coarse colours, [S,S,3] uint8."""
-    return coarse_colours(image, cells=CELLS)
 
 
 def redrawer(recipe: Recipe, protocol: Mapping[str, str]) -> Sketcher | None:
@@ -220,19 +213,13 @@ def _classes(picture: Picture, classes: Mapping[int, int]) -> np.ndarray:
 
 
 def _decoded(path: Path, what: str, picture: Picture) -> np.ndarray:
-    """Read a file as RGB, [H,W,3] uint8: grey and CMYK are converted, EXIF rotation is not applied.
-
-    Broken if it is no whole picture of the annotated size. Errors of the disk pass through.
-    """
+    """Read a file as RGB, not turned, [H,W,3] uint8; Broken if no whole picture of the annotated size."""
     try:
         pixels = decode(picture_bytes(path)).pixels
     except PictureError as error:
-        cause = error.__cause__
-        if isinstance(cause, FileNotFoundError):
-            raise Broken(f"no {what} file") from None
-        if isinstance(cause, OSError) and cause.errno is not None:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in (None, errno.ENOENT):
             raise BenchError(f"{path} cannot be read ({error}).") from error
-        raise Broken(f"the {what} file is damaged") from error
+        raise Broken(f"the {what} file is damaged" if path.exists() else f"no {what} file") from error
     if pixels.shape[:2] != (picture.height, picture.width):
         raise Broken(f"the {what}'s size is not that of its annotations")
     return pixels
@@ -263,17 +250,14 @@ def load_sketcher(recipe: Recipe, *, weights: Path | None, device: str = "cpu") 
     if recipe.sketch == "canny":
         return canny_lines
     path = _weights(recipe.sketch, weights)
-    try:
+    with refusing(lambda why: f"{path} does not hold the weights of {recipe.sketch} ({why})."):
         if recipe.sketch == "hed":
             hed = _package("controlnet_aux.hed").HEDdetector
             detector = hed.from_pretrained(str(path.parent), filename=path.name)
         else:
-            detector = _pidinet(path)
-    except BenchError:
-        raise
-    except Exception as error:  # torch raises many kinds for a wrong file
-        raise_of_machine(error)
-        raise BenchError(f"{path} does not hold the weights of {recipe.sketch} ({error}).") from error
+            network = _package("controlnet_aux.pidi.model").pidinet()
+            network.load_state_dict({k.removeprefix("module."): v for k, v in read_tensors(path).items()})
+            detector = _package("controlnet_aux.pidi").PidiNetDetector(network.eval())
     detector.to(device)
 
     def lines(image: np.ndarray) -> np.ndarray:
@@ -297,15 +281,6 @@ def canny_lines(image: np.ndarray) -> np.ndarray:
     return np.where(canny(image @ _LUMINANCE, **_CANNY), 255, 0).astype(np.uint8)
 
 
-def _pidinet(path: Path) -> Any:
-    import torch
-
-    network = _package("controlnet_aux.pidi.model").pidinet()
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
-    return _package("controlnet_aux.pidi").PidiNetDetector(network.eval())
-
-
 def _weights(name: str, folder: Path | None) -> Path:
     file = _FILES[name]
     if folder is None or not (folder / file).is_file():
@@ -319,11 +294,10 @@ def _weights(name: str, folder: Path | None) -> Path:
 
 def _package(name: str) -> Any:
     """Import an optional package; BenchError that says how to install it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # controlnet-aux tells of detectors nobody asked for
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise BenchError(
-            f"drawing sketches needs {name.split('.')[0]} ({error}): pip install 'bps-bench[coco]'"
-        ) from error
+    needs = f"drawing sketches needs {name.split('.')[0]}"
+    with (
+        warnings.catch_warnings(),
+        refusing(lambda why: f"{needs} ({why}): pip install 'bps-bench[coco]'", ImportError),
+    ):
+        warnings.simplefilter("ignore")  # controlnet-aux tells of detectors nobody asked for
+        return importlib.import_module(name)

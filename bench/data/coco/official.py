@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, NotRequired, TypeVar
 from annotated_types import Ge, Le
 from typing_extensions import TypedDict
 
-from bench.content import FromFile, Name, Text, Whole, sha256_file, validated
+from bench.content import FromFile, Name, Text, Whole, refusing, sha256_file, validated
 from bench.data.coco import SETS
 from bench.types import BenchError, how_many, some
 
@@ -151,19 +151,17 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     BenchError that names every missing file and where it belongs, for files of another form, and for
     annotations of images or classes that no list holds.
     """
-    absent = []
+    wanted = {}
     for name in SETS:
-        if not (root / name).is_dir():
-            absent.append(f"{root / name}/ (the images: {name}.zip)")
-        for path, kind in ((_path(root, kind, name), kind) for kind in kinds):
-            if not path.is_file():
-                why = "; it also holds the classes' colours" if kind == PANOPTIC else ""
-                absent.append(f"{path} (from {_ZIPS[kind]}{why})")
-        folder = _path(root, PANOPTIC, name).with_suffix("")
-        if maps and not folder.is_dir():
-            absent.append(f"{folder}/ (unpack {PANOPTIC}_{name}.zip of {_ZIPS[PANOPTIC]} there)")
-    if absent:
-        listed = "".join(f"\n  {line}" for line in absent)
+        wanted[root / name] = f"/ (the images: {name}.zip)"
+        for kind in kinds:
+            why = "; it also holds the classes' colours" if kind == PANOPTIC else ""
+            wanted[_path(root, kind, name)] = f" (from {_ZIPS[kind]}{why})"
+        if maps:
+            folder = _path(root, PANOPTIC, name).with_suffix("")
+            wanted[folder] = f"/ (unpack {PANOPTIC}_{name}.zip of {_ZIPS[PANOPTIC]} there)"
+    listed = "".join(f"\n  {path}{whence}" for path, whence in wanted.items() if not path.exists())
+    if listed:
         raise BenchError(
             f"{root} is not a whole COCO 2017. Missing:{listed}\nThe archives are listed at "
             "https://cocodataset.org/#download; --root is the folder that holds train2017/."
@@ -209,22 +207,24 @@ def _read_set(root: Path, name: str, kinds: Sequence[str]) -> OfficialSet:
             skipped.append(Skip(set=name, id=item, file=file, reason=reason, what="annotation"))
         elif not row.get("iscrowd"):
             boxes[image["id"]].append((row["category_id"], *box))
-    maps = {row["image_id"]: row for row in rows[PANOPTIC]}
-    pictures = []
-    for number, image in sorted(images.items()):
-        found, folder = maps.get(number), _path(root, PANOPTIC, name).with_suffix("")
-        pictures.append(
-            Picture(
-                id=number,
-                file=root / name / image["file_name"],
-                width=image["width"],
-                height=image["height"],
-                captions=tuple(captions[number]),
-                boxes=tuple(boxes[number]),
-                segments=found and {s["id"]: s["category_id"] for s in found["segments_info"]},
-                map=found and folder / found["file_name"],
-            )
+    maps, folder = (
+        {row["image_id"]: row for row in rows[PANOPTIC]},
+        _path(root, PANOPTIC, name).with_suffix(""),
+    )
+    segments = {n: {s["id"]: s["category_id"] for s in row["segments_info"]} for n, row in maps.items()}
+    pictures = (
+        Picture(
+            id=number,
+            file=root / name / image["file_name"],
+            width=image["width"],
+            height=image["height"],
+            captions=tuple(captions[number]),
+            boxes=tuple(boxes[number]),
+            segments=segments.get(number),
+            map=folder / maps[number]["file_name"] if number in maps else None,
         )
+        for number, image in sorted(images.items())
+    )
     return OfficialSet(
         name=name,
         pictures=tuple(pictures),
@@ -255,10 +255,9 @@ def _read(path: Path, kind: str) -> Any:
         value.pop("segmentation", None)
         return value
 
-    try:
+    kinds = OSError, ValueError, RecursionError
+    with refusing(lambda why: f"{path} cannot be read ({why}). Unpack it anew.", *kinds):
         value = json.loads(path.read_bytes(), object_hook=lighten)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BenchError(f"{path} cannot be read ({error}). Unpack it anew.") from error
     return validated(value, _FILES[kind], path, remedy="Unpack it anew.")
 
 

@@ -11,14 +11,14 @@ processes; a finished piece is kept in parts/, so that a killed run goes on.
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import content
 from bench.content import Cache, Lock, atomic_write, read_json, sha256_bytes, sha256_file, write_json
@@ -28,6 +28,7 @@ from bench.data.coco.draw import Broken, describe_sketch, draw, load_sketcher, p
 from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
 from bench.data.latents import size_words
 from bench.data.leaks import Finding, compare
+from bench.data.picture import encoded
 from bench.data.pool import in_processes, visible_gpus
 from bench.types import BenchError, Example, Hooks, how_many
 
@@ -53,21 +54,12 @@ class Report:
     leaks: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A few pictures of one set and all that is needed to draw them; sent to other processes.
-
-    path: of the finished piece's table; beside it lies what was left out.
-    """
+class Piece(NamedTuple):
+    """A few pictures of one set; path: of the finished piece's table, beside it lies what was left out."""
 
     set: str
     path: Path
     pictures: tuple[Picture, ...]
-    categories: tuple[Category, ...]
-    recipe: Recipe
-    out: Path
-    weights: Path | None
-    device: str
 
 
 def prepare_coco17(
@@ -106,20 +98,14 @@ def prepare_coco17(
         if not (out / MANIFEST).exists():
             _check_disk(out, sum(len(one.pictures) for one in sets), recipe, hooks)
             pieces = [
-                Piece(
-                    set=one.name,
-                    path=out / PARTS / f"{one.name}-{number:05d}.parquet",
-                    pictures=one.pictures[start : start + piece],
-                    categories=categories,
-                    recipe=recipe,
-                    out=out,
-                    weights=weights,
-                    device=device,
-                )
+                Piece(one.name, out / PARTS / f"{one.name}-{n:05d}.parquet", one.pictures[at : at + piece])
                 for one in sets
-                for number, start in enumerate(range(0, len(one.pictures), piece))
+                for n, at in enumerate(range(0, len(one.pictures), piece))
             ]
-            _draw(pieces, jobs=jobs, hooks=hooks)
+            work = partial(
+                _draw_piece, out, recipe=recipe, categories=categories, weights=weights, device=device
+            )
+            _draw(work, pieces, jobs=jobs, gpus=visible_gpus() if device == "cuda" else (), hooks=hooks)
             hooks.stage(f"compare {TRAIN} with {VAL}", 1)
             manifest = {
                 "schema": SCHEMA,
@@ -138,10 +124,9 @@ def prepare_coco17(
 def report(folder: Path) -> Report:
     """Describe a prepared folder."""
     data = Coco17(folder)
-    leaky, train = data.recipe.leaky, tuple(data.sides[TRAIN])
-    findings: tuple[Finding, ...] = ()
-    if leaky or data.recipe.duplicates == "keep":
-        findings = _shared(data, data.ids if leaky else train)
+    leaky = data.recipe.leaky
+    shared = leaky or data.recipe.duplicates == "keep"
+    findings = _shared(data, data.ids if leaky else tuple(data.sides[TRAIN])) if shared else ()
     return Report(
         folder=folder,
         items={name: len(rows) for name, rows in data.sides.items()},
@@ -182,7 +167,14 @@ def _claim(out: Path, begun: Mapping[str, Any]) -> None:
             raise BenchError(f"{out} is not empty and no prepared COCO. Choose another --out.")
         write_json(path, begun)
         return
-    there, now = (_flat(value) for value in (read_json(path, of=dict[str, Any]), begun))
+    there, now = (
+        {
+            k: v
+            for name, part in value.items()
+            for k, v in (part if isinstance(part, dict) else {name: part}).items()
+        }
+        for value in (read_json(path, of=dict[str, Any]), begun)
+    )
     differ = [
         f"{name}: {there.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
         for name in sorted({*there, *now})
@@ -193,11 +185,6 @@ def _claim(out: Path, begun: Mapping[str, Any]) -> None:
             f"{out} was begun with other options ({'; '.join(differ)}). Choose another --out, or "
             "delete the folder."
         )
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {k: v for k, v in value.items() if not isinstance(v, dict)}
-    return parts | {k: v for inner in value.values() if isinstance(inner, dict) for k, v in inner.items()}
 
 
 def _size(folder: Path) -> int:
@@ -215,15 +202,16 @@ def _check_disk(out: Path, items: int, recipe: Recipe, hooks: Hooks) -> None:
         )
 
 
-def _draw(pieces: Sequence[Piece], *, jobs: int, hooks: Hooks) -> None:
+def _draw(
+    work: Callable[[Piece], int], pieces: Sequence[Piece], *, jobs: int, gpus: Sequence[str], hooks: Hooks
+) -> None:
     """Draw the pieces that are not there yet, `jobs` at once; raises Stopped between pieces."""
     total = sum(len(p.pictures) for p in pieces)
     waiting = [p for p in pieces if not p.path.exists()]
     done = total - sum(len(p.pictures) for p in waiting)
     hooks.stage("prepare", total)
     hooks.tick(done, total)
-    gpus = visible_gpus() if any(piece.device == "cuda" for piece in waiting) else ()
-    with closing(in_processes(draw_piece, waiting, jobs=jobs, gpus=gpus)) as counts:
+    with closing(in_processes(work, waiting, jobs=jobs, gpus=gpus)) as counts:
         for count in counts:
             done += count
             hooks.tick(done, total)
@@ -231,26 +219,30 @@ def _draw(pieces: Sequence[Piece], *, jobs: int, hooks: Hooks) -> None:
                 hooks.check_stop()
 
 
-def draw_piece(piece: Piece) -> int:
+def _draw_piece(
+    out: Path,
+    piece: Piece,
+    *,
+    recipe: Recipe,
+    categories: tuple[Category, ...],
+    weights: Path | None,
+    device: str,
+) -> int:
     """Draw one piece, pictures first, its table last, each file atomically; return its pictures' number."""
-    from PIL import Image
-
-    recipe, sketcher = piece.recipe, None
-    if "sketch" in recipe.maps:
-        sketcher = load_sketcher(recipe, weights=piece.weights, device=piece.device)
+    sketched = "sketch" in recipe.maps
+    sketcher = load_sketcher(recipe, weights=weights, device=device) if sketched else None
     kept: list[Example] = []
     skipped: list[Skip] = []
     for picture in piece.pictures:
         try:
-            example = draw(picture, recipe=recipe, categories=piece.categories, sketcher=sketcher)
+            example = draw(picture, recipe=recipe, categories=categories, sketcher=sketcher)
         except Broken as reason:
             skipped.append(Skip(set=piece.set, id=picture.name, file=picture.file.name, reason=str(reason)))
             continue
         for layer, pixels in {"images": example.image, **example.layers}.items():
             if layer in ("images", *recipe.maps):
-                buffer = io.BytesIO()  # lossless; equal pixels give equal bytes
-                Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
-                atomic_write(piece.out / layer / piece.set / f"{example.id}.png", buffer.getvalue())
+                png = encoded(pixels, "PNG", compress_level=6)  # lossless; equal pixels give equal bytes
+                atomic_write(out / layer / piece.set / f"{example.id}.png", png)
         kept.append(example)
     write_json(piece.path.with_suffix(".json"), [asdict(s) for s in skipped])
     captions = {picture.name: picture.captions for picture in piece.pictures}
