@@ -44,37 +44,51 @@ def check_method(
 
     torch.manual_seed(seed)
     denoiser = method.build(base, task, **options)
-    trainable = Trainable(denoiser)
-    start = _equal_to_base(denoiser, base, data)
-    if not trainable.parameters:
+    parameters = Trainable(denoiser).parameters
+    gap = _gap(_probe(base, data, denoiser, range(2)), _probe(base, data, base, range(2)))
+    same = getattr(denoiser, "starts_as_base", True)
+    claim = "it equals the base bit for bit" if same else "it differs from the base as it says"
+    start = Finding(f"untrained, {claim}", (gap == 0.0) == same, f"largest difference in eps {gap:.3g}")
+    if not parameters:
         return [start, Finding("nothing is trained", True, "0 parameters")]
     frozen = {n: p.detach().clone() for n, p in denoiser.named_parameters() if not p.requires_grad}
-    touched = _train(denoiser, trainable, base=base, data=data, steps=steps, seed=seed)
-    silent = sorted(set(trainable.parameters) - touched)
+    touched: set[str] = set()
+    optimiser = torch.optim.AdamW(parameters.values(), lr=1e-3)
+    for step in range(steps):
+        training = Training(batch=4)
+        training_loss(denoiser, base=base, data=data, training=training, seed=seed, step=step).backward()
+        graded = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+        touched |= {name for name, grad in graded.items() if bool(grad.abs().max() > 0)}
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    silent = sorted(set(parameters) - touched)
     without = f"; without: {', '.join(silent[:4])}{' ...' if len(silent) > 4 else ''}" if silent else ""
     now = dict(denoiser.named_parameters())
     changed = [n for n, before in frozen.items() if not torch.equal(before, now[n])]
-    graded = [n for n in frozen if now[n].grad is not None]
-    probes = [_probe(base, data, denoiser, rows) for rows in (range(2), range(2, 4))]
-    gap = float((probes[0] - probes[1]).abs().max())
+    touched_too = [n for n in frozen if now[n].grad is not None]
+    gap = _gap(*(_probe(base, data, denoiser, rows) for rows in (range(2), range(2, 4))))
     return [
         start,
         Finding(
-            statement="gradients reach every trainable parameter",
-            holds=not silent,
-            detail=f"{len(touched)} of {len(trainable.parameters)} parameter tensors{without}",
+            "gradients reach every trainable parameter",
+            not silent,
+            f"{len(touched)} of {len(parameters)} parameter tensors{without}",
         ),
         Finding(
-            statement="the frozen prior is bit-identical after training and has no gradients",
-            holds=not changed and not graded,
-            detail=f"{len(frozen)} frozen tensors, {len(changed)} changed, {len(graded)} with gradient",
+            "the frozen prior is bit-identical after training and has no gradients",
+            not changed and not touched_too,
+            f"{len(frozen)} frozen tensors, {len(changed)} changed, {len(touched_too)} with gradient",
         ),
         Finding(
-            statement=f"another condition {'changes' if method.conditioned else 'leaves'} the output",
-            holds=(gap > 0.0) == method.conditioned,
-            detail=f"largest difference in eps {gap:.3g}",
+            f"another condition {'changes' if method.conditioned else 'leaves'} the output",
+            (gap > 0.0) == method.conditioned,
+            f"largest difference in eps {gap:.3g}",
         ),
     ]
+
+
+def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
 
 
 def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tensor:
@@ -87,38 +101,6 @@ def _probe(base: Base, data: Prepared, denoiser: Any, rows: range) -> torch.Tens
     text = torch.stack([data.empty.expand_as(prompts), prompts])
     with torch.no_grad():
         features = denoiser.encode(data.conditions_at(rows).to(base.device))
-        eps = denoiser(
-            latents.to(base.device),
-            torch.tensor([17, 801], device=base.device),
-            text.to(base.device),
-            features,
-        )
+        steps = torch.tensor([17, 801], device=base.device)
+        eps = denoiser(latents.to(base.device), steps, text.to(base.device), features)
     return eps.float().cpu()
-
-
-def _equal_to_base(denoiser: Any, base: Base, data: Prepared) -> Finding:
-    outputs = [_probe(base, data, each, range(2)) for each in (denoiser, base)]
-    gap = float((outputs[0] - outputs[1]).abs().max())
-    same = getattr(denoiser, "starts_as_base", True)
-    claim = "it equals the base bit for bit" if same else "it differs from the base as it says"
-    detail = f"largest difference in eps {gap:.3g}"
-    return Finding(f"untrained, {claim}", (gap == 0.0) == same, detail)
-
-
-def _train(
-    denoiser: Any, trainable: Trainable, *, base: Base, data: Prepared, steps: int, seed: int
-) -> set[str]:
-    """Take a few optimiser steps; return the names of parameters that had a gradient."""
-    import torch
-
-    optimiser = torch.optim.AdamW(trainable.parameters.values(), lr=1e-3)
-    touched: set[str] = set()
-    for step in range(steps):
-        loss = training_loss(denoiser, base=base, data=data, training=Training(batch=4), seed=seed, step=step)
-        loss.backward()
-        touched |= {
-            n for n, p in trainable.parameters.items() if p.grad is not None and bool(p.grad.abs().max() > 0)
-        }
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-    return touched

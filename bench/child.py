@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 PROGRAM = Path(__file__).resolve().parent.parent / "cli.py"
@@ -31,7 +30,6 @@ _AGAIN_SECONDS = 5.0
 _GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENDS = (0, *STOPPED, *(-number for number in _SIGNALS))  # of a process that went well or was asked to end
-_HERE = "127.0.0.1"
 _CHILD = "BPS_BENCH_CHILD"
 _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
 
@@ -91,24 +89,21 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
     """Do a command in `count` processes of one thread, which share its work as a launcher's do.
 
     The first speaks for all, and answers if told so, see `Process`; signals go to all. Returns its exit
-    code, 2 where another was lost, of which a line is said. One that fails ends the others, at once where
-    they do not end by themselves.
+    code, 2 where another was lost, of which a line is said. One that fails ends the others, by force where
+    they take longer than half a minute; so does a second signal.
     """
     with socket.socket() as probe:
-        probe.bind((_HERE, 0))
-        shared = {"MASTER_ADDR": _HERE, "MASTER_PORT": str(probe.getsockname()[1]), "OMP_NUM_THREADS": "1"}
-    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)} | _handed_over()
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **_handed_over()}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     asked: list[int] = []
     before = {s: signal.signal(s, lambda number, frame: asked.append(number)) for s in _SIGNALS}
-    processes = [
-        Process(
-            _argv(arguments),
-            alone=rank == 0,
-            added={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            answers=answers and rank == 0,
-        )
-        for rank in range(count)
-    ]
+    processes = []
+    for rank in range(count):
+        added = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        first = rank == 0
+        processes.append(Process(_argv(arguments), alone=first, added=added, answers=answers and first))
     try:
         return _supervised(processes, asked)
     finally:
@@ -117,24 +112,18 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
 
 
 def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
-    """Wait for processes that need each other; return their exit code, see `together`.
-
-    asked: signals that came for all of them, taken out as they are passed on. A second one is the last.
-    """
+    """Wait for processes, see `together`; asked: signals that came, taken out as they are passed on."""
     lost: Process | None = None
     patience, stopped = math.inf, False  # until when those that are left may save their work
     while None in (codes := [process.poll() for process in processes]):
-        if stopped and asked:
-            patience = time.monotonic() + _AGAIN_SECONDS
-        stopped |= bool(asked)
         failed = [p for p, code in zip(processes, codes, strict=True) if code not in (None, *_ENDS)]
-        if failed and patience == math.inf:
+        if patience == math.inf and (failed or (stopped and asked)):
             patience = time.monotonic() + _GRACE_SECONDS
             if not stopped:
                 lost = min(failed, key=lambda process: process.returncode)  # one that was killed says nothing
                 asked.append(signal.SIGTERM)
         while asked:
-            number = asked.pop()
+            number, stopped = asked.pop(), True
             for process in processes:
                 process.send_signal(number)
         if time.monotonic() > patience:
@@ -158,10 +147,7 @@ def _argv(arguments: Sequence[str]) -> list[str]:
 
 
 def _handed_over() -> dict[str, str]:
-    """Return the environment in which a new process finds the modules that this one finds, in order.
-
-    It also says that the process is a child, and what PYTHONPATH was before.
-    """
+    """Return an environment with the modules that this process finds, in order, for one that is its child."""
     places = dict.fromkeys(os.path.abspath(place) for place in sys.path)  # "" is the working folder
     existing = os.pathsep.join(place for place in places if os.path.exists(place))
     return {"PYTHONPATH": existing, _CHILD: os.environ.get("PYTHONPATH", "")}
@@ -214,9 +200,34 @@ def placed(address: str | None, *, cpus: float, gpus: float) -> Iterator[Callabl
     if address is None:
         yield None
         return
-    ray = _connected(address)
+    from bench.types import BenchError
+
     try:
-        _check_room(ray, cpus=cpus, gpus=gpus)
+        import ray
+    except ImportError:
+        raise BenchError("--ray needs Ray, which is not installed: pip install 'bps-bench[ray]'.") from None
+    if address == LOCAL:  # its runs are this machine's work, not guests that others come before
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    before = {number: signal.getsignal(number) for number in _SIGNALS}  # which Ray would replace
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BenchError(
+            f"no Ray cluster answers at '{address}' ({error}). Start one (ray start --head), or give "
+            f"--ray {LOCAL} for one on this machine alone."
+        ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        sizes = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
+        if not any(cores >= cpus and cards >= gpus for cores, cards in sizes):  # it would wait for ever
+            there = ", ".join(f"{cores:g} cores and {cards:g} GPUs" for cores, cards in sizes)
+            raise BenchError(
+                f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs for a run; there: {there}. "
+                "Lower --cpus-per-run or --gpus-per-run."
+            )
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         task = ray.remote(on_node).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         given = {k: v for k, v in os.environ.items() if k.startswith(_TO_NODES)} | _handed_over()
@@ -249,7 +260,6 @@ class Remote:
     """A process on some node, or one that still waits for room there."""
 
     def __init__(self, task: Any) -> None:
-        """Take the reference of what `on_node` will return."""
         self._task = task
         self._result: tuple[int, str] | None = None
         self._cancelled = math.inf  # when it was last asked to end, in seconds
@@ -280,41 +290,3 @@ class Remote:
     def last_line(self) -> str:
         """Return the last line it wrote."""
         return "" if self._result is None else self._result[1]
-
-
-def _connected(address: str) -> ModuleType:
-    """Connect, and keep our own signal handlers, which Ray would replace."""
-    from bench.types import BenchError
-
-    try:
-        import ray
-    except ImportError:
-        raise BenchError("--ray needs Ray, which is not installed: pip install 'bps-bench[ray]'.") from None
-    if address == LOCAL:  # its runs are this machine's work, not guests that others come before
-        os.environ.setdefault("RAY_worker_niceness", "0")
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BenchError(
-            f"no Ray cluster answers at '{address}' ({error}). Start one (ray start --head), or give "
-            f"--ray {LOCAL} for one on this machine alone."
-        ) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return ray
-
-
-def _check_room(ray: ModuleType, *, cpus: float, gpus: float) -> None:
-    """Raise BenchError where every node is too small: a run would wait for ever."""
-    from bench.types import BenchError
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    sizes = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
-    if not any(cores >= cpus and cards >= gpus for cores, cards in sizes):
-        there = ", ".join(f"{cores:g} cores and {cards:g} GPUs" for cores, cards in sizes)
-        raise BenchError(
-            f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs for a run; there: {there}. "
-            "Lower --cpus-per-run or --gpus-per-run."
-        )

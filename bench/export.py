@@ -52,12 +52,15 @@ def export_run(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} exists and is not empty. Name a new folder.")
     loaded = _base_of(record, base, variant)
-    task = shown(registry.recorded("task", record), _form(record))
-    options = {name: value for name, value in record.options.items() if name not in _FLAGS}
+    options = dict(record.options)
+    channels, invert = options.get("condition_channels", "same"), options.get("invert_condition", False)
+    form = Weights(path=Path(), channels=str(channels), invert=bool(invert))  # in which the network saw it
+    task = shown(registry.recorded("task", record), form)
     import torch
 
     torch.manual_seed(record.seed)  # random weights that stay frozen are no part of what is kept
-    denoiser = method.build(loaded, task, **options)
+    given = {name: value for name, value in options.items() if name not in _FLAGS}
+    denoiser = method.build(loaded, task, **given)
     load_weights(run / ADAPTER, Trainable(denoiser))
     work = out.with_name(f".{out.name}.part")
     with Lock(out.with_name(f".{out.name}.lock"), about=out):
@@ -66,7 +69,20 @@ def export_run(
             _write_weights(work, method, denoiser.eval(), base=loaded if with_base else None)
             if with_base and not method.conditioned:
                 _write_seen(work, record, loaded)
-            _write_card(work, record, method=method, base=loaded, task=task, whole=with_base)
+            licence = licence_notes(record, loaded)
+            about = About(
+                title=method.title,
+                source=method.source,
+                base=loaded.name,
+                whole=with_base,
+                licence=licence,
+                condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
+                usage=_usage(method.exchange, record, base=loaded, task=task, whole=with_base),
+            )
+            atomic_write(work / CARD, model_card(record, about).encode())
+            notes = "".join(f"- {line}\n" for line in licence)
+            atomic_write(work / LICENCE_FILE, f"# Licence\n{notes}".encode())
+            write_json(work / RECORD_FILE, dataclasses.asdict(record))
             if out.exists():
                 out.rmdir()
             work.replace(out)
@@ -86,8 +102,7 @@ def push(folder: Path, repository: str) -> str:
 
     repository: "org/name". BenchError where the hub refuses or cannot be reached; the folder stays.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub import HfApi, errors
 
     try:
         api = HfApi()
@@ -95,7 +110,7 @@ def push(folder: Path, repository: str) -> str:
         return str(
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights and card")
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise BenchError(
             f"{repository} was not pushed ({str(error).splitlines()[0]}). {folder} is whole: log in with "
             "'hf auth login' where the network allows, and push it with 'hf upload'."
@@ -130,12 +145,6 @@ def _base_of(record: RunRecord, folder: Path | None, variant: str | None) -> Bas
             f"{base.digest[:12]}). Give it with --base and --base-variant."
         )
     return base
-
-
-def _form(record: RunRecord) -> Weights:
-    """Return in which form the run's network saw the task's condition."""
-    channels = str(record.options.get("condition_channels", "same"))
-    return Weights(path=Path(), channels=channels, invert=bool(record.options.get("invert_condition", False)))
 
 
 def _write_weights(out: Path, method: Any, denoiser: Any, *, base: Base | None) -> None:
@@ -174,27 +183,9 @@ def _write_seen(out: Path, record: RunRecord, base: Base) -> None:
     )
 
 
-def _write_card(out: Path, record: RunRecord, *, method: Any, base: Base, task: Task, whole: bool) -> None:
-    """Write README.md, LICENSE.md and the record beside the weights."""
-    licence = licence_notes(record, base)
-    about = About(
-        title=method.title,
-        source=method.source,
-        base=base.name,
-        whole=whole,
-        licence=licence,
-        condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
-        usage=_usage(method.exchange, record, base=base, task=task, whole=whole),
-    )
-    atomic_write(out / CARD, model_card(record, about).encode())
-    notes = "".join(f"- {line}\n" for line in licence)
-    atomic_write(out / LICENCE_FILE, f"# Licence\n{notes}".encode())
-    write_json(out / RECORD_FILE, dataclasses.asdict(record))
-
-
 def _usage(exchange: Exchange, record: RunRecord, *, base: Base, task: Task, whole: bool) -> str:
     """Return a program that draws an image as the run drew its samples."""
-    sampler = record.protocol.get("sampler", {})
+    sampler, channels = record.protocol.get("sampler", {}), task.channels
     size = base.unet.config["sample_size"] * base.downscale
     steps, guidance = sampler.get("steps", 50), sampler.get("guidance", 7.5)
     program = exchange.whole if whole else exchange.usage
@@ -202,19 +193,11 @@ def _usage(exchange: Exchange, record: RunRecord, *, base: Base, task: Task, who
         program = program.replace("safety_checker=None, feature_extractor=None, ", "")
         program = re.sub(r", (requires_)?safety_checker=(None|False)", "", program)
         program = program.replace(SD.pipeline, base.family.pipeline)
-    draw = program.format(
-        folder="DIR",
-        base="BASE",
-        prompt="your prompt",
-        channels=task.channels,
-        downscale=base.downscale,
-        inputs=LATENT_CHANNELS + task.channels * base.downscale**2,
-        size=size,
-        steps=steps,
-        guidance=guidance,
-        sampling=f"num_inference_steps={steps}, guidance_scale={guidance}",
-    )
-    condition = f"condition = torch.zeros(1, {task.channels}, {size}, {size})  # yours, in [0, 1]"
+    names = {"folder": "DIR", "base": "BASE", "prompt": "your prompt", "channels": channels, "size": size}
+    names |= {"downscale": base.downscale, "inputs": LATENT_CHANNELS + channels * base.downscale**2}
+    names |= {"sampling": f"num_inference_steps={steps}, guidance_scale={guidance}"}
+    draw = program.format(**names, steps=steps, guidance=guidance)
+    condition = f"condition = torch.zeros(1, {channels}, {size}, {size})  # yours, in [0, 1]"
     shipped = ", in bench/emoji/assets" if base.folder.parent == ASSETS else ""
     places = "# DIR: this folder" + ("" if whole else f"; BASE: {base.name}{shipped}")
     return f"import torch\n{condition}\n{draw}{places}\n"

@@ -49,7 +49,8 @@ class Outcome:
         return self.error or self.refused or "done"
 
 
-Start = Callable[[Sequence[str]], Process | Remote]
+Started = Process | Remote
+Start = Callable[[Sequence[str]], Started]
 """Starts this program's command line with some arguments, see `bench.child`."""
 RateOf = Callable[[RunSpec], float | None]
 """Chooses a run's learning rate; None leaves the suite's."""
@@ -79,7 +80,7 @@ def run_grid(
     if start is None:
         start = starter(jobs, processes=processes) if processes > 1 else starter(jobs)
     ended: dict[int, Outcome] = {}
-    running: dict[int, tuple[Outcome, Process | Remote | None]] = {}
+    running: dict[int, tuple[Outcome, Started | None]] = {}
     while len(ended) < len(configs):
         while len(running) < most and (number := len(ended) + len(running)) < len(configs):
             running[number] = _begun(Outcome(name=names[number], config=configs[number]), start)
@@ -115,22 +116,22 @@ def _check_grid(configs: Sequence[RunConfig], *, processes: int) -> None:
         check_shared(config)
 
 
-def _begun(outcome: Outcome, start: Start) -> tuple[Outcome, Process | Remote | None]:
+def _begun(outcome: Outcome, start: Start) -> tuple[Outcome, Started | None]:
     """Start a run, unless it has a record or cannot be."""
     config = outcome.config
     try:
         folder = config.results / identify(resolve(config)).run_id
-        record = finished(folder)
+        outcome = replace(outcome, record=finished(folder), folder=folder)
     except Refused as reason:
         return replace(outcome, refused=str(reason)), None
     except (BenchError, OSError) as error:
         return replace(outcome, error=str(error)), None
-    outcome = replace(outcome, record=record, folder=folder)
-    argv = ("run", "--no-floor", "--config", json.dumps(config.as_dict()))
-    return outcome, None if record is not None else start(argv)
+    if outcome.record is not None:
+        return outcome, None
+    return outcome, start(("run", "--no-floor", "--config", json.dumps(config.as_dict())))
 
 
-def _ended(outcome: Outcome, process: Process | Remote, code: int) -> Outcome:
+def _ended(outcome: Outcome, process: Started, code: int) -> Outcome:
     if code:
         return replace(outcome, error=f"failed with exit code {code}, {process.last_line()}")
     try:
@@ -139,7 +140,7 @@ def _ended(outcome: Outcome, process: Process | Remote, code: int) -> Outcome:
         return replace(outcome, error=str(error))
 
 
-def _stop_at(code: int | None, running: Mapping[int, tuple[Outcome, Process | Remote | None]]) -> None:
+def _stop_at(code: int | None, running: Mapping[int, tuple[Outcome, Started | None]]) -> None:
     """With a code, ask every run to save its work, wait for it and raise Stopped."""
     if code is None:
         return
@@ -207,16 +208,16 @@ def plan_ablation(
     `ablations` below it. Where variants differ in sampling alone, one training serves all of them. Of a
     learning curve the first seed is sampled under wrong conditions too.
     """
-    for task in registry.names("task", tasks) or ablation.tasks:
+    tasks = registry.names("task", tasks) or ablation.tasks
+    for task in tasks:
         check_shared(replace(config, task=task))
     asked = replace(config, budget=config.budget or ablation.budget)
-    gains = {seed: config.shuffled and ablation.gains and seed == seeds[0] for seed in seeds}
     variants = [(v, subset) for v in ablation.variants for subset in range(v.subsets)]
-    rounds = itertools.product(seeds, registry.names("task", tasks) or ablation.tasks, variants)
     planned: dict[Path, Planned] = {}
     trained: set[str] = set()
-    for seed, task, (variant, subset) in rounds:
-        own = replace(asked, seed=seed, task=task, shuffled=gains[seed], train_subset=subset or None)
+    for seed, task, (variant, subset) in itertools.product(seeds, tasks, variants):
+        gains = config.shuffled and ablation.gains and seed == seeds[0]
+        own = replace(asked, seed=seed, task=task, shuffled=gains, train_subset=subset or None)
         entry = _planned(own, variant, rate_of)
         if entry.folder in planned:
             continue  # a number that is the suite's own
@@ -242,13 +243,13 @@ def _planned(config: RunConfig, variant: Variant, rate_of: RateOf | None) -> Pla
     )
     if rate_of is not None:
         config = replace(config, learning_rate=rate_of(resolve(config)))
-    spec = resolve(config)
+    spec, beside = resolve(config), config.results / ABLATIONS_FOLDER
     main = spec.budget.name == spec.suite.default_budget and not changes(config) and not variant.leaky
-    home = config.results if main else config.results / ABLATIONS_FOLDER
+    home = config.results if main else beside
     entry = Planned(variant=variant, spec=spec, folder=home / variant.called, state=CANNOT)
     try:
         identity = identify(spec)
-        places = [f / identity.run_id for f in (home, config.results, config.results / ABLATIONS_FOLDER)]
+        places = [folder / identity.run_id for folder in (home, config.results, beside)]
         folder = next((place for place in places if (place / RECORD_FILE).exists()), places[0])
         spec = replace(spec, config=replace(config, results=folder.parent))
         entry = replace(entry, spec=spec, identity=identity, folder=folder, state=MISSING, trains=True)
@@ -258,18 +259,14 @@ def _planned(config: RunConfig, variant: Variant, rate_of: RateOf | None) -> Pla
 
 
 def do_ablation(
-    planned: Sequence[Planned],
-    *,
-    hooks: Hooks,
-    say: Callable[[str], None],
-    **where: Any,
+    planned: Sequence[Planned], *, hooks: Hooks, say: Callable[[str], None], **where: Any
 ) -> list[Outcome]:
     """Do the missing runs, those that train before those that take weights over, see `run_grid`."""
     outcomes: list[Outcome] = []
     for trains in (True, False):
         part = [entry for entry in planned if entry.state == MISSING and entry.trains == trains]
-        configs, names = [entry.spec.config for entry in part], [entry.name for entry in part]
-        outcomes += run_grid(configs, names=names, hooks=hooks, say=say, **where)
+        names = [entry.name for entry in part]
+        outcomes += run_grid([e.spec.config for e in part], names=names, hooks=hooks, say=say, **where)
     return outcomes
 
 
@@ -291,22 +288,20 @@ def seconds_of(
     there are any. What was measured on GPUs says nothing of CPUs, and the other way round.
     """
 
-    kind = (spec.suite.name, spec.device, spec.method.name, spec.suite.training.precision)
-    asked = json.loads(json.dumps(dict(spec.options)))
-    costs: list[tuple[bool, RunRecord]] = []
-    for record in records:
+    def kind(record: RunRecord) -> tuple[object, ...]:
         precision = record.protocol.get("training", {}).get("precision", Training.precision)
-        if (record.suite, record.environment.get("device"), record.method, precision) == kind:
-            options = {name: value for name, value in record.options.items() if name != "learning_rate"}
-            costs.append((options == asked, record))
-    best = any(alike for alike, _ in costs)
-    like = [record for alike, record in costs if alike or not best]
-    pace = [(r.cost.sample_seconds_per_image, r.protocol["sampler"]["steps"]) for r in like]
-    steps = [seconds / count for seconds, count in pace if seconds]
+        return record.suite, record.environment.get("device"), record.method, precision
+
+    wanted = (spec.suite.name, spec.device, spec.method.name, spec.suite.training.precision)
+    asked = json.loads(json.dumps(dict(spec.options)))
+    known = [record for record in records if kind(record) == wanted]
+    alike = [r for r in known if {k: v for k, v in r.options.items() if k != "learning_rate"} == asked]
+    costs = [(r, r.cost) for r in alike or known]
+    steps = [s / r.protocol["sampler"]["steps"] for r, c in costs if (s := c.sample_seconds_per_image)]
     if not steps:
         return None
-    scoring = [r.cost.score_seconds / r.splits.eval.n for r in like if r.cost.score_seconds] or [0.0]
-    rates = [r.cost.train_images_per_second for r in like if r.cost.train_images_per_second]
+    scoring = [s / r.splits.eval.n for r, c in costs if (s := c.score_seconds)] or [0.0]
+    rates = [rate for _, c in costs if (rate := c.train_images_per_second)]
     seconds_per_item = spec.suite.sampler.steps * median_low(steps) + median_low(scoring)
     training = spec.budget.images(spec.method.name) / median_low(rates) if trains and rates else 0.0
     return training + items * seconds_per_item

@@ -34,7 +34,7 @@ from bench.suites import method_of, resolve, suite_of, task_of
 from bench.training.checkpoint import Trainable, Writer
 from bench.training.engine import (
     Engine,
-    Execution,
+    carried_out,
     check_execution,
     count_processes,
     count_threads,
@@ -141,7 +141,7 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     setting = Setting(
         training=training,
         sampler=SAMPLER,
-        execution=Execution.of(config),
+        execution=config,
         sampled=config.sample_batch,
         cuda=device != "cpu",
     )
@@ -171,7 +171,7 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     setup = {"base": shape.name, "size": shape.size, "precision": precision, "batch": batch}
     return replace(
         timing,
-        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **setting.execution.as_dict()},
+        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **carried_out(config)},
         planned_memory_bytes=counted.peak if setting.cuda else round(process + CPU_ALLOWANCE * counted.peak),
         train_flops=counted.train_flops or None,
     )
@@ -249,7 +249,7 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal
 def _setup(spec: RunSpec) -> dict[str, Any]:
     """Return what changes times and is not the suite's own, as `cost.setup_of` reads it from records."""
     precision, processes = spec.suite.training.precision, join(spec.device).num_processes
-    how = {k: v for k, v in Execution.of(spec.config).as_dict().items() if k != "track"}
+    how = {k: v for k, v in carried_out(spec.config).items() if k != "track"}
     return {
         **({"precision": precision} if precision != Training.precision else {}),
         **({"batch": spec.config.train_batch} if spec.config.train_batch else {}),
@@ -263,24 +263,24 @@ def _training_steps(run: Any, count: int) -> list[float]:
     import torch
 
     denoiser, training, device = run.denoiser, run.spec.suite.training, run.spec.device
-    execution = Execution.of(run.spec.config)
+    config = run.spec.config
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         return []
     optimiser = torch.optim.AdamW(
-        parameters, lr=1e-5, weight_decay=training.weight_decay, fused=execution.fused or None
+        parameters, lr=1e-5, weight_decay=training.weight_decay, fused=config.fused or None
     )
     loss = partial(training_loss, denoiser, base=run.base, data=run.train_data, training=training, seed=0)
     times = [time.perf_counter()]
     warm_up = min(_WARM_UP, count)
-    with rebuilt(denoiser, execution):
+    with rebuilt(denoiser, config):
         engine = Engine(
             denoiser,
             optimiser,
             loss=lambda step, places: loss(step=step, places=places),
             training=training,
             device=device,
-            execution=execution,
+            config=config,
         )
         for step in range(warm_up + count):
             engine.backward(step)

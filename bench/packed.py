@@ -26,27 +26,11 @@ from typing import Any
 import numpy as np
 
 from bench import content
+from bench import record as records
 from bench.ablations import ABLATIONS_FOLDER
 from bench.content import Code, FromFile, Name, Text
 from bench.data.picture import SIDES, TILES_FILE, read_tiles, tile_pictures
-from bench.record import (
-    COMPARED,
-    ITEMS_FILE,
-    RECORD_FILE,
-    SUBMITTED,
-    Cost,
-    ItemScores,
-    Outside,
-    RunRecord,
-    SplitInfo,
-    Splits,
-    environment,
-    find_records,
-    load_items,
-    load_record,
-    record_of,
-    write_record,
-)
+from bench.record import ITEMS_FILE, RECORD_FILE, ItemScores, RunRecord, find_records, load_record
 from bench.types import BenchError
 
 LINES, ARRAYS = ".jsonl.gz", ".npz"
@@ -106,7 +90,7 @@ def load_run(folder: Path) -> Run:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise BenchError(f"{folder / name} is a link that leads out of its run. Put the file there.")
     record = load_record(folder)
-    items = load_items(folder) if (folder / ITEMS_FILE).exists() else None
+    items = records.load_items(folder) if (folder / ITEMS_FILE).exists() else None
     return Run(record=record, folder=folder, items=items)
 
 
@@ -170,7 +154,6 @@ class Line(FromFile):
     tiles: Mapping[Name, Code] | None = None
 
     def __post_init__(self) -> None:
-        """Raise BenchError for a place that is no run's, or tiles that lack a side."""
         folder, _, name = self.place.rpartition("/")
         if folder not in ("", ABLATIONS_FOLDER) or content.check_name(name) in ("", ABLATIONS_FOLDER):
             raise BenchError(f"'{self.place}' is no place of a run")
@@ -196,8 +179,16 @@ class Pack:
     def lines(self) -> dict[str, Line]:
         """The lines by place; BenchError for a file that is damaged or holds something else."""
         found: dict[str, Line] = {}
-        path = self.paths[0]
-        raw = _unzipped(path) if path.exists() else b""
+        path, most = self.paths[0], content.MOST_BYTES
+        if not path.exists():
+            return found
+        try:
+            packed = io.BytesIO(content.read_small(path, remedy=_REMEDY))
+            raw = gzip.GzipFile(fileobj=packed).read(most + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BenchError(f"{path} cannot be unpacked ({error}). {_REMEDY}") from error
+        if len(raw) > most:
+            raise BenchError(f"{path} holds more than {most:,} bytes, which no pack does. {_REMEDY}")
         for number, text in enumerate(raw.splitlines(), start=1):
             where = f"{path}, line {number}"
             line: Line = content.parse_json(text, where, of=Line, remedy=_REMEDY)
@@ -213,16 +204,13 @@ class Pack:
 
     def record(self, line: Line) -> RunRecord:
         """Return the record of a line; BenchError as `load_record`."""
-        return record_of(dict(line.record), f"{self.paths[0]}, {line.place}")
+        return records.record_of(dict(line.record), f"{self.paths[0]}, {line.place}")
 
     def run(self, line: Line) -> Run:
         """Return a line as the report reads it."""
         where, items = f"{self.paths[0]}, {line.place}", self.items(line)
-        return Run(
-            record=self.record(line),
-            items=None if items is None else content.validated(items, ItemScores, where, remedy=_REMEDY),
-            strips=self.strips(line),
-        )
+        scores = None if items is None else content.validated(items, ItemScores, where, remedy=_REMEDY)
+        return Run(record=self.record(line), items=scores, strips=self.strips(line))
 
     def items(self, line: Line) -> dict[str, Any] | None:
         """Return what a line's items file held, scores and replicates as arrays."""
@@ -250,12 +238,12 @@ class Pack:
 
     def files(self, line: Line) -> dict[str, bytes]:
         """Return the files of a line's run folder, byte for byte as they were."""
-        files, items, strips = {RECORD_FILE: _json_file(line.record)}, self.items(line), self.strips(line)
+        values, strips = {RECORD_FILE: line.record}, self.strips(line)
+        items = self.items(line)
         if items is not None:
-            files[ITEMS_FILE] = _json_file(_each(items, _listed))
-        if strips is not None:
-            files[TILES_FILE] = content.npz_bytes(strips)
-        return files
+            values[ITEMS_FILE] = _each(items, lambda scores: [None if v != v else v for v in scores.tolist()])
+        files = {name: content.json_bytes(value, indent=1) + b"\n" for name, value in values.items()}
+        return files if strips is None else {**files, TILES_FILE: content.npz_bytes(strips)}
 
     def _texts(self, digest: str) -> list[str]:
         raw, where = self._array(digest, np.uint8).tobytes(), f"{self.paths[1]}, {digest}"
@@ -269,7 +257,20 @@ class Pack:
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return _read_arrays(self.paths[1])
+        """The arrays by digest; BenchError where one is not what its digest says."""
+        path = self.paths[1]
+        found = content.read_npz(path)
+        try:
+            numbers, decimals = _parted(found, "numbers", np.int64), found["decimals"]
+            content.check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
+            arrays = {d: _floats(a, int(e)) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
+            arrays |= _parted(found, "bytes", np.uint8)
+        except (BenchError, KeyError) as error:
+            raise BenchError(f"{path} is no archive of a pack ({error}). {_REMEDY}") from error
+        for digest, array in arrays.items():
+            if content.digest_arrays(array=array)[:16] != digest:
+                raise BenchError(f"{path} is damaged: array {digest} is another. {_REMEDY}")
+        return arrays
 
 
 def pack_runs(results: Path, out: Path) -> list[Path]:
@@ -285,8 +286,15 @@ def pack_runs(results: Path, out: Path) -> list[Path]:
     files |= {f.relative_to(source.results).as_posix(): _files_of(f) for f in folders}
     if not files:
         raise BenchError(f"no runs in {results}: name a folder that holds run folders.")
+    drawn = {place: json.loads(own[RECORD_FILE]) for place, own in files.items() if TILES_FILE in own}
+    seen: set[str] = set()
+    for place, record in sorted(drawn.items(), key=lambda pair: (pair[1]["seed"], pair[0])):
+        kinds = {name: record.get(name, {}) for name in _OF_VARIANT}
+        variant = content.digest_json([place.rpartition("/")[0], kinds])
+        if variant in seen:
+            del files[place][TILES_FILE]
+        seen.add(variant)
     arrays: dict[str, np.ndarray] = {}
-    _keep_first_tiles(files)
     lines = [_line(place, files[place], arrays) for place in sorted(files)]
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=_made(target.results.parent)) as folder:
         made = Pack(Path(folder) / target.results.name)
@@ -334,7 +342,7 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
     """
     folder = submitted.parent if submitted.is_file() else submitted
     if submitted.is_file() and submitted.name != RECORD_FILE:
-        record, files = record_of(content.read_json(submitted), submitted), {}
+        record, files = records.record_of(content.read_json(submitted), submitted), {}
     else:
         record = load_run(folder).record
         files = {name: data for name, data in _files_of(folder).items() if name != RECORD_FILE}
@@ -347,7 +355,7 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
         ends = [value.low, value.value, value.high]
         if None not in ends and ends != sorted(ends):  # type: ignore[type-var]
             raise BenchError(f"{submitted}: {name} {value.value} lies outside its interval {ends[::2]}.")
-    options = {**record.options, SUBMITTED: content.check_word(by)}
+    options = {**record.options, records.SUBMITTED: content.check_word(by)}
     place = f"{record.run_id}-{by}"
     if (results / place).exists():
         raise BenchError(f"{results / place} is there already. Remove it, or name another with --by.")
@@ -356,7 +364,7 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=".add-", dir=_made(results)) as made:
         for name, data in files.items():
             content.atomic_write(Path(made) / "run" / name, data)
-        write_record(Path(made) / "run", added)
+        records.write_record(Path(made) / "run", added)
         load_run(Path(made) / "run")
         os.replace(Path(made) / "run", results / place)
     return results / place
@@ -373,16 +381,13 @@ def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -
         raise BenchError(f"{given['folder']} holds statistics; a row is of pictures. Give them as A.")
     judges = {role: vars(card) for role, card in comparison.judges.items()}
     protocol = {"reference": reference["digest"], "images": reference["n"], "judges": judges}
-    side = SplitInfo(name="given", n=given["n"], digest=given["digest"])
-    facts = {"pictures": f"{given['n']} of a folder, made elsewhere"}
-    outside = {"name": Path(given["folder"]).name or ".", "sha256": given["digest"], "facts": facts}
-    counted = {f.name: 0 if f.type == "Count" else None for f in fields(Cost)}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    digest = content.digest_json(protocol)
+    side = records.SplitInfo(name="given", n=given["n"], digest=given["digest"])
+    counted: dict[str, Any] = {f.name: 0 if f.type == "Count" else None for f in fields(records.Cost)}
+    now, digest = datetime.now(UTC).isoformat(timespec="seconds"), content.digest_json(protocol)
     task = "-".join(re.findall(r"[A-Za-z0-9_]+", Path(reference["folder"]).stem)) or "reference"
     record = RunRecord(
-        run_id=f"{COMPARED}-{content.check_word(name)}-{digest[:8]}",
-        suite=COMPARED,
+        run_id=f"{records.COMPARED}-{content.check_word(name)}-{digest[:8]}",
+        suite=records.COMPARED,
         task=f"{task}-{reference['digest'][:6]}",
         method=name,
         options={},
@@ -390,18 +395,25 @@ def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -
         seed=0,
         protocol_hash=digest,
         protocol=protocol,
-        splits=Splits(train=replace(side, n=0), eval=side, overlap=0),
+        splits=records.Splits(train=replace(side, n=0), eval=side, overlap=0),
         metrics=comparison.metrics,
         rows={"samples": comparison.metrics},
-        cost=Cost(**counted),  # type: ignore[arg-type]
-        environment={**environment(device="cpu", threads=1), "command": command},
+        cost=records.Cost(**counted),
+        environment={**records.environment(device="cpu", threads=1), "command": command},
         artifacts={},
         attribution="",
         started=now,
         finished=now,
-        weights=Outside(files={}, train_images=0, condition="", **outside),
+        weights=records.Outside(
+            name=Path(given["folder"]).name or ".",
+            sha256=given["digest"],
+            files={},
+            train_images=0,
+            condition="",
+            facts={"pictures": f"{given['n']} of a folder, made elsewhere"},
+        ),
     )
-    write_record(_made(results / record.run_id), record)
+    records.write_record(_made(results / record.run_id), record)
     return results / record.run_id
 
 
@@ -414,22 +426,9 @@ def _made(folder: Path) -> Path:
 
 
 def _files_of(folder: Path) -> dict[str, bytes]:
-    """Return the files of a run that a pack keeps, after checking them."""
     load_run(folder)
     paths = [folder / name for name in (RECORD_FILE, ITEMS_FILE, TILES_FILE)]
     return {path.name: content.read_small(path) for path in paths if path.exists()}
-
-
-def _keep_first_tiles(files: Mapping[str, dict[str, bytes]]) -> None:
-    """Take away the tiles of all seeds of a variant but the first that has them."""
-    records = {place: json.loads(own[RECORD_FILE]) for place, own in files.items() if TILES_FILE in own}
-    seen: set[str] = set()
-    for place, record in sorted(records.items(), key=lambda pair: (pair[1]["seed"], pair[0])):
-        kinds = {name: record.get(name, {}) for name in _OF_VARIANT}
-        variant = content.digest_json([place.rpartition("/")[0], kinds])
-        if variant in seen:
-            del files[place][TILES_FILE]
-        seen.add(variant)
 
 
 def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -454,76 +453,33 @@ def _line(place: str, files: Mapping[str, bytes], arrays: dict[str, np.ndarray])
         line["items"] = {**items, "ids": texts(items["ids"])}
     if TILES_FILE in files:
         strips = content.npz_arrays(files[TILES_FILE], TILES_FILE)
-        line["tiles"] = {s: add(strips[s], np.uint8) for s in SIDES} | {
-            "items": texts(strips["items"].tolist())
-        }
+        line["tiles"] = {side: add(strips[side], np.uint8) for side in SIDES}
+        line["tiles"]["items"] = texts(strips["items"].tolist())
     return line
-
-
-def _json_file(values: Any) -> bytes:
-    return content.json_bytes(values, indent=1) + b"\n"
 
 
 def _each(items: Mapping[str, Any], act: Callable[[Any], Any]) -> dict[str, Any]:
     """Return what an items file holds with something done to each list of scores."""
-    done = dict(items)
-    for name in set(_SCORES) & set(items):
-        done[name] = {row: {m: act(v) for m, v in of.items()} for row, of in items[name].items()}
-    return done
-
-
-def _listed(scores: np.ndarray) -> list[float | None]:
-    return [None if value != value else value for value in scores.tolist()]
-
-
-def _unzipped(path: Path) -> bytes:
-    most = content.MOST_BYTES
-    try:
-        packed = io.BytesIO(content.read_small(path, remedy=_REMEDY))
-        raw = gzip.GzipFile(fileobj=packed).read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BenchError(f"{path} cannot be unpacked ({error}). {_REMEDY}") from error
-    if len(raw) > most:
-        raise BenchError(f"{path} holds more than {most:,} bytes, which no pack does. {_REMEDY}")
-    return raw
+    done = {
+        name: {row: {m: act(v) for m, v in of.items()} for row, of in items[name].items()}
+        for name in set(_SCORES) & set(items)
+    }
+    return {**items, **done}
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by digest, [N] float64 or uint8 each; numbers that decimals hold exactly as whole ones."""
     numbers = {d: _whole(a) for d, a in arrays.items() if a.dtype == np.float64}
     texts = {d: a for d, a in arrays.items() if a.dtype == np.uint8}
-    content.write_npz(
-        path,
-        {
-            "decimals": np.asarray([decimals for decimals, _ in numbers.values()], dtype=np.int64),
-            **_joined("numbers", {d: whole for d, (_, whole) in numbers.items()}, np.int64),
-            **_joined("bytes", texts, np.uint8),
-        },
-        compress=True,
-    )
+    joined = {"decimals": np.asarray([decimals for decimals, _ in numbers.values()], dtype=np.int64)}
+    joined |= _joined("numbers", {d: whole for d, (_, whole) in numbers.items()}, np.int64)
+    content.write_npz(path, joined | _joined("bytes", texts, np.uint8), compress=True)
 
 
 def _joined(name: str, arrays: Mapping[str, np.ndarray], kind: type) -> dict[str, np.ndarray]:
     ends = np.cumsum([0, *(len(array) for array in arrays.values())], dtype=np.int64)
     joined = np.concatenate([np.zeros(0, dtype=kind), *arrays.values()])
     return {name: joined, f"{name}_offsets": ends, f"{name}_digests": np.asarray([*arrays], dtype="U16")}
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read arrays by digest; BenchError where one is not what its digest says."""
-    found = content.read_npz(path)
-    try:
-        numbers = _parted(found, "numbers", np.int64)
-        decimals = found["decimals"]
-        content.check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
-        arrays = {d: _floats(a, int(e)) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
-        arrays |= _parted(found, "bytes", np.uint8)
-    except (BenchError, KeyError) as error:
-        raise BenchError(f"{path} is no archive of a pack ({error}). {_REMEDY}") from error
-    for digest, array in arrays.items():
-        if content.digest_arrays(array=array)[:16] != digest:
-            raise BenchError(f"{path} is damaged: array {digest} is another. {_REMEDY}")
-    return arrays
 
 
 def _parted(found: Mapping[str, np.ndarray], name: str, kind: type) -> dict[str, np.ndarray]:

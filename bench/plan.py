@@ -28,8 +28,8 @@ from bench.cost import Rehearsal, Timing, count_parameters, libraries_bytes, loa
 from bench.data.coco.dataset import VARIABLE
 from bench.data.latents import InMemory, Prepared, disk_needed
 from bench.suites import budget_of, method_of, suite_of, task_of
-from bench.training.checkpoint import Trainable
-from bench.training.engine import Execution, autocast, micro_batches, rebuilt
+from bench.training.checkpoint import KEPT, Trainable
+from bench.training.engine import autocast, micro_batches, rebuilt
 from bench.training.loop import Average, training_loss
 from bench.types import BenchError, Method, Task, refusal, unknown
 
@@ -192,7 +192,7 @@ class Setting:
 
     training: Training
     sampler: Sampler
-    execution: Execution = Execution()
+    execution: RunConfig = RunConfig()
     sampled: int = 1
     cuda: bool = False
     processes: int = 1
@@ -373,7 +373,7 @@ def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Settin
         "gradients": gradients,
         "buckets": buckets,
         "optimiser": _bytes_of(t for s in optimiser.state.values() for t in s.values()),
-        "average": _bytes_of(average.shadow.values()) if average is not None else 0,
+        "average": _bytes_of(average.parameters.values()) if average is not None else 0,
         "activations": activations,
         "train_peak": live.peak + buckets,
         "train_flops": train_flops,
@@ -669,7 +669,7 @@ def work_of(
     setting = Setting(
         training=suite.training,
         sampler=suite.sampler,
-        execution=Execution.of(config),
+        execution=config,
         sampled=config.sample_batch,
         cuda=card is not None,
         processes=gpus,
@@ -799,7 +799,7 @@ def plan_method(
     trained = 4 * counted.trainable
     state = trained + counted.optimiser + counted.average
     saves = work.saves(steps, train) if steps else 0
-    kept = work.setting.execution.keep + 1  # one more while it is written, and the finished weights
+    kept = KEPT + 1  # one more while it is written, and the finished weights
     return Plan(
         method=method.name,
         title=method.title,

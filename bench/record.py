@@ -17,24 +17,9 @@ import numpy as np
 from pydantic import PlainValidator, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from bench import content
 from bench.child import PROGRAM
-from bench.content import (
-    LARGEST,
-    Amount,
-    Count,
-    FromFile,
-    Name,
-    Number,
-    Text,
-    Whole,
-    Word,
-    digest_json,
-    holding,
-    read_json,
-    sha256_file,
-    validated,
-    write_json,
-)
+from bench.content import Amount, Count, FromFile, Name, Number, Text, Whole, Word, read_json, sha256_file
 from bench.types import BenchError
 
 SCHEMA_VERSION = 1
@@ -140,13 +125,11 @@ class Outside(FromFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(FromFile):
-    """What a run cost, measured.
+    """What a run cost, measured: scalars, multiply-adds, seconds, bytes; None where a stage did not happen.
 
-    Parameters are numbers of scalars. macs: a denoiser call of one image with one text branch;
-    macs_guided: with two, as under guidance; macs_encode: once an image; macs_train: an image of training,
-    both passes (older records do not say). Times are seconds
-    (score_seconds: of the method's own samples, features included); memory is the process's peak in
-    bytes while training and sampling. None where a stage did not happen (text-only does not train).
+    macs: a denoiser call of one image with one text branch; macs_guided: with two; macs_encode: once an
+    image; macs_train: an image of training, both passes (older records do not say). score_seconds: of the
+    method's own samples, features included. peak_memory_bytes: while training and sampling.
     """
 
     parameters: Count
@@ -162,6 +145,9 @@ class Cost(FromFile):
     score_seconds: Amount | None
     peak_memory_bytes: Count | None
     macs_train: Count | None = None
+
+
+# What is read out of a record's open fields; the rest of these is only compared and shown.
 
 
 @with_config(extra="allow")
@@ -184,8 +170,6 @@ class _Changes(TypedDict, total=False):
 
 @with_config(extra="allow")
 class _Protocol(TypedDict, total=False):
-    """What is read out of a record's protocol; the rest of it is only compared and shown."""
-
     eval_side: Text
     budget: Mapping[str, Any]
     sampler: _Sampler
@@ -193,8 +177,6 @@ class _Protocol(TypedDict, total=False):
 
 @with_config(extra="allow")
 class _Environment(TypedDict, total=False):
-    """What is read out of a record's environment; the rest of it is only compared and shown."""
-
     device: Text
     gpu: Text
 
@@ -203,18 +185,14 @@ class _Environment(TypedDict, total=False):
 class RunRecord(FromFile):
     """Everything a table needs, and everything needed to do the run again.
 
-    rows: metrics by row name: "samples" (the method's own), "shuffled" (its samples under other
+    rows: metrics by row name: "samples" (the method's own, as `metrics`), "shuffled" (its samples under other
     items' conditions), "blank" (under an empty one), "real training images", "autoencoder"
-    (reconstructions of the targets). metrics is rows["samples"]. attribution: the sentence to print beside
-    pictures.
-    artifacts: path inside the run folder -> SHA-256. leaks: None in records made before pretraining
-    was looked at. weights: those that came from outside, None where the run began with its own.
-    changes: what was asked in place of the suite's and the budget's own: "guidance", "steps", "draws",
-    "train_items", "train_images", "epochs", "train_batch", "limit". trained_in: the run whose equal
-    training this one took over, None where it trained itself. config: what was asked, as `bench run
-    --config` takes it; {} in older records. draws: the values at each draw, by row and metric, of which
-    `rows` hold the means; {} for a single one. The last five are left out of the file while they say
-    nothing.
+    (reconstructions of the targets). attribution: the sentence to print beside pictures. artifacts: path
+    inside the run folder -> SHA-256. leaks: None in records made before pretraining was looked at. Left out
+    of the file while they say nothing: changes, what was asked in place of the suite's and the budget's own;
+    trained_in, the run whose equal training this one took over; weights that came from outside; config, what
+    was asked, as `bench run --config` takes it; draws, the values at each, by row and metric, of which `rows`
+    hold the means.
     """
 
     schema_version: Whole = SCHEMA_VERSION
@@ -226,18 +204,18 @@ class RunRecord(FromFile):
     budget: Word
     seed: Count
     protocol_hash: Text
-    protocol: Annotated[Mapping[str, Any], holding(_Protocol)]
+    protocol: Annotated[Mapping[str, Any], content.holding(_Protocol)]
     splits: Splits
     metrics: Mapping[Name, MetricValue]
     rows: Mapping[Name, Mapping[Name, MetricValue]] = field(default_factory=dict)
     cost: Cost
-    environment: Annotated[Mapping[str, Any], holding(_Environment)]
+    environment: Annotated[Mapping[str, Any], content.holding(_Environment)]
     artifacts: Mapping[Text, Text]
     attribution: Text
     started: Text
     finished: Text
     leaks: Leaks | None = None
-    changes: Annotated[Mapping[str, Any], holding(_Changes)] = field(default_factory=dict)
+    changes: Annotated[Mapping[str, Any], content.holding(_Changes)] = field(default_factory=dict)
     trained_in: Word | None = None
     weights: Outside | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -250,7 +228,7 @@ class RunRecord(FromFile):
 
 
 def _scores(values: Any) -> np.ndarray:
-    if isinstance(values, np.ndarray) and not (np.abs(values) >= LARGEST).any():
+    if isinstance(values, np.ndarray) and not (np.abs(values) >= content.LARGEST).any():
         return values
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float, type(None)}:
         raise ValueError("a list of numbers and nulls is needed")
@@ -277,15 +255,14 @@ class ItemScores(FromFile):
     layer_weights: tuple[tuple[Count, Number, Number], ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise BenchError for an item named twice, scores of another number, replicates that are none."""
         if len(set(self.ids)) != len(self.ids):
             raise BenchError("an item is named twice")
         if self.groups and len(self.groups) != len(self.ids):
             raise BenchError(f"there are {len(self.groups)} groups for {len(self.ids)} items")
-        for metric, scores in (found for metrics in self.rows.values() for found in metrics.items()):
+        for metric, scores in (found for of in self.rows.values() for found in of.items()):
             if len(scores) != len(self.ids):
                 raise BenchError(f"'{metric}' has {len(scores)} scores for {len(self.ids)} items")
-        for metric, scores in (found for metrics in self.replicates.values() for found in metrics.items()):
+        for metric, scores in (found for of in self.replicates.values() for found in of.items()):
             if len(scores) < _LEAST_GROUPS or not np.isfinite(scores).all():
                 raise BenchError(f"'{metric}' has fewer than {_LEAST_GROUPS} replicates or one is missing")
 
@@ -293,7 +270,7 @@ class ItemScores(FromFile):
 def write_record(folder: Path, record: RunRecord) -> Path:
     """Write the record into its run folder atomically and return the file's path."""
     path = folder / RECORD_FILE
-    write_json(path, record_values(record))
+    content.write_json(path, record_values(record))
     return path
 
 
@@ -305,13 +282,21 @@ def record_values(record: RunRecord) -> dict[str, Any]:
 def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
     """Read a run folder's record; with `verify`, check every artifact that lies there.
 
-    Pictures and what lies below work/ may be absent, as packs do not carry them; what is there must match
-    its digest. Raises BenchError for a record of another schema, missing keys or a changed artifact.
+    Pictures and what lies below work/ may be absent, as packs do not carry them. BenchError for a record of
+    another schema, missing keys or a changed artifact.
     """
     path = folder / RECORD_FILE
     record = record_of(read_json(path, remedy=_REMEDY), path)
-    if verify:
-        _check_artifacts(folder, record.artifacts)
+    for name, digest in record.artifacts.items() if verify else ():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise BenchError(f"the record in {folder} names an artifact outside it: '{name}'.")
+        if path.exists() and sha256_file(path) != digest:
+            raise BenchError(
+                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with --again."
+            )
+        if name == ITEMS_FILE and not path.exists():
+            raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
     return record
 
 
@@ -322,7 +307,7 @@ def record_of(raw: Any, path: object) -> RunRecord:
         raise BenchError(
             f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. Run it again."
         )
-    record: RunRecord = validated(raw, RunRecord, path, remedy=_REMEDY)
+    record: RunRecord = content.validated(raw, RunRecord, path, remedy=_REMEDY)
     if record.metrics != record.rows.get("samples", record.metrics):
         raise BenchError(f"{path}: 'metrics' differs from the row 'samples'. Run again with --again.")
     return record
@@ -333,21 +318,6 @@ def find_records(folder: Path) -> list[Path]:
     return sorted(p.parent for p in folder.glob(f"*/{RECORD_FILE}"))
 
 
-def _check_artifacts(folder: Path, artifacts: Mapping[str, str]) -> None:
-    for name, digest in artifacts.items():
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise BenchError(f"the record in {folder} names an artifact outside it: '{name}'.")
-        if not path.exists():
-            if name != ITEMS_FILE:
-                continue
-            raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
-        if sha256_file(path) != digest:
-            raise BenchError(
-                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with --again."
-            )
-
-
 def load_items(folder: Path) -> ItemScores:
     """Read a run folder's scores of each item; BenchError for a file that holds none."""
     found: ItemScores = read_json(folder / ITEMS_FILE, of=ItemScores, remedy=_REMEDY)
@@ -355,16 +325,16 @@ def load_items(folder: Path) -> ItemScores:
 
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:
-    """Say on what the run was made: versions, processor, device, threads, commit and digest of the code.
-
-    On "cuda" also the GPU's name, as "gpu". The digest names the code where no commit is known, as in
-    an installed wheel.
-    """
-    gpu = {}
+    """Say on what the run was made: versions, processor, device, threads, commit and digest of the code."""
+    gpu: dict[str, str] = {}
+    versions: dict[str, str] = {}
     if device.startswith("cuda"):
         import torch
 
         gpu = {"gpu": torch.cuda.get_device_name(device)}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
@@ -372,22 +342,18 @@ def environment(*, device: str, threads: int) -> dict[str, Any]:
         "device": device,
         **gpu,
         "threads": threads,
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": versions,
         "commit": _commit(),
         "sources": digest_sources(),
     }
 
 
-def _version(name: str) -> str | None:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return None
-
-
 def digest_sources(root: Path = _ROOT) -> str:
     """Return one SHA-256 over the program's Python files, installed or in a checkout."""
     found = [path for name in _OWN for path in (root / name).rglob("*.py")]
-    return digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in (*found, root / "cli.py")})
+    return content.digest_json(
+        {p.relative_to(root).as_posix(): sha256_file(p) for p in (*found, root / "cli.py")}
+    )
 
 
 def device_words(machine: Mapping[str, Any]) -> str:
@@ -404,11 +370,10 @@ def made_on(environment: Mapping[str, Any]) -> str:
 
 
 def _processor() -> str:
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown")
+        return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown")
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:
@@ -416,19 +381,19 @@ def _commit() -> str:
 
     Of a program installed from a repository, pip has noted it (PEP 610).
     """
+
+    def git(*argv: str) -> str:
+        done = subprocess.run(["git", *argv], cwd=_ROOT, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
+
     if (_ROOT / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            changed = _git("status", "--porcelain", "--", *_OWN, "cli.py")
-            return _git("rev-parse", "HEAD") + ("+changes" if changed else "")
+            changed = git("status", "--porcelain", "--", *_OWN, "cli.py")
+            return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     with contextlib.suppress(metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
         noted = metadata.distribution("bps-bench").read_text("direct_url.json")
         return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])
     return "unknown"
-
-
-def _git(*argv: str) -> str:
-    done = subprocess.run(["git", *argv], cwd=_ROOT, capture_output=True, text=True, timeout=10)
-    return done.stdout.strip()
 
 
 def record_schema() -> dict[str, Any]:

@@ -14,79 +14,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench import content, cost, registry, sampling
 from bench import record as records
-from bench import registry
 from bench.base.load import Base, load_base
 from bench.base.snapshot import find_snapshot
 from bench.base.weights import described, load_into, open_source, shown
 from bench.config import Budget, Protocol, RunConfig, RunSpec, run_id
-from bench.content import (
-    Cache,
-    Lock,
-    Text,
-    atomic_write,
-    digest_json,
-    patient,
-    read_json,
-    sha256_file,
-    write_json,
-)
-from bench.cost import (
-    Ledger,
-    be_deterministic,
-    count_encode_macs,
-    count_macs,
-    count_parameters,
-    operations,
-    reset_peak_memory,
-)
+from bench.content import Text, read_json, sha256_file, write_json
 from bench.data.latents import InMemory, Prepared, prepare
 from bench.data.leaks import caption_of, check_sides, known_leaks, load_seen
 from bench.data.picture import MOST_TILES, TILES_FILE, shrunk, stacked, write_tiles
-from bench.data.splits import Items, Splits
+from bench.data.splits import Items
 from bench.judges import judge_card, load_judge
 from bench.metrics.intervals import labels_of
 from bench.randomness import derangement, generator, pick_items
 from bench.record import OWN_STYLES
 from bench.registry import FLOOR
-from bench.sampling import (
-    SAMPLES_FILE,
-    check_steps,
-    folder_of_draw,
-    load_images,
-    mosaic,
-    png,
-    sample_to_folders,
-    show_condition,
-    to_bytes,
-)
 from bench.scoring import Evaluator, Known, Scores, items_json
 from bench.suites import changes, resolve
 from bench.tasks import emptied
-from bench.training.checkpoint import (
-    ADAPTER,
-    BEGUN,
-    NOTHING,
-    TRAINED,
-    Trainable,
-    TrainResult,
-    intact,
-    load_weights,
-    save_weights,
-    take_over,
-    taken_over,
-    trained,
-)
-from bench.training.engine import Execution, check_execution, count_threads, join, report
+from bench.training import checkpoint
+from bench.training.checkpoint import ADAPTER, BEGUN, NOTHING, TRAINED, Trainable, TrainResult
+from bench.training.engine import check_execution, count_threads, join, report
 from bench.training.loop import CHECKPOINT, train, training_loss
-from bench.types import BenchError, Dataset, Example, Hooks, Refused, Task, lacks_memory, refusal, some
+from bench.types import BenchError, Example, Hooks, Refused, lacks_memory, refusal, some
 
 if TYPE_CHECKING:
     import torch
 
 LOCK = "work/lock"
 _SAMPLED = "work/sample.json"
-_ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, SAMPLES_FILE, ADAPTER)
+_ARTIFACTS = (records.ITEMS_FILE, "contact.png", TILES_FILE, sampling.SAMPLES_FILE, ADAPTER)
 _OWN_STYLES = ("own-styles", "own-styles-base")  # the method's samples, and the base's
 _DECODED = 64  # images held as floats at once
 _RESAMPLED = {"guidance", "steps", "draws"}  # changes that move no weight
@@ -114,8 +72,7 @@ def identify(spec: RunSpec) -> Identity:
         raise Refused(f"{spec.method.name} cannot do {spec.task.name}: {reason}")
     suite = spec.suite
     assert suite.base is not None, "resolve refuses suites without a base"
-    names = {"features": suite.feature_judge, "clip": suite.clip_judge}
-    cards = {role: judge_card(name) for role, name in names.items() if name}
+    cards = {role: judge_card(name) for role, name in _judges(spec).items()}
     source = open_source(spec.weights, spec.method)
     outside = {**described(spec.weights, source), "sha256": source.sha256} if source else {}
     dataset, splits = suite.dataset(), suite.splits()
@@ -130,10 +87,7 @@ def identify(spec: RunSpec) -> Identity:
         budget=spec.budget,
         training=suite.training,
         sampler=suite.sampler,
-        judges={
-            role: {"name": card.name, "digest": card.digest, "resize": card.resize}
-            for role, card in cards.items()
-        },
+        judges={r: {"name": c.name, "digest": c.digest, "resize": c.resize} for r, c in cards.items()},
         task_version=spec.task.version,
         data=getattr(dataset, "protocol", {}),
     )
@@ -146,17 +100,20 @@ def identify(spec: RunSpec) -> Identity:
     )
 
 
+def _judges(spec: RunSpec) -> dict[str, str]:
+    names = {"features": spec.suite.feature_judge, "clip": spec.suite.clip_judge}
+    return {role: name for role, name in names.items() if name}
+
+
 def _training_key(spec: RunSpec, options: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
-    """Return Identity.training; sampler, judges and evaluation do not count, nor does the task where a method
-    trains without its condition.
-    """
+    """Return Identity.training: no sampling, no scoring, nor the task where a method does not see it."""
     blind = not spec.method.conditioned and spec.method.name != FLOOR  # which trains nothing
-    told = [name for name in _TRAINING if not (blind and name.startswith("task"))]
-    later: dict[str, Any] = {"data": dict(protocol["data"])} if "data" in protocol else {}
-    later |= {"train_subset": spec.budget.train_subset} if spec.budget.train_subset else {}
-    return digest_json(
+    told = {name: protocol[name] for name in _TRAINING if not (blind and name.startswith("task"))}
+    told |= {"data": dict(protocol["data"])} if "data" in protocol else {}
+    told |= {"train_subset": spec.budget.train_subset} if spec.budget.train_subset else {}
+    return content.digest_json(
         {
-            **{name: protocol[name] for name in told},
+            **told,
             "images": spec.budget.images(spec.method.name),
             "train_items": spec.budget.train_items,
             "method": spec.method.name,
@@ -164,7 +121,6 @@ def _training_key(spec: RunSpec, options: Mapping[str, Any], protocol: Mapping[s
             "learning_rate": spec.learning_rate,
             "seed": spec.config.seed,
             "device": spec.device,
-            **later,
         }
     )
 
@@ -185,11 +141,7 @@ class _Quiet(Hooks):
     """The hooks of a process that is not the main one: silent, but told to stop as all are."""
 
     def __init__(self, hooks: Hooks) -> None:
-        self._hooks = hooks
-
-    def stop(self) -> int | None:
-        """Return an exit code once somebody asked to stop."""
-        return self._hooks.stop()
+        self.stop = hooks.stop  # type: ignore[method-assign]
 
 
 class Run:
@@ -197,32 +149,29 @@ class Run:
 
     def __init__(self, spec: RunSpec, hooks: Hooks | None = None) -> None:
         """Load data, splits, base and judges first, so that a wrong path fails at once."""
-        self.spec, self.cache = spec, Cache()
-        self.processes = join(spec.device)
-        self.hooks = (hooks or Hooks()) if self.processes.is_main_process else _Quiet(hooks or Hooks())
+        self.spec, self.cache, self.processes = spec, content.Cache(), join(spec.device)
+        self.main, hooks = self.processes.is_main_process, hooks or Hooks()
+        self.hooks = hooks if self.main else _Quiet(hooks)
         count = self.processes.num_processes
-        check_execution(Execution.of(spec.config), spec.suite.training, device=spec.device, count=count)
+        check_execution(spec.config, spec.suite.training, device=spec.device, count=count)
         with self.processes.main_process_first():
             self._load()
-        be_deterministic(spec.device)
+        cost.be_deterministic(spec.device)
 
     def _load(self) -> None:
         spec, suite = self.spec, self.spec.suite
-        self.task: Task = spec.task
-        self.options = spec.options
+        self.task, self.options = spec.task, spec.options
         self.identity = identify(spec)
         self.protocol, self.id = self.identity.protocol, self.identity.run_id
         self.source = open_source(spec.weights, spec.method)
         self.given = described(spec.weights, self.source)
-        self.shown: Task = shown(self.task, spec.weights)
+        self.shown = shown(self.task, spec.weights)
         self.facts: dict[str, str] = {}
-        self.dataset: Dataset = suite.dataset()
-        self.splits: Splits = suite.splits()
+        self.dataset, self.splits = suite.dataset(), suite.splits()
         assert suite.base is not None, "resolve refuses suites without a base"
         self.base: Base = load_base(suite.base, device=spec.device, variant=suite.variant)
-        check_steps(self.base, suite.sampler)
-        names = {"features": suite.feature_judge, "clip": suite.clip_judge}
-        self.judges = {r: load_judge(name, device=spec.device) for r, name in names.items() if name}
+        sampling.check_steps(self.base, suite.sampler)
+        self.judges = {r: load_judge(name, device=spec.device) for r, name in _judges(spec).items()}
         self.metrics = [registry.load("metric", name) for name in spec.config.metrics]
         for metric in self.metrics:
             if hasattr(metric, "device"):
@@ -247,7 +196,7 @@ class Run:
             _ = self.nothing  # a task that has none fails now
         self.folder = spec.config.results / self.id
         self.work = self.folder / "work"
-        self._lock = Lock(self.folder / LOCK, about=self.folder, clean=self.folder)
+        self._lock = content.Lock(self.folder / LOCK, about=self.folder, clean=self.folder)
 
     @cached_property
     def train_data(self) -> Prepared:
@@ -260,8 +209,8 @@ class Run:
         return self._prepare(self.eval_ids, mirror=False)
 
     def _prepare(self, ids: tuple[str, ...], *, mirror: bool) -> Prepared:
-        suite, hooks = self.spec.suite, self.hooks
-        hooks.stage(f"prepare {len(ids)} items", 1)
+        suite = self.spec.suite
+        self.hooks.stage(f"prepare {len(ids)} items", 1)
         with self.processes.main_process_first():
             return prepare(
                 self.base,
@@ -272,7 +221,7 @@ class Run:
                 cache=self.cache,
                 posterior=suite.training.latents == "sample",
                 storage=suite.storage,
-                hooks=hooks,
+                hooks=self.hooks,
             )
 
     @cached_property
@@ -297,10 +246,10 @@ class Run:
         The main process does for all of a launch. wait: until a holder has ended, else that is a
         BenchError. Stages hold the folder themselves; around several it is held throughout.
         """
-        if not self.processes.is_main_process:
+        if not self.main:
             yield
             return
-        self._lock.wait = patient(self.hooks.say, self.hooks.stop) if wait else None
+        self._lock.wait = content.patient(self.hooks.say, self.hooks.stop) if wait else None
         with self._lock:
             yield
 
@@ -319,25 +268,19 @@ class Run:
         with self.processes.main_process_first():
             if path.exists():
                 check_same(read_json(path, of=dict[Text, Any]), wanted, self.folder)
-            elif self.processes.is_main_process:
-                self._tell_data()
+            elif self.main:
+                manifest = getattr(self.dataset, "manifest", None)
+                told = self.folder.parent / f"data-{self.dataset.digest[:8]}.json"
+                if manifest is not None and not (told.exists() and read_json(told) == manifest):
+                    write_json(told, manifest)  # what was read of the user's data, once
+                    for reason, names in manifest["left out"].items():
+                        self.hooks.say(f"{len(names)} left out ({reason}): {some(names)}; all in {told}")
                 write_json(path, {**wanted, "started": _now(), "training": self.identity.training})
             else:
                 raise BenchError(
                     f"process {self.processes.process_index} does not see {path}, which the main process "
                     "wrote. All nodes need the same --results folder, on shared storage."
                 )
-
-    def _tell_data(self) -> None:
-        """Write what was read of the user's data beside the run folders and say what was left out, once."""
-        manifest = getattr(self.dataset, "manifest", None)
-        path = self.folder.parent / f"data-{self.dataset.digest[:8]}.json"
-        if manifest is None or (path.exists() and read_json(path) == manifest):
-            return
-        write_json(path, manifest)
-        left_out: Mapping[str, Sequence[str]] = manifest["left out"]
-        for reason, names in left_out.items():
-            self.hooks.say(f"{len(names)} left out ({reason}): {some(names)}; all in {path}")
 
     @property
     def _trains(self) -> bool:
@@ -355,87 +298,27 @@ class Run:
             self.begin()
             result = NOTHING
             if self._trains:
+                shares = _RESAMPLED & set(changes(self.spec.config)) or not self.spec.method.conditioned
+                begun = (self.work / CHECKPOINT).exists()
+                key = self.identity.training if shares and not begun else None  # others tell their own cost
                 with self.processes.main_process_first():
-                    taken = self._taken_over()
+                    taken = checkpoint.take_over(self.folder, key=key)
                 if taken is not None:
                     return taken
-                data = self.train_data
-                images = self.spec.budget.images(self.spec.method.name)
+                data, images = self.train_data, self.spec.budget.images(self.spec.method.name)
                 self.hooks.stage("train", images // self.spec.suite.training.batch)
-                reset_peak_memory(self.spec.device)
+                cost.reset_peak_memory(self.spec.device)
                 result = train(
                     self.denoiser, self.spec, base=self.base, data=data, folder=self.work, hooks=self.hooks
                 )
-                if self.processes.is_main_process:
-                    result = replace(result, sha256=self._keep_weights())
-            if self.processes.is_main_process:
+            if self.main and result is not NOTHING:
+                if not checkpoint.intact(self.folder):  # also anew where those there are damaged
+                    checkpoint.save_weights(self.folder / ADAPTER, Trainable(self.denoiser))
+                result = replace(result, sha256=sha256_file(self.folder / ADAPTER))
+            if self.main:
                 write_json(self.folder / TRAINED, vars(result))
             self.processes.wait_for_everyone()
         return result
-
-    def _taken_over(self) -> TrainResult | None:
-        taken = taken_over(self.folder)
-        begun = (self.work / CHECKPOINT).exists()  # then it trains itself
-        shares = _RESAMPLED & set(changes(self.spec.config)) or not self.spec.method.conditioned
-        if taken is not None or begun or not shares:
-            return taken  # other runs train, as what they say they cost is their own cost
-        return take_over(self.folder, key=self.identity.training)
-
-    def _keep_weights(self) -> str:
-        """Write the weights, also anew where those there are damaged; return their digest."""
-        if not intact(self.folder):
-            save_weights(self.folder / ADAPTER, Trainable(self.denoiser))
-        return sha256_file(self.folder / ADAPTER)
-
-    @cached_property
-    def own_styles(self) -> InMemory:
-        """As many captions of what the base has seen as there are evaluation items, without a condition."""
-        import torch
-
-        assert not isinstance(self.seen, str), "a base that does not say it is refused"
-        count, known = len(self.eval_ids), self.seen.captions
-        order = np.resize(generator(0, OWN_STYLES).permutation(len(known)), count)
-        captions = [caption_of(known[i]) for i in order]
-        text = self.base.encode_text(["", *captions]).cpu()
-        shape = self.eval_data.latent_shape
-        return InMemory(
-            ids=tuple(f"{number:05}" for number in range(count)),
-            latents=torch.zeros(1, count, *shape),
-            text=text[1:],
-            empty=text[:1],
-            conditions=self.nothing.expand(1, count, -1, -1, -1),
-            dataset=self.dataset,
-        )
-
-    def _sample_own_styles(self) -> None:
-        """Sample captions of the base's own styles, by the method and by the base, from the same noise."""
-        suite = self.spec.suite
-        once = replace(self.spec, suite=replace(suite, sampler=replace(suite.sampler, draws=1)))
-        for name, denoiser in zip(_OWN_STYLES, (self.denoiser, self.base), strict=True):
-            self.hooks.stage(f"sample {name}", len(self.eval_ids))
-            sample_to_folders(
-                denoiser,
-                once,
-                {self.work / name: np.arange(len(self.eval_ids))},
-                base=self.base,
-                data=self.own_styles,
-                conditions=lambda rows: self.nothing,
-                hooks=self.hooks,
-            )
-            self.processes.wait_for_everyone()
-
-    def _forgotten(self) -> Scores:
-        """Score the method's samples of the base's own styles, the base's own being the targets."""
-        ids, (height, width) = self.own_styles.ids, self.dataset[self.eval_ids[0]].image.shape[:2]
-        samples, own = (load_images(self.work / name, ids, size=(height, width)) for name in _OWN_STYLES)
-        evaluator = Evaluator(
-            examples=[Example(id=i, caption="", image=image) for i, image in zip(ids, own, strict=True)],
-            task=None,
-            judges={"features": self.judges["features"]},
-            cache=self.cache,
-            groups=self._groups,
-        )
-        return evaluator.evaluate(samples)
 
     def load_trained(self) -> None:
         """Put the trained weights into the denoiser; BenchError if training has not finished."""
@@ -443,60 +326,52 @@ class Run:
             return
         if not (self.folder / ADAPTER).exists():
             raise BenchError(f"{self.folder} holds no trained weights; run `bench train` first.")
-        result = trained(self.folder)
-        promised = result.sha256 if result else None
-        load_weights(self.folder / ADAPTER, Trainable(self.denoiser), sha256=promised)
+        promised = (checkpoint.trained(self.folder) or NOTHING).sha256
+        checkpoint.load_weights(self.folder / ADAPTER, Trainable(self.denoiser), sha256=promised)
 
     def sample(self) -> float | None:
-        """Sample every evaluation item, then under wrong conditions.
-
-        Returns seconds an image, None where no start that made any has left them.
-        """
+        """Sample every set of evaluation items into work/; return seconds an image."""
         with self.held():
             self.begin()
             self.load_trained()
             self.denoiser.eval()
-            data, ledger = self.eval_data, self.ledger()
-            reset_peak_memory(self.spec.device)
-            sets = {self.work / name: rows for name, rows in self._sets().items()}
-            blank = {folder: sets.pop(folder) for folder in list(sets) if folder.name == "blank"}
-            for together, conditions in ((sets, None), (blank, lambda rows: self.nothing)):
-                if not together:
-                    continue
-                self.hooks.stage(f"sample {' and '.join(f.name for f in together)}", len(self.eval_ids))
-                sample_to_folders(
-                    self.denoiser,
-                    self.spec,
-                    together,
-                    base=self.base,
-                    data=data,
-                    conditions=conditions,
-                    hooks=self.hooks,
-                    spent=lambda seconds, images: ledger.add(seconds=seconds, images=images),
-                )
-                self.processes.wait_for_everyone()
+            ledger, sets = self._ledger(), self._sets()
+            counted: dict[str, Any] = {"data": self.eval_data, "spent": ledger.add}
+            cost.reset_peak_memory(self.spec.device)
+            blank = {name: sets.pop(name) for name in ("blank",) if name in sets}
+            self._sample(self.denoiser, sets, **counted)
+            self._sample(self.denoiser, blank, **counted, conditions=lambda rows: self.nothing)
             if self.spec.config.forgetting:
-                self._sample_own_styles()
-            if self.processes.is_main_process:
+                once = replace(self.spec.suite, sampler=replace(self.spec.suite.sampler, draws=1))
+                how: dict[str, Any] = {"data": self.own_styles, "conditions": lambda rows: self.nothing}
+                how["spec"] = replace(self.spec, suite=once)
+                for name, by in zip(_OWN_STYLES, (self.denoiser, self.base), strict=True):
+                    self._sample(by, {name: np.arange(len(self.eval_ids))}, **how)  # from the same noise
+            if self.main:
                 write_json(self.folder / _SAMPLED, {"seconds_per_image": ledger.seconds_per_image})
             self.processes.wait_for_everyone()
         return ledger.seconds_per_image
 
-    def ledger(self) -> Ledger:
+    def _sample(
+        self, by: Any, sets: Mapping[str, np.ndarray], *, spec: RunSpec | None = None, **how: Any
+    ) -> None:
+        """Let a denoiser sample sets into work/, see `sample_to_folders`; spec: else the run's."""
+        if sets:
+            self.hooks.stage(f"sample {' and '.join(sets)}", len(self.eval_ids))
+            folders = {self.work / name: rows for name, rows in sets.items()}
+            how |= {"base": self.base, "hooks": self.hooks}
+            sampling.sample_to_folders(by, spec or self.spec, folders, **how)
+            self.processes.wait_for_everyone()
+
+    def _ledger(self) -> cost.Ledger:
         """Times and memory are the main process's, whose work is that of every other, images are all."""
-        path = self.work / "cost.json" if self.processes.is_main_process else None
-        return Ledger(path, device=self.spec.device)
+        return cost.Ledger(self.work / "cost.json" if self.main else None, device=self.spec.device)
 
     def _sets(self) -> dict[str, np.ndarray]:
-        """The sample sets of this method: its own and, where it has a condition, under wrong ones.
-
-        Each says which evaluation item is drawn under the condition of each, [N]; "blank" under none.
-        """
-        sets = {"samples": np.arange(len(self.eval_ids))}
-        for name in self._wrong:
-            sets[name] = sets["samples"]
-            if name == "shuffled":  # item i is given the condition of order[i]
-                sets[name] = np.argsort(derangement(self.spec.config.seed, len(self.eval_ids)))
+        """Sample sets by name: which evaluation item is drawn under the condition of each, [N]."""
+        sets = {name: np.arange(len(self.eval_ids)) for name in ("samples", *self._wrong)}
+        if "shuffled" in sets:  # item i is given the condition of order[i]
+            sets["shuffled"] = np.argsort(derangement(self.spec.config.seed, len(self.eval_ids)))
         return sets
 
     @property
@@ -517,16 +392,46 @@ class Run:
             ) from error
         return torch.from_numpy(condition)[None]
 
+    @cached_property
+    def own_styles(self) -> InMemory:
+        """As many captions of what the base has seen as there are evaluation items, without a condition."""
+        import torch
+
+        assert not isinstance(self.seen, str), "a base that does not say it is refused"
+        count, known = len(self.eval_ids), self.seen.captions
+        order = np.resize(generator(0, OWN_STYLES).permutation(len(known)), count)
+        text = self.base.encode_text(["", *(caption_of(known[i]) for i in order)]).cpu()
+        return InMemory(
+            ids=tuple(f"{number:05}" for number in range(count)),
+            latents=torch.zeros(1, count, *self.eval_data.latent_shape),
+            text=text[1:],
+            empty=text[:1],
+            conditions=self.nothing.expand(1, count, -1, -1, -1),
+            dataset=self.dataset,
+        )
+
+    def _forgotten(self) -> Scores:
+        """Score the method's samples of the base's own styles, the base's own being the targets."""
+        samples, own = (self._load_images(name, self.own_styles.ids) for name in _OWN_STYLES)
+        evaluator = Evaluator(
+            examples=[Example(id="", caption="", image=image) for image in own],
+            task=None,
+            judges={"features": self.judges["features"]},
+            cache=self.cache,
+            groups=self._groups,
+        )
+        return evaluator.evaluate(samples)
+
     def score(self) -> records.RunRecord:
         """Score all sets and the reference rows, write items, contact sheet and record.
 
         The main process does; the others wait and read the record.
         """
         with self.held(), self.processes.main_process_first():
-            return self._score() if self.processes.is_main_process else records.load_record(self.folder)
+            return self._score() if self.main else records.load_record(self.folder)
 
     def _score(self) -> records.RunRecord:
-        result = trained(self.folder)
+        result = checkpoint.trained(self.folder)
         if result is None or not (self.folder / _SAMPLED).exists():
             raise BenchError(f"{self.folder}: train and sample first, or use `bench run`.")
         self.hooks.stage("score", 1)
@@ -540,17 +445,14 @@ class Run:
             metrics=self.metrics,
             groups=self._groups,
         )
-        draws = range(self.spec.suite.sampler.draws)
         rows: dict[str, Scores] = {}
         for name in self._sets():
             self.hooks.check_stop()
-            rows[name] = evaluator.evaluate_draws(self._samples(name, draw) for draw in draws)
+            rows[name] = evaluator.evaluate_draws(self._samples(name))
         if self.spec.config.forgetting:
             rows[OWN_STYLES] = self._forgotten()
-        for name, known in {
-            "real training images": self._real_images,
-            "autoencoder": self._reconstructions,
-        }.items():
+        references = {"real training images": self._real_images, "autoencoder": self._reconstructions}
+        for name, known in references.items():
             self.hooks.check_stop()
             rows[name] = evaluator.evaluate_known(known, items=self.split_info.eval.digest)
         values = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
@@ -563,9 +465,9 @@ class Run:
     def _report(self, record: records.RunRecord, *, step: int) -> None:
         """Tell the trackers; what they raise is said, as the record is written."""
         said = {f"final/{name}": m.value for name, m in record.metrics.items() if m.value is not None}
-        sheet, how = self.folder / "contact.png", Execution.of(self.spec.config)
+        sheet, kinds = self.folder / "contact.png", self.spec.config.track
         try:
-            report(how, self.folder.name, folder=self.work, step=step, said=said, sheet=sheet)
+            report(kinds, self.folder.name, folder=self.work, step=step, said=said, sheet=sheet)
         except Exception as error:  # of many kinds
             self.hooks.say(f"a tracker did not take the run's end ({error}); the record is whole")
 
@@ -584,12 +486,17 @@ class Run:
         learned = [[slot, *pair] for slot, pair in weights().items()]
         return {"layer_weights": learned} if any(a != b for _, a, b in learned) else {}
 
-    def _samples(self, name: str, draw: int = 0) -> np.ndarray:
-        height, width = self.dataset[self.eval_ids[0]].image.shape[:2]
-        images = load_images(folder_of_draw(self.work / name, draw), self.eval_ids, size=(height, width))
-        if name == "samples" and not draw:
-            self._contact(images)
-        return images
+    def _samples(self, name: str) -> Iterator[np.ndarray]:
+        """Read each draw of a set; of the method's own the first goes onto the contact sheet."""
+        for draw in range(self.spec.suite.sampler.draws):
+            images = self._load_images(sampling.folder_of_draw(self.work / name, draw).name, self.eval_ids)
+            if name == "samples" and not draw:
+                self._contact(images)
+            yield images
+
+    def _load_images(self, name: str, ids: Sequence[str]) -> np.ndarray:
+        height, width, _ = self.dataset[self.eval_ids[0]].shape
+        return sampling.load_images(self.work / name, ids, size=(height, width))
 
     @property
     def _real_images(self) -> Known:
@@ -606,40 +513,35 @@ class Run:
         data = self.eval_data
 
         def read() -> np.ndarray:
-            parts = []
-            for start in range(0, len(data), _DECODED):
-                rows = range(start, min(start + _DECODED, len(data)))
-                pixels = self.base.decode(data.latents_at(rows))
-                parts.append(to_bytes(pixels.permute(0, 2, 3, 1).cpu().numpy()))
-            return np.concatenate(parts)
+            rows = [range(at, min(at + _DECODED, len(data))) for at in range(0, len(data), _DECODED)]
+            decoded = (self.base.decode(data.latents_at(part)).permute(0, 2, 3, 1) for part in rows)
+            return np.concatenate([sampling.to_bytes(pixels.cpu().numpy()) for pixels in decoded])
 
         return Known(of=[self.base.parts["vae"], self.split_info.eval.digest], read=read)
 
     def _contact(self, samples: np.ndarray) -> None:
+        """Write tiles and contact sheet of a few items, and the digests of all samples."""
         items = pick_items(self.eval_ids, MOST_TILES)
         chosen = [self.eval_ids.index(i) for i in items]
-        conditions = [show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
-        rows = {
-            "condition": shrunk(np.stack(conditions)),
-            "sample": shrunk(samples[chosen]),
-            "target": shrunk(self.eval_data.images(chosen)),
-        }
+        conditions = [sampling.show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
+        sides = {"condition": np.stack(conditions), "sample": samples[chosen]}
+        sides["target"] = self.eval_data.images(chosen)
+        rows = {side: shrunk(images) for side, images in sides.items()}
         write_tiles(self.folder / TILES_FILE, rows, items)
-        sheet = mosaic(np.concatenate(list(rows.values())), columns=len(items))  # a line a side
-        atomic_write(self.folder / "contact.png", png(sheet))
+        sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows.values()])
+        content.atomic_write(self.folder / "contact.png", sampling.png(sheet))
         digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
-        write_json(self.folder / SAMPLES_FILE, digests)
+        write_json(self.folder / sampling.SAMPLES_FILE, digests)
 
     def forget(self) -> None:
         """Delete what is in this run's folder, so that it starts afresh."""
         with self.held():
-            if self.processes.is_main_process:
-                for path in (*self.folder.iterdir(), *self.work.iterdir()):
-                    if path.is_dir() and not path.is_symlink():
-                        if path != self.work:
-                            shutil.rmtree(path, ignore_errors=True)
-                    elif path != self.folder / LOCK:
-                        path.unlink(missing_ok=True)
+            paths = {*self.folder.iterdir(), *self.work.iterdir()} if self.main else set()
+            for path in paths - {self.work, self.folder / LOCK}:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
             self.processes.wait_for_everyone()
 
     def all(self, *, wait: bool = False) -> records.RunRecord:
@@ -691,14 +593,21 @@ def check_same(begun: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
 
 
 def _now() -> str:
-    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> records.RunRecord:
-    """Return the record of a run that was trained and whose rows are scored."""
-
-    spec, outside = run.spec, _outside(run, images=result.images)
+    spec = run.spec
+    weights: records.Outside | None = None
+    if run.source is not None and spec.weights is not None:
+        weights = records.Outside(
+            name=run.source.name,
+            sha256=run.source.sha256,
+            files=run.source.files,
+            train_images=result.images,
+            condition=spec.weights.form,
+            facts=run.facts,
+        )
     several = spec.suite.sampler.draws > 1
     plain = all(set(s) == {"step", "processes"} and s["processes"] == 1 for s in result.starts)
     metrics = {name: scores.metrics for name, scores in rows.items()}
@@ -714,10 +623,10 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         protocol=run.protocol.as_dict(),
         splits=run.split_info,
         metrics=metrics["samples"],
-        leaks=known_leaks(run.leaks, outside),
-        weights=outside,
+        leaks=known_leaks(run.leaks, weights),
+        weights=weights,
         rows=metrics,
-        draws={name: s.draws for name, s in rows.items() if name in run._sets()} if several else {},
+        draws={name: rows[name].draws for name in run._sets()} if several else {},
         cost=_cost(run, result, score_seconds=rows["samples"].seconds),
         changes=changes(spec.config),
         config=spec.config.told().as_dict(),
@@ -734,34 +643,19 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
     )
 
 
-def _outside(run: Run, *, images: int) -> records.Outside | None:
-    """Return what the record says of weights from outside, None without any."""
-    if run.source is None or run.spec.weights is None:
-        return None
-    return records.Outside(
-        name=run.source.name,
-        sha256=run.source.sha256,
-        files=run.source.files,
-        train_images=images,
-        condition=run.spec.weights.form,
-        facts=run.facts,
-    )
-
-
 def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cost:
-    sampled, images = run.ledger(), result.images
-    total, trainable = count_parameters(run.denoiser)
+    sampled, images, seconds = run._ledger(), result.images, result.seconds or None
+    total, trainable = cost.count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
-    seconds = result.seconds or None
     peaks = [sampled.peak_memory_bytes, *([result.peak_memory_bytes] if images else [])]
     known = [peak for peak in peaks if peak is not None]
     return records.Cost(
         parameters=total,
         parameters_trainable=trainable,
         parameters_dead=result.dead,
-        macs=count_macs(**measured),
-        macs_guided=count_macs(**measured, branches=2),
-        macs_encode=count_encode_macs(**measured),
+        macs=cost.count_macs(**measured),
+        macs_guided=cost.count_macs(**measured, branches=2),
+        macs_encode=cost.count_encode_macs(**measured),
         macs_train=_count_training(run) if images else None,
         train_seconds=seconds,
         train_images=images,
@@ -774,18 +668,10 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
 
 def _count_training(run: Run) -> int | None:
     """Return the multiply-adds of both passes of training on one image; None where memory lacks for it."""
-    loss = partial(
-        training_loss,
-        run.denoiser,
-        base=run.base,
-        data=run.eval_data,
-        training=run.spec.suite.training,
-        seed=0,
-        step=0,
-        places=range(1),
-    )
+    given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
+    loss = partial(training_loss, run.denoiser, base=run.base, data=run.eval_data, **given)
     try:
-        return operations(lambda: loss().backward()) // 2
+        return cost.operations(lambda: loss().backward()) // 2
     except RuntimeError as error:
         if not lacks_memory(error):
             raise

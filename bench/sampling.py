@@ -40,20 +40,12 @@ def build_scheduler(base: Base, sampler: Sampler) -> Any:
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
-    betas = {key: base.scheduler.config[key] for key in keys}
+    given = {key: base.scheduler.config[key] for key in keys} | {"prediction_type": "epsilon"}
     if sampler.name == "ddim":
-        scheduler = DDIMScheduler(
-            **betas,
-            prediction_type="epsilon",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            timestep_spacing="leading",
-        )
+        leading = {"steps_offset": 1, "timestep_spacing": "leading"}
+        scheduler = DDIMScheduler(**given, clip_sample=False, set_alpha_to_one=False, **leading)
     elif sampler.name == "dpm++":
-        scheduler = DPMSolverMultistepScheduler(
-            **betas, prediction_type="epsilon", algorithm_type="dpmsolver++", solver_order=2
-        )
+        scheduler = DPMSolverMultistepScheduler(**given, algorithm_type="dpmsolver++", solver_order=2)
     else:
         raise unknown("sampler", sampler.name, SAMPLERS)
     if not torch.equal(scheduler.alphas_cumprod.double(), base.alphas):
@@ -131,51 +123,45 @@ def sample_images(
     samples that are not finite.
     """
     for rows in _batches(spec, base=base, data=data):
-        images = _sample_rows(denoiser, spec, [rows], base=base, data=data, given=(conditions, rows))
+        given = (conditions or data.conditions_at)(rows)
+        images = _sample_rows(denoiser, spec, [rows], base=base, data=data, given=given)
         yield tuple(data.ids[row] for row in rows), images[0]
 
 
-def _batches(spec: RunSpec, *, base: Base, data: Prepared) -> Iterator[np.ndarray]:
-    """Yield the rows of each batch of this process."""
+def _batches(spec: RunSpec, *, base: Base, data: Prepared) -> Iterator[Any]:
     processes, batch = join(base.device), spec.config.sample_batch
     for start in range(processes.process_index * batch, len(data), processes.num_processes * batch):
         yield np.arange(start, min(start + batch, len(data)))
 
 
 def _sample_rows(
-    denoiser: Any,
-    spec: RunSpec,
-    sets: Sequence[np.ndarray],
-    *,
-    base: Base,
-    data: Prepared,
-    given: tuple[Conditions | None, np.ndarray],
+    denoiser: Any, spec: RunSpec, sets: Sequence[Any], *, base: Base, data: Prepared, given: torch.Tensor
 ) -> np.ndarray:
     """Return images [S,R,B,H,W,3] of S sets of rows, [B] each, that share the conditions they are given."""
     import torch
 
-    (conditions, places), draws = given, range(spec.suite.sampler.draws)
-    ids, shape = [[data.ids[row] for row in rows] for rows in sets], data.latent_shape
+    seed, draws = spec.config.seed, range(spec.suite.sampler.draws)
+    pairs = list(itertools.product(sets, draws))
     noise = [
-        [initial_noise(spec.config.seed, item, shape, number=draw) for item in items]
-        for items in ids
-        for draw in draws
+        [initial_noise(seed, data.ids[row], data.latent_shape, number=draw) for row in rows]
+        for rows, draw in pairs
     ]
     latents = sample_latents(
         denoiser,
         base=base,
         sampler=spec.suite.sampler,
         noise=torch.from_numpy(np.array(noise)),
-        conditions=(conditions or data.conditions_at)(places),
-        text=torch.stack([data.text_at(rows) for rows in sets for _ in draws]),
+        conditions=given,
+        text=torch.stack([data.text_at(rows) for rows, _ in pairs]),
         empty=data.empty,
         precision=spec.suite.training.precision,
     )
     images = torch.stack([base.decode(draw) for draw in latents])
     if not bool(latents.isfinite().all() and images.isfinite().all()):
         raise BenchError(
-            f"samples of {ids[0][0]} to {ids[0][-1]} are not finite (NaN or infinite): nothing of them is "
-            "kept or scored. A network has overflowed; with --precision fp16 try bf16 or fp32."
+            f"samples of {data.ids[sets[0][0]]} to {data.ids[sets[0][-1]]} are not finite (NaN or infinite): "
+            "nothing of them is kept or scored. A network has overflowed; with --precision fp16 try bf16 or "
+            "fp32."
         )
     return images.permute(0, 1, 3, 4, 2).unflatten(0, (len(sets), -1)).cpu().numpy()
 
@@ -189,7 +175,7 @@ def sample_to_folders(
     data: Prepared,
     conditions: Conditions | None = None,
     hooks: Hooks | None = None,
-    spent: Callable[[float, int], None] = lambda seconds, images: None,
+    spent: Callable[..., None] = lambda seconds, images: None,
 ) -> None:
     """Sample what of this process is not in the folders yet, each item as `<id>.png`.
 
@@ -216,13 +202,12 @@ def sample_to_folders(
         }
         if not lacking:
             continue
-        images = _sample_rows(
-            denoiser, spec, list(lacking.values()), base=base, data=data, given=(conditions, places)
-        )
+        given = (conditions or data.conditions_at)(places)
+        images = _sample_rows(denoiser, spec, [*lacking.values()], base=base, data=data, given=given)
         for (folder, rows), pixels in zip(lacking.items(), to_bytes(images), strict=True):
             for draw, row in itertools.product(draws, range(len(rows))):
                 atomic_write(path(folder, draw, rows[row]), png(pixels[draw, row]))
-        spent(time.perf_counter() - begun, (done - before) * len(draws) * len(lacking))
+        spent(seconds=time.perf_counter() - begun, images=(done - before) * len(draws) * len(lacking))
         begun = time.perf_counter()
         hooks.tick(done, len(data))
         hooks.check_stop()
@@ -278,13 +263,3 @@ def show_condition(condition: np.ndarray) -> np.ndarray:
     ink = condition[-1] if len(condition) in (1, 4) else np.zeros_like(condition[0])
     colour = condition[:3].transpose(1, 2, 0) if len(condition) >= 3 else np.ones((*ink.shape, 3))
     return np.asarray((colour * (1 - ink[..., None]) * 255).round().astype(np.uint8))
-
-
-def mosaic(images: np.ndarray, *, columns: int = 24) -> np.ndarray:
-    """Tile images [N,H,W,3] row by row into one [R*H,columns*W,3], the rest white."""
-    count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    cells = np.full((rows * columns, height, width, channels), 255, dtype=np.uint8)
-    cells[:count] = images
-    page = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return page.reshape(rows * height, columns * width, channels)

@@ -12,27 +12,17 @@ import inspect
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.content import Cache, digest_arrays, sha256_file, validated, write_npz
-from bench.data.folder import (
-    AS_GIVEN,
-    CHANGES,
-    Manifest,
-    Reading,
-    Tick,
-    doubts,
-    left_out,
-    manifest_of,
-    opened,
-    paired_stems,
-    read_folders,
-)
+from bench.content import Cache, digest_arrays, sha256_file, write_npz
+from bench.data import folder
+from bench.data.folder import AS_GIVEN, CHANGES, Manifest, Reading, Tick, manifest_of
 from bench.data.picture import stacked
 from bench.judges import Judge, JudgeCard
 from bench.metrics import OF_ITEMS, OF_SETS, SPECS, check_tools, tool_values
@@ -47,7 +37,7 @@ from bench.metrics.intervals import (
     linear_replicates,
 )
 from bench.metrics.neighbours import NEIGHBOURS
-from bench.metrics.paired import CLIP, clip_score, cosine_to_target, retrieval_hits
+from bench.metrics.paired import CLIP, COSINE, RETRIEVAL, clip_score
 from bench.record import MetricValue, digest_sources
 from bench.types import BenchError, Example, Metric, MetricSpec, Scored, Task, some
 
@@ -61,7 +51,6 @@ HALF = "half"
 SAYS = {**{name: change.says for name, change in CHANGES.items()}, HALF: "half of each folder"}
 ROLES = {"features": "none", "clip": "none"}  # names of judges that a run has, and has not
 _SEED = 0
-_KEPT = ("items", "replicates")  # arrays of Scores
 _UNBIASED = "MMD^2, cubic kernel, unbiased"  # KID of sets whose own pairs are not left out
 _PAIRED = ("cosine", "retrieval", "mae")
 _COMPARED = tuple(
@@ -80,19 +69,10 @@ class Scores:
     scoring these images takes, whether or not features came from the cache.
     """
 
-    metrics: dict[str, MetricValue]
-    items: dict[str, np.ndarray]
-    replicates: dict[str, np.ndarray]
-    draws: dict[str, list[float | None]]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """What one set of images scores: numbers of the set with replicates, values of items, by metric."""
-
-    sets: dict[str, tuple[MetricSpec, float, np.ndarray]]
-    items: dict[str, tuple[MetricSpec, np.ndarray]]
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
+    items: dict[str, np.ndarray] = field(default_factory=dict)
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)
+    draws: dict[str, list[float | None]] = field(default_factory=dict)
     seconds: float
 
 
@@ -128,31 +108,23 @@ class Evaluator:
         metrics: Sequence[Metric] = (),
         groups: np.ndarray | None = None,
     ) -> None:
-        taken = {spec.name for spec in (*SPECS, *(task.metrics if task is not None else ()))}
-        for metric in metrics:
-            if metric.spec.name in taken:
-                raise BenchError(
-                    f"two metrics are called '{metric.spec.name}'. Give yours a name of its own."
-                )
-            taken.add(metric.spec.name)
+        ours, theirs = (*SPECS, *(task.metrics if task is not None else ())), [m.spec for m in metrics]
+        counts = Counter(spec.name for spec in (*ours, *theirs))
+        twice = [spec.name for spec in theirs if counts[spec.name] > 1]
+        if twice:
+            raise BenchError(f"two metrics are called '{twice[0]}'. Give yours a name of its own.")
         self.examples, self.task, self.cache, self.metrics = examples, task, cache, tuple(metrics)
-        self.judges, clip = judges, judges.get("clip")
-        self.groups = groups
+        self.judges, self.groups, clip = judges, groups, judges.get("clip")
         self.dealt = Deal.of_pairs(len(self.examples), groups=groups, seed=_SEED)
         self.targets = stacked(len(examples), lambda row: examples[row].image)
         self._seen = self._features(self.targets)[0]
         self._text = clip.text([e.caption for e in examples]) if clip is not None else None
-        self._training = None if training is None else self._known_features(training, judges["features"])
-
-    def _known_features(self, known: Known, judge: Any) -> np.ndarray:
-        """Return the features of N-1 known images."""
-        count = len(self.examples) - 1
-        key = {"kind": "known features", "judge": judge.digest, "of": known.of, "count": count}
-
-        def make() -> dict[str, np.ndarray]:
-            return {"features": self.features_of(known.read(), judge)[:count]}
-
-        return self.cache.load_or_make(key, make)["features"]
+        self._training = None
+        if training is not None:
+            count, judge = len(examples) - 1, judges["features"]
+            key = {"kind": "known features", "judge": judge.digest, "of": training.of, "count": count}
+            known = cache.load_or_make(key, lambda: {"features": self.features_of(training.read(), judge)})
+            self._training = known["features"][:count]
 
     def features_of(self, images: np.ndarray, judge: Any) -> np.ndarray:
         """Return a judge's features of images [N,H,W,3] uint8, [N,D] float32, cached by content."""
@@ -193,41 +165,35 @@ class Evaluator:
         key |= {"groups": None if self.groups is None else self.groups.tolist()}
 
         def make() -> dict[str, np.ndarray]:
-            scores = self.evaluate(known.read())
-            told = {**vars(scores), "metrics": {n: asdict(m) for n, m in scores.metrics.items()}}
-            arrays = {f"{kind} {n}": a for kind in _KEPT for n, a in told.pop(kind).items()}
-            return {**arrays, "told": np.array(json.dumps(told))}
+            scores = asdict(self.evaluate(known.read()))
+            return {"told": np.array(json.dumps(scores, default=lambda array: array.tolist()))}
 
-        arrays = self.cache.load_or_make(key, make)
-        told = json.loads(str(arrays["told"]))
-        told["metrics"] = validated(told["metrics"], dict[str, MetricValue], "the cache", remedy="Clear it.")
-        for kind in _KEPT:
-            names = [n.removeprefix(f"{kind} ") for n in arrays if n.startswith(f"{kind} ")]
-            told[kind] = {name: arrays[f"{kind} {name}"] for name in names}
-        return Scores(**told)
+        told = json.loads(str(self.cache.load_or_make(key, make)["told"]))
+        for kind in ("items", "replicates"):
+            told[kind] = {name: np.array(values) for name, values in told[kind].items()}
+        return Scores(**told | {"metrics": {n: MetricValue(**m) for n, m in told["metrics"].items()}})
 
     def evaluate_draws(self, draws: Iterable[np.ndarray]) -> Scores:
         """Score several sets, each of an image an item: the means of their numbers, at the same N."""
-        each = [self._measured(images) for images in draws]
-        metrics, items, replicates = {}, {}, {}
-        values: dict[str, list[float | None]] = {}
-        for name, (spec, _, _) in each[0].sets.items():
-            found = [float(draw.sets[name][1]) for draw in each]
-            drawn = np.mean([draw.sets[name][2] for draw in each], axis=0)
-            estimates = Estimates.of_replicates(float(np.mean(found)), drawn, dealt=self.dealt)
-            interval = crossed_interval(estimates, share=spec.share)
-            metrics[name] = metric_value(spec, interval, n=len(self.examples), judges=self.judges)
-            replicates[name], values[name] = drawn, list(found)
-        for name, (spec, _) in each[0].items.items():
-            of_draws = [draw.items[name][1] for draw in each]
-            items[name] = np.mean(of_draws, axis=0)
-            known, n = mean_of_known(items[name], groups=self.groups)
-            metrics[name] = metric_value(spec, known, n=n, judges=self.judges)
-            values[name] = [_mean_or_none(scores) for scores in of_draws]
-        seconds = sum(draw.seconds for draw in each)
-        return Scores(metrics=metrics, items=items, replicates=replicates, draws=values, seconds=seconds)
+        sets, items, seconds = zip(*(self._measured(images) for images in draws), strict=True)
+        scores = Scores(seconds=sum(seconds))
+        for name, (spec, *_) in sets[0].items():
+            values = [numbers[name][1] for numbers in sets]
+            drawn = np.mean([numbers[name][2] for numbers in sets], axis=0)
+            interval = _interval(spec, float(np.mean(values)), drawn, dealt=self.dealt)
+            scores.metrics[name] = metric_value(spec, interval, n=len(self.examples), judges=self.judges)
+            scores.replicates[name], scores.draws[name] = drawn, values
+        for name, (spec, _) in items[0].items():
+            each = [values[name][1] for values in items]
+            scores.items[name] = np.mean(each, axis=0)
+            known, n = mean_of_known(scores.items[name], groups=self.groups)
+            scores.metrics[name] = metric_value(spec, known, n=n, judges=self.judges)
+            finite = [values[np.isfinite(values)] for values in each]
+            scores.draws[name] = [float(values.mean()) if len(values) else None for values in finite]
+        return scores
 
-    def _measured(self, images: np.ndarray) -> _Measured:
+    def _measured(self, images: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], float]:
+        """Return, by metric: spec, number, replicates of the set; spec, values of items; and seconds."""
         features, seconds = self._features(images)
         begun = time.perf_counter()
         scored = Scored(
@@ -242,8 +208,8 @@ class Evaluator:
             training=self._training,
         )
         sets = {one[0].name: one for metric in OF_SETS for one in measured(metric, scored, self.dealt)}
-        items = {spec.name: (spec, values) for spec, values in self._items(scored)}
-        return _Measured(sets=sets, items=items, seconds=seconds + time.perf_counter() - begun)
+        items = {one[0].name: one for one in self._items(scored)}
+        return sets, items, seconds + time.perf_counter() - begun
 
     def _items(self, scored: Scored) -> Iterator[tuple[MetricSpec, np.ndarray]]:
         """Give the metrics of items with their values, [N] float64, NaN where an item has none."""
@@ -278,15 +244,18 @@ def measured(
     groups = metric.groups if groups is None else groups
     added = statistic.influence() if groups and dealt.paired and hasattr(statistic, "influence") else None
     values = np.atleast_1d(statistic(dealt.whole))
-    if not groups:
-        replicates = np.empty((0, len(values)))
-    elif added is not None:
+    replicates = np.empty((0, len(values)))
+    if added is not None:
         replicates = linear_replicates(float(values[0]), added, dealt=dealt)
-    else:
+    elif groups:
         replicates = jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups)
     columns = replicates.reshape(-1, len(values)).T
     for spec, value, drawn in zip(metric.specs, values, columns, strict=True):
         yield spec, float(value), drawn
+
+
+def _interval(spec: MetricSpec, value: float, replicates: np.ndarray, *, dealt: Deal) -> Interval:
+    return crossed_interval(Estimates.of_replicates(value, replicates, dealt=dealt), share=spec.share)
 
 
 def mean_of_known(values: np.ndarray, *, groups: np.ndarray | None = None) -> tuple[Interval | None, int]:
@@ -301,11 +270,6 @@ def mean_of_known(values: np.ndarray, *, groups: np.ndarray | None = None) -> tu
     if not known.any() or labels.max() < 1:
         return None, int(known.sum())
     return crossed_interval(Estimates.of_items(values[known], groups=labels)), int(known.sum())
-
-
-def _mean_or_none(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
 
 
 def metric_value(
@@ -333,28 +297,22 @@ def items_json(
 ) -> dict[str, Any]:
     """Return what a report needs beyond the record, as JSON values.
 
-    "ids"; "groups": the number of each item's, where there are any; "rows": per-item scores, 6 decimals;
-    "replicates": jackknife replicates of set metrics, 9 significant digits; "curve": the training curve,
-    [step, loss].
+    "ids"; "groups": the number of each item's, where there are any; "rows": per-item scores, 6 decimals,
+    null where missing; "replicates": jackknife replicates of set metrics, 9 significant digits; "curve":
+    the training curve, [step, loss].
     """
+
+    def listed(kind: str, rounded: Callable[[float], float | None]) -> dict[str, Any]:
+        each = {row: getattr(scores, kind) for row, scores in rows.items()}
+        return {row: {n: [rounded(v) for v in each[row][n]] for n in each[row]} for row in each}
+
     return {
         "ids": list(ids),
         **({} if groups is None else {"groups": groups.tolist()}),
-        "rows": {
-            row: {name: [_six(v) for v in values] for name, values in s.items.items()}
-            for row, s in rows.items()
-        },
-        "replicates": {
-            row: {n: [float(f"{v:.9g}") for v in values] for n, values in s.replicates.items()}
-            for row, s in rows.items()
-        },
+        "rows": listed("items", lambda v: round(float(v), 6) if math.isfinite(v) else None),
+        "replicates": listed("replicates", lambda v: float(f"{v:.9g}")),
         "curve": [list(point) for point in curve],
     }
-
-
-def _six(value: float) -> float | None:
-    """Round to 6 decimals; a missing value is null, never 0."""
-    return round(float(value), 6) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,8 +329,8 @@ class Comparison:
     metrics: Mapping[str, MetricValue]
     reasons: Mapping[str, str]
     warnings: tuple[str, ...]
-    sensitivity: Mapping[str, Mapping[str, float | None]]
-    also: Mapping[str, Mapping[str, float] | str]
+    sensitivity: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    also: Mapping[str, Mapping[str, float] | str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON value."""
@@ -399,36 +357,39 @@ def compare(
     BenchError for a missing folder, fewer than FLOOR images or a broken one.
     """
     check_tools(also)
-    with opened(first) as one, opened(second) as other:
+    with folder.opened(first) as one, folder.opened(second) as other:
         if isinstance(one, Moments) or isinstance(other, Moments):
             return _by_statistics((first, one), (second, other), judges=judges, batch=batch, tick=tick)
-        manifests = one, other
-        for manifest in manifests:
+        for manifest in (one, other):
             _refuse_few(manifest)
         changes = CHANGES if sensitivity else {}
-        a, b, errors = read_folders(*manifests, judges=judges, changes=changes, batch=batch, tick=tick)
-    paired = paired_stems(*manifests)
-    sets = _Sets.of(a, b, AS_GIVEN, paired=paired)
-    numbers = sets.measure(intervals=intervals)
+        a, b, errors = folder.read_folders(one, other, judges=judges, changes=changes, batch=batch, tick=tick)
+    paired, given = folder.paired_stems(one, other), _sets(a, b)
+    numbers = _compared(*given, paired=paired, intervals=intervals)
     if errors is not None:
         numbers["mae"] = _mean(errors, intervals=intervals)
-    moved: dict[str, dict[str, Any]] = {}
+    moved: dict[str, Any] = {}
     if sensitivity:  # MAE is of pixels: missing
-        changed = {name: _Sets.of(a, b, name, paired=paired) for name in CHANGES} | {HALF: sets.half()}
-        moved = {name: dict(part.measure(intervals=False)) for name, part in changed.items()}
+        halves = [
+            _some(len(side["features"]), len(side["features"]) // 2) for side in given
+        ]  # same for pairs
+        half = [_rows(side, rows) for side, rows in zip(given, halves, strict=True)]
+        for name, sets in {**{name: _sets(a, b, name) for name in CHANGES}, HALF: half}.items():
+            values = _compared(*sets, paired=paired, intervals=False)
+            moved[name] = {spec.name: values.get(spec.name) for spec in _COMPARED}
     return Comparison(
         folders=(a.facts, b.facts),
         judges={role: judge.card for role, judge in judges.items()},
-        metrics={
-            s.name: metric_value(s, numbers.get(s.name), n=len(a.digests), judges=judges) for s in _COMPARED
-        },
+        metrics=_values(numbers, n=len(a.digests), judges=judges),
         reasons=_reasons(max(len(a.digests), len(b.digests)), numbers, paired=paired),
-        warnings=tuple(doubts(a, b)),
-        sensitivity={
-            name: {spec.name: values.get(spec.name) for spec in _COMPARED} for name, values in moved.items()
-        },
-        also={n: tool_values(n, sets.scored.features, sets.scored.target_features) for n in also},
+        warnings=tuple(folder.doubts(a, b)),
+        sensitivity=moved,
+        also={n: tool_values(n, *(side["features"] for side in given)) for n in also},
     )
+
+
+def _values(numbers: Mapping[str, Any], *, n: int, judges: Mapping[str, Judge]) -> dict[str, MetricValue]:
+    return {s.name: metric_value(s, numbers.get(s.name), n=n, judges=judges) for s in _COMPARED}
 
 
 def _by_statistics(
@@ -442,33 +403,26 @@ def _by_statistics(
             facts.append(reading.facts)
         else:
             moments.append(side)
-            facts.append(
-                {"folder": str(path), "n": 0, "digest": sha256_file(path), "sizes": {}, "skipped": {}}
-            )
+            told = {"folder": str(path), "n": 0, "sizes": {}, "skipped": {}}
+            facts.append({**told, "digest": sha256_file(path)})
     widths = [len(side.mean) for side in moments]
     if len(set(widths)) > 1:
         raise BenchError(
             f"features of {sides[0][0]} have width {widths[0]}, those of {sides[1][0]} {widths[1]}: they are "
             f"of two networks. Name that of the statistics with --judge, now {judge.card.name}."
         )
-    numbers = {"fd": frechet_from_moments(*moments)}
     return Comparison(
         folders=(facts[0], facts[1]),
         judges={"features": judge.card},
-        metrics={
-            s.name: metric_value(s, numbers.get(s.name), n=facts[0]["n"], judges=judges) for s in _COMPARED
-        },
-        reasons={s.name: "of statistics FD alone is known" for s in _COMPARED if s.name not in numbers},
+        metrics=_values({"fd": frechet_from_moments(*moments)}, n=facts[0]["n"], judges=judges),
+        reasons={s.name: "of statistics FD alone is known" for s in _COMPARED if s.name != "fd"},
         warnings=("that the statistics are of this judge, and of how many images, is for you to know.",),
-        sensitivity={},
-        also={},
     )
 
 
 def _read(
     manifest: Manifest, judges: Mapping[str, Judge], *, batch: int, tick: Tick | None = None
 ) -> Reading:
-    """Read one folder whole."""
     _refuse_few(manifest)
     reading = Reading(manifest, judges=judges, changes={})
     while reading.read(len(reading.digests), batch):
@@ -482,97 +436,82 @@ def save_statistics(images: Path, out: Path, *, judge: Judge, batch: int = 32) -
 
     images: what `bench.data.folder.opened` takes.
     """
-    with opened(images) as found:
+    with folder.opened(images) as found:
         if isinstance(found, Manifest):
             found = Moments.of(_read(found, {"features": judge}, batch=batch).features("features"))
     write_npz(out, {"mu": found.mean, "sigma": found.covariance})
 
 
-def caption_score(folder: Path, captions: Mapping[str, str], *, clip: Judge, batch: int = 32) -> MetricValue:
+def caption_score(path: Path, captions: Mapping[str, str], *, clip: Judge, batch: int = 32) -> MetricValue:
     """Return the CLIP score of a folder's images with their captions, by file name, and its interval.
 
     BenchError for images without a caption, and captions without an image.
     """
-    manifest = manifest_of(folder)
-    names = [path.name for path in manifest.files]
+    manifest = manifest_of(path)
+    names = [file.name for file in manifest.files]
     for what, missing in (
         ("images of {} have no caption", set(names) - set(captions)),
         ("captions name no image of {}", set(captions) - set(names)),
     ):
         if missing:
-            raise BenchError(f"{len(missing)} {what.format(folder)}: {some(sorted(missing))}. Give one each.")
+            raise BenchError(f"{len(missing)} {what.format(path)}: {some(sorted(missing))}. Give one each.")
     assert clip.text is not None, "the command takes CLIP judges alone"
     images = _read(manifest, {"clip": clip}, batch=batch).features("clip")
     values = clip_score(images, clip.text([captions[name] for name in names]))
     return metric_value(CLIP.spec, mean_of_known(values)[0], n=len(names), judges={"clip": clip})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sets:
-    """Features of both folders; contents: [N] and [M] texts, of the pixels alone, by which rows are
-    ordered where names must not matter.
-    """
+_Side = dict[str, Any]
+"""Of each image of a folder: its features by role, [N,D] or None, and a text of its pixels alone, [N]."""
 
-    scored: Scored
-    contents: tuple[np.ndarray, np.ndarray]
-    paired: bool
 
-    @classmethod
-    def of(cls, a: Reading, b: Reading, change: str, *, paired: bool) -> _Sets:
-        nothing = np.empty(0)
-        scored = Scored(
-            images=nothing,
-            targets=nothing,
-            examples=(),
-            features=a.features("features", change),
-            target_features=b.features("features", change),
-            read=a.features("clip", change),
-            read_targets=b.features("clip", change),
+def _sets(a: Reading, b: Reading, change: str = AS_GIVEN) -> list[_Side]:
+    return [
+        {"contents": np.array(side.contents), **{r: side.features(r, change) for r in ROLES}}
+        for side in (a, b)
+    ]
+
+
+def _rows(side: _Side, rows: np.ndarray) -> _Side:
+    return {name: None if values is None else values[rows] for name, values in side.items()}
+
+
+def _compared(a: _Side, b: _Side, *, paired: bool, intervals: bool) -> dict[str, Interval | float]:
+    """Return every number of two sets that can be measured, a float, or an Interval where one is wanted."""
+    numbers: dict[str, Interval | float] = {}
+    sizes = [len(side["features"]) for side in (a, b)]
+    blocks = 50 if max(sizes) <= 1000 else 20
+    for metric in OF_SETS:
+        sides = [a, b]
+        if metric.all_pairs:
+            sides = [_rows(s, _some(n, MOST_PAIRS)) for s, n in zip(sides, sizes, strict=True)]
+        if metric.by_order:  # names must not matter
+            sides = [_rows(s, np.argsort(s["contents"], kind="stable")) for s in (a, b)]
+        scored = _scored(*sides)
+        dealt = Deal.of(
+            len(scored.features), len(scored.target_features), blocks=min(blocks, metric.groups), seed=_SEED
         )
-        return cls(scored=scored, contents=(np.array(a.contents), np.array(b.contents)), paired=paired)
+        for spec, value, drawn in measured(metric, scored, dealt, groups=intervals * dealt.blocks):
+            numbers[spec.name] = _interval(spec, value, drawn, dealt=dealt) if intervals else value
+    for of_items in (COSINE, RETRIEVAL) if paired else ():
+        if of_items is COSINE or max(sizes) <= MOST_PAIRS:
+            values = of_items.items(_scored(a, b))
+            assert values is not None, "both read features alone"
+            numbers[of_items.spec.name] = _mean(values, intervals=intervals)
+    return numbers
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        return len(self.scored.features), len(self.scored.target_features)
 
-    def take(self, left: np.ndarray, right: np.ndarray) -> _Sets:
-        """Return these rows of both, [n] and [m] int."""
-        s = self.scored
-        part = replace(
-            s,
-            features=s.features[left],
-            target_features=s.target_features[right],
-            read=None if s.read is None else s.read[left],
-            read_targets=None if s.read_targets is None else s.read_targets[right],
-        )
-        return replace(self, scored=part, contents=(self.contents[0][left], self.contents[1][right]))
-
-    def half(self) -> _Sets:
-        """Return a random half of each set; of pairs, the same half."""
-        return self.take(*(_some(n, n // 2) for n in self.sizes))
-
-    def measure(self, *, intervals: bool) -> dict[str, Interval | float]:
-        """Return every number that can be measured, a float, or an Interval where one is wanted."""
-        numbers: dict[str, Interval | float] = {}
-        blocks = 50 if max(self.sizes) <= 1000 else 20
-        for metric in OF_SETS:
-            part = self
-            if metric.all_pairs:
-                part = self.take(*(_some(n, MOST_PAIRS) for n in self.sizes))
-            if metric.by_order:
-                part = self.take(*(np.argsort(order, kind="stable") for order in self.contents))
-            dealt = Deal.of(*part.sizes, blocks=min(blocks, metric.groups), seed=_SEED)
-            for spec, value, drawn in measured(metric, part.scored, dealt, groups=intervals * dealt.blocks):
-                numbers[spec.name] = value
-                if intervals:
-                    estimates = Estimates.of_replicates(value, drawn, dealt=dealt)
-                    numbers[spec.name] = crossed_interval(estimates, share=spec.share)
-        s = self.scored
-        if self.paired:
-            numbers["cosine"] = _mean(cosine_to_target(s.features, s.target_features), intervals=intervals)
-        if self.paired and max(self.sizes) <= MOST_PAIRS:
-            numbers["retrieval"] = _mean(retrieval_hits(s.features, s.target_features), intervals=intervals)
-        return numbers
+def _scored(a: _Side, b: _Side) -> Scored:
+    nothing = np.empty(0)
+    return Scored(
+        images=nothing,
+        targets=nothing,
+        examples=(),
+        features=a["features"],
+        target_features=b["features"],
+        read=a["clip"],
+        read_targets=b["clip"],
+    )
 
 
 def _some(n: int, most: int) -> np.ndarray:
@@ -603,8 +542,8 @@ def _reasons(largest: int, numbers: Mapping[str, Any], *, paired: bool) -> dict[
 
 def _refuse_few(manifest: Manifest) -> None:
     if len(manifest.files) < FLOOR:
+        skipped = f" and {folder.left_out(manifest.skipped)}" if manifest.skipped else ""
         raise BenchError(
-            f"{manifest.folder} holds {len(manifest.files)} image(s)"
-            f"{' and ' + left_out(manifest.skipped) if manifest.skipped else ''}; at least {FLOOR} "
-            "are needed, below which no distance between sets means anything. Make more images."
+            f"{manifest.folder} holds {len(manifest.files)} image(s){skipped}; at least {FLOOR} are needed, "
+            "below which no distance between sets means anything. Make more images."
         )

@@ -30,9 +30,8 @@ _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|C
 
 def lacks_memory(error: BaseException) -> bool:
     """Return whether an error says that memory could not be had: torch has several kinds of it."""
-    return isinstance(error, MemoryError) or bool(
-        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
-    )
+    of_torch = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return of_torch or isinstance(error, MemoryError)
 
 
 def raise_of_machine(error: BaseException) -> None:
@@ -142,11 +141,10 @@ class Dataset(Protocol):
 class MetricSpec:
     """What a metric is called, in which unit and direction it counts, and which judge it needs.
 
-    name: in records; title: in tables, "" where the name will do. scale: the unit, shown beside the
-    title where scale_shown. better: "higher", "lower" or "none". judge: whose features it reads,
-    "features" or "clip", else what tables call a network of its own; "none" where pixels are enough.
-    share: a share of items, whose interval is at least Wilson's. detail: says more of a set's
-    distribution than a first table need show. place: from the left in tables.
+    name: in records; title: in tables, "" where the name will do. scale: the unit, beside the title where
+    scale_shown. better: "higher", "lower" or "none". judge: "features" or "clip", whose features it reads,
+    else what tables call a network of its own; "none" where pixels are enough. share: of items, its interval
+    is at least Wilson's. detail: more than a first table need show. place: from the left in tables.
     """
 
     name: str
@@ -230,12 +228,11 @@ class Denoiser(Protocol):
 class Exchange:
     """How diffusers knows the weights of a method.
 
-    parts: names that a pipeline gives to them, the method's own first. classes: name -> class, where
-    the class is the method's. pipeline: the class that samples with them, "StableDiffusionPipeline"
-    where there is none of its own. usage: lines of Python that load them and draw an `image` from a
-    `condition`, with torch imported, to be filled in: {folder}, {base}, {prompt}, {channels} of the
-    condition, {downscale}, {inputs} that a UNet then has, {size} in pixels, {steps}, {guidance} and both
-    as {sampling} of a pipeline; whole: the same for a folder that holds the base too.
+    parts: names that a pipeline gives to them, the method's own first. classes: name -> class, where the
+    class is the method's. pipeline: the class that samples with them. usage: lines of Python that load them
+    and draw an `image` from a `condition`, with torch imported, to be filled in: {folder}, {base}, {prompt},
+    {channels} of the condition, {downscale}, {inputs} that a UNet then has, {size} in pixels, {steps},
+    {guidance} and both as {sampling} of a pipeline; whole: the same for a folder that holds the base too.
     """
 
     parts: tuple[str, ...]
@@ -254,13 +251,11 @@ class Method(Protocol):
     returns is what `build` is given and the record holds. What else a denoiser may have:
 
     starts_as_base = False: it differs from the base before training.
-    warp_timesteps: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to train at, [B]
-        int64 in 0..T-1, each from its own row alone.
-    at_timesteps: (features, timesteps [B]) -> what depends on condition and timestep alone, to be given in
-        place of features at those timesteps; the sampler asks once for several draws. Of one condition it
-        serves latents of any number of rows.
-    layer_weights: () -> {slot: (at the start, now)}, weights that may be trained; the run keeps those that
-        moved.
+    warp_timesteps: timesteps [B] int64 as drawn, uniform over the diffusion's T -> those to train at, alike,
+        each from its own row alone.
+    at_timesteps: (features, timesteps [B]) -> what depends on both alone, to be given in place of features at
+        those timesteps, once for several draws; of one condition it serves latents of any number of rows.
+    layer_weights: () -> {slot: (at the start, now)}; the run keeps those that training moved.
     rate_factors: () -> {name of a parameter: what its learning rate is multiplied with}.
 
     A method whose weights can come from outside, and be exported, has `exchange` (an Exchange) and two

@@ -25,7 +25,7 @@ from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.running import identify
 from bench.suites import resolve
 from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.training.engine import Engine, Execution, autocast, check_execution, join, micro_batches, rebuilt
+from bench.training.engine import Engine, autocast, check_execution, join, micro_batches, rebuilt
 from bench.training.loop import CHECKPOINT, Average, train, training_loss
 from bench.types import BenchError, Hooks, Stopped
 from tests.asking import Asked, specified
@@ -125,7 +125,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(micro_base: Base, data: Pr
                 places=places,
             ),
             training=TRAINING,
-            execution=Execution(micro_batch=micro),
+            config=RunConfig(micro_batch=micro),
         )
         engine.backward(0)
         split = taken(denoiser)
@@ -143,7 +143,7 @@ def test_recomputed_activations_give_the_same_gradient(
     watched = [m.register_forward_pre_hook(lambda m, a: calls.append(m)) for m in resnets]
     plain = gradients(denoiser, micro_base, data)
     once = len(calls)
-    with rebuilt(denoiser, Execution(gradient_checkpointing=True)):
+    with rebuilt(denoiser, RunConfig(gradient_checkpointing=True)):
         again = gradients(denoiser, micro_base, data)
     assert len(calls) > 2 * once, "nothing was recomputed"
     for name_, gradient in plain.items():
@@ -200,7 +200,7 @@ def test_the_average_has_its_closed_form() -> None:
         torch.nn.init.constant_(module.weight, float(step))
         average.update()
         wanted = step - decay * (1 - decay**step) / (1 - decay)
-        assert float(average.shadow["weight"]) == pytest.approx(wanted, rel=1e-12)
+        assert float(average.parameters["weight"]) == pytest.approx(wanted, rel=1e-12)
     average.apply()
     assert float(module.weight.detach()) == pytest.approx(wanted, rel=1e-12)
 
@@ -292,7 +292,7 @@ def test_a_tracker_hears_every_step(
 
 def refused(message: str, *, device: str = "cpu", precision: str = "fp32", **how: Any) -> None:
     with pytest.raises(BenchError, match=message):
-        check_execution(Execution(**how), Training(batch=8, precision=precision), device=device)
+        check_execution(RunConfig(**how), Training(batch=8, precision=precision), device=device)
 
 
 def test_what_cannot_be_is_refused_before_anything_is_spent(
@@ -344,7 +344,7 @@ def protocol(**asked: Any) -> Protocol:
 
 def compiles() -> bool:
     try:
-        check_execution(Execution(compile=True), TRAINING, device="cpu")
+        check_execution(RunConfig(compile=True), TRAINING, device="cpu")
     except BenchError:
         return False
     return True
@@ -358,7 +358,7 @@ def test_compiled_blocks_give_the_same_gradient(micro_base: Base, data: Prepared
     denoiser = shaken(micro_base)
     plain = gradients(denoiser, micro_base, data)
     for more in (False, True):
-        with rebuilt(denoiser, Execution(compile=True, gradient_checkpointing=more)):
+        with rebuilt(denoiser, RunConfig(compile=True, gradient_checkpointing=more)):
             compiled = gradients(denoiser, micro_base, data)
         assert 0.0 < apart(plain, compiled) < 1e-5
     assert apart(plain, gradients(denoiser, micro_base, data)) == 0.0, "it is as it was"

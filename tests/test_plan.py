@@ -39,7 +39,7 @@ from bench.plan import (
     work_of,
 )
 from bench.suites import EMOJI, MICRO, method_of, resolve
-from bench.training.engine import Execution, autocast, rebuilt
+from bench.training.engine import autocast, rebuilt
 from bench.training.loop import training_loss
 from bench.types import BenchError
 
@@ -112,7 +112,7 @@ def test_fake_tensors_take_the_bytes_of_real_ones(tiny: Shape, checkpointing: bo
     task, asked = (
         registry.load("task", "sketch"),
         setting(
-            execution=Execution(gradient_checkpointing=checkpointing, micro_batch=2),
+            execution=RunConfig(gradient_checkpointing=checkpointing, micro_batch=2),
             training=Training(batch=4, loss="v", ema=0.99),
         ),
     )
@@ -204,7 +204,7 @@ def test_half_precision_norms_and_recomputing_change_activations(tiny: Shape) ->
             full, half = activations("fp32"), activations("bf16")
             with norms_in_float32(denoiser):
                 as_cuda = activations("bf16")
-            with rebuilt(denoiser, Execution(gradient_checkpointing=True)):
+            with rebuilt(denoiser, RunConfig(gradient_checkpointing=True)):
                 recomputed = activations("fp32")
     assert half < as_cuda < full, "norms stay in float32"
     assert recomputed < 0.5 * full

@@ -30,7 +30,7 @@ from bench.record import (
     record_schema,
     write_record,
 )
-from bench.sampling import mosaic, show_condition
+from bench.sampling import show_condition
 from bench.suites import changes
 from bench.types import BenchError
 
@@ -195,14 +195,6 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     value = MetricValue(value=float("nan"), low=None, high=None, n=1, judge="none", scale="", better="none")
     with pytest.raises(ValueError, match="(?i)nan|finite"):
         write_record(tmp_path, example(metrics={"x": value}, rows={"samples": {"x": value}}))
-
-
-def test_a_mosaic_holds_every_image_exactly() -> None:
-    images = np.random.default_rng(0).integers(256, size=(29, 8, 8, 3)).astype(np.uint8)
-    page = mosaic(images, columns=5)
-    assert page.shape == (6 * 8, 5 * 8, 3)
-    assert np.array_equal(page[5 * 8 :, 3 * 8 : 4 * 8], images[28])
-    assert (page[5 * 8 :, 4 * 8 :] == 255).all()
 
 
 def test_an_environment_names_the_gpu_and_only_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

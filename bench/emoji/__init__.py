@@ -50,8 +50,9 @@ def train(
     for step in range(load_checkpoint(checkpoint, **parts), steps):
         loss = loss_of(step)
         loss.backward()
-        check_finite(loss, step)
-        check_finite(torch.nn.utils.clip_grad_norm_(weights, 1.0), step)
+        norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        for what, value in (("loss", loss.detach()), ("gradient", norm)):
+            check_finite(what, float(value), step=step, steps=steps, advice="Go on with a lower rate.")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()

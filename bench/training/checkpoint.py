@@ -15,28 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import content
 from bench.ablations import ABLATIONS_FOLDER
 from bench.base.weights import read_tensors
-from bench.content import (
-    Amount,
-    Code,
-    Count,
-    FromFile,
-    Number,
-    Text,
-    Word,
-    atomic_path,
-    atomic_write,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from bench.content import Amount, Code, Count, FromFile, Number, Text, Word, read_json, sha256_file
 from bench.types import BenchError, raise_of_machine
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 ADAPTER = "work/adapter.safetensors"
+KEPT = 2  # of a training's checkpoints: the newest, and one to fall back on where that is damaged
 BEGUN, TRAINED = "work/run.json", "work/train.json"
 
 
@@ -45,7 +34,7 @@ class TrainResult(FromFile):
     """What training took, as work/train.json says it: seconds over all its starts, images, and the rest.
 
     dead: scalars without any gradient. curve: [(step, mean loss since the last point)]. starts: how it was
-    carried out, an entry a start: "step" it went on from, "processes", and what of Execution was not at its
+    carried out, an entry a start: "step" it went on from, "processes", and what else was not at its
     default. peak_memory_bytes: over all its starts, None where nothing was trained. sha256: of the weights
     it left. trained_in: the run that they were taken over from.
     """
@@ -80,9 +69,8 @@ class Writer:
     path, keep: see `save_checkpoint`, whose errors come with the next call.
     """
 
-    def __init__(self, path: Path, *, keep: int) -> None:
-        self._path, self._keep = path, keep
-        self._pool = ThreadPoolExecutor(1)
+    def __init__(self, path: Path, *, keep: int = KEPT) -> None:
+        self._path, self._keep, self._pool = path, keep, ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
     def save(self, *, step: int, **parts: Any) -> None:
@@ -112,22 +100,18 @@ def _state(step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
 def _write(path: Path, state: Mapping[str, Any], keep: int) -> None:
     import torch
 
-    with atomic_path(path) as temporary:
+    with content.atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch hides the system's error behind its own
-            raise _reason(temporary) or OSError(str(error)) from error
-        _rotate(path, keep)
-
-
-def _reason(path: Path) -> OSError | None:
-    """Return why the system takes no more of a file, None where it does."""
-    try:
-        with open(path, "ab", buffering=0) as file:
-            file.write(bytes(1 << 20))
-    except OSError as error:
-        return error
-    return None
+        except RuntimeError as error:  # it hides the system's error, which comes again where more is written
+            with open(temporary, "ab", buffering=0) as file:
+                file.write(bytes(1 << 20))
+            raise OSError(str(error)) from error
+        for age in range(keep - 1, 0, -1):  # each grows one older, those beyond `keep` go
+            if _aged(path, age - 1).exists():
+                os.replace(_aged(path, age - 1), _aged(path, age))
+        for old in set(_generations(path)) - {_aged(path, age) for age in range(keep)}:
+            old.unlink()
 
 
 def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any) -> int:
@@ -137,49 +121,39 @@ def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: Non
     read, and for one that does not fit the parts.
     """
     reason: Exception | None = None
-    for candidate in _generations(path):
+    for found in _generations(path):
         try:
-            state = _read(candidate)
+            state = _read(found)
+            break
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = reason or error
-            continue
-        if reason is not None:
-            say(f"checkpoint {path} is damaged ({reason}); going on from {candidate.name}")
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-        except Exception as error:
-            raise _unfit(candidate, error) from error
-        return int(state["step"])
-    if reason is not None:
+    else:
+        if reason is None:
+            return 0
         raise _unfit(path, reason) from reason
-    return 0
+    if reason is not None:
+        say(f"checkpoint {path} is damaged ({reason}); going on from {found.name}")
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except Exception as error:
+        raise _unfit(found, error) from error
+    return int(state["step"])
 
 
 def _unfit(path: Path, error: Exception) -> BenchError:
     return BenchError(f"checkpoint {path} cannot be resumed ({error}). Delete it to start again.")
 
 
-def _earlier(path: Path, age: int) -> Path:
+def _aged(path: Path, age: int) -> Path:
     """Name the checkpoint `age` saves before the newest."""
-    return path if age == 0 else path.with_name(f"{path.stem}.{age}{path.suffix}")
+    return path.with_name(f"{path.stem}.{age}{path.suffix}") if age else path
 
 
 def _generations(path: Path) -> list[Path]:
     """Return the checkpoints that are there, newest first."""
-    older = path.parent.glob(f"{path.stem}.*{path.suffix}")
-    ages = (p.name[len(path.stem) + 1 : -len(path.suffix)] for p in older)
-    known = sorted(int(age) for age in ages if age.isdigit())
-    return [p for p in (_earlier(path, age) for age in (0, *known)) if p.exists()]
-
-
-def _rotate(path: Path, keep: int) -> None:
-    """Make room for a newer checkpoint: each grows one older, those beyond `keep` go."""
-    for age in range(keep - 1, 0, -1):
-        if _earlier(path, age - 1).exists():
-            os.replace(_earlier(path, age - 1), _earlier(path, age))
-    for old in set(_generations(path)) - {_earlier(path, age) for age in range(keep)}:
-        old.unlink()
+    older = sorted(path.parent.glob(f"{path.stem}.[0-9]{path.suffix}"))
+    return [place for place in (path, *older) if place.exists()]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -193,14 +167,10 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def check_finite(value: torch.Tensor, step: int) -> None:
+def check_finite(what: str, value: float, *, step: int, steps: int, advice: str) -> None:
     """Raise BenchError if a loss or gradient norm is not finite."""
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise BenchError(
-            f"the training diverged at step {step} (a loss or gradient norm of {number}). Go on from "
-            "the last checkpoint with a lower learning rate."
-        )
+    if not math.isfinite(value):
+        raise BenchError(f"the {what} is {value} at step {step} of {steps}. {advice}")
 
 
 class Trainable:
@@ -233,7 +203,7 @@ def save_weights(path: Path, trainable: Trainable) -> None:
     from safetensors.torch import save
 
     tensors = {n: t.cpu().contiguous() for n, t in trainable.state_dict().items()}
-    atomic_write(path, save(tensors))
+    content.atomic_write(path, save(tensors))
 
 
 def load_weights(path: Path, trainable: Trainable, *, sha256: str | None = None) -> None:
@@ -261,39 +231,31 @@ def trained(folder: Path) -> TrainResult | None:
 def intact(folder: Path) -> bool:
     """Tell whether the weights are there as training left them; earlier versions kept no digest."""
     path, result = folder / ADAPTER, trained(folder)
-    promised = result.sha256 if result else None
-    return path.exists() and promised in (None, sha256_file(path))
+    return path.exists() and (result.sha256 if result else None) in (None, sha256_file(path))
 
 
-def taken_over(folder: Path) -> TrainResult | None:
-    """Return the training that a run took its weights from, None where it took none."""
-    result = trained(folder)
-    return result if result and result.trained_in and intact(folder) else None
+def take_over(folder: Path, *, key: str | None) -> TrainResult | None:
+    """Return the training that a run took its weights from, earlier or now; None where it took none.
 
-
-def take_over(folder: Path, *, key: str) -> TrainResult | None:
-    """Put the weights of an equal training into a run's folder; None where there is none.
-
-    key: of the training. Looks in the run's results folder, among ablations and beside them.
+    key: of an equal training, whose weights are put into the run's folder; None takes none now. It is looked
+    for in the run's results folder, among ablations and beside them.
     """
-    donor = find_trained(folder.parent, key)
+    result = trained(folder)
+    if result is not None and result.trained_in and intact(folder):
+        return result
+    donor = find_trained(folder.parent, key) if key is not None else None
     if donor is None:
         return None
-    try:
-        result = replace(read_json(donor / TRAINED, of=TrainResult), trained_in=donor.name)
-        weights = (donor / ADAPTER).read_bytes()
-    except (BenchError, OSError):
-        return None  # somebody makes it anew just now
-    write_json(folder / TRAINED, vars(result))
-    atomic_write(folder / ADAPTER, weights)
-    return taken_over(folder)
+    result = replace(read_json(donor / TRAINED, of=TrainResult), trained_in=donor.name)
+    content.write_json(folder / TRAINED, vars(result))
+    content.atomic_write(folder / ADAPTER, (donor / ADAPTER).read_bytes())
+    return result
 
 
 def find_trained(results: Path, key: str) -> Path | None:
     """Return a run folder that still holds the weights of the training with this key, None for none."""
     beside = results.parent if results.name == ABLATIONS_FOLDER else results / ABLATIONS_FOLDER
-    begun = [path for place in (results, beside) for path in sorted(place.glob(f"*/{BEGUN}"))]
-    for path in begun:
+    for path in (path for place in (results, beside) for path in sorted(place.glob(f"*/{BEGUN}"))):
         folder = path.parent.parent
         equal = read_json(path, of=dict[Text, Any]).get("training") == key
         if equal and trained(folder) is not None and intact(folder):

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,35 +34,14 @@ _PATIENCE = timedelta(days=7)  # others wait while the main process encodes or s
 _BROKEN = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
 _COMPILED = "BasicTransformerBlock"  # as in diffusers' regional compilation
 _SHARED_BYTES = 1 << 29  # of a base's weights, which every process holds
+_EXECUTION = ("micro_batch", "gradient_checkpointing", "compile", "fused", "track")  # of RunConfig
 _SHARDING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """What changes time and memory but numbers only by rounding: provenance, never protocol.
-
-    micro_batch: images a process takes at once, None for its whole share of the batch.
-    gradient_checkpointing: recompute activations in the backward pass. compile: the transformer
-    blocks, by torch.compile. fused: the fused AdamW. track: accelerate's names of trackers.
-    keep: checkpoints, the newest and one to fall back on where that is damaged.
-    """
-
-    micro_batch: int | None = None
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    fused: bool = True
-    track: tuple[str, ...] = ()
-    keep: ClassVar[int] = 2
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Execution:
-        """Return how a configuration asks training to be carried out."""
-        return cls(**{known.name: getattr(config, known.name) for known in fields(cls)})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what is not at its default, as plain values for a record."""
-        plain = asdict(Execution())
-        return {k: v for k, v in asdict(self).items() if v != plain[k]}
+def carried_out(config: RunConfig) -> dict[str, Any]:
+    """Return what of how training is carried out is not at its default, as plain values for a record."""
+    plain = RunConfig()
+    return {n: getattr(config, n) for n in _EXECUTION if getattr(config, n) != getattr(plain, n)}
 
 
 def launched() -> int:
@@ -113,17 +91,14 @@ def _number(variable: str, default: int) -> int:
 
 def find_device(name: str) -> str:
     """Return "cpu" or "cuda" for auto, cpu or cuda; BenchError where there is no such device."""
-    if name == "cpu":
-        return name
-    import torch
+    if name != "cpu":
+        import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cuda":
-        raise unknown("device", name, ["auto", "cpu", "cuda"])
-    if not torch.cuda.is_available():
-        raise BenchError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
-    return name
+        if torch.cuda.is_available():
+            return "cuda"
+        if name == "cuda":
+            raise BenchError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+    return "cpu"
 
 
 def join(device: str) -> PartialState:
@@ -135,24 +110,19 @@ def join(device: str) -> PartialState:
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
 
-    if launched() == 1:
-        _check_launcher()
-        AcceleratorState._reset_state(reset_partial_state=True)  # of earlier work, on another device
-        return PartialState(cpu=device == "cpu")
-    for variable in ("RANK", "LOCAL_RANK"):
-        _number(variable, 0)
-    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
-
-
-def _check_launcher() -> None:
-    """accelerate 1.15 starts a single process for --cpu, whatever --num_processes says."""
-    simple = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
-    if simple and "MASTER_ADDR" in os.environ:
+    if launched() > 1:
+        for variable in ("RANK", "LOCAL_RANK"):
+            _number(variable, 0)
+        return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    several = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if several and os.environ.get("ACCELERATE_USE_CPU") == "True":  # whatever --num_processes says
         raise BenchError(
             "accelerate launch --cpu started one process only; it leaves several to MPI. Use "
             "`accelerate launch --multi_gpu --num_processes N --no_python bench run --device cpu ...` or "
             "`torchrun --nproc-per-node N --no-python bench run --device cpu ...`."
         )
+    AcceleratorState._reset_state(reset_partial_state=True)  # of earlier work, on another device
+    return PartialState(cpu=device == "cpu")
 
 
 def gathered(processes: PartialState, numbers: Sequence[float]) -> np.ndarray:
@@ -170,12 +140,11 @@ def leave() -> None:
 
     One that failed must not wait for them: the launcher ends the others when it is gone.
     """
-    if launched() == 1:
-        return
-    import torch
+    if launched() > 1:
+        import torch
 
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def partner_ended(error: BaseException) -> bool:
@@ -221,7 +190,7 @@ def micro_batches(batch: int, *, micro: int | None = None, count: int = 1, index
     return [range(start, start + size) for start in range(first, first + share, size)]
 
 
-def check_execution(execution: Execution, training: Training, *, device: str, count: int = 1) -> None:
+def check_execution(config: RunConfig, training: Training, *, device: str, count: int = 1) -> None:
     """Raise BenchError for what this machine or launch of `count` processes cannot do."""
     if training.precision == "fp16" and device == "cpu":
         raise BenchError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
@@ -236,21 +205,16 @@ def check_execution(execution: Execution, training: Training, *, device: str, co
             f"{asked[0]} is set: only plain data parallelism is supported. Choose multi-GPU in "
             "`accelerate config`, or give --multi_gpu to accelerate launch."
         )
-    micro_batches(training.batch, micro=execution.micro_batch, count=count)
-    _check_trackers(execution.track)
-    if execution.compile:
-        _check_compiler(device)
-
-
-def _check_trackers(names: Sequence[str]) -> None:
+    micro_batches(training.batch, micro=config.micro_batch, count=count)
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    installed = [str(name) for name in get_available_trackers()]
-    for name in names:
+    for name in config.track:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise unknown("tracker", name, LOGGER_TYPE_TO_CLASS)
-        if name not in installed:
+        if name not in map(str, get_available_trackers()):
             raise BenchError(f"--track {name}: the package is not installed. Run `pip install {name}`.")
+    if config.compile:
+        _check_compiler(device)
 
 
 def _check_compiler(device: str) -> None:
@@ -269,7 +233,7 @@ def _check_compiler(device: str) -> None:
 
 
 @contextmanager
-def rebuilt(denoiser: Any, execution: Execution) -> Iterator[None]:
+def rebuilt(denoiser: Any, config: RunConfig) -> Iterator[None]:
     """Recompute and compile inside the denoiser as asked while open, and leave it as it was.
 
     Raises BenchError where the denoiser has nothing to recompute or compile.
@@ -277,26 +241,21 @@ def rebuilt(denoiser: Any, execution: Execution) -> Iterator[None]:
     modules = list(denoiser.modules())
     models = [m for m in modules if getattr(m, "_supports_gradient_checkpointing", False)]
     blocks = [m for m in modules if type(m).__name__ == _COMPILED]
-    if execution.gradient_checkpointing and not models:
+    if config.gradient_checkpointing and not models:
         raise BenchError(
             "--gradient-checkpointing: this method has no diffusers model that can recompute its "
             "blocks. Run without it, or with a smaller --micro-batch."
         )
-    if execution.compile and not blocks:
+    if config.compile and not blocks:
         raise BenchError("--compile: this method has no transformer blocks. Run without it.")
-    models = models if execution.gradient_checkpointing else []
-    blocks = blocks if execution.compile else []
-    for model in models:
-        model.enable_gradient_checkpointing()
-    for block in blocks:
-        block.compile()
-    try:
+    with ExitStack() as undone:
+        for model in models if config.gradient_checkpointing else ():
+            model.enable_gradient_checkpointing()
+            undone.callback(model.disable_gradient_checkpointing)
+        for block in blocks if config.compile else ():
+            block.compile()
+            undone.callback(setattr, block, "_compiled_call_impl", None)
         yield
-    finally:
-        for model in models:
-            model.disable_gradient_checkpointing()
-        for block in blocks:
-            block._compiled_call_impl = None
 
 
 class Engine:
@@ -311,64 +270,50 @@ class Engine:
         denoiser: Any,
         optimiser: Any,
         *,
-        loss: Callable[[int, range], torch.Tensor],
+        loss: Callable[..., torch.Tensor],
         training: Training,
         device: str = "cpu",
-        execution: Execution = Execution(),
+        config: RunConfig = RunConfig(),
         folder: Path | None = None,
     ) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, utils
         from accelerate.state import AcceleratorState
-        from accelerate.utils import (
-            AutocastKwargs,
-            DistributedDataParallelKwargs,
-            GradientAccumulationPlugin,
-        )
 
         self.processes = join(device)
         count, index = self.processes.num_processes, self.processes.process_index
-        self.parts = micro_batches(training.batch, micro=execution.micro_batch, count=count, index=index)
+        self.parts = micro_batches(training.batch, micro=config.micro_batch, count=count, index=index)
+        plugin = utils.GradientAccumulationPlugin(num_steps=len(self.parts), sync_with_dataloader=False)
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="no" if training.precision == "fp32" else training.precision,
             cpu=device == "cpu",
             device_placement=False,
             dynamo_backend="no",
-            log_with=list(execution.track) or None,
+            log_with=list(config.track) or None,
             project_dir=folder,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=len(self.parts), sync_with_dataloader=False
-            ),
+            gradient_accumulation_plugin=plugin,
             kwargs_handlers=[
-                AutocastKwargs(cache_enabled=False),  # see `autocast`
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # not copied to be exchanged
+                utils.AutocastKwargs(cache_enabled=False),  # see `autocast`
+                utils.DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # not copied for exchange
             ],
         )
+        module = _as_module(denoiser, loss)
         self.silent: list[Any] = []
-        self.module = self._wrapped(_as_module(denoiser, loss))
-        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
-        self.scaler = self.accelerator.scaler
-
-    def _wrapped(self, module: Any) -> Any:
-        """Put the module under DDP where there are several processes.
-
-        Parameters that no example gives a gradient (the record counts them as dead) must be kept
-        from it. torch's own ways to find them are no good here: one warns wherever there are none,
-        the other fails with micro batches. So one example is tried first.
-        """
-        if self.processes.num_processes > 1:
-            trainable = [p for p in module.parameters() if p.requires_grad]
+        if count > 1:
+            # DDP must not see parameters that no example gives a gradient (dead ones). Of torch's ways to
+            # find them one warns where there are none, the other fails with micro batches: so one is tried.
             with self.accelerator.autocast():
-                loss = module(0, self.parts[0].start, self.parts[0].start + 1)
-            loss.backward()
-            self.silent = [p for p in trainable if p.grad is None]
+                tried = module(0, self.parts[0].start, self.parts[0].start + 1)
+            tried.backward()
+            self.silent = [p for p in module.parameters() if p.requires_grad and p.grad is None]
             module.zero_grad(set_to_none=True)
         for parameter in self.silent:
             parameter.requires_grad_(False)
-        wrapped = self.accelerator.prepare_model(module)
+        self.module = self.accelerator.prepare_model(module)
         for parameter in self.silent:
             parameter.requires_grad_(True)
-        return wrapped
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        self.scaler = self.accelerator.scaler
 
     def backward(self, step: int) -> float:
         """Leave the batch's mean gradient in the parameters; return its mean loss.
@@ -420,15 +365,15 @@ class Engine:
 
 
 def report(
-    execution: Execution, name: str, *, folder: Path, step: int, said: dict[str, float], sheet: Path
+    kinds: Sequence[str], name: str, *, folder: Path, step: int, said: dict[str, float], sheet: Path
 ) -> None:
     """Tell the trackers of a run's end, in a run of its name: final numbers and a sheet of pictures.
 
-    folder: where trackers write.
+    kinds: of trackers. folder: where they write.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    for kind in execution.track:
+    for kind in kinds:
         known = LOGGER_TYPE_TO_CLASS[kind]
         where = (folder,) if known.requires_logging_directory else ()
         tracker = known(_PROJECT, *where, **_named(name).get(kind, {}))
@@ -448,7 +393,7 @@ def _named(name: str) -> dict[str, dict[str, str]]:
     return {"wandb": {"name": name, "group": name}, "mlflow": {"run_name": name}}
 
 
-def _as_module(denoiser: Any, loss: Callable[[int, range], torch.Tensor]) -> Any:
+def _as_module(denoiser: Any, loss: Callable[..., torch.Tensor]) -> Any:
     """Return a module whose forward is the loss: DDP sees one call, whatever the denoiser does."""
     import torch
 
@@ -458,6 +403,6 @@ def _as_module(denoiser: Any, loss: Callable[[int, range], torch.Tensor]) -> Any
             self.denoiser = denoiser
 
         def forward(self, step: int, first: int, last: int) -> torch.Tensor:
-            return loss(step, range(first, last))
+            return loss(step=step, places=range(first, last))
 
     return Objective()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from bench.config import RunSpec, Training
 from bench.cost import peak_memory
 from bench.data.latents import Prepared
 from bench.randomness import generator
-from bench.training.checkpoint import NOTHING, Trainable, TrainResult, Writer, load_checkpoint
-from bench.training.engine import Engine, Execution, gathered, join, rebuilt
+from bench.training.checkpoint import NOTHING, Trainable, TrainResult, Writer, check_finite, load_checkpoint
+from bench.training.engine import Engine, carried_out, gathered, join, rebuilt
 from bench.types import BenchError, Hooks, Stopped
 
 if TYPE_CHECKING:
@@ -28,26 +29,16 @@ CHECKPOINT = "train.ckpt"
 _ADAM_EPS = 1e-8
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """What a TrainResult tells, as it grows; saved with the checkpoint, so that a kill loses none of it.
+class _Progress(SimpleNamespace):
+    """What a TrainResult tells, as it grows; a checkpoint holds it. pending: losses since the last point."""
 
-    pending: losses since the curve's last point.
-    """
-
-    seconds: float = 0.0
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    pending: list[float] = field(default_factory=list)
-    dead: int = 0
-    starts: list[Mapping[str, Any]] = field(default_factory=list)
-    peak: int | None = None
+    pending: list[float]
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in self.__dataclass_fields__:
-            setattr(self, name, state.get(name, getattr(self, name)))
+        vars(self).update(state)
 
     def add(self, step: int, loss: float, *, every: int) -> None:
         self.pending.append(loss)
@@ -56,7 +47,7 @@ class _Progress:
             self.pending = []
 
 
-class Average:
+class Average(Trainable):
     """An exponential moving average of trainable parameters: e <- decay e + (1 - decay) w.
 
     It begins at the parameters as they are.
@@ -65,27 +56,16 @@ class Average:
     def __init__(self, trainable: Trainable, *, decay: float) -> None:
         from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-        self.trainable = trainable
-        self.shadow = {n: t.clone() for n, t in trainable.state_dict().items()}
-        self._average = get_ema_multi_avg_fn(decay)
+        self.trainable, self._average = trainable, get_ema_multi_avg_fn(decay)
+        self.parameters = {n: t.clone() for n, t in trainable.state_dict().items()}
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
-        now = self.trainable.state_dict()
-        self._average(list(self.shadow.values()), list(now.values()), 0)
+        self._average([*self.parameters.values()], [*self.trainable.state_dict().values()], 0)
 
     def apply(self) -> None:
         """Put the average in the place of the parameters."""
-        self.trainable.load_state_dict(self.shadow)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return name -> average."""
-        return self.shadow
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy an average in; KeyError where names differ."""
-        for name, tensor in self.shadow.items():
-            tensor.copy_(state[name])
+        self.trainable.load_state_dict(self.parameters)
 
 
 def train(
@@ -104,151 +84,90 @@ def train(
     checkpoint and raises Stopped. With `training.ema` the denoiser ends with the average. Raises
     BenchError when the loss is not finite.
     """
+    import torch
+
     trainable = Trainable(denoiser)
     if not trainable.parameters:
         return NOTHING
-    with rebuilt(denoiser, Execution.of(spec.config)):
-        loop = _Loop(denoiser, trainable, spec, base=base, data=data, folder=folder)
-        try:
-            loop.go(hooks or Hooks())
-        finally:
-            loop.engine.close()
-            loop.writer.close()
-    if loop.average is not None:
-        loop.average.apply()
-    done = loop.progress
+    hooks, training, config, processes = hooks or Hooks(), spec.suite.training, spec.config, join(base.device)
+    if training.captions == "random" and not hasattr(data.dataset, "captions_of"):
+        raise BenchError("--captions random: these data have one caption of each picture. Leave it away.")
+    steps = max(1, spec.budget.images(spec.method.name) // training.batch)
+    parameters = list(trainable.parameters.values())
+    groups = parameter_groups(denoiser, trainable, rate=spec.learning_rate, decay=training.weight_decay)
+    optimiser = torch.optim.AdamW(groups, fused=config.fused or None)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: learning_rate_factor(step, steps, training.warmup_share, training.schedule)
+    )
+    loss_of = partial(training_loss, denoiser, base=base, data=data, training=training, seed=config.seed)
+    how: dict[str, Any] = {"training": training, "device": base.device, "config": config, "folder": folder}
+    average = Average(trainable, decay=training.ema) if training.ema else None
+    progress = _Progress(seconds=0.0, curve=[], pending=[], dead=0, starts=[], peak=None)
+    lower = f"Lower --learning-rate, now {spec.learning_rate:g}, and start with --again."
+    with (
+        rebuilt(denoiser, config),
+        closing(Engine(denoiser, optimiser, loss=loss_of, **how)) as engine,
+        closing(Writer(folder / CHECKPOINT)) as writer,
+    ):
+        kept = {"weights": trainable, "optimiser": optimiser, "schedule": schedule, "progress": progress}
+        kept |= {"ema": average, "scaler": engine.scaler}
+        parts: dict[str, Any] = {name: part for name, part in kept.items() if part is not None}
+        saved = time.monotonic()
+        start = load_checkpoint(folder / CHECKPOINT, say=hooks.say, **parts)
+        _check_alike(gathered(processes, [start]), folder)
+        if start < steps:
+            progress.starts.append(
+                {"step": start, "processes": processes.num_processes, **carried_out(config)}
+            )
+            settings = {"learning_rate": spec.learning_rate, "batch": training.batch, "steps": steps}
+            engine.begin_log(folder.parent.name, {**settings, "precision": training.precision})
+        for step in range(start, steps):
+            begun, rate = time.perf_counter(), float(schedule.get_last_lr()[0])
+            loss = engine.backward(step)
+            check_finite("loss", loss, step=step, steps=steps, advice=lower)
+            progress.dead = sum(p.numel() for p in parameters if p.grad is None)
+            norm = engine.descend(parameters, clip=training.clip_norm or math.inf)
+            check_finite("gradient", norm, step=step, steps=steps, advice=lower)
+            schedule.step()
+            if average is not None:
+                average.update()
+            progress.add(step + 1, loss, every=max(1, steps // 100))
+            taken = time.perf_counter() - begun
+            progress.seconds += taken
+            engine.log(step + 1, loss=loss, learning_rate=rate, images_per_second=training.batch / taken)
+            code = int(gathered(processes, [hooks.stop() or 0]).max())
+            if config.checkpoint_every:
+                due = (step + 1) % config.checkpoint_every == 0
+            else:
+                due = time.monotonic() - saved >= 60 * config.checkpoint_minutes
+            if (due or step + 1 == steps or code) and processes.is_main_process:
+                progress.peak = max(progress.peak or 0, peak_memory(base.device))
+                writer.save(step=step + 1, **parts)  # which hold nothing of one process alone
+                saved = time.monotonic()
+            hooks.tick(step + 1, steps, f"loss {loss:.4f}")
+            if code and step + 1 < steps:
+                writer.wait()
+                raise Stopped(code)
+        writer.wait()
+    if average is not None:
+        average.apply()
     return TrainResult(
-        steps=loop.steps,
-        images=loop.steps * spec.suite.training.batch,
-        seconds=done.seconds,
-        dead=done.dead,
-        curve=done.curve,
-        starts=done.starts,
-        peak_memory_bytes=done.peak,
+        steps=steps,
+        images=steps * training.batch,
+        seconds=progress.seconds,
+        dead=progress.dead,
+        curve=progress.curve,
+        starts=progress.starts,
+        peak_memory_bytes=progress.peak,
     )
 
 
-class _Loop:
-    """Optimiser, schedule, average and progress of one training: what a checkpoint holds."""
-
-    def __init__(
-        self, denoiser: Any, trainable: Trainable, spec: RunSpec, *, base: Base, data: Prepared, folder: Path
-    ) -> None:
-        import torch
-
-        self.spec, self.training, self.folder = spec, spec.suite.training, folder
-        self.device, self.processes = base.device, join(base.device)
-        self.execution = Execution.of(spec.config)
-        self.steps = max(1, spec.budget.images(spec.method.name) // self.training.batch)
-        self.parameters = list(trainable.parameters.values())
-        optimiser = torch.optim.AdamW(
-            parameter_groups(denoiser, trainable, rate=spec.learning_rate, decay=self.training.weight_decay),
-            fused=self.execution.fused or None,
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser,
-            lambda step: learning_rate_factor(
-                step, self.steps, self.training.warmup_share, self.training.schedule
-            ),
-        )
-        if self.training.captions == "random" and not hasattr(data.dataset, "captions_of"):
-            raise BenchError("--captions random: these data have one caption of each picture. Leave it away.")
-        loss = partial(
-            training_loss, denoiser, base=base, data=data, training=self.training, seed=spec.config.seed
-        )
-        self.engine = Engine(
-            denoiser,
-            optimiser,
-            loss=lambda step, places: loss(step=step, places=places),
-            training=self.training,
-            device=self.device,
-            execution=self.execution,
-            folder=folder,
-        )
-        self.average = Average(trainable, decay=self.training.ema) if self.training.ema else None
-        self.progress = _Progress()
-        self.writer, self.saved = Writer(folder / CHECKPOINT, keep=self.execution.keep), time.monotonic()
-        kept = {
-            "weights": trainable,
-            "optimiser": optimiser,
-            "schedule": self.schedule,
-            "progress": self.progress,
-            "ema": self.average,
-            "scaler": self.engine.scaler,
-        }
-        self.parts = {name: part for name, part in kept.items() if part is not None}
-
-    def go(self, hooks: Hooks) -> None:
-        """Take the steps that are left, with a checkpoint now and then and at the end."""
-        for step in range(self._begin(hooks), self.steps):
-            begun = time.perf_counter()
-            rate = float(self.schedule.get_last_lr()[0])
-            loss = self._descend(step)
-            self.progress.add(step + 1, loss, every=max(1, self.steps // 100))
-            taken = time.perf_counter() - begun
-            self.progress.seconds += taken
-            speed = self.training.batch / taken
-            self.engine.log(step + 1, loss=loss, learning_rate=rate, images_per_second=speed)
-            code = int(gathered(self.processes, [hooks.stop() or 0]).max())
-            if self._due(step + 1) or step + 1 == self.steps or code:
-                self._save(step + 1)
-            hooks.tick(step + 1, self.steps, f"loss {loss:.4f}")
-            if code and step + 1 < self.steps:
-                self.writer.wait()
-                raise Stopped(code)
-        self.writer.wait()
-
-    def _due(self, step: int) -> bool:
-        every, minutes = self.spec.config.checkpoint_every, self.spec.config.checkpoint_minutes
-        return step % every == 0 if every else time.monotonic() - self.saved >= 60 * minutes
-
-    def _begin(self, hooks: Hooks) -> int:
-        """Load the folder's checkpoint and return its step; all processes must find the same."""
-        start = load_checkpoint(self.folder / CHECKPOINT, say=hooks.say, **self.parts)
-        steps = gathered(self.processes, [start])
-        if steps.min() != steps.max():
-            raise BenchError(
-                f"the processes found checkpoints of different steps ({steps.min():.0f} to "
-                f"{steps.max():.0f}) in {self.folder}. All nodes need the same --results folder, on shared "
-                "storage."
-            )
-        if start < self.steps:
-            how = {"processes": self.processes.num_processes, **self.execution.as_dict()}
-            self.progress.starts.append({"step": start, **how})
-            settings = {
-                "learning_rate": self.spec.learning_rate,
-                "batch": self.training.batch,
-                "steps": self.steps,
-                "precision": self.training.precision,
-            }
-            self.engine.begin_log(self.folder.parent.name, settings)
-        return start
-
-    def _save(self, step: int) -> None:
-        """Write the checkpoint, which holds nothing of one process alone."""
-        if self.processes.is_main_process:
-            self.progress.peak = max(self.progress.peak or 0, peak_memory(self.device))
-            self.writer.save(step=step, **self.parts)
-            self.saved = time.monotonic()
-
-    def _descend(self, step: int) -> float:
-        """One optimiser step; returns the batch's mean loss. BenchError if it is not finite."""
-        value = self.engine.backward(step)
-        if not math.isfinite(value):
-            raise self._diverged("loss", value, step)
-        self.progress.dead = sum(p.numel() for p in self.parameters if p.grad is None)
-        norm = self.engine.descend(self.parameters, clip=self.training.clip_norm or math.inf)
-        if not math.isfinite(norm):
-            raise self._diverged("gradient", norm, step)
-        self.schedule.step()
-        if self.average is not None:
-            self.average.update()
-        return value
-
-    def _diverged(self, what: str, value: float, step: int) -> BenchError:
-        return BenchError(
-            f"the {what} is {value} at step {step} of {self.steps} (learning rate "
-            f"{self.spec.learning_rate:g}). Lower it with --learning-rate and start with --again."
+def _check_alike(starts: np.ndarray, folder: Path) -> None:
+    """Raise BenchError where processes found checkpoints of different steps, [P,1]."""
+    if starts.min() != starts.max():
+        raise BenchError(
+            f"the processes found checkpoints of different steps ({starts.min():.0f} to {starts.max():.0f}) "
+            f"in {folder}. All nodes need the same --results folder, on shared storage."
         )
 
 
@@ -337,9 +256,8 @@ def draw_batch(
     """Return latents, conditions, text [B,L,D], timesteps and noise of one step.
 
     steps: timesteps of the diffusion. places: which of the batch's, None for all. encode: captions, where
-    one of several is drawn. Each example draws
-    from a generator of its own (seed, item, place in the run); the order of the items is a fresh
-    permutation an epoch. So a resumed or distributed run sees the same examples.
+    one of several is drawn. Each example draws from a generator of its own (seed, item, place in the run);
+    the order of the items is a fresh permutation an epoch. So a resumed or distributed run sees the same.
     """
     import torch
 
@@ -383,5 +301,4 @@ def _visit(data: Prepared, seed: int, place: int) -> tuple[int, int, np.random.G
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the permutation of one epoch."""
     return generator(seed, "order", index=epoch).permutation(count)
