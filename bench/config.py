@@ -46,8 +46,8 @@ def _asked(default: Any, help: str, panel: str, *, flag: str = "") -> Any:
     return field(**given, metadata={"help": help, "panel": panel, "flag": flag})
 
 
-def _report(default: Any, help: str, *flags: str) -> Any:
-    return field(default=default, metadata={"help": help, "flags": flags})
+def _report(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,6 @@ class ReportOptions:
     columns: Columns = _report("two", "Of a page of two columns that a LaTeX table or figure takes.")
     figures: Figures = _report("screen", "paper: 3.25 or 6.75 inches by --columns, 8 points, no titles.")
     mixed: bool = _report(False, "Allow several protocols in a table; rows are marked.")
-    long: bool = _report(False, "LaTeX of differences and distributions too.", "--long")
     readme: Path | None = _report(None, "Also write a page of published results, README.md.")
 
 

@@ -19,7 +19,7 @@ from bench.content import Lock, atomic_write, read_json, write_json, written_by_
 from bench.data.leaks import fingerprint, load_seen, name_of, write_seen
 from bench.packed import kept_record
 from bench.record import RECORD_FILE, RunRecord, load_record
-from bench.reporting.tables import LICENCE_FILE, About, model_card
+from bench.reporting.tables import LICENCE_FILE, model_card
 from bench.reporting.words import command_line
 from bench.running import LOCK, train_items
 from bench.suites import ASSETS, budget_of
@@ -70,7 +70,8 @@ def export_run(
             if with_base and not method.conditioned:
                 _write_seen(work, record, loaded)
             licence = licence_notes(record, loaded)
-            about = About(
+            card = model_card(
+                record,
                 title=method.title,
                 source=method.source,
                 base=loaded.name,
@@ -79,7 +80,7 @@ def export_run(
                 condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
                 usage=_usage(method.exchange, record, base=loaded, task=task, whole=with_base),
             )
-            atomic_write(work / CARD, model_card(record, about).encode())
+            atomic_write(work / CARD, card.encode())
             notes = "".join(f"- {line}\n" for line in licence)
             atomic_write(work / LICENCE_FILE, f"# Licence\n{notes}".encode())
             write_json(work / RECORD_FILE, dataclasses.asdict(record))

@@ -33,9 +33,10 @@ from bench.grid import (
     records_of_paces,
     seconds_of,
 )
+from bench.packed import load_run
 from bench.randomness import pick_items
 from bench.record import OWN_STYLES, load_record
-from bench.reporting import build_table, load_run
+from bench.reporting import build_table
 from bench.running import Hooks, Run, identify, train_items
 from bench.suites import EMOJI, MICRO, method_of, resolve
 from bench.training.checkpoint import find_trained

@@ -28,7 +28,7 @@ from bench.base.weights import Weights, open_source
 from bench.config import RunConfig
 from bench.content import sha256_file
 from bench.record import load_record, write_record
-from bench.reporting.tables import About, model_card
+from bench.reporting.tables import model_card
 from bench.reporting.words import command_line
 from bench.training.checkpoint import Trainable, save_weights
 from bps import BPSAdapter, StableDiffusionBPSPipeline
@@ -375,16 +375,9 @@ def test_the_readmes_code_runs(tmp_path: Path) -> None:
 def test_a_card_names_a_base_of_the_hub_alone(exported: Any) -> None:
     folder, weights = exported("bps")
     assert "base_model" not in (weights / "README.md").read_text()
-    about = About(
-        title="BPS",
-        source="",
-        base=f"somebody/sd@{'0' * 40}",
-        whole=False,
-        licence=(),
-        usage="",
-        condition="",
-    )
-    assert "\nbase_model: somebody/sd\n" in model_card(load_record(folder), about)
+    about = {"title": "BPS", "source": "", "whole": False, "licence": (), "usage": "", "condition": ""}
+    card = model_card(load_record(folder), base=f"somebody/sd@{'0' * 40}", **about)
+    assert "\nbase_model: somebody/sd\n" in card
 
 
 def disc(size: int = 64) -> np.ndarray:

@@ -36,7 +36,7 @@ ON_A_GPU = ROOT / "results" / "emoji-h200"
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page and the report of the main records, without its figures; read only."""
     folder = tmp_path_factory.mktemp("published") / "results"
-    asked = ReportOptions(readme=folder / README.name, long=True)
+    asked = ReportOptions(readme=folder / README.name)
     with dots_for_figures():
         make_report(MAIN, folder / MAIN.name / "report", asked)
     return folder
@@ -64,7 +64,7 @@ def test_published_tables_keep_to_the_column_and_page_of_papers(published: Path,
     assert complaints(published / MAIN.name / "report", tmp_path / "main") == []
     with dots_for_figures():
         make_report(MAIN, tmp_path / "column", ReportOptions(columns="one"))
-        make_report(EQUAL_TIME, tmp_path / "time", ReportOptions(long=True))
+        make_report(EQUAL_TIME, tmp_path / "time")
         make_report(EQUAL_TIME, tmp_path / "column-time", ReportOptions(columns="one"))
     for made in ("column", "time", "column-time"):
         assert complaints(tmp_path / made, tmp_path / f"compiled-{made}") == []

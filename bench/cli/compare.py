@@ -119,52 +119,25 @@ def _judges(how: How, *, device: str) -> dict[str, Any]:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison as plain tables for a terminal."""
-    from bench.data.folder import left_out
-    from bench.reporting.render import to_plain
+    """Return a comparison as plain tables for a terminal; how far numbers move in percent of them."""
+    from bench.reporting.render import MISSING, filled, to_plain
     from bench.reporting.words import Column, brackets, decimals, number
-
-    lines = []
-    for letter, facts in zip("AB", comparison.folders, strict=True):
-        sizes = ", ".join(facts["sizes"]) if len(facts["sizes"]) < 4 else f"{len(facts['sizes'])} sizes"
-        skipped = f"; skipped: {left_out(facts['skipped'])}" if facts["skipped"] else ""
-        lines.append(f"{letter}  {facts['folder']}: {facts['n']} images of {sizes}{skipped}")
-    lines += [f"judge  {card.name} {card.digest[:12]}, {card.resize}" for card in comparison.judges.values()]
-    lines += [f"warning: {warning}" for warning in comparison.warnings]
-    table = [["", "value", "95% interval", ""]]
-    for name, m in comparison.metrics.items():
-        digits = decimals([m.value], widths=[] if m.low is None or m.high is None else [m.high - m.low])
-        row = [Column.of(name, m).header, number(m.value, digits), brackets(m.low, m.high, digits)]
-        table.append([*row, comparison.reasons.get(name, "")])
-    lines += ["", to_plain(table)]
-    if comparison.metrics["cosine"].value is not None and comparison.metrics["fd"].low is not None:
-        lines.append("files of one stem are pairs: intervals leave both out together")
-    for tool, values in comparison.also.items():
-        told = values if isinstance(values, str) else ", ".join(f"{k} {v:.6g}" for k, v in values.items())
-        lines.append(f"{tool}: {told}")
-    return "\n".join([*lines, *_sensitivity_lines(comparison)])
-
-
-def _sensitivity_lines(comparison: Comparison) -> list[str]:
-    """Return how far each number moves, in percent of it, under each change."""
-    from bench.reporting.render import to_plain
-    from bench.reporting.words import MISSING, Column
     from bench.scoring import SAYS
 
-    if not comparison.sensitivity:
-        return []
-    table = [["how far it moves", "as given", *comparison.sensitivity]]
-    for name, metric in comparison.metrics.items():
-        value = metric.value
-        if value is None:
-            continue
-        row = [Column.of(name, metric).named, f"{value:.4g}"]
-        for values in comparison.sensitivity.values():
-            after = values[name]
-            moved = f" ({100 * (after - value) / abs(value):+.1f}%)" if after is not None and value else ""
-            row.append(MISSING if after is None else f"{after:.4g}{moved}")
-        table.append(row)
-    return ["", to_plain(table), *(f"{change}: {SAYS[change]}" for change in comparison.sensitivity)]
+    lines = [["", "value", "95% interval", ""]]
+    moved = [["how far it moves", "as given", *comparison.sensitivity]]
+    for name, m in comparison.metrics.items():
+        column, value = Column.of(name, m), m.value
+        digits = decimals([value], widths=[] if m.low is None or m.high is None else [m.high - m.low])
+        ends = brackets(m.low, m.high, digits)
+        lines.append([column.header, number(value, digits), ends, comparison.reasons.get(name, "")])
+        row = []
+        for after in (values[name] for values in comparison.sensitivity.values() if value is not None):
+            share = f" ({100 * (after - value) / abs(value):+.1f}%)" if after is not None and value else ""
+            row.append(MISSING if after is None else f"{after:.4g}{share}")
+        moved += [] if value is None else [[column.named, f"{value:.4g}", *row]]
+    told = {"table": to_plain(lines), "moved": to_plain(moved), "says": SAYS}
+    return filled("compare.txt", comparison=comparison, **told).rstrip()
 
 
 study_app = Shell(

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from bench.ablations import ABLATIONS, Ablation, Variant
 from bench.content import digest_json
 from bench.packed import Run
 from bench.record import RunRecord
 from bench.registry import FLOOR
+from bench.reporting import words
 from bench.reporting.differences import Difference, against, corrected, paired, verdict
 from bench.reporting.frame import (
     OWN_METHOD,
@@ -23,27 +24,12 @@ from bench.reporting.frame import (
     Row,
     Table,
     cells_of,
-    forgotten,
     frame,
-    gains,
+    grouped,
     lines_of,
     run_notes,
 )
-from bench.reporting.words import (
-    RATE,
-    Column,
-    headline_metrics,
-    label,
-    leak_by_task,
-    leak_mark,
-    order_columns,
-    outside_mark,
-    primary_metrics,
-    task_place,
-    titled,
-    variant_details,
-    variant_title,
-)
+from bench.reporting.words import RATE, Column, label, leak_mark, titled
 from bench.types import BenchError
 
 _METHODS = ("method", "floor")
@@ -51,14 +37,9 @@ _SAMPLER = ("guidance", "steps")
 _Found = Sequence[tuple[Variant, Sequence[Run]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Who is best in one column, and whether it is told apart from the next.
+class Standing(NamedTuple):
+    """Who is best in a column, and how it stands to the next; None where they cannot be paired."""
 
-    difference: best minus next, None where there is no next or the two cannot be paired.
-    """
-
-    column: Column
     best: Row
     next: Row | None
     difference: Difference | None
@@ -79,6 +60,7 @@ class Comparison(Table):
     for where it has variants.
     """
 
+    over: ClassVar[str] = "tasks"
     tables: Mapping[str, Table]
     standings: Mapping[Column, Standing]
     own_differences: Mapping[Column, Sequence[Difference]]
@@ -91,16 +73,21 @@ class Comparison(Table):
 
     def describe(self, row: Row, column: Column) -> dict[str, Any]:
         """Return what a number is of, by column of a tidy table, under this row's label."""
-        known = row.rows.get(column.task)
-        unknown = {"suite": self.suite, "task": column.task, "protocol": self.tables[column.task].hashes[0]}
-        own = replace(column, task="")
-        of_task = unknown if known is None else self.tables[column.task].describe(known, own)
+        part = self.tables[column.task]
+        of_task: dict[str, Any] = {"suite": self.suite, "task": column.task, "protocol": part.hashes[0]}
+        if column.task in row.rows:
+            of_task = part.describe(row.rows[column.task], replace(column, task=""))
         return of_task | {"row": row.label, "kind": row.kind}
 
     def compared(self, row: Row, column: Column) -> dict[str, Any]:
         """Return as best whether a number stands in bold; None where it does not lead."""
         standing = self.standings.get(column)
         return {"best": standing.clear if standing is not None and standing.best is row else None}
+
+    @property
+    def parts(self) -> Mapping[str, Table]:
+        """The tables by task."""
+        return self.tables
 
     @property
     def most_seeds(self) -> int:
@@ -120,7 +107,7 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
     mixed protocols.
     """
     suites = {table.suite for table in tables}
-    ordered = {t.task: t for t in sorted(tables, key=lambda t: task_place(t.task))}
+    ordered = {t.task: t for t in sorted(tables, key=lambda t: words.task_place(t.task))}
     if len(suites) != 1 or len(ordered) < len(tables) or any(t.marks for t in tables):
         raise BenchError(
             "a comparison holds the tasks of one suite, each in one table of one protocol, got "
@@ -130,10 +117,10 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
     rows = (*_references(ordered), *methods)
     columns = _columns(ordered)
     standings = {c: found for c in columns if (found := _standing(rows, c)) is not None}
-    leads = {c: s.difference for c, s in standings.items() if s.difference is not None}
     own = {c: _own_differences(rows, c) for c in columns if c.metric in _told_of(c)}
-    claims = iter(corrected([*leads.values(), *(d for each in own.values() for d in each)]))
-    leads = {column: next(claims) for column in leads}
+    claims = [s.difference for s in standings.values()] + [d for each in own.values() for d in each]
+    known = [claim for claim in claims if claim is not None]
+    fixed = dict(zip(map(id, known), corrected(known), strict=True))
     return Comparison(
         suite=suites.pop(),
         task="",
@@ -142,8 +129,8 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
         columns=columns,
         runs=tuple(run for table in ordered.values() for run in table.runs),
         notes=tuple(f"{task}: {note}" for task, table in ordered.items() for note in table.notes),
-        standings={c: replace(s, difference=leads.get(c)) for c, s in standings.items()},
-        own_differences={column: [next(claims) for _ in each] for column, each in own.items()},
+        standings={c: s._replace(difference=fixed.get(id(s.difference))) for c, s in standings.items()},
+        own_differences={c: [fixed[id(d)] for d in each] for c, each in own.items()},
         options=options,
         style=tables[0].style,
     )
@@ -169,7 +156,7 @@ def _columns(tables: Mapping[str, Table]) -> tuple[Column, ...]:
     columns = [
         replace(column, task=task)
         for task, table in tables.items()
-        for metric in (*headline_metrics(task), *(("clip",) if papers else ()), "cosine")
+        for metric in (*words.headline_metrics(task), *(("clip",) if papers else ()), "cosine")
         for column in table.columns
         if column.metric == metric
     ]
@@ -180,14 +167,16 @@ def _columns(tables: Mapping[str, Table]) -> tuple[Column, ...]:
 def _row(name: str, rows: Mapping[str, Row]) -> Row:
     """Return a row of the comparison out of those of tasks, which then go by its name."""
     first = next(iter(rows.values()))
-    leak = leak_by_task({task: [run.record for run in row.runs] for task, row in rows.items()})
-    name = label(name, outside_mark([run.record for row in rows.values() for run in row.runs]), leak)
+    runs = tuple(run for row in rows.values() for run in row.runs)
+    marks = {task: leak_mark(run.record for run in row.runs) for task, row in rows.items()}
+    leaks = ", ".join(f"{task} {mark.removeprefix('LEAK: ')}" for task, mark in marks.items() if mark)
+    name = label(name, words.outside_mark([run.record for run in runs]), f"LEAK: {leaks}" if leaks else "")
     return Row(
         name=name,
         label=label(name, "floor") if first.kind == "floor" else name,
         kind=first.kind,
         source=first.source,
-        runs=tuple(run for row in rows.values() for run in row.runs),
+        runs=runs,
         cells={replace(c, task=task): cell for task, row in rows.items() for c, cell in row.cells.items()},
         rows={task: replace(row, name=name, label=name) for task, row in rows.items()},
     )
@@ -201,17 +190,16 @@ def _references(tables: Mapping[str, Table]) -> list[Row]:
 
 def _methods(tables: Mapping[str, Table]) -> tuple[list[Row], dict[str, str]]:
     """Return methods and floor, those on most tasks first, and what plain names stand for."""
-    counts = Counter(
-        (task, _key(_plain(row.record))) for task, table in tables.items() for row in table.own(*_METHODS)
-    )
+    found = [(task, row) for task, table in tables.items() for row in table.own(*_METHODS)]
+    counts = Counter((task, _key(_plain(row.record))) for task, row in found)
     several_rates = {key for (_, key), n in counts.items() if n > 1}
     groups: dict[str, dict[str, Row]] = {}
     plain: dict[str, RunRecord] = {}
-    for task, table in tables.items():
-        for row in table.own(*_METHODS):
-            record = row.record if _key(_plain(row.record)) in several_rates else _plain(row.record)
-            groups.setdefault(_key(record), {})[task] = row
-            plain.setdefault(_key(record), record)
+    for task, row in found:
+        record = _plain(row.record)
+        record = row.record if _key(record) in several_rates else record
+        groups.setdefault(_key(record), {})[task] = row
+        plain.setdefault(_key(record), record)
     names, options = _names(plain, {key: len(rows) for key, rows in groups.items()})
     order = sorted(groups, key=lambda key: (-len(groups[key]), plain[key].method, names[key]))
     rows = [_row(names[key], groups[key]) for key in order]
@@ -237,20 +225,18 @@ def _names(
     stands_for: dict[str, str] = {}
     for method in sorted({record.method for record in records.values()}):
         family = {key: record for key, record in records.items() if record.method == method}
+        every = list(family.values())
         most = max(tasks[key] for key in family)
         leaders = [record for key, record in family.items() if tasks[key] == most]
-        short = _labels(family, leaders)
-        if len(leaders) == 1 < len(family) and len(set(short.values())) == len(family):
-            names |= short
-            details = variant_details(leaders[0], list(family.values()))
-            stands_for[titled(method)] = ", ".join(details)
-        else:
-            names |= _labels(family, list(family.values()))
+        short, long = (
+            {key: label(titled(method), *words.variant_details(r, others)) for key, r in family.items()}
+            for others in (leaders, every)
+        )
+        alone = len(leaders) == 1 < len(family) and len(set(short.values())) == len(family)
+        names |= short if alone else long
+        if alone:
+            stands_for[titled(method)] = ", ".join(words.variant_details(leaders[0], every))
     return names, stands_for
-
-
-def _labels(family: Mapping[str, RunRecord], others: Sequence[RunRecord]) -> dict[str, str]:
-    return {key: label(titled(r.method), *variant_details(r, others)) for key, r in family.items()}
 
 
 def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
@@ -262,8 +248,7 @@ def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
     if column.better == "none" or column.is_beside or not ranked:
         return None
     best, second = ranked[0], ranked[1] if len(ranked) > 1 else None
-    difference = None if second is None else _difference(best, second, column)
-    return Standing(column=column, best=best, next=second, difference=difference)
+    return Standing(best, second, None if second is None else _difference(best, second, column))
 
 
 def _difference(first: Row, second: Row, column: Column) -> Difference | None:
@@ -282,20 +267,18 @@ def _best_words(comparison: Comparison, column: Column) -> list[str]:
     standing = comparison.standings.get(column)
     if standing is None or standing.next is None:
         return []
-    words = f"Best mean on {column.named}: {standing.best.name}"
-    if standing.difference is None:
-        words += f"; no paired difference to the next, {standing.next.name}, can be stated."
-    else:
-        words += f", then {standing.next.name}. {verdict(standing.difference)}"
+    said = f"; no paired difference to the next, {standing.next.name}, can be stated."
+    if standing.difference is not None:
+        said = f", then {standing.next.name}. {verdict(standing.difference)}"
     better = _ranked([standing.best, *comparison.own("floor")], column)[0]
     if better is not standing.best:
-        words += f" {better.name}, which sees no condition, has the better mean."
-    return [words]
+        said += f" {better.name}, which sees no condition, has the better mean."
+    return [f"Best mean on {column.named}: {standing.best.name}{said}"]
 
 
 def _told_of(column: Column) -> set[str]:
     """Return the metrics of a column's task that sentences tell of."""
-    return {"fd", "kid", *primary_metrics(column.task)}
+    return {"fd", "kid", *words.primary_metrics(column.task)}
 
 
 def _own_differences(rows: Sequence[Row], column: Column) -> list[Difference]:
@@ -314,6 +297,7 @@ class AblationTable(Table):
     base: the protocol but for what variants change. missing: variants that no run has.
     """
 
+    over: ClassVar[str] = "variants"
     ablation: Ablation
     base: Mapping[str, Any]
     missing: tuple[str, ...]
@@ -322,11 +306,6 @@ class AblationTable(Table):
     def by_items(self) -> bool:
         """Whether variants differ in their number of training items."""
         return any(variant.train_items is not None for variant in self.ablation.variants)
-
-    @property
-    def key(self) -> str:
-        """The digest of the protocol that the variants share."""
-        return digest_json(dict(self.base))
 
     @property
     def title(self) -> str:
@@ -344,7 +323,7 @@ class AblationTable(Table):
             "ablation": self.ablation.name,
             "suite": self.suite,
             "task": self.task,
-            "protocol": row.protocol_hash,
+            "protocol": row.record.protocol_hash,
             "variant": row.label,
             "method": row.record.method,
             "train_items": row.train_items,
@@ -380,17 +359,17 @@ def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> lis
     this ablation alone.
     """
     runs = list({run.record.run_id: run for run in reversed(runs)}.values())
-    by_key: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.record.seed):
-        options = {k: v for k, v in run.record.options.items() if k != RATE}
-        by_key.setdefault(_variant_key(run.record.protocol, run.record.method, options), []).append(run)
-    bases = {_place(record): record for record in (run.record for run in runs) if _is_base(record)}
-    tables = (
-        _table(ablation, by_key, bases[place])
-        for ablation in ([only] if only is not None else ABLATIONS.values())
-        for place in sorted(bases)
-    )
-    return [table for table in tables if table is not None and _says_something(table)]
+    plain = [(run, _plain(run.record)) for run in sorted(runs, key=lambda run: run.record.seed)]
+    by_key = grouped(plain, lambda pair: digest_json([pair[1].protocol, pair[1].method, pair[1].options]))
+    found = {key: [run for run, _ in pairs] for key, pairs in by_key.items()}
+    bases = {
+        (r.suite, words.task_place(r.task), digest_json(_base(r.protocol))): r
+        for r in (run.record for run in runs)
+        if {"budget", "sampler"} <= set(r.protocol) and not {*_SAMPLER} & {*r.changes}
+    }
+    asked = [only] if only is not None else ABLATIONS.values()
+    tables = (_table(ablation, found, bases[place]) for ablation in asked for place in sorted(bases))
+    return [table for table in tables if table is not None]
 
 
 def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
@@ -405,19 +384,6 @@ def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
         if row.variant is not None and not row.variant.is_plain(table.task)
         for run in row.runs
     }
-
-
-def _variant_key(protocol: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
-    return digest_json([protocol, method, options])
-
-
-def _is_base(record: RunRecord) -> bool:
-    """Tell whether a run's protocol is one that variants may change."""
-    return {"budget", "sampler"} <= set(record.protocol) and not set(_SAMPLER) & set(record.changes)
-
-
-def _place(record: RunRecord) -> tuple[Any, ...]:
-    return record.suite, task_place(record.task), digest_json(_base(record.protocol))
 
 
 def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,7 +416,7 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
     base = _base(record.protocol)
     keys = {
         v.called: [
-            _variant_key(_protocol(base, v, subset), v.method, v.settings(record.task))
+            digest_json([_protocol(base, v, subset), v.method, v.settings(record.task)])
             for subset in range(v.subsets)
         ]
         for v in ablation.variants
@@ -463,13 +429,16 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
         return None
     runs = [run for _, members in found for run in members]
     rows = _rows(ablation, found, record.task)
+    compared = {row.variant and row.variant.amount for row in rows if row.differences}
+    if len(compared) < (2 if ablation.axis in ("train_items", "train_images") else 1):
+        return None
     return AblationTable(
         ablation=ablation,
         suite=record.suite,
         task=record.task,
         base=base,
         rows=tuple(rows),
-        columns=order_columns(column for row in rows for column in row.cells),
+        columns=words.order_columns(column for row in rows for column in row.cells),
         runs=tuple(runs),
         missing=tuple(v.called for v in variants if not of[v.called]),
         notes=(*run_notes([run.record for run in runs], rows), *notes),
@@ -481,50 +450,45 @@ def _one_rate(found: _Found) -> tuple[_Found, list[str]]:
     of one method differ.
     """
     same, notes = [], []
+    rated: dict[str, dict[str, Any]] = {}
     for variant, runs in found:
         rates = Counter(run.record.options.get(RATE) for run in runs)
         kept = min(rates, key=lambda rate: (-rates[rate], rate or 0.0))
         same.append((variant, [run for run in runs if run.record.options.get(RATE) == kept]))
+        rated.setdefault(variant.method, {})[titled(variant.called)] = kept
         if len(rates) > 1:
             notes.append(
                 f"{rates.total() - rates[kept]} runs of {titled(variant.called)} at other learning rates "
                 f"than {kept:g} are left out."
             )
-    return same, notes + _rates_said(same)
-
-
-def _rates_said(found: _Found) -> list[str]:
-    """Say the learning rates of each method whose variants have several."""
-    said = []
-    for method in dict.fromkeys(variant.method for variant, _ in found):
-        own = {v.called: runs[0].record.options.get(RATE) for v, runs in found if v.method == method}
-        if len(set(own.values())) > 1:
-            each = ", ".join(f"{titled(name)} {rate:g}" for name, rate in own.items())
-            said.append(f"Learning rates of {titled(method)}: {each}.")
-    return said
-
-
-def _wanted(ablation: Ablation, task: str) -> list[str]:
-    """Return fidelity, FD, cosine and what is told along an axis besides."""
-    along = {"guidance": ("clip",), "train_images": headline_metrics(task)}
-    return [*primary_metrics(task), "fd", "cosine", *along.get(ablation.axis, ())]
+    for method, rates_of in rated.items():
+        each = ", ".join(
+            f"{name} {rate:g}" for name, rate in rates_of.items() if len({*rates_of.values()}) > 1
+        )
+        notes += [f"Learning rates of {titled(method)}: {each}."] if each else []
+    return same, notes
 
 
 def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
-    """Return a row a variant, with its differences to the reference."""
-    metrics = _wanted(ablation, task)
+    """Return a row a variant, with its differences to the reference at the seeds that both have."""
+    along = {"guidance": ("clip",), "train_images": words.headline_metrics(task)}
+    metrics = [*words.primary_metrics(task), "fd", "cosine", *along.get(ablation.axis, ())]
     lines = frame([run for _, runs in found for run in runs], {*metrics, "kid"})
-    samples = [line for line in lines if line.source == SAMPLES]
-    samples = [line for line in [*samples, *gains(lines, task)] if line.column.metric in metrics]
-    samples += forgotten(lines)
+    told = [(line, line.column) for line in lines if line.source == SAMPLES]
+    samples = [line for line, c in told if c.metric in metrics or c.is_forgetting]
     rows = {
         variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
         for variant, runs in found
     }
-    differences = corrected(
-        difference
+    pairs = [
+        (row, rows.get(ablation.reference_of(v).called))
         for (v, _), row in zip(found, rows.values(), strict=True)
-        for difference in _to_reference(row, rows.get(ablation.reference_of(v).called))
+    ]
+    differences = corrected(
+        paired(row, reference, column, seeds={*row.seeds} & {*reference.seeds})
+        for row, reference in pairs
+        if reference is not None and reference is not row and row.kind != "floor"
+        for column in row.cells
     )
     return [
         replace(row, differences={d.column: d for d in differences if d.first == row.name})
@@ -533,58 +497,34 @@ def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
 
 
 def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], lines: Lines) -> Row:
-    details = []
+    detail = ""
     if ablation.resamples and ablation.reference_of(variant) is variant:
         value = f"{runs[0].record.protocol['sampler'][ablation.axis]:g}"
-        details = [f"{value} steps" if ablation.axis == "steps" else value]
-    name = label(variant_title(variant), *details, leak_mark(run.record for run in runs))
-    floor = variant.method == FLOOR
+        detail = f"{value} steps" if ablation.axis == "steps" else value
+    name = label(words.variant_title(variant), detail, leak_mark(run.record for run in runs))
+    amounts = ((variant.train_items, "items"), (variant.train_images, "images"))
     return Row(
-        name=label(
-            name,
-            f"{variant.train_items:,} items" if variant.train_items is not None else "",
-            f"{variant.train_images:,} images" if variant.train_images is not None else "",
-        ),
+        name=label(name, *(f"{number:,} {what}" for number, what in amounts if number is not None)),
         label=name,
-        kind="floor" if floor else "method",
+        kind="floor" if variant.method == FLOOR else "method",
         runs=tuple(runs),
         cells=cells_of(lines, runs=len(runs)),
         variant=variant,
     )
 
 
-def _to_reference(row: Row, reference: Row | None) -> list[Difference | None]:
-    """Return the differences of a row to the reference, at the seeds that both have."""
-    if reference is None or reference is row or row.kind == "floor":
-        return []
-    seeds = set(row.seeds) & set(reference.seeds)
-    return [paired(row, reference, column, seeds=seeds) for column in row.cells]
-
-
-def _says_something(table: AblationTable) -> bool:
-    """Whether a variant is compared; along an axis of items or images, at two numbers of them or more."""
-    compared = {row.variant and row.variant.amount for row in table.rows if row.differences}
-    return len(compared) > (1 if table.ablation.axis in ("train_items", "train_images") else 0)
-
-
 def ablation_sentences(table: AblationTable) -> list[str]:
     """Return what may be said of fidelity and FD, a sentence a variant: the reference against it."""
-    return [verdict(d.turned) for column in _told(table) for d in _in_order(table, column)]
+    return [verdict(difference) for told in _told(table) for difference in told]
 
 
 def ablation_summary(table: AblationTable) -> list[str]:
     """Return how the reference stands to all variants in fidelity and FD, a line a number of items."""
-    told = (_in_order(table, column) for column in _told(table))
-    return [
-        against([d.turned for d in same])
-        for differences in told
-        for _, same in groupby(differences, key=lambda d: d.second)
-    ]
+    lines = (same for told in _told(table) for _, same in groupby(told, key=lambda d: d.first))
+    return [against(list(same)) for same in lines]
 
 
-def _told(table: AblationTable) -> list[Column]:
-    return [c for c in table.columns if c.metric in {"fd", *primary_metrics(table.task)}]
-
-
-def _in_order(table: AblationTable, column: Column) -> list[Difference]:
-    return [row.differences[column] for row in table.rows if column in row.differences]
+def _told(table: AblationTable) -> list[list[Difference]]:
+    """Return the reference minus each variant in fidelity and FD, a list a column."""
+    columns = [c for c in table.columns if c.metric in {"fd", *words.primary_metrics(table.task)}]
+    return [[row.differences[c].turned for row in table.rows if c in row.differences] for c in columns]

@@ -11,6 +11,8 @@ from bench.reporting.frame import WRONG_CONDITIONS, Row, Table, evidence
 from bench.reporting.frame import Difference as Difference
 from bench.reporting.words import Column, brackets, number
 
+_UNTOLD = "cannot be told apart from"
+
 
 def paired_differences(table: Table) -> tuple[Difference, ...]:
     """Return method minus floor, minus itself under wrong conditions and minus method, where paired.
@@ -34,13 +36,13 @@ def _pairs(table: Table) -> Iterator[tuple[Row, Row, tuple[int, ...] | None]]:
     methods = [row for row in table.rows if row.ranked]
     for row in methods:
         for other in table.own("floor"):
-            if other.protocol_hash == row.protocol_hash:
+            if other.record.protocol_hash == row.record.protocol_hash:
                 yield row, other, None
         for other in table.own(*WRONG_CONDITIONS):
             if {*map(id, other.runs)} <= {*map(id, row.runs)}:
                 yield row, other, other.seeds
     for row, other in combinations(methods, 2):
-        if row.protocol_hash == other.protocol_hash:
+        if row.record.protocol_hash == other.record.protocol_hash:
             yield row, other, None
 
 
@@ -52,12 +54,13 @@ def paired(
     seeds: those to compare at, None for all that each has.
     """
     sides = [row.cells.get(column) for row in (first, second)]
-    cells = [cell for cell in sides if cell is not None and cell.value is not None]
-    lines = [[x for x in c.lines if seeds is None or x.run.record.seed in seeds] for c in cells]
-    found = evidence(*lines) if len(lines) == 2 and all(map(len, lines)) else None
+    known = [cell for cell in sides if cell is not None and cell.value is not None]
+    lines = [[x for x in c.lines if seeds is None or x.run.record.seed in seeds] for c in known]
+    found = evidence(*lines) if len(lines) == 2 and all(lines) else None
     if found is None:
         return None
     interval = crossed_interval(*found.estimates)
+    of, minus = (len({line.run.record.seed for line in side}) for side in lines)
     return Difference(
         first=first.name,
         second=second.name,
@@ -66,8 +69,8 @@ def paired(
         items=found.items,
         groups=found.groups,
         left_out=found.left_out,
-        first_seeds=len({line.run.record.seed for line in lines[0]}),
-        second_seeds=len({line.run.record.seed for line in lines[1]}),
+        first_seeds=of,
+        second_seeds=minus,
         chance=interval.chance,
     )
 
@@ -89,15 +92,12 @@ def against(differences: Sequence[Difference]) -> str:
     usual = max(bases, key=bases.count)
     claims: dict[str, list[str]] = {}
     for d, basis in zip(differences, bases, strict=True):
-        doubt = "by its interval alone " if d.mark else ""
-        verb = f"{doubt}{_verb(d)}" if d.shown else "cannot be told apart from"
-        joint = " by " if d.shown else ": "
-        claims.setdefault(verb, []).append(
-            f"{d.second}{joint}{_amount(d)}{'' if basis == usual else f' ({basis})'}"
-        )
-    words = "; ".join(f"{verb} {', '.join(others)}" for verb, others in claims.items())
+        verb = f"{'by its interval alone ' if d.mark else ''}{_verb(d)}" if d.shown else _UNTOLD
+        amount = f"{' by ' if d.shown else ': '}{_amount(d)}{'' if basis == usual else f' ({basis})'}"
+        claims.setdefault(verb, []).append(f"{d.second}{amount}")
+    said = "; ".join(f"{verb} {', '.join(others)}" for verb, others in claims.items())
     otherwise = "where not said, " if len(set(bases)) > 1 else ""
-    return f"{differences[0].first} on {differences[0].column.named} ({otherwise}{usual}): {words}."
+    return f"{differences[0].first} on {differences[0].column.named} ({otherwise}{usual}): {said}."
 
 
 def verdict(difference: Difference) -> str:

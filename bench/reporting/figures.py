@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,19 +26,12 @@ from bench.content import atomic_path
 from bench.data.picture import shrunk
 from bench.packed import Run
 from bench.registry import FLOOR
+from bench.reporting import words
 from bench.reporting.compare import AblationTable
 from bench.reporting.frame import OWN_METHOD, WRONG_CONDITIONS, Row, Table
+from bench.reporting.render import MISSING
 from bench.reporting.tables import column_digits, difference_cell, mean_cost
-from bench.reporting.words import (
-    MISSING,
-    Column,
-    count,
-    headline_metrics,
-    made_equal,
-    number,
-    primary_metrics,
-    titled,
-)
+from bench.reporting.words import Column, titled
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -83,33 +77,14 @@ _LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 
 SAMPLES = "samples of the same items from the same initial noise"
 CURVES = "training curves, first seed"
 LEARNING_CURVE = f"quality by {_AXES['train_images']}"
+_OF_TABLE = ("overview", "cost", "curves", "qualitative")
 _FAR = 0.25  # heights of a panel: a floor farther away would press the methods together
 _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120
 _TILE = 128  # pixels that a tile of a gallery takes at least
 _LETTER = 0.0083  # inches that a letter of one point takes, about
 _POINTS = {False: 9.0, True: 8.0}  # of letters, on a screen and in a paper
-_SETTINGS = {
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.titley": 1.0,  # else looked for anew in each drawing
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.dpi": float(_DPI),
-    "pdf.fonttype": 42,  # TrueType: publishers refuse the default, Type 3
-}
+_STYLE = resources.files(__package__) / "templates" / "figures.mplstyle"
 # Dates and versions would move the bytes of a figure that did not change.
 _FORMATS: Mapping[str, dict[str, Any]] = {
     "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},  # 6 saves 8%, takes twice
@@ -149,11 +124,6 @@ class Sheet(NamedTuple):
 
     path: Path
     width: float | None = None
-
-    @property
-    def most(self) -> int:
-        """How many rows of a gallery there is room for."""
-        return _MOST if self.width is None or self.width > 5 else 4
 
 
 class Look(NamedTuple):
@@ -197,6 +167,7 @@ def dot_figure(
     """
     size = (2.15, 0.3 * len(names) + 0.1) if width is None else (1.0, 0.21 * len(names) + 0.1)
     left = 0.2 + _POINTS[width is not None] * _LETTER * max(map(len, names))
+    lines = {name: place for place, name in enumerate(names)}
     with _panels(Sheet(path, width), len(panels), title=title, across=4, size=size, left=left) as axes:
         across = len({axis.get_position().x0 for axis in axes})
         over: dict[str, Any] = {"loc": "right"} if width is not None and across == 1 else {}
@@ -205,38 +176,42 @@ def dot_figure(
             axis.set(ylim=(len(names) - 0.5, -0.75))
             axis.spines["left"].set_visible(False)
             axis.yaxis.set_visible(False)  # ticks of every line and panel would take longest to draw
-            whole: dict[str, Any] = {"transform": axis.get_yaxis_transform()}
-            axis.hlines(range(len(names)), 0, 1, color=GRID, linewidth=0.8, zorder=0, **whole)
-            for place, name in enumerate(names if number % across == 0 else ()):
-                axis.text(-0.02, place, name, ha="right", va="center", color=INK, **whole)
-            for place in set(range(len(names))) - {names.index(mark.name) for mark in marks}:
-                axis.text(0.02, place, MISSING, va="center", color=SOFT, **whole)
-            _dots(axis, marks, [names.index(mark.name) for mark in marks])
+            whole: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "va": "center"}
+            axis.hlines(
+                [*lines.values()], 0, 1, color=GRID, linewidth=0.8, zorder=0, transform=whole["transform"]
+            )
+            for name, place in lines.items() if number % across == 0 else ():
+                axis.text(-0.02, place, name, ha="right", color=INK, **whole)
+            for name in (name for name in names if name not in {mark.name for mark in marks}):
+                axis.text(0.02, lines[name], MISSING, color=SOFT, **whole)
+            _dots(axis, marks, [lines[mark.name] for mark in marks])
             if differences:
                 axis.axvline(0.0, color=SOFT, linewidth=0.8, zorder=0)
             axis.grid(visible=False)
             axis.locator_params(axis="x", nbins=4)
             axis.margins(x=0.14)
-    return Path(path)
+    return path
 
 
 def _dots(axis: Axes, marks: Sequence[Mark], places: Sequence[int]) -> None:
     """Draw all dots of a panel as one collection, and their intervals as another, which is quicker."""
     from matplotlib.markers import MarkerStyle
 
-    own = [_KINDS.get(mark.kind, (None, None, True)) for mark in marks]
-    known = [looks({mark.name: mark.method})[mark.name] for mark in marks]
-    colours = [colour or look.colour for (colour, _, _), look in zip(own, known, strict=True)]
-    shapes = [MarkerStyle(marker or look.marker) for (_, marker, _), look in zip(own, known, strict=True)]
-    faces = [colour if filled else "white" for colour, (_, _, filled) in zip(colours, own, strict=True)]
-    values, low, high = np.asarray([[mark.value, mark.low, mark.high] for mark in marks], dtype=float).T
+    colours, faces, paths = [], [], []
     for mark, place in zip(marks, places, strict=True):
+        look = looks({mark.name: mark.method})[mark.name]
+        colour, marker, filled = _KINDS.get(mark.kind, (None, None, True))
+        shape = MarkerStyle(marker or look.marker)
+        colours.append(colour or look.colour)
+        faces.append(colours[-1] if filled else "white")
+        paths.append(shape.get_path().transformed(shape.get_transform()))
         if mark.kind == "floor":
             axis.axvline(mark.value, color="#bbbbbb", linestyle=":", linewidth=1, zorder=0)
         axis.text(mark.value, place - 0.19, mark.text, ha="center", va="bottom", fontsize=7, color=SOFT)
+    values, low, high = np.asarray([[mark.value, mark.low, mark.high] for mark in marks], dtype=float).T
     axis.hlines(places, low, high, colors=colours, linewidth=2, alpha=0.55)
     dots = axis.scatter(values, places, s=5.5**2, c=faces, edgecolors=colours, linewidths=1, zorder=3)
-    dots.set_paths([shape.get_path().transformed(shape.get_transform()) for shape in shapes])
+    dots.set_paths(paths)
 
 
 def plane_figure(
@@ -257,28 +232,25 @@ def plane_figure(
     methods = {mark.name: mark.method for panel in panels for mark in panel.marks}
     styles = looks(methods)
     size = ((3.1, 2.5) if across > 1 else (5.4, 2.9)) if width is None else (1.6, 1.7)
-    sheet = Sheet(path, width)
-    with _panels(
-        sheet, len(panels), title=title, across=across, size=size, left=0.75, legend=methods
-    ) as axes:
+    place: dict[str, Any] = {"size": size, "left": 0.75, "legend": methods}
+    with _panels(Sheet(path, width), len(panels), title=title, across=across, **place) as axes:
         for axis, panel in zip(axes, panels, strict=True):
             axis.set(xlabel=panel.x, title=panel.y.replace(" (", "\n(", 1))
             for name in dict.fromkeys(mark.name for mark in panel.marks if mark.kind != "floor"):
                 marks = sorted((m for m in panel.marks if m.name == name), key=lambda mark: mark.x)
                 _series(axis, marks, styles[name], joined=joined)
-            for mark in panel.marks:
-                if mark.kind == "floor":
-                    _floor(axis, mark)
+            for mark in (mark for mark in panel.marks if mark.kind == "floor"):
+                _floor(axis, mark)
             if panel.dashed is not None:
                 axis.axvline(panel.dashed, color=SOFT, linestyle=_DASHES[1], linewidth=1, zorder=0)
             _x_axis(axis, panel)
-        handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in methods}
+        handles = {h.get_label(): h for axis in axes for h in axis.get_lines()}
         shown = [handles[name] for name in methods if name in handles]
         beside: dict[str, Any] = {"loc": "center right"}
         if width is not None:
             beside = {"loc": "lower center", "ncols": _names_across(methods, width), "borderaxespad": 0.2}
         axes[0].figure.legend(handles=shown, labelcolor="linecolor", **beside)
-    return Path(path)
+    return path
 
 
 def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> None:
@@ -304,10 +276,8 @@ def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> N
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Return the mean over `window` (odd) points about each, fewer at the ends, [N] float64."""
-    weights = np.ones(window)
-    return np.asarray(
-        np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
-    )
+    weights, ones = np.ones(window), np.ones(len(values))
+    return np.asarray(np.convolve(values, weights, "same") / np.convolve(ones, weights, "same"))
 
 
 def _floor(axis: Axes, mark: Mark) -> None:
@@ -331,7 +301,7 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
         steps = (1, 3) if ratio > 30 else (1, 2, 5) if ratio > 4 else (1, 1.5, 2, 3, 5, 7)
         axis.xaxis.set_major_locator(LogLocator(subs=steps))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(lambda x, _: count(x))
+        axis.xaxis.set_major_formatter(lambda x, _: words.count(x))
     if panel.ticks:
         axis.set_xticks(*zip(*panel.ticks, strict=True))
 
@@ -353,25 +323,20 @@ def curve_figure(
     curves with the name of the one that each is compared with; a second panel shows the differences at
     each step, which the noise of batches that both trained on does not blur. ticks: names of steps.
     """
-    panels = {labels[1]: curves}
-    gaps = differences(curves, minus or {})
+    panels, gaps = {labels[1]: curves}, differences(curves, minus or {})
     if gaps:
         references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
         panels[f"{labels[1]}, minus {references}"] = gaps
-    drawn = [
-        Panel(
-            labels[0],
-            words,
-            [
-                Mark(name, (methods or {}).get(name, name), value, x=step)
-                for name, points in lines.items()
-                for step, value in points
-            ],
-            log=False,
-            ticks=ticks,
-        )
-        for words, lines in panels.items()
-    ]
+    methods = {name: name for name in curves} | dict(methods or {})
+    marks = {
+        y: [
+            Mark(name, methods[name], value, x=step)
+            for name, points in lines.items()
+            for step, value in points
+        ]
+        for y, lines in panels.items()
+    }
+    drawn = [Panel(labels[0], y, made, log=False, ticks=ticks) for y, made in marks.items()]
     return plane_figure(drawn, path, width, title=title, across=1, joined=True)
 
 
@@ -417,7 +382,7 @@ def gallery_figure(
         for column, head in enumerate(heads):
             place = ((column + 0.5) * across, -4)
             axis.text(*place, head, ha="center", va="bottom", fontsize=7.5 * grown, color=INK)
-    return Path(path)
+    return path
 
 
 def _names_across(names: Iterable[str], width: float) -> int:
@@ -510,12 +475,12 @@ def _figure(sheet: Sheet, inches: tuple[float, float]) -> Iterator[Figure]:
 
     points = _POINTS[sheet.width is not None]
     sizes = {"font.size": points, "axes.titlesize": points, "font.family": _font()}
-    with context(["default", _SETTINGS | sizes]):
+    with context(["default", str(_STYLE), sizes]):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
         yield figure
         for kind, settings in _FORMATS.items():
-            with atomic_path(Path(sheet.path).with_suffix(f".{kind}")) as temporary:
+            with atomic_path(sheet.path.with_suffix(f".{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, **settings)
 
 
@@ -558,23 +523,21 @@ def draw_table(
     Tables of mixed protocols get no picture that would put rows of two protocols side by side.
     """
     galleries, left_out = [], []
-
-    def sheet(kind: str) -> Sheet:
-        return Sheet(out / f"{kind}-{name}.png", width)
-
-    for digest in dict.fromkeys(row.protocol_hash for row in rows):
-        shown, reasons = gallery([row for row in rows if row.protocol_hash == digest])
+    for digest in dict.fromkeys(row.record.protocol_hash for row in rows):
+        shown, reasons = gallery([row for row in rows if row.record.protocol_hash == digest])
         galleries += [shown] if shown is not None else []
         left_out += reasons
-    drawn = {"overview": _overview(table, sheet("overview"))}
-    if not table.marks:
-        drawn["cost"] = _cost(table, rows, sheet("cost"))
+    sheets = {kind: Sheet(out / f"{kind}-{name}.png", width) for kind in _OF_TABLE}
     uniform = [row for row in rows if row.record.options.get("timesteps", "uniform") == "uniform"]
     curves = {row.name: row.runs[0] for row in uniform}  # a loss over other timesteps is another loss
-    drawn["curves"] = _curves(curves, sheet("curves"), table)
-    if not table.marks and galleries:
-        drawn["samples"] = _samples(galleries[0], sheet("qualitative"), table.title)
-    return _pictures(sheet(""), drawn, galleries, left_out)
+    drawn = {
+        "overview": _overview(table, sheets["overview"]),
+        "cost": None if table.marks else _cost(table, rows, sheets["cost"]),
+        "curves": _curves(curves, sheets["curves"], table),
+    }
+    if galleries and not table.marks:
+        drawn["samples"] = _samples(galleries[0], sheets["qualitative"], table.title)
+    return _pictures(drawn, galleries, left_out, width)
 
 
 def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | None = None) -> Pictures:
@@ -582,39 +545,42 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | 
 
     Samples are of each variant; along training items, of the reference's at each number of them.
     """
-    drawn: dict[str, Path | None] = {}
-
-    def sheet(kind: str = "") -> Sheet:
-        return Sheet(out / f"{name}{kind}.png", width)
-
-    if table.ablation.axis:
-        drawn[f"quality by {_AXES[table.ablation.axis]}"] = _along(table, sheet())
+    sheet, ablation = Sheet(out / f"{name}.png", width), table.ablation
+    weights, curves, samples = (
+        sheet._replace(path=out / f"{name}-{kind}.png") for kind in ("weights", "curves", "samples")
+    )
+    if ablation.axis:
+        drawn = {f"quality by {_AXES[ablation.axis]}": _along(table, sheet)}
     else:
-        drawn["differences to the paper's setting"] = _differences(table, sheet())
-        drawn["learned layer weights"] = _weights(table, sheet("-weights"))
         runs = {row.name: row.runs[0] for row in table.rows}
-        drawn[CURVES] = _curves(runs, sheet("-curves"), table, minus=_references(table))
-    along = table.ablation.axis in ("train_items", "train_images")
-    rows = [
-        row
-        for row in table.rows
-        if row.variant is not None and not (along and row.variant.name != table.ablation.reference)
-    ]
+        drawn = {
+            "differences to the paper's setting": _differences(table, sheet),
+            "learned layer weights": _weights(table, weights),
+            CURVES: _curves(runs, curves, table, minus=_references(table)),
+        }
+    rows = [row for row in table.rows if row.variant is not None]
+    if ablation.axis in ("train_items", "train_images"):
+        rows = [row for row in rows if row.variant and row.variant.name == ablation.reference]
     shown, left_out = gallery(rows)
     references = {row.name for row in rows if table.is_reference(row)}
     if shown is None or len(shown.runs) < 2 or not shown.runs.keys() & references:
-        return _pictures(sheet(), drawn, [], [])
-    drawn[SAMPLES] = _samples(shown, sheet("-samples"), table.title)
-    return _pictures(sheet(), drawn, [shown], left_out)
+        return _pictures(drawn, [], [], width)
+    drawn[SAMPLES] = _samples(shown, samples, table.title)
+    return _pictures(drawn, [shown], left_out, width)
+
+
+def _most(width: float | None) -> int:
+    """Return how many rows of a gallery there is room for."""
+    return _MOST if width is None or width > 5 else 4
 
 
 def _pictures(
-    sheet: Sheet, drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str]
+    drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str], width: float | None
 ) -> Pictures:
-    most = sheet.most
-    crowd = [f"{name} is not shown for want of room." for one in shown for name in list(one.runs)[most:]]
+    crowd = [name for one in shown for name in list(one.runs)[_most(width) :]]
     figures = {kind: path.name for kind, path in drawn.items() if path is not None}
-    return Pictures(figures=figures, galleries=shown, left_out=[*crowd, *left_out])
+    said = [*(f"{name} is not shown for want of room." for name in crowd), *left_out]
+    return Pictures(figures=figures, galleries=shown, left_out=said)
 
 
 def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
@@ -625,14 +591,11 @@ def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
     tiled = {row.name: {r.record.seed: r for r in row.runs if r.has_tiles} for row in rows}
     left_out = [f"{name} keeps no tiles." for name, runs in tiled.items() if not runs]
     counts = Counter(seed for runs in tiled.values() for seed in runs)
-    if not counts:
-        return None, left_out
-    seed = min(counts, key=lambda s: (-counts[s], s))
+    seed = min(counts, key=lambda s: (-counts[s], s), default=0)
     left_out += [f"{n} keeps no tiles of seed {seed}." for n, r in tiled.items() if r and seed not in r]
-    shown = {name: runs[seed] for name, runs in tiled.items() if seed in runs}
     samples: dict[str, np.ndarray] = {}
     ends: dict[str, np.ndarray] = {}
-    for name, run in shown.items():
+    for name, run in ((name, runs[seed]) for name, runs in tiled.items() if seed in runs):
         try:
             tiles = run.tiles()
         except BenchError:
@@ -646,30 +609,32 @@ def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
     if not samples:
         return None, left_out
     columns = {"condition": ends["condition"], **samples, "target": ends["target"]}
-    return Gallery(seed=seed, columns=columns, runs={n: shown[n].record.run_id for n in samples}), left_out
+    runs = {name: tiled[name][seed].record.run_id for name in samples}
+    return Gallery(seed=seed, columns=columns, runs=runs), left_out
 
 
 def _samples(shown: Gallery, sheet: Sheet, title: str) -> Path:
     """Draw the first items of a gallery, of as many rows as there is room for."""
-    names = ["condition", *list(shown.runs)[: sheet.most], "target"]
+    names = ["condition", *list(shown.runs)[: _most(sheet.width)], "target"]
     title += f", seed {shown.seed}: the same items from the same initial noise"
     return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, *sheet, title=title)
 
 
 def _marks(rows: Sequence[Row], column: Column, **more: Mapping[str, Any]) -> list[Mark]:
     """Return the numbers that rows have in a column; more: by field of a mark, what it is by row."""
+    known = [(row, row.cells[column]) for row in rows if column in row.cells]
     return [
         Mark(row.name, row.record.method, cell.value, cell.low, cell.high, kind=row.kind)._replace(
             **{field: values[row.name] for field, values in more.items()}
         )
-        for row in rows
-        if (cell := row.cells.get(column)) is not None and cell.value is not None
+        for row, cell in known
+        if cell.value is not None
     ]
 
 
 def _overview(table: Table, sheet: Sheet) -> Path | None:
     """Draw all numbers; in a paper those that tell first how good a method is, without wrong conditions."""
-    paper, headline = sheet.width is not None, headline_metrics(table.task)
+    paper, headline = sheet.width is not None, words.headline_metrics(table.task)
     left_out = {"variant", *((*WRONG_CONDITIONS, "other") if paper else ())}
     rows = [row for row in table.rows if row.kind not in left_out]
     labels = {row.name: row.label for row in rows}
@@ -678,20 +643,20 @@ def _overview(table: Table, sheet: Sheet) -> Path | None:
         marks = _marks(rows, column, name=labels)
         digits = column_digits(table, column)
         if marks and not column.spec.detail and (not paper or column.metric in headline):
-            panels[column.header] = [mark._replace(text=number(mark.value, digits)) for mark in marks]
+            panels[column.header] = [m._replace(text=words.number(m.value, digits)) for m in marks]
     title = f"{table.title}: values with 95% intervals"
     return dot_figure(panels, *sheet, title=title, names=list(labels.values())) if panels else None
 
 
 def _cost(table: Table, rows: Sequence[Row], sheet: Sheet) -> Path | None:
-    panels = []
-    for column in (c for m in (*primary_metrics(table.task), "fd") for c in table.columns if c.metric == m):
-        for key, words in _COSTS.items():
+    panels, metrics = [], (*words.primary_metrics(table.task), "fd")
+    for column in (c for m in metrics for c in table.columns if c.metric == m):
+        for key, what in _COSTS.items():
             costs = {row.name: mean_cost(row, key) or math.nan for row in rows}
             marks = [m for m in _marks(rows, column, x=costs) if m.kind == "floor" or m.x > 0]
             if any(mark.kind == "method" for mark in marks):
-                panels.append(Panel(words, column.header, marks, log=True))
-    title = f"{table.title}: quality against cost, at {made_equal(table.records)}"
+                panels.append(Panel(what, column.header, marks))
+    title = f"{table.title}: quality against cost, at {words.made_equal(table.records)}"
     return plane_figure(panels, *sheet, title=title) if panels else None
 
 
@@ -727,18 +692,17 @@ def _references(table: AblationTable) -> dict[str, str]:
 
 def _differences(table: AblationTable, sheet: Sheet) -> Path | None:
     panels: dict[str, list[Mark]] = {}
-    for row, column, d in (
-        (r, c, r.differences[c]) for r in table.rows for c in table.columns if c in r.differences
-    ):
+    compared = [row for row in table.rows if row.differences]
+    for row, d in ((r, r.differences[c]) for r in compared for c in table.columns if c in r.differences):
         kind = "untold" if not d.clear else "better" if d.better else "worse"
         i, text = d.interval, difference_cell(d).main
         mark = Mark(row.name, row.record.method, i.value, i.low, i.high, kind=kind, text=text)
-        panels.setdefault(column.header, []).append(mark)
+        panels.setdefault(d.column.header, []).append(mark)
     title = (
         f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n"
         "teal better, wine worse, grey not told apart"
     )
-    names = [row.name for row in table.rows if row.differences]
+    names = [row.name for row in compared]
     return dot_figure(panels, *sheet, title=title, names=names, differences=True) if panels else None
 
 
@@ -748,21 +712,22 @@ def _along(table: AblationTable, sheet: Sheet) -> Path | None:
     Along training images: fidelity, KID and condition gains, below them the same along the multiply-adds of
     training where every run has counted them.
     """
-    axis, rows = table.ablation.axis, table.rows
-    places = {row.name: row.setting(axis) for row in rows}
-    names = {r.name: titled(r.record.method) if table.ablation.resamples else r.line for r in rows}
-    own = sorted({places[row.name] for row in rows if row.kind == "method"})
-    dashed = [places[row.name] for row in rows if table.is_reference(row) and table.ablation.resamples]
-    axes = {_AXES[axis]: (places, [(place, f"{place:,g}") for place in own])}
-    columns = [c for c in table.columns if any(c in row.cells for row in rows if row.kind == "method")]
-    if axis == "train_images":
-        columns = [c for c in columns if c.metric in {*headline_metrics(table.task)} - {"fd"}] or columns
+    ablation, rows, methods = table.ablation, table.rows, table.own("method")
+    places = {row.name: row.setting(ablation.axis) for row in rows}
+    names = {r.name: titled(r.record.method) if ablation.resamples else _line(r) for r in rows}
+    own = sorted({places[row.name] for row in methods})
+    dashed = [places[row.name] for row in rows if table.is_reference(row) and ablation.resamples]
+    axes = {_AXES[ablation.axis]: (places, [(place, f"{place:,g}") for place in own])}
+    columns = [c for c in table.columns if any(c in row.cells for row in methods)]
+    if ablation.axis == "train_images":
+        headline = {*words.headline_metrics(table.task)} - {"fd"}
+        columns = [c for c in columns if c.metric in headline] or columns
         macs = {row.name: float(row.train_macs or math.nan) for row in rows}
-        if not any(math.isnan(macs[row.name]) for row in rows if row.kind == "method"):
+        if not any(math.isnan(macs[row.name]) for row in methods):
             axes["multiply-adds of training"] = macs, []
     panels = [
-        Panel(words, c.header, marks, axis != "guidance", ticks, dashed[0] if dashed else None)
-        for words, (x, ticks) in axes.items()
+        Panel(what, c.header, marks, ablation.axis != "guidance", ticks, dashed[0] if dashed else None)
+        for what, (x, ticks) in axes.items()
         for c in columns
         if (marks := _marks(rows, c, x=x, name=names))
     ]
@@ -771,6 +736,11 @@ def _along(table: AblationTable, sheet: Sheet) -> Path | None:
         return None
     across = len(columns) if len(axes) > 1 else 2 if len(panels) == 4 else 3
     return plane_figure(panels, *sheet, title=title, across=across, joined=True)
+
+
+def _line(row: Row) -> str:
+    """Return which line of a curve a variant stands on: that of its name, whatever is trained on."""
+    return row.record.method if row.variant is None else words.variant_title(row.variant)
 
 
 def _weights(table: AblationTable, sheet: Sheet) -> Path | None:

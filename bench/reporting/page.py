@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from bench.content import atomic_path
 from bench.data.picture import MOST_TILES, data_uri, decode, shrunk
 from bench.record import RunRecord, device_words
+from bench.reporting import tables, words
 from bench.reporting.compare import (
     AblationTable,
     Comparison,
@@ -30,33 +30,10 @@ from bench.reporting.compare import (
 )
 from bench.reporting.differences import Difference, verdict
 from bench.reporting.figures import CURVES, LEARNING_CURVE, SAMPLES, Gallery, Pictures, looks
-from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Row, Table
-from bench.reporting.render import filled, json_text
-from bench.reporting.tables import (
-    COSTS,
-    ablation_command,
-    caption,
-    column_digits,
-    cost_grid,
-    cost_text,
-    difference_grid,
-    distribution_grid,
-    main_grid,
-    mean_cost,
-    published_grid,
-    seeds_text,
-    time_words,
-)
-from bench.reporting.words import (
-    Column,
-    brackets,
-    command_line,
-    count,
-    label,
-    leak_mark,
-    number,
-    titled,
-)
+from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Cell, Row, Table
+from bench.reporting.render import data_block, filled, json_text
+from bench.reporting.tables import COSTS, mean_cost
+from bench.reporting.words import Column, brackets, number
 
 PICTURE_BUDGET = 8_000_000
 """Bytes of base64 that pictures take: the whole page stays below 10 MB with numbers of a hundred runs."""
@@ -152,21 +129,13 @@ class Pages:
         """
         here = f"{readme.resolve().parent.name}/"
         folder = f"{here}{results.resolve().name}"
-        standing = [
-            f"{section.table.title}: {line}"
-            for section in self.sections
-            for line in _said(section)
-            if line.startswith(f"{titled(OWN_METHOD)} on FD")
-        ]
         return self._page(
             "results.md",
             remake=f"bench report --results {folder} --readme {here}{readme.name}",
             at=Path(os.path.relpath(self.out.resolve(), readme.parent.resolve())).as_posix() + "/",
             folder=folder,
             figures=self.figures,
-            standing=" ".join(standing),
-            sizes=self._sizes(),
-            about=self._about,
+            own=OWN_METHOD,
         )
 
     @property
@@ -210,6 +179,7 @@ class Pages:
         runs = {run.record.run_id: run.record for s in self.sections for run in s.table.runs}
         index = {name: place for place, name in enumerate(runs)}
         names = sorted({s.name for s in self.suites} | {a.table.suite for a in self.ablations})
+        published = [tables.published_grid(suite.name) for suite in self.suites]
         return {
             "title": f"BPS-Bench report: {', '.join(names)}",
             "how": " ".join(_filled("how_to_read.md").split()),
@@ -219,7 +189,7 @@ class Pages:
             "comparisons": [_comparison(s.comparison) for s in self.suites if s.comparison is not None],
             "tables": [_table(section, index, places) for section in self.sections],
             "ablations": varied,
-            "published": [asdict(grid) for s in self.suites if (grid := published_grid(s.name)) is not None],
+            "published": [asdict(grid) for grid in published if grid is not None],
             "runs": [_run(record) for record in runs.values()],
             "protocols": {record.protocol_hash: record.protocol for record in runs.values()},
             "pictures": about,
@@ -232,25 +202,6 @@ class Pages:
 
     def _credits(self) -> list[str]:
         return sorted({record.attribution for record in self.records.values()} - {""})
-
-    def _about(self, name: str) -> list[str]:
-        """Return what an ablation says of fidelity and FD in short, by task."""
-        tables = [section.table for section in self.ablations]
-        own = [t for t in tables if isinstance(t, AblationTable) and t.ablation.name == name]
-        return [f"{table.task}: {line}" for table in own for line in ablation_summary(table)]
-
-    def _sizes(self) -> list[str]:
-        """Say how many parameters our own method trains, from the first table that tells."""
-        for table in (section.table for section in self.sections):
-            rows = {row.record.method: row for row in reversed(table.own("method"))}
-            if {OWN_METHOD, "controlnet"} <= rows.keys():
-                own, other = (
-                    mean_cost(rows[method], "parameters_trainable") or 0.0
-                    for method in (OWN_METHOD, "controlnet")
-                )
-                times = f"{own / other:.1f} times ControlNet's {count(other)}"
-                return [f"{count(own)} trainable parameters, {times} ({table.title})"]
-        return []
 
 
 def _said(section: Section) -> Sequence[str]:
@@ -268,20 +219,11 @@ def small_copy(drawn: Path, path: Path) -> Path:
     return path
 
 
-def data_block(data: Any) -> str:
-    """Return data as JSON that is safe inside an HTML script block, whatever its texts hold."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # What ends the block or opens a comment in it, and line ends that older JavaScript has not in texts.
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
 def encode_galleries(
     galleries: Sequence[Gallery], budget: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return galleries with each column as one strip of WebP in base64, and what is said of them."""
-    for words, most, settings in _LADDER:
+    for form, most, settings in _LADDER:
         encoded: list[dict[str, Any]] = [
             {
                 "seed": shown.seed,
@@ -291,7 +233,7 @@ def encode_galleries(
             for shown in galleries
         ]
         size = sum(len(strip) for made in encoded for strip in made["strips"])
-        about = {"format": words, "largest": _LARGEST, "bytes": size}
+        about = {"format": form, "largest": _LARGEST, "bytes": size}
         if size <= budget:
             break
     return encoded, about
@@ -320,7 +262,7 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
         "title": f"Ablation: {table.title}",
         "question": table.ablation.question,
         "notes": table.notes,
-        "grid": asdict(main_grid(table)),
+        "grid": asdict(tables.main_grid(table)),
         "said": ablation_sentences(table),
         "figures": [
             {"about": what, "source": _figure(out / file, small=what == SAMPLES)}
@@ -333,7 +275,7 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
             *pictures.figures.values(),
             *pictures.pdfs,
         ],
-        "command": ablation_command(table),
+        "command": tables.ablation_command(table),
     }
 
 
@@ -343,22 +285,20 @@ def _table(
     table, pictures = section.table, section.pictures
     said = _sentences(section)
     comparison = section.suite.comparison if section.suite is not None else None
-    standings = [s for s in (comparison.standings.values() if comparison is not None else ()) if s.clear]
-    bold = {(s.column.metric, s.column.judge, s.best.name) for s in standings if s.column.task == table.task}
+    standings = {} if comparison is None else comparison.standings
+    bold = {
+        (replace(c, task=""), s.best.name) for c, s in standings.items() if s.clear and c.task == table.task
+    }
     styles = looks({row.name: row.record.method for row in section.rows.values() if row.kind == "method"})
     rows = [
-        _row(row)
+        _row(table, row, {column for column, best in bold if best == row.name})
         | {
             "colour": styles[row.name].colour if row.name in styles else "",
             "seeds": str(len(row.seeds) or ""),
             "trained": row.seeds,
             "runs": [index[run.record.run_id] for run in row.runs] if row.seeds else [],
-            "protocol": row.protocol_hash,
-            "costs": [cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
-            "cells": [
-                *(_cell(table, row, c, (c.metric, c.judge, row.name) in bold) for c in table.columns),
-                *(_cost(row, key) for key in _COSTS),
-            ],
+            "protocol": row.record.protocol_hash,
+            "costs": [tables.cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
             "said": said.get(name, {}),
             "pictures": next((places[r.record.run_id] for r in row.runs if r.record.run_id in places), None)
             if row.kind in {"method", "floor"}
@@ -366,14 +306,21 @@ def _table(
         }
         for name, row in section.rows.items()
     ]
+    for shown, row in zip(rows, section.rows.values(), strict=True):
+        shown["cells"] += [_cost(row, key) for key in _COSTS]
+    costs = {"better": "lower", "group": "cost", "judge": "", "scale": ""}
     return _heading(table, section.name) | {
-        "times": time_words(table).strip(),
+        "notes": table.notes,
+        "times": tables.time_words(table),
         "files": [
             *(f"table-{section.name}.{end}" for end in ("csv", "tex", "md")),
             *pictures.figures.values(),
             *pictures.pdfs,
         ],
-        "columns": [*map(_column, table.columns), *map(_cost_column, _COSTS)],
+        "columns": [
+            *map(_column, table.columns),
+            *(costs | {"key": f"cost|{key}", "title": COSTS[key][0]} for key in _COSTS),
+        ],
         "rows": rows,
         "said": _said(section),
         "without": pictures.left_out,
@@ -383,25 +330,38 @@ def _table(
 def _comparison(table: Comparison) -> dict[str, Any]:
     """Return what the page shows of a comparison: a table whose numbers are told of by those of its tasks."""
     name = file_name(table.suite)
-    rows = [
-        _row(row)
-        | {"seeds": seeds_text(row)}
-        | {"cells": [_cell(table, row, c, table.compared(row, c)["best"] or False) for c in table.columns]}
-        for row in table.rows
-    ]
+    bold = {row.name: {c for c in table.columns if table.compared(row, c)["best"]} for row in table.rows}
+    rows = [_row(table, row, bold[row.name]) | {"seeds": tables.seeds_text(row)} for row in table.rows]
     files = [f"{kind}-{name}.{end}" for kind in ("comparison", "cost") for end in ("csv", "tex", "md")]
-    heading = _heading(table, f"comparison-{name}") | {"times": "", "files": files, "said": [], "notes": []}
-    return heading | {"columns": [*map(_column, table.columns)], "rows": rows}
+    told = {"times": "", "files": files, "said": [], "notes": [], "rows": rows}
+    return _heading(table, f"comparison-{name}") | told | {"columns": [*map(_column, table.columns)]}
 
 
 def _heading(table: Table, name: str) -> dict[str, Any]:
-    about = {"id": name, "suite": table.suite, "task": table.task}
-    return about | {"caption": caption(table), "notes": table.notes}
+    return {"id": name, "suite": table.suite, "task": table.task, "caption": tables.caption(table)}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(table: Table, row: Row, bold: Collection[Column]) -> dict[str, Any]:
+    """Return a row's name, kind and numbers with their texts, None where one is missing."""
+    cells: list[dict[str, Any] | None] = []
+    for column in table.columns:
+        cell, digits = row.cells.get(column), tables.column_digits(table, column)
+        told = cell is not None and cell.value is not None
+        cells.append(_cell(cell, digits, column in bold) if cell is not None and told else None)
     name = row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " (")
-    return {"name": name, "kind": row.kind if row.kind in _MARKED else ""}
+    return {"name": name, "kind": row.kind if row.kind in _MARKED else "", "cells": cells}
+
+
+def _cell(cell: Cell, digits: int, bold: bool) -> dict[str, Any]:
+    return {
+        "value": cell.value,
+        "text": number(cell.value, digits),
+        "interval": brackets(cell.low, cell.high, digits),
+        "range": None if cell.low is None else (cell.low, cell.high),
+        "deviation": "" if cell.deviation is None else number(cell.deviation, digits),
+        "items": cell.items,
+        "bold": bold,
+    }
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -416,30 +376,9 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
-def _cost_column(key: str) -> dict[str, Any]:
-    told = {"title": COSTS[key][0], "better": "lower", "group": "cost"}
-    return {"key": f"cost|{key}", "judge": "", "scale": "", **told}
-
-
-def _cell(table: Table, row: Row, column: Column, bold: bool) -> dict[str, Any] | None:
-    """Return a number with its texts, None where it is missing."""
-    cell, digits = row.cells.get(column), column_digits(table, column)
-    if cell is None or cell.value is None:
-        return None
-    return {
-        "value": cell.value,
-        "text": number(cell.value, digits),
-        "interval": brackets(cell.low, cell.high, digits),
-        "range": None if cell.low is None else (cell.low, cell.high),
-        "deviation": "" if cell.deviation is None else number(cell.deviation, digits),
-        "items": cell.items,
-        "bold": bold,
-    }
-
-
 def _cost(row: Row, key: str) -> dict[str, Any] | None:
     value = mean_cost(row, key) if row.kind in COSTLY else None
-    return None if value is None else {"value": value, "text": cost_text(row, key)}
+    return None if value is None else {"value": value, "text": tables.cost_text(row, key)}
 
 
 def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
@@ -447,28 +386,27 @@ def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
 
     All pairs would grow with the square of the methods; they stand in the report's tables.
     """
-    told = {name for name, row in section.rows.items() if row.kind in {"floor", *WRONG_CONDITIONS}}
-    methods = [name for name, row in section.rows.items() if row.kind == "method"]
-    told |= set([name for name in methods if section.rows[name].record.method == OWN_METHOD][:1])
+    rows = section.rows
+    told = {name for name, row in rows.items() if row.kind in {"floor", *WRONG_CONDITIONS}}
+    own = [n for n, row in rows.items() if row.kind == "method" and row.record.method == OWN_METHOD]
+    told |= {*own[:1]}
     said: dict[str, dict[str, list[str]]] = {}
-    for difference in section.differences:
-        sides = (difference.first, difference.second)
-        if told & set(sides):
-            first, second = (section.rows[side].name for side in sides)
-            text = verdict(replace(difference, first=first, second=second))
-            for side in sides:
-                said.setdefault(side, {}).setdefault(_column(difference.column)["key"], []).append(text)
+    for d in section.differences:
+        sides, key = (d.first, d.second), _column(d.column)["key"]
+        for side in sides if told & {*sides} else ():
+            text = verdict(replace(d, first=rows[d.first].name, second=rows[d.second].name))
+            said.setdefault(side, {}).setdefault(key, []).append(text)
     return said
 
 
 def _run(record: RunRecord) -> dict[str, Any]:
-    environment = record.environment
-    machine = [environment.get("processor"), device_words(environment), environment.get("platform")]
+    machine = record.environment
+    parts = (machine.get("processor"), device_words(machine), machine.get("platform"))
     return {
         "seed": record.seed,
-        "command": command_line(record),
-        "machine": ", ".join(str(part) for part in machine if part),
-        "commit": str(environment.get("commit", "")),
+        "command": words.command_line(record),
+        "machine": ", ".join(str(part) for part in parts if part),
+        "commit": str(machine.get("commit", "")),
     }
 
 
@@ -478,13 +416,5 @@ def _digest(text: str) -> str:
 
 
 def _filled(template: str, **values: Any) -> str:
-    return filled(template, **_calls(), **values)
-
-
-def _calls() -> dict[str, Any]:
-    """Return what templates call to turn values into text."""
-    calls: tuple[Callable[..., object], ...] = (
-        *(main_grid, cost_grid, difference_grid, distribution_grid, published_grid),
-        *(ablation_command, ablation_sentences, verdict, command_line, label, leak_mark, file_name),
-    )
-    return {call.__name__: call for call in calls} | {"said": _said}
+    calls = {call.__name__: call for call in (ablation_sentences, ablation_summary, verdict, file_name)}
+    return filled(template, tables=tables, words=words, said=_said, **calls, **values)

@@ -14,10 +14,10 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.config import Columns
-from bench.reporting.words import MISSING, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _T = TypeVar("_T")
+MISSING = "–"
 _FORMULA = tuple("=+-@\t\r")
 _MARKDOWN = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {letter: f"\\{letter}" for letter in r"\|*`~"}
@@ -40,6 +41,10 @@ _LATEX = str.maketrans(
         **{"–": "--", "…": r"\ldots{}", "\n": " ", "\t": " "},
     }
 )
+_LATEX_MARKS: dict[str, Any] = {
+    **{"variable_start_string": "<<", "variable_end_string": ">>"},
+    **{"block_start_string": "<%", "block_end_string": "%>"},
+}
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _HEADER = re.compile(r"(?P<name>.*?)(?P<judge> \(.*\))?(?P<arrow> [↑↓])?")
 # Points, of \footnotesize. ICML has columns of 235 and 488 points, NeurIPS lines of 397, article of 345
@@ -51,7 +56,7 @@ _WORDS: Mapping[Columns, int] = {"one": 20, "two": 30}  # letters in a line of a
 _CAPTION = {"one": 45, "two": 80}  # letters in a line of a caption
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Text:
     """A cell: the main text, and a lesser text beside or beneath it (an interval).
 
@@ -68,7 +73,7 @@ class Text:
         return f"{self.main} {self.beside}".rstrip()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Grid:
     """Header and body, every line as long as the header; a rule stands before each line of rules.
 
@@ -86,7 +91,7 @@ class Grid:
 
 
 @cache
-def _templates() -> Environment:
+def _environment(**marks: Any) -> Environment:
     """Return the templates, with what they call to turn values into text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -97,9 +102,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        **marks,
     )
     environment.filters |= {
         "md": escape_markdown,
+        "tex": escape_latex,
         "code": code_span,
         "line": one_line,
         "table": to_markdown,
@@ -110,18 +117,15 @@ def _templates() -> Environment:
     return environment
 
 
-@cache
-def _latex_templates() -> Environment:
-    """Return the templates of LaTeX, which is full of braces: they mark what is filled in by << and <%."""
-    return _templates().overlay(
-        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>"
-    )
-
-
 def filled(template: str, **values: Any) -> str:
-    """Return a template with values filled in."""
-    environment = _latex_templates() if template.endswith(".tex") else _templates()
+    """Return a template with values filled in: in LaTeX, which is full of braces, between << >> or <% %>."""
+    environment = _environment(**_LATEX_MARKS) if template.endswith(".tex") else _environment()
     return str(environment.get_template(template).render(values))
+
+
+def template_text(name: str) -> str:
+    """Return a template as it is."""
+    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -129,22 +133,18 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), sort_keys=True, indent=1, ensure_ascii=False)
 
 
+def data_block(data: Any) -> str:
+    """Return data as JSON that is safe inside an HTML script block, whatever its texts hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # What ends the block or opens a comment in it, and line ends that older JavaScript has not in texts.
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
 def to_markdown(grid: Grid) -> str:
     """Return the grid as a GitHub table with its caption beneath, ending in a newline."""
-    sides = [":--" if i < grid.left else "--:" for i in range(len(grid.header))]
-    heads = [escape_markdown(cell) for cell in grid.header]
-    if grid.groups:
-        names = [escape_markdown(name) for name in grid.groups]
-        heads = [f"{n}<br>{h}" if n else h for n, h in zip(names, heads, strict=True)]
-    body = [[_markdown_cell(c, under=bool(grid.groups)) for c in line] for line in grid.body]
-    return filled("table.md", lines=[heads, sides, *body], caption=escape_markdown(grid.caption))
-
-
-def _markdown_cell(cell: Text, *, under: bool) -> str:
-    """Set a cell in one line, or with its lesser text beneath, which keeps wide tables narrow."""
-    main, beside = escape_markdown(cell.main), escape_markdown(cell.beside)
-    main = f"**{main}**" if cell.bold else main
-    return f"{main}<br><sub>{beside}</sub>" if under and beside else f"{main} {beside}".rstrip()
+    return filled("table.md", grid=grid)
 
 
 def to_csv(frame: pandas.DataFrame) -> str:
@@ -184,6 +184,12 @@ def to_plain(lines: Sequence[Sequence[str]], *, left: int = 1) -> str:
     return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
 
 
+def one_line(text: str) -> str:
+    """Return text with a blank in place of what would break its line or is not shown."""
+    whole = text.isprintable()
+    return text if whole else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, in one line: no table, code, tag or link comes of it."""
     return _LINK.sub(r"\\]", one_line(text).translate(_MARKDOWN))
@@ -215,15 +221,18 @@ def to_latex(grid: Grid, *, key: str, columns: Columns = "two") -> str:
     heads = [_head(text, n or 12) for text, n in zip(grid.header, letters, strict=True)]
     body = [[_cell(cell, n) for cell, n in zip(line, letters, strict=True)] for line in grid.body]
     room = _HEIGHT - _LINE * (4 + len(grid.caption) / _CAPTION[columns])
-    parts = [
-        _part(grid, heads, body, block, lines)
-        for block in _blocks(grid, [heads, *body], _WIDTH[columns])
-        for shown in [_shown(grid, block)]
-        for tall in [[_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in shown]]
-        for lines in _fitting(shown, tall, room)
-    ]
+    parts = []
+    for block in _blocks(grid, [heads, *body], _WIDTH[columns]):
+        values = [i for i in block if i >= grid.left and (not grid.groups or grid.groups[i])]
+        shown = [  # lines that have something in a block which holds but some of the columns
+            n
+            for n, line in enumerate(grid.body)
+            if len(block) == len(grid.header) or any(line[i].main not in {"", MISSING} for i in values)
+        ]
+        tall = [_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in shown]
+        parts += [_part(grid, heads, body, block, lines) for lines in _fitting(shown, tall, room)]
     float_name = "table" if columns == "one" else "table*"
-    return filled("table.tex", parts=parts, float=float_name, key=key, caption=escape_latex(grid.caption))
+    return filled("table.tex", parts=parts, float=float_name, key=key, caption=grid.caption)
 
 
 _Lines = Sequence[tuple[str, str]]
@@ -266,14 +275,6 @@ def _blocks(grid: Grid, lines: Sequence[Sequence[_Lines]], room: float) -> Itera
         yield [*lead, *itertools.chain(*block)]
 
 
-def _shown(grid: Grid, block: Sequence[int]) -> list[int]:
-    """Return the lines that have something in a block which holds but some of the columns."""
-    if len(block) == len(grid.header):
-        return list(range(len(grid.body)))
-    values = [i for i in block if i >= grid.left and (not grid.groups or grid.groups[i])]
-    return [n for n, line in enumerate(grid.body) if any(line[i].main not in {"", MISSING} for i in values)]
-
-
 def _fitting(things: Sequence[_T], sizes: Sequence[float], room: float) -> Iterator[list[_T]]:
     """Yield things in lists, in order, whose sizes together keep to the room where there are two."""
     fitting: list[_T] = []
@@ -284,8 +285,7 @@ def _fitting(things: Sequence[_T], sizes: Sequence[float], room: float) -> Itera
             fitting, used = [], 0.0
         fitting.append(thing)
         used += size
-    if fitting:
-        yield fitting
+    yield from [fitting] if fitting else []
 
 
 def _part(
@@ -293,41 +293,14 @@ def _part(
     heads: Sequence[_Lines],
     body: Sequence[Sequence[_Lines]],
     block: Sequence[int],
-    lines: Sequence[int],
+    lines: list[int],
 ) -> dict[str, Any]:
     """Return what the template prints of a block of columns and lines."""
-    sides = ["l" if i < grid.left else "r" for i in block]
-
-    def joined(cells: Sequence[_Lines]) -> str:
-        text = " & ".join(_stacked(cells[i], side) for i, side in zip(block, sides, strict=True))
-        return ("{}" if text.startswith("[") else "") + text
-
-    rules = ["\\midrule\n" if n in grid.rules and n != lines[0] else "" for n in lines]
+    groups = itertools.groupby(grid.groups[i] for i in block) if grid.groups else ()
+    over = [(name, len(list(members))) for name, members in groups]
     return {
-        "sides": "".join(sides),
-        "groups": _groups([grid.groups[i] for i in block] if grid.groups else []),
-        "heads": joined(heads),
-        "lines": [f"{rule}{joined(body[n])} \\\\" for rule, n in zip(rules, lines, strict=True)],
+        "sides": "".join("l" if i < grid.left else "r" for i in block),
+        "groups": over if any(name for name, _ in over) else [],
+        "heads": [heads[i] for i in block],
+        "lines": [(n in grid.rules and n != lines[0], [body[n][i] for i in block]) for n in lines],
     }
-
-
-def _stacked(lines: _Lines, side: str) -> str:
-    """Set lines above each other; a scaled table sets each where it is, so nothing can be too wide."""
-    texts = [
-        f"{{{command} {escape_latex(text)}}}" if command else escape_latex(text) for text, command in lines
-    ]
-    if len(texts) < 2:
-        return "".join(texts)
-    joined = r"\\[-2pt]".join(texts)
-    return rf"\begin{{tabular}}[t]{{@{{}}{side}@{{}}}}{joined}\end{{tabular}}"
-
-
-def _groups(groups: Sequence[str]) -> str:
-    """Return the line of headings over neighbours of one group, and the rules beneath them."""
-    cells, rules, start = [], [], 1
-    for name, members in itertools.groupby(groups):
-        n = len(list(members))
-        cells += [rf"\multicolumn{{{n}}}{{c}}{{{escape_latex(name)}}}"] if name else [""] * n
-        rules += [rf"\cmidrule(lr){{{start}-{start + n - 1}}}"] if name else []
-        start += n
-    return " & ".join(cells) + " \\\\\n" + "".join(rules) if rules else ""

@@ -21,10 +21,10 @@ from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
 from bench.metrics.lines import CHAMFER, LINE_F1
 from bench.metrics.redetect import REDETECTED
 from bench.metrics.regions import BOX_IOU, BOX_RECALL, COLOUR_ERROR, MIOU
-from bench.record import COMPARED, SUBMITTED, LeakCheck, MetricValue, Outside, RunRecord, made_on
+from bench.record import COMPARED, SUBMITTED, MetricValue, RunRecord, made_on
+from bench.reporting.render import MISSING, filled, one_line
 from bench.types import MetricSpec, unknown
 
-MISSING = "–"
 HASH_DIGITS = 12
 RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 FRECHET = ("fd", "fd_infinite")
@@ -41,19 +41,17 @@ _PRIMARY: Mapping[str, tuple[str, ...]] = {
 }
 # How much better a number is under an item's own condition than under another item's: higher is better.
 _GAINS = {
-    f"{spec.name}_gain": replace(
-        spec,
-        name=f"{spec.name}_gain",
-        title=f"condition gain, {spec.title}",
+    f"{name}_gain": replace(
+        _SPECS[name],
+        title=f"condition gain, {_SPECS[name].title}",
         better="higher",
-        place=62 if spec.name == "kid" else 61,  # behind KID, before FD
+        place=62 if name == "kid" else 61,  # behind KID, before FD
     )
-    for spec in _SPECS.values()
-    if spec.name in {"kid", *(metrics[0] for metrics in _PRIMARY.values())}
+    for name in ("kid", *(metrics[0] for metrics in _PRIMARY.values()))
 }
 # How far samples for captions of the base's own styles, without a condition, lie from the base's own.
 _FORGOTTEN = {
-    f"{name}_forgotten": replace(_SPECS[name], name=f"{name}_forgotten", title=title, place=63)
+    f"{name}_forgotten": replace(_SPECS[name], title=title, place=63)
     for name, title in (("kid", "forgetting, KID"), ("cosine", "forgetting, cosine to the base's"))
 }
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
@@ -87,24 +85,14 @@ class Column:
         return {**_SPECS, **_GAINS, **_FORGOTTEN}.get(self.metric, outside)
 
     @property
-    def gain(self) -> Column:
-        """What the right condition gains over a wrong one in this column."""
-        return replace(self, metric=f"{self.metric}_gain", better="higher")
-
-    @property
     def is_gain(self) -> bool:
-        """Whether it is such a gain."""
+        """Whether it is what the right condition gains over a wrong one."""
         return self.metric in _GAINS
 
     @property
     def is_fid(self) -> bool:
         """Whether it is a Fréchet distance of Inception-v3's features."""
         return self.metric == "fd" and self.judge.casefold().partition("/")[0] == "inception-v3"
-
-    @property
-    def forgotten(self) -> Column:
-        """The same of samples of the base's own styles, against the base's."""
-        return replace(self, metric=f"{self.metric}_forgotten")
 
     @property
     def is_forgetting(self) -> bool:
@@ -119,9 +107,7 @@ class Column:
     @property
     def plain_name(self) -> str:
         """The metric's name without judge and arrow; "FID" only where Inception-v3 judged."""
-        if self.is_fid:
-            return "FID"
-        return self.spec.title or self.metric.replace("_", " ")
+        return "FID" if self.is_fid else self.spec.title or self.metric.replace("_", " ")
 
     @property
     def named(self) -> str:
@@ -166,8 +152,7 @@ def primary_metrics(task: str) -> tuple[str, ...]:
 
 def headline_metrics(task: str) -> tuple[str, ...]:
     """Return what tells first how good a row is: fidelity, KID, condition gains, FD behind them."""
-    fidelity = primary_metrics(task)
-    return (*fidelity, "kid", *gained_metrics(task), "fd")
+    return (*primary_metrics(task), "kid", *gained_metrics(task), "fd")
 
 
 def gained_metrics(task: str) -> tuple[str, ...]:
@@ -187,13 +172,6 @@ def variant_title(variant: Variant) -> str:
     return title if title != variant.name else title.replace(variant.method, titled(variant.method), 1)
 
 
-def one_line(text: str) -> str:
-    """Return text with a blank in place of what would break its line or is not shown."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def label(name: str, *details: str) -> str:
     """Return a name with details in brackets, those it has going first: "BPS (prior=none, floor)"."""
     said = ", ".join(detail for detail in details if detail)
@@ -202,18 +180,14 @@ def label(name: str, *details: str) -> str:
     return f"{name[:-1]}, {said})" if name.endswith(")") else f"{name} ({said})"
 
 
-def variant_details(
-    record: RunRecord, others: Sequence[RunRecord], *, marks: Mapping[str, str] | None = None
-) -> list[str]:
-    """Return what tells a row apart: options that differ from its method's other rows, protocol."""
+def variant_details(record: RunRecord, others: Sequence[RunRecord]) -> list[str]:
+    """Return what tells a row apart: options that differ from its method's other rows."""
     family = [other.options for other in others if other.method == record.method]
-    missing = object()
-    details = [
+    return [
         f"{key}={_short(key, value)}"
         for key, value in sorted(record.options.items())
-        if any(options.get(key, missing) != value for options in family)
+        if any(options.get(key, family) != value for options in family)
     ]
-    return [*details, *([f"protocol {marks[record.protocol_hash]}"] if marks else [])]
 
 
 def _short(key: str, value: Any) -> str:
@@ -225,12 +199,6 @@ def _short(key: str, value: Any) -> str:
         if value and all(isinstance(v, float) for v in value):
             return "/".join(f"{v:.3g}" for v in value)
     return option_text(value)
-
-
-def protocol_marks(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Return a mark for each protocol hash, "A", "B", ...; none for a single protocol."""
-    hashes = sorted({record.protocol_hash for record in records})
-    return {h: chr(ord("A") + i) if i < 26 else str(i + 1) for i, h in enumerate(hashes) if len(hashes) > 1}
 
 
 def protocol_words(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -275,16 +243,18 @@ def command_line(record: RunRecord) -> str:
     return one_line(RunConfig(**given, device=device if device in ("cpu", "cuda") else "auto").command())
 
 
-def decimals(values: Iterable[float | None], *, widths: Iterable[float] = (), most: int = 6) -> int:
+def decimals(values: Iterable[float | None], *, widths: Iterable[float] = ()) -> int:
     """Return how many decimals to print: two significant digits of the middle interval width.
 
     Without intervals: three significant digits of the largest value.
     """
-    known = [width for width in widths if width > 0]
-    if known:
-        return _within(1 - math.floor(math.log10(statistics.median_low(known))), most)
-    sizes = [abs(value) for value in values if value]
-    return _within(2 - math.floor(math.log10(max(sizes))), most) if sizes else 2
+    known, sizes = [width for width in widths if width > 0], [abs(value) for value in values if value]
+    return _digits(statistics.median_low(known), 2) if known else _digits(max(sizes, default=1.0), 3)
+
+
+def _digits(size: float, significant: int) -> int:
+    """Return the decimals that show so many significant digits of a size."""
+    return min(max(significant - 1 - math.floor(math.log10(size)), 0), 6)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -297,9 +267,7 @@ def number(value: float | None, digits: int) -> str:
 
 def brackets(low: float | None, high: float | None, digits: int) -> str:
     """Return an interval as "[0.50, 0.54]", nothing where there is none."""
-    if low is None or high is None:
-        return ""
-    return f"[{number(low, digits)}, {number(high, digits)}]"
+    return "" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def interval_text(
@@ -324,40 +292,23 @@ def amount(value: float | None, unit: str = "") -> str:
     if value is None:
         return MISSING
     whole = value == 0 or (float(value).is_integer() and abs(value) < 1000)
-    digits = 0 if whole else _within(2 - math.floor(math.log10(abs(value))), 6)
-    return f"{value:.{digits}f} {unit}".rstrip()
-
-
-def _within(digits: int, most: int) -> int:
-    return min(max(digits, 0), most)
+    return f"{value:.{0 if whole else _digits(abs(value), 3)}f} {unit}".rstrip()
 
 
 def few_notes(items: Iterable[int]) -> list[str]:
     """Return what must be said beside Fréchet distances of so many items each; nothing for many."""
     fewest = min(items, default=FEW_ITEMS)
-    if fewest >= FEW_ITEMS:
-        return []
-    if fewest < LEAST_ITEMS:
-        return [
-            f"TOO FEW ITEMS: no Fréchet distance is shown of {fewest} items, fewer than "
-            f"{LEAST_ITEMS}. The records keep the numbers; evaluate more items to compare them."
-        ]
-    return [
-        f"FEW ITEMS: Fréchet distances of {fewest} items, fewer than {FEW_ITEMS:,}, lie above those "
-        "of more items. Value and interval are those expected at this number: compare rows of this "
-        "table, never another N. KID beside it has no such bias."
-    ]
+    return _notes("few", fewest=fewest, least=LEAST_ITEMS, few=FEW_ITEMS)
 
 
 def device_notes(records: Sequence[RunRecord]) -> list[str]:
     """Say on which devices runs were made where a GPU is among them or torch differs; aloud if mixed."""
-    machines = Counter(made_on(record.environment) for record in records)
-    if len(machines) > 1:
-        each = "; ".join(f"{number} on {words}" for words, number in sorted(machines.items()))
-        return [f"DEVICES OR TORCH DIFFER: sums round otherwise on others. Runs: {each}."]
-    if any(str(record.environment.get("device")).startswith("cuda") for record in records):
-        return [f"Made on {next(iter(machines))}."]
-    return []
+    on_gpu = any(str(record.environment.get("device")).startswith("cuda") for record in records)
+    return _notes("devices", machines=Counter(made_on(r.environment) for r in records), on_gpu=on_gpu)
+
+
+def _notes(of: str, **values: Any) -> list[str]:
+    return filled("notes.txt", of=of, **values).splitlines()
 
 
 def made_equal(records: Sequence[RunRecord]) -> str:
@@ -374,79 +325,30 @@ def leak_mark(records: Iterable[RunRecord]) -> str:
     return f"LEAK: {most} item{'' if most == 1 else 's'}" if most else ""
 
 
-def leak_by_task(records: Mapping[str, Sequence[RunRecord]]) -> str:
-    """Return "LEAK: sketch 3 items, layout 1 item", nothing where no task has a leak."""
-    marks = {task: leak_mark(members).removeprefix("LEAK: ") for task, members in records.items()}
-    leaks = ", ".join(f"{task} {mark}" for task, mark in marks.items() if mark)
-    return f"LEAK: {leaks}" if leaks else ""
-
-
 def outside_mark(records: Collection[RunRecord]) -> str:
     """Return what a row with a record or weights from outside is marked with, else nothing."""
-    given = [record.weights for record in records if record.weights is not None]
     if any(SUBMITTED in record.options for record in records):
         return "SUBMITTED, NOT TRAINED HERE"
-    if not given:
-        return ""
-    return "WEIGHTS FROM OUTSIDE" if all(w.train_images for w in given) else "NOT TRAINED HERE"
+    images = [record.weights.train_images for record in records if record.weights is not None]
+    return "" if not images else "WEIGHTS FROM OUTSIDE" if all(images) else "NOT TRAINED HERE"
 
 
 def split_notes(records: Sequence[RunRecord]) -> list[str]:
     """Return what must be said of the sides: leaks, unknown pretraining, unequal items."""
-    notes = []
-    items = " and ".join(map(str, sorted({record.leaked for record in records} - {0})))
-    if items:
-        more = " or pretraining" if any(record.leaks for record in records) else ""
-        notes.append(f"LEAK: {items} evaluation items have a (near) twin in training{more}.")
+    leaked = sorted({record.leaked for record in records} - {0})
     checks = [record.leaks.pretraining for record in records if record.leaks is not None]
-    for about in sorted({check.about for check in checks if check.status == "unknown"}):
-        notes.append(f"PRETRAINING UNKNOWN: {about}, so nobody knows which evaluation items it has seen.")
-    notes += sorted({_outside_words(r, r.weights) for r in records if r.weights is not None})
+    unknown = sorted({check.about for check in checks if check.status == "unknown"})
+    notes = _notes("sides", records=records, leaked=leaked, unknown=unknown)
+    notes += sorted({note for record in records for note in outside_notes(record)})
     sides = {(r.protocol_hash, r.splits.eval, r.splits.train) for r in records}
     if len(sides) > len({digest for digest, _, _ in sides}):
         notes.append("SPLITS DIFFER: records of one protocol were made on different items.")
     return notes
 
 
-def _outside_words(record: RunRecord, given: Outside) -> str:
-    n = given.train_images
-    trained = f"trained on from there, {n} images" if n else "0 training images here"
-    if record.suite == COMPARED:
-        return (
-            f"PICTURES FROM OUTSIDE: {record.method} are those of {given.name}, made elsewhere. What made "
-            "them was trained on is unknown."
-        )
-    form = f"; condition: {given.condition}" if given.condition else ""
-    facts = "".join(f"; {name}: {fact}" for name, fact in given.facts.items())
-    return (
-        f"WEIGHTS FROM OUTSIDE: {titled(record.method)} has those of {given.name} (SHA-256 "
-        f"{given.sha256[:12]}), {trained}. Their training data are unknown, so nobody knows which "
-        f"evaluation items they have seen{form}{facts}."
-    )
-
-
-def leak_lines(record: RunRecord) -> list[str]:
-    """Return what `bench show` says of a record's leak checks, a line each; none for old records."""
-    if record.leaks is None:
-        return [f"{leak_mark([record])} in training"] if record.leaked else []
-    lines = [] if record.weights is None else [_outside_words(record, record.weights)]
-    for name in ("training", "pretraining"):
-        check = getattr(record.leaks, name)
-        lines.append(f"{name}: {_check_words(check)}")
-        lines += [f"  {finding}" for finding in check.findings]
-    return lines
-
-
-def _check_words(check: LeakCheck) -> str:
-    if check.status == "unknown":
-        return f"UNKNOWN whether evaluation items were seen: {check.about}"
-    nearest = ", ".join(
-        f"{measure} {check.nearest[measure]:.3f} (limit {limit:.3f})"
-        for measure, limit in sorted(check.limits.items())
-        if measure in check.nearest
-    )
-    leak = f"LEAK: {check.items} evaluation items seen" if check.items else "no leak"
-    return f"{leak} among {check.about}" + (f"; nearest that pass: {nearest}" if nearest else "")
+def outside_notes(record: RunRecord) -> list[str]:
+    """Return what must be said of a record with weights or pictures from outside."""
+    return _notes("outside", records=[record], titled=titled)
 
 
 def record_changes(here: RunRecord, there: RunRecord) -> list[str]:
@@ -458,26 +360,27 @@ def record_changes(here: RunRecord, there: RunRecord) -> list[str]:
     lines = [f"OTHER PROTOCOL ({digests[0]} here, {digests[1]} there): their numbers do not compare"]
     if here.protocol_hash == there.protocol_hash:
         lines = [f"same protocol ({digests[0]}): their numbers may share a table"]
-    theirs_of = _compared(there)
-    for about, value in _compared(here).items():
-        mine, theirs = dict(flat(value)), dict(flat(theirs_of[about]))
-        lines += [
-            f"{about}{key} is {mine.get(key, MISSING)} here, {theirs.get(key, MISSING)} there"
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-        ]
+    mine, theirs = _compared(here), _compared(there)
+    lines += [
+        f"{about}{key} is {mine.get(at, MISSING)} here, {theirs.get(at, MISSING)} there"
+        for at in sorted(mine.keys() | theirs.keys())
+        for _, about, key in [at]
+        if mine.get(at) != theirs.get(at)
+    ]
     return lines if len(lines) > 1 else [*lines, "method, options, seed and environment are the same too"]
 
 
-def _compared(record: RunRecord) -> dict[str, Any]:
-    return {
-        "  protocol: ": record.protocol,
-        "": {name: getattr(record, name) for name in _COMPARED},
-        "option ": record.options,
-        "weights from outside: ": {} if record.weights is None else asdict(record.weights),
-        "leaked items": record.leaked,
-        "environment: ": record.environment,
-    }
+def _compared(record: RunRecord) -> dict[tuple[int, str, str], str]:
+    """Return what tells two records apart: by place, what it is about and its name, the value."""
+    parts: tuple[tuple[str, Any], ...] = (
+        ("  protocol: ", record.protocol),
+        ("", {name: getattr(record, name) for name in _COMPARED}),
+        ("option ", record.options),
+        ("weights from outside: ", {} if record.weights is None else asdict(record.weights)),
+        ("leaked items", record.leaked),
+        ("environment: ", record.environment),
+    )
+    return {(n, about, key): text for n, (about, value) in enumerate(parts) for key, text in flat(value)}
 
 
 def flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -32,7 +32,6 @@ KEY_FORMAT, ANSWERS_FORMAT = "bps-bench study key", "bps-bench study answers"
 MOST_BYTES = 2_000_000  # of answers; a key names every picture
 _MOST_KEY_BYTES = 32_000_000
 MOST_TEXT = 500
-_KEY_REMEDY = "`bench study make` writes the key beside the page, by default as key.json."
 _ANSWERS_REMEDY = "Name the files that people downloaded from the page."
 Short = Annotated[Text, MaxLen(MOST_TEXT)]
 TARGET, OTHER, NOISE = "target", "other item", "noise"
@@ -131,19 +130,19 @@ class Answers(FromFile):
 
 def write_key(path: Path, key: Key) -> None:
     """Write the key atomically; BenchError where the file holds another study's, which would be lost."""
-    if path.exists():
-        old = read_key(path)
-        if old.study != key.study:
-            raise BenchError(
-                f"{path} is the key of study {old.study} ({old.title}); without it, its answers "
-                "cannot be read. Give another file with --key, or move that one away."
-            )
+    old = read_key(path) if path.exists() else key
+    if old.study != key.study:
+        raise BenchError(
+            f"{path} is the key of study {old.study} ({old.title}); without it, its answers "
+            "cannot be read. Give another file with --key, or move that one away."
+        )
     write_json(path, asdict(key))
 
 
 def read_key(path: Path) -> Key:
     """Read and validate a key; BenchError for anything that is not one."""
-    key: Key = _read(path, Key, KEY_FORMAT, _MOST_KEY_BYTES, _KEY_REMEDY)
+    remedy = "`bench study make` writes the key beside the page, by default as key.json."
+    key: Key = _read(path, Key, KEY_FORMAT, _MOST_KEY_BYTES, remedy)
     return key
 
 
@@ -183,21 +182,19 @@ def _check_answers(file: Answers, path: Path, key: Key) -> None:
             f"{path} answers study {shown(file.study)}; the key is that of {key.study} ({key.title})."
         )
     if not 1 <= len(file.answers) <= most:
-        remedy = "Leave the file out." if not file.answers else f"Name a file that holds {most} at most."
-        raise BenchError(f"{path} holds {len(file.answers)} answers; the study asks {most}. {remedy}")
+        holds = f"{path} holds {len(file.answers)} answers; the study asks {most}"
+        raise BenchError(f"{holds}. Name files that hold 1 to {most}.")
     for place, answer in enumerate(file.answers, 1):
-        where, question = f"{path}: answer {place}", key.questions.get(answer.question)
+        wrong, question = "", key.questions.get(answer.question)
         if question is None:
-            raise BenchError(f"{where}: the study has no question {answer.question}.")
-        if {answer.left, answer.right} != set(question.sides):
-            raise BenchError(
-                f"{where}: question {answer.question} shows {' and '.join(question.sides)}, not "
-                f"{shown(answer.left)} and {shown(answer.right)}."
-            )
-        if answer.asked not in key.aspects:
-            raise BenchError(
-                f"{where}: 'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}."
-            )
+            wrong = f"the study has no question {answer.question}"
+        elif {answer.left, answer.right} != set(question.sides):
+            sides = f"{shown(answer.left)} and {shown(answer.right)}"
+            wrong = f"question {answer.question} shows {' and '.join(question.sides)}, not {sides}"
+        elif answer.asked not in key.aspects:
+            wrong = f"'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}"
+        if wrong:
+            raise BenchError(f"{path}: answer {place}: {wrong}.")
     (question_code, asked), times = Counter((a.question, a.asked) for a in file.answers).most_common(1)[0]
     if times > 1:
         raise BenchError(f"{path} answers question {question_code} ({asked}) more than once.")

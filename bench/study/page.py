@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import itertools
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from bench.content import Name, Text, atomic_write, digest_json, inside, read_js
 from bench.data.picture import data_uri, read_exact
 from bench.randomness import generator
 from bench.record import RECORD_FILE, RunRecord, load_items, load_record
+from bench.reporting.render import data_block, filled, template_text
 from bench.reporting.words import label, variant_details
 from bench.sampling import SAMPLES_FILE, show_condition
 from bench.study import (
@@ -36,7 +34,6 @@ from bench.study import (
 from bench.types import BenchError, Example, unknown
 
 PAIRS = 40
-_ASSETS = Path(__file__).parent
 _CRISP = 256  # pictures up to this side are shown in hard pixels; larger ones are packed with a little loss
 _CANDIDATES = 24
 # what the page asks, the part to be stressed, and what is not asked
@@ -147,10 +144,10 @@ def build_study(source: Source, design: Design) -> Study:
     """Return page and key: a pure function of its arguments."""
     record, task = source.record, source.record.task
     kinds = (OTHER, NOISE) if FIDELITY in design.aspects else (NOISE,)
-    questions = plan_questions(
-        tuple(source.samples), conditions=source.conditions, design=design, kinds=kinds
-    )
+    names, conditions = tuple(source.samples), source.conditions
+    questions = plan_questions(names, conditions=conditions, design=design, kinds=kinds)
     data, answers = _coded(source, questions, design.seed)
+    asked = {name: _ASKED[name] for name in ASPECTS if name in design.aspects}
     data |= {
         "title": design.title,
         "condition": task,
@@ -161,8 +158,7 @@ def build_study(source: Source, design: Design) -> Study:
                 "question": ["Which picture ", stress.format(task), " better?"],
                 "hint": hint.format(task),
             }
-            for name, (stress, hint) in _ASKED.items()
-            if name in design.aspects
+            for name, (stress, hint) in asked.items()
         ],
     }
     data["study"] = digest_json([data, list(source.records), record.protocol_hash])[:16]
@@ -177,17 +173,16 @@ def build_study(source: Source, design: Design) -> Study:
         methods=tuple((name, of.run_id) for name, of in source.records.items()),
         questions=answers,
     )
-    parts = {
-        "title": html.escape(design.title),
-        "study": data["study"],
-        "credit": html.escape(record.attribution),
-        "style": (_ASSETS / "page.css").read_text("utf-8").rstrip(),
-        "script": (_ASSETS / "page.js").read_text("utf-8").rstrip(),
-        # the data cannot end their script element
-        "data": json.dumps(data, sort_keys=True, ensure_ascii=True).replace("<", "\\u003c"),
-    }
-    page = (_ASSETS / "page.html").read_text("utf-8")
-    return Study(re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], page), key)
+    page = filled(
+        "study.html",
+        title=design.title,
+        study=data["study"],
+        credit=record.attribution,
+        style=template_text("study.css").rstrip(),
+        script=template_text("study.js").rstrip(),
+        data=data_block(data),
+    )
+    return Study(page, key)
 
 
 def load_source(folders: Sequence[Path]) -> Source:
@@ -203,6 +198,7 @@ def load_source(folders: Sequence[Path]) -> Source:
     folders = [f.parent if f.name == RECORD_FILE else f for f in folders]
     records = [load_record(folder) for folder in folders]
     first, places = records[0], dict[str, Path]()
+    ids = load_items(folders[0]).ids
     for record, folder in zip(records, folders, strict=True):
         for name in _SAME:
             ours, theirs = str(getattr(first, name)), str(getattr(record, name))
@@ -217,8 +213,6 @@ def load_source(folders: Sequence[Path]) -> Source:
                 "method once."
             )
         places[record.run_id] = folder
-    ids = load_items(folders[0]).ids
-    for folder in folders:
         if load_items(folder).ids != ids:
             raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
     dataset, task = registry.recorded("suite", first).dataset(), registry.recorded("task", first)
@@ -230,8 +224,8 @@ def load_source(folders: Sequence[Path]) -> Source:
         )
     examples = Lazy(len(ids), lambda place: dataset[ids[place]])
     height, width = examples[0].image.shape[:2]
-    names = [label(r.method, *variant_details(r, records, marks={})) for r in records]
-    samples = [read_samples(folder, ids, size=(height, width)) for folder in folders]
+    names = [label(r.method, *variant_details(r, records)) for r in records]
+    samples = (read_samples(folder, ids, size=(height, width)) for folder in folders)
     return Source(
         records=dict(zip(names, records, strict=True)),
         ids=ids,
@@ -364,12 +358,10 @@ def _coded(
     asked, answers = [], {}
     for number, question in enumerate(questions):
         row = question.item
-        apart = (number,) if question.check else ()
         condition = code_of((row,))
-        sides = {code_of((row, side, *apart)): side for side in question.sides}
-        shown = {condition: show_condition(source.conditions[row])}
-        shown |= {code: source.side(question, side, seed) for code, side in sides.items()}
-        pictures |= {c: _inline(picture) for c, picture in shown.items()}
+        sides = {code_of((row, side, *([number] if question.check else []))): side for side in question.sides}
+        pictures[condition] = _inline(show_condition(source.conditions[row]))
+        pictures |= {code: _inline(source.side(question, side, seed)) for code, side in sides.items()}
         code, caption = code_of(number), source.examples[row].caption
         asked.append({"code": code, "condition": condition, "sides": list(sides), "caption": caption})
         answers[code] = KeyQuestion(item=source.ids[row], check=question.check, sides=sides)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.intervals import Interval, wilson_interval
-from bench.reporting.render import Grid, Text, to_markdown
-from bench.reporting.words import MISSING, brackets, number
+from bench.reporting import words
+from bench.reporting.render import filled
 from bench.study import LEFT, SAME, Answers, Key, attention, read_answers, read_key
 from bench.types import BenchError
 
@@ -23,6 +23,8 @@ _ENDS = [0.025, 0.975]
 _FEW_RATERS = 5
 _TOLERANCE = 1e-9
 _MOST_ROUNDS = 20_000
+_COLUMNS = ("rater", "item", "first", "second")
+_COUNTS = ("preferred_first", "no_difference", "preferred_second")
 _CHUNK = 50  # replicates held at once: many raters would fill the memory
 
 
@@ -219,22 +221,22 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed:
     """Score one question; of two methods, the first is the one that comes first in the key."""
     place = {method: row for row, method in enumerate(key.names)}
     items = {item: n for n, item in enumerate(sorted({q.item for q in key.questions.values()}))}
-    rows, given = [], []
-    for rater, file in enumerate(kept):
-        for answer in file.answers:
-            question = key.questions[answer.question]
-            if answer.asked == name and not question.check:
-                one, two = sorted(place[method] for method in question.sides.values())
-                chosen = answer.preferred
-                score = 0.5 if chosen is None else float(place[question.sides[chosen]] == one)
-                rows.append((rater, items[question.item], one, two, score))
-                given.append(str(answer.answer))
+    answers = [(r, a, key.questions[a.question]) for r, file in enumerate(kept) for a in file.answers]
+    answers = [(r, a, question) for r, a, question in answers if a.asked == name and not question.check]
+    rows = []
+    for rater, answer, question in answers:
+        one, two = sorted(place[method] for method in question.sides.values())
+        chosen = answer.preferred
+        score = 0.5 if chosen is None else float(place[question.sides[chosen]] == one)
+        rows.append((rater, items[question.item], one, two, score))
     columns = np.asarray(rows, dtype=np.float64).reshape(-1, 5).T
-    arrays = dict(zip(("rater", "item", "first", "second"), columns[:4].astype(np.int64), strict=True))
-    table = Comparisons(**arrays, score=columns[4], methods=len(place))  # type: ignore[arg-type]
+    arrays: dict[str, Any] = dict(zip(_COLUMNS, columns[:4].astype(np.int64), strict=True))
+    table = Comparisons(**arrays, score=columns[4], methods=len(place))
     counts, drawn = wins(table), resampled_wins(table, replicates=replicates, seed=seed)
-    strengths = bradley_terry(counts)[0]
-    ends = None if drawn is None else np.quantile(bradley_terry(drawn), _ENDS, axis=0)
+    strengths = bradley_terry(counts)[0].tolist()
+    ends: Any = [[None] * len(place)] * 2
+    if drawn is not None:
+        ends = np.quantile(bradley_terry(drawn), _ENDS, axis=0).tolist()
 
     def rate(won: Any, lost: Any) -> Interval | None:
         """Of wins at these places of [R,M,M], summed."""
@@ -245,40 +247,31 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed:
         return rate_interval(counts[won].sum(), counts[lost].sum(), resampled=resampled)
 
     every = slice(None)
-    standings = [
+    standings = tuple(
         Standing(
             method=method,
             answers=int(((table.first == row) | (table.second == row)).sum()),
             rate=rate((every, row), (every, every, row)),
-            strength=float(strengths[row]),
-            strength_low=None if ends is None else float(ends[0, row]),
-            strength_high=None if ends is None else float(ends[1, row]),
+            strength=strengths[row],
+            strength_low=ends[0][row],
+            strength_high=ends[1][row],
         )
         for method, row in place.items()
-    ]
+    )
     pairs = []
     for (first, i), (second, j) in itertools.combinations(place.items(), 2):
         score = table.score[(table.first == i) & (table.second == j)]
-        ahead, ties, behind = (int((score == value).sum()) for value in (1, 0.5, 0))
-        pairs.append(
-            Pair(
-                first=first,
-                second=second,
-                preferred_first=ahead,
-                no_difference=ties,
-                preferred_second=behind,
-                rate=rate((every, i, slice(j, j + 1)), (every, j, slice(i, i + 1))),
-            )
-        )
-    decided = [answer for answer in given if answer != SAME]
-    return Aspect(
-        name=name,
-        answers=len(given),
-        no_difference=len(given) - len(decided),
-        left=decided.count(LEFT) / len(decided) if decided else None,
-        standings=tuple(standings),
-        pairs=tuple(pairs),
-    )
+        counted = dict(zip(_COUNTS, (int((score == value).sum()) for value in (1, 0.5, 0)), strict=True))
+        own = rate((every, i, slice(j, j + 1)), (every, j, slice(i, i + 1)))
+        pairs.append(Pair(first=first, second=second, **counted, rate=own))
+    decided = [str(answer.answer) for _, answer, _ in answers if answer.answer != SAME]
+    left = decided.count(LEFT) / len(decided) if decided else None
+    told: dict[str, Any] = {
+        "answers": len(answers),
+        "no_difference": len(answers) - len(decided),
+        "left": left,
+    }
+    return Aspect(name=name, **told, standings=standings, pairs=tuple(pairs))
 
 
 def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
@@ -300,50 +293,4 @@ def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
 
 def to_text(results: Results) -> str:
     """Return the results as Markdown: who counts, then for each question rates and strengths."""
-    key = results.key
-    people = f"{results.raters} {'rater' if results.raters == 1 else 'raters'}"
-    lines = [
-        f"# {key.title}\n",
-        f"Study {key.study}: {key.suite} / {key.task}, protocol {key.protocol[:12]}, samples of seed "
-        f"{key.seed}. {people}; {len(results.left_out)} left out for failed attention checks.\n",
-    ]
-    for out in results.left_out:
-        why = f"{out.failed} of {out.checks} checks failed" if out.checks else "no attention check answered"
-        lines.append(f"- left out: {out.file}, {why}")
-    lines += [""] if results.left_out else []
-    for aspect in results.aspects:
-        lines += [f"## {aspect.name}\n", *map(to_markdown, _grids(aspect))]
-    lines += [f"- {note}" for note in results.notes]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _grids(aspect: Aspect) -> Iterator[Grid]:
-    """Yield the tables of an aspect: a line a method, and a line a pair of them."""
-    left = MISSING if aspect.left is None else f"{100 * aspect.left:.0f}%"
-    caption = (
-        f"Preferred: share of answers against all other methods, a tie as half, with 95% intervals. "
-        f"Strength: Bradley-Terry, geometric mean 1, one tie added between every two methods; "
-        f"bootstrap over raters and items. {aspect.answers} answers, {aspect.no_difference} without a "
-        f"difference; the left picture was preferred in {left} of the others."
-    )
-    body: list[tuple[Text, ...]] = []
-    for s in aspect.standings:
-        strength = Text(main=number(s.strength, 2), beside=brackets(s.strength_low, s.strength_high, 2))
-        body.append((Text(main=s.method), _percent(s.rate), strength, Text(main=str(s.answers))))
-    yield Grid(header=("method", "preferred", "strength", "answers"), body=tuple(body), caption=caption)
-    caption = (
-        "Preferred: the first method, a tie as half; the wider of Wilson's interval and of the "
-        "bootstrap over raters and items. Beside it, the answers."
-    )
-    body = []
-    for p in aspect.pairs:
-        counts = (Text(main=str(n)) for n in (p.preferred_first, p.no_difference, p.preferred_second))
-        body.append((Text(main=p.first), Text(main=p.second), _percent(p.rate), *counts))
-    header = ("method", "against", "preferred", "first", "no difference", "second")
-    yield Grid(header=header, body=tuple(body), caption=caption, left=2)
-
-
-def _percent(rate: Interval | None) -> Text:
-    if rate is None:
-        return Text(main=MISSING)
-    return Text(main=f"{100 * rate.value:.0f}%", beside=brackets(100 * rate.low, 100 * rate.high, 0))
+    return filled("study.md", results=results, words=words).rstrip() + "\n"

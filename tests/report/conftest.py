@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.content import write_json
 from bench.data.picture import TILES_FILE, write_tiles
-from bench.packed import Run
+from bench.packed import Run, load_run
 from bench.record import (
     ITEMS_FILE,
     MetricValue,
@@ -29,7 +29,7 @@ from bench.record import (
     Splits,
     write_record,
 )
-from bench.reporting import ReportOptions, figures, load_run, make_report
+from bench.reporting import figures, make_report
 from tests.report.small import COST, JUDGE
 
 IDS = tuple(f"{i:04X}" for i in range(40))
@@ -415,6 +415,6 @@ def suite_report(suite_results: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     def make(out: Path) -> None:
         with dots_for_figures():
-            make_report(suite_results, out, ReportOptions(long=True))
+            make_report(suite_results, out)
 
     return made_once(tmp_path_factory, "suite-report", make)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from bench.reporting import Run, build_comparison, build_table, load_runs, make_report
 from bench.reporting.figures import gallery
-from bench.reporting.page import data_block, encode_galleries
+from bench.reporting.page import encode_galleries
+from bench.reporting.render import data_block
 
 Writer = Callable[..., Run]
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -100,11 +101,8 @@ def test_page_says_what_the_table_says(full: Path, report: Path) -> None:
 
 
 def test_bold_is_only_what_the_comparison_tells_apart(full: Path, report: Path) -> None:
-    clear = {
-        (s.best.name, s.column.metric)
-        for s in build_comparison([build_table(load_runs(full))]).standings.values()
-        if s.clear
-    }
+    standings = build_comparison([build_table(load_runs(full))]).standings
+    clear = {(s.best.name, column.metric) for column, s in standings.items() if s.clear}
     (shown,) = read(report)["tables"]
     bold = {
         (row["name"], column["key"].split("|")[0])

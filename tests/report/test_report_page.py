@@ -172,13 +172,13 @@ def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(
     out = tmp_path / "out"
     add_run("bps", {"fd": 1.0})
     other = add_run("bps", {"fd": 1.0}, task="layout", run_id="other")
-    first = {path.name for path in make_report(results, out, ReportOptions(long=True)).files}
+    first = {path.name for path in make_report(results, out).files}
     (out / "notes.txt").write_text("mine")
     (out / "table-emoji-layout.csv").write_text("mine too")
     assert other.folder is not None
     shutil.rmtree(other.folder)
     second = {path.name for path in make_report(results, out).files}
-    assert {"table-emoji-layout.tex", "differences-emoji-sketch.tex"} <= first - second
+    assert {"table-emoji-layout.tex", "cost-emoji-layout.tex"} <= first - second
     assert {p.name for p in out.iterdir()} == second | {"notes.txt", "table-emoji-layout.csv"}
 
 
@@ -195,7 +195,6 @@ def test_markdown_escapes() -> None:
 
 
 def test_latex_table_is_balanced(report: Path) -> None:
-    assert not (report / f"differences-{STEM}.tex").exists(), "long tables on request"
     text = (report / f"table-{STEM}.tex").read_text()
     assert text.count(r"\begin{") == text.count(r"\end{") > 2
     assert r"FD$\downarrow$" in text and r"{\scriptsize Lite0)}" in text
@@ -214,11 +213,10 @@ def test_latex_compiles_with_odd_names(add_run: Writer, results: Path, tmp_path:
     add_run("b_p.s", {"fd": 8.0, "seg_miou": 0.5}, run_id="plain")
     add_run("a.method_+", {"fd": 8.0, "clip": 0.5})
     add_run("text-only", {"fd": 8.0, "seg_miou": 0.2}, protocol_hash="f" * 64)
-    make_report(results, tmp_path / "out", ReportOptions(mixed=True, long=True))
+    make_report(results, tmp_path / "out", ReportOptions(mixed=True))
     assert complaints(tmp_path / "out", tmp_path / "pdf") == []
 
 
 @needs_latex
 def test_latex_of_a_whole_suite_keeps_to_the_page(suite_report: Path, tmp_path: Path) -> None:
-    assert (suite_report / f"differences-{STEM}.tex").exists()
     assert complaints(suite_report, tmp_path / "pdf") == []

@@ -20,7 +20,7 @@ from bench.content import digest_json
 from bench.packed import Pack, kept_records, load_run
 from bench.record import load_record
 from bench.reporting import build_comparison, build_table, load_runs, make_report
-from bench.reporting.tables import About, model_card, published_grid
+from bench.reporting.tables import model_card, published_grid
 from bench.types import BenchError
 from tests.report.small import PROTOCOL, made, spread, value
 
@@ -168,10 +168,9 @@ def write(results: Path, suite: str) -> None:
 def test_a_card_tells_the_hub_what_was_measured() -> None:
     pack = Pack(MAIN)
     record = pack.record(next(line for line in pack.lines.values() if "bps" in line.place))
-    about = About(
-        title="BPS", source="s", base="org/sd", whole=False, licence=["a"], usage="x\n", condition="c"
-    )
-    head = yaml.safe_load(re.match(r"---\n(.*?)\n---", model_card(record, about), re.DOTALL)[1])
+    about = {"title": "BPS", "source": "s", "base": "org/sd", "whole": False, "licence": ["a"]}
+    card = model_card(record, **about, usage="x\n", condition="c")
+    head = yaml.safe_load(re.match(r"---\n(.*?)\n---", card, re.DOTALL)[1])
     assert head["pipeline_tag"] == "text-to-image" and head["datasets"] == ["openmoji"]
     (model,) = head["model-index"]
     (result,) = model["results"]
