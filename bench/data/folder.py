@@ -56,18 +56,17 @@ class Change(NamedTuple):
 
 
 def _bilinear(image: np.ndarray, side: int | None) -> np.ndarray:
-    if side is None:
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def _jpeg(image: np.ndarray, side: int | None) -> np.ndarray:
-    return decode(encoded(image, "JPEG", quality=95)).pixels
+    size = (side, side) if side else image.shape[1::-1]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 CHANGES: Mapping[str, Change] = {
     "resizer": Change("both folders resized by Pillow, bilinear, before the judge", _bilinear),
-    "jpeg95": Change("the first folder stored as JPEG, quality 95 (Pillow)", _jpeg, generated_only=True),
+    "jpeg95": Change(
+        "the first folder stored as JPEG, quality 95 (Pillow)",
+        lambda image, side: decode(encoded(image, "JPEG", quality=95)).pixels,
+        generated_only=True,
+    ),
 }
 
 

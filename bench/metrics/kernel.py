@@ -111,11 +111,6 @@ def _block_sums(
     return sums
 
 
-def _kid(scored: Scored, dealt: Deal) -> Statistic:
-    pair = checked_pair(scored.features, scored.target_features)
-    return MeanDiscrepancy(*pair, dealt, kernel=polynomial_kernel)
-
-
 def _cmmd(scored: Scored, dealt: Deal) -> Statistic | None:
     if scored.read is None or scored.read_targets is None:
         return None
@@ -129,5 +124,10 @@ _KID = of_features(
 _CMMD = of_clip(
     name="cmmd", title="CMMD", scale="MMD^2 x 1000, Gaussian kernel", better="lower", detail=True, place=97
 )
-KID = SetMetric(specs=(_KID,), statistic=_kid)
+KID = SetMetric(
+    specs=(_KID,),
+    statistic=lambda scored, dealt: MeanDiscrepancy(
+        *checked_pair(scored.features, scored.target_features), dealt, kernel=polynomial_kernel
+    ),
+)
 CMMD = SetMetric(specs=(_CMMD,), statistic=_cmmd)

@@ -18,9 +18,9 @@ from functools import partial
 import numpy as np
 
 from bench.metrics.frechet import checked_pair
-from bench.metrics.intervals import Deal, SetMetric, Statistic, of_features
+from bench.metrics.intervals import Deal, SetMetric, of_features
 from bench.metrics.paired import ItemMetric, unit_rows
-from bench.types import BenchError, Scored
+from bench.types import BenchError
 
 NEAREST = 5
 _ROWS = 512
@@ -125,11 +125,6 @@ def nearer_to_training(sample: np.ndarray, target: np.ndarray, training: np.ndar
     return np.asarray((np.sign(np.where(np.abs(gap) < 1e-9, 0.0, gap)) + 1) / 2)
 
 
-def _neighbours(scored: Scored, dealt: Deal) -> Statistic | None:
-    few = min(len(scored.features), len(scored.target_features)) < 2 * NEAREST
-    return None if few else Neighbours(scored.features, scored.target_features, dealt)
-
-
 _more = partial(of_features, detail=True)
 _NEARER = "share nearer to training than to test"
 NEIGHBOURS = SetMetric(
@@ -137,7 +132,11 @@ NEIGHBOURS = SetMetric(
         _more(name=n, title=n, scale=f"{NEAREST} nearest", better="higher", share=n in SHARES, place=place)
         for place, n in enumerate(("precision", "recall", "density", "coverage"), start=93)
     ),
-    statistic=_neighbours,
+    statistic=lambda x, dealt: (
+        Neighbours(x.features, x.target_features, dealt)
+        if min(len(x.features), len(x.target_features)) >= 2 * NEAREST
+        else None
+    ),
     all_pairs=True,
 )
 NEARER_TRAINING = ItemMetric(
