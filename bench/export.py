@@ -41,9 +41,11 @@ def export_run(
     """
     record = kept_record(run)
     if not (run / RECORD_FILE).exists():
+        command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
         raise BenchError(
             f"{run} is a published run: records are, trained weights are not. Its own are made again, to the "
-            f"same bits on the same machine, by\n  {remade(record)}\nExport the run that this prints."
+            f"same bits on the same machine, by\n  {command} --no-floor --no-shuffled --results {RESULTS}\n"
+            "Export the run that this prints."
         )
     Lock(run / LOCK, about=run).refuse_if_held()
     load_record(run)
@@ -101,12 +103,6 @@ def export_run(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return out
-
-
-def remade(record: RunRecord) -> str:
-    """Return the command that trains a run's weights again, in the folder of runs and nothing besides."""
-    command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
-    return f"{command} --no-floor --no-shuffled --results {RESULTS}"
 
 
 def push(folder: Path, repository: str) -> str:

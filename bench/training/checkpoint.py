@@ -120,10 +120,16 @@ def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: Non
     say: told of a damaged one. BenchError where none that is there can be read, or one does not fit the
     parts.
     """
+    import torch
+
     reason: Exception | None = None
     for found in _generations(path):
         try:
-            state = _read(found)
+            with zipfile.ZipFile(found) as archive:
+                damaged = archive.testzip()  # torch does not look at sums
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+            state = dict(torch.load(found, map_location="cpu", weights_only=True))
             break
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = reason or error
@@ -154,17 +160,6 @@ def _generations(path: Path) -> list[Path]:
     """Return the checkpoints that are there, newest first."""
     older = sorted(path.parent.glob(f"{path.stem}.[0-9]{path.suffix}"))
     return [place for place in (path, *older) if place.exists()]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint after checking every part of the archive: torch does not look at sums."""
-    import torch
-
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def check_finite(what: str, value: float, *, step: int, steps: int, advice: str) -> None:
