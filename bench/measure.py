@@ -192,9 +192,11 @@ def measure(run: Any, amount: Amount) -> Timing:
     peak = cost.peak_memory(device) if seconds else 0
     run.denoiser.eval()
     cost.reset_peak_memory(device)
-    next(sample(replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))))
+    next(sample(replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))), None)
     begun = time.perf_counter()
-    items = sum(len(ids) for ids, _ in itertools.islice(sample(spec), amount.batches))
+    items = (
+        sum(len(ids) for ids, _ in itertools.islice(sample(spec), amount.batches)) or 1
+    )  # few may be others'
     sampling = time.perf_counter() - begun
     return Timing(
         method=spec.method.name,
@@ -223,7 +225,7 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal
         "train_items": min(train, 4 * batch),
         "epochs": None,
     }
-    few = replace(config, results=place, limit=max(10, config.sample_batch), **given)
+    few = replace(config, results=place, limit=max(10, config.sample_batch * launched()), **given)
     run = Run(resolve(few), hooks)
     try:
         record = run.all()

@@ -29,7 +29,7 @@ from bench.data.coco.dataset import VARIABLE
 from bench.data.latents import InMemory, Prepared, disk_needed
 from bench.suites import budget_of, method_of, suite_of, task_of
 from bench.training.checkpoint import KEPT, Trainable
-from bench.training.engine import autocast, micro_batches, rebuilt
+from bench.training.engine import autocast, launched, micro_batches, rebuilt
 from bench.training.loop import Average, training_loss
 from bench.types import BenchError, Method, Task, refusal, unknown
 
@@ -587,10 +587,14 @@ class Work:
 
     @property
     def host(self) -> int:
-        """Bytes of a machine's own memory that scoring takes at most: pictures, samples, sums over pairs."""
+        """Bytes of a machine's own memory that scoring takes at most: pictures, samples, sums over pairs.
+
+        In each process that scores a row.
+        """
         count = min(self.items[1], self.budget.eval_items or self.items[1])
         pictures = 3 * self.shape.size**2 * count
-        return self.process + 2 * pictures + 3 * 8 * count**2 + _ROW * sum(self.items)
+        rows = min(self.setting.processes, 3 + self.wrong_conditions)
+        return rows * (self.process + 2 * pictures + 3 * 8 * count**2 + _ROW * sum(self.items))
 
     @property
     def disk_of_data(self) -> dict[str, int]:
@@ -662,7 +666,7 @@ def work_of(
     precision = suite.training.precision
     if card is None and gpu != "cpu":
         raise unknown("GPU", gpu, [*GPUS, "cpu"])
-    if card is None and (gpus > 1 or precision == "fp16"):
+    if card is None and (gpus > launched() or precision == "fp16"):  # a rehearsal is of those that are there
         raise BenchError("--gpu cpu: one process, fp32 or bf16. Name a GPU for anything else.")
     if card is not None and precision == "bf16" and not card.bfloat16:
         raise BenchError(f"--precision bf16: {gpu} has no bfloat16. Use fp16 or fp32.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from bench.training import checkpoint
 from bench.training.checkpoint import ADAPTER, BEGUN, NOTHING, TRAINED, Trainable, TrainResult
 from bench.training.engine import check_execution, count_threads, join, report
 from bench.training.loop import CHECKPOINT, train, training_loss
-from bench.types import BenchError, Example, Hooks, Refused, lacks_memory, refusal, some
+from bench.types import BenchError, Example, Hooks, Refused, Stopped, lacks_memory, refusal, some
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +53,10 @@ _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_ver
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a run is by its digests alone, known before anything is loaded; items: evaluated.
+    """What a run is, known before anything is loaded: by its digests alone.
 
-    training: a digest of all that enters its training; equal ones end with the same weights.
+    training: a digest of everything that enters its training; equal ones end with the same weights.
+    items: evaluated.
     """
 
     run_id: str
@@ -242,7 +243,8 @@ class Run:
     def held(self, *, wait: bool = False) -> Iterator[None]:
         """Keep other processes out of the run's folder, and clean up after killed ones.
 
-        wait: until a holder has ended, else that is a BenchError. It may be held within itself.
+        The main process does for all of a launch. wait: until a holder has ended, else that is a
+        BenchError. Stages hold the folder themselves; around several it is held throughout.
         """
         if not self.main:
             yield
@@ -289,7 +291,8 @@ class Run:
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
 
-        An equal training is taken over where runs differ in sampling alone, or in a task that is not seen.
+        With another guidance, or number of sampling steps or draws, an equal training is taken over, and
+        that of another task where the method does not see the condition.
         """
         with self.held():
             self.begin()
@@ -407,48 +410,76 @@ class Run:
             dataset=self.dataset,
         )
 
-    def score(self) -> records.RunRecord:
-        """Score all sets and references, write items, contact sheet and record; the main process does."""
-        with self.held(), self.processes.main_process_first():
-            return self._score() if self.main else records.load_record(self.folder)
-
-    def _score(self) -> records.RunRecord:
-        result = checkpoint.trained(self.folder)
-        if result is None or not (self.folder / _SAMPLED).exists():
-            raise BenchError(f"{self.folder}: train and sample first, or use `bench run`.")
-        self.hooks.stage("score", 1)
-        items = Items(self.dataset, self.eval_ids)
+    def _forgotten(self) -> Scores:
+        """Score the method's samples of the base's own styles, the base's own being the targets."""
+        samples, own = (self._load_images(name, self.own_styles.ids) for name in _OWN_STYLES)
         evaluator = Evaluator(
-            examples=list(items) if self.spec.suite.storage == "memory" else items,
-            task=self.task,
-            judges=self.judges,
+            examples=[Example(id="", caption="", image=image) for image in own],
+            task=None,
+            judges={"features": self.judges["features"]},
             cache=self.cache,
-            training=self._real_images,
-            metrics=self.metrics,
             groups=self._groups,
         )
-        rows: dict[str, Scores] = {}
-        for name in self._sets():
-            self.hooks.check_stop()
-            rows[name] = evaluator.evaluate_draws(self._samples(name))
-        if self.spec.config.forgetting:
-            samples, own = (self._load_images(name, self.own_styles.ids) for name in _OWN_STYLES)
-            drawn = [Example(id="", caption="", image=image) for image in own]  # by the base: the targets
-            judges = {"features": self.judges["features"]}
-            forgetting = Evaluator(
-                examples=drawn, task=None, judges=judges, cache=self.cache, groups=self._groups
+        return evaluator.evaluate(samples)
+
+    def score(self) -> records.RunRecord:
+        """Score all sets and the reference rows, write items, contact sheet and record.
+
+        Processes take rows in turn; the main one writes, the others read the record.
+        """
+        with self.held():
+            result = checkpoint.trained(self.folder)
+            if result is None or not (self.folder / _SAMPLED).exists():
+                raise BenchError(f"{self.folder}: train and sample first, or use `bench run`.")
+            rows = self._rows()
+            with self.processes.main_process_first():
+                if not self.main:
+                    return records.load_record(self.folder)
+                values = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
+                write_json(self.folder / records.ITEMS_FILE, values | self._learned())
+                record = _record(self, result, rows)
+                records.write_record(self.folder, record)
+                self._report(record, step=result.steps)
+                return record
+
+    def _rows(self) -> dict[str, Scores]:
+        """Score every row in one of the processes; return all of them in each."""
+        from accelerate.utils import gather_object
+
+        _ = self.eval_data  # prepared by all processes together
+        self.hooks.stage("score", 1)
+        items = Items(self.dataset, self.eval_ids)
+        with self.processes.main_process_first():  # the others find what it has read in the cache
+            evaluator = Evaluator(
+                examples=list(items) if self.spec.suite.storage == "memory" else items,
+                task=self.task,
+                judges=self.judges,
+                cache=self.cache,
+                training=self._real_images,
+                metrics=self.metrics,
+                groups=self._groups,
             )
-            rows[OWN_STYLES] = forgetting.evaluate(samples)
-        references = {"real training images": self._real_images, "autoencoder": self._reconstructions}
-        for name, known in references.items():
-            self.hooks.check_stop()
-            rows[name] = evaluator.evaluate_known(known, items=self.split_info.eval.digest)
-        values = items_json(self.eval_ids, rows, groups=self._groups, curve=result.curve)
-        write_json(self.folder / records.ITEMS_FILE, values | self._learned())
-        record = _record(self, result, rows)
-        records.write_record(self.folder, record)
-        self._report(record, step=result.steps)
-        return record
+
+        def drawn(name: str) -> Scores:
+            return evaluator.evaluate_draws(self._samples(name))
+
+        rows: dict[str, Callable[[], Scores]] = {name: partial(drawn, name) for name in self._sets()}
+        if self.spec.config.forgetting:
+            rows[OWN_STYLES] = self._forgotten
+        known, items_digest = evaluator.evaluate_known, self.split_info.eval.digest
+        rows["real training images"] = partial(known, self._real_images, items=items_digest)
+        rows["autoencoder"] = partial(known, self._reconstructions, items=items_digest)
+        scored, stopped = dict[str, Scores](), None
+        for name in list(rows)[self.processes.process_index :: self.processes.num_processes]:
+            stopped = stopped or self.hooks.stop()
+            if stopped is None:
+                scored[name] = rows[name]()
+        parts = gather_object([(scored, stopped)])
+        for _, code in parts:
+            if code is not None:
+                raise Stopped(code)
+        together = {name: scores for part, _ in parts for name, scores in part.items()}
+        return {name: together[name] for name in rows}
 
     def _report(self, record: records.RunRecord, *, step: int) -> None:
         """Tell the trackers; what they raise is said, as the record is written."""
@@ -475,23 +506,11 @@ class Run:
         return {"layer_weights": learned} if any(a != b for _, a, b in learned) else {}
 
     def _samples(self, name: str) -> Iterator[np.ndarray]:
-        """Read each draw of a set; of the method's own the first makes tiles, contact sheet and digests."""
+        """Read each draw of a set; of the method's own the first goes onto the contact sheet."""
         for draw in range(self.spec.suite.sampler.draws):
             images = self._load_images(sampling.folder_of_draw(self.work / name, draw).name, self.eval_ids)
             if name == "samples" and not draw:
-                items = pick_items(self.eval_ids, MOST_TILES)
-                chosen = [self.eval_ids.index(i) for i in items]
-                conditions = [
-                    sampling.show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)
-                ]
-                sides = {"condition": np.stack(conditions), "sample": images[chosen]}
-                sides["target"] = self.eval_data.images(chosen)
-                rows = {side: shrunk(pictures) for side, pictures in sides.items()}
-                write_tiles(self.folder / TILES_FILE, rows, items)
-                sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows.values()])
-                content.atomic_write(self.folder / "contact.png", sampling.png(sheet))
-                digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
-                write_json(self.folder / sampling.SAMPLES_FILE, digests)
+                self._contact(images)
             yield images
 
     def _load_images(self, name: str, ids: Sequence[str]) -> np.ndarray:
@@ -518,6 +537,20 @@ class Run:
             return np.concatenate([sampling.to_bytes(pixels.cpu().numpy()) for pixels in decoded])
 
         return Known(of=[self.base.parts["vae"], self.split_info.eval.digest], read=read)
+
+    def _contact(self, samples: np.ndarray) -> None:
+        """Write tiles and contact sheet of a few items, and the digests of all samples."""
+        items = pick_items(self.eval_ids, MOST_TILES)
+        chosen = [self.eval_ids.index(i) for i in items]
+        conditions = [sampling.show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
+        sides = {"condition": np.stack(conditions), "sample": samples[chosen]}
+        sides["target"] = self.eval_data.images(chosen)
+        rows = {side: shrunk(images) for side, images in sides.items()}
+        write_tiles(self.folder / TILES_FILE, rows, items)
+        sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows.values()])
+        content.atomic_write(self.folder / "contact.png", sampling.png(sheet))
+        digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
+        write_json(self.folder / sampling.SAMPLES_FILE, digests)
 
     def forget(self) -> None:
         """Delete what is in this run's folder, so that it starts afresh."""
@@ -615,7 +648,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         draws={name: rows[name].draws for name in run._sets()} if several else {},
         cost=_cost(run, result, score_seconds=rows["samples"].seconds),
         changes=changes(spec.config),
-        config=spec.config.told().as_dict(),
+        config=_asked(run).told().as_dict(),
         trained_in=result.trained_in,
         environment={
             **records.environment(device=spec.device, threads=count_threads()),
@@ -629,22 +662,20 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
     )
 
 
+def _asked(run: Run) -> RunConfig:
+    """Return what asks for a run again, whatever launcher and environment said of it."""
+    asked, suite = run.spec.config, run.spec.suite
+    batch = suite.training.batch if asked.as_released else asked.train_batch
+    found = None if suite.at is None else getattr(run.dataset, "folder", None)
+    return replace(asked, data=asked.data or found, train_batch=batch)
+
+
 def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cost:
     sampled, images, seconds = run._ledger(), result.images, result.seconds or None
     total, trainable = cost.count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
     peaks = [sampled.peak_memory_bytes, *([result.peak_memory_bytes] if images else [])]
     known = [peak for peak in peaks if peak is not None]
-    given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
-    loss = partial(training_loss, run.denoiser, base=run.base, data=run.eval_data, **given)
-    macs_train = None
-    try:
-        macs_train = cost.operations(lambda: loss().backward()) // 2 if images else None
-    except RuntimeError as error:
-        if not lacks_memory(error):
-            raise
-    finally:
-        run.denoiser.zero_grad(set_to_none=True)
     return records.Cost(
         parameters=total,
         parameters_trainable=trainable,
@@ -652,7 +683,7 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         macs=cost.count_macs(**measured),
         macs_guided=cost.count_macs(**measured, branches=2),
         macs_encode=cost.count_encode_macs(**measured),
-        macs_train=macs_train,
+        macs_train=_count_training(run) if images else None,
         train_seconds=seconds,
         train_images=images,
         train_images_per_second=images / seconds if seconds else None,
@@ -660,3 +691,17 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         score_seconds=score_seconds,
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
     )
+
+
+def _count_training(run: Run) -> int | None:
+    """Return the multiply-adds of both passes of training on one image; None where memory lacks for it."""
+    given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
+    loss = partial(training_loss, run.denoiser, base=run.base, data=run.eval_data, **given)
+    try:
+        return cost.operations(lambda: loss().backward()) // 2
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        return None
+    finally:
+        run.denoiser.zero_grad(set_to_none=True)

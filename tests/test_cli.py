@@ -100,7 +100,8 @@ finally:
 
     plan = ("plan", "--method", "text-only")
     assert loaded(*plan) == "True True"
-    for words in (("show", "results/emoji"), ("report", "--help"), plan):
+    report = ("report", "--results", "results/emoji-h200", "--out", str(tmp_path / "report"))
+    for words in (("show", "results/emoji"), report, plan):
         assert loaded(*words) == "False False", words
 
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import cli
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER
 from bench.base.load import load_base
-from bench.config import Budget, RunConfig, Sampler, Suite, Training
+from bench.cli.options import read_config
+from bench.config import Budget, RunConfig, Sampler, Suite, Training, make_config
 from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17
 from bench.data.coco.draw import canny_lines
@@ -29,6 +30,7 @@ from bench.reporting.compare import build_ablations
 from bench.reporting.tables import ablation_text
 from bench.reporting.words import command_line
 from bench.running import Run, identify
+from bench.running import _asked as asked_again
 from bench.suites import COCO17, find_data, resolve
 from bench.tune import tune_rates
 from bench.types import BenchError, Hooks
@@ -176,10 +178,17 @@ def test_the_whole_way(
     for item in run.eval_ids:
         with Image.open(run.work / "samples" / f"{item}.png") as image:
             assert image.size == (size, size)
+    with Image.open(run.folder / "contact.png") as sheet:
+        assert max(sheet.size) <= 10 * 260 and min(sheet.size) <= 3 * 260, "tiles of 256 px at most"
+    assert set(json.loads((run.work / "samples.json").read_text())) == set(run.eval_ids)
     assert load_base(narrow).prediction == "epsilon"
     asked = {"--base": "base", "--data": "prepared", "--precision": precision, "--ema": "0.5"}
     for flag, value in asked.items():
         assert f" {flag} {value}" in command_line(record), "the command does this run again"
+    again = dataclasses.replace(
+        make_config(read_config(str(run.folder / "record.json"))), base=narrow, data=out
+    )
+    assert identify(resolve(again)).run_id == run.id, "and so does the record"
     older = command_line(
         dataclasses.replace(record, config={}, protocol={**record.protocol, "eval_side": "test"})
     )
@@ -206,8 +215,14 @@ def test_the_recipe_as_released_is_one_flag_and_one_hash(
     assert training.batch == 16 and released.learning_rate == 1e-5
     assert identify(released).protocol.hash != identify(resolve(config)).protocol.hash
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert resolve(dataclasses.replace(config, as_released=True)).suite.training.batch == 64
+    monkeypatch.setenv("BENCH_COCO17", str(tmp_path / "photo"))
+    by_four = resolve(dataclasses.replace(config, as_released=True, data=None))
+    assert by_four.suite.training.batch == 64
     monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("BENCH_COCO17")
+    again: Any = SimpleNamespace(spec=by_four, dataset=photo)
+    again = resolve(asked_again(again))  # what the record says, read without launcher and environment
+    assert (again.config.data, again.suite.training.batch) == (photo.folder, 64)
     refused = dataclasses.replace(config, as_released=True, data=tmp_path / "square")
     with pytest.raises(BenchError, match="--resize squash --lines photo"):
         identify(resolve(refused))

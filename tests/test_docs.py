@@ -19,9 +19,15 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNNER = CliRunner()
 
 
+def blocks(page: Path) -> list[str]:
+    """The blocks of commands of a page, in order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    return [block for language, block in found if language in ("", "sh", "bash", "console")]
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `bench ...` in a page's blocks of commands, with examples for variables."""
-    for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text(), re.S | re.M):
+    for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             if found := re.search(r"(?:^|\s)bench\s(.*)", line):
                 words = shlex.split(re.sub(r"[\[\]]", "", found[1]).partition(" > ")[0], comments=True)
@@ -39,6 +45,9 @@ def test_every_command_shown_is_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("method: bps\n")
+    record = tmp_path / "results/runs/RUN/record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"run_id": "x", "config": {"method": "controlnet"}}')
     command: Any = typer.main.get_command(cli.app)
     rest, name = list(words), "bench"
     while hasattr(command, "commands"):

@@ -337,6 +337,17 @@ def test_a_grid_goes_on_until_no_best_rate_lies_at_its_edge(
     ]
 
 
+def test_a_run_takes_the_rate_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = dict(resolve(RunConfig(device="cpu")).options)
+    tuned = {"method": "bps", "options": options, "chosen": 2e-4, "at_the_edge": False, "trials": {}}
+    found = {"protocol_hash": "0", "budget": {"train_images": 3200}, "methods": {"bps": tuned}}
+    (tmp_path / "emoji-sketch.json").write_text(json.dumps(found))
+    started: list[RunConfig] = []
+    monkeypatch.setattr(bench.grid, "run_grid", lambda configs, **_: started.extend(configs) or [])
+    done = bench_command("run", "--method", "bps,controlnet", "--device", "cpu", "--tuned", tmp_path)
+    assert done.exit_code == 0 and [c.learning_rate for c in started] == [2e-4, None], done.output
+
+
 def test_tuning_takes_the_variants_of_an_ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[RunConfig] = []
     monkeypatch.setattr(bench.tune, "tune_rates", lambda configs, **_: (started.extend(configs), [])[1:] * 2)

@@ -36,6 +36,7 @@ from bench.plan import (
     plan_method,
     recognise,
     stand_in,
+    tuning_hours,
     work_of,
 )
 from bench.suites import EMOJI, MICRO, method_of, resolve
@@ -325,6 +326,14 @@ def test_hours_disk_and_steps_follow_from_the_count(counted: None) -> None:
     assert again.train_hours == pytest.approx((plan.train_hours or 0) * 4 / 3)
 
 
+def test_choosing_rates_is_planned_with_them(counted: None) -> None:
+    """Six rates, each at half the images and with one of the three sets of samples."""
+    tried = work(1e6)
+    plan = plan_method(Stub(), options={}, work=tried)
+    once = (plan.train_hours or 0) / 2 + (plan.sample_hours or 0) / 3
+    assert tuning_hours(tried, [plan]) == pytest.approx(len(tried.suite.rates) * once) and once > 0
+
+
 def test_scoring_is_planned_with_two_sets_of_pictures_and_no_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """At COCO's size 7.9 GB of pictures, .6 of pairs, .4 of rows; with all layers it was 25 GiB and more."""
     monkeypatch.delenv("BENCH_COCO17", raising=False)
@@ -332,6 +341,8 @@ def test_scoring_is_planned_with_two_sets_of_pictures_and_no_layers(monkeypatch:
     work = work_of(config, gpu="a100-80")
     assert 8.8e9 < work.host - work.process < 9.1e9
     assert work_of(config, gpu="a100-80", size=256).host < work.host / 2
+    eight = replace(work, setting=replace(work.setting, processes=8))
+    assert eight.host == 5 * work.host, "each process scores a row"
 
 
 def test_a_process_on_the_cpu_has_its_libraries_and_its_items_beside_the_tensors() -> None:

@@ -310,6 +310,23 @@ def test_two_processes_sample_the_bytes_of_one(
         assert pictures(run) == wanted
 
 
+def test_two_processes_score_the_rows_of_one(
+    finished: dict[str, Path], micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes some of them, with nothing in the cache: the same numbers to the last bit."""
+    found = []
+    for count in (1, 2):
+        monkeypatch.setenv("BPS_BENCH_CACHE", str(tmp_path / f"cache of {count}"))
+        run = Path(shutil.copytree(finished["one"], tmp_path / str(count) / finished["one"].name))
+        for name in ("record.json", "items.json"):
+            (run / name).unlink()
+        words = command("score", micro_folder, tmp_path / str(count), *SHORT, "--no-shuffled")
+        answers = launched(words, count=count)
+        assert [code for code, *_ in answers] == [0] * count, answers
+        found.append((load_record(run).rows, (run / "items.json").read_bytes()))
+    assert found[0] == found[1] and len(found[1][0]) == 3
+
+
 def test_a_grid_is_refused_in_a_launch(micro_folder: Path, tmp_path: Path) -> None:
     answers = launched([*command("run", micro_folder, tmp_path), "--seeds", "0,1"])
     for code, _, said in answers:

@@ -31,7 +31,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 ConfigText = Annotated[
     str | None,
-    typer.Option("--config", help="A YAML file of these options, or their text {...}; flags win over it."),
+    typer.Option("--config", help="A YAML file of these options, a record.json, or text {...}; flags win."),
 ]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the configuration as YAML and stop.")
@@ -257,6 +257,8 @@ def read_config(given: str) -> dict[str, Any]:
             values = yaml.load(raw, _with_numbers(yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is no YAML: {str(error).splitlines()[0]}.") from error
+    if isinstance(values, dict) and "run_id" in values:
+        values = values.get("config") or None  # what a record says was asked; older ones do not
     if not isinstance(values, dict):
         raise BenchError(f"{path} sets no options. Write lines like 'method: bps', see --print-config.")
     for name in values:

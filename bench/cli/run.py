@@ -123,7 +123,7 @@ def _scored(run: Any) -> str:
 
 train = stage("Train a method (or go on training); nothing else.", _trained, name="train")
 sample = stage("Sample the evaluation items of a trained method.", _sampled, name="sample")
-score = stage("Score the samples of a run and write its record.", _scored)
+score = stage("Score the samples of a run and write its record.", _scored, name="score")
 
 
 @guarded
