@@ -55,14 +55,16 @@ class ConcatDenoiser(ConditionedDenoiser):
         """Condition [B,C,H,W] in [0, 1] -> its part of the first convolution, [B,w0,h,w]."""
         return self.extra(F.pixel_unshuffle(super().encode(condition), self.downscale))
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
+    def check(self, features: Tensor, latents: Tensor) -> None:
+        """Raise ValueError unless features [B,w0,h,w] belong to latents."""
         check_match(features, latents)
+
+    def predict(self, rows: dict[str, Any], features: Tensor) -> Tensor:
+        """Return the UNet's output, with the features added to its first convolution's."""
         with self.unet.conv_in.register_forward_hook(
             lambda module, args, output: add_to_branches(output, features)
         ):
-            output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
-        return self.eps(output, latents, timesteps)
+            return super().predict(rows, features)
 
 
 def wide_input(denoiser: ConcatDenoiser) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from baselines.inputs import (
     ConditionedDenoiser,
     OneNetwork,
-    check_match,
     embedded,
     embedding_widths,
     like_base,
+    to_rows,
 )
 from bench.base.weights import one_part
 
@@ -46,23 +46,18 @@ class ControlNetDenoiser(ConditionedDenoiser):
         super().__init__(base, task)
         self.unet, self.controlnet, self.scale = base.unet, controlnet, scale
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
-        check_match(features, latents, downscale=self.downscale)
-        rows, condition = self.rows(latents, timesteps, text), features.repeat(len(text), 1, 1, 1)
-        residuals = self.controlnet(
+    def predict(self, rows: dict[str, Any], features: Tensor) -> Tensor:
+        """Return the UNet's output under a condition [B,C,H,W]."""
+        down, middle = self.residuals(rows, features)
+        added = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return super().predict(rows | added, features)
+
+    def residuals(self, rows: dict[str, Any], features: Tensor) -> Any:
+        """Return what the ControlNet adds to the UNet's skips and to its middle."""
+        condition = to_rows(features, rows)
+        return self.controlnet(
             **rows, controlnet_cond=condition, conditioning_scale=self.scale, return_dict=False
         )
-        return self.eps(self.predict(rows, *residuals), latents, timesteps)
-
-    def predict(self, rows: dict[str, Any], down: Any, middle: Tensor) -> Tensor:
-        """Return the UNet's output for K*B rows with residuals on its skips and its middle."""
-        return self.unet(
-            **rows,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
 
 
 class ControlNet(OneNetwork):
@@ -74,6 +69,7 @@ class ControlNet(OneNetwork):
     options: dict[str, object] = {"conditioning_scale": 1.0}
     allowed = {"conditioning_scale": "a finite number"}
     part, kind = "controlnet", ControlNetModel
+    denoiser = ControlNetDenoiser
     exchange = one_part("controlnet", "ControlNetModel", "StableDiffusionControlNetPipeline")
 
     def build(self, base: Base, task: Task, *, conditioning_scale: float = 1.0) -> ControlNetDenoiser:
@@ -86,7 +82,7 @@ class ControlNet(OneNetwork):
         if not (math.isfinite(conditioning_scale) and conditioning_scale > 0):
             raise ValueError(f"conditioning_scale is {conditioning_scale}; allowed: a number above 0.")
         net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
-        return ControlNetDenoiser(base, like_base(net, base.device), task=task, scale=conditioning_scale)
+        return self.denoiser(base, like_base(net, base.device), task=task, scale=conditioning_scale)
 
     def made_for(self, config: Any) -> dict[str, Any]:
         """Return the base and the condition; one that pools its residuals or reads more does not fit."""

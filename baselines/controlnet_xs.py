@@ -10,7 +10,7 @@ import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 from torch import Tensor
 
-from baselines.inputs import ConditionedDenoiser, check_match, embedded, embedding_widths, like_base
+from baselines.inputs import ConditionedDenoiser, embedded, embedding_widths, like_base, to_rows
 from bench.base.weights import one_part
 
 if TYPE_CHECKING:
@@ -35,20 +35,12 @@ def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
     return tuple(heads * max(1, round(width * size_ratio / heads)) for width, heads in widths)
 
 
-def build_fused(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> UNetControlNetXSModel:
-    """Return diffusers' fused model around a UNet's own frozen modules; the control part trains.
-
-    channels: C of the condition; downscale: pixels per latent cell. Raises ValueError for a UNet without two
-    resnets a level, all that diffusers' class is made for.
-    """
-    control = build_control(unet, channels=channels, downscale=downscale, size_ratio=size_ratio)
-    return fuse(unet, control)
-
-
 def build_control(unet: Any, *, channels: int, downscale: int, size_ratio: float) -> ControlNetXSAdapter:
-    """Return diffusers' adapter for a UNet, not yet joined to it; see build_fused.
+    """Return diffusers' adapter for a UNet, not yet joined to it (fuse).
 
-    Its norms have at least two channels a group where diffusers lets one choose.
+    channels: C of the condition; downscale: pixels per latent cell. Its norms have at least two channels a
+    group where diffusers lets one choose. Raises ValueError for a UNet without two resnets a level, all that
+    diffusers' class is made for.
     """
     config = unet.config
     if config["layers_per_block"] != 2:
@@ -151,16 +143,13 @@ class ControlNetXSDenoiser(ConditionedDenoiser):
         self.fused: Any = like_base(fuse(self.unet, control), self._base.device)
 
     @property
-    def unet(self) -> Any:
+    def unet(self) -> Any:  # type: ignore[override]
         """The base's UNet, whose modules the fused model shares."""
         return self._base.unet
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
-        check_match(features, latents, downscale=self.downscale)
-        rows, condition = self.rows(latents, timesteps, text), features.repeat(len(text), 1, 1, 1)
-        output = self.fused(**rows, controlnet_cond=condition, return_dict=False)[0]
-        return self.eps(output, latents, timesteps)
+    def predict(self, rows: dict[str, Any], features: Tensor) -> Tensor:
+        """Return the fused model's output under a condition [B,C,H,W]."""
+        return self.fused(**rows, controlnet_cond=to_rows(features, rows), return_dict=False)[0]
 
 
 class ControlNetXS:

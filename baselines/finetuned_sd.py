@@ -15,20 +15,16 @@ if TYPE_CHECKING:
     from bench.base.weights import Source
     from bench.types import Task
 
+_LOADED = """\
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+unet = UNet2DConditionModel.from_pretrained("{folder}")
+"""
 EXCHANGE = Exchange(
     parts=("unet",),
     classes={"unet": ("diffusers", "UNet2DConditionModel")},
     pipeline="StableDiffusionPipeline",
-    usage="""\
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-unet = UNet2DConditionModel.from_pretrained("{folder}")
-"""
-    + DRAWN,
-    whole="""\
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
-"""
-    + DRAWN.replace("{base}", "{folder}"),
+    usage=_LOADED + DRAWN,
+    whole=_LOADED.replace('")', '", subfolder="unet")') + DRAWN.replace("{base}", "{folder}"),
 )
 
 

@@ -15,24 +15,33 @@ if TYPE_CHECKING:
 
 
 class ConditionedDenoiser(torch.nn.Module):
-    """What denoisers of the baselines have besides networks: the condition's shape, a UNet's rows, eps.
+    """What denoisers of the baselines share: the checks of a condition, and eps of what a UNet predicts."""
 
-    rows: see Base.unet_inputs.
-    """
+    unet: Any
 
     def __init__(self, base: Base, task: Task) -> None:
         super().__init__()
         self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
-        self._to_eps, self.rows = base.to_eps, base.unet_inputs
+        self._to_eps, self._rows = base.to_eps, base.unet_inputs
 
     def encode(self, condition: Tensor) -> Any:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
         check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return condition
 
-    def eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Return eps [K,B,4,h,w] of a UNet's output for K*B rows, [K*B,4,h,w]."""
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Any) -> Tensor:
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
+        self.check(features, latents)
+        output = self.predict(self._rows(latents, timesteps, text), features)
         return self._to_eps(output.unflatten(0, (-1, len(latents))), latents, timesteps)
+
+    def check(self, features: Any, latents: Tensor) -> None:
+        """Raise ValueError unless features of encode belong to latents; here [B,C,H,W], the condition's."""
+        check_match(features, latents, downscale=self.downscale)
+
+    def predict(self, rows: dict[str, Any], features: Any) -> Tensor:
+        """Return the UNet's output [K*B,4,h,w] for Base.unet_inputs; here without the features."""
+        return self.unet(**rows, return_dict=False)[0]
 
 
 class OneNetwork:
@@ -95,6 +104,11 @@ def check_match(features: Tensor, latents: Tensor, *, downscale: int = 1) -> Non
             f"the condition has {len(features)} rows of {features.shape[2]} x {features.shape[3]}; "
             f"latents {list(latents.shape)} need {rows} of {height} x {width}."
         )
+
+
+def to_rows(condition: Tensor, rows: dict[str, Any]) -> Tensor:
+    """Repeat a condition [B,C,H,W] for the K*B rows of Base.unet_inputs."""
+    return condition.repeat(len(rows["sample"]) // len(condition), 1, 1, 1)
 
 
 def add_to_branches(hidden: Tensor, feature: Tensor) -> Tensor:

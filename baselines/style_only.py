@@ -25,12 +25,9 @@ class StyleOnlyDenoiser(ConditionedDenoiser):
 
     def encode(self, condition: Tensor) -> None:
         """Ignore the condition."""
-        return None
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w]."""
-        output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
-        return self.eps(output, latents, timesteps)
+    def check(self, features: None, latents: Tensor) -> None:
+        """Nothing has to fit."""
 
 
 class StyleOnly(OneNetwork):

@@ -119,13 +119,15 @@ class T2IAdapterDenoiser(ConditionedDenoiser):
         """Map the training loop's uniform timesteps [B] to those this method trains at, [B]."""
         return cubic_timesteps(timesteps, steps=self.steps) if self.timesteps == "cubic" else timesteps
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features of encode -> eps [K,B,4,h,w]."""
+    def check(self, features: Sequence[Tensor], latents: Tensor) -> None:
+        """Raise ValueError unless feature maps belong to latents."""
         step = self.adapter.config["downscale_factor"] // self.downscale
         check_match(features[0], latents[..., ::step, ::step])
+
+    def predict(self, rows: dict[str, Any], features: Sequence[Tensor]) -> Tensor:
+        """Return the UNet's output with the features added to its encoder."""
         with adapted(self.unet, features):
-            output = self.unet(**self.rows(latents, timesteps, text), return_dict=False)[0]
-        return self.eps(output, latents, timesteps)
+            return super().predict(rows, features)
 
 
 class T2IAdapter(OneNetwork):

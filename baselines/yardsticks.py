@@ -5,15 +5,14 @@ They are methods without a use of their own, so no table lists them: "baselines.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from baselines.controlnet import ControlNetDenoiser, build_controlnet
-from baselines.inputs import like_base
+from baselines.controlnet import ControlNet, ControlNetDenoiser
 from baselines.style_only import StyleOnly
-from baselines.text_only import TextOnlyDenoiser
+from baselines.text_only import TextOnly, TextOnlyDenoiser
 
 if TYPE_CHECKING:
     from bench.base.load import Base
@@ -38,25 +37,16 @@ class ScriptDenoiser(ControlNetDenoiser):
     As there: a ControlNetModel in float32 under autocast, the frozen UNet in the precision itself.
     """
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], features [B,C,H,W] -> eps [K,B,4,h,w]."""
-        rows = self.rows(latents, timesteps, text)
-        condition = features.repeat(len(text), 1, 1, 1)
-        down, middle = self.controlnet(**rows, controlnet_cond=condition, return_dict=False)
-        precision = middle.dtype
-        if self.unet.dtype != precision:
-            self.unet.to(precision)  # at the first step, as the script does before it
-        rows |= {name: rows[name].to(precision) for name in ("sample", "encoder_hidden_states")}
-        return self.eps(self.predict(rows, down, middle), latents, timesteps)
+    def residuals(self, rows: dict[str, Any], features: Tensor) -> Any:
+        """Return the ControlNet's, and bring UNet and rows to their precision."""
+        down, middle = super().residuals(rows, features)
+        if self.unet.dtype != middle.dtype:
+            self.unet.to(middle.dtype)  # at the first step, as the script does before it
+        rows |= {name: rows[name].to(middle.dtype) for name in ("sample", "encoder_hidden_states")}
+        return down, middle
 
 
-class _Yardstick:
-    conditioned = False
-    source = "bench cost --random"
-    options: dict[str, object] = {}
-
-
-class UNetBackward(_Yardstick):
+class UNetBackward(TextOnly):
     """A frozen UNet's forward and backward pass down to the latents: what every adapter pays at most."""
 
     name, title = "unet-backward", "UNet alone, frozen (forward, backward)"
@@ -72,12 +62,8 @@ class UNetTrained(StyleOnly):
     name, title = "unet-trained", "UNet alone, trained"
 
 
-class DiffusersControlNet(_Yardstick):
+class DiffusersControlNet(ControlNet):
     """ControlNet as diffusers' training script runs it."""
 
     name, title = "diffusers-controlnet", "ControlNet as in diffusers' script"
-
-    def build(self, base: Base, task: Task) -> ScriptDenoiser:
-        """Return the base with diffusers' ControlNetModel, which trains."""
-        net = build_controlnet(base.unet, channels=task.channels, downscale=base.downscale)
-        return ScriptDenoiser(base, like_base(net, base.device), task=task, scale=1.0)
+    options, denoiser = {}, ScriptDenoiser

@@ -37,13 +37,6 @@ class Residuals:
         """Number of conditions B."""
         return int(next(iter(self.by_slot.values())).shape[0])
 
-    def repeat_interleave(self, repeats: int) -> Residuals:
-        """Repeat each condition's residuals in place: rows a b -> a a b b for 2."""
-        if repeats == 1:
-            return self
-        repeated = {slot: r.repeat_interleave(repeats, dim=0) for slot, r in self.by_slot.items()}
-        return Residuals(by_slot=repeated)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
@@ -112,7 +105,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         **steering: Any,
     ) -> None:
         super().__init__()
-        options = Steering(**steering)
+        self.steering = options = Steering(**steering)
         places.check_widths(block_out_channels)
         if condition_channels < 1 or downscale_factor < 1:
             raise ValueError(
@@ -122,11 +115,9 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         levels, bare = len(block_out_channels), slots_without_attention
         self.slots = places.live_slots(options.sites, modules=options.modules, bare=bare, levels=levels)
         self.size_multiple = 2 ** (levels - 1)
-        self.injected_modules = options.modules
         self.channels = condition_channels
         self.downscale_factor = downscale_factor
         self.time_channels = time_embed_dim or 4 * block_out_channels[0]
-        self.time_aware, self.attention = options.time_aware, options.attention
         self._build(tuple(block_out_channels), out_channels=out_channels)
         self._add_weights(options.schedule)
 
@@ -216,11 +207,11 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         for slot in range(1, 3 * len(widths)):
             level, place = divmod(slot, 3)
             if place:
-                entries.append(self._residual(out[-1], widths[level], attention=self.attention))
+                entries.append(self._residual(out[-1], widths[level], attention=self.steering.attention))
             else:
                 entries.append(nn.Conv2d(out[-1], out[-1], 3, stride=2, padding=1))
             out.append(widths[level] if place else out[-1])
-        middle = [self._residual(out[-1], out[-1], attention=a) for a in (self.attention, False)]
+        middle = [self._residual(out[-1], out[-1], attention=a) for a in (self.steering.attention, False)]
         given = [out[-1], *(w for w in widths[::-1] for _ in range(3))]  # the middle's and the decoder's
         decoder = [
             DecoderBlock(before + popped, width)
@@ -238,7 +229,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self.emit[str(slot)] = zeroed(nn.Conv2d(by_slot[slot], taken, 3, padding=1))
 
     def _residual(self, channels_in: int, channels_out: int, *, attention: bool) -> TimeResidualBlock:
-        time_channels = self.time_channels if self.time_aware else None
+        time_channels = self.time_channels if self.steering.time_aware else None
         return TimeResidualBlock(channels_in, channels_out, time_channels=time_channels, attention=attention)
 
     def _add_weights(self, schedule: str | Sequence[float]) -> None:

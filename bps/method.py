@@ -65,7 +65,7 @@ class BPSDenoiser(torch.nn.Module):
 
     def encode(self, condition: Tensor) -> Tensor | Residuals:
         """Pass the condition [B,C,H,W] through where residuals depend on the timestep; else make them."""
-        return condition if self.steered.adapter.time_aware else self.steered.residuals(condition, 0)
+        return condition if self.steered.adapter.steering.time_aware else self.steered.residuals(condition, 0)
 
     def at_timesteps(self, features: Tensor | Residuals, timesteps: Tensor) -> Residuals:
         """Return the residuals of conditions [B,C,H,W] at timesteps [B], for any number of latents."""

@@ -50,7 +50,10 @@ class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
         (num_inference_steps, guidance_scale, negative_prompt, generator, ...), and the output, as in
         the pipeline that this one is built on. Raises ValueError for what does not fit.
         """
-        _check_options(super().__call__, kwargs)
+        allowed = [name for name in inspect.signature(super().__call__).parameters if name != "kwargs"]
+        for name in kwargs:
+            if name not in allowed:
+                raise unknown("option", name, allowed)
         condition = self._condition(image, height=height, width=width)
         embeds = kwargs.get("prompt_embeds")
         prompts = len(prompt) if isinstance(prompt, (list, tuple)) else 1 if embeds is None else len(embeds)
@@ -166,10 +169,3 @@ def _scaled(pixels: Tensor) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise ValueError(f"condition values reach from {low:g} to {high:g}; allowed: 0 to 1.")
     return pixels.float()
-
-
-def _check_options(call: Any, options: dict[str, Any]) -> None:
-    allowed = [name for name in inspect.signature(call).parameters if name != "kwargs"]
-    for name in options:
-        if name not in allowed:
-            raise unknown("option", name, allowed)

@@ -118,7 +118,7 @@ class SteeredUNet(nn.Module):
                 f"residuals {batch}; allowed: as many text as sample rows, a multiple of {batch}."
             )
         steps = _spread(timestep, rows=rows, batch=batch, device=sample.device)
-        with Injection(self.unet, residuals, modules=self.adapter.injected_modules):
+        with Injection(self.unet, residuals, modules=self.adapter.steering.modules):
             return self.unet(sample, steps, encoder_hidden_states, return_dict=False, **added)[0]
 
 
@@ -133,7 +133,7 @@ def steered(
     and all rows of one condition share one timestep.
     """
     check_fit(unet, adapter)
-    injection = Injection(unet, modules=adapter.injected_modules)
+    injection = Injection(unet, modules=adapter.steering.modules)
     rows = len(condition) * repeats
 
     def compute(module: nn.Module, args: Any, emb: Tensor) -> None:
@@ -143,7 +143,9 @@ def steered(
                 f"({len(condition)} conditions x {repeats} samples)."
             )
         residuals = adapter(condition, emb[:rows:repeats].detach())
-        injection.residuals = residuals.repeat_interleave(repeats)
+        injection.residuals = Residuals(
+            by_slot={slot: r.repeat_interleave(repeats, dim=0) for slot, r in residuals.by_slot.items()}
+        )
 
     handle = unet.time_embedding.register_forward_hook(compute)
     try:
@@ -175,12 +177,12 @@ def check_fit(unet: UNet2DConditionModel, adapter: BPSAdapter) -> None:
             f"{adapter.time_channels}; the UNet has {list(theirs)} and {width}. "
             "Build one with BPSAdapter.from_unet."
         )
-    places = injection_sites(unet, modules=adapter.injected_modules)
+    places = injection_sites(unet, modules=adapter.steering.modules)
     empty = [slot for slot in adapter.slots if not places[slot]]
     if empty:
         raise ValueError(
             f"the adapter emits residuals for slots {empty}, where this UNet has no "
-            f"'{adapter.injected_modules}' modules. Build one with BPSAdapter.from_unet."
+            f"'{adapter.steering.modules}' modules. Build one with BPSAdapter.from_unet."
         )
 
 

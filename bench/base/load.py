@@ -17,7 +17,7 @@ from bench.base.weights import not_finite, read_model
 from bench.types import BenchError, raise_of_machine, some, unknown
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 PRIORS = ("frozen", "unlocked", "free", "none", "none-frozen")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -63,7 +63,7 @@ class Base(Snapshot):
         return int(self.tokenizer.model_max_length) + self.family.pooled, width
 
     @cached_property
-    def alphas(self) -> torch.Tensor:
+    def alphas(self) -> Tensor:
         """Cumulative products of 1 - beta, [T] float64."""
         return self.scheduler.alphas_cumprod.double()
 
@@ -85,7 +85,7 @@ class Base(Snapshot):
             return contextlib.nullcontext()
         return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
 
-    def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Encode captions as the family's own pipeline does, [N,L,D] float32.
 
         Where the UNet reads a pooled vector too, that is the last of the L rows, with zeros behind it.
@@ -96,7 +96,7 @@ class Base(Snapshot):
             parts = [self._encode(captions[i : i + 64]) for i in range(0, len(captions), 64)]
         return torch.cat(parts).clone()
 
-    def _encode(self, captions: Sequence[str]) -> torch.Tensor:
+    def _encode(self, captions: Sequence[str]) -> Tensor:
         import torch
 
         states, pooled = [], self.family.pooled
@@ -120,7 +120,7 @@ class Base(Snapshot):
             text[[place for place, caption in enumerate(captions) if not caption]] = 0
         return text
 
-    def encode_posterior(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_posterior(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
         """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
 
         The mean is the mode. An autoencoder that is not variational has a deviation of 0.
@@ -136,7 +136,7 @@ class Base(Snapshot):
                 mean, deviation = encoded.latent_dist.mode(), encoded.latent_dist.std
             return (mean.float() * self.scale).clone(), (deviation.float() * self.scale).clone()
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Latents [N,4,h,w] -> images [N,3,H,W] float32 in [0, 1]."""
         import torch
 
@@ -147,7 +147,7 @@ class Base(Snapshot):
             pixels = torch.cat([self.vae.decode(block).sample.float() for block in blocks])
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def to_eps(self, output: torch.Tensor, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def to_eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         """Turn the UNet's output into eps: as it is, or alpha * v + sigma * z (arXiv 2202.00512).
 
         output, latents [..., 4,h,w] with batch in the fourth axis from the end, timesteps [B].
@@ -160,9 +160,7 @@ class Base(Snapshot):
     def encode(self, condition: Any) -> None:
         """Ignore the condition: the base by itself is a denoiser, too."""
 
-    def eps(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, features: Any = None
-    ) -> torch.Tensor:
+    def eps(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Any = None) -> Tensor:
         """Predict the noise: latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> [K,B,4,h,w]."""
         with self.autocast():
             output = self.unet(**self.unet_inputs(latents, timesteps, text), return_dict=False)[0]
@@ -170,9 +168,7 @@ class Base(Snapshot):
 
     __call__ = eps
 
-    def unet_inputs(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
-    ) -> dict[str, Any]:
+    def unet_inputs(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> dict[str, Any]:
         """Return what a UNet, or a copy of its encoder, is called with, by name: K*B rows, k*B + b of each.
 
         latents [B,4,h,w], timesteps [B], text [K,B,L,D]. SDXL's gets its pooled text, and as sizes those of

@@ -194,7 +194,7 @@ class ShownTask:
 
     def __init__(self, task: Task, weights: Weights) -> None:
         self.name = f"{task.name} ({weights.form})"
-        self.version = task.version
+        self.version, self.fidelity = task.version, task.fidelity
         self.metrics: tuple[MetricSpec, ...] = task.metrics
         self.channels = _COLOURS if weights.channels == "repeat" else task.channels
         self._invert = weights.invert
@@ -210,10 +210,6 @@ class ShownTask:
         condition = self._task.condition(example)
         turned = 1 - condition if self._invert else condition
         return np.repeat(turned, self.channels // len(turned), axis=0)
-
-    def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Score how an image obeys the item's condition, as the task does."""
-        return self._task.fidelity(image, example)
 
 
 def shown(task: Task, weights: Weights | None) -> Task:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 
-from baselines.controlnet_xs import ControlNetXS, build_fused, control_widths
+from baselines.controlnet_xs import ControlNetXS, build_control, control_widths, fuse
 from bench.base.load import Base
 
 
@@ -53,7 +53,7 @@ def test_sharing_mends_the_norms_that_diffusers_copies_wrongly(tools: SimpleName
         unet, size_ratio=1.0, conditioning_channels=1, conditioning_embedding_out_channels=(16, 32, 96)
     )
     copied = UNetControlNetXSModel.from_unet(unet, controlnet=adapter)
-    shared = build_fused(unet, channels=1, downscale=4, size_ratio=1.0)
+    shared = fuse(unet, build_control(unet, channels=1, downscale=4, size_ratio=1.0))
     with torch.no_grad():
         plain = unet(x, t, text).sample
         assert torch.equal(shared(x, t, text, condition).sample, plain)
@@ -74,7 +74,7 @@ def test_widths_hold_whole_heads(ratio: float, tools: SimpleNamespace) -> None:
 def test_nothing_is_frozen_at_sd15_width(tools: SimpleNamespace) -> None:
     unet = tools.sd15_unet()
     with torch.device("meta"):
-        fused = build_fused(unet, channels=3, downscale=8, size_ratio=0.25)
+        fused = fuse(unet, build_control(unet, channels=3, downscale=8, size_ratio=0.25))
     base = sum(p.numel() for p in unet.parameters())
     assert sum(p.numel() for p in fused.parameters()) - base == tools.trainable(fused)
 
@@ -91,4 +91,4 @@ def test_a_unet_that_the_class_is_not_made_for_is_refused(tools: SimpleNamespace
     with torch.device("meta"):
         unet = UNet2DConditionModel(layers_per_block=1, cross_attention_dim=32)
     with pytest.raises(ValueError, match="the UNet has 1 resnets a level; ControlNet-XS needs 2"):
-        build_fused(unet, channels=1, downscale=4, size_ratio=0.25)
+        build_control(unet, channels=1, downscale=4, size_ratio=0.25)
