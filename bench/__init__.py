@@ -47,10 +47,7 @@ def run(**asked: Any) -> RunRecord:
 
 
 def evaluate(weights: str | Path, **asked: Any) -> RunRecord:
-    """Sample and score weights from outside as they are, without training; as `run` otherwise.
-
-    weights: a folder that diffusers loads, or a checkpoint file of the method.
-    """
+    """Sample and score weights from outside (a folder that diffusers loads, or a file), without training."""
     return run(weights=Path(weights), train=False, **asked)
 
 
@@ -71,10 +68,7 @@ def compare(
 
 
 def report(results: str | Path, out: str | Path | None = None) -> list[Path]:
-    """Write tables (LaTeX, Markdown, CSV), figures and a page of all runs in a folder; return the files.
-
-    out: else the folder "report" in `results`.
-    """
+    """Write tables, figures and a page of a folder's runs; return the files. out: else "report" in it."""
     from bench.reporting import make_report
 
     return list(make_report(Path(results), Path(out or Path(results) / "report")).files)

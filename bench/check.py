@@ -38,7 +38,7 @@ def check_method(
 ) -> list[Finding]:
     """Check a method on a few items: equal to the base at the start, gradients, frozen prior, effect.
 
-    data: at least 4 items. Trains a copy for `steps` optimiser steps of 4 items; nothing is saved.
+    data: at least 4 items. Takes `steps` optimiser steps of 4 items; nothing is saved.
     """
     import torch
 

@@ -37,8 +37,7 @@ _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
 class Process(subprocess.Popen[bytes]):
     """A command in a new process that only its parent signals; what it prints goes nowhere.
 
-    alone: its messages go to this program's standard error; else several run at once, and what each
-    says is kept aside, since their progress would be a muddle. added: to this program's environment.
+    alone: its messages go to standard error; else they are kept aside. added: to this program's environment.
     answers: what it prints is what this program prints.
     """
 
@@ -74,10 +73,7 @@ class Process(subprocess.Popen[bytes]):
 def child(
     arguments: Sequence[str], *, alone: bool, added: Mapping[str, str] | None = None, processes: int = 1
 ) -> Process:
-    """Start this program's command line with the arguments, see `Process`.
-
-    processes: that share the work, each with a GPU of its own where there are some, started by torchrun.
-    """
+    """Start this program's command line; several processes, by torchrun, have a GPU each if there are."""
     argv = _argv(arguments)
     if processes > 1:
         how = ["--standalone", "--nproc-per-node", str(processes), "--no-python"]
@@ -88,9 +84,9 @@ def child(
 def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> int:
     """Do a command in `count` processes of one thread, which share its work as a launcher's do.
 
-    The first speaks for all, and answers if told so, see `Process`; signals go to all. Returns its exit
-    code, 2 where another was lost, of which a line is said. One that fails ends the others, by force where
-    they take longer than half a minute; so does a second signal.
+    The first speaks for all, and answers if told so; signals go to all. Returns its exit code, 2 where
+    another was lost, of which a line is said. One that fails, or a second signal, ends the others, after half
+    a minute by force.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -154,10 +150,7 @@ def _handed_over() -> dict[str, str]:
 
 
 def check_program(entry: Path) -> None:
-    """Check that all packages of this program are those beside its command line, `entry` (cli.py).
-
-    Raises BenchError where another project's folder of that name is found before ours.
-    """
+    """Raise BenchError where a package of this program is not the one beside its command line, `entry`."""
     from bench.types import BenchError
 
     for name in ("bench", "bps", "baselines"):
@@ -173,8 +166,7 @@ def check_program(entry: Path) -> None:
 def end_with_parent() -> None:
     """In a child: stop politely as soon as the process that started this one is gone, however it went.
 
-    A child reads from a pipe that its parent holds open and never writes to, so that it ends with the
-    parent, even one that died before the child came to listen.
+    It reads from a pipe that its parent holds open and never writes to.
     """
     before = os.environ.pop(_CHILD, None)
     if before is None:
@@ -192,10 +184,9 @@ def end_with_parent() -> None:
 def placed(address: str | None, *, cpus: float, gpus: float) -> Iterator[Callable[..., Remote] | None]:
     """Give what starts this program on a Ray cluster with some arguments, None without an address.
 
-    address: "auto" for the cluster that this machine belongs to, "local" for one started here and
-    ended afterwards, else as Ray takes it. cpus, gpus: what each process takes of its node. Every node
-    needs this program, its Python, the working folder, results, base and data under the same paths.
-    BenchError without Ray, where no cluster answers, and where no node could ever hold a process.
+    address: "auto", "local" for one started here and ended afterwards, else as Ray takes it. cpus, gpus: of
+    each process. Every node needs this program, its Python, working folder, results, base and data under the
+    same paths. BenchError without Ray, where no cluster answers, and where no node could ever hold a process.
     """
     if address is None:
         yield None

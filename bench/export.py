@@ -35,20 +35,33 @@ def export_run(
 ) -> Path:
     """Write what a run trained into a new folder `out`, safetensors alone, and return it.
 
-    base: where the run's base lies, else the suite's; variant: which of its weights. with_base: write the
-    base beside it, a whole pipeline. BenchError where nothing was trained, for another base than the
-    run's, for a run that is at work and a folder that is not empty.
+    base: where the run's lies, else the suite's; variant: of its weights. with_base: write it too, a whole
+    pipeline. BenchError where nothing was trained, for another base, a run at work and a folder that is not
+    empty.
     """
     record = kept_record(run)
     if not (run / RECORD_FILE).exists():
+        command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
         raise BenchError(
             f"{run} is a published run: records are, trained weights are not. Its own are made again, to the "
-            f"same bits on the same machine, by\n  {remade(record)}\nExport the run that this prints."
+            f"same bits on the same machine, by\n  {command} --no-floor --no-shuffled --results {RESULTS}\n"
+            "Export the run that this prints."
         )
     Lock(run / LOCK, about=run).refuse_if_held()
     load_record(run)
     method = registry.recorded("method", record)
-    _check(run, record, method)
+    if getattr(method, "exchange", None) is None:
+        raise BenchError(f"{run}: method {record.method} trains nothing that could be exported.")
+    if record.weights is not None and not record.weights.train_images:
+        raise BenchError(
+            f"{run} evaluated weights from outside ({record.weights.name}) and trained nothing. Use "
+            "those weights themselves."
+        )
+    if not (run / ADAPTER).exists():
+        raise BenchError(
+            f"{run / ADAPTER} is missing: trained weights stay where a run was made, git does not "
+            "carry them. Run it again with --again."
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} exists and is not empty. Name a new folder.")
     loaded = _base_of(record, base, variant)
@@ -92,16 +105,10 @@ def export_run(
     return out
 
 
-def remade(record: RunRecord) -> str:
-    """Return the command that trains a run's weights again, in the folder of runs and nothing besides."""
-    command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
-    return f"{command} --no-floor --no-shuffled --results {RESULTS}"
-
-
 def push(folder: Path, repository: str) -> str:
-    """Upload an exported folder as a model of the Hugging Face hub, made where it is new; return its address.
+    """Upload an exported folder as a model, "org/name", of the Hugging Face hub; return its address.
 
-    repository: "org/name". BenchError where the hub refuses or cannot be reached; the folder stays.
+    BenchError where the hub refuses or cannot be reached; the folder stays.
     """
     from huggingface_hub import HfApi, errors
 
@@ -116,21 +123,6 @@ def push(folder: Path, repository: str) -> str:
             f"{repository} was not pushed ({str(error).splitlines()[0]}). {folder} is whole: log in with "
             "'hf auth login' where the network allows, and push it with 'hf upload'."
         ) from error
-
-
-def _check(run: Path, record: RunRecord, method: Any) -> None:
-    if getattr(method, "exchange", None) is None:
-        raise BenchError(f"{run}: method {record.method} trains nothing that could be exported.")
-    if record.weights is not None and not record.weights.train_images:
-        raise BenchError(
-            f"{run} evaluated weights from outside ({record.weights.name}) and trained nothing. Use "
-            "those weights themselves."
-        )
-    if not (run / ADAPTER).exists():
-        raise BenchError(
-            f"{run / ADAPTER} is missing: trained weights stay where a run was made, git does not "
-            "carry them. Run it again with --again."
-        )
 
 
 def _base_of(record: RunRecord, folder: Path | None, variant: str | None) -> Base:
@@ -165,10 +157,7 @@ def _write_weights(out: Path, method: Any, denoiser: Any, *, base: Base | None) 
 
 
 def _write_seen(out: Path, record: RunRecord, base: Base) -> None:
-    """Write beside a pipeline that can be a base itself what it has seen: its base's drawings and the run's.
-
-    Nothing where the base does not say what it has seen, or the data are the user's.
-    """
+    """Write what a pipeline has seen: its base's drawings, if it says, and the run's, if not the user's."""
     before, suite = load_seen(base.folder, base=base.digest), registry.recorded("suite", record)
     if isinstance(before, str) or suite.at is not None:
         return

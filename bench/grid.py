@@ -68,11 +68,9 @@ def run_grid(
 ) -> list[Outcome]:
     """Do every run that has no valid record yet; one that fails does not stop the others.
 
-    names: what messages call each; its configuration in words where None. start: starts a run (default:
-    a new process here, with its share of the cores), elsewhere as many at once as there is room for.
-    jobs: how many run at once here; processes: that share each of them. Raises Stopped where somebody asked
-    to stop, after the running ones have saved their work, and BenchError in one of several processes of a
-    launcher, each of which would start the whole grid.
+    names: what messages call each. start: starts a run elsewhere, where there is room; None: here, `jobs` at
+    once with their share of the cores, each by so many processes. Raises Stopped where somebody asked to
+    stop, after the running ones have saved their work, and BenchError in one of a launcher's processes.
     """
     _check_grid(configs, processes=processes)
     names = names or [describe(config) for config in configs]
@@ -161,10 +159,7 @@ def describe(config: RunConfig) -> str:
 
 
 def starter(jobs: int, *, processes: int = 1) -> Start:
-    """Return what starts a run here, `jobs` of which share the cores. processes: of each run.
-
-    Threads of several jobs are set through OMP_NUM_THREADS, unless the user has set it.
-    """
+    """Return what starts a run here; jobs share the cores unless the user has set OMP_NUM_THREADS."""
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     threads = {} if jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
     return partial(child, alone=jobs == 1, added=threads, processes=processes)
@@ -172,10 +167,9 @@ def starter(jobs: int, *, processes: int = 1) -> Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of an ablation. folder: where it lies or will lie; why: what is wrong with it.
+    """One run of an ablation: folder, EXISTS, MISSING or CANNOT, and why; no identity where it cannot be.
 
-    state: EXISTS, MISSING or CANNOT. trains: whether it will train, or takes over the weights of another
-    run. identity: None where it cannot be.
+    trains: whether it will train, or takes over the weights of another run.
     """
 
     variant: Variant
@@ -203,10 +197,9 @@ def plan_ablation(
 ) -> list[Planned]:
     """Return every run of an ablation, seeds outermost, then tasks: each round is a comparison.
 
-    config: suite, base, device, results; its budget None is the ablation's. tasks: its own where none
-    are named. A run whose protocol is the suite's own belongs into the results folder, others into
-    `ablations` below it. Where variants differ in sampling alone, one training serves all of them. Of a
-    learning curve the first seed is sampled under wrong conditions too.
+    tasks: the ablation's own where none are named, as its budget. A run whose protocol is the suite's own
+    belongs into the results folder, others into `ablations` below. Where variants differ in sampling alone,
+    one training serves all. Of a learning curve the first seed is sampled under wrong conditions too.
     """
     tasks = registry.names("task", tasks) or ablation.tasks
     for task in tasks:
@@ -271,10 +264,7 @@ def do_ablation(
 
 
 def records_of_paces(results: Path) -> list[RunRecord]:
-    """Return the records that tell how long runs take: those of a results folder and the published ones.
-
-    A damaged record counts for nothing.
-    """
+    """Return the records of a results folder and the published ones; a damaged one counts for nothing."""
     places = ((results, ""), (results, ABLATIONS_FOLDER), (PUBLISHED, ""))
     return [record for place in places for record in kept_records(*place, skip_damaged=True)]
 
@@ -284,8 +274,7 @@ def seconds_of(
 ) -> float | None:
     """Return about how long a run of `items` evaluation items takes, None where nothing like it ran.
 
-    It is the middle of the records of its suite, device, precision and method, those with its options where
-    there are any. What was measured on GPUs says nothing of CPUs, and the other way round.
+    The middle of the records of its suite, device, precision and method, of its options where there are any.
     """
 
     def kind(record: RunRecord) -> tuple[object, ...]:

@@ -48,8 +48,7 @@ _OF_VARIANT = ("suite", "task", "method", "options", "budget", "changes")
 class Run:
     """A record with the folder it lies in (None in a pack) and its per-item scores, None without any.
 
-    strips: tiles out of a pack. timed: on what machine and how its costs in time and memory were measured
-    alone, in words; "" where they are those of the run itself.
+    strips: tiles out of a pack. timed: how its costs in time and memory were measured alone, "" where not.
     """
 
     record: RunRecord
@@ -82,10 +81,7 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read one run folder; BenchError for a bad record, a changed artifact or unusable items.
-
-    Refused too are files of it that are links to places outside; the folder itself may be a link.
-    """
+    """Read one run folder; BenchError for a bad record, artifact or items, and links out of it."""
     for name in (RECORD_FILE, ITEMS_FILE, TILES_FILE):
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise BenchError(f"{folder / name} is a link that leads out of its run. Put the file there.")
@@ -95,10 +91,7 @@ def load_run(folder: Path) -> Run:
 
 
 def kept_runs(results: Path | Pack, within: str = "") -> list[Run]:
-    """Read every run of a results folder and of the pack beside it, sorted by name; a folder goes first.
-
-    within: a folder below, such as that of ablations' runs. A pack that is given is not read again.
-    """
+    """Read every run of a results folder, or one below, and of its pack, by name; folders go first."""
     pack = Pack.of(results)
     reads: dict[str, Callable[[], Run]] = {n: partial(pack.run, x) for n, x in pack.within(within).items()}
     reads |= {f.name: partial(load_run, f) for f in find_records(pack.results / within)}
@@ -106,10 +99,7 @@ def kept_runs(results: Path | Pack, within: str = "") -> list[Run]:
 
 
 def kept_records(results: Path, within: str = "", *, skip_damaged: bool = False) -> list[RunRecord]:
-    """Read the records alone of what `kept_runs` reads, without looking at artifacts.
-
-    skip_damaged: let what is damaged count for nothing; else it is a BenchError.
-    """
+    """Read the records alone of what `kept_runs` reads; skip_damaged: those count for nothing."""
     pack, found, skipped = Pack(results), [], (BenchError,) if skip_damaged else ()
     reads: dict[str, Callable[[], RunRecord]] = {}
     with contextlib.suppress(*skipped):
@@ -276,9 +266,9 @@ class Pack:
 def pack_runs(results: Path, out: Path) -> list[Path]:
     """Write all runs of a results folder, and of its pack, as a pack; return its two files.
 
-    Tiles are kept of the first seed of each variant alone; contact sheets and what lies in work/ are not.
-    BenchError, with nothing written, where there are no runs, for a damaged one, and for one that would
-    not come back byte for byte.
+    Tiles are kept of the first seed of each variant alone; what else lies in a run's folder is not.
+    BenchError, with nothing written, without runs, for a damaged one, and one that would not come back byte
+    for byte.
     """
     source, target = Pack(results), Pack(out)
     folders = [*find_records(source.results), *find_records(source.results / ABLATIONS_FOLDER)]
@@ -314,8 +304,7 @@ def pack_runs(results: Path, out: Path) -> list[Path]:
 def unpack_runs(results: Path, folder: Path) -> list[Path]:
     """Write the runs of a pack as run folders below a folder; return them, sorted.
 
-    BenchError, with nothing written, for a damaged pack, files that are not what their records say, and
-    a run that is there already.
+    BenchError, with nothing written, for a damaged pack and a run that is there already.
     """
     source = Pack(results)
     if not source.lines:
@@ -336,9 +325,8 @@ def unpack_runs(results: Path, folder: Path) -> list[Path]:
 def add_record(submitted: Path, results: Path, *, by: str) -> Path:
     """Take a run that others made, a folder or its record, among the results; return its folder there.
 
-    by: who made it, in a word; the row bears it, is marked and takes no part in sentences and bold. Its
-    files are checked as those of any run, and its protocol must have the hash that it tells.
-    BenchError, with nothing written, otherwise and where such a run is there already.
+    by: who made it, in a word: the row is marked and takes no part in sentences and bold. BenchError, with
+    nothing written, where files or protocol are not what the record says, and where such a run is there.
     """
     folder = submitted.parent if submitted.is_file() else submitted
     if submitted.is_file() and submitted.name != RECORD_FILE:
@@ -373,8 +361,7 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
 def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -> Path:
     """Write what `bench compare` tells as a run's record, so that it becomes a row; return its folder.
 
-    comparison: of `bench.scoring`. Rows share a table where reference and judges are the same; one of the
-    same name is written anew. The record says that nothing was trained here.
+    Rows share a table where reference and judges are the same; one of the same name is written anew.
     """
     given, reference = comparison.folders
     if not given["n"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import PlainValidator, StringConstraints, TypeAdapter, with_config
+from pydantic import PlainValidator, StringConstraints, with_config
 from typing_extensions import TypedDict
 
 from bench import content
@@ -394,8 +394,3 @@ def _commit() -> str:
         noted = metadata.distribution("bps-bench").read_text("direct_url.json")
         return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])
     return "unknown"
-
-
-def record_schema() -> dict[str, Any]:
-    """Return the JSON schema of a record, which `docs/record.schema.json` publishes."""
-    return TypeAdapter(RunRecord).json_schema()

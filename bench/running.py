@@ -53,10 +53,9 @@ _TRAINING = ("suite", "task", "dataset", "splits", "base", "training", "task_ver
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a run is, known before anything is loaded: by its digests alone.
+    """What a run is by its digests alone, known before anything is loaded; items: evaluated.
 
-    training: a digest of everything that enters its training; equal ones end with the same weights.
-    items: evaluated.
+    training: a digest of all that enters its training; equal ones end with the same weights.
     """
 
     run_id: str
@@ -243,8 +242,7 @@ class Run:
     def held(self, *, wait: bool = False) -> Iterator[None]:
         """Keep other processes out of the run's folder, and clean up after killed ones.
 
-        The main process does for all of a launch. wait: until a holder has ended, else that is a
-        BenchError. Stages hold the folder themselves; around several it is held throughout.
+        wait: until a holder has ended, else that is a BenchError. It may be held within itself.
         """
         if not self.main:
             yield
@@ -291,8 +289,7 @@ class Run:
     def train(self) -> TrainResult:
         """Train (or go on training); the weights lie in work/adapter.safetensors.
 
-        With another guidance, or number of sampling steps or draws, an equal training is taken over, and
-        that of another task where the method does not see the condition.
+        An equal training is taken over where runs differ in sampling alone, or in a task that is not seen.
         """
         with self.held():
             self.begin()
@@ -410,18 +407,6 @@ class Run:
             dataset=self.dataset,
         )
 
-    def _forgotten(self) -> Scores:
-        """Score the method's samples of the base's own styles, the base's own being the targets."""
-        samples, own = (self._load_images(name, self.own_styles.ids) for name in _OWN_STYLES)
-        evaluator = Evaluator(
-            examples=[Example(id="", caption="", image=image) for image in own],
-            task=None,
-            judges={"features": self.judges["features"]},
-            cache=self.cache,
-            groups=self._groups,
-        )
-        return evaluator.evaluate(samples)
-
     def score(self) -> records.RunRecord:
         """Score all sets and the reference rows, write items, contact sheet and record.
 
@@ -463,9 +448,18 @@ class Run:
         def drawn(name: str) -> Scores:
             return evaluator.evaluate_draws(self._samples(name))
 
+        def forgotten() -> Scores:
+            samples, own = (self._load_images(name, self.own_styles.ids) for name in _OWN_STYLES)
+            examples = [Example(id="", caption="", image=image) for image in own]  # by the base: the targets
+            judges = {"features": self.judges["features"]}
+            alone = Evaluator(
+                examples=examples, task=None, judges=judges, cache=self.cache, groups=self._groups
+            )
+            return alone.evaluate(samples)
+
         rows: dict[str, Callable[[], Scores]] = {name: partial(drawn, name) for name in self._sets()}
         if self.spec.config.forgetting:
-            rows[OWN_STYLES] = self._forgotten
+            rows[OWN_STYLES] = forgotten
         known, items_digest = evaluator.evaluate_known, self.split_info.eval.digest
         rows["real training images"] = partial(known, self._real_images, items=items_digest)
         rows["autoencoder"] = partial(known, self._reconstructions, items=items_digest)
@@ -506,11 +500,23 @@ class Run:
         return {"layer_weights": learned} if any(a != b for _, a, b in learned) else {}
 
     def _samples(self, name: str) -> Iterator[np.ndarray]:
-        """Read each draw of a set; of the method's own the first goes onto the contact sheet."""
+        """Read each draw of a set; of the method's own the first makes tiles, contact sheet and digests."""
         for draw in range(self.spec.suite.sampler.draws):
             images = self._load_images(sampling.folder_of_draw(self.work / name, draw).name, self.eval_ids)
             if name == "samples" and not draw:
-                self._contact(images)
+                items = pick_items(self.eval_ids, MOST_TILES)
+                chosen = [self.eval_ids.index(i) for i in items]
+                conditions = [
+                    sampling.show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)
+                ]
+                sides = {"condition": np.stack(conditions), "sample": images[chosen]}
+                sides["target"] = self.eval_data.images(chosen)
+                rows = {side: shrunk(pictures) for side, pictures in sides.items()}
+                write_tiles(self.folder / TILES_FILE, rows, items)
+                sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows.values()])
+                content.atomic_write(self.folder / "contact.png", sampling.png(sheet))
+                digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
+                write_json(self.folder / sampling.SAMPLES_FILE, digests)
             yield images
 
     def _load_images(self, name: str, ids: Sequence[str]) -> np.ndarray:
@@ -537,20 +543,6 @@ class Run:
             return np.concatenate([sampling.to_bytes(pixels.cpu().numpy()) for pixels in decoded])
 
         return Known(of=[self.base.parts["vae"], self.split_info.eval.digest], read=read)
-
-    def _contact(self, samples: np.ndarray) -> None:
-        """Write tiles and contact sheet of a few items, and the digests of all samples."""
-        items = pick_items(self.eval_ids, MOST_TILES)
-        chosen = [self.eval_ids.index(i) for i in items]
-        conditions = [sampling.show_condition(c.numpy()) for c in self.eval_data.conditions_at(chosen)]
-        sides = {"condition": np.stack(conditions), "sample": samples[chosen]}
-        sides["target"] = self.eval_data.images(chosen)
-        rows = {side: shrunk(images) for side, images in sides.items()}
-        write_tiles(self.folder / TILES_FILE, rows, items)
-        sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows.values()])
-        content.atomic_write(self.folder / "contact.png", sampling.png(sheet))
-        digests = {i: sha256_file(self.work / "samples" / f"{i}.png") for i in self.eval_ids}
-        write_json(self.folder / sampling.SAMPLES_FILE, digests)
 
     def forget(self) -> None:
         """Delete what is in this run's folder, so that it starts afresh."""
@@ -676,6 +668,16 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
     peaks = [sampled.peak_memory_bytes, *([result.peak_memory_bytes] if images else [])]
     known = [peak for peak in peaks if peak is not None]
+    given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
+    loss = partial(training_loss, run.denoiser, base=run.base, data=run.eval_data, **given)
+    macs_train = None
+    try:
+        macs_train = cost.operations(lambda: loss().backward()) // 2 if images else None
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+    finally:
+        run.denoiser.zero_grad(set_to_none=True)
     return records.Cost(
         parameters=total,
         parameters_trainable=trainable,
@@ -683,7 +685,7 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         macs=cost.count_macs(**measured),
         macs_guided=cost.count_macs(**measured, branches=2),
         macs_encode=cost.count_encode_macs(**measured),
-        macs_train=_count_training(run) if images else None,
+        macs_train=macs_train,
         train_seconds=seconds,
         train_images=images,
         train_images_per_second=images / seconds if seconds else None,
@@ -691,17 +693,3 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         score_seconds=score_seconds,
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
     )
-
-
-def _count_training(run: Run) -> int | None:
-    """Return the multiply-adds of both passes of training on one image; None where memory lacks for it."""
-    given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
-    loss = partial(training_loss, run.denoiser, base=run.base, data=run.eval_data, **given)
-    try:
-        return cost.operations(lambda: loss().backward()) // 2
-    except RuntimeError as error:
-        if not lacks_memory(error):
-            raise
-        return None
-    finally:
-        run.denoiser.zero_grad(set_to_none=True)

@@ -117,10 +117,9 @@ def sample_images(
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Yield (ids, images [R,B,H,W,3] float32 in [0, 1]) batch by batch, in the data's order; R draws.
 
-    spec: of the run, its sampler, seed, batch and precision. conditions: what the items of some rows are
-    given, [B,C,H,W] or [1,C,H,W] for all (None: their own). Batches are cut from the whole list and dealt
-    out to the processes in turn, so a resumed run, alone or not, has the same batches. BenchError for
-    samples that are not finite.
+    spec: its sampler, seed, batch and precision. conditions: what some rows are given, None: their own.
+    Batches are cut from the whole list and dealt out to the processes in turn, so a resumed run has the same.
+    BenchError for samples that are not finite.
     """
     for rows in _batches(spec, base=base, data=data):
         given = (conditions or data.conditions_at)(rows)
@@ -180,10 +179,9 @@ def sample_to_folders(
     """Sample what of this process is not in the folders yet, each item as `<id>.png`.
 
     sets: folder -> the row that is drawn under the condition of each row, [N]; they share what depends on
-    conditions. Draws after the first lie in folders of their own, see `folder_of_draw`. Files are written
-    atomically, so a killed run goes on with the first batch that is not whole. `spent` gets the seconds of
-    each batch and the images that all processes made meanwhile, as if they kept step, and so hooks tick.
-    Raises Stopped between batches when asked to stop.
+    conditions. Draws after the first: see `folder_of_draw`. A killed run goes on with the first batch that is
+    not whole. spent: gets the seconds of each batch and the images of all processes meanwhile. Raises Stopped
+    between batches when asked to stop.
     """
     hooks, processes = hooks or Hooks(), join(base.device)
     draws = range(spec.suite.sampler.draws)
@@ -241,8 +239,8 @@ def export_images(dataset: Dataset, ids: Sequence[str], folder: Path) -> None:
 def load_images(folder: Path, ids: Sequence[str], *, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read `<id>.png` of every id (never a glob), [N,H,W,3] uint8.
 
-    size: (height, width) of every sample; by default the first one's. BenchError, naming the file, if
-    one is missing, damaged or of another size.
+    size: (height, width), else the first one's. BenchError, naming the file, if one is missing, damaged or of
+    another size.
     """
     advice = "Delete this sample and run again to redo its batch."
 
@@ -256,10 +254,7 @@ def load_images(folder: Path, ids: Sequence[str], *, size: tuple[int, int] | Non
 
 
 def show_condition(condition: np.ndarray) -> np.ndarray:
-    """Condition [C,H,W] in [0, 1] -> a picture [H,W,3] uint8: lines dark on white, colours as such.
-
-    One channel: ink. Three: colours. Four: colours with the fourth as ink over them.
-    """
+    """Condition [C,H,W] in [0, 1] -> a picture [H,W,3] uint8: ink (last of 1 or 4 channels) over colours."""
     ink = condition[-1] if len(condition) in (1, 4) else np.zeros_like(condition[0])
     colour = condition[:3].transpose(1, 2, 0) if len(condition) >= 3 else np.ones((*ink.shape, 3))
     return np.asarray((colour * (1 - ink[..., None]) * 255).round().astype(np.uint8))

@@ -64,9 +64,9 @@ _COMPARED = tuple(
 class Scores:
     """Metrics with intervals, and the per-item values they are means of ([N] each).
 
-    replicates: of the metrics of the whole set, [G] each, as `metrics.intervals.Estimates.of_replicates`
-    takes them. draws: of each metric, its value at each draw; all else is a mean over them. seconds: what
-    scoring these images takes, whether or not features came from the cache.
+    replicates: of metrics of the whole set, [G] each, see `Estimates.of_replicates`. draws: of each metric,
+    its value at each draw; all else is a mean over them. seconds: of scoring, whether or not the cache
+    helped.
     """
 
     metrics: dict[str, MetricValue] = field(default_factory=dict)
@@ -78,10 +78,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A reference that is the same for many runs, read where the cache does not know what is asked of it.
-
-    of: the digests that decide it, a JSON value. read: -> [N,H,W,3] uint8.
-    """
+    """A reference that many runs share: the digests that decide it, a JSON value, and -> [N,H,W,3] uint8."""
 
     of: Any
     read: Callable[[], np.ndarray]
@@ -90,11 +87,10 @@ class Known:
 class Evaluator:
     """Scores sets of images against the same targets, with the same judges and groups.
 
-    examples: the N items, read one at a time; task: None where there is no condition; judges: by role,
-    "features" and, where there is one, "clip"; training: at least N-1 real training images for the
-    memorisation check, None to leave it out. metrics: others, besides the task's. targets: the items'
-    images, [N,H,W,3] uint8. groups: of items that are not independent, [N] int; None for none.
-    Features of images seen before come from the cache, keyed by pixels and judge.
+    examples: the N items, read one at a time; task: None without a condition; judges: by role, "features"
+    and, if any, "clip"; training: at least N-1 real training images for the memorisation check; metrics:
+    besides the task's; groups: of items that are not independent, [N] int. Features come from the cache,
+    keyed by pixels and judge.
     """
 
     def __init__(
@@ -152,10 +148,7 @@ class Evaluator:
         return self.evaluate_draws([images])
 
     def evaluate_known(self, known: Known, *, items: str) -> Scores:
-        """Score a reference, from the cache where this very code scored it before by metrics of ours.
-
-        items: the digest of the evaluated items.
-        """
+        """Score a reference, from the cache where this code has; items: the digest of those evaluated."""
         if self.metrics or self.task is None:
             return self.evaluate(known.read())
         code = [digest_sources(), sha256_file(inspect.getfile(type(self.task)))]
@@ -236,7 +229,7 @@ def measured(
 ) -> Iterator[tuple[MetricSpec, float, np.ndarray]]:
     """Give each number of a set metric with its jackknife replicates, [G]; nothing without its judge.
 
-    groups: left out in turn, the metric's own number by default; 0 for no replicates.
+    groups: left out in turn, else the metric's own number; 0 for no replicates.
     """
     statistic = metric.statistic(scored, dealt)
     if statistic is None:
@@ -259,10 +252,9 @@ def _interval(spec: MetricSpec, value: float, replicates: np.ndarray, *, dealt: 
 
 
 def mean_of_known(values: np.ndarray, *, groups: np.ndarray | None = None) -> tuple[Interval | None, int]:
-    """Average over the items that have a value: which do is a property of the item, not of a method.
+    """Average over the items that have a value; return the mean with its interval and how many have.
 
-    groups: of the items, [N] int. Returns the mean with its interval, None where fewer than two groups
-    have one, and how many items have.
+    groups: of the items, [N] int; no interval where fewer than two groups have one.
     """
     known = np.isfinite(values)
     groups = np.arange(len(values)) if groups is None else groups
@@ -297,9 +289,8 @@ def items_json(
 ) -> dict[str, Any]:
     """Return what a report needs beyond the record, as JSON values.
 
-    "ids"; "groups": the number of each item's, where there are any; "rows": per-item scores, 6 decimals,
-    null where missing; "replicates": jackknife replicates of set metrics, 9 significant digits; "curve":
-    the training curve, [step, loss].
+    "ids", "groups" (where there are any), "rows" of scores (6 decimals, null where missing), "replicates" (9
+    digits), "curve" of training, [step, loss].
     """
 
     def listed(kind: str, rounded: Callable[[float], float | None]) -> dict[str, Any]:
@@ -350,11 +341,10 @@ def compare(
 ) -> Comparison:
     """Compare generated images with a reference, each a folder or what `bench.data.folder.opened` takes.
 
-    Of statistics there is the Fréchet distance alone, without an interval.
-    judges: by role, "features" and "clip"; without a CLIP judge CMMD is missing. sensitivity: measure
-    again under each of SAYS. intervals: 95%, by the jackknife over blocks of both sets, over items for
-    paired metrics. also: names of `bench.metrics`, asked on the same features.
-    BenchError for a missing folder, fewer than FLOOR images or a broken one.
+    judges: by role; without "clip" CMMD is missing. sensitivity: again under each of SAYS. intervals: 95%, by
+    the jackknife over blocks of both sets, over items for paired metrics. also: tools of `bench.metrics`. Of
+    statistics there is the Fréchet distance alone. BenchError for a missing folder, fewer than FLOOR images
+    or a broken one.
     """
     check_tools(also)
     with folder.opened(first) as one, folder.opened(second) as other:
@@ -432,10 +422,7 @@ def _read(
 
 
 def save_statistics(images: Path, out: Path, *, judge: Judge, batch: int = 32) -> None:
-    """Write mean and covariance of features as mu and sigma, as pytorch-fid reads them.
-
-    images: what `bench.data.folder.opened` takes.
-    """
+    """Write mean and covariance of features of images as mu and sigma, as pytorch-fid reads them."""
     with folder.opened(images) as found:
         if isinstance(found, Manifest):
             found = Moments.of(_read(found, {"features": judge}, batch=batch).features("features"))
@@ -443,10 +430,7 @@ def save_statistics(images: Path, out: Path, *, judge: Judge, batch: int = 32) -
 
 
 def caption_score(path: Path, captions: Mapping[str, str], *, clip: Judge, batch: int = 32) -> MetricValue:
-    """Return the CLIP score of a folder's images with their captions, by file name, and its interval.
-
-    BenchError for images without a caption, and captions without an image.
-    """
+    """Return the CLIP score of a folder's images with captions, by file name, each of which has the other."""
     manifest = manifest_of(path)
     names = [file.name for file in manifest.files]
     for what, missing in (

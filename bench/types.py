@@ -64,7 +64,7 @@ class Refused(BenchError):
 
 
 class Stopped(Exception):
-    """Somebody asked the process to stop; the work so far is on disk. code: the exit code."""
+    """Somebody asked the process to stop, with an exit code; the work so far is on disk."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped with exit code {code}")
@@ -98,14 +98,12 @@ class Hooks:
 class Example:
     """One item of a data set.
 
-    image: [H,W,3] uint8 RGB. layers: what the data set knows beside the image, by name, for example
-    "sketch" [H,W] uint8 (255 = line, 0 = paper), "classes" [H,W] uint8 (index into the data set's
-    palette), "boxes" [M,5] integers (class, x0, y0, x1, y1; x1 and y1 exclusive; uint8 or, for images
-    over 255 px, int32), "colours" [H,W,3] uint8 (coarse colour). palette: the data set's class colours,
-    [K,3] uint8 RGB, class 0 being the background; None where it has no classes.
-    photo: a photograph, from whose pixels no rule for flat drawings reads lines, classes or boxes.
-    redraw: what drew the sketch from the image, [H,W,3] uint8 -> [H,W] uint8; None for a hand's lines.
-    class_names: of the palette's classes, where they are known.
+    image: [H,W,3] uint8 RGB. layers: what the data set knows beside it, by name: "sketch" [H,W] uint8 (255 =
+    line, 0 = paper), "classes" [H,W] uint8 (index into the palette), "boxes" [M,5] integers (class, x0, y0,
+    x1, y1; the last two exclusive; uint8, or int32 for images over 255 px), "colours" [H,W,3] uint8 (coarse).
+    palette: class colours, [K,3] uint8 RGB, class 0 being the background; None without classes. photo: from
+    whose pixels no rule for flat drawings reads. redraw: what drew the sketch, [H,W,3] uint8 -> [H,W] uint8;
+    None for a hand's lines. class_names: of the palette's, if known.
     """
 
     id: str
@@ -162,10 +160,10 @@ class MetricSpec:
 class Scored:
     """What a metric may look at: N images and M targets, what judges see in them, the items they are of.
 
-    images, targets: [N,H,W,3] uint8, row i of both of item i. features, target_features: [N,D] and
-    [M,D] of the feature judge. read, read_targets, text: [N,D], [M,D] and [N,D] of the CLIP judge, of
-    images, targets and captions; None without one. training: [N-1,D] features of real training images,
-    None where nothing was trained on. Of two folders there are the features alone: no images, no items.
+    images, targets: [N,H,W,3] uint8, row i of both of item i. features, target_features: [N,D], [M,D] of the
+    feature judge. read, read_targets, text: of the CLIP judge, of images, targets and captions; None without
+    one. training: [N-1,D] features of real training images, None without. Of two folders there are features
+    alone.
     """
 
     images: np.ndarray
@@ -182,8 +180,7 @@ class Scored:
 class Metric(Protocol):
     """A metric of items: one value each, of which records hold the mean with its interval.
 
-    spec: its name, which no other metric has, unit and direction. device: where a metric has it, a run puts
-    its own there.
+    spec.name: as no other metric's. device: where a metric has it, a run puts its own there.
     """
 
     @property
@@ -197,7 +194,7 @@ class Metric(Protocol):
 class Task(Protocol):
     """Image -> condition, and how well a sample obeys it.
 
-    version: raise it when condition or fidelity change meaning; it is part of the protocol.
+    version: part of the protocol; raise it when condition or fidelity change meaning.
     """
 
     name: str
@@ -275,9 +272,6 @@ class Method(Protocol):
 
 
 def refusal(method: Method, task: Task) -> str | None:
-    """Return why a method cannot do a task, None where it can.
-
-    A method that cannot do every task has a method `refuses(task) -> str | None`.
-    """
+    """Return why a method cannot do a task, as its `refuses(task)` says where it has one, else None."""
     refuses = getattr(method, "refuses", None)
     return refuses(task) if refuses is not None else None

@@ -94,7 +94,6 @@ def compare(
 
 
 def _flags(how: How) -> list[str]:
-    """Return the options that move a number, as they are typed."""
     given = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
     moving = ("judge", "judge_weights", "clip", "clip_weights", "captions", "name")
     return [
@@ -141,8 +140,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 study_app = Shell(
-    help="A blind user study: an offline page of pairs, and the scores of its answers.",
-    no_args_is_help=True,
+    help="A blind user study: an offline page of pairs, and the scores of its answers.", no_args_is_help=True
 )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -110,10 +110,12 @@ def labels_of(groups: Sequence[str]) -> np.ndarray:
     return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
+@cache  # a report deals the same few numbers of rows thousands of times
 def _labels(n: int, blocks: int, seed: int) -> np.ndarray:
-    labels = np.empty(n, dtype=np.int64)
-    for block, rows in enumerate(np.array_split(np.random.default_rng(seed).permutation(n), blocks)):
-        labels[rows] = block
+    labels, order = np.empty(n, dtype=np.int64), np.random.default_rng(seed).permutation(n)
+    for block, places in enumerate(left_out(n, blocks)):
+        labels[order[places]] = block
+    labels.setflags(write=False)
     return labels
 
 
@@ -278,9 +280,10 @@ def holm(chances: Sequence[float]) -> list[float]:
     return corrected
 
 
-def left_out(blocks: int, groups: int) -> list[np.ndarray]:
+@cache
+def left_out(blocks: int, groups: int) -> tuple[np.ndarray, ...]:
     """Return the blocks that the jackknife leaves out in turn, as even as they go."""
-    return np.array_split(np.arange(blocks), groups)
+    return tuple(np.array_split(np.arange(blocks), groups))
 
 
 def jackknife_replicates(statistic: Statistic, *, blocks: int, groups: int = 100) -> np.ndarray:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.ablations import ABLATIONS_FOLDER
 from bench.config import Columns, ReportOptions
 from bench.content import Text, atomic_write, digest_json, read_json, sha256_file, write_json
-from bench.packed import Pack, Run
+from bench.packed import Pack, Run, kept_runs
 from bench.reporting.compare import AblationTable, build_ablations, build_comparison, in_ablations
 from bench.reporting.differences import paired_differences
 from bench.reporting.figures import draw_ablation, draw_table
-from bench.reporting.frame import Table, build_table, chosen, load_ablation_runs, load_runs
+from bench.reporting.frame import Table, build_table, chosen, load_runs
 from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
 from bench.reporting.render import Grid, to_csv, to_latex, to_markdown
 from bench.reporting.tables import (
@@ -92,7 +93,7 @@ def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list
     """Return the tables by the name of their files, and the ablations."""
     pack = Pack(results)
     runs = load_runs(pack)
-    kept = chosen([*runs, *load_ablation_runs(pack)], methods=asked.methods, metrics=asked.metrics)
+    kept = chosen([*runs, *kept_runs(pack, ABLATIONS_FOLDER)], methods=asked.methods, metrics=asked.metrics)
     main = {run.record.run_id for run in runs}
     ablations = build_ablations(kept)
     places: dict[tuple[str, str], dict[str, list[Run]]] = {}
@@ -112,7 +113,6 @@ def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list
 
 
 def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
-    """Compare the tasks of a suite, or say why they cannot be compared."""
     members = [table for table in tables.values() if table.suite == name]
     hashes: dict[str, set[str]] = {}
     for table in members:
@@ -150,7 +150,6 @@ def _ablations(tables: Sequence[AblationTable], out: Path, *, width: float | Non
 
 
 def _texts(pages: Pages, asked: ReportOptions) -> Iterator[tuple[str, str]]:
-    """Give each file of tables, and its text."""
     shown: dict[str, Grid | DataFrame | None] = {}  # by what they are written as, "name end end"
     for section in pages.sections:
         name, table = section.name, section.table

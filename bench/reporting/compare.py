@@ -15,11 +15,12 @@ from bench.packed import Run
 from bench.record import RunRecord
 from bench.registry import FLOOR
 from bench.reporting import words
-from bench.reporting.differences import Difference, against, corrected, paired, verdict
+from bench.reporting.differences import against, corrected, paired, verdict
 from bench.reporting.frame import (
     OWN_METHOD,
     REFERENCES,
     SAMPLES,
+    Difference,
     Lines,
     Row,
     Table,
@@ -93,10 +94,6 @@ class Comparison(Table):
     def most_seeds(self) -> int:
         """Return the most training seeds that any cell has."""
         return max((n for row in self.rows for n in row.seeds_by_task.values()), default=0)
-
-    def has_fewer_seeds(self, row: Row) -> bool:
-        """Tell whether a row has fewer seeds, in some task, than the table's most."""
-        return any(n < self.most_seeds for n in row.seeds_by_task.values())
 
 
 def build_comparison(tables: Sequence[Table]) -> Comparison:
@@ -183,7 +180,6 @@ def _row(name: str, rows: Mapping[str, Row]) -> Row:
 
 
 def _references(tables: Mapping[str, Table]) -> list[Row]:
-    """Return real images and autoencoder, each as the tasks have it."""
     by_kind = {k: {task: t.own(k)[0] for task, t in tables.items() if t.own(k)} for k in REFERENCES.values()}
     return [_row(label(next(iter(rows.values())).source, k), rows) for k, rows in by_kind.items() if rows]
 
@@ -252,7 +248,6 @@ def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
 
 
 def _difference(first: Row, second: Row, column: Column) -> Difference | None:
-    """Return the difference of two rows of a comparison in a task that both have."""
     if not {column.task} <= first.rows.keys() & second.rows.keys():
         return None
     return paired(first.rows[column.task], second.rows[column.task], replace(column, task=""))
@@ -277,7 +272,6 @@ def _best_words(comparison: Comparison, column: Column) -> list[str]:
 
 
 def _told_of(column: Column) -> set[str]:
-    """Return the metrics of a column's task that sentences tell of."""
     return {"fd", "kid", *words.primary_metrics(column.task)}
 
 

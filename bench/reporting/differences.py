@@ -7,8 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from bench.metrics.intervals import crossed_interval, holm
-from bench.reporting.frame import WRONG_CONDITIONS, Row, Table, evidence
-from bench.reporting.frame import Difference as Difference
+from bench.reporting.frame import WRONG_CONDITIONS, Difference, Row, Table, evidence
 from bench.reporting.words import Column, brackets, number
 
 _UNTOLD = "cannot be told apart from"

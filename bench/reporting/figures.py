@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curve = Sequence[tuple[int, float]]
 INK, SOFT, GRID, FRAME = "#222222", "#666666", "#e3e3e3", 205
 # Okabe and Ito 2008: told apart by readers with any common colour vision; the marker says it again.
 _METHODS = {
@@ -307,46 +307,36 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
 
 
 def curve_figure(
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, Sequence[Mark]],
     path: Path,
     width: float | None = None,
     *,
     labels: tuple[str, str],
     title: str,
-    methods: Mapping[str, str] | None = None,
     minus: Mapping[str, str] | None = None,
     ticks: Sequence[tuple[float, str]] = (),
 ) -> Path:
-    """Draw curves of (step, number) by name; return the path.
+    """Draw curves, each of its numbers by step, by name; return the path.
 
-    width: see Sheet. labels: of both axes. methods: of each name, whose colour it has. minus: names of
-    curves with the name of the one that each is compared with; a second panel shows the differences at
-    each step, which the noise of batches that both trained on does not blur. ticks: names of steps.
+    width: see Sheet. labels: of both axes. minus: names of curves with the name of the one that each is
+    compared with; a second panel shows the differences at each step, which the noise of batches that both
+    trained on does not blur. ticks: names of steps.
     """
     panels, gaps = {labels[1]: curves}, differences(curves, minus or {})
     if gaps:
         references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
         panels[f"{labels[1]}, minus {references}"] = gaps
-    methods = {name: name for name in curves} | dict(methods or {})
-    marks = {
-        y: [
-            Mark(name, methods[name], value, x=step)
-            for name, points in lines.items()
-            for step, value in points
-        ]
-        for y, lines in panels.items()
-    }
-    drawn = [Panel(labels[0], y, made, log=False, ticks=ticks) for y, made in marks.items()]
+    drawn = [Panel(labels[0], y, [*chain(*lines.values())], False, ticks) for y, lines in panels.items()]
     return plane_figure(drawn, path, width, title=title, across=1, joined=True)
 
 
-def differences(curves: Mapping[str, Curve], minus: Mapping[str, str]) -> dict[str, Curve]:
+def differences(curves: Mapping[str, Sequence[Mark]], minus: Mapping[str, str]) -> dict[str, Sequence[Mark]]:
     """Return the named curves minus their references, where both have the same steps."""
-    sides = {name: (dict(curves[name]), dict(curves[other])) for name, other in minus.items()}
+    values = {name: {mark.x: mark.value for mark in marks} for name, marks in curves.items()}
     return {
-        name: [(step, curve[step] - base[step]) for step in sorted(curve)]
-        for name, (curve, base) in sides.items()
-        if curve.keys() == base.keys()
+        name: [mark._replace(value=mark.value - values[other][mark.x]) for mark in curves[name]]
+        for name, other in minus.items()
+        if values[name].keys() == values[other].keys()
     }
 
 
@@ -386,7 +376,6 @@ def gallery_figure(
 
 
 def _names_across(names: Iterable[str], width: float) -> int:
-    """Return how many names stand side by side in a legend of so many inches."""
     return max(1, int(width / (0.45 + _POINTS[True] * _LETTER * max(map(len, names)))))
 
 
@@ -570,7 +559,6 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | 
 
 
 def _most(width: float | None) -> int:
-    """Return how many rows of a gallery there is room for."""
     return _MOST if width is None or width > 5 else 4
 
 
@@ -614,7 +602,6 @@ def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
 
 
 def _samples(shown: Gallery, sheet: Sheet, title: str) -> Path:
-    """Draw the first items of a gallery, of as many rows as there is room for."""
     names = ["condition", *list(shown.runs)[: _most(sheet.width)], "target"]
     title += f", seed {shown.seed}: the same items from the same initial noise"
     return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, *sheet, title=title)
@@ -663,18 +650,14 @@ def _cost(table: Table, rows: Sequence[Row], sheet: Sheet) -> Path | None:
 def _curves(
     runs: Mapping[str, Run], sheet: Sheet, table: Table, *, minus: Mapping[str, str] | None = None
 ) -> Path | None:
-    """Draw the training curves of first seeds."""
-    curves = {name: run.curve for name, run in runs.items() if run.curve}
-    if not curves:
-        return None
-    return curve_figure(
-        curves,
-        *sheet,
-        labels=("training step", "loss"),
-        title=f"{table.title}: loss by training step, first seed; thick: mean over neighbours",
-        methods={name: run.record.method for name, run in runs.items()},
-        minus=minus,
-    )
+    curves = {
+        name: [Mark(name, run.record.method, loss, x=step) for step, loss in run.curve]
+        for name, run in runs.items()
+        if run.curve
+    }
+    title = f"{table.title}: loss by training step, first seed; thick: mean over neighbours"
+    how: dict[str, Any] = {"labels": ("training step", "loss"), "title": title, "minus": minus}
+    return curve_figure(curves, *sheet, **how) if curves else None
 
 
 def _references(table: AblationTable) -> dict[str, str]:
@@ -714,7 +697,8 @@ def _along(table: AblationTable, sheet: Sheet) -> Path | None:
     """
     ablation, rows, methods = table.ablation, table.rows, table.own("method")
     places = {row.name: row.setting(ablation.axis) for row in rows}
-    names = {r.name: titled(r.record.method) if ablation.resamples else _line(r) for r in rows}
+    titles = {r.name: words.variant_title(r.variant) for r in rows if r.variant is not None}
+    names = {r.name: titled(r.record.method) if ablation.resamples else titles[r.name] for r in rows}
     own = sorted({places[row.name] for row in methods})
     dashed = [places[row.name] for row in rows if table.is_reference(row) and ablation.resamples]
     axes = {_AXES[ablation.axis]: (places, [(place, f"{place:,g}") for place in own])}
@@ -738,28 +722,23 @@ def _along(table: AblationTable, sheet: Sheet) -> Path | None:
     return plane_figure(panels, *sheet, title=title, across=across, joined=True)
 
 
-def _line(row: Row) -> str:
-    """Return which line of a curve a variant stands on: that of its name, whatever is trained on."""
-    return row.record.method if row.variant is None else words.variant_title(row.variant)
-
-
 def _weights(table: AblationTable, sheet: Sheet) -> Path | None:
-    """Draw layer weights that were trained along beside those they started from, which are the paper's."""
     weights = {
         f"learned, seed {r.record.seed}": r.items.layer_weights for r in table.runs if moved(r) and r.items
     }
     if not weights:
         return None
-    curves = {name: [(i, now) for i, (_, _, now) in enumerate(w)] for name, w in weights.items()}
     paper, first = "the paper's, where they started", next(iter(weights.values()))
+    curves = {paper: [Mark(paper, FLOOR, start, x=i) for i, (_, start, _) in enumerate(first)]}
+    for name, layers in weights.items():
+        curves[name] = [Mark(name, OWN_METHOD, now, x=i) for i, (_, _, now) in enumerate(layers)]
     most = max(map(moved, table.runs))
     return curve_figure(
-        {paper: [(i, start) for i, (_, start, _) in enumerate(first)], **curves},
+        curves,
         *sheet,
         labels=("layer", "layer weight"),
         title=f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most",
-        methods={paper: FLOOR, **dict.fromkeys(curves, OWN_METHOD)},
-        minus=dict.fromkeys(curves, paper),
+        minus=dict.fromkeys(weights, paper),
         ticks=[(i, _LEVELS.get(slot, "middle")) for i, (slot, _, _) in enumerate(first)],
     )
 

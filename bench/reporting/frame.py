@@ -269,11 +269,6 @@ def load_runs(results: Path | Pack) -> list[Run]:
     return [replace(run, record=with_timing(run.record, timings), timed=timings.words) for run in runs]
 
 
-def load_ablation_runs(results: Path | Pack) -> list[Run]:
-    """Read the runs that `bench ablate` keeps apart from main tables; none where there are none."""
-    return kept_runs(results, ABLATIONS_FOLDER)
-
-
 def chosen(runs: Sequence[Run], *, methods: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Run]:
     """Return the runs of some methods, by name or title, with some metrics alone; all where none is named.
 
@@ -461,7 +456,6 @@ def evidence(*cells: Lines) -> Evidence | None:
 
 
 def _seeds(lines: Lines) -> tuple[tuple[int, int], ...]:
-    """Return the training seed and the random choice of training items behind each line."""
     records = [line.run.record for line in lines]
     return tuple((record.seed, record.changes.get("train_subset", 0)) for record in records)
 

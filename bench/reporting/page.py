@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,16 +21,10 @@ from bench.content import atomic_path
 from bench.data.picture import MOST_TILES, data_uri, decode, shrunk
 from bench.record import RunRecord, device_words
 from bench.reporting import tables, words
-from bench.reporting.compare import (
-    AblationTable,
-    Comparison,
-    ablation_sentences,
-    ablation_summary,
-    findings,
-)
-from bench.reporting.differences import Difference, verdict
+from bench.reporting.compare import AblationTable, Comparison, ablation_sentences, ablation_summary, findings
+from bench.reporting.differences import verdict
 from bench.reporting.figures import CURVES, LEARNING_CURVE, SAMPLES, Gallery, Pictures, looks
-from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Cell, Row, Table
+from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Difference, Row, Table
 from bench.reporting.render import data_block, filled, json_text
 from bench.reporting.tables import COSTS, mean_cost
 from bench.reporting.words import Column, brackets, number
@@ -50,18 +44,12 @@ _ORDER = ("reference", "ceiling", "method", *WRONG_CONDITIONS, "other", "floor",
 _MARKED = {*_ORDER} - {"method", "other"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
+class Suite(NamedTuple):
     """A suite and its comparison over tasks; note: why there is none."""
 
     name: str
     comparison: Comparison | None = None
     note: str = ""
-
-    @cached_property
-    def said(self) -> dict[str, list[str]]:
-        """What the comparison says, by task."""
-        return findings(self.comparison) if self.comparison is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +193,8 @@ class Pages:
 
 
 def _said(section: Section) -> Sequence[str]:
-    """Return what the suite's comparison says of a section's task."""
-    return section.suite.said.get(section.table.task, []) if section.suite is not None else []
+    comparison = section.suite.comparison if section.suite is not None else None
+    return findings(comparison)[section.table.task] if comparison is not None else []
 
 
 def small_copy(drawn: Path, path: Path) -> Path:
@@ -228,7 +216,10 @@ def encode_galleries(
             {
                 "seed": shown.seed,
                 "items": min(most, len(shown.columns["target"])),
-                "strips": [_strip(images[:most], settings) for images in shown.columns.values()],
+                "strips": [  # side by side, smaller where they are large
+                    data_uri(np.concatenate([*shrunk(images[:most], most=_LARGEST)], axis=1), **settings)
+                    for images in shown.columns.values()
+                ],
             }
             for shown in galleries
         ]
@@ -237,11 +228,6 @@ def encode_galleries(
         if size <= budget:
             break
     return encoded, about
-
-
-def _strip(images: np.ndarray, settings: Mapping[str, Any]) -> str:
-    """Return images [N,H,W,3] uint8 side by side as WebP, made smaller where they are large."""
-    return data_uri(np.concatenate(list(shrunk(images, most=_LARGEST)), axis=1), **settings)
 
 
 def _figure(path: Path, *, small: bool) -> str:
@@ -346,22 +332,16 @@ def _row(table: Table, row: Row, bold: Collection[Column]) -> dict[str, Any]:
     cells: list[dict[str, Any] | None] = []
     for column in table.columns:
         cell, digits = row.cells.get(column), tables.column_digits(table, column)
-        told = cell is not None and cell.value is not None
-        cells.append(_cell(cell, digits, column in bold) if cell is not None and told else None)
+        if cell is None or cell.value is None:
+            cells.append(None)
+            continue
+        deviation = "" if cell.deviation is None else number(cell.deviation, digits)
+        told = {"value": cell.value, "text": number(cell.value, digits), "deviation": deviation}
+        ends = None if cell.low is None else (cell.low, cell.high)
+        told |= {"interval": brackets(cell.low, cell.high, digits), "range": ends}
+        cells.append(told | {"items": cell.items, "bold": column in bold})
     name = row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " (")
     return {"name": name, "kind": row.kind if row.kind in _MARKED else "", "cells": cells}
-
-
-def _cell(cell: Cell, digits: int, bold: bool) -> dict[str, Any]:
-    return {
-        "value": cell.value,
-        "text": number(cell.value, digits),
-        "interval": brackets(cell.low, cell.high, digits),
-        "range": None if cell.low is None else (cell.low, cell.high),
-        "deviation": "" if cell.deviation is None else number(cell.deviation, digits),
-        "items": cell.items,
-        "bold": bold,
-    }
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -411,10 +391,11 @@ def _run(record: RunRecord) -> dict[str, Any]:
 
 
 def _digest(text: str) -> str:
-    """Return the hash by which a content policy names an inline block."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _filled(template: str, **values: Any) -> str:
-    calls = {call.__name__: call for call in (ablation_sentences, ablation_summary, verdict, file_name)}
+    calls = {
+        call.__name__: call for call in (ablation_sentences, ablation_summary, findings, verdict, file_name)
+    }
     return filled(template, tables=tables, words=words, said=_said, **calls, **values)

@@ -295,7 +295,6 @@ def _part(
     block: Sequence[int],
     lines: list[int],
 ) -> dict[str, Any]:
-    """Return what the template prints of a block of columns and lines."""
     groups = itertools.groupby(grid.groups[i] for i in block) if grid.groups else ()
     over = [(name, len(list(members))) for name, members in groups]
     return {

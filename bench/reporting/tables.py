@@ -79,7 +79,7 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
     for i, row in enumerate(rows):
         if i and table.block(row) != table.block(rows[i - 1]):
             rules.append(len(body))
-        fewer = isinstance(table, Comparison) and table.has_fewer_seeds(row)
+        fewer = isinstance(table, Comparison) and {*row.seeds_by_task.values()} - {table.most_seeds}
         cells = (cell for c in columns for cell in _cells(table, row, c, digits[c]))
         name = f"{row.label} {FEWER}" if fewer else row.label
         body.append((Text(name), *(Text(fact(row)) for fact in lead.values()), *cells))
@@ -237,7 +237,6 @@ def _prose(of: str, **values: Any) -> str:
 
 
 def _joined(values: Iterable[Any], mark: str = ", ") -> str:
-    """Return distinct values in order."""
     return mark.join(map(str, sorted(set(values))))
 
 
@@ -311,7 +310,6 @@ def _fewer_gains(table: Table) -> str | None:
 
 
 def _variant_words(table: Table) -> str:
-    """Say where variants are, if any task has some."""
     found = {t: {words.titled(r.record.method) for r in p.own("variant")} for t, p in table.parts.items()}
     tasks, methods = ", ".join(task for task in found if found[task]), _joined(set().union(*found.values()))
     return f"Variants of {methods} stand in the ablations of {tasks}." if tasks else ""

@@ -239,15 +239,12 @@ class Lazy(Sequence[Any]):
     """Things that are read one at a time, when they are asked for: a study shows a few of many."""
 
     def __init__(self, size: int, read: Callable[[int], Any]) -> None:
-        """Take how many there are, and what reads one by its place."""
         self.size, self.read = size, read
 
     def __len__(self) -> int:
-        """Return how many there are."""
         return self.size
 
     def __getitem__(self, place: Any) -> Any:
-        """Read one."""
         return self.read(range(self.size)[place])
 
 
@@ -369,6 +366,5 @@ def _coded(
 
 
 def _inline(picture: np.ndarray) -> str:
-    """Return a picture [H,W,3] uint8 as a data URI."""
     pixels = np.ascontiguousarray(picture)
     return data_uri(pixels, "png") if max(pixels.shape) <= _CRISP else data_uri(pixels, quality=95)

@@ -183,12 +183,7 @@ def rate_interval(won: float, lost: float, *, resampled: np.ndarray) -> Interval
 
 
 def score_study(
-    files: Sequence[Path],
-    *,
-    key: Path,
-    allowed: float = ALLOWED,
-    seed: int = 0,
-    replicates: int = REPLICATES,
+    files: Sequence[Path], *, key: Path, allowed: float = ALLOWED, seed: int = 0, replicates: int = REPLICATES
 ) -> Results:
     """Score answer files against a key.
 
@@ -275,7 +270,6 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed:
 
 
 def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
-    """Say what the numbers cannot."""
     if raters == 1:
         yield "One rater: intervals are over items alone and say nothing of other people."
     elif raters < _FEW_RATERS:

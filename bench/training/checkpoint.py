@@ -57,8 +57,8 @@ NOTHING = TrainResult(steps=0, images=0, seconds=0.0, dead=0, curve=())
 def save_checkpoint(path: Path, *, step: int, keep: int = 1, **parts: Any) -> None:
     """Write the state_dict of every part and the step to `path`, replacing it atomically.
 
-    keep: how many of the newest stay: `path`, before it `name.1.ckpt` and so on. Raises BenchError
-    where the folder cannot be written or the disk is full; the earlier checkpoint then stays.
+    keep: how many of the newest stay: `path`, before it `name.1.ckpt` and so on. BenchError where the disk
+    refuses; the earlier checkpoint then stays.
     """
     _write(path, _state(step, parts), keep)
 
@@ -117,13 +117,19 @@ def _write(path: Path, state: Mapping[str, Any], keep: int) -> None:
 def load_checkpoint(path: Path, *, say: Callable[[str], None] = lambda text: None, **parts: Any) -> int:
     """Load every part's state_dict from the newest whole checkpoint; return its step, 0 for none.
 
-    say: told where a damaged one was passed over. Raises BenchError where none that is there can be
-    read, and for one that does not fit the parts.
+    say: told of a damaged one. BenchError where none that is there can be read, or one does not fit the
+    parts.
     """
+    import torch
+
     reason: Exception | None = None
     for found in _generations(path):
         try:
-            state = _read(found)
+            with zipfile.ZipFile(found) as archive:
+                damaged = archive.testzip()  # torch does not look at sums
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+            state = dict(torch.load(found, map_location="cpu", weights_only=True))
             break
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = reason or error
@@ -156,17 +162,6 @@ def _generations(path: Path) -> list[Path]:
     return [place for place in (path, *older) if place.exists()]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint after checking every part of the archive: torch does not look at sums."""
-    import torch
-
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
 def check_finite(what: str, value: float, *, step: int, steps: int, advice: str) -> None:
     """Raise BenchError if a loss or gradient norm is not finite."""
     if not math.isfinite(value):
@@ -174,10 +169,7 @@ def check_finite(what: str, value: float, *, step: int, steps: int, advice: str)
 
 
 class Trainable:
-    """The trainable parameters of a module as something that can be saved and loaded.
-
-    Frozen parameters belong to the base and are never written.
-    """
+    """The trainable parameters of a module, to be saved and loaded; frozen ones belong to the base."""
 
     def __init__(self, module: Any) -> None:
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -237,8 +229,7 @@ def intact(folder: Path) -> bool:
 def take_over(folder: Path, *, key: str | None) -> TrainResult | None:
     """Return the training that a run took its weights from, earlier or now; None where it took none.
 
-    key: of an equal training, whose weights are put into the run's folder; None takes none now. It is looked
-    for in the run's results folder, among ablations and beside them.
+    key: of an equal training, looked for among the results and ablations beside; None takes none now.
     """
     result = trained(folder)
     if result is not None and result.trained_in and intact(folder):

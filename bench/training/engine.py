@@ -64,9 +64,8 @@ def speaks() -> bool:
 def count_processes(spec: RunSpec) -> int:
     """Return among how many processes of one thread this machine's cores are to share a run.
 
-    One for each core that torch would use (OMP_NUM_THREADS, else the physical ones), fewer where the batch
-    is not divisible. 1 leaves the run to this process and its threads: on a GPU, under a launcher, and
-    where each would hold a large base. Evidence: docs/speed.md.
+    One for each core that torch would use, fewer where the batch is not divisible; 1 on a GPU, under a
+    launcher, and where each would hold a large base. Evidence: docs/speed.md.
     """
     import torch
 
@@ -104,8 +103,7 @@ def find_device(name: str) -> str:
 def join(device: str) -> PartialState:
     """Join the processes of this launch, once, and return who this one is among them, also alone.
 
-    device: "cpu" (talking through gloo) or "cuda" (NCCL; "cuda" then means this process's GPU).
-    Raises BenchError where `accelerate launch --cpu` was asked for several and started one.
+    device: "cpu" (gloo) or "cuda" (NCCL). BenchError where `accelerate launch --cpu` started one of several.
     """
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
@@ -136,10 +134,7 @@ def gathered(processes: PartialState, numbers: Sequence[float]) -> np.ndarray:
 
 
 def leave() -> None:
-    """Part from the other processes at the end of a command that went well.
-
-    One that failed must not wait for them: the launcher ends the others when it is gone.
-    """
+    """Part from the others at the end of a command; of one that failed the launcher ends the others."""
     if launched() > 1:
         import torch
 
@@ -160,8 +155,7 @@ def partner_ended(error: BaseException) -> bool:
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """Return the context in which matrix products run in a precision; none for fp32.
 
-    Casts of weights are not kept: a cast made without gradients would hide the weight from later
-    ones that need them.
+    Casts of weights are not kept: one made without gradients would hide the weight from later ones.
     """
     if precision == "fp32":
         return nullcontext()
@@ -174,9 +168,8 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 def micro_batches(batch: int, *, micro: int | None = None, count: int = 1, index: int = 0) -> list[range]:
     """Return the places within a batch that a process takes, a range a micro batch.
 
-    count, index: how many processes there are and which this is. They take equal shares in order, so
-    their mean gradient is that of the whole batch. BenchError where shares or micro batches would differ
-    in size.
+    count, index: of the processes; they take equal shares in order, so their mean gradient is the batch's.
+    BenchError where shares or micro batches would differ in size.
     """
     share, odd = divmod(batch, count)
     size = micro or share
@@ -316,10 +309,7 @@ class Engine:
         self.scaler = self.accelerator.scaler
 
     def backward(self, step: int) -> float:
-        """Leave the batch's mean gradient in the parameters; return its mean loss.
-
-        Both are the same in every process.
-        """
+        """Leave the batch's mean gradient in the parameters; return its mean loss: of all processes alike."""
         losses = []
         for places in self.parts:
             with self.accelerator.accumulate(self.module):
@@ -337,8 +327,8 @@ class Engine:
     def descend(self, parameters: Sequence[Any], *, clip: float) -> float:
         """Clip to a norm, step and forget the gradients; return the norm before clipping.
 
-        A norm that is not finite is returned with the weights untouched, unless the loss scale of
-        fp16 is still being found: then the step is left out, and the norm returned is 0.
+        One that is not finite leaves the weights untouched; it is returned as 0 while fp16's loss scale is
+        sought.
         """
         norm = float(self.accelerator.clip_grad_norm_(parameters, clip))
         finite = math.isfinite(norm)

@@ -48,10 +48,7 @@ class _Progress(SimpleNamespace):
 
 
 class Average(Trainable):
-    """An exponential moving average of trainable parameters: e <- decay e + (1 - decay) w.
-
-    It begins at the parameters as they are.
-    """
+    """An exponential moving average of parameters, from where they are: e <- decay e + (1 - decay) w."""
 
     def __init__(self, trainable: Trainable, *, decay: float) -> None:
         from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -79,10 +76,9 @@ def train(
 ) -> TrainResult:
     """Train the denoiser's trainable parameters (or go on from the folder's checkpoint).
 
-    spec: of the run, whose budget says how many images, rounded down to whole batches. folder: the run's
-    own for work. hooks: the loop ticks every step; asked to stop, in any of the processes, it writes a
-    checkpoint and raises Stopped. With `training.ema` the denoiser ends with the average. Raises
-    BenchError when the loss is not finite.
+    spec: its budget says how many images, rounded down to whole batches. folder: the run's own for work.
+    hooks: tick every step; asked to stop, in any process, it writes a checkpoint and raises Stopped. With
+    `training.ema` the denoiser ends with the average. BenchError when the loss is not finite.
     """
     import torch
 
@@ -218,8 +214,7 @@ def training_loss(
 ) -> torch.Tensor:
     """Return the mean weighted eps error of a step's examples, a scalar (paper, eq. of the eps loss).
 
-    places: which of the batch, None for all. A denoiser with `warp_timesteps` trains at other
-    timesteps than those drawn (see Method).
+    places: which of the batch, None for all. For timesteps other than those drawn see Method.
     """
     latents, conditions, text, timesteps, noise = draw_batch(
         data,
@@ -255,9 +250,9 @@ def draw_batch(
 ) -> tuple[torch.Tensor, ...]:
     """Return latents, conditions, text [B,L,D], timesteps and noise of one step.
 
-    steps: timesteps of the diffusion. places: which of the batch's, None for all. encode: captions, where
-    one of several is drawn. Each example draws from a generator of its own (seed, item, place in the run);
-    the order of the items is a fresh permutation an epoch. So a resumed or distributed run sees the same.
+    steps: timesteps of the diffusion. places: which of the batch, None for all. encode: captions, where one
+    of several is drawn. Each example has a generator of its own (seed, item, place in the run), each epoch a
+    permutation, so a resumed or distributed run sees the same.
     """
     import torch
 

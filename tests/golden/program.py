@@ -20,18 +20,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bench import registry
+from bench.ablations import ABLATIONS_FOLDER
 from bench.base.load import Base
 from bench.config import RunConfig
 from bench.content import Cache, digest_arrays, digest_json, read_json, sha256_file
 from bench.data.latents import InMemory, mirrored, prepare
 from bench.data.openmoji import ASSETS, OpenMoji64, openmoji64_splits
 from bench.data.splits import SIDES
-from bench.packed import Pack
+from bench.packed import Pack, kept_runs
 from bench.randomness import derangement, initial_noise, pick_items
 from bench.record import ITEMS_FILE, RunRecord, load_record
 from bench.reporting.compare import build_ablations, build_comparison, in_ablations
 from bench.reporting.differences import paired_differences
-from bench.reporting.frame import Row, build_table, load_ablation_runs, load_runs
+from bench.reporting.frame import Row, build_table, load_runs
 from bench.reporting.tables import tidy, tidy_costs, tidy_differences
 from bench.running import Run, identify
 from bench.scoring import Evaluator
@@ -304,7 +305,7 @@ def _row_name(row: Row) -> str:
 def _tables(results: Path) -> Iterator[tuple[str, _Named, list[dict[str, Any]]]]:
     """Give each of a report's tables: its name, what names its lines, and these."""
     runs = load_runs(results)
-    ablations = build_ablations([*runs, *load_ablation_runs(results)])
+    ablations = build_ablations([*runs, *kept_runs(results, ABLATIONS_FOLDER)])
     tables = []
     for task in dict.fromkeys(run.record.task for run in runs):
         of_task = [run for run in runs if run.record.task == task]

@@ -9,11 +9,10 @@ from typing import Any
 
 from bench.ablations import ABLATIONS, ABLATIONS_FOLDER, Ablation, Variant
 from bench.content import digest_json, read_json, write_json
-from bench.packed import Run
+from bench.packed import Run, kept_runs
 from bench.record import SplitInfo
 from bench.reporting import load_runs
 from bench.reporting.compare import AblationTable, build_ablations
-from bench.reporting.frame import load_ablation_runs
 
 ALL_ITEMS = 2900
 PAPERS_WEIGHTS = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 16.0)
@@ -145,7 +144,7 @@ def write_all(build: Any, results: Path) -> None:
 
 def both(results: Path) -> list[Run]:
     """Load the runs of a folder and those of its ablations."""
-    return [*load_runs(results), *load_ablation_runs(results)]
+    return [*load_runs(results), *kept_runs(results, ABLATIONS_FOLDER)]
 
 
 def only_table(results: Path) -> AblationTable:

@@ -104,10 +104,18 @@ def test_a_floor_far_away_does_not_flatten_a_panel(
     assert named == ["BPS", "CN", *([] if told else ["floor"])]
 
 
+def curve(name: str, *points: tuple[float, float]) -> list[Mark]:
+    return [Mark(name, name, value, x=step) for step, value in points]
+
+
 def test_curves_are_compared_at_shared_steps_alone(drawn: list[Figure], tmp_path: Path) -> None:
-    curves = {"paper": [(2, 0.5), (1, 1.0)], "free": [(1, 0.75), (2, 1.0)], "long": [(1, 0.0)]}
+    curves = {
+        "paper": curve("paper", (2, 0.5), (1, 1.0)),
+        "free": curve("free", (1, 0.75), (2, 1.0)),
+        "long": curve("long", (1, 0.0)),
+    }
     minus = {"free": "paper", "long": "paper"}
-    assert differences(curves, minus) == {"free": [(1, -0.25), (2, 0.5)]}
+    assert differences(curves, minus) == {"free": curve("free", (1, -0.25), (2, 0.5))}
     for pairs in (minus, {"long": "paper"}):
         curve_figure(curves, tmp_path / "a.png", labels=("step", "loss"), title="t", minus=pairs)
     assert [len(figure.axes) for figure in drawn[::2]] == [2, 1]
@@ -116,8 +124,8 @@ def test_curves_are_compared_at_shared_steps_alone(drawn: list[Figure], tmp_path
 
 
 def test_a_long_curve_is_drawn_faint_under_its_running_mean(drawn: list[Figure], tmp_path: Path) -> None:
-    noisy = [(step, float(step % 2)) for step in range(100)]
-    curve_figure({"bps": noisy}, tmp_path / "a.png", labels=("step", "loss"), title="t")
+    noisy = {"bps": curve("bps", *((step, float(step % 2)) for step in range(100)))}
+    curve_figure(noisy, tmp_path / "a.png", labels=("step", "loss"), title="t")
     faint, smooth = drawn[0].axes[0].lines
     assert faint.get_alpha() < 0.5 and np.ptp(smooth.get_ydata()) < 0.2
 
