@@ -57,7 +57,6 @@ def test_pages_show_and_link_to_files_that_are_published() -> None:
     assert all(path.stat().st_size < 400_000 for path in figures)
 
 
-@pytest.mark.slow
 @needs_latex
 @pytest.mark.timeout(900)  # three reports and sixteen documents
 def test_published_tables_keep_to_the_column_and_page_of_papers(published: Path, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_the_address_says_what_is_shown_and_a_copy_elsewhere_has_no_dead_link(
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1400])
 def test_page_never_scrolls_sideways_itself(browser: Any, page: Path, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -198,3 +198,9 @@ def test_page_never_scrolls_sideways_itself(browser: Any, page: Path, width: int
     )
     assert whole == 0
     assert table > box or width > 390
+    browser.find_element("css selector", "main section td button").click()
+    edges = (
+        "const box = document.getElementById('detail').getBoundingClientRect(); return [box.left, box.right]"
+    )
+    left, right = browser.execute_script(edges)
+    assert 0 <= left < right <= width, "the detail is seen whole"
