@@ -41,7 +41,7 @@ MICRO_BAD = [
     (["--option", "sites=encode"], "encoder"),
     (["--option", "sites=3"], "method bps"),
     (["--option", "schedule=null"], "method bps"),
-    (["--learning-rate", "1e6"], "Lower it with --learning-rate"),
+    (["--learning-rate", "1e6"], "Lower --learning-rate"),
 ]
 
 
