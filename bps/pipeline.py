@@ -159,10 +159,8 @@ def _layout(image: Any) -> Tensor:
 
 
 def _scaled(pixels: Tensor) -> Tensor:
-    if pixels.dtype == torch.uint8:
-        return pixels.float() / 255
-    if pixels.dtype == torch.bool:
-        return pixels.float()
+    if pixels.dtype in (torch.uint8, torch.bool):
+        return pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
     if not pixels.is_floating_point():
         raise ValueError(f"the condition is {pixels.dtype}; allowed: uint8, bool, floating point.")
     low, high = float(pixels.min()), float(pixels.max())

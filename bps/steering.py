@@ -147,12 +147,8 @@ def steered(
             by_slot={slot: r.repeat_interleave(repeats, dim=0) for slot, r in residuals.by_slot.items()}
         )
 
-    handle = unet.time_embedding.register_forward_hook(compute)
-    try:
-        with injection:
-            yield
-    finally:
-        handle.remove()
+    with unet.time_embedding.register_forward_hook(compute), injection:
+        yield
 
 
 @torch.no_grad()
