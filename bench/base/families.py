@@ -131,6 +131,7 @@ class Shape:
         encoders: else there is a UNet alone. BenchError where the configurations give no network.
         """
         import diffusers
+        import torch
 
         quiet()
         scheduler = dict(self.configs["scheduler"])
@@ -148,7 +149,8 @@ class Shape:
             raise BenchError(
                 f"the configurations of {self.name} give no network ({error}). Restore them."
             ) from error
-        return parts | {"scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)}
+        with torch.device("cpu"):  # its numbers are read, wherever networks are built
+            return parts | {"scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)}
 
 
 def unet_config(widths: Sequence[int], attends: Sequence[bool], **more: Any) -> dict[str, Any]:
