@@ -156,6 +156,11 @@ def test_at_full_width_methods_train_what_the_docs_say() -> None:
         assert count_parameters(denoiser)[1] == parameters, name
 
 
+def test_a_base_without_contents_knows_its_noise_levels(base: Base) -> None:
+    """Its scheduler reads its numbers as it is made, which nothing on "meta" has."""
+    assert torch.equal(build_base(shape_like("sdxl"), encoders=False).alphas, base.alphas)
+
+
 def test_adapters_at_full_width_have_the_shapes_of_the_published_ones() -> None:
     unet = build_base(shape_like("sdxl"), encoders=False).unet
     with torch.device("meta"):
