@@ -75,9 +75,8 @@ class Variant:
     @property
     def called(self) -> str:
         """The name with the number of training items or images, where it has one of its own."""
-        images = self.train_images and f"{self.train_images} images"
-        own = [str(number) for number in (self.train_items, images) if number]
-        return f"{self.name} ({', '.join(own)})" if own else self.name
+        own = f"{self.train_items}" if self.train_items else f"{self.train_images} images"
+        return f"{self.name} ({own})" if any(self.amount) else self.name
 
     @property
     def amount(self) -> tuple[int | None, int | None]:
@@ -141,6 +140,17 @@ class Ablation:
 _IMAGES = "images, batches, noise, prompts, learning rate, sampler and seeds"
 _PAPERS_OWN = "head-heavy 16-8-4-2"
 _HEAD_HEAVY = {"schedule": "head_heavy"}
+_MATCHED = {"schedule": "uniform", "emit_rate": "head_heavy"}
+_CURVE_METHODS = ("bps", "controlnet", "t2i-adapter", "lora-concat", "sd-finetune", "style-only")
+_GUIDANCES = ((None, "the suite's guidance"), *((g, f"guidance {g:g}") for g in (1.0, 2.0, 4.0, 7.5)))
+_DATA_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "bps": {"method": "bps"},
+    "controlnet": {"method": "controlnet"},
+    "t2i-adapter-uniform": {"method": "t2i-adapter", "options": {"timesteps": "uniform"}},
+    "sd-finetune": {"method": "sd-finetune"},
+}
+"""T2I-Adapter as the published runs have it; at cubic timesteps, its default, once these are made anew."""
+_SITES = ("encoder", "middle", "decoder", "encoder middle", "encoder decoder", "middle decoder")
 
 
 def _levels(ratio: float) -> list[float]:
@@ -149,30 +159,27 @@ def _levels(ratio: float) -> list[float]:
     return [w for level in levels for w in (level, level, 1.0)] + [16.0]
 
 
-_SITES = ("encoder", "middle", "decoder", "encoder middle", "encoder decoder", "middle decoder")
-_MATCHED = {"schedule": "uniform", "emit_rate": "head_heavy"}
-_DATA_METHODS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("bps", "bps", {}),
-    ("controlnet", "controlnet", {}),
-    ("t2i-adapter-uniform", "t2i-adapter", {"timesteps": "uniform"}),
-    ("sd-finetune", "sd-finetune", {}),
-)
-"""T2I-Adapter as the published runs have it; at cubic timesteps, its default, once these are made anew."""
-_CURVE_METHODS = ("bps", "controlnet", "t2i-adapter", "lora-concat", "sd-finetune", "style-only")
-_GUIDANCES = tuple((g, f"guidance {g:g}") for g in (1.0, 2.0, 4.0, 7.5))
+def _of_bps(settings: Mapping[str, Mapping[str, Any]], **more: Any) -> tuple[Variant, ...]:
+    """Return variants of BPS: name -> options."""
+    return tuple(Variant(name=name, options=options, **more) for name, options in settings.items())
+
+
 _TABLE = (
     Ablation(
         name="prior",
         question="What is the Bayesian prior worth: the pretrained UNet frozen, trained along from the "
         "same start, or without its pretrained weights, trained along or frozen?",
         variants=tuple(
-            Variant(name=name, options=options, train_items=items)
+            variant
             for items in (None, 160)
-            for name, options in (
-                ("frozen prior", {}),
-                ("free prior", {"prior": "free"}),
-                ("no prior", {"prior": "none"}),
-                ("no prior, frozen", {"prior": "none-frozen"}),
+            for variant in _of_bps(
+                {
+                    "frozen prior": {},
+                    "free prior": {"prior": "free"},
+                    "no prior": {"prior": "none"},
+                    "no prior, frozen": {"prior": "none-frozen"},
+                },
+                train_items=items,
             )
         ),
         reference="frozen prior",
@@ -182,19 +189,18 @@ _TABLE = (
     Ablation(
         name="schedule",
         question="Does it matter that steering is strong at the head and light at the foot?",
-        variants=(
-            Variant(name=_PAPERS_OWN, options=_HEAD_HEAVY),
-            Variant(name="uniform 1-1-1-1", options={"schedule": "uniform"}),
-            Variant(name="foot-heavy 2-4-8-16", options={"schedule": "foot_heavy"}),
-            Variant(name="uniform, emitting rates times 16-8-4-2", options=_MATCHED),
-            Variant(
-                name="head-heavy, emitting rates over 16-8-4-2",
-                options={**_HEAD_HEAVY, "emit_rate": "inverse"},
-            ),
-            Variant(name="learned", options={"schedule": "learned"}),
-            Variant(name="learned as logarithms", options={"schedule": "learned_log", "weights_rate": 30.0}),
-            Variant(name="steeper 16-4-1-0.25", options={"schedule": _levels(4.0)}),
-            Variant(name="flatter 16-11.3-8-5.7", options={"schedule": _levels(math.sqrt(2.0))}),
+        variants=_of_bps(
+            {
+                _PAPERS_OWN: _HEAD_HEAVY,
+                "uniform 1-1-1-1": {"schedule": "uniform"},
+                "foot-heavy 2-4-8-16": {"schedule": "foot_heavy"},
+                "uniform, emitting rates times 16-8-4-2": _MATCHED,
+                "head-heavy, emitting rates over 16-8-4-2": {**_HEAD_HEAVY, "emit_rate": "inverse"},
+                "learned": {"schedule": "learned"},
+                "learned as logarithms": {"schedule": "learned_log", "weights_rate": 30.0},
+                "steeper 16-4-1-0.25": {"schedule": _levels(4.0)},
+                "flatter 16-11.3-8-5.7": {"schedule": _levels(math.sqrt(2.0))},
+            }
         ),
         reference=_PAPERS_OWN,
         fixed=f"prior, sites, training items, {_IMAGES}. Numbers are the weights of the encoder's "
@@ -203,16 +209,15 @@ _TABLE = (
     Ablation(
         name="sites",
         question="Where must the UNet be steered: encoder, middle, decoder; resnets, attentions?",
-        variants=(
-            Variant(name="every site"),
-            *(
-                Variant(name=f"{sites.replace(' ', ' + ')} only", options={"sites": sites.split()})
-                for sites in _SITES
-            ),
-            Variant(name="resnets only", options={"modules": "resnets"}),
-            Variant(name="attentions only", options={"modules": "attentions"}),
-            Variant(name="output only", options={"sites": ["output"]}),
-            Variant(name="blind to time", options={"time_aware": False}),
+        variants=_of_bps(
+            {
+                "every site": {},
+                **{f"{sites.replace(' ', ' + ')} only": {"sites": sites.split()} for sites in _SITES},
+                "resnets only": {"modules": "resnets"},
+                "attentions only": {"modules": "attentions"},
+                "output only": {"sites": ["output"]},
+                "blind to time": {"time_aware": False},
+            }
         ),
         reference="every site",
         fixed=f"prior, schedule, training items, {_IMAGES}. Fewer sites are fewer parameters: what an "
@@ -224,15 +229,9 @@ _TABLE = (
         question="How little data is enough for each method?",
         variants=(
             *(
-                Variant(
-                    name=name,
-                    method=method,
-                    options=options,
-                    train_items=items,
-                    subsets=SUBSETS.get(items, 1),
-                )
+                Variant(name=name, **what, train_items=items, subsets=SUBSETS.get(items, 1))
                 for items in (*FEW_ITEMS, None)
-                for name, method, options in _DATA_METHODS
+                for name, what in _DATA_METHODS.items()
             ),
             Variant(name=FLOOR, method=FLOOR),
         ),
@@ -263,10 +262,9 @@ _TABLE = (
         name="guidance",
         question="How strong should guidance by the prompt be, for each method?",
         variants=tuple(
-            Variant(name=f"{of}{name}", method=method, guidance=guidance)
+            Variant(name=name if method == "bps" else f"{method}, {name}", method=method, guidance=guidance)
             for method in _CURVE_METHODS
-            for of in ("" if method == "bps" else f"{method}, ",)
-            for guidance, name in ((None, "the suite's guidance"), *_GUIDANCES)
+            for guidance, name in _GUIDANCES
         ),
         reference="the suite's guidance",
         fixed="the trained weights, sampling steps, initial noise, prompts and seeds",

@@ -35,19 +35,25 @@ Form = Literal["same", "repeat"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Captions = Literal["one", "random"]
 Lines = Literal["canny", "hed", "pidinet"]
+Device = Literal["auto", "cpu", "cuda"]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Many = Annotated[int, Ge(1), Le(10**9)]
+Ten = Annotated[int, Ge(10), Le(10**9)]
+Times = Annotated[float, Ge(0.001), Le(1e6)]
+Rate = Annotated[float, Ge(1e-12), Le(1e6)]
+Guidance = Annotated[float, Ge(1), Le(1e6)]
+Decay = Annotated[float, Ge(0), Le(0.999999)]
+Minutes = Annotated[float, Gt(0), Le(1e6)]
 SIDES, PRECISIONS = get_args(Side)[:2], get_args(Precision)
 
 
-def _asked(default: Any, help: str, panel: str, *, flag: str = "") -> Any:
-    """A field with what the command line needs: help, panel and, where it is not the name, the flag."""
-    given = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**given, metadata={"help": help, "panel": panel, "flag": flag})
+def option(default: Any, help: str, panel: str | None = None, **more: Any) -> Any:
+    """A field of which the command line makes an option; see `bench.cli.options`.
 
-
-def _report(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+    panel: of the help, where another begins. more: flags, min, max; each, where a list makes a grid.
+    """
+    given = {"default_factory" if callable(default) else "default": default}
+    return field(**given, metadata={"help": help, "panel": panel, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +63,43 @@ class ReportOptions:
     methods, metrics: these alone, where any is named. readme: a folder of its figures goes beside it.
     """
 
-    methods: tuple[str, ...] = _report((), "These alone: names or titles, a,b.")
-    metrics: tuple[str, ...] = _report((), "These alone: names as in records, a,b.")
-    style: Style = _report("brackets", "Of intervals.")
-    columns: Columns = _report("two", "Of a page of two columns that a LaTeX table or figure takes.")
-    figures: Figures = _report("screen", "paper: 3.25 or 6.75 inches by --columns, 8 points, no titles.")
-    mixed: bool = _report(False, "Allow several protocols in a table; rows are marked.")
-    readme: Path | None = _report(None, "Also write a page of published results, README.md.")
+    methods: tuple[str, ...] = option((), "These alone: names or titles, a,b.")
+    metrics: tuple[str, ...] = option((), "These alone: names as in records, a,b.")
+    style: Style = option("brackets", "Of intervals.")
+    columns: Columns = option("two", "Of a page of two columns that a LaTeX table or figure takes.")
+    figures: Figures = option("screen", "paper: 3.25 or 6.75 inches by --columns, 8 points, no titles.")
+    mixed: bool = option(False, "Allow several protocols in a table; rows are marked.")
+    readme: Path | None = option(None, "Also write a page of published results, README.md.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """For what `bench plan` plans; its options are made from the fields.
+
+    mfu: share of the peak rate, None for that of published runs.
+    """
+
+    like: str = option("sd15", "Where the suite has no base: sd15, sd21 or sdxl.")
+    size: int | None = option(None, "Image size in pixels; else the base's.", min=64)
+    gpu: str = option("h100", "h100, h200, a100-80, ..., or cpu: this machine.")
+    gpus: int = option(1, "Processes, one a GPU.", min=1)
+    mfu: float | None = option(None, "Share of the peak rate; else as published runs.", min=0.01, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much `bench cost` measures, and on what; its options are made from the fields.
+
+    random: a name in bench.base.random.LIKENESSES, whose likeness with random weights stands in for the
+    suite's base, and random items for its data.
+    """
+
+    rounds: int = option(3, "Rounds over the methods; the fastest counts.", min=1)
+    steps: int = option(30, "Optimiser steps measured.", min=1, flags=["--train-steps"])
+    batches: int = option(2, "Sampled batches measured.", min=1, flags=["--sample-batches"])
+    random: str | None = option(None, "On random weights like sd15, sd21 or sdxl instead, beside yardsticks.")
+    width: int = option(320, "With --random: of the UNet's first level.")
+    size: int | None = option(None, "With --random: image size in pixels.", min=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,96 +112,72 @@ class RunConfig:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 
-    method: str = _asked("bps", "A method or variant of `bench list`, or module:Name.", WHAT)
-    task: str = _asked("sketch", "A task of `bench list`, or module:Name.", WHAT)
-    suite: str = _asked("emoji", "emoji (embedded), coco17, folder, micro, or module:NAME.", WHAT)
-    seed: Seed = _asked(0, "Training and sampling seed.", WHAT)
-    options: Mapping[str, Any] = _asked(
-        dict, "A method's option, name=value (JSON); see `bench list METHOD`.", WHAT, flag="--option"
+    method: str = option("bps", "A method or variant of `bench list`, or module:Name.", WHAT, each=True)
+    task: str = option("sketch", "A task of `bench list`, or module:Name.", each=True)
+    suite: str = option("emoji", "emoji (embedded), coco17, folder, micro, or module:NAME.")
+    seed: Seed = option(0, "Training and sampling seed.", each=True, flags=["--seed", "--seeds"])
+    options: Mapping[str, Any] = option(
+        dict, "A method's option, name=value (JSON); see `bench list METHOD`.", flags=["--option"]
     )
-    metrics: tuple[str, ...] = _asked((), "Further metrics: names, or module:Name.", WHAT, flag="--metric")
-    results: Path = _asked(RESULTS, "Folder that holds the run folders.", WHAT)
+    metrics: tuple[str, ...] = option((), "Further metrics: names, or module:Name.", flags=["--metric"])
+    results: Path = option(RESULTS, "Folder that holds the run folders.")
 
-    budget: str | None = _asked(
+    budget: str | None = option(
         None, "quick, short, standard, full; equal-time (emoji), paper (coco17).", PROTOCOL
     )
-    train_images: Many | None = _asked(None, "Training images in all; else the budget's.", PROTOCOL)
-    epochs: Annotated[float, Ge(0.001), Le(1e6)] | None = _asked(
-        None, "Training images as so many times the items trained on.", PROTOCOL
+    train_images: Many | None = option(None, "Training images in all; else the budget's.")
+    epochs: Times | None = option(None, "Training images as so many times the items trained on.")
+    train_batch: Many | None = option(None, "Images of an optimiser step; else the suite's.")
+    train_items: Many | None = option(None, "Train on so many items; else on all.")
+    train_subset: Seed | None = option(None, "Which random choice of --train-items; else 0.")
+    limit: Ten | None = option(None, "Evaluate so many items, 10 or more; else the budget's.")
+    side: Side | None = option(None, "Side to evaluate on; else the suite's.")
+    as_released: bool = option(False, "Train by the recipe of the paper's release.")
+    captions: Captions | None = option(None, "Of several: one, or a random one each visit.")
+    leaky: bool = option(False, "Train on the evaluation items too, as the paper's release; marked LEAK.")
+    learning_rate: Rate | None = option(None, "Else the method's in the suite.")
+    guidance: Guidance | None = option(None, "Guidance in sampling; else the suite's.")
+    sampling_steps: Many | None = option(None, "Steps of the sampler; else the suite's.")
+    draws: Many | None = option(None, "Noises an item; scores are means over them.")
+    precision: Precision | None = option(None, "Else the suite's.")
+    ema: Decay | None = option(None, "Decay of averaged weights; else the suite's.")
+    judge: str | None = option(None, "The network of FD, KID, ...; else the suite's.")
+    clip: str | None = option(None, "The CLIP judge, or none; else the suite's.")
+    shuffled: bool = option(True, "Sample once more under other items' conditions (grids: first seed).")
+    blank: bool | None = option(None, "Sample once more under an empty condition; else as --shuffled.")
+    forgetting: bool = option(
+        False, "Sample captions of the base's own styles, without a condition, beside the base."
     )
-    train_batch: Many | None = _asked(None, "Images of an optimiser step; else the suite's.", PROTOCOL)
-    train_items: Many | None = _asked(None, "Train on so many items; else on all.", PROTOCOL)
-    train_subset: Seed | None = _asked(None, "Which random choice of --train-items; else 0.", PROTOCOL)
-    limit: Annotated[int, Ge(10), Le(10**9)] | None = _asked(
-        None, "Evaluate so many items, 10 or more; else the budget's.", PROTOCOL
-    )
-    side: Side | None = _asked(None, "Side to evaluate on; else the suite's.", PROTOCOL)
-    as_released: bool = _asked(False, "Train by the recipe of the paper's release.", PROTOCOL)
-    captions: Captions | None = _asked(None, "Of several: one, or a random one each visit.", PROTOCOL)
-    leaky: bool = _asked(
-        False, "Train on the evaluation items too, as the paper's release; marked LEAK.", PROTOCOL
-    )
-    learning_rate: Annotated[float, Ge(1e-12), Le(1e6)] | None = _asked(
-        None, "Else the method's in the suite.", PROTOCOL
-    )
-    guidance: Annotated[float, Ge(1), Le(1e6)] | None = _asked(
-        None, "Guidance in sampling; else the suite's.", PROTOCOL
-    )
-    sampling_steps: Many | None = _asked(None, "Steps of the sampler; else the suite's.", PROTOCOL)
-    draws: Many | None = _asked(None, "Noises an item; scores are means over them.", PROTOCOL)
-    precision: Precision | None = _asked(None, "Else the suite's.", PROTOCOL)
-    ema: Annotated[float, Ge(0), Le(0.999999)] | None = _asked(
-        None, "Decay of averaged weights; else the suite's.", PROTOCOL
-    )
-    judge: str | None = _asked(None, "The network of FD, KID, ...; else the suite's.", PROTOCOL)
-    clip: str | None = _asked(None, "The CLIP judge, or none; else the suite's.", PROTOCOL)
-    shuffled: bool = _asked(
-        True, "Sample once more under other items' conditions (grids: first seed).", PROTOCOL
-    )
-    blank: bool | None = _asked(
-        None, "Sample once more under an empty condition; else as --shuffled.", PROTOCOL
-    )
-    forgetting: bool = _asked(
-        False, "Sample captions of the base's own styles, without a condition, beside the base.", PROTOCOL
-    )
-    allow_leak: bool = _asked(
-        False, "Go on although evaluation items were seen in training; marked.", PROTOCOL
-    )
+    allow_leak: bool = option(False, "Go on although evaluation items were seen in training; marked.")
 
-    base: Path | None = _asked(
+    base: Path | None = option(
         None, "Your own Stable Diffusion: a diffusers folder, one file, or org/name[@revision].", DATA
     )
-    base_variant: str | None = _asked(None, "Which of the base's weights, e.g. non_ema or fp16.", DATA)
-    data: Path | None = _asked(None, "Data of a suite that brings none: a folder; or a hub id.", DATA)
-    image_column: str | None = _asked(None, "Of suite folder: pictures; else image.", DATA)
-    caption_column: str | None = _asked(None, "Of suite folder: captions; else text.", DATA)
-    conditioning_column: str | None = _asked(
-        None, "Of suite folder: conditions; else conditioning_image where there is one.", DATA
+    base_variant: str | None = option(None, "Which of the base's weights, e.g. non_ema or fp16.")
+    data: Path | None = option(None, "Data of a suite that brings none: a folder; or a hub id.")
+    image_column: str | None = option(None, "Of suite folder: pictures; else image.")
+    caption_column: str | None = option(None, "Of suite folder: captions; else text.")
+    conditioning_column: str | None = option(
+        None, "Of suite folder: conditions; else conditioning_image where there is one."
     )
-    lines: Lines | None = _asked(None, "Of suite folder: what draws sketches; else canny.", DATA)
-    resolution: Many | None = _asked(None, "Of suite folder: pixels of a side; else 512.", DATA)
-    shares: tuple[float, ...] = _asked((), "Of suite folder: of train, val and test; else 0.6,0.1,0.3.", DATA)
-    strict: bool = _asked(False, "Of suite folder: refuse broken pictures, do not leave them out.", DATA)
-    weights: Path | None = _asked(None, "Begin with these: a folder diffusers loads, or a checkpoint.", DATA)
-    train: bool = _asked(True, "Train, or evaluate --weights as they are.", DATA)
-    condition_channels: Form = _asked(
-        "same", "For --weights: repeat gives the one channel three times.", DATA
-    )
-    invert_condition: bool = _asked(False, "For --weights: give them 1 - x, dark lines on white.", DATA)
+    lines: Lines | None = option(None, "Of suite folder: what draws sketches; else canny.")
+    resolution: Many | None = option(None, "Of suite folder: pixels of a side; else 512.")
+    shares: tuple[float, ...] = option((), "Of suite folder: of train, val and test; else 0.6,0.1,0.3.")
+    strict: bool = option(False, "Of suite folder: refuse broken pictures, do not leave them out.")
+    weights: Path | None = option(None, "Begin with these: a folder diffusers loads, or a checkpoint.")
+    train: bool = option(True, "Train, or evaluate --weights as they are.")
+    condition_channels: Form = option("same", "For --weights: repeat gives the one channel three times.")
+    invert_condition: bool = option(False, "For --weights: give them 1 - x, dark lines on white.")
 
-    device: Literal["auto", "cpu", "cuda"] = _asked("auto", "Else the first GPU, if any.", EXECUTION)
-    sample_batch: Many = _asked(32, "Images sampled at once.", EXECUTION)
-    checkpoint_minutes: Annotated[float, Gt(0), Le(1e6)] = _asked(
-        15.0, "Minutes of training between checkpoints.", EXECUTION
-    )
-    checkpoint_every: Many | None = _asked(None, "Steps between them instead.", EXECUTION)
-    micro_batch: Many | None = _asked(None, "Images trained at once in a process.", EXECUTION)
-    gradient_checkpointing: bool = _asked(False, "Recompute activations: less memory, more time.", EXECUTION)
-    compile: bool = _asked(False, "Compile the transformer blocks.", EXECUTION)
-    fused: bool = _asked(
-        True, "AdamW in one pass over a tensor, not an operation after the other.", EXECUTION
-    )
-    track: tuple[str, ...] = _asked((), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.", EXECUTION)
+    device: Device = option("auto", "Else the first GPU, if any.", EXECUTION)
+    sample_batch: Many = option(32, "Images sampled at once.")
+    checkpoint_minutes: Minutes = option(15.0, "Minutes of training between checkpoints.")
+    checkpoint_every: Many | None = option(None, "Steps between them instead.")
+    micro_batch: Many | None = option(None, "Images trained at once in a process.")
+    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, more time.")
+    compile: bool = option(False, "Compile the transformer blocks.")
+    fused: bool = option(True, "AdamW in one pass over a tensor, not an operation after the other.")
+    track: tuple[str, ...] = option((), "Trackers of accelerate, e.g. tensorboard, wandb, mlflow.")
 
     def __post_init__(self) -> None:
         """Refuse what concerns weights from outside where there are none."""
@@ -198,34 +210,37 @@ class RunConfig:
 
     def command(self) -> str:
         """Return the command line that asks for this run alone, quoted for a POSIX shell."""
-        argv = ["bench", "run", "--method", self.method, "--task", self.task]
-        for known in fields(self):
-            value = getattr(self, known.name)
-            if known.name not in {"method", "task"} and value != getattr(_DEFAULTS, known.name):
-                argv += _flags(flag(known), value)
-        return shlex.join(argv)
+        start = ["bench", "run", "--method", self.method, "--task", self.task]
+        return shlex.join(start + argv(replace(self, method=_DEFAULTS.method, task=_DEFAULTS.task)))
 
     def without_weights(self) -> RunConfig:
         """Return the same without weights from outside, options and learning rate: what the floor needs."""
-        names = ("options", "learning_rate", *OUTSIDE)
-        defaults: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in names}
+        defaults = {name: getattr(_DEFAULTS, name) for name in ("options", "learning_rate", *OUTSIDE)}
         return replace(self, **defaults)
 
 
-def flag(known: Field[Any]) -> str:
-    """Return the flag of a field on the command line."""
-    return str(known.metadata["flag"] or f"--{known.name.replace('_', '-')}")
+def flags(known: Field[Any]) -> list[str]:
+    """Return the flags of a field on the command line."""
+    return list(known.metadata.get("flags") or [f"--{known.name.replace('_', '-')}"])
 
 
-def _flags(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [name if value else name.replace("--", "--no-", 1)]
-    if isinstance(value, Mapping):
-        return [word for k, v in sorted(value.items()) for word in (name, f"{k}={option_text(v)}")]
-    if isinstance(value, tuple):
-        return [name, ",".join(map(str, value))]
-    short = isinstance(value, float) and value == float(f"{value:g}")
-    return [name, f"{value:g}" if short else str(value)]
+def argv(asked: Any) -> list[str]:
+    """Return the words by which a command is asked for such options, defaults left out."""
+    plain, words = type(asked)(), list[str]()
+    for known in fields(asked):
+        name, value = flags(known)[0], getattr(asked, known.name)
+        if value == getattr(plain, known.name):
+            continue
+        if isinstance(value, bool):
+            words.append(name if value else name.replace("--", "--no-", 1))
+        elif isinstance(value, Mapping):
+            words += [word for k, v in sorted(value.items()) for word in (name, f"{k}={option_text(v)}")]
+        elif isinstance(value, tuple):
+            words += [name, ",".join(map(str, value))]
+        else:
+            short = isinstance(value, float) and value == float(f"{value:g}")
+            words += [name, f"{value:g}" if short else str(value)]
+    return words
 
 
 def option_text(value: Any) -> str:
@@ -286,10 +301,9 @@ def run_id(spec: RunSpec, options: Mapping[str, Any], protocol: Protocol) -> str
 class Budget:
     """How much of everything: the same number of training images for every method of a table.
 
-    eval_items: how many evaluation items, in the order of their hashed ids; None for all. images_of:
-    training images of single methods where time, not images, is to be equal. train_items: how many
-    items of the train side are trained on, picked by the same rule, so that fewer are a part of more;
-    None for all. train_subset: which random choice of them, whatever the training seed.
+    eval_items, train_items: how many of a side, in the order of hashed ids, so that fewer are a part of
+    more; None for all. images_of: training images of single methods where time, not images, is to be equal.
+    train_subset: which random choice of train_items, whatever the training seed.
     """
 
     name: str
@@ -306,36 +320,27 @@ class Budget:
     def asked(
         self, *, images: int | None, items: int | None, limit: int | None, subset: int | None = None
     ) -> Budget:
-        """Return the budget with other training images, training or evaluation items ("short-10").
+        """Return the budget with other training images (every method's) or items, named so ("short-10").
 
-        None leaves what it is. Images that are asked for are every method's.
+        None leaves what it is.
         """
-        parts = [self.name]
-        parts += [] if images is None else [f"{images}images"]
-        parts += [] if items is None else [str(items)]
-        parts += [f"choice{subset}"] if subset else []
-        parts += [] if limit is None else [f"{limit}eval"]
-        return replace(
-            self,
-            name="-".join(parts),
-            train_images=self.train_images if images is None else images,
-            images_of=self.images_of if images is None else {},
-            train_items=self.train_items if items is None else items,
-            train_subset=self.train_subset if subset is None else subset,
-            eval_items=self.eval_items if limit is None else limit,
-        )
+        words = {"train_images": "{}images", "train_items": "{}", "train_subset": "choice{}"}
+        words["eval_items"] = "{}eval"
+        asked = zip(words, (images, items, subset or None, limit), strict=True)
+        given: dict[str, Any] = {name: value for name, value in asked if value is not None}
+        name = "-".join([self.name, *(words[n].format(value) for n, value in given.items())])
+        return replace(self, name=name, images_of=self.images_of if images is None else {}, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """The fair loop's settings, equal for all methods of a suite.
 
-    loss: "eps" is the plain eps error of the paper; "v" weighs it by 1 + 1/SNR, which equals the
-    error of v (arXiv 2202.00512), the parametrisation the emoji base was trained in. latents: "mode"
-    of the autoencoder's posterior, or "sample": a draw of it at every visit. schedule: of the rate after the
-    warm-up, "cosine" down to 0 or "constant". clip_norm: 0 for none. captions: "one" of an item's by a fixed
-    rule, or a "random" one at every visit. leaky: whether the evaluation items are trained on too.
-    precision, ema: see the engine.
+    loss: "eps", the paper's, or "v", which weighs it by 1 + 1/SNR and so is the error of v (arXiv
+    2202.00512), in which the emoji base was trained. latents: "mode" of the autoencoder's posterior, or a
+    "sample" at every visit. schedule: of the rate after the warm-up, "cosine" down to 0 or "constant".
+    clip_norm: 0 for none. captions: "one" of an item's by a fixed rule, or a "random" one at every visit.
+    leaky: whether the evaluation items are trained on too. precision, ema: see the engine.
     """
 
     batch: int = 64
@@ -371,14 +376,10 @@ class Suite:
     """A benchmark: data, base and protocol.
 
     dataset, splits: loaders. at: where the user brings the data, a configuration -> such loaders. base:
-    folder or hub id of the frozen base; None where the user brings it; variant: which of its weights, None
-    for the plain ones. storage: encoded items are held in "memory", or in "shards" on disk (text in
-    float16), for data sets that no memory holds; part of what the suite is, so that equal suites read equal
-    numbers.
-    choose_side, rates: where `bench tune` chooses, and from what.
-    learning_rate: of methods that are not among learning_rates, which `bench tune` chose: by method or
-    variant, or by (task, method or variant) where a task has its own. feature_judge, clip_judge: names in
-    bench.judges.
+    folder or hub id of the frozen base, None where the user brings it; variant: which of its weights.
+    storage: encoded items are held in "memory", or in "shards" on disk (text in float16). choose_side,
+    rates: where `bench tune` chooses, and from what; learning_rates: what it chose, by method or variant,
+    or by (task, method or variant); learning_rate: of all others. feature_judge, clip_judge: names of judges.
     """
 
     name: str
@@ -410,18 +411,16 @@ class Suite:
         return self.budgets[chosen]
 
 
-_LATER: tuple[tuple[str, str, Any], ...] = (
-    ("budget", "images_of", {}),
-    ("budget", "train_items", None),
-    ("budget", "train_subset", 0),
-    ("training", "precision", Training.precision),
-    ("training", "ema", Training.ema),
-    ("training", "latents", Training.latents),
-    ("training", "schedule", Training.schedule),
-    ("training", "captions", Training.captions),
-    ("training", "leaky", Training.leaky),
-    ("sampler", "draws", Sampler.draws),
-)
+_LATER: Mapping[str, tuple[str, ...]] = {
+    "budget": ("images_of", "train_items", "train_subset"),
+    "training": ("precision", "ema", "latents", "schedule", "captions", "leaky"),
+    "sampler": ("draws",),
+}
+_PLAIN: Mapping[str, Any] = {
+    "budget": Budget(name="", train_images=0, eval_items=None),
+    "training": Training(),
+    "sampler": Sampler(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,9 +452,9 @@ class Protocol:
         values = asdict(self)
         if not values["data"]:
             del values["data"]
-        for part, name, default in _LATER:
-            if values[part][name] == default:
-                del values[part][name]
+        for part, names in _LATER.items():
+            plain = asdict(_PLAIN[part])
+            values[part] = {k: v for k, v in values[part].items() if k not in names or v != plain[k]}
         return values
 
     @property

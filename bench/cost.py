@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
@@ -71,44 +70,33 @@ def operations(call: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def count_macs(denoiser: Any, *, base: Base, data: Prepared, branches: int = 1) -> int:
-    """Return the multiply-accumulates of one image's denoiser call with K = `branches` texts.
+def count_macs(denoiser: Any, *, base: Base, data: Prepared, branches: int = 1) -> tuple[int, int]:
+    """Return the multiply-accumulates of one image's denoiser call with K = `branches` texts, and of its
+    `encode`, which happens once an image.
 
     With two branches (guidance) a method that ignores the text does its own part once.
     """
     import torch
 
-    latents = data.latents_at([0]).to(base.device)
+    latents, conditions = (rows([0]).to(base.device) for rows in (data.latents_at, data.conditions_at))
     text = data.text_at([0]).to(base.device).expand(branches, 1, -1, -1)
-    steps = torch.zeros(1, dtype=torch.long, device=base.device)
+    steps, encoded = torch.zeros(1, dtype=torch.long, device=base.device), list[Any]()
     with torch.no_grad():
-        features = denoiser.encode(data.conditions_at([0]).to(base.device))
-        return operations(lambda: denoiser(latents, steps, text, features)) // 2
-
-
-def count_encode_macs(denoiser: Any, *, base: Base, data: Prepared) -> int:
-    """Return the multiply-accumulates of `encode`, which happens once an image."""
-    import torch
-
-    with torch.no_grad():
-        return operations(lambda: denoiser.encode(data.conditions_at([0]).to(base.device))) // 2
+        encode = operations(lambda: encoded.append(denoiser.encode(conditions)))
+        return operations(lambda: denoiser(latents, steps, text, encoded[0])) // 2, encode // 2
 
 
 # ---- memory of a process
 
 
 def reset_peak_memory(device: str) -> None:
-    """Forget earlier peaks, where the system allows it (CUDA, Linux).
-
-    On a CPU what was freed goes back to the system first: a process keeps it, and what building a
-    model needed for a moment would be counted as the work's.
-    """
+    """Forget earlier peaks, where the system allows it (CUDA, Linux)."""
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats()
         return
-    gc.collect()
+    gc.collect()  # what was freed goes back to the system, or building a model would count as the work's
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
@@ -128,7 +116,7 @@ def peak_memory(device: str) -> int:
 def libraries_bytes() -> int:
     """Return the bytes of this process with all libraries loaded that a step on a CPU uses.
 
-    Ask for it before anything else is made. Where the system does not say, its peak so far.
+    Ask for it before anything else is made.
     """
     import accelerate  # noqa: F401
     import diffusers  # noqa: F401
@@ -178,38 +166,38 @@ class _Sums(FromFile):
 class Ledger:
     """Costs of sampling as they arise, in one JSON file that survives interruptions.
 
-    Seconds and images are summed, the peak memory is the largest, over all starts. What a killed
-    process had not written yet, or a lost or damaged file held, is unknown: None. path: None keeps no
-    file, for all but the main process.
+    seconds_per_image: the mean over the images of all starts; peak_memory_bytes: the largest while they
+    were sampled. What a killed process had not written yet, or a lost or damaged file held, is unknown:
+    None. path: None keeps no file, for all but the main process.
     """
 
     def __init__(self, path: Path | None, *, device: str) -> None:
         self.path, self.device = path, device
-        self.sums: _Sums | None = None
+        self._sums = _Sums(sample_seconds=0.0, sample_images=0, peak_memory_bytes=0)
         if path is not None and path.exists():
             with contextlib.suppress(BenchError):
-                self.sums = read_json(path, of=_Sums)
+                self._sums = read_json(path, of=_Sums)
 
     def add(self, *, seconds: float, images: int) -> None:
         """Add what images took, with the peak memory so far, and write the file."""
-        before = self.sums
-        self.sums = _Sums(
-            sample_seconds=seconds + (before.sample_seconds if before else 0.0),
-            sample_images=images + (before.sample_images if before else 0),
-            peak_memory_bytes=max(peak_memory(self.device), before.peak_memory_bytes if before else 0),
+        self._sums = _Sums(
+            sample_seconds=self._sums.sample_seconds + seconds,
+            sample_images=self._sums.sample_images + images,
+            peak_memory_bytes=max(self._sums.peak_memory_bytes, peak_memory(self.device)),
         )
         if self.path is not None:
-            write_json(self.path, vars(self.sums))
+            write_json(self.path, vars(self._sums))
 
     @property
     def seconds_per_image(self) -> float | None:
         """Mean over the images that were counted."""
-        return self.sums.sample_seconds / self.sums.sample_images if self.sums else None
+        images = self._sums.sample_images
+        return self._sums.sample_seconds / images if images else None
 
     @property
     def peak_memory_bytes(self) -> int | None:
         """Largest peak memory while images were sampled."""
-        return self.sums.peak_memory_bytes if self.sums else None
+        return self._sums.peak_memory_bytes or None
 
 
 # ---- times measured alone
@@ -220,11 +208,10 @@ class Timing(FromFile):
     """What one method takes alone: rates in images, seconds an image, peak bytes of the process.
 
     options: as recorded, without the learning rate. train_images_per_second: None where nothing is
-    trained. steps, items: how many were measured a round, after a warm-up. rounds: how often; the
-    fastest counts, as whatever else the machine does only slows, and the largest memory. code: digest
-    of the sources and versions of packages, {} where an older file does not say. setup: base, size,
-    batches, precision of a base with random weights; of a suite what was not its own, see `setup_of`.
-    planned_memory_bytes, train_flops: what `bench plan` says of that, operations an image.
+    trained. steps, items: measured a round, after a warm-up. rounds: of which the fastest counts, and the
+    largest memory. code: digest of the sources and versions of packages, {} where an older file does not
+    say. setup: base, size, batches, precision of a base with random weights; of a suite what was not its
+    own, see `setup_of`. planned_memory_bytes, train_flops: as `bench plan` counts, operations an image.
     """
 
     method: Word
@@ -251,8 +238,7 @@ class Timing(FromFile):
         if dict(self.code) != dict(other.code):
             codes = (" ".join(f"{k} {v}" for k, v in sorted(t.code.items())) for t in (self, other))
             raise BenchError(
-                f"{self.method}: rounds of different code do not compare ({'; '.join(codes)}): the fastest "
-                "would hide the other. Measure anew, and leave the sources alone meanwhile."
+                f"{self.method}: rounds of different code do not compare ({'; '.join(codes)}). Measure anew."
             )
         rates = [t.train_images_per_second for t in (self, other)]
         return replace(
@@ -262,19 +248,6 @@ class Timing(FromFile):
             peak_memory_bytes=max(self.peak_memory_bytes, other.peak_memory_bytes),
             rounds=self.rounds + other.rounds,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rehearsal:
-    """What a few steps of every stage of a run took on this machine, in as many processes as were launched.
-
-    copied: bytes of a checkpoint a second, while training waits. judged, encoded: seconds an image.
-    """
-
-    timing: Timing
-    copied: float
-    judged: float
-    encoded: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,15 +269,14 @@ class Timings(FromFile):
         return f"{text}, METHODS BY DIFFERENT CODE" if len(codes) > 1 else text
 
     def find(
-        self, method: str, options: Mapping[str, Any], setup: Mapping[str, Any] = MappingProxyType({})
+        self, method: str, options: Mapping[str, Any], setup: Mapping[str, Any] | None = None
     ) -> Timing | None:
         """Return the timing of a method with these options and setup, the learning rate aside."""
-        return next((t for t in self.entries if t.key == timing_key(method, options, setup)), None)
+        key = timing_key(method, options, setup)
+        return next((timing for timing in self.entries if timing.key == key), None)
 
 
-def timing_key(
-    method: str, options: Mapping[str, Any], setup: Mapping[str, Any] = MappingProxyType({})
-) -> str:
+def timing_key(method: str, options: Mapping[str, Any], setup: Mapping[str, Any] | None = None) -> str:
     """Name what is timed: the method with its options and setup; tasks differ in condition channels alone."""
     counted = {name: value for name, value in options.items() if name not in _NOT_TIMED}
     return f"{method} {digest_json(counted)}" + (digest_json(dict(setup)) if setup else "")
@@ -315,14 +287,14 @@ def setup_of(record: RunRecord) -> dict[str, Any] | None:
 
     None where the starts of a run were carried out differently.
     """
-    precision, batch = record.protocol.get("training", {}).get("precision"), record.changes.get("train_batch")
-    given = {"precision": precision, "batch": batch}
     ways = [
         {k: v for k, v in start.items() if k not in ("step", "track") and (k, v) != ("processes", 1)}
         for start in record.environment.get("execution", ())
     ]
     if any(way != ways[0] for way in ways):
         return None
+    precision, batch = record.protocol.get("training", {}).get("precision"), record.changes.get("train_batch")
+    given = {"precision": precision, "batch": batch}
     return {name: value for name, value in given.items() if value} | (ways[0] if ways else {})
 
 
@@ -330,10 +302,13 @@ def setup_words(setup: Mapping[str, Any] | None) -> str:
     """Return a setup in words: "bf16, batch 64, 8 processes"."""
     if setup is None:
         return "carried out in several ways"
-    return ", ".join(
-        {"precision": f"{value}", "processes": f"{value} processes"}.get(name, f"{name} {value}")
-        for name, value in setup.items()
-    )
+    words = {"precision": "{}", "processes": "{} processes"}
+    return ", ".join(words.get(name, f"{name} {{}}").format(value) for name, value in setup.items())
+
+
+def gib(count: float) -> str:
+    """Return bytes in words: 12.3 GiB."""
+    return f"{count / 2**30:.1f} GiB"
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:
@@ -375,17 +350,13 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     Times are of the suite's own sampler: a run with another guidance or steps has none, nor has one of
     another precision, batch, device or number of processes than any that was measured.
     """
-    other = {"guidance", "steps"} & set(record.changes)
-    other |= {"device"} & {k for k in timings.machine if timings.machine[k] != record.environment.get(k)}
-    setup = setup_of(record)
-    timing = None if other or setup is None else timings.find(record.method, record.options, setup)
-    rate = timing.train_images_per_second if timing is not None else None
-    images = record.cost.train_images
-    cost = replace(
-        record.cost,
-        train_images_per_second=rate,
-        train_seconds=images / rate if rate and images else None,
-        sample_seconds_per_image=timing.sample_seconds_per_image if timing is not None else None,
-        peak_memory_bytes=timing.peak_memory_bytes if timing is not None else None,
+    alike, setup = not {"guidance", "steps"} & set(record.changes), setup_of(record)
+    alike &= timings.machine.get("device", record.environment.get("device")) == record.environment.get(
+        "device"
     )
-    return replace(record, cost=cost)
+    timing = timings.find(record.method, record.options, setup) if alike and setup is not None else None
+    names = ("train_images_per_second", "sample_seconds_per_image", "peak_memory_bytes")
+    known: dict[str, Any] = {name: getattr(timing, name, None) for name in names}
+    rate, images = known["train_images_per_second"], record.cost.train_images
+    seconds = images / rate if rate and images else None
+    return replace(record, cost=replace(record.cost, train_seconds=seconds, **known))

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,13 +24,13 @@ from typing import Any
 from bench import cost
 from bench.base.random import build_base, shape_like
 from bench.child import PROGRAM, child, together
-from bench.config import RunConfig, RunSpec, Sampler, Training
+from bench.config import Amount, RunConfig, RunSpec, Sampler, Training, argv
 from bench.cost import Timing
 from bench.plan import CPU_ALLOWANCE, Setting, footprint, stand_in
 from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images
-from bench.suites import method_of, resolve, suite_of, task_of
+from bench.suites import method_of, resolve
 from bench.training.checkpoint import Trainable, Writer
 from bench.training.engine import (
     Engine,
@@ -54,30 +54,6 @@ _STEPS = 10
 _PACKAGES = ("torch", "diffusers", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Amount:
-    """How much is measured, and on what.
-
-    steps: of the optimiser; batches: of sampled items; rounds: over all methods. random: a name in
-    bench.base.random.LIKENESSES, whose likeness with random weights stands in for the suite's base, and
-    random items for its data; width: of that UNet's first level; size: of images in pixels, None for its own.
-    """
-
-    steps: int = 30
-    batches: int = 2
-    rounds: int = 3
-    random: str | None = None
-    width: int = 320
-    size: int | None = None
-
-    def argv(self) -> list[str]:
-        """Return the command line's arguments for one round."""
-        argv = ["cost", "--rounds", "1", "--train-steps", str(self.steps)]
-        argv += ["--sample-batches", str(self.batches)]
-        argv += ["--random", self.random, "--width", str(self.width)] if self.random else []
-        return argv if self.size is None else [*argv, "--size", str(self.size)]
-
-
 def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable[[str], None]) -> Path:
     """Measure what methods take, each in a process of its own and alone; return the timings' file.
 
@@ -90,9 +66,8 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
     cost.load_timings(results, machine=here)
     if launched() > 1 or (len(configs) == 1 and amount.rounds == 1):
         for config in configs:
-            timing = (
-                measure_random(config, amount) if amount.random else measure(Run(resolve(config)), amount)
-            )
+            random = amount.random is not None
+            timing = measure_random(config, amount) if random else measure(Run(resolve(config)), amount)
             if speaks():
                 cost.add_timing(results, timing, machine=here)
         return results / cost.TIMINGS_FILE
@@ -102,13 +77,13 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
         timed.setdefault(cost.timing_key(method.name, options), config)
     if amount.random and len(configs) > 1:
         timed |= {n: replace(configs[0], method=f"baselines.yardsticks:{n}") for n in YARDSTICKS}
-    turns = list(itertools.product(range(amount.rounds), timed.items()))
     rounds: dict[str, Timing] = {}
+    turns = list(itertools.product(range(1, amount.rounds + 1), timed.items()))
     for number, (turn, (key, config)) in enumerate(turns, start=1):
-        timing = _measured_alone(config, amount)
-        rounds[key] = rounds[key].with_round(timing) if turn else timing
+        timing = _measured_alone(config, replace(amount, rounds=1))
+        rounds[key] = rounds[key].with_round(timing) if turn > 1 else timing
         say(f"[{number}/{len(turns)}] {timing.method}: measured")
-        if turn == amount.rounds - 1:
+        if turn == amount.rounds:
             cost.add_timing(results, rounds[key], machine=here)
     return results / cost.TIMINGS_FILE
 
@@ -116,11 +91,10 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
 def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
     with tempfile.TemporaryDirectory() as scratch:
         asked = json.dumps(replace(config, results=Path(scratch)).as_dict())
-        argv, count = [*amount.argv(), "--config", asked], 1
-        if not amount.random:
-            count = count_processes(resolve(config))
+        words = ["cost", *argv(amount), "--config", asked]
+        count = 1 if amount.random else count_processes(resolve(config))
         shared = count > 1
-        code = together(argv, count=count, answers=False) if shared else child(argv, alone=True).wait()
+        code = together(words, count=count, answers=False) if shared else child(words, alone=True).wait()
         timings = cost.load_timings(Path(scratch))
     if code or timings is None:
         raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
@@ -134,31 +108,17 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     """
     import torch
 
-    (method, options), task, device = method_of(config), task_of(config), find_device(config.device)
-    suite, shape = suite_of(config), shape_like(amount.random or "", width=amount.width, size=amount.size)
+    spec = resolve(replace(config, base=config.base or Path("random")))  # which nobody reads
+    method, task, options, device = spec.method, spec.task, spec.options, spec.device
+    shape = shape_like(amount.random or "", width=amount.width, size=amount.size)
     batch, precision = config.train_batch or 16, config.precision or "fp32"
     training = Training(batch=batch, loss="eps", mirror=False, precision=precision)
-    setting = Setting(
-        training=training,
-        sampler=SAMPLER,
-        execution=config,
-        sampled=config.sample_batch,
-        cuda=device != "cpu",
-    )
+    spec = replace(spec, suite=replace(spec.suite, training=training, sampler=SAMPLER))
+    setting = Setting.of(spec.suite, config, cuda=device != "cpu")
     check_execution(setting.execution, training, device=device)
     reason = refusal(method, task)
     if reason:
         raise BenchError(f"{config.method} cannot do {task.name}: {reason}")
-    spec = RunSpec(
-        config=config,
-        suite=replace(suite, training=training, sampler=SAMPLER),
-        task=task,
-        method=method,
-        budget=suite.budget(None),
-        options=options,
-        learning_rate=1e-5,
-        device=device,
-    )
     process = cost.libraries_bytes()
     cost.be_deterministic(device)
     base = build_base(shape, device=device)
@@ -169,11 +129,12 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     timing = measure(run, amount)
     counted = footprint(method, options=options, shape=shape, task=task, setting=setting)
     setup = {"base": shape.name, "size": shape.size, "precision": precision, "batch": batch}
+    peak = counted["peak"]
     return replace(
         timing,
         setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **carried_out(config)},
-        planned_memory_bytes=counted.peak if setting.cuda else round(process + CPU_ALLOWANCE * counted.peak),
-        train_flops=counted.train_flops or None,
+        planned_memory_bytes=peak if setting.cuda else round(process + CPU_ALLOWANCE * peak),
+        train_flops=counted["train_flops"] or None,
     )
 
 
@@ -212,29 +173,31 @@ def measure(run: Any, amount: Amount) -> Timing:
     )
 
 
-def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal:
+def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> tuple[Timing, dict[str, float]]:
     """Take ten steps of every stage of a run at its full size, in a folder of its own that goes afterwards.
 
     Every process of a launch does its share. Base, data and judges must be there; items that no run has
-    encoded yet are encoded, a few batches of them.
+    encoded yet are encoded, a few batches of them. Returns the timing, and beside it "copied": bytes of a
+    checkpoint a second, while training waits; "judged", "encoded": seconds an image.
     """
-    suite, place = suite_of(config), config.results / "rehearsal"
-    batch, train = suite.training.batch, len(suite.splits().side("train"))
-    given: dict[str, Any] = {
-        "train_images": _STEPS * batch,
-        "train_items": min(train, 4 * batch),
-        "epochs": None,
-    }
-    few = replace(config, results=place, limit=max(10, config.sample_batch * launched()), **given)
+    place, spec = config.results / "rehearsal", resolve(config)
+    batch, train = spec.suite.training.batch, len(spec.suite.splits().side("train"))
+    few = replace(
+        config,
+        results=place,
+        limit=max(10, config.sample_batch * launched()),
+        train_images=_STEPS * batch,
+        train_items=min(train, 4 * batch),
+        epochs=None,
+    )
     run = Run(resolve(few), hooks)
     try:
         record = run.all()
         timing = measure(run, Amount(steps=_STEPS, batches=1))
-        writer = Writer(place / f"{run.processes.process_index}.ckpt", keep=1)
-        weights, begun = Trainable(run.denoiser), time.perf_counter()
+        weights, rank = Trainable(run.denoiser), run.processes.process_index
+        writer, begun = Writer(place / f"{rank}.ckpt", keep=1), time.perf_counter()
         writer.save(step=0, weights=weights)
         seconds = time.perf_counter() - begun
-        copied = sum(t.numel() * t.element_size() for t in weights.parameters.values()) / seconds
         writer.close()
         images, begun = run.eval_data.images(range(min(4, len(run.eval_ids)))), time.perf_counter()
         run.base.encode_posterior(images)
@@ -244,20 +207,18 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> cost.Rehearsal
     finally:
         if speaks():
             shutil.rmtree(place, ignore_errors=True)
+    copied = sum(t.numel() * t.element_size() for t in weights.parameters.values()) / seconds
     judged = (record.cost.score_seconds or 0.0) / record.splits.eval.n
-    return cost.Rehearsal(timing=timing, copied=copied or 1.0, judged=judged, encoded=encoded)
+    return timing, {"copied": copied or 1.0, "judged": judged, "encoded": encoded}
 
 
 def _setup(spec: RunSpec) -> dict[str, Any]:
     """Return what changes times and is not the suite's own, as `cost.setup_of` reads it from records."""
     precision, processes = spec.suite.training.precision, join(spec.device).num_processes
+    given: dict[str, Any] = {"precision": precision if precision != Training.precision else None}
+    given |= {"batch": spec.config.train_batch, "processes": processes if processes > 1 else None}
     how = {k: v for k, v in carried_out(spec.config).items() if k != "track"}
-    return {
-        **({"precision": precision} if precision != Training.precision else {}),
-        **({"batch": spec.config.train_batch} if spec.config.train_batch else {}),
-        **({"processes": processes} if processes > 1 else {}),
-        **how,
-    }
+    return {**{name: value for name, value in given.items() if value}, **how}
 
 
 def _training_steps(run: Any, count: int) -> list[float]:
@@ -269,12 +230,10 @@ def _training_steps(run: Any, count: int) -> list[float]:
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         return []
-    optimiser = torch.optim.AdamW(
-        parameters, lr=1e-5, weight_decay=training.weight_decay, fused=config.fused or None
-    )
+    how: dict[str, Any] = {"weight_decay": training.weight_decay, "fused": config.fused or None}
+    optimiser = torch.optim.AdamW(parameters, lr=1e-5, **how)
     loss = partial(training_loss, denoiser, base=run.base, data=run.train_data, training=training, seed=0)
-    times = [time.perf_counter()]
-    warm_up = min(_WARM_UP, count)
+    times, warm_up = [time.perf_counter()], min(_WARM_UP, count)
     with rebuilt(denoiser, config):
         engine = Engine(
             denoiser,

@@ -666,6 +666,7 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
     sampled, images, seconds = run._ledger(), result.images, result.seconds or None
     total, trainable = cost.count_parameters(run.denoiser)
     measured = {"denoiser": run.denoiser, "base": run.base, "data": run.eval_data}
+    (macs, encode), (guided, _) = (cost.count_macs(**measured, branches=k) for k in (1, 2))
     peaks = [sampled.peak_memory_bytes, *([result.peak_memory_bytes] if images else [])]
     known = [peak for peak in peaks if peak is not None]
     given: dict[str, Any] = {"training": run.spec.suite.training, "seed": 0, "step": 0, "places": range(1)}
@@ -682,9 +683,9 @@ def _cost(run: Run, result: TrainResult, *, score_seconds: float) -> records.Cos
         parameters=total,
         parameters_trainable=trainable,
         parameters_dead=result.dead,
-        macs=cost.count_macs(**measured),
-        macs_guided=cost.count_macs(**measured, branches=2),
-        macs_encode=cost.count_encode_macs(**measured),
+        macs=macs,
+        macs_guided=guided,
+        macs_encode=encode,
         macs_train=macs_train,
         train_seconds=seconds,
         train_images=images,

@@ -162,16 +162,9 @@ def _folder_at(config: RunConfig) -> _Loaders:
                 "suite 'folder' needs pictures with captions: --data FOLDER, with metadata.jsonl (file_name, "
                 "text), or a data set's hub id."
             )
-        asked = {
-            "image": config.image_column,
-            "caption": config.caption_column,
-            "condition": config.conditioning_column,
-            "lines": config.lines,
-            "size": config.resolution,
-            "shares": config.shares or None,
-            "strict": config.strict,
-        }
-        return ImageFolder(config.data, Reading(**_given(asked)))
+        names = ("image", "caption", "condition", "lines", "size", "shares", "strict")
+        asked = {name: getattr(config, known) for name, known in zip(names, READING, strict=True)}
+        return ImageFolder(config.data, Reading(**{name: value for name, value in asked.items() if value}))
 
     return load, lambda: load().splits
 
@@ -220,15 +213,12 @@ def find_data(config: RunConfig) -> Suite:
 
 def suite_of(config: RunConfig) -> Suite:
     """Return the suite of a configuration, with its base, data, side, training and sampling in place."""
-    suite, batch = find_data(config), config.train_batch
-    side = config.side or suite.eval_side
+    suite = find_data(config)
+    side, splits = config.side or suite.eval_side, suite.splits
+    names = ("precision", "ema", "captions", "leaky")
+    training = {"batch": config.train_batch, **{name: getattr(config, name) for name in names}}
     if config.as_released:
-        batch = batch or 16 * launched()
-    training: dict[str, Any] = {"batch": batch, "precision": config.precision, "ema": config.ema}
-    training |= {"captions": config.captions, "leaky": config.leaky}
-    training |= RELEASED if config.as_released else {}
-    splits = suite.splits
-    sampler = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
+        training |= {"batch": config.train_batch or 16 * launched(), **RELEASED}
     return replace(
         suite,
         base=config.base or suite.base,
@@ -238,7 +228,7 @@ def suite_of(config: RunConfig) -> Suite:
         feature_judge=config.judge or suite.feature_judge,
         clip_judge={None: suite.clip_judge, "none": None}.get(config.clip, config.clip),
         training=replace(suite.training, **_given(training)),
-        sampler=replace(suite.sampler, **_given(sampler)),
+        sampler=replace(suite.sampler, **_given(_sampling(config))),
     )
 
 
@@ -265,15 +255,14 @@ def budget_of(config: RunConfig, suite: Suite, *, items: int | None = None) -> B
 
     items: on the train side, None to count them; epochs become training images.
     """
-    budget, images = suite.budget(config.budget), config.train_images
-    if config.epochs is not None:
+    budget, images, epochs = suite.budget(config.budget), config.train_images, config.epochs
+    if epochs is not None:
         if images is not None:
             raise BenchError(
-                f"--epochs {config.epochs:g} and --train-images {images} both say how much is trained. "
-                "Give one."
+                f"--epochs {epochs:g} and --train-images {images} both say how much is trained. Give one."
             )
         known = config.train_items or budget.train_items or items or len(suite.splits().side("train"))
-        images = max(suite.training.batch, round(config.epochs * known))
+        images = max(suite.training.batch, round(epochs * known))
     if config.train_subset and config.train_items is None:
         raise BenchError(
             f"--train-subset {config.train_subset} is a choice of items: give --train-items too."
@@ -326,14 +315,7 @@ def resolve(config: RunConfig) -> RunSpec:
     """
     method, options = method_of(config)
     suite, task = with_base(suite_of(config)), task_of(config)
-    weights = None
-    if config.weights is not None:
-        weights = Weights(
-            path=config.weights,
-            train=config.train,
-            channels=config.condition_channels,
-            invert=config.invert_condition,
-        )
+    path, channels, invert = config.weights, config.condition_channels, config.invert_condition
     return RunSpec(
         config=config,
         suite=suite,
@@ -343,19 +325,25 @@ def resolve(config: RunConfig) -> RunSpec:
         options=options,
         learning_rate=config.learning_rate or rate_of(suite, method, task=task, options=options),
         device=find_device(config.device),
-        weights=weights,
+        weights=None
+        if path is None
+        else Weights(path=path, train=config.train, channels=channels, invert=invert),
     )
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _sampling(config: RunConfig) -> dict[str, Any]:
+    """Return what a configuration asks of the sampler, by its names."""
+    return {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
 
 
 def changes(config: RunConfig) -> dict[str, Any]:
     """Return what a configuration sets apart from its suite and budget, by the names records have."""
     sampler = registry.load("suite", config.suite).sampler
-    asked = {"guidance": config.guidance, "steps": config.sampling_steps, "draws": config.draws}
-    asked = {name: None if value == getattr(sampler, name) else value for name, value in asked.items()}
-    asked["train_subset"] = config.train_subset or None
+    asked = {n: value for n, value in _sampling(config).items() if value != getattr(sampler, n)}
     names = ("train_items", "train_images", "epochs", "train_batch", "limit")
-    return _given({**asked, **{name: getattr(config, name) for name in names}})
+    asked |= {"train_subset": config.train_subset or None, **{n: getattr(config, n) for n in names}}
+    return _given(asked)

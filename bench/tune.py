@@ -18,6 +18,8 @@ from bench.content import Count, Flag, Number, Text, atomic_write, read_json, wr
 from bench.grid import Outcome, run_grid
 from bench.record import made_on
 from bench.registry import FLOOR
+from bench.reporting.render import Grid, to_markdown
+from bench.reporting.render import Text as Cell
 from bench.suites import resolve
 from bench.types import BenchError, Hooks
 
@@ -82,26 +84,24 @@ def tune_rates(
     if any(config.side != side for config in configs):
         raise BenchError(f"learning rates are never chosen where they are reported. Use --side {side}.")
     tried = [replace(config, shuffled=False) for config in configs if config.method != FLOOR]
+    keys = [(config.task, _called(config)) for config in tried]
     trials = [replace(config, learning_rate=rate) for config in tried for rate in numbers]
     outcomes: list[Outcome] = []
-    files: list[Path] = []
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    while True:
+    while trials or not outcomes:
         outcomes += run_grid(trials, hooks=hooks, say=say, **where)
-        files = []
+        files: list[Path] = []
         for task in dict.fromkeys(config.task for config in configs):
             of_task = evidence([outcome for outcome in outcomes if outcome.config.task == task])
             files += write_evidence(out, of_task)
             there = json.loads(files[-2].read_text())["methods"]
             found |= {(task, method): there[method] for method in of_task["methods"]}
-        further = {key: rate for key, entry in found.items() if extend and (rate := _beyond(entry))}
-        keys = [(config.task, _called(config)) for config in tried]
-        trials = [
-            replace(c, learning_rate=further[k]) for c, k in zip(tried, keys, strict=True) if k in further
-        ]
-        if not trials:
-            break
-    own = {(c.task, _called(c)): resolve(replace(c, learning_rate=None)).learning_rate for c in tried}
+        further = {key: _beyond(entry) for key, entry in found.items() if extend}
+        beyond = [(config, further.get(key)) for config, key in zip(tried, keys, strict=True)]
+        trials = [replace(config, learning_rate=rate) for config, rate in beyond if rate]
+    own = {
+        key: resolve(replace(c, learning_rate=None)).learning_rate for c, key in zip(tried, keys, strict=True)
+    }
     for (task, method), entry in found.items():
         best, suites = entry["chosen"], own[task, method]
         if entry["at_the_edge"]:
@@ -169,18 +169,19 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _called(config: RunConfig) -> str:
     """Name what a rate is tried with: a method or variant, and the options that are set beside it."""
-    options = [f"{name}={option_text(value)}" for name, value in sorted(config.options.items())]
-    return " ".join([config.method, *options])
+    return " ".join([config.method, *(f"{k}={option_text(v)}" for k, v in sorted(config.options.items()))])
 
 
 def _method(tried: Mapping[float, Sequence[Outcome]]) -> dict[str, Any]:
     """Return the evidence of one method; tried: learning rate -> outcomes, one a seed."""
     records = [o.record for outcomes in tried.values() for o in outcomes if o.record]
-    what = {"method": records[0].method, "options": _options(records[0].options)} if records else {}
-    devices = sorted({made_on(record.environment) for record in records})
+    what: dict[str, Any] = {"devices": sorted({made_on(record.environment) for record in records})}
+    if records:
+        options = {k: v for k, v in records[0].options.items() if k != "learning_rate"}
+        what = {"method": records[0].method, "options": options, **what}
     trials = {f"{rate:g}": _trial(tried[rate]) for rate in sorted(tried)}
     better = {name: metric.better for record in records[:1] for name, metric in record.metrics.items()}
-    return {**what, "devices": devices, **_chosen(trials, better)}
+    return {**what, **_chosen(trials, better)}
 
 
 def _chosen(trials: Mapping[str, Mapping[str, Any]], better: Mapping[str, str] = {}) -> dict[str, Any]:
@@ -188,13 +189,13 @@ def _chosen(trials: Mapping[str, Mapping[str, Any]], better: Mapping[str, str] =
 
     def best(metric: str, sign: int) -> float | None:
         values = {rate: trial[metric]["value"] for rate, trial in trials.items() if metric in trial}
-        known = {rate: value for rate, value in values.items() if value is not None}
-        return float(max(known, key=lambda rate: sign * known[rate])) if known else None
+        known = {rate: sign * value for rate, value in values.items() if value is not None}
+        return float(max(known, key=known.__getitem__)) if known else None
 
-    chosen, ends = best(CRITERION, 1), (min(map(float, trials)), max(map(float, trials)))
+    chosen, rates = best(CRITERION, 1), sorted(map(float, trials))
     names = sorted({name for trial in trials.values() for name in trial if name in better} - {CRITERION})
     others = {n: best(n, 1 if better[n] == "higher" else -1) for n in names if better[n] != "none"}
-    at_the_edge = len(trials) > 1 and chosen in ends
+    at_the_edge = len(rates) > 1 and chosen in (rates[0], rates[-1])
     told = {"best_by": others} if others else {}
     return {"chosen": chosen, "at_the_edge": at_the_edge, **told, "trials": dict(trials)}
 
@@ -220,10 +221,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "learning_rate"}
-
-
 def tuned_rate(folder: Path, spec: RunSpec) -> float | None:
     """Return the rate that was chosen for a method with these options on its task; None for none.
 
@@ -245,16 +242,13 @@ def write_evidence(folder: Path, new: Mapping[str, Any]) -> list[Path]:
     A file a task, and of another budget than "standard" one a budget. BenchError if the file there is of
     another protocol or other seeds.
     """
-    name = str(new["budget"].get("name", STANDARD))
-    path = folder / f"{new['suite']}-{new['task']}{'' if name == STANDARD else f'-{name}'}.json"
+    budget = str(new["budget"].get("name", STANDARD))
+    path = folder / f"{new['suite']}-{new['task']}{'' if budget == STANDARD else f'-{budget}'}.json"
     methods: dict[str, Any] = {}
     if path.exists():
         there: _Evidence = read_json(path, of=_Evidence, loose=True)  # errors have line ends
         if (there["protocol_hash"], _seeds(there)) != (new["protocol_hash"], _seeds(new)):
-            raise BenchError(
-                f"{path} holds trials of another protocol or other seeds. Move it away, or give "
-                "another --out."
-            )
+            raise BenchError(f"{path} holds trials of another protocol or seeds. Move it, or change --out.")
         methods = dict(there["methods"])
     for method, entry in new["methods"].items():
         trials = {**methods.get(method, {}).get("trials", {}), **entry["trials"]}
@@ -275,38 +269,29 @@ def _seeds(found: Mapping[str, Any]) -> list[int]:
 
 
 def _markdown(found: Mapping[str, Any]) -> str:
-    budget, rates = found["budget"], [f"{rate:g}" for rate in found["rates"]]
-    lines = [
-        f"Learning rates on {found['suite']} / {found['task']}, {found['side']} side "
-        f"({found['items']} items), {budget['train_images']} training images, seeds "
-        f"{', '.join(map(str, _seeds(found)))}, {found.get('draws', 1)} draws: "
-        f"mean {found['criterion']} to the target ({found['judge']}) with its 95% interval over "
-        "items. Chosen in bold; protocol " + found["protocol_hash"][:12] + ".",
-        "",
-        f"| method | {' | '.join(rates)} |",
-        "|:--" + "|--:" * len(rates) + "|",
-    ]
-    for method, entry in found["methods"].items():
-        lines.append(f"| {method} | {' | '.join(_cell(entry, rate) for rate in rates)} |")
-    devices = {device for entry in found["methods"].values() for device in entry.get("devices", ())}
-    if devices:  # evidence of before they were kept says nothing
-        lines += ["", f"Trained on {'; '.join(sorted(devices))}."]
-    others = {method: entry["best_by"] for method, entry in found["methods"].items() if entry.get("best_by")}
-    for method, best in others.items():
+    rates, methods = [f"{rate:g}" for rate in found["rates"]], found["methods"]
+    rows = [[Cell(main=method), *(_cell(entry, rate) for rate in rates)] for method, entry in methods.items()]
+    devices = sorted({device for entry in methods.values() for device in entry.get("devices", ())})
+    edges = [method for method, entry in methods.items() if entry["at_the_edge"]]
+    notes = [f"Trained on {'; '.join(devices)}."] if devices else []  # which older evidence does not say
+    for method, best in ((m, entry["best_by"]) for m, entry in methods.items() if entry.get("best_by")):
         each = ", ".join(f"{name} {rate:g}" for name, rate in best.items() if rate is not None)
-        lines += ["", f"{method} by other criteria: {each}."]
-    edges = [method for method, entry in found["methods"].items() if entry["at_the_edge"]]
-    if edges:
-        lines += ["", f"Chosen at the edge of the grid: {', '.join(edges)}."]
-    return "\n".join(lines) + "\n"
+        notes.append(f"{method} by other criteria: {each}.")
+    notes += [f"Chosen at the edge of the grid: {', '.join(edges)}."] if edges else []
+    about = (
+        f"Learning rates on {found['suite']} / {found['task']}, {found['side']} side "
+        f"({found['items']} items), {found['budget']['train_images']} training images, seeds "
+        f"{', '.join(map(str, _seeds(found)))}, {found.get('draws', 1)} draws: mean {found['criterion']} to "
+        f"the target ({found['judge']}) with its 95% interval over items. Chosen in bold; protocol "
+        f"{found['protocol_hash'][:12]}."
+    )
+    header, body = ("method", *rates), tuple(tuple(row) for row in rows)
+    return "\n".join([to_markdown(Grid(header=header, body=body, caption=about)), *(f"{n}\n" for n in notes)])
 
 
-def _cell(entry: Mapping[str, Any], rate: str) -> str:
+def _cell(entry: Mapping[str, Any], rate: str) -> Cell:
     trial = entry["trials"].get(rate)
-    if trial is None:
-        return "–"
-    if CRITERION not in trial:
-        return "failed"
-    metric = trial[CRITERION]
-    text = f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
-    return f"**{text}**" if entry["chosen"] == float(rate) else text
+    if trial is None or CRITERION not in trial:
+        return Cell(main="–" if trial is None else "failed")
+    value, low, high = (trial[CRITERION][end] for end in ("value", "low", "high"))
+    return Cell(main=f"{value:.3f} [{low:.3f}, {high:.3f}]", bold=entry["chosen"] == float(rate))

@@ -15,7 +15,7 @@ from bench.base.load import Base
 from bench.check import check_method
 from bench.config import RunConfig, Training
 from bench.content import Cache
-from bench.cost import count_encode_macs, count_macs, count_parameters
+from bench.cost import count_macs, count_parameters
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.suites import EMOJI, method_of
@@ -177,11 +177,10 @@ def test_cost_is_measured(name: str, task: str, micro_base: Base, prepared: dict
     total, trainable = count_parameters(denoiser)
     unet = sum(p.numel() for p in micro_base.unet.parameters())
     assert total >= unet and trainable == sum(p.numel() for p in Trainable(denoiser).parameters.values())
-    macs = count_macs(denoiser, base=micro_base, data=prepared[task])
-    floor = count_macs(built("text-only", task, micro_base), base=micro_base, data=prepared[task])
+    macs, encode = count_macs(denoiser, base=micro_base, data=prepared[task])
+    floor, _ = count_macs(built("text-only", task, micro_base), base=micro_base, data=prepared[task])
     assert macs >= floor > 0
-    macs += count_encode_macs(denoiser, base=micro_base, data=prepared[task])  # once an image
-    assert (macs > floor) == (total > unet)
+    assert (macs + encode > floor) == (total > unet)
 
 
 @every_row

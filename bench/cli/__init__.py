@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import typer
 
 from bench import child
@@ -37,29 +40,25 @@ def begin(
     substitute_what_it_lacks()
 
 
-_RUN, _LOOK, _COMPARE = "Run", "Look", "Compare"
-_BEFORE, _EXCHANGE = "Before you spend", "Exchange"
-_COMMANDS = (
-    (_RUN, "run", run.run),
-    (_RUN, "ablate", run.ablate),
-    (_RUN, "tune", run.tune),
-    (_RUN, "train", run.train),
-    (_RUN, "sample", run.sample),
-    (_RUN, "score", run.score),
-    (_LOOK, "report", report.report),
-    (_LOOK, "show", report.show),
-    (_LOOK, "list", report.list_names),
-    (_COMPARE, "compare", compare.compare),
-    (_BEFORE, "plan", plan.plan),
-    (_BEFORE, "cost", plan.cost),
-    (_BEFORE, "check", plan.check),
-    (_BEFORE, "audit", data.audit),
-    (_EXCHANGE, "export", data.export),
-)
-for _panel, _name, _command in _COMMANDS:
-    app.command(_name, rich_help_panel=_panel)(_command)
+_RUN, _LOOK, _EXCHANGE = "Run", "Look", "Exchange"
+_COMMANDS: Mapping[str, Mapping[str, Any]] = {
+    _RUN: {
+        "run": run.run,
+        "ablate": run.ablate,
+        "tune": run.tune,
+        "train": run.train,
+        "sample": run.sample,
+        "score": run.score,
+    },
+    _LOOK: {"report": report.report, "show": report.show, "list": report.list_names},
+    "Compare": {"compare": compare.compare},
+    "Before you spend": {"plan": plan.plan, "cost": plan.cost, "check": plan.check, "audit": data.audit},
+    _EXCHANGE: {"export": data.export},
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(compare.study_app, name="study", rich_help_panel=_LOOK)
-app.add_typer(data.data_app, name="data", rich_help_panel=_EXCHANGE)
-app.add_typer(data.base_app, name="base", rich_help_panel=_EXCHANGE)
-app.add_typer(data.judges_app, name="judges", rich_help_panel=_EXCHANGE)
+for _name, _group in (("data", data.data_app), ("base", data.base_app), ("judges", data.judges_app)):
+    app.add_typer(_group, name=_name, rich_help_panel=_EXCHANGE)
 app.add_typer(report.results_app, name="results", rich_help_panel=_EXCHANGE)

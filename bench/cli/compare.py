@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Shell, configured, guarded, option, taking
+from bench.cli.options import AsJson, Asked, Shell, configured, guarded, taking
 from bench.cli.terminal import ConsoleHooks, aside, say, to_json
-from bench.config import RESULTS
+from bench.config import RESULTS, option
 
 if TYPE_CHECKING:
     from bench.scoring import Comparison

@@ -11,21 +11,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from bench.cli.terminal import aside, console_hooks, say
-from bench.config import EXECUTION, RunConfig, flag, make_config
+from bench.config import EXECUTION, RunConfig, flags, make_config, option
 from bench.types import BenchError, Stopped, lacks_memory, unknown
 
-LISTS = ("method", "task", "seed")
 _LARGEST = 2**63 - 1  # what torch, numpy and file systems count with
 _MOST_YAML = 1_000_000
 _FIELDS = {known.name: known for known in fields(RunConfig)}
-_HINTS = get_type_hints(RunConfig)
+LISTS = [name for name, known in _FIELDS.items() if known.metadata.get("each")]
 _DEFAULTS = RunConfig()
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -39,22 +38,15 @@ PrintConfig = Annotated[
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a dataclass for `taking`. more: flags, min, panel."""
-    return field(default=default, metadata={"help": help, **more})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where the runs of a grid go, and how many run at once."""
 
-    jobs: int = option(1, "Runs of a grid at once.", min=1, panel=EXECUTION)
-    processes: int = option(1, "Processes that share each run of a grid, one a GPU.", min=1, panel=EXECUTION)
-    ray: str | None = option(
-        None, "Spread a grid over a Ray cluster: auto, local or its address.", panel=EXECUTION
-    )
-    cpus_per_run: float = option(1, "With --ray: cores for each run.", min=0, panel=EXECUTION)
-    gpus_per_run: float = option(0, "With --ray: GPUs for each run.", min=0, panel=EXECUTION)
+    jobs: int = option(1, "Runs of a grid at once.", EXECUTION, min=1)
+    processes: int = option(1, "Processes that share each run of a grid, one a GPU.", min=1)
+    ray: str | None = option(None, "Spread a grid over a Ray cluster: auto, local or its address.")
+    cpus_per_run: float = option(1, "With --ray: cores for each run.", min=0)
+    gpus_per_run: float = option(0, "With --ray: GPUs for each run.", min=0)
 
     @contextmanager
     def open(self) -> Iterator[dict[str, Any]]:
@@ -63,13 +55,8 @@ class Places:
 
         placing = placed(self.ray, cpus=self.cpus_per_run, gpus=self.gpus_per_run)
         with console_hooks() as hooks, placing as start:
-            yield {
-                "hooks": hooks,
-                "say": aside,
-                "jobs": self.jobs,
-                "processes": self.processes,
-                "start": start,
-            }
+            here = {"jobs": self.jobs, "processes": self.processes, "start": start}
+            yield {"hooks": hooks, "say": aside, **here}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +74,11 @@ class Asked:
         """
         from bench import registry
 
-        methods = registry.names("method", self.each["method"])
-        tasks = registry.names("task", self.each["task"])
-        shuffled = {seed: self.config.shuffled and seed == self.each["seed"][0] for seed in self.each["seed"]}
+        methods, tasks = (registry.names(kind, self.each[kind]) for kind in ("method", "task"))
+        seeds = self.each["seed"]
         return [
-            replace(self.config, method=method, task=task, seed=seed, shuffled=shuffled[seed])
-            for seed, task, method in itertools.product(self.each["seed"], tasks, methods)
+            replace(self.config, method=m, task=t, seed=s, shuffled=self.config.shuffled and s == seeds[0])
+            for s, t, m in itertools.product(seeds, tasks, methods)
         ]
 
     @property
@@ -111,109 +97,113 @@ def configured(*names: str, without: Sequence[str] = (), **defaults: Any) -> Dec
 
     names: which, all for none. without: left out. defaults: where the command has others.
     """
-    chosen = [name for name in names or tuple(_FIELDS) if name not in without]
-
-    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def wrapper(*args: Any, config: str | None = None, print_config: bool = False, **kwargs: Any) -> Any:
-            asked = _asked({name: kwargs.pop(name) for name in chosen}, config, defaults)
-            return say(to_yaml(asked)) if print_config else command(*args, asked=asked, **kwargs)
-
-        added, last = [_field(_FIELDS[name], defaults) for name in chosen], []
-        if "method" in chosen:
-            last = [_parameter("config", None, ConfigText), _parameter("print_config", False, PrintConfig)]
-        return _spread(wrapper, command, "asked", added, last)
-
-    return wrap
+    added = _parameters(RunConfig, [n for n in names or _FIELDS if n not in without], defaults)
+    if any(p.name == "method" for p in added):
+        added += [_parameter("config", ConfigText), _parameter("print_config", PrintConfig, default=False)]
+    return _given(added, "asked", lambda values: _asked(values, defaults))
 
 
 def taking(kind: Any, name: str) -> Decorator:
-    """Give a command the fields of a dataclass as options; it takes what they make as `name`.
+    """Give a command the fields of a dataclass as options; it takes what they make as `name`."""
 
-    The metadata of a field: help; flags, min, panel where there are any. A tuple is a list of names.
-    """
-    hints: dict[str, Any] = get_type_hints(kind)
+    def made(values: Mapping[str, Any]) -> Any:
+        return kind(**{n: split(v) if isinstance(v, list) else v for n, v in _told(values)})
+
+    return _given(_parameters(kind, [known.name for known in fields(kind)], {}), name, made)
+
+
+def _told(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options that were given."""
+    return ((name, value) for name, value in values.items() if value is not None and value != [])
+
+
+def _given(
+    added: Sequence[inspect.Parameter], taken: str, make: Callable[[dict[str, Any]], Any]
+) -> Decorator:
+    """Give a command parameters in place of the one that it takes, which is made of their values."""
 
     def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            given = {known.name: kwargs.pop(known.name) for known in fields(kind)}
-            made = kind(**{n: split(v) if isinstance(v, list) else v for n, v in given.items()})
-            return command(*args, **{name: made}, **kwargs)
+            made = make({p.name: kwargs.pop(p.name) for p in added})
+            return command(*args, **{taken: made}, **kwargs)
 
-        added = []
-        for known in fields(kind):
-            meta, default, of = known.metadata, known.default, hints[known.name]
-            if isinstance(default, tuple):
-                default, of = list(default), list[str]
-            shown = typer.Option(
-                *meta.get("flags", ()),
-                help=meta["help"],
-                min=meta.get("min"),
-                rich_help_panel=meta.get("panel"),
-            )
-            added.append(_parameter(known.name, default, Annotated[of, shown]))
-        return _spread(wrapper, command, name, added, [])
+        signature = inspect.signature(command, eval_str=True)
+        kept = [p for name, p in signature.parameters.items() if name != taken]
+        order = sorted([*added, *kept], key=lambda p: p.kind)  # arguments before options of any kind
+        made: Any = wrapper
+        made.__signature__ = signature.replace(parameters=order)
+        made.__annotations__ = {p.name: p.annotation for p in order}
+        return wrapper
 
     return wrap
 
 
-def _parameter(name: str, default: Any, of: Any) -> inspect.Parameter:
+def _parameter(name: str, of: Any, *, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=of)
 
 
-def _spread(wrapper: Any, command: Any, taken: str, added: Sequence[Any], last: Sequence[Any]) -> Any:
-    """Give a wrapper the parameters of its command, with others in place of the one it takes."""
-    signature = inspect.signature(command, eval_str=True)
-    kept = [p for name, p in signature.parameters.items() if name != taken]
-    arguments = [p for p in kept if p.kind is not _KEYWORD]  # before options of any kind
-    order = [*arguments, *added, *(p for p in kept if p.kind is _KEYWORD), *last]
-    wrapper.__signature__ = signature.replace(parameters=order)
-    wrapper.__annotations__ = {p.name: p.annotation for p in order}
-    return wrapper
+_hints = functools.cache(get_type_hints)
 
 
-def _field(known: Field[Any], defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """Return a field of RunConfig as a parameter of a command: None means not given."""
-    default = defaults.get(known.name, getattr(_DEFAULTS, known.name))
-    several = known.name in LISTS or isinstance(default, (tuple, Mapping))
-    kind: Any = list[str] if several else _HINTS[known.name]
-    flags = [flag(known)]
-    if kind in (bool, bool | None):
-        flags = [f"{flag(known)}/{flag(known).replace('--', '--no-', 1)}"]
-    elif known.name == "seed":
-        flags.append("--seeds")
-    text = known.metadata["help"]
-    if default not in (None, (), {}):
-        shown = {True: "yes", False: "no"}.get(default, default) if kind is bool else default
-        text += f" [default: {','.join(map(str, shown)) if isinstance(shown, tuple) else shown}]"
-    given = typer.Option(
-        *flags,
-        help=text.replace("[", r"\["),  # which rich would take for its own
-        rich_help_panel=known.metadata["panel"],
-        metavar="a,b,..." if several and known.name != "options" else None,
-    )
-    return _parameter(known.name, None, Annotated[kind | None, given])
+def _parameters(kind: Any, names: Sequence[str], defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """Return fields of a dataclass as parameters of a command, of which None means not given."""
+    hints: dict[str, Any] = _hints(kind)
+    plain, panel, made = kind(), None, list[inspect.Parameter]()
+    for known in fields(kind):
+        meta, default = known.metadata, defaults.get(known.name, getattr(plain, known.name))
+        panel, text = meta.get("panel") or panel, meta["help"]
+        if known.name not in names:
+            continue
+        several = meta.get("each") or isinstance(default, (tuple, Mapping))
+        of = list[str] if several else hints[known.name]
+        shown = flags(known)
+        if of in (bool, bool | None) and "flags" not in meta:
+            shown = [f"{shown[0]}/{shown[0].replace('--', '--no-', 1)}"]
+        if usual := _default(default, shown[0]):
+            text += f" [default: {','.join(map(str, usual))}]"
+        given = typer.Option(
+            *shown,
+            help=text.replace("[", r"\["),  # which rich would take for its own
+            rich_help_panel=panel,
+            metavar="a,b,..." if several and not isinstance(default, Mapping) else None,
+            min=meta.get("min"),
+            max=meta.get("max"),
+        )
+        made.append(_parameter(known.name, Annotated[of | None, given]))
+    return made
 
 
-def _asked(given: Mapping[str, Any], text: str | None, defaults: Mapping[str, Any]) -> Asked:
-    """Join what the file says with what the flags say, which win."""
+def _default(value: Any, flag: str) -> Sequence[Any]:
+    """Return what help shows of a default, nothing where it is to leave the option away."""
+    if isinstance(value, bool):
+        return [name.lstrip("-") for name in flag.split("/")[not value :][:1]]
+    return () if value is None or value == {} else value if isinstance(value, tuple) else [value]
+
+
+def _asked(given: dict[str, Any], defaults: Mapping[str, Any]) -> Asked:
+    """Join what the file says with what the flags say, which win; or print it and end."""
+    text, printing = given.pop("config", None), given.pop("print_config", False)
     values = {**defaults, **(read_config(text) if text is not None else {})}
-    for name, value in given.items():
-        if name == "options" and value:
+    for name, value in _told(given):
+        if name == "options":
             values[name] = {**values.get(name, {}), **parse_options(value)}
-        elif name in ("seed", "shares") and value:
+        elif name in ("seed", "shares"):
             values[name] = [parsed(word) for word in split(value)]
-        elif value is not None and value != []:
+        else:
             values[name] = split(value) if isinstance(value, list) else value
     each = {}
     for name in LISTS:
         value = values.pop(name, getattr(_DEFAULTS, name))
         entries = value if isinstance(value, (list, tuple)) else (value,)
         if not entries and defaults.get(name) != ():  # where none is the default, the command knows which
-            raise BenchError(f"{flag(_FIELDS[name])} names none. Give one, or several: a,b,c.")
+            raise BenchError(f"{flags(_FIELDS[name])[0]} names none. Give one, or several: a,b,c.")
         each[name] = tuple(dict.fromkeys(getattr(make_config({name: entry}), name) for entry in entries))
-    return Asked(config=make_config(values), each=each)
+    asked = Asked(config=make_config(values), each=each)
+    if printing:
+        say(to_yaml(asked))
+        raise typer.Exit
+    return asked
 
 
 def split(values: Iterable[str]) -> tuple[str, ...]:
@@ -251,9 +241,8 @@ def read_config(given: str) -> dict[str, Any]:
     path = "--config" if given.lstrip().startswith("{") else given
     raw = given.encode() if path == "--config" else read_small(given, most_bytes=_MOST_YAML)
     try:
-        try:
-            values = json.loads(raw)  # of which YAML reads escaped halves of characters otherwise
-        except (ValueError, RecursionError):
+        values = parsed(raw.decode())  # JSON, of which YAML reads escaped halves of characters otherwise
+        if not isinstance(values, dict):
             values = yaml.load(raw, _with_numbers(yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is no YAML: {str(error).splitlines()[0]}.") from error
@@ -298,32 +287,29 @@ def outline(value: Mapping[str, Any], *, depth: int = 0) -> str:
 
 
 class _Command(TyperCommand):
-    """A command that refuses what it would have to guess: an option of one value that came twice, and
-    numbers that are none or that no machine holds.
-    """
+    """A command that refuses an option of one value twice, and numbers that are none or no machine holds."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
         rest = super().parse_args(ctx, args)
-        _, _, order = self.make_parser(ctx).parse_args(args=given)
-        counts: Counter[Any] = Counter(order)
-        for param, times in counts.items():
-            if times > 1 and not getattr(param, "multiple", False):
-                raise typer.BadParameter("it came more than once; give it once.", ctx=ctx, param=param)
+        counts: Counter[Any] = Counter(self.make_parser(ctx).parse_args(args=given)[2])
         parameters: list[Any] = self.params
         for param in parameters:
             value = ctx.params.get(param.name)
+            if counts[param] > 1 and not getattr(param, "multiple", False):
+                raise typer.BadParameter("it came more than once; give it once.", ctx=ctx, param=param)
             if isinstance(value, (int, float)) and not abs(value) <= _LARGEST:
                 raise typer.BadParameter(f"{value} is not finite or beyond {_LARGEST}.", ctx=ctx, param=param)
         return rest
 
 
 class Shell(typer.Typer):
-    """A group of commands, each read strictly."""
+    """A group of commands, each read strictly and guarded."""
 
     def command(self, name: str | None = None, *, cls: Any = _Command, **settings: Any) -> Any:
         """Add a command, see `typer.Typer.command`."""
-        return super().command(name, cls=cls, **settings)
+        add = super().command(name, cls=cls, **settings)
+        return lambda command: add(guarded(command))
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:

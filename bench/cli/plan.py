@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, configured, guarded
+from bench.cli.options import AsJson, Asked, configured, taking
 from bench.cli.terminal import aside, say, to_json
-from bench.config import OUTSIDE, READING
+from bench.config import OUTSIDE, READING, Amount, Machine
 
 if TYPE_CHECKING:
     from bench.config import RunConfig
@@ -28,21 +27,12 @@ _MEASURED = (
 )
 
 
-@guarded
 @configured(without=_NOT_PLANNED, method=("all",), suite="coco17")
+@taking(Machine, "machine")
 def plan(
     *,
     asked: Asked,
-    like: Annotated[str, typer.Option(help="Where the suite has no base: sd15, sd21 or sdxl.")] = "sd15",
-    size: Annotated[int | None, typer.Option(min=64, help="Image size in pixels; else the base's.")] = None,
-    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, ..., or cpu: this machine.")] = "h100",
-    gpus: Annotated[int, typer.Option(min=1, help="Processes, one a GPU.")] = 1,
-    mfu: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate; else as published runs.")
-    ] = None,
-    timings: Annotated[
-        Path, typer.Option(help="Folder with timings.json of bench cost, for --gpu cpu.")
-    ] = Path("results/emoji"),
+    machine: Machine,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Take ten steps of every stage here, and plan by them.")
     ] = False,
@@ -51,20 +41,15 @@ def plan(
     """Say what runs need before they start: parameters, memory, disk, steps, hours; what won't fit."""
     from bench.training.engine import launched, speaks
 
-    machine: dict[str, Any] = {"gpu": gpu, "gpus": gpus, "mfu": mfu, "like": like, "size": size}
     if rehearse:
-        machine |= {"gpus": launched(), "gpu": _gpu_here(asked.config.device, gpu)}
-    planned = _planned(asked.cells(), machine, timings=timings, rehearse=rehearse)
+        machine = replace(machine, gpus=launched(), gpu=_gpu_here(asked.config.device, machine.gpu))
+    values = _planned(asked.cells(), machine, rehearse=rehearse)
     if speaks():
-        say(to_json(planned["values"]) if as_json else planned["text"])
+        say(to_json(values) if as_json else plan_text(values))
 
 
-def _planned(
-    configs: Sequence[RunConfig], machine: dict[str, Any], *, timings: Path, rehearse: bool
-) -> dict[str, Any]:
-    """Return plans as JSON values and text; those of published shapes are kept and need no torch again."""
-    from bench.content import Cache
-
+def _planned(configs: Sequence[RunConfig], machine: Machine, *, rehearse: bool) -> dict[str, Any]:
+    """Return plans as JSON values; those of published shapes are kept and need no torch again."""
     said: list[str] = []
 
     def tell(line: str) -> None:
@@ -76,26 +61,24 @@ def _planned(
         from bench.plan import plan_runs
 
         how = measure.rehearse if rehearse else None
-        work, plans = plan_runs(configs, timings=timings, say=tell, rehearse=how, **machine)
-        return {"values": plan_dict(work, plans), "text": plan_text(work, plans), "said": said}
+        return {"values": plan_values(*plan_runs(configs, machine, say=tell, rehearse=how)), "said": said}
 
-    suite, asked = configs[0].suite, [config.as_dict() for config in configs]
-    own = any(":" in config.method or config.base or config.data for config in configs)
-    if rehearse or own or machine["gpu"] == "cpu" or suite != "coco17" or os.environ.get("BENCH_COCO17"):
-        return count()
+    own = any(":" in c.method or c.base or c.data or c.suite != "coco17" for c in configs)
+    if own or rehearse or machine.gpu == "cpu" or os.environ.get("BENCH_COCO17"):
+        return count()["values"]
     import numpy as np
 
+    from bench.content import Cache
     from bench.record import digest_sources
 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
-    key = {"kind": "plan", "configs": asked, "machine": machine, "versions": versions}
-    found = Cache().load_or_make(
-        {**key, "sources": digest_sources()}, lambda: {"plan": np.array(json.dumps(count()))}
-    )
+    key: dict[str, Any] = {"kind": "plan", "versions": versions, "sources": digest_sources()}
+    key |= {"configs": [config.as_dict() for config in configs], "machine": asdict(machine)}
+    found = Cache().load_or_make(key, lambda: {"plan": np.array(json.dumps(count()))})
     kept: dict[str, Any] = json.loads(str(found["plan"]))
-    for line in kept["said"] if not said else ():
+    for line in kept["said"][len(said) :]:
         aside(line)
-    return kept
+    return kept["values"]
 
 
 def _gpu_here(device: str, named: str) -> str:
@@ -110,33 +93,18 @@ def _gpu_here(device: str, named: str) -> str:
     return "cpu" if here == "cpu" else found.name if found else named
 
 
-@guarded
 @configured(*_MEASURED, method=("all",))
-def cost(
-    *,
-    asked: Asked,
-    steps: Annotated[int, typer.Option("--train-steps", min=1, help="Optimiser steps measured.")] = 30,
-    batches: Annotated[int, typer.Option("--sample-batches", min=1, help="Sampled batches measured.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds over the methods; the fastest counts.")] = 3,
-    random: Annotated[
-        str | None, typer.Option(help="On random weights like sd15, sd21 or sdxl instead, beside yardsticks.")
-    ] = None,
-    width: Annotated[int, typer.Option(help="With --random: of the UNet's first level.")] = 320,
-    size: Annotated[int | None, typer.Option(min=64, help="With --random: image size in pixels.")] = None,
-) -> None:
+@taking(Amount, "amount")
+def cost(*, asked: Asked, amount: Amount) -> None:
     """Measure times and memory, one method at a time on a quiet machine, for reports of --results."""
     from bench.cost import load_timings
-    from bench.measure import Amount, measure_costs
+    from bench.measure import measure_costs
 
-    amount = Amount(
-        steps=steps, batches=batches, rounds=rounds, random=random, width=width, size=size if random else None
-    )
     path = measure_costs(asked.cells(), amount, say=aside)
     timings = load_timings(path.parent)
     say(f"{path}\n{timings_text(timings) if timings else ''}")
 
 
-@guarded
 @configured("method", "options", "task", "suite", "base", "base_variant", "data", *READING)
 def check(*, asked: Asked) -> None:
     """Check that a method is wired into the base: equal at the start, gradients, frozen prior."""
@@ -154,8 +122,11 @@ def check(*, asked: Asked) -> None:
         raise typer.Exit(1)
 
 
-def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
-    """Return work and plans as plain values."""
+def plan_values(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
+    """Return work and plans as plain values; hours of all runs are one after another, None where unknown."""
+    from bench.plan import tuning_hours
+
+    hours = [plan.hours for plan in plans]
     return {
         "suite": work.suite.name,
         "task": work.task.name,
@@ -163,103 +134,68 @@ def plan_dict(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
         "base": work.shape.name,
         "size": work.shape.size,
         "batch": work.setting.training.batch,
-        "device": work.device,
+        "device": work.device.name,
         "gpus": work.setting.processes,
         "precision": work.setting.training.precision,
         "items": list(work.items),
-        "usable_bytes": work.usable,
+        "train_images": work.budget.train_images,
+        "train_items": work.budget.train_items or work.items[0],
+        "eval_items": work.evaluated,
+        "usable_bytes": work.device.usable,
         "assumed": work.assumptions,
         "data_bytes": work.disk_of_data,
         "encode_hours": work.encode_hours,
         "host_bytes": work.host,
-        "hours": _sum(plans),
-        "methods": [
-            {**asdict(p), "footprint": {**asdict(p.footprint), "peak": p.footprint.peak}} for p in plans
-        ],
+        "hours": None if None in hours else sum(filter(None, hours)),
+        "choose_side": work.suite.choose_side,
+        "rates": list(work.suite.rates),
+        "tuning_hours": tuning_hours(work, plans),
+        "methods": [asdict(plan) for plan in plans],
     }
 
 
-def plan_text(work: Work, plans: Sequence[Plan]) -> str:
-    """Return plans as plain tables with what they assume and what does not fit."""
-    from bench.data.latents import size_words
-    from bench.plan import gib, tuning_hours
+_PARTS = (
+    *("weights", "beside", "encoders", "gradients", "buckets", "optimiser", "average", "activations"),
+    *("train_peak", "sample_peak", "decode_peak"),
+)
 
-    training, (train, evaluation) = work.setting.training, work.items
-    seen = work.budget.train_items or train
-    asked = min(evaluation, work.budget.eval_items or evaluation)
+
+def plan_text(values: Mapping[str, Any]) -> str:
+    """Return plans as plain tables with what they assume and what does not fit."""
+    from bench.cost import gib
+    from bench.data.latents import size_words
+    from bench.reporting.render import filled
+
     needs, memory = [], []
-    for p in plans:
-        count = p.footprint
+    for plan in values["methods"]:
+        counted = plan["footprint"]
+        millions = {name: f"{counted[name] / 1e6:.1f} M" for name in ("parameters", "trainable", "dead")}
+        hours = {name: _hours(plan[f"{name}_hours"]) for name in ("train", "sample", "saving", "judge")}
+        if plan["judge_hours"] is None:  # without a rehearsal
+            hours["judge"] = ""
+        sizes = ("checkpoints", "written", "samples")
         needs.append(
             {
-                "method": p.title,
-                "parameters": f"{count.parameters / 1e6:.1f} M",
-                "trained": f"{count.trainable / 1e6:.1f} M",
-                "dead": f"{count.dead / 1e6:.1f} M" if count.dead else "0",
-                "steps": str(p.steps),
-                "training": _hours(p.train_hours),
-                "sampling": _hours(p.sample_hours),
-                "memory": gib(p.needed),
-                "fits": "yes" if p.fits else "NO",
-                "saving": _hours(p.saving_hours),
-                "judging": _hours(p.judge_hours) if p.judge_hours is not None else "",
-                "checkpoints": size_words(p.checkpoints),
-                "written in all": "unknown" if p.written is None else size_words(p.written),
-                "samples": size_words(p.samples),
+                "method": plan["title"],
+                **millions,
+                "steps": str(plan["steps"]),
+                **hours,
+                "memory": gib(plan["needed"]),
+                "fits": "yes" if plan["fits"] else "NO",
+                **{name: "unknown" if plan[name] is None else size_words(plan[name]) for name in sizes},
             }
         )
-        parts = {title: getattr(count, name) for name, title in _PARTS.items()}
-        sizes = {title: f"{part / 2**30:.2f}" if part else "" for title, part in parts.items()}
-        memory.append({"GiB, at once": p.title, **sizes})
-    disk = ", ".join(f"{size_words(count)} of {name}" for name, count in work.disk_of_data.items())
-    once = f"data of {train} + {evaluation} items on disk: {disk}; encoding them once: "
-    lines = [
-        f"suite {work.suite.name}, {work.task.name}, budget {work.budget.name}: base {work.shape.name}, "
-        f"{work.shape.size} px, batch {training.batch}, {training.precision}, "
-        f"{work.setting.processes} x {work.device} ({gib(work.usable)} usable)",
-        f"{work.budget.train_images:,} training images, {work.budget.train_images / seen:.3g} times "
-        f"{seen:,} items; {asked:,} evaluation items",
-        "",
-        _table(needs),
-        _table(memory),
-        *([once + _hours(work.encode_hours)] if disk else []),
-        f"scoring holds {gib(work.host)} of the machine's own memory at most",
-        f"all runs one after another: {_hours(_sum(plans))}",
-        f"learning rates beforehand, bench tune --budget quick --side {work.suite.choose_side}: "
-        f"{len(work.suite.rates)} rates ({', '.join(work.suite.rates)}) of every method that trains, "
-        f"{_hours(tuning_hours(work, plans))} a seed",
-        "",
-        *(f"{p.title} does NOT fit. {p.advice}" for p in plans if not p.fits),
-        *work.assumptions,
-    ]
-    return "\n".join(lines)
-
-
-_PARTS = {
-    "weights": "weights",
-    "beside": "base's copy",
-    "encoders": "VAE, text",
-    "gradients": "gradients",
-    "buckets": "buckets",
-    "optimiser": "AdamW",
-    "average": "EMA",
-    "activations": "activations",
-    "train_peak": "training peak",
-    "sample_peak": "sampling peak",
-    "decode_peak": "decoding peak",
-}
-
-
-def _sum(plans: Sequence[Plan]) -> float | None:
-    """Return the hours of all runs one after another; None where one is unknown."""
-    parts = [plan.hours for plan in plans]
-    return None if None in parts else sum(hours for hours in parts if hours is not None)
+        parts = {name.replace("_", " "): counted[name] / 2**30 for name in _PARTS}
+        filled_in = {title: f"{part:.2f}" if part else "" for title, part in parts.items()}
+        memory.append({"GiB, at once": plan["title"], **filled_in})
+    how = {"table": _table, "words": _hours, "gib": gib, "gb": size_words}
+    return filled("plan.txt", **values, needs=needs, memory=memory, **how).rstrip()
 
 
 def timings_text(timings: Timings) -> str:
     """Return timings as a plain table; where the GPU is known, with the share of its peak rate."""
-    from bench.cost import machine_words
-    from bench.plan import gib, recognise
+    from bench.cost import gib, machine_words
+    from bench.plan import recognise
     from bench.record import device_words
 
     gpu, rows = recognise(device_words(timings.machine)), []

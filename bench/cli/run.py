@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Places, configured, guarded, split, taking
+from bench.cli.options import AsJson, Asked, Places, configured, split, taking
 from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import OUTSIDE, RESULTS
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from bench.grid import Outcome, Planned
 
 _VARIED = ("options", "train_items", "guidance", "sampling_steps", "leaky", *OUTSIDE)
+Tuned = Annotated[
+    Path | None, typer.Option(help="Everything at the rate that `bench tune` chose for it: its folder.")
+]
 
 
-@guarded
 @configured()
 @taking(Places, "where")
 def run(
@@ -31,9 +34,7 @@ def run(
     where: Places,
     again: Annotated[bool, typer.Option("--again", help="Redo a finished run.")] = False,
     floor: Annotated[bool, typer.Option(help="Also run text-only, the floor.")] = True,
-    tuned: Annotated[
-        Path | None, typer.Option(help="Each method at the rate that `bench tune` chose: its folder.")
-    ] = None,
+    tuned: Tuned = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
@@ -79,24 +80,22 @@ def share(command: str, config: RunConfig, *more: str) -> None:
         raise typer.Exit(together([command, *more, "--config", json.dumps(config.as_dict())], count=count))
 
 
-def stage(about: str, act: Callable[[Any], str], *, name: str | None = None) -> Callable[..., None]:
-    """Return the command of one stage of a run; all have the options of `bench run`.
+def stage(name: str, told: Callable[[Any, Any], str], about: str) -> Callable[..., None]:
+    """Return the command of one stage of a run, with the options of `bench run`.
 
-    name: of a stage that several processes share.
+    told: what is said of the run and of what the stage returned.
     """
 
-    @guarded
     @configured()
     def command(*, asked: Asked) -> None:
         from bench.running import Run
         from bench.suites import resolve
         from bench.training.engine import speaks
 
-        if name is not None:
-            share(name, asked.one)
+        share(name, asked.one)
         with console_hooks() as hooks:
-            said = act(Run(resolve(asked.one), hooks))
-            hooks.close()
+            run = Run(resolve(asked.one), hooks)
+            said = told(run, getattr(run, name)())
         if speaks():
             say(said)
 
@@ -104,29 +103,26 @@ def stage(about: str, act: Callable[[Any], str], *, name: str | None = None) -> 
     return command
 
 
-def _trained(run: Any) -> str:
-    result = run.train()
-    return f"trained {result.images} images in {result.seconds:.1f} s -> {run.folder / 'work'}"
+def _trained(run: Any, done: Any) -> str:
+    return f"trained {done.images} images in {done.seconds:.1f} s -> {run.work}"
 
 
-def _sampled(run: Any) -> str:
-    seconds = run.sample()
+def _sampled(run: Any, seconds: float | None) -> str:
     pace = "all were there" if seconds is None else f"{seconds:.3f} s an image"
-    return f"{pace} -> {run.folder / 'work' / 'samples'}"
+    return f"{pace} -> {run.work / 'samples'}"
 
 
-def _scored(run: Any) -> str:
+def _scored(_: Any, record: Any) -> str:
     from bench.reporting.tables import record_text
 
-    return record_text(run.score())
+    return record_text(record)
 
 
-train = stage("Train a method (or go on training); nothing else.", _trained, name="train")
-sample = stage("Sample the evaluation items of a trained method.", _sampled, name="sample")
-score = stage("Score the samples of a run and write its record.", _scored, name="score")
+train = stage("train", _trained, "Train a method (or go on training); nothing else.")
+sample = stage("sample", _sampled, "Sample the evaluation items of a trained method.")
+score = stage("score", _scored, "Score the samples of a run and write its record.")
 
 
-@guarded
 @configured(without=_VARIED, method=(), task=(), seed=(0, 1, 2))
 @taking(Places, "where")
 def ablate(
@@ -135,9 +131,7 @@ def ablate(
     asked: Asked,
     where: Places,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and stop.")] = False,
-    tuned: Annotated[
-        Path | None, typer.Option(help="Each variant at the rate that `bench tune` chose: its folder.")
-    ] = None,
+    tuned: Tuned = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
     from bench import registry
@@ -145,10 +139,14 @@ def ablate(
     from bench.grid import do_ablation, plan_ablation
     from bench.tune import tuned_rate
 
-    ablation, methods = find_ablation(name), registry.names("method", asked.each["method"])
-    rate_of = partial(tuned_rate, tuned) if tuned else None
-    tasks, seeds = asked.each["task"], asked.each["seed"]
-    planned = plan_ablation(ablation.only(methods), asked.config, tasks=tasks, seeds=seeds, rate_of=rate_of)
+    ablation = find_ablation(name)
+    planned = plan_ablation(
+        ablation.only(registry.names("method", asked.each["method"])),
+        asked.config,
+        tasks=asked.each["task"],
+        seeds=asked.each["seed"],
+        rate_of=partial(tuned_rate, tuned) if tuned else None,
+    )
     (say if plan else aside)(plan_text(ablation, planned, results=asked.config.results))
     if plan:
         return
@@ -167,22 +165,22 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) 
     lines = [["task", "variant", "seed", "run", "state", "takes"]]
     seconds: list[float | None] = []
     for entry in planned:
-        takes = ""
+        takes, spec = "", entry.spec
         if entry.state == MISSING and entry.identity is not None:
-            trains, sets = entry.trains, 1 + len(entry.spec.config.wrong_conditions)
-            items = entry.identity.items * entry.spec.suite.sampler.draws * sets
-            seconds.append(seconds_of(entry.spec, records, items=items, trains=trains))
+            sets = spec.suite.sampler.draws * (1 + len(spec.config.wrong_conditions))
+            items = entry.identity.items * sets
+            seconds.append(seconds_of(spec, records, items=items, trains=entry.trains))
             takes = "unknown" if seconds[-1] is None else duration(seconds[-1])
         state = f"{entry.state} ({entry.why})" if entry.why else entry.state
-        where = [entry.spec.task.name, entry.variant.called, str(entry.spec.config.seed), entry.folder.name]
-        lines.append([*where, state, takes])
-    counts = {state: sum(entry.state == state for entry in planned) for state in (EXISTS, MISSING, CANNOT)}
-    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lacking = seconds.count(None)
-    if len(seconds) > lacking:
-        text += f"; {duration(sum(s for s in seconds if s))}, one after the other, starting not counted"
-    if lacking:
-        text += f"; {lacking} of unknown length, as nothing like them has run"
+        what = [spec.task.name, entry.variant.called, str(spec.config.seed), entry.folder.name]
+        lines.append([*what, state, takes])
+    counts = Counter(entry.state for entry in planned)
+    text = ", ".join(f"{counts[state]} {state}" for state in (EXISTS, MISSING, CANNOT) if counts[state])
+    known = [s for s in seconds if s is not None]
+    if known:
+        text += f"; {duration(sum(known))}, one after the other, starting not counted"
+    if len(known) < len(seconds):
+        text += f"; {len(seconds) - len(known)} of unknown length, as nothing like them has run"
     return f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n{text}."
 
 
@@ -200,7 +198,6 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
     return "\n".join(ablation_text(table) for table in tables)
 
 
-@guarded
 @configured(
     without=("learning_rate", *OUTSIDE),
     method=("paper",),
@@ -213,8 +210,7 @@ def tune(
     asked: Asked,
     where: Places,
     rate: Annotated[
-        list[str] | None,
-        typer.Option("--rates", help="The grid, the same for all methods; else the suite's."),
+        list[str] | None, typer.Option("--rates", help="The grid, the same for all; else the suite's.")
     ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Go on beyond the grid until no best rate lies at its edge.")
@@ -247,8 +243,7 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
     if as_json:
         say(to_json({o.name: o.error or o.refused or str(o.folder) for o in outcomes}))
     if outcomes:  # an ablation whose runs all exist has made none
-        made = sum(o.record is not None for o in outcomes)
-        aside(f"{made} of {len(outcomes)} runs have a record")
+        aside(f"{sum(o.record is not None for o in outcomes)} of {len(outcomes)} runs have a record")
     for outcome in failed:
         aside(f"FAILED {outcome.name}: {outcome.error}\n  again: {outcome.config.command()}")
     if failed:
@@ -269,4 +264,4 @@ def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
     say(record_text(record, floor=floor))
     say(f"record   {run.folder / 'record.json'}")
     say(f"pictures {run.folder / 'contact.png'}  (rows: condition, sample, target)")
-    say(f"         {run.folder / 'work' / 'samples'}  (all samples)")
+    say(f"         {run.work / 'samples'}  (all samples)")

@@ -38,13 +38,12 @@ def to_json(value: Any) -> str:
 
 def visible(text: str) -> str:
     r"""Return the text with control characters, and whatever else has no shape, written out as `\x1b`."""
-    return _RARE.sub(_written_out, text)
 
+    def shown(found: re.Match[str]) -> str:
+        has_shape = found[0].isprintable() or unicodedata.category(found[0]) == "Zs"
+        return found[0] if has_shape else found[0].encode("unicode_escape").decode()
 
-def _written_out(found: re.Match[str]) -> str:
-    character = found[0]
-    shown = character.isprintable() or unicodedata.category(character) == "Zs"
-    return character if shown else character.encode("unicode_escape").decode()
+    return _RARE.sub(shown, text)
 
 
 def substitute_what_it_lacks() -> None:
@@ -98,13 +97,12 @@ class ConsoleHooks(Hooks):
         now = time.monotonic()
         if self._before < 0:  # resumed work does not count into the rate
             self._before, self._start = done, now
-        if now - self._last_line < _QUIET_SECONDS and done != total:
-            return
-        self._last_line, pace = now, ""
-        if done > self._before and now > self._start:
-            rate = (done - self._before) / (now - self._start)
-            pace = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
-        self.say(f"{self._name}: {done}/{total}{pace} {note}".rstrip())
+        if now - self._last_line >= _QUIET_SECONDS or done == total:
+            self._last_line, pace = now, ""
+            if done > self._before and now > self._start:
+                rate = (done - self._before) / (now - self._start)
+                pace = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+            self.say(f"{self._name}: {done}/{total}{pace} {note}".rstrip())
 
     def close(self) -> None:
         """Remove the bar."""
@@ -134,15 +132,11 @@ def make_bar(terminal: Any = None) -> Any:
         def render(self, task: progress.Task) -> str:
             return "-/s" if task.speed is None else f"{task.speed:.1f}/s"
 
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        Rate(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}", markup=False),
+    name, note = (
+        progress.TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}")
     )
-    return progress.Progress(*columns, console=terminal or Console(stderr=True))
+    counts = progress.BarColumn(), progress.MofNCompleteColumn(), Rate(), progress.TimeRemainingColumn()
+    return progress.Progress(name, *counts, note, console=terminal or Console(stderr=True))
 
 
 @contextmanager
