@@ -237,8 +237,8 @@ _TABLE = (
         ),
         reference="bps",
         fixed=f"options of each method, {_IMAGES}: fewer items are seen more often. Fewer items are a "
-        "part of more, the same for every method and seed; up to 160 they are chosen at random three times, "
-        "and intervals are over choices too, as far as they are recorded",
+        "part of more, the same for every method and seed; where several random choices of them were run, "
+        "intervals are over choices too",
         tasks=("sketch", "segmentation"),
         budget="short",
         axis="train_items",
