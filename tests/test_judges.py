@@ -318,6 +318,10 @@ def test_damaged_or_missing_emoji_clip_files_are_named(clip_folder: Path, tmp_pa
     with pytest.raises(BenchError, match="open_clip_model.safetensors is missing"):
         judge_card("emoji-clip", weights=tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["files"][weights.name]
+    write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(BenchError, match="does not name open_clip_model.safetensors; restore"):
+        judge_card("emoji-clip", weights=tmp_path)
     manifest["files"]["../escape"] = sha256_file(tmp_path / "tokenizer.json")
     write_json(tmp_path / "manifest.json", manifest)
     with pytest.raises(BenchError, match="no valid manifest.*escape"):

@@ -105,6 +105,11 @@ def test_notes_go_by_content() -> None:
             assert decode(data).notes == notes, number
 
 
+def test_what_pillow_calls_a_bomb_is_nothing_odd_below_the_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.shape[0] * RGB.shape[1] - 1)
+    assert decode(encoded(Image.fromarray(RGB))).notes == frozenset()
+
+
 def test_hostile_pictures_are_one_class_of_error(tmp_path: Path) -> None:
     plain = encoded(Image.fromarray(RGB))
     text = PngInfo()

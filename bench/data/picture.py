@@ -66,8 +66,11 @@ def decode(data: bytes, *, alpha: bool = False) -> Picture:
     bits, integers or floats, has no known range and is refused. Call it from one thread at a time:
     Python's warnings are caught for the whole process.
     """
+    from PIL import Image
+
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _opened refuses more
         with _opened(data, FORMATS, None) as image:
             pixels, notes = _pixels(image, "RGBA" if alpha else "RGB"), _dropped(image)
             lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF

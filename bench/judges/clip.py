@@ -52,8 +52,11 @@ class EmojiClip:
         with refusing(lambda why: f"{wrong} ({why}); {remedy}", BenchError):
             manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
         files, size = manifest["files"], manifest["image_size"]
-        for file in sorted({*files, *EMOJI_CLIP_FILES}):
-            check_digest(folder / file, files.get(file, "a manifest that names it"), remedy)
+        missing = sorted({*EMOJI_CLIP_FILES} - {*files})
+        if missing:
+            raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
+        for file, digest in sorted(files.items()):
+            check_digest(folder / file, digest, remedy)
         return JudgeCard(
             name="emoji-clip",
             digest=digest_json(files),

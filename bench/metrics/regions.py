@@ -37,7 +37,7 @@ def merged_classes(palette: np.ndarray) -> np.ndarray:
 
     Pixels cannot tell white things from white paper, so no metric may ask for it.
     """
-    check_array(palette, "a palette", dtype=np.uint8, shape=(None, 3))
+    check_array(palette, "a palette", dtype=np.uint8, shape=(len(palette) or 1, 3))
     same = (palette[:, None] == palette[None]).all(-1)
     return np.asarray(same.argmax(1), dtype=np.int64)
 
@@ -48,8 +48,9 @@ def nearest_classes(image: np.ndarray, *, palette: np.ndarray) -> np.ndarray:
     RGB and not Lab: on noisy and autoencoded validation drawings it finds more classes again.
     """
     check_image(image)
+    merged = merged_classes(palette)  # which checks the palette
     gaps = image[..., None, :].astype(np.int64) - palette.astype(np.int64)
-    return merged_classes(palette)[(gaps**2).sum(-1).argmin(-1)]
+    return merged[(gaps**2).sum(-1).argmin(-1)]
 
 
 def line_void(sketch: np.ndarray) -> np.ndarray:
@@ -69,9 +70,9 @@ def mean_iou(classes: np.ndarray, reference: np.ndarray, *, void: np.ndarray) ->
     background among them (of all its classes where none has 12); in [0, 1]. BenchError where sizes
     differ or nothing is visible. Source: Everingham et al. 2010, PASCAL VOC.
     """
-    sizes = {classes.shape, reference.shape, void.shape}
-    if len(sizes) > 1:
-        raise BenchError(f"class maps and void must have one size, got {sizes}")
+    sizes = [each.shape for each in (classes, reference, void)]
+    if len({*sizes}) > 1:
+        raise BenchError(f"class maps and void must have one size, got {', '.join(map(str, sizes))}")
     found, wanted = classes[~void], reference[~void]
     if not wanted.size:
         raise BenchError("no pixel is left to judge: lines cover the whole class map")

@@ -484,6 +484,7 @@ def test_a_box_of_numbers_beyond_all_bounds_is_left_out(root: Path, tmp_path: Pa
 def test_what_is_missing_is_named_with_its_place(root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(root, tmp_path / "coco"))
     shutil.rmtree(root / "annotations" / "panoptic_val2017")
+    (root / "annotations" / "panoptic_val2017").touch()  # no folder
     (root / "annotations" / "instances_train2017.json").unlink()
     with pytest.raises(BenchError) as error:
         prepare_coco17(root, tmp_path / "out", recipe=RECIPE)

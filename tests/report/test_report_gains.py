@@ -17,6 +17,7 @@ from bench.reporting.compare import build_comparison, findings
 from bench.reporting.differences import paired_differences
 from bench.reporting.frame import Cell, Table, build_table
 from bench.reporting.tables import caption, leaderboards, main_grid, tidy
+from bench.reporting.words import outside_notes
 from tests.report.small import IDS, made, spread, value
 
 OUTSIDE = Outside(name="released", sha256="ab" * 32, files={}, train_images=0, condition="", facts={})
@@ -206,3 +207,10 @@ def test_ids_are_those_of_all_runs() -> None:
     one, both = (gain(build_table(part), "sketch_f1") for part in (runs[:1], runs))
     assert one is not None and both is not None
     assert (both.value, both.low, both.high) == tuple(map(pytest.approx, (one.value, one.low, one.high)))
+
+
+def test_a_name_from_outside_stays_in_one_note() -> None:
+    run = made("bps", {"sketch_f1": 0.5})
+    given = replace(OUTSIDE, name="a\nb_<i>&%|", facts={"unet": "x\u2028y {{ z }}"})
+    (note,) = outside_notes(replace(run.record, weights=given))
+    assert "those of a b_<i>&%| (SHA-256" in note and note.endswith("; unet: x y {{ z }}.")

@@ -9,6 +9,7 @@ import pytest
 
 from bench.data.latents import mirrored
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
+from bench.metrics.regions import nearest_classes
 from bench.randomness import derangement
 from bench.tasks import NOTHING
 from bench.tasks.segmentation import Segmentation
@@ -74,6 +75,12 @@ def test_real_images_score_high_others_low_and_corruption_lowers() -> None:
         for step in (0, 1, 2, 4)
     ]
     assert moved == sorted(moved, reverse=True)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 4), np.uint8), np.zeros((0, 3), np.uint8), np.zeros((3, 3))])
+def test_classes_are_read_by_a_palette_alone(wrong: np.ndarray) -> None:
+    with pytest.raises(BenchError, match="a palette is .*allowed: .*3. uint8"):
+        nearest_classes(toy().image, palette=wrong)
 
 
 @pytest.mark.parametrize("missing", ["classes", "sketch", "palette"])

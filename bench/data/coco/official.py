@@ -160,7 +160,8 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
         if maps:
             folder = _path(root, PANOPTIC, name).with_suffix("")
             wanted[folder] = f"/ (unpack {PANOPTIC}_{name}.zip of {_ZIPS[PANOPTIC]} there)"
-    listed = "".join(f"\n  {path}{whence}" for path, whence in wanted.items() if not path.exists())
+    there = {path for path in wanted if (path.is_file() if path.suffix else path.is_dir())}
+    listed = "".join(f"\n  {path}{whence}" for path, whence in wanted.items() if path not in there)
     if listed:
         raise BenchError(
             f"{root} is not a whole COCO 2017. Missing:{listed}\nThe archives are listed at "
