@@ -140,6 +140,7 @@ def test_no_cluster_is_an_error_for_the_user() -> None:
 
 @pytest.mark.slow
 def test_the_command_makes_the_records_of_an_ordinary_run(micro_folder: Path, tmp_path: Path) -> None:
+    ray.shutdown()  # of the tests before
     where = ["--suite", "micro", "--base", micro_folder, "--device", "cpu"]
     little = ["--sample-batch", 5, "--limit", 10, "--sampling-steps", 1]
     words = ["run", "--method", "text-only", "--no-floor", *where, *little]
