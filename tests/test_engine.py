@@ -19,13 +19,23 @@ from accelerate.utils import LoggerType
 from bench import registry
 from bench.base.load import Base
 from bench.config import Protocol, RunConfig, Training
-from bench.content import Cache, Lock
+from bench.content import Cache, Lock, sha256_file, write_json
 from bench.data.latents import Prepared, prepare
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.running import identify
 from bench.suites import resolve
-from bench.training.checkpoint import Trainable, load_checkpoint, save_checkpoint
-from bench.training.engine import Engine, autocast, check_execution, join, micro_batches, rebuilt
+from bench.training import checkpoint
+from bench.training.checkpoint import (
+    ADAPTER,
+    BEGUN,
+    NOTHING,
+    TRAINED,
+    Trainable,
+    load_checkpoint,
+    save_checkpoint,
+    take_over,
+)
+from bench.training.engine import Engine, autocast, check_execution, find_device, join, micro_batches, rebuilt
 from bench.training.loop import CHECKPOINT, Average, train, training_loss
 from bench.types import BenchError, Hooks, Stopped
 from tests.asking import Asked, specified
@@ -386,3 +396,31 @@ def test_compiling_without_a_compiler_is_refused(micro_folder: Path, tmp_path: P
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "torch.compile does not work here" in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("gone", [TRAINED, ADAPTER])
+def test_nothing_is_taken_over_of_a_run_that_is_deleted_meanwhile(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    donor, run, key = tmp_path / "donor", tmp_path / "run", "a" * 64
+    (donor / "work").mkdir(parents=True)
+    (donor / ADAPTER).write_bytes(b"weights")
+    write_json(donor / BEGUN, {"training": key})
+    write_json(donor / TRAINED, {**vars(NOTHING), "sha256": sha256_file(donor / ADAPTER)})
+    find = checkpoint.find_trained
+
+    def found(results: Path, key: str) -> Path | None:
+        folder = find(results, key)
+        (donor / gone).unlink()  # as another process's --again does
+        return folder
+
+    taken = take_over(tmp_path / "other", key=key)
+    assert taken is not None and taken.trained_in == "donor", "whole, it is taken over"
+    monkeypatch.setattr(checkpoint, "find_trained", found)
+    assert take_over(run, key=key) is None, "then the run trains itself"
+    assert not run.exists(), "and nothing is left half taken over"
+
+
+def test_an_unknown_device_is_refused_not_taken_for_another() -> None:
+    with pytest.raises(BenchError, match="tpu.*auto, cpu, cuda"):
+        find_device("tpu")

@@ -13,16 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import content
 from bench.ablations import ABLATIONS_FOLDER
 from bench.base.weights import read_tensors
 from bench.content import Amount, Code, Count, FromFile, Number, Text, Word, read_json, sha256_file
 from bench.types import BenchError, raise_of_machine
-
-if TYPE_CHECKING:
-    pass
 
 ADAPTER = "work/adapter.safetensors"
 KEPT = 2  # of a training's checkpoints: the newest, and one to fall back on where that is damaged
@@ -237,10 +234,14 @@ def take_over(folder: Path, *, key: str | None) -> TrainResult | None:
     donor = find_trained(folder.parent, key) if key is not None else None
     if donor is None:
         return None
-    result = replace(read_json(donor / TRAINED, of=TrainResult), trained_in=donor.name)
+    try:
+        result = replace(read_json(donor / TRAINED, of=TrainResult), trained_in=donor.name)
+        weights = (donor / ADAPTER).read_bytes()
+    except (BenchError, OSError):
+        return None  # somebody makes it anew just now
     content.write_json(folder / TRAINED, vars(result))
-    content.atomic_write(folder / ADAPTER, (donor / ADAPTER).read_bytes())
-    return result
+    content.atomic_write(folder / ADAPTER, weights)
+    return result if intact(folder) else None
 
 
 def find_trained(results: Path, key: str) -> Path | None:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from bench.config import RunConfig, RunSpec, Training
+from bench.config import Device, RunConfig, RunSpec, Training
 from bench.data.picture import decode, picture_bytes
 from bench.types import BenchError, raise_of_machine, unknown
 
@@ -90,6 +90,8 @@ def _number(variable: str, default: int) -> int:
 
 def find_device(name: str) -> str:
     """Return "cpu" or "cuda" for auto, cpu or cuda; BenchError where there is no such device."""
+    if name not in get_args(Device):
+        raise unknown("device", name, get_args(Device))
     if name != "cpu":
         import torch
 
