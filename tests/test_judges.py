@@ -228,6 +228,11 @@ def test_of_the_hub_the_digest_is_asked(
     assert list(folder.glob("*")) == []
 
 
+def test_networks_are_among_what_may_be_fetched() -> None:
+    with pytest.raises(BenchError, match="Did you mean 'pidinet'.*emoji-clip.*hed.*lpips"):
+        fetch_judge("pidinte")
+
+
 class Located(PurePosixPath):
     def locate(self) -> Path:
         return Path(self)

@@ -22,7 +22,7 @@ import numpy as np
 
 from bench import registry
 from bench.content import Cache, atomic_path, check_array, refusing, sha256_file
-from bench.types import BenchError
+from bench.types import BenchError, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -162,6 +162,9 @@ def fetch_judge(name: str) -> Path:
     name: of a judge, or of NETWORKS. BenchError without a network, where the file is another than its
     publisher says, and for a judge that needs none.
     """
+    known = {*registry.rows("judge"), *NETWORKS}
+    if name not in known and not name.startswith("open-clip/") and ":" not in name:
+        raise unknown("judge or network", name, known)
     kind: Any = None if name in NETWORKS else _kind(name)
     if kind is not None and not hasattr(kind, "source"):
         raise BenchError(f"judge '{name}' has its weights with it: there is nothing to fetch.")
