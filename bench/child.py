@@ -85,8 +85,8 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
     """Do a command in `count` processes of one thread, which share its work as a launcher's do.
 
     The first speaks for all, and answers if told so; signals go to all. Returns its exit code, 2 where
-    another was lost, of which a line is said. One that fails, or a second signal, ends the others, after half
-    a minute by force.
+    another was lost, of which a line is said. One that fails or is stopped, or a second signal, ends the
+    others, after half a minute by force.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,7 +113,8 @@ def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
     patience, stopped = math.inf, False  # until when those that are left may save their work
     while None in (codes := [process.poll() for process in processes]):
         failed = [p for p, code in zip(processes, codes, strict=True) if code not in (None, *_ENDS)]
-        if patience == math.inf and (failed or (stopped and asked)):
+        ended = any(code is not None for code in codes)  # and those that are left may wait for it for ever
+        if patience == math.inf and (failed or (stopped and (asked or ended))):
             patience = time.monotonic() + _GRACE_SECONDS
             if not stopped:
                 lost = min(failed, key=lambda process: process.returncode)  # one that was killed says nothing

@@ -98,6 +98,12 @@ ENDS = {  # what the first and the second of two processes do -> exit code, what
         143,
         "",
     ),
+    "the second is stopped before the first listens": (
+        "signal.signal(15, signal.SIG_IGN); time.sleep(1); os.kill(os.getppid(), 15); time.sleep(600)",
+        "time.sleep(600)",
+        137,
+        "",
+    ),
     "all are stopped": ("os.kill(os.getppid(), 15); time.sleep(600)", "time.sleep(600)", 143, ""),
 }
 
@@ -105,7 +111,8 @@ ENDS = {  # what the first and the second of two processes do -> exit code, what
 @pytest.mark.parametrize("case", ENDS)
 def test_processes_that_share_a_run_end_together(case: str) -> None:
     *acts, expected, said = ENDS[case]
-    code = "import os, signal, sys, time; from bench import child; child._argv = lambda words: words; {}"
+    code = "import os, signal, sys, time; from bench import child; child._argv = lambda words: words; "
+    code += "child._GRACE_SECONDS = 5.0; {}"
     polite = "signal.signal(15, lambda *args: sys.exit(143)); "
     words = [
         sys.executable,
