@@ -37,6 +37,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 OF_TASKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"bps": {"layout": {"schedule": "uniform"}}}
 """Where a paper's options differ by task."""
 
+
+def settings_of(method: str, task: str) -> dict[str, Any]:
+    """Return the options of a method on a task as its paper has them; none of one that is not above."""
+    return {**SETTINGS.get(method, {}), **OF_TASKS.get(method, {}).get(task, {})}
+
+
 FEW_ITEMS = (10, 40, 160, 640)
 SUBSETS: Mapping[int | None, int] = {10: 3, 40: 3, 160: 3}
 """Random choices of so many items, whose difference counts like that of seeds."""
@@ -65,8 +71,7 @@ class Variant:
 
     def settings(self, task: str) -> dict[str, Any]:
         """Return all options of the method under this variant, as a record of a task has them."""
-        by_task = OF_TASKS.get(self.method, {}).get(task, {})
-        return {**SETTINGS[self.method], **by_task, **self.options}
+        return {**settings_of(self.method, task), **self.options}
 
     def is_plain(self, task: str) -> bool:
         """Tell whether the method runs on a task as its paper has it."""

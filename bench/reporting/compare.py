@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, ClassVar, NamedTuple
 
 from bench.ablations import ABLATIONS, Ablation, Variant
@@ -99,9 +99,9 @@ class Comparison(Table):
 def build_comparison(tables: Sequence[Table]) -> Comparison:
     """Compare the methods of tables of one suite, one a task, each of a single protocol.
 
-    A method is its name and options without the learning rate, which may suit each task; the rate
-    tells rows apart only where one task holds several. BenchError for several suites, a task twice or
-    mixed protocols.
+    A row is a method and its options other than the method's own on each task, so that what a paper sets
+    by task stands in one. The learning rate, which may suit each task, tells rows apart only where one
+    task holds several. BenchError for several suites, a task twice or mixed protocols.
     """
     suites = {table.suite for table in tables}
     ordered = {t.task: t for t in sorted(tables, key=lambda t: words.task_place(t.task))}
@@ -196,7 +196,10 @@ def _methods(tables: Mapping[str, Table]) -> tuple[list[Row], dict[str, str]]:
         record = row.record if _key(record) in several_rates else record
         groups.setdefault(_key(record), {})[task] = row
         plain.setdefault(_key(record), record)
-    names, options = _names(plain, {key: len(rows) for key, rows in groups.items()})
+    every = list(plain.values())
+    names = {key: label(titled(r.method), *words.variant_details(r, every)) for key, r in plain.items()}
+    unchanged = {key: rows for key, rows in groups.items() if names[key] == titled(plain[key].method)}
+    options = {names[key]: _stands_for(rows, every) for key, rows in unchanged.items()}
     order = sorted(groups, key=lambda key: (-len(groups[key]), plain[key].method, names[key]))
     rows = [_row(names[key], groups[key]) for key in order]
     return sorted(rows, key=lambda row: _METHODS.index(row.kind)), options
@@ -207,32 +210,25 @@ def _plain(record: RunRecord) -> RunRecord:
 
 
 def _key(record: RunRecord) -> str:
-    return json.dumps([record.method, dict(record.options)], sort_keys=True)
+    return json.dumps([record.method, words.changed_options(record)], sort_keys=True)
 
 
-def _names(
-    records: Mapping[str, RunRecord], tasks: Mapping[str, int]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return names by identity: the plain name for the variant on most tasks, if it is alone there.
-
-    Other variants say what differs from it; without such a one, all say what differs among them.
-    """
-    names: dict[str, str] = {}
-    stands_for: dict[str, str] = {}
-    for method in sorted({record.method for record in records.values()}):
-        family = {key: record for key, record in records.items() if record.method == method}
-        every = list(family.values())
-        most = max(tasks[key] for key in family)
-        leaders = [record for key, record in family.items() if tasks[key] == most]
-        short, long = (
-            {key: label(titled(method), *words.variant_details(r, others)) for key, r in family.items()}
-            for others in (leaders, every)
-        )
-        alone = len(leaders) == 1 < len(family) and len(set(short.values())) == len(family)
-        names |= short if alone else long
-        if alone:
-            stands_for[titled(method)] = ", ".join(words.variant_details(leaders[0], every))
-    return names, stands_for
+def _stands_for(rows: Mapping[str, Row], others: Sequence[RunRecord]) -> str:
+    """Return what a plain name stands for: the options that its tasks or its method's other rows change."""
+    own = {task: dict(row.record.options) for task, row in rows.items()}
+    (method,) = {row.record.method for row in rows.values()}
+    family = [*own.values(), *(words.changed_options(r) for r in others if r.method == method)]
+    told = {
+        k for k in {*chain(*family)} - {RATE} if len({json.dumps(x.get(k)) for x in family if k in x}) > 1
+    }
+    by_words = grouped(
+        own,
+        lambda task: ", ".join(words.option_detail(k, own[task][k]) for k in sorted(told & own[task].keys())),
+    )
+    parts = [
+        f"{said} on {', '.join(tasks)}" if len(by_words) > 1 else said for said, tasks in by_words.items()
+    ]
+    return " and ".join(parts)
 
 
 def _standing(rows: Sequence[Row], column: Column) -> Standing | None:

@@ -357,7 +357,7 @@ def gallery_figure(
     if width is not None:
         title, scale, grown = "", (width - 0.04) / (len(columns) * across), 0.9
     letters = 17 if width is None else max(6, round(scale * across / (_LETTER * 6.2)))
-    heads = ["\n".join(textwrap.wrap(name, letters) or [""]) for name in columns]
+    heads = ["\n".join(_wrapped(name, letters)) for name in columns]
     inside = (len(columns) * across * scale, items * height * scale)
     wide = width or max(inside[0], 0.082 * grown * len(title)) + 0.2
     edge = (wide - inside[0]) / 2 if width else 0.1
@@ -373,6 +373,12 @@ def gallery_figure(
             place = ((column + 0.5) * across, -4)
             axis.text(*place, head, ha="center", va="bottom", fontsize=7.5 * grown, color=INK)
     return path
+
+
+def _wrapped(name: str, letters: int) -> list[str]:
+    """Return a name in lines; an option longer than one is parted behind its "="."""
+    parts = (part if len(part) <= letters else part.replace("=", "= ") for part in name.split())
+    return textwrap.wrap(" ".join(parts), letters) or [""]
 
 
 def _names_across(names: Iterable[str], width: float) -> int:

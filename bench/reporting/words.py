@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.ablations import ABLATIONS, Variant
+from bench.ablations import ABLATIONS, Variant, settings_of
 from bench.config import RunConfig, Style, option_text
 from bench.content import validated
 from bench.metrics import SPECS
@@ -180,14 +180,35 @@ def label(name: str, *details: str) -> str:
     return f"{name[:-1]}, {said})" if name.endswith(")") else f"{name} ({said})"
 
 
+def _own_options(record: RunRecord) -> dict[str, Any]:
+    """Return a method's own options on a record's task; none where they are unknown or not all recorded."""
+    own = settings_of(record.method, record.task)
+    return own if own.keys() <= record.options.keys() else {}
+
+
+def changed_options(record: RunRecord) -> dict[str, Any]:
+    """Return the options of a record that are not its method's own on its task; all where none are known."""
+    own = _own_options(record)
+    return {key: value for key, value in record.options.items() if key not in own or own[key] != value}
+
+
 def variant_details(record: RunRecord, others: Sequence[RunRecord]) -> list[str]:
-    """Return what tells a row apart: options that differ from its method's other rows."""
-    family = [other.options for other in others if other.method == record.method]
+    """Return what tells a row apart: options that are not its method's own on its task.
+
+    Of options that no paper sets, those that differ from its method's other rows.
+    """
+    own = _own_options(record)
+    family = [changed_options(other) for other in others if other.method == record.method]
     return [
-        f"{key}={_short(key, value)}"
-        for key, value in sorted(record.options.items())
-        if any(options.get(key, family) != value for options in family)
+        option_detail(key, value)
+        for key, value in sorted(changed_options(record).items())
+        if key in own or any(options.get(key, family) != value for options in family)
     ]
+
+
+def option_detail(key: str, value: Any) -> str:
+    """Return an option for a row's name: "schedule=uniform"."""
+    return f"{key}={_short(key, value)}"
 
 
 def _short(key: str, value: Any) -> str:

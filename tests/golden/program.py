@@ -288,10 +288,13 @@ class _Named:
     def __init__(self, *columns: str, numbers: Any = tuple(_NUMBERS), rows: Any = ()) -> None:
         self.names, self.columns = columns, set(numbers)
         self.rows = {row.title: name for name, row in registry.rows("method").items() if not row.variant_of}
-        self.rows |= {title: _row_name(row) for row in rows for title in (row.name, row.label)}
+        named = {(row.record.task, title): _row_name(row) for row in rows for title in (row.name, row.label)}
+        self.rows |= {title: name for (_, title), name in named.items()}
+        self.of_task = named
 
     def __call__(self, line: Mapping[str, Any]) -> str:
-        return " | ".join(self.rows.get(str(line[c]), str(line[c])) for c in self.names)
+        titles, task = [str(line[c]) for c in self.names], line.get("task")
+        return " | ".join(self.of_task.get((task, t), self.rows.get(t, t)) for t in titles)
 
 
 def _row_name(row: Row) -> str:

@@ -18,6 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from bench.ablations import settings_of
 from bench.content import write_json
 from bench.data.picture import TILES_FILE, write_tiles
 from bench.packed import Run, load_run
@@ -354,11 +355,11 @@ def _write_task(
     numbers: tuple[float, float, float, float],
     *,
     seeds: Sequence[int],
-    schedule: str = "head_heavy",
+    schedule: str = "",
 ) -> None:
     fd, share, parameters, seconds = numbers
-    options: dict[str, Any] = {"learning_rate": 0.001 if task == "sketch" else 0.0005}
-    options |= {"schedule": schedule} if method == "bps" else {}
+    options = {"learning_rate": 0.001 if task == "sketch" else 0.0005, **settings_of(method, task)}
+    options |= {"schedule": schedule} if schedule else {}
     cost = replace(
         COST,
         parameters_trainable=int(parameters),

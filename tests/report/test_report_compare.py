@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.ablations import settings_of
 from bench.packed import Run
 from bench.reporting.compare import Comparison, build_comparison, findings
 from bench.reporting.differences import verdict
@@ -51,7 +52,7 @@ def test_rows_and_columns_stand_in_order(suite: Comparison) -> None:
         "text-only (floor)",
     ]
     assert [(c.task, c.metric) for c in suite.columns] == [("sketch", "sketch_f1"), ("layout", "box_recall")]
-    assert suite.options == {"BPS": ""}
+    assert not any(suite.options.values())
 
 
 def test_bold_stands_only_where_the_interval_and_the_seeds_allow(suite: Comparison) -> None:
@@ -112,6 +113,57 @@ def test_the_learning_rate_tells_no_rows_apart_unless_a_task_holds_several() -> 
     more = run("bps", options={"learning_rate": 0.01}, run_id="more")
     names = [row.name for row in compare(*runs, more).rows]
     assert sorted(names) == [f"BPS (learning_rate={rate})" for rate in (0.001, 0.01, 0.5)]
+
+
+def by_task(method: str, **settings: Mapping[str, Any]) -> list[Run]:
+    """A run a task: a method's own options there, and what differs from these."""
+    return [run(method, t, options=settings_of(method, t) | more) for t, more in settings.items()]
+
+
+def test_what_a_paper_sets_by_task_stands_in_one_row() -> None:
+    """BPS is head-heavy on sketch and uniform on layout, as released; another schedule is told there."""
+    own, more = by_task("bps", sketch={}, layout={}), by_task("controlnet", sketch={}, layout={})
+    old = by_task("bps", layout={"schedule": "head_heavy"})
+    assert own[1].record.options == {**old[0].record.options, "schedule": "uniform"}
+    found = compare(*own, *more, *old)
+    assert [(row.name, [*row.rows]) for row in found.rows] == [
+        ("BPS", ["sketch", "layout"]),
+        ("ControlNet", ["sketch", "layout"]),
+        ("BPS (schedule=head_heavy)", ["layout"]),
+    ]
+    assert found.rows[0].rows["layout"].runs == (own[1],)
+    told = "schedule=head_heavy on sketch and schedule=uniform on layout"
+    assert {name: said for name, said in found.options.items() if said} == {"BPS": told}
+    assert f"BPS stands for {told}." in main_grid(found).caption
+    names = {table.task: [row.name for row in table.rows] for table in found.tables.values()}
+    assert names == {
+        "sketch": ["BPS", "ControlNet"],
+        "layout": ["BPS (schedule=head_heavy)", "BPS", "ControlNet"],
+    }
+
+
+def test_records_of_an_earlier_default_are_told_from_todays() -> None:
+    """Also where no other row has the method: the plain name is the paper's own."""
+    old = by_task("t2i-adapter", sketch={"timesteps": "uniform"}, layout={"timesteps": "uniform"})
+    assert [row.name for row in compare(*old).rows] == ["T2I-Adapter (timesteps=uniform)"]
+    found = compare(*by_task("t2i-adapter", sketch={}), *old)
+    assert [(row.name, [*row.rows]) for row in found.rows] == [
+        ("T2I-Adapter (timesteps=uniform)", ["sketch", "layout"]),
+        ("T2I-Adapter", ["sketch"]),
+    ]
+    assert found.options == {"T2I-Adapter": "timesteps=cubic"}
+    alone = compare(*by_task("bps", layout={"schedule": "head_heavy"}, sketch={"schedule": "uniform"}))
+    assert [(row.name, [*row.rows]) for row in alone.rows] == [
+        ("BPS (schedule=head_heavy)", ["layout"]),
+        ("BPS (schedule=uniform)", ["sketch"]),
+    ]
+
+
+def test_options_of_a_method_from_outside_are_told_where_its_rows_differ() -> None:
+    toys = [run("toy", task, level=0.5, options={"width": w}) for task, w in (("sketch", 1), ("layout", 1))]
+    assert [row.name for row in compare(*toys).rows] == ["toy"]
+    other = run("toy", level=0.4, options={"width": 2}, run_id="other")
+    assert [row.name for row in compare(*toys, other).rows] == ["toy (width=1)", "toy (width=2)"]
 
 
 def test_the_words_are_the_verdicts(suite: Comparison) -> None:
