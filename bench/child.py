@@ -1,5 +1,7 @@
 """This program in another process, here or on a node of a Ray cluster, which ends with the one that asked.
 
+Here and without a GPU that is a fork of a process that has imported what runs need, which takes seconds.
+
 Imports nothing of this project at first: a node is handed `on_node` as a value, since the working folder,
 which comes first there, may hold another project's `bench/`.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import multiprocessing
 import os
 import platform
 import signal
@@ -18,9 +21,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PROGRAM = Path(__file__).resolve().parent.parent / "cli.py"
 LOCAL = "local"
@@ -32,6 +36,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENDS = (0, *STOPPED, *(-number for number in _SIGNALS))  # of a process that went well or was asked to end
 _CHILD = "BPS_BENCH_CHILD"
 _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
+_HEAVY = (
+    "torch",
+    "accelerate",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.schedulers.scheduling_dpmsolver_multistep",
+    "transformers.models.clip.modeling_clip",
+)
+"""What nearly every run imports, none of it this project's: the working folder may hold another `bench/`."""
+_THREADS, _BLAS, _SAFE = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONSAFEPATH"
+_forked = False  # whether this process is a fork of one that has imported _HEAVY
 
 
 class Process(subprocess.Popen[bytes]):
@@ -63,11 +78,118 @@ class Process(subprocess.Popen[bytes]):
 
     def last_line(self) -> str:
         """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-        if self.kept is None:
-            return "see above"
-        self.kept.seek(0)
-        lines = self.kept.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "without a word"
+        return _last_line(self.kept)
+
+
+class Fork:
+    """This program's command line in a fork; see `Process` for how it begins and what it answers to."""
+
+    def __init__(
+        self, arguments: Sequence[str], *, alone: bool, added: Mapping[str, str], answers: bool = False
+    ) -> None:
+        self.kept = None if alone else tempfile.NamedTemporaryFile()
+        place = self.kept.name if self.kept else None
+        self._process = _forking().Process(
+            target=_as_program, args=(tuple(arguments), dict(added), place, answers), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid or 0
+
+    def poll(self) -> int | None:
+        """Return the exit code, the number of a signal that ended it below 0, None while it runs."""
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to save its work and end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it by force."""
+        self.send_signal(signal.SIGKILL)
+
+    def last_line(self) -> str:
+        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
+        return _last_line(self.kept)
+
+
+def _last_line(kept: IO[bytes] | None) -> str:
+    if kept is None:
+        return "see above"
+    kept.seek(0)
+    lines = kept.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "without a word"
+
+
+def can_fork(device: str) -> bool:
+    """Whether a run's process may be a fork, which neither CUDA nor macOS's own libraries survive."""
+    return device == "cpu" and sys.platform == "linux"
+
+
+def expect_forks(device: str) -> None:
+    """Begin to import what forks need, beside what this process does, where a run is likely to be forked."""
+    likely = device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
+    if likely and can_fork("cpu") and "WORLD_SIZE" not in os.environ:
+        _forking()
+
+
+def _forking() -> Any:
+    """Return what forks, from this process where it is a fork, else from one that is started once.
+
+    Its BLAS has one thread, if the user has not said otherwise: beside others one with more stands still.
+    """
+    if _forked:
+        return multiprocessing.get_context("fork")
+    set_there = {_SAFE: "1", _BLAS: os.environ.get(_BLAS) or os.environ.get(_THREADS) or "1"}
+    before = {name: os.environ.get(name) for name in set_there}
+    os.environ.update(set_there)
+    try:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_HEAVY))
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+    return context
+
+
+def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | None, answers: bool) -> None:
+    """In a fork: be this program's command line, as a process of its own would."""
+    global _forked
+    _forked = True
+    multiprocessing.current_process().daemon = False  # which may have processes of its own
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.pop(_SAFE, None)
+    os.environ.update(added)
+    for number, place in ((1, None if answers else os.devnull), (2, kept)):
+        if place is not None:
+            with open(place, "ab") as file:
+                os.dup2(file.fileno(), number)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a fork has one"
+    _end_after(parent.join)
+    if _THREADS in added:
+        import torch
+
+        torch.set_num_threads(int(added[_THREADS]))
+    from bench.cli import app
+
+    sys.argv = [str(PROGRAM), *arguments]
+    app(prog_name="bench")
 
 
 def child(
@@ -91,15 +213,19 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **_handed_over()}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, _THREADS: "1"}
     shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
     asked: list[int] = []
     before = {s: signal.signal(s, lambda number, frame: asked.append(number)) for s in _SIGNALS}
-    processes = []
+    processes: list[Process | Fork] = []
     for rank in range(count):
         added = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        first = rank == 0
-        processes.append(Process(_argv(arguments), alone=first, added=added, answers=answers and first))
+        first, speaks = rank == 0, answers and rank == 0
+        if can_fork("cpu"):
+            processes.append(Fork(arguments, alone=first, added=added, answers=speaks))
+        else:
+            added |= _handed_over()
+            processes.append(Process(_argv(arguments), alone=first, added=added, answers=speaks))
     try:
         return _supervised(processes, asked)
     finally:
@@ -107,9 +233,9 @@ def together(arguments: Sequence[str], *, count: int, answers: bool = True) -> i
             signal.signal(number, handler)
 
 
-def _supervised(processes: Sequence[Process], asked: list[int]) -> int:
+def _supervised(processes: Sequence[Process | Fork], asked: list[int]) -> int:
     """Wait for processes, see `together`; asked: signals that came, taken out as they are passed on."""
-    lost: Process | None = None
+    lost: Process | Fork | None = None
     patience, stopped = math.inf, False  # until when those that are left may save their work
     while None in (codes := [process.poll() for process in processes]):
         failed = [p for p, code in zip(processes, codes, strict=True) if code not in (None, *_ENDS)]
@@ -174,8 +300,14 @@ def end_with_parent() -> None:
         return
     os.environ["PYTHONPATH"] = before
 
+    _end_after(lambda: os.read(0, 1))
+
+
+def _end_after(wait: Callable[[], Any]) -> None:
+    """Stop this process politely when `wait` returns, which waits for the parent's end."""
+
     def listen() -> None:
-        os.read(0, 1)
+        wait()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, name="parent", daemon=True).start()

@@ -1,6 +1,7 @@
 """Many runs: each in a process of its own, some at once; the runs of an ablation; how long they take.
 
-A process a run keeps peak memory honest and lets the grid go on when one run is killed.
+A process a run keeps peak memory honest and lets the grid go on when one run is killed; without a GPU it is
+a fork of one that has imported what all need.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 
 from bench import registry
 from bench.ablations import ABLATIONS_FOLDER, Ablation, Variant
-from bench.child import LOOK_SECONDS, STOPPED, Process, Remote, child
+from bench.child import LOOK_SECONDS, STOPPED, Fork, Process, Remote, can_fork, child
 from bench.config import RunConfig, RunSpec, Training, option_text
 from bench.packed import kept_records
 from bench.record import RECORD_FILE, RunRecord, load_record
 from bench.running import Identity, finished, identify
 from bench.suites import changes, check_shared, resolve
 from bench.training.checkpoint import find_trained
-from bench.training.engine import launched
+from bench.training.engine import find_device, launched
 from bench.types import BenchError, Hooks, Refused, Stopped
 
 EXISTS, MISSING, CANNOT = "exists", "missing", "cannot be"
@@ -49,7 +50,7 @@ class Outcome:
         return self.error or self.refused or "done"
 
 
-Started = Process | Remote
+Started = Process | Fork | Remote
 Start = Callable[[Sequence[str]], Started]
 """Starts this program's command line with some arguments, see `bench.child`."""
 RateOf = Callable[[RunSpec], float | None]
@@ -76,7 +77,8 @@ def run_grid(
     names = names or [describe(config) for config in configs]
     most = jobs if start is None else len(configs)
     if start is None:
-        start = starter(jobs, processes=processes) if processes > 1 else starter(jobs)
+        forks = all(can_fork(find_device(device)) for device in {config.device for config in configs})
+        start = starter(jobs, processes=processes, forks=forks)
     ended: dict[int, Outcome] = {}
     running: dict[int, tuple[Outcome, Started | None]] = {}
     while len(ended) < len(configs):
@@ -158,10 +160,12 @@ def describe(config: RunConfig) -> str:
     return ", ".join([config.method, config.task, f"seed {config.seed}", *rate, *options, *more])
 
 
-def starter(jobs: int, *, processes: int = 1) -> Start:
+def starter(jobs: int, *, processes: int = 1, forks: bool = False) -> Start:
     """Return what starts a run here; jobs share the cores unless the user has set OMP_NUM_THREADS."""
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     threads = {} if jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
+    if forks and processes == 1:
+        return partial(Fork, alone=jobs == 1, added=threads)
     return partial(child, alone=jobs == 1, added=threads, processes=processes)
 
 

@@ -278,7 +278,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         def last_line(self) -> str:
             return "see above"
 
-    monkeypatch.setattr(grid, "starter", lambda jobs: Ended)
+    monkeypatch.setattr(grid, "starter", lambda jobs, **how: Ended)
     return started
 
 
@@ -331,7 +331,7 @@ def test_a_failing_cell_does_not_stop_an_ablation(
             return "see above"
 
     started: list[Sequence[str]] = []
-    monkeypatch.setattr(grid, "starter", lambda jobs: lambda words: started.append(words) or Failed())
+    monkeypatch.setattr(grid, "starter", lambda jobs, **how: lambda words: started.append(words) or Failed())
     monkeypatch.setitem(ablations.ABLATIONS, "small", SMALL)  # type: ignore[arg-type]
     where = ("--suite", "micro", "--base", micro_folder, "--results", results, "--device", "cpu")
     words = ("ablate", "small", *where, "--seeds", "0", "--budget", "quick")

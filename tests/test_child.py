@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,7 @@ def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     assert Path(f"/proc/{pid}").exists()
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until = time.monotonic() + 60
-    while _runs(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not _runs(pid)
+    wait_for(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -93,36 +91,85 @@ ENDS = {  # what the first and the second of two processes do -> exit code, what
     "the second fails": ("time.sleep(600)", "sys.exit('no room')", 2, "process 1 of the 2 .*no room"),
     "the second is killed": ("time.sleep(600)", "os.kill(os.getpid(), 9)", 2, "killed by signal 9"),
     "one is stopped as it waits": (
-        "os.kill(os.getppid(), 15); time.sleep(600)",
+        "os.kill(parent, 15); time.sleep(600)",
         "signal.signal(15, lambda *args: (time.sleep(1), os._exit(2))); time.sleep(600)",
         143,
         "",
     ),
     "the second is stopped before the first listens": (
-        "signal.signal(15, signal.SIG_IGN); time.sleep(1); os.kill(os.getppid(), 15); time.sleep(600)",
+        "signal.signal(15, signal.SIG_IGN); time.sleep(1); os.kill(parent, 15); time.sleep(600)",
         "time.sleep(600)",
         137,
         "",
     ),
-    "all are stopped": ("os.kill(os.getppid(), 15); time.sleep(600)", "time.sleep(600)", 143, ""),
+    "all are stopped": ("os.kill(parent, 15); time.sleep(600)", "time.sleep(600)", 143, ""),
 }
 
 
+@pytest.mark.parametrize("forks", [True, False], ids=["forks", "interpreters"])
 @pytest.mark.parametrize("case", ENDS)
-def test_processes_that_share_a_run_end_together(case: str) -> None:
+def test_processes_that_share_a_run_end_together(case: str, forks: bool, tmp_path: Path) -> None:
+    """Forks of one process as interpreters of their own, which systems without forks have."""
     *acts, expected, said = ENDS[case]
-    code = "import os, signal, sys, time; from bench import child; child._argv = lambda words: words; "
-    code += "child._GRACE_SECONDS = 5.0; {}"
-    polite = "signal.signal(15, lambda *args: sys.exit(143)); "
-    words = [
-        sys.executable,
-        "-c",
-        f"import os, signal, sys, time; {polite}exec({acts!r}[int(os.environ['RANK'])])",
-    ]
-    parent = code.format(f"sys.exit(child.together({words!r}, count=2))")
+    (tmp_path / "acts.py").write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "signal.signal(15, lambda *args: sys.exit(143))\nparent = int(Path('parent').read_text())\n"
+        f"exec({acts!r}[int(os.environ['RANK'])])\nsys.exit(0)\n"
+    )
+    parent = (
+        "import os, sys\nfrom pathlib import Path\nfrom bench import child\n"
+        "Path('parent').write_text(str(os.getpid()))\nchild._GRACE_SECONDS, child._HEAVY = 5.0, ()\n"
+        f"child.can_fork = lambda device: {forks}\n"
+        "sys.exit(child.together(['list', 'acts:Method'], count=2))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", parent],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == expected, done.stderr
     assert done.stdout == ("done\n" if case == "both end well" else "")
     assert re.search(said, done.stderr) if said else done.stderr == ""
+
+
+def test_a_fork_is_this_program_in_its_own_session_and_ends_with_its_parent(tmp_path: Path) -> None:
+    """Also a fork of a fork, as a run of a grid has them; another project's modules are nowhere run."""
+    foreign(tmp_path / "theirs")
+    tells = (
+        "import os, time\nfrom pathlib import Path\nimport torch\nfrom bench import child\n"
+        "told = f'{os.getpid()} {os.getsid(0)} {torch.get_num_threads()} {child.__file__}'\n"
+        "Path(f'{__name__}.part').write_text(told)\nos.rename(f'{__name__}.part', f'{__name__}.told')\n"
+    )
+    forks = "fork = child.Fork(['list', 'second:M'], alone=True, added={'OMP_NUM_THREADS': '1'})\n"
+    for name, more in (("first", forks), ("second", "")):
+        (tmp_path / f"{name}.py").write_text(f"{tells}{more}time.sleep(600)\n")
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-Pc",
+            "import time\nfrom bench.child import Fork\n"
+            "fork = Fork(['list', 'first:M'], alone=True, added={})\ntime.sleep(600)",
+        ],
+        cwd=tmp_path / "theirs",
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    )
+    told = [tmp_path / "theirs" / f"{name}.told" for name in ("first", "second")]
+    try:
+        wait_for(lambda: all(path.exists() for path in told))
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    (pid, session, _, place), (second, its_session, threads, _) = (path.read_text().split() for path in told)
+    assert pid == session and second == its_session != session and threads == "1"
+    assert Path(place).is_relative_to(ROOT) and not (tmp_path / "theirs" / "ran").exists()
+    wait_for(lambda: not _runs(int(pid)) and not _runs(int(second)))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)

@@ -80,7 +80,7 @@ def place(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(bench.grid, "starter", lambda jobs: in_process)
+        patch.setattr(bench.grid, "starter", lambda jobs, **how: in_process)
         patch.setattr("bench.cli.run.share", lambda *given: None)  # one process does
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "library")
         base = Path(shutil.copytree(micro_folder, folder / "BASE"))

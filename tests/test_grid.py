@@ -158,14 +158,14 @@ def test_several_jobs_run_at_once_and_all_save_when_one_is_stopped(
 
     names = ["bps", "bps-uniform", "text-only"]
     configs = [replace(fresh, method=name) for name in names]
-    monkeypatch.setattr(bench.grid, "starter", lambda jobs: start)
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs, **how: start)
     outcomes = run_grid(configs, jobs=2)
     assert [o.config.method for o in outcomes] == names and max(most) == 2
     assert all(o.error == "failed with exit code 2, see above" for o in outcomes)
     children = [Ended(143), Ended(None, None, 143)]
     waiting = iter(children)
     with pytest.raises(Stopped):
-        monkeypatch.setattr(bench.grid, "starter", lambda jobs: lambda words: next(waiting))
+        monkeypatch.setattr(bench.grid, "starter", lambda jobs, **how: lambda words: next(waiting))
         run_grid(configs, jobs=2)
     assert children[1].terminated and children[1].codes == [143], "the other run was awaited"
 
@@ -229,7 +229,7 @@ def outcome_of(rate: float, **what: Any) -> Outcome:
 def test_the_best_rate_on_val_is_chosen_and_a_failed_one_never(
     micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.grid, "starter", lambda jobs: in_process)
+    monkeypatch.setattr(bench.grid, "starter", lambda jobs, **how: in_process)
     where = ("--base", micro_folder, "--results", tmp_path / "runs", "--out", tmp_path / "tuning")
     little = ("--budget", "quick", "--train-images", 16, "--limit", 10, "--sampling-steps", 1)
     words = ("--method", "bps", "--suite", "micro", "--device", "cpu", "--rates", "1e-3,9e5")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.child import expect_forks, together
 from bench.cli.options import AsJson, Asked, Places, configured, split, taking
 from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import OUTSIDE, RESULTS
@@ -38,6 +39,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    expect_forks(asked.config.device)
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.suites import resolve
@@ -66,9 +68,9 @@ def share(command: str, config: RunConfig, *more: str) -> None:
 
     One that cannot be is refused here, once; one that is done needs no others.
     """
+    expect_forks(config.device)
     import json
 
-    from bench.child import together
     from bench.running import finished, identify
     from bench.suites import resolve
     from bench.training.engine import count_processes
@@ -134,6 +136,8 @@ def ablate(
     tuned: Tuned = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
+    if not plan:
+        expect_forks(asked.config.device)
     from bench import registry
     from bench.ablations import find_ablation
     from bench.grid import do_ablation, plan_ablation
@@ -221,6 +225,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
+    expect_forks(asked.config.device)
     from bench import registry
     from bench.ablations import find_ablation
     from bench.tune import tune_rates
