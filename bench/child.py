@@ -182,10 +182,8 @@ def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | 
     parent = multiprocessing.parent_process()
     assert parent is not None, "a fork has one"
     _end_after(parent.join)
-    if _THREADS in added:
-        import torch
-
-        torch.set_num_threads(int(added[_THREADS]))
+    if _THREADS in added and "torch" in sys.modules:  # which has read its environment
+        sys.modules["torch"].set_num_threads(int(added[_THREADS]))
     from bench.cli import app
 
     sys.argv = [str(PROGRAM), *arguments]

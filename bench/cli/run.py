@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,7 +40,6 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
-    expect_forks(asked.config.device)
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.suites import resolve
@@ -47,6 +47,8 @@ def run(
     from bench.types import BenchError
 
     configs = asked.cells()
+    if len(configs) > 1 and where.ray is None:
+        expect_forks(asked.config.device)
     if tuned is not None:
         configs = [replace(c, learning_rate=tuned_rate(tuned, resolve(c))) for c in configs]
     if len(configs) == 1 and where.ray is None and where.processes == 1:
@@ -68,7 +70,8 @@ def share(command: str, config: RunConfig, *more: str) -> None:
 
     One that cannot be is refused here, once; one that is done needs no others.
     """
-    expect_forks(config.device)
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        expect_forks(config.device)
     import json
 
     from bench.running import finished, identify
@@ -136,7 +139,7 @@ def ablate(
     tuned: Tuned = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
-    if not plan:
+    if not plan and where.ray is None:
         expect_forks(asked.config.device)
     from bench import registry
     from bench.ablations import find_ablation
@@ -225,7 +228,8 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
-    expect_forks(asked.config.device)
+    if where.ray is None:
+        expect_forks(asked.config.device)
     from bench import registry
     from bench.ablations import find_ablation
     from bench.tune import tune_rates
