@@ -193,8 +193,8 @@ class Estimates:
     ) -> Estimates:
         """Take the numbers of whole sets, [S], and their jackknife replicates, [R] or [S,R].
 
-        groups: of the items, [N] int, to gather replicates of single items by; replicates that left out
-        several at once stay as they are.
+        groups: of the items, [N] int, to gather replicates of single items by; those that left out a group
+        each are put in the groups' order, those that left out several stay as they are.
         """
         numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
         left = np.atleast_2d(np.asarray(replicates, dtype=np.float64))
@@ -202,6 +202,8 @@ class Estimates:
         added = (numbers[:, None] - left) * (1.0 - shares)
         if groups is not None and left.shape[1] == len(dealt.first) == len(groups):
             added = by_group(added[:, dealt.first], groups)
+        elif groups is not None and left.shape[1] == dealt.blocks < len(groups):
+            added = added[:, dealt.first[np.unique(groups, return_index=True)[1]]]
         items = float(min(len(dealt.first), len(dealt.second)))
         if dealt.paired:
             items = _kish(len(dealt.first), dealt.first if groups is None else groups)

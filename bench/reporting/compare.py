@@ -340,6 +340,12 @@ class AblationTable(Table):
         """Tell whether others are compared with a row."""
         return row.variant is not None and self.ablation.reference_of(row.variant) is row.variant
 
+    @property
+    def has_own(self) -> bool:
+        """Whether its reference is what the paper has on this task."""
+        plain = (row for row in self.rows if row.variant is not None and row.variant.is_plain(self.task))
+        return any(self.is_reference(row) for row in plain)
+
 
 def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> list[AblationTable]:
     """Return a table for every ablation, suite, task and protocol with something to compare.
@@ -363,13 +369,14 @@ def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> lis
 
 
 def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
-    """Return the runs with options that are not the paper's and that some ablation shows.
+    """Return the runs with options that are not the paper's and that some ablation compares with these.
 
     They stand there and would swell the tables of methods.
     """
     return {
         run.record.run_id
         for table in tables
+        if table.has_own
         for row in table.rows
         if row.variant is not None and not row.variant.is_plain(table.task)
         for run in row.runs

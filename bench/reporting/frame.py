@@ -433,26 +433,41 @@ def evidence(*cells: Lines) -> Evidence | None:
                 for values, cell in zip(scores, cells, strict=True)
             )
             return Evidence(of_items, int(known.sum()), int((~known).sum()), len(names))
-    left = [(line.replicates, line.run.items or _NO_ITEMS) for line in lines]
-    if len({(None if kept is None else len(kept), of.ids, of.groups) for kept, of in left}) > 1:
+    kinds = [{_left_out(line) for line in cell} for cell in cells]
+    if lines[0].replicates is None or any(len(kind) > 1 for kind in kinds):
         return None
-    if lines[0].replicates is None:
+    if any(kind != kinds[0] for kind in kinds) and not _by_the_same_groups([cell[0] for cell in cells]):
         return None
     groups = _groups_of(lines[0].run, items.ids)
-    own = np.array(items.groups) if items.groups else None
-    how: dict[str, Any] = {
-        "dealt": Deal.of_pairs(len(groups), groups=own),
-        "groups": groups if own is None else None,
-    }
     of_sets = tuple(
         Estimates.of_replicates(
             *(np.array([getattr(line, what) for line in cell]) for what in ("value", "replicates")),
             seeds=_seeds(cell),
-            **how,
+            dealt=Deal.of_pairs(
+                len(groups), groups=groups if (cell[0].run.items or _NO_ITEMS).groups else None
+            ),
+            groups=groups,
         )
         for cell in cells
     )
     return Evidence(of_sets, len(groups), 0, len(set(groups.tolist())))
+
+
+def _left_out(line: Line) -> tuple[int | None, tuple[str, ...], tuple[int, ...]]:
+    """Return how many replicates a line has, of which items and recorded groups."""
+    items = line.run.items or _NO_ITEMS
+    return None if line.replicates is None else len(line.replicates), items.ids, items.groups
+
+
+def _by_the_same_groups(lines: Lines) -> bool:
+    """Tell whether replicates that left out items or groups each gather to the same groups."""
+    found = set()
+    for line in lines:
+        kept, ids, groups = _left_out(line)
+        if kept is None or kept != (len(set(groups)) or len(ids)):
+            return False
+        found.add((ids, tuple(_groups_of(line.run, ids).tolist())))
+    return len(found) == 1
 
 
 def _seeds(lines: Lines) -> tuple[tuple[int, int], ...]:
@@ -601,19 +616,27 @@ def _reference_rows(lines: Lines, marks: Mapping[str, str]) -> tuple[list[Row], 
         name = label(source, kind, mark, leak_mark(run.record for run in runs))
         cells = cells_of(first.values(), runs=1)
         rows.append(Row(name=name, label=name, kind=kind, source=source, runs=runs, cells=cells))
-        others = {line.run.record.run_id for line in part if not _agree(line, first[line.column])}
-        if others or len({column.metric for column in first}) < len(first):
+        unlike = [line for line in part if not _agree(line, first[line.column])]
+        others = {line.run.record.run_id for line in unlike}
+        metrics = [column.metric for column in first]
+        differing = {line.column for line in unlike} | {c for c in first if metrics.count(c.metric) > 1}
+        if differing:
+            names = ", ".join(column.named for column in words.order_columns(differing))
             notes.append(
-                f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not: shown "
-                f"as in {runs[0].record.run_id}, otherwise in {', '.join(sorted(others)) or 'others'}. Do "
-                "not compare these rows before the cause is known."
+                f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not in "
+                f"{names}: shown as in {runs[0].record.run_id}, otherwise in "
+                f"{', '.join(sorted(others)) or 'others'}. Do not compare rows in it before the cause "
+                "is known."
             )
     return rows, notes
 
 
 def _agree(line: Line, first: Line) -> bool:
-    """Tell whether two runs measured the same: value and items; intervals are made anew of both."""
-    same = np.isclose(line.value, first.value, rtol=1e-6, atol=1e-9, equal_nan=True)
+    """Tell whether two runs measured the same: value and items; intervals are made anew of both.
+
+    Another processor rounds otherwise, so that some pixels differ by a level and numbers by some 1e-5.
+    """
+    same = np.isclose(line.value, first.value, rtol=1e-4, atol=1e-9, equal_nan=True)
     return bool(same) and line.items == first.items
 
 

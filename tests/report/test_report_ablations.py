@@ -196,3 +196,15 @@ def test_text_forms_hold_the_same_numbers() -> None:
 def test_variants_with_other_options_than_the_papers_leave_the_tables_of_methods() -> None:
     runs = [run(FROZEN, 100.0), run(NONE, 131.0)]
     assert in_ablations(build_ablations(runs)) == {runs[1].record.run_id}
+
+
+def test_where_the_reference_is_not_the_papers_own_both_stay_among_the_methods() -> None:
+    """On layout the paper's schedule is uniform, and the schedule ablation compares with head-heavy."""
+    head_heavy, uniform = ABLATIONS["schedule"].variants[:2]
+    runs = [
+        run(v, 100.0, task="layout", options=v.settings("layout"), run_id=v.name)
+        for v in (head_heavy, uniform)
+    ]
+    (table,) = build_ablations(runs)
+    assert table.is_reference(of(table, head_heavy.name)) and not table.has_own
+    assert in_ablations([table]) == set()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.metrics.intervals import Deal, Estimates, Interval, crossed_interval, holm
+from bench.data.openmoji import openmoji64_splits
+from bench.metrics.intervals import (
+    Deal,
+    Estimates,
+    Interval,
+    crossed_interval,
+    holm,
+    labels_of,
+    linear_replicates,
+)
+from bench.packed import Run
 from bench.reporting.differences import Difference, against, corrected, paired_differences, verdict
 from bench.reporting.frame import build_table
 from bench.reporting.tables import difference_grid
@@ -221,3 +231,37 @@ def test_shuffled_conditions_of_one_seed_are_paired_with_that_seed() -> None:
     (found,) = differences(first, made("bps", {"mae": spread(0.7, seed=3)}, seed=1))
     assert (found.first_seeds, found.second_seeds) == (1, 1)
     assert found.interval.value == pytest.approx(0.4), "seed 0 alone, not the mean of both"
+
+
+def test_replicates_of_items_and_of_groups_are_paired_where_they_gather_to_the_same_groups() -> None:
+    """Older runs left out items for FD, newer ones groups: what the same items add cancels, by group."""
+    splits = openmoji64_splits()
+    ids = splits.test[:60]
+    groups = labels_of([splits.groups.get(item, item) for item in ids])
+    assert max(groups) + 1 < len(ids)
+    item_adds = np.array(spread(0.0, seed=3))[np.arange(60) % 40]
+    item_adds -= item_adds.mean()
+
+    def run(method: str, fd: float, own: np.ndarray | None, adds: np.ndarray = item_adds) -> Run:
+        dealt = Deal.of_pairs(len(ids), groups=own)
+        added = np.bincount(dealt.first, weights=adds, minlength=dealt.blocks)
+        fields = {"groups": () if own is None else tuple(own.tolist()), "protocol": {"splits": splits.digest}}
+        replicates = {"fd": linear_replicates(fd, added, dealt=dealt).tolist()}
+        return made(method, {"fd": fd}, replicates=replicates, ids=ids, **fields)
+
+    (found,) = paired_differences(build_table([run("bps", 50.0, None), run("controlnet", 40.0, groups)]))
+    assert found.groups == max(groups) + 1 and found.interval.value == pytest.approx(10.0)
+    assert (found.interval.low, found.interval.high) == pytest.approx((10.0, 10.0))
+    other = item_adds[::-1].copy()
+    old, new = (
+        paired_differences(build_table([run("bps", 50.0, own), run("controlnet", 40.0, own, other)]))
+        for own in (None, groups)
+    )
+    (mixed,) = paired_differences(
+        build_table([run("bps", 50.0, None), run("controlnet", 40.0, groups, other)])
+    )
+    for (same,) in (old, new):
+        assert astuple(mixed.interval) == pytest.approx(astuple(same.interval))
+        assert same.interval.low < 9.9
+    elsewhere = (groups + 1) % (max(groups) + 1)
+    assert not paired_differences(build_table([run("bps", 50.0, None), run("controlnet", 40.0, elsewhere)]))

@@ -196,9 +196,11 @@ def test_equal_references_are_one_row_and_unequal_ones_are_said_aloud() -> None:
     wider = replace(runs[1].record.rows["autoencoder"]["fd"], low=0.0, high=9.0)  # recorded by another rule
     other = replace(runs[1].record, rows={**runs[1].record.rows, "autoencoder": {"fd": wider}})
     assert build_table([runs[0], replace(runs[1], record=other)]).notes == build_table(runs).notes
+    elsewhere = made("text-only", {"fd": 1.0}, references={"fd": 4.0001})  # another processor
+    assert build_table([runs[0], elsewhere]).notes == build_table(runs).notes
     table = build_table([*runs, made("sd-finetune", {"fd": 1.0}, references={"fd": 4.1})])
     (note,) = [note for note in table.notes if note.startswith("REFERENCES DIFFER: 'autoencoder'")]
-    assert "shown as in bps-sketch-s0, otherwise in sd-finetune-sketch-s0" in note
+    assert "is not in FD (EfficientNet-Lite0): shown as in bps-sketch-s0, otherwise in sd-fine" in note
     assert labels(table, "ceiling") == ["autoencoder (ceiling)"]
 
 
