@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from baselines.inputs import ConditionedDenoiser, add_to_branches, check_match, like_base
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.types import Task
+from bench.base.load import Base
+from bench.types import Task
 
 DRAWN = """\
 pipe = StableDiffusionPipeline.from_pretrained(
@@ -75,10 +73,7 @@ def wide_input(denoiser: ConcatDenoiser) -> dict[str, Tensor]:
 
 
 def widened(denoiser: ConcatDenoiser) -> UNet2DConditionModel:
-    """Return a plain UNet whose input is cat[latents, pixel_unshuffle(condition, f)], of the same weights.
-
-    It shares the denoiser's tensors but for conv_in, and equals it to rounding.
-    """
+    """Return a plain UNet of cat[latents, pixel_unshuffle(condition, f)], sharing the denoiser's tensors."""
     unet, first = denoiser.unet, wide_input(denoiser)
     with torch.device("meta"):
         plain = UNet2DConditionModel.from_config(unet.config, in_channels=first["weight"].shape[1])

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusers import ControlNetModel
 from torch import Tensor
 
-from baselines.inputs import (
-    ConditionedDenoiser,
-    OneNetwork,
-    embedded,
-    embedding_widths,
-    like_base,
-    to_rows,
-)
+from baselines.inputs import ConditionedDenoiser, OneNetwork, embedded, embedding_widths, like_base, to_rows
+from bench.base.load import Base
 from bench.base.weights import one_part
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.types import Task
+from bench.types import Task
 
 
 def build_controlnet(unet: Any, *, channels: int, downscale: int) -> ControlNetModel:
-    """Return diffusers' ControlNetModel for a UNet, with the UNet's weights, all of it trainable.
-
-    channels: C of the condition. downscale: image pixels per latent cell, a power of two.
-    """
+    """Return diffusers' ControlNetModel with a UNet's weights, all trainable; channels: of the condition."""
     net = ControlNetModel.from_unet(
-        unet,
-        conditioning_channels=channels,
-        conditioning_embedding_out_channels=embedding_widths(downscale),
+        unet, conditioning_channels=channels, conditioning_embedding_out_channels=embedding_widths(downscale)
     )
     return net.requires_grad_(True)
 
 
 class ControlNetDenoiser(ConditionedDenoiser):
-    """The frozen UNet with a ControlNet's residuals on its skips and its middle.
-
-    The ControlNet reads latents, timestep and text, so it runs on all K*B rows at every step.
-    """
+    """The frozen UNet with a ControlNet's residuals, which are made of all K*B rows at every step."""
 
     def __init__(self, base: Base, controlnet: ControlNetModel, *, task: Task, scale: float) -> None:
         super().__init__(base, task)
@@ -54,10 +37,8 @@ class ControlNetDenoiser(ConditionedDenoiser):
 
     def residuals(self, rows: dict[str, Any], features: Tensor) -> Any:
         """Return what the ControlNet adds to the UNet's skips and to its middle."""
-        condition = to_rows(features, rows)
-        return self.controlnet(
-            **rows, controlnet_cond=condition, conditioning_scale=self.scale, return_dict=False
-        )
+        given = {"controlnet_cond": to_rows(features, rows), "conditioning_scale": self.scale}
+        return self.controlnet(**rows, **given, return_dict=False)
 
 
 class ControlNet(OneNetwork):
@@ -86,11 +67,7 @@ class ControlNet(OneNetwork):
 
     def made_for(self, config: Any) -> dict[str, Any]:
         """Return the base and the condition; one that pools its residuals or reads more does not fit."""
-        return {
-            **{
-                name: config[name] for name in ("layers_per_block", "cross_attention_dim", "class_embed_type")
-            },
-            **{name: config[name] for name in ("global_pool_conditions", "addition_embed_type")},
-            "widths": config["block_out_channels"],
-            **embedded(config),
-        }
+        names = ("layers_per_block", "cross_attention_dim", "class_embed_type")
+        more = ("global_pool_conditions", "addition_embed_type")
+        said = {name: config[name] for name in (*names, *more)}
+        return {**said, "widths": config["block_out_channels"], **embedded(config)}

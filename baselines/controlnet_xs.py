@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 from torch import Tensor
 
 from baselines.inputs import ConditionedDenoiser, embedded, embedding_widths, like_base, to_rows
-from bench.base.weights import one_part
+from bench.base.load import Base
+from bench.base.weights import Source, one_part
+from bench.types import Task
 
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.base.weights import Source
-    from bench.types import Task
-
-_SHARED = (
-    "conv_in",
-    "time_proj",
-    "time_embedding",
-    "add_time_proj",
-    "add_embedding",
-    "conv_norm_out",
-    "conv_out",
-)
+_TIMES = ("time_proj", "time_embedding", "add_time_proj", "add_embedding")
+_SHARED = ("conv_in", *_TIMES, "conv_norm_out", "conv_out")
 
 
 def control_widths(unet: Any, *, size_ratio: float) -> tuple[int, ...]:
@@ -116,12 +106,7 @@ def _in_fused(name: str) -> str:
 
 
 def _freeze_without_effect(fused: Any) -> None:
-    """Set to zero and freeze what a group norm of one channel a group takes out again.
-
-    Such a norm removes any constant of a channel: of the convolution before it the bias, and the
-    timestep. It occurs in the middle of narrow control encoders, where diffusers fixes the groups.
-    Zero, because a saved method holds trained parameters only and must load to the same bits.
-    """
+    """Zero and freeze what a group norm of one channel a group takes out again: constants of a channel."""
     levels = [block.ctrl_resnets for block in fused.down_blocks]
     for resnet in (r for resnets in (fused.mid_block.ctrl_midblock.resnets, *levels) for r in resnets):
         if resnet.norm2.num_groups == resnet.norm2.num_channels:
@@ -169,20 +154,14 @@ class ControlNetXS:
     )
 
     def build(self, base: Base, task: Task, *, size_ratio: float = 0.25) -> ControlNetXSDenoiser:
-        """Return the controlled base; only the control encoder and the connections train.
-
-        size_ratio: its widths as a share of the UNet's. Raises ValueError outside (0, 1].
-        """
+        """Return the controlled base; size_ratio: of the control's widths to the UNet's, in (0, 1]."""
         if not 0 < size_ratio <= 1:
             raise ValueError(f"size_ratio is {size_ratio}; allowed: above 0, at most 1.")
         sizes = {"channels": task.channels, "downscale": base.downscale}
         return ControlNetXSDenoiser(base, build_control(base.unet, size_ratio=size_ratio, **sizes), task=task)
 
     def load(self, denoiser: ControlNetXSDenoiser, source: Source) -> dict[str, str]:
-        """Join a ControlNetXSAdapter's weights to the base; BenchError where they do not fit.
-
-        Its widths must be those of the option size_ratio, and it must have no time embedding of its own.
-        """
+        """Join a ControlNetXSAdapter's weights to the base; BenchError where they, or widths, do not fit."""
         adapter = source.model(ControlNetXSAdapter)
         source.fit(_made_for(adapter.config), _made_for(denoiser.control))
         denoiser.join(adapter)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 
 from baselines.concat import DRAWN, ConcatDenoiser, put_input, widened
-from bench.types import Exchange
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.base.weights import Source
-    from bench.types import Task
+from bench.base.load import Base
+from bench.base.weights import Source
+from bench.types import Exchange, Task
 
 _LOADED = """\
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -34,9 +31,7 @@ class FinetunedSD:
     name = "sd-finetune"
     title = "fine-tuned SD"
     conditioned = True
-    source = (
-        "channel concatenation as in Brooks, Holynski, Efros, CVPR 2023, https://arxiv.org/abs/2211.09800"
-    )
+    source = "concatenation as in Brooks, Holynski, Efros, CVPR 2023, https://arxiv.org/abs/2211.09800"
     options: dict[str, object] = {}
     exchange = EXCHANGE
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.base.weights import Source
-    from bench.types import Task
+from bench.base.load import Base
+from bench.base.weights import Source
+from bench.types import Task, check_condition
 
 
 class ConditionedDenoiser(torch.nn.Module):
@@ -21,12 +20,13 @@ class ConditionedDenoiser(torch.nn.Module):
 
     def __init__(self, base: Base, task: Task) -> None:
         super().__init__()
-        self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
+        self.downscale, self.channels = base.downscale, task.channels
         self._to_eps, self._rows = base.to_eps, base.unet_inputs
 
     def encode(self, condition: Tensor) -> Any:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
+        of = "the base's downscale factor"
+        check_condition(condition, channels=self.channels, multiple=self.downscale, of=of)
         return condition
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Any) -> Tensor:
@@ -42,6 +42,20 @@ class ConditionedDenoiser(torch.nn.Module):
     def predict(self, rows: dict[str, Any], features: Any) -> Tensor:
         """Return the UNet's output [K*B,4,h,w] for Base.unet_inputs; here without the features."""
         return self.unet(**rows, return_dict=False)[0]
+
+
+class UnconditionedDenoiser(ConditionedDenoiser):
+    """A UNet that never sees the condition."""
+
+    def __init__(self, base: Base, task: Task, unet: Any) -> None:
+        super().__init__(base, task)
+        self.unet = unet
+
+    def encode(self, condition: Tensor) -> None:
+        """Ignore the condition."""
+
+    def check(self, features: None, latents: Tensor) -> None:
+        """Nothing has to fit."""
 
 
 class OneNetwork:
@@ -72,37 +86,13 @@ class OneNetwork:
         getattr(denoiser, self.part).save_pretrained(folder)
 
 
-def check_condition(condition: Tensor, *, channels: int, downscale: int, task: str) -> None:
-    """Raise ValueError unless a condition is [B,channels,H,W] floating point of an allowed size.
-
-    H and W in pixels, divisible by `downscale`; task: the name for the message.
-    """
-    shape = list(condition.shape)
-    if len(shape) != 4:
-        raise ValueError(f"condition is {shape}; allowed: [B,{channels},H,W].")
-    if shape[1] != channels:
-        raise ValueError(f"condition has {shape[1]} channels; {task} needs {channels}.")
-    if min(shape[2:]) < downscale or shape[2] % downscale or shape[3] % downscale:
-        raise ValueError(
-            f"condition is {shape[2]} x {shape[3]} pixels; allowed: height and width divisible by "
-            f"{downscale}, the base's downscale factor."
-        )
-    if not condition.is_floating_point():
-        raise ValueError(
-            f"condition is {condition.dtype}; allowed: floating point in [0, 1] (divide 8-bit images by 255)."
-        )
-
-
 def check_match(features: Tensor, latents: Tensor, *, downscale: int = 1) -> None:
-    """Raise ValueError unless features [B,·,h*downscale,w*downscale] belong to latents [B,4,h,w].
-
-    Without it a condition of one row, or of one cell, would be broadcast silently.
-    """
+    """Raise ValueError unless features [B,·,h*downscale,w*downscale] fit latents: nothing is broadcast."""
     rows, height, width = len(latents), *(side * downscale for side in latents.shape[2:])
     if (len(features), *features.shape[2:]) != (rows, height, width):
+        has = f"{len(features)} rows of {features.shape[2]} x {features.shape[3]}"
         raise ValueError(
-            f"the condition has {len(features)} rows of {features.shape[2]} x {features.shape[3]}; "
-            f"latents {list(latents.shape)} need {rows} of {height} x {width}."
+            f"the condition has {has}; latents {list(latents.shape)} need {rows} of {height} x {width}."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -12,12 +12,9 @@ from safetensors.torch import save_file
 
 from baselines.concat import DRAWN, ConcatDenoiser, put_input, wide_input
 from baselines.inputs import like_base
-from bench.types import BenchError, Exchange
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.base.weights import Source
-    from bench.types import Task
+from bench.base.load import Base
+from bench.base.weights import Source
+from bench.types import BenchError, Exchange, Task
 
 FACTORS, INPUT = "pytorch_lora_weights.safetensors", "conv_in.safetensors"
 _LOADED = """\
@@ -41,10 +38,7 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def lora_targets(unet: Any) -> list[str]:
-    """Return the names of the layers that get factors: attention projections and inner convolutions.
-
-    conv_in and conv_out have four channels on one side: nothing there is worth a low rank.
-    """
+    """Return the layers that get factors: attention and inner convolutions, not conv_in and conv_out."""
     return [
         name
         for name, module in unet.named_modules()
@@ -54,10 +48,7 @@ def lora_targets(unet: Any) -> list[str]:
 
 
 def add_lora(unet: Any, *, rank: int) -> Any:
-    """Freeze a UNet and add trainable LoRA factors of a rank to its targets, in place.
-
-    The second factors are zero, so the output is the UNet's own to the last bit; the scaling is 1.
-    """
+    """Freeze a UNet and add trainable LoRA factors (second ones zero, scaling 1) to its targets, in place."""
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=lora_targets(unet)))
     return unet
@@ -92,10 +83,8 @@ class LoraConcat:
         folder = source.folder()
         missing = [name for name in (FACTORS, INPUT) if not (folder / name).exists()]
         if missing:
-            raise BenchError(
-                f"{folder} has no {' and no '.join(missing)}; needed: what `bench export` writes of a "
-                "run of lora-concat."
-            )
+            wanted = "what `bench export` writes of a run of lora-concat"
+            raise BenchError(f"{folder} has no {' and no '.join(missing)}; needed: {wanted}.")
         factors, first = source.tensors(FACTORS), source.tensors(INPUT)
         own = get_peft_model_state_dict(denoiser.unet)
         source.fit({"rank (option rank)": _rank(factors)}, {"rank (option rank)": _rank(own)})

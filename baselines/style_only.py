@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 
 from baselines.finetuned_sd import made_for
-from baselines.inputs import ConditionedDenoiser, OneNetwork
+from baselines.inputs import OneNetwork, UnconditionedDenoiser
+from bench.base.load import Base
 from bench.base.weights import DRAWN_BY_TEXT, one_part
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.types import Task
-
-
-class StyleOnlyDenoiser(ConditionedDenoiser):
-    """A UNet of its own that never sees the condition."""
-
-    def __init__(self, base: Base, task: Task) -> None:
-        super().__init__(base, task)
-        self.unet = base.prior_unet("free")
-
-    def encode(self, condition: Tensor) -> None:
-        """Ignore the condition."""
-
-    def check(self, features: None, latents: Tensor) -> None:
-        """Nothing has to fit."""
+from bench.types import Task
 
 
 class StyleOnly(OneNetwork):
@@ -40,9 +23,9 @@ class StyleOnly(OneNetwork):
     part, kind = "unet", UNet2DConditionModel
     exchange = one_part("unet", "UNet2DConditionModel", "StableDiffusionPipeline", drawn=DRAWN_BY_TEXT)
 
-    def build(self, base: Base, task: Task) -> StyleOnlyDenoiser:
+    def build(self, base: Base, task: Task) -> UnconditionedDenoiser:
         """Return a trainable copy of the base."""
-        return StyleOnlyDenoiser(base, task)
+        return UnconditionedDenoiser(base, task, base.prior_unet("free"))
 
     def made_for(self, config: Any) -> dict[str, Any]:
         """Return the base's shape."""

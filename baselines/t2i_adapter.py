@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import T2IAdapter as AdapterModel
 from torch import Tensor
 
 from baselines.inputs import ConditionedDenoiser, OneNetwork, add_to_branches, check_match, like_base
+from bench.base.load import Base
 from bench.base.weights import DRAWN_BY_TEXT
-from bench.types import Exchange
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.types import Task
+from bench.types import Exchange, Task
 
 _DRAWN = f"""\
 with adapted(pipe.unet, adapter(condition)):
@@ -99,10 +96,7 @@ def _added(feature: Tensor, module: torch.nn.Module, args: Any, output: Any) -> 
 
 
 class T2IAdapterDenoiser(ConditionedDenoiser):
-    """The frozen UNet with a T2I-Adapter's features, made once an image.
-
-    The adapter is not zero-initialised, so the untrained method differs from the base.
-    """
+    """The frozen UNet with a T2I-Adapter's features, made once an image; untrained it is not the base."""
 
     starts_as_base = False
 
@@ -142,11 +136,7 @@ class T2IAdapter(OneNetwork):
     exchange = EXCHANGE
 
     def build(self, base: Base, task: Task, *, timesteps: str = "cubic") -> T2IAdapterDenoiser:
-        """Return the adapted base; only the adapter trains.
-
-        timesteps: how training draws them, "cubic" as in the paper (cubic_timesteps) or "uniform" as every
-        other method. Raises ValueError for another name.
-        """
+        """Return the adapted base, whose adapter trains; timesteps: "cubic" as in the paper, or "uniform"."""
         if timesteps not in TIMESTEPS:
             raise ValueError(f"timesteps is '{timesteps}'; allowed: {', '.join(TIMESTEPS)}.")
         adapter = build_adapter(base.unet, channels=task.channels, downscale=base.downscale)

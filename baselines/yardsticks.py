@@ -5,25 +5,24 @@ They are methods without a use of their own, so no table lists them: "baselines.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from baselines.controlnet import ControlNet, ControlNetDenoiser
+from baselines.inputs import UnconditionedDenoiser
 from baselines.style_only import StyleOnly
-from baselines.text_only import TextOnly, TextOnlyDenoiser
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.types import Task
+from baselines.text_only import TextOnly
+from bench.base.load import Base
+from bench.types import Task
 
 
-class ShiftedDenoiser(TextOnlyDenoiser):
+class ShiftedDenoiser(UnconditionedDenoiser):
     """The frozen base with the pass back to the latents: what is trained lies before the UNet."""
 
-    def __init__(self, base: Base) -> None:
-        super().__init__(base)
+    def __init__(self, base: Base, task: Task) -> None:
+        super().__init__(base, task, base.unet)
         self.shift = torch.nn.Parameter(torch.zeros(1, device=base.device))
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: None) -> Tensor:
@@ -53,7 +52,7 @@ class UNetBackward(TextOnly):
 
     def build(self, base: Base, task: Task) -> ShiftedDenoiser:
         """Return the base, whose latents are shifted by the one parameter that trains."""
-        return ShiftedDenoiser(base)
+        return ShiftedDenoiser(base, task)
 
 
 class UNetTrained(StyleOnly):

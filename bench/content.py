@@ -12,7 +12,6 @@ import fcntl
 import functools
 import hashlib
 import io
-import itertools
 import json
 import os
 import re
@@ -30,8 +29,9 @@ import numpy as np
 from annotated_types import Ge, MaxLen
 from pydantic import AfterValidator, ConfigDict, GetPydanticSchema, Strict, StringConstraints, TypeAdapter
 from pydantic_core import ValidationError, core_schema
+from safetensors import SafetensorError
 
-from bench.types import BenchError, Stopped, raise_of_machine
+from bench.types import BenchError, Hooks, raise_of_machine
 
 CACHE_VARIABLE = "BPS_BENCH_CACHE"
 MOST_BYTES = 64_000_000
@@ -77,9 +77,7 @@ def refusing(words: Callable[[str], str], *kinds: type[Exception]) -> Iterator[N
 
 
 def _reading(path: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
-    return refusing(
-        lambda why: f"cannot read {path}: {why}. Check that the path is right and the file is there.", OSError
-    )
+    return refusing(lambda why: f"cannot read {path}: {why}. Check the path and the file.", OSError)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -95,9 +93,8 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     with _reading(path):
         known = os.stat(path)
         state = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
-        settled = (
-            time.time() - max(known.st_mtime, known.st_ctime) >= 2
-        )  # else a write may leave the same time
+        age = time.time() - max(known.st_mtime, known.st_ctime)
+        settled = age >= 2  # else a write may leave the same time
         return (_digest_of if settled else _digest_of.__wrapped__)(os.fspath(path), state)
 
 
@@ -115,14 +112,19 @@ def digest_arrays(**arrays: np.ndarray) -> str:
     """
     hasher = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.asarray(arrays[name])
-        if array.dtype.hasobject:
-            raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
+        array = _plain(name, arrays[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         header = json.dumps([name, array.dtype.str, list(array.shape)])
         hasher.update(len(header).to_bytes(8, "little") + header.encode())
         hasher.update(array.tobytes())
     return hasher.hexdigest()
+
+
+def _plain(name: str, array: Any) -> np.ndarray:
+    found = np.asarray(array)
+    if found.dtype.hasobject:
+        raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
+    return found
 
 
 def digest_json(value: Any) -> str:
@@ -185,8 +187,6 @@ def written_by_libraries(folder: Path) -> Iterator[None]:
     The files then have the mode of any file that is written: safetensors makes its own for their owner
     alone.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
         probe = folder / f".{secrets.token_hex(6)}"
@@ -247,12 +247,9 @@ def write_npz(
 
 def npz_bytes(arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> bytes:
     """Return the archive that `write_npz` writes."""
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise BenchError(f"array '{name}' holds Python objects; give numbers or strings.")
     buffer = io.BytesIO()
     save: Any = np.savez_compressed if compress else np.savez
-    save(buffer, **arrays)
+    save(buffer, **{name: _plain(name, array) for name, array in arrays.items()})
     return buffer.getvalue()
 
 
@@ -265,10 +262,8 @@ def read_npz(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict
     with _reading(path):
         data = Path(path).read_bytes()
     if sha256 is not None and sha256_bytes(data) != sha256:
-        raise BenchError(
-            f"{path} is not the file its record names (SHA-256 {sha256_bytes(data)[:16]}..., "
-            f"expected {sha256[:16]}...)."
-        )
+        found = f"SHA-256 {sha256_bytes(data)[:16]}..., expected {sha256[:16]}..."
+        raise BenchError(f"{path} is not the file its record names ({found}).")
     return npz_arrays(data, path)
 
 
@@ -302,16 +297,8 @@ def check_array(array: np.ndarray, name: str, *, dtype: type, shape: Sequence[in
     wanted = tuple(has if want is None else want for want, has in zip(shape, array.shape, strict=False))
     if array.dtype != dtype or len(array.shape) != len(shape) or array.shape != wanted:
         words = ",".join("N" if want is None else str(want) for want in shape)
-        raise BenchError(
-            f"{name} is {list(array.shape)} {array.dtype}; allowed: [{words}] {np.dtype(dtype).name}."
-        )
-
-
-def check_offsets(offsets: np.ndarray, *, items: int, rows: int) -> None:
-    """Raise BenchError unless offsets [N+1] cut so many rows into those of N items, in order."""
-    fits = len(offsets) == items + 1 and offsets[0] == 0 and offsets[-1] == rows
-    if not fits or (np.diff(offsets) < 0).any():
-        raise BenchError(f"its offsets do not cut {rows} rows into those of {items} items.")
+        held = f"{list(array.shape)} {array.dtype}"
+        raise BenchError(f"{name} is {held}; allowed: [{words}] {np.dtype(dtype).name}.")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -325,10 +312,8 @@ def inside(folder: Path, name: str) -> Path:
 def check_word(text: str) -> str:
     """Return a name that may stand in paths and commands, such as a method's; BenchError otherwise."""
     if len(text) > _MOST_WORD or not _WORD(text):
-        raise BenchError(
-            f"{shown(text)} is no name: allowed are 1 to {_MOST_WORD} letters, digits, '_', '.', '+' and "
-            "'-', a letter or digit first."
-        )
+        allowed = f"1 to {_MOST_WORD} letters, digits, '_', '.', '+' and '-', a letter or digit first"
+        raise BenchError(f"{shown(text)} is no name: allowed are {allowed}.")
     return text
 
 
@@ -338,10 +323,8 @@ def check_name(text: str) -> str:
         return text
     ends = text.strip() != text or text in ("", ".", "..")
     if ends or len(text) > _MOST_WORD or not text.isprintable() or "/" in text or "\\" in text:
-        raise BenchError(
-            f"{shown(text)} is no id: allowed are 1 to {_MOST_WORD} printable characters, no line ends, "
-            "no '/', no '\\', no space around them, and not '.' or '..'."
-        )
+        allowed = f"1 to {_MOST_WORD} printable characters, no '/', no '\\', no space around, not '.' or '..'"
+        raise BenchError(f"{shown(text)} is no id: allowed are {allowed}.")
     return text
 
 
@@ -389,15 +372,12 @@ def parse_json(raw: bytes, where: object, *, remedy: str, of: Any = None, loose:
     texts with control characters or halves of characters. loose: as other programs write: infinities
     and line ends pass.
     """
-    constant = None if loose else _refuse
-    try:
+    constant, kinds = None if loose else _refuse, (ValueError, RecursionError)
+    with refusing(lambda why: f"{where} is not valid JSON ({why}). {remedy}", *kinds):
         text = raw.decode()
         value = json.loads(text, object_pairs_hook=_once, parse_constant=constant)
         plain = "\\" not in text and not _RAW_CONTROL.search(text)  # so is every text in it
         _check(value, loose=loose, plain=plain)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise BenchError(f"{where} is not valid JSON ({reason}). {remedy}") from error
     return value if of is None else validated(value, of, where, remedy=remedy)
 
 
@@ -457,10 +437,8 @@ def _levels(value: Any) -> Iterator[list[Any]]:
     level = [value]
     while level:
         yield level
-        inner = (
-            x if isinstance(x, list) else (*x.values(), *x) for x in level if isinstance(x, (list, dict))
-        )
-        level = list(itertools.chain.from_iterable(inner))
+        nested = (x for x in level if isinstance(x, (list, dict)))
+        level = [y for x in nested for y in (x if isinstance(x, list) else (*x.values(), *x))]
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -475,6 +453,20 @@ def _refuse(name: str) -> Any:
 
 
 # ---- the cache
+
+
+def write_noted(path: Path, data: bytes, *, key: Mapping[str, Any]) -> None:
+    """Write a file, and beside it a note of its SHA-256 and of what it was made from."""
+    atomic_write(path, data)
+    write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_bytes(data)})
+
+
+def promised(path: Path) -> str | None:
+    """Return the SHA-256 that the note beside a file tells, None where one of the two is not there."""
+    with contextlib.suppress(BenchError, KeyError, TypeError):
+        if path.exists():
+            return str(read_json(path.with_suffix(".json"), loose=True)["sha256"])  # keys hold captions
+    return None
 
 
 class Cache:
@@ -512,24 +504,14 @@ class Cache:
         out as those read (C order, their own memory): other strides give networks other last digits.
         """
         path = self.path(key)
-        found = self._load(path)
-        if found is not None:
-            return found
+        if (digest := promised(path)) is not None:
+            with contextlib.suppress(BenchError):
+                return read_npz(path, sha256=digest)
         made = {name: np.array(array, order="C") for name, array in make().items()}
         self.tidy()
         with refusing(lambda why: f"{why} {CACHE_VARIABLE} moves the cache to another folder.", BenchError):
-            write_npz(path, made)
-            write_json(path.with_suffix(".json"), {"key": dict(key), "sha256": sha256_file(path)})
+            write_noted(path, npz_bytes(made), key=key)
         return made
-
-    def _load(self, path: Path) -> dict[str, np.ndarray] | None:
-        if not path.exists():
-            return None
-        try:
-            note = read_json(path.with_suffix(".json"), loose=True)  # keys hold captions
-            return read_npz(path, sha256=note["sha256"])
-        except (BenchError, KeyError, TypeError):
-            return None
 
 
 # ---- locks
@@ -598,9 +580,8 @@ class Lock:
                     raise InUse(self._holder(file))
                 self.wait(self._holder(file))
                 return False
-            if not os.path.samestat(
-                os.fstat(file), os.stat(self.path)
-            ):  # its last holder removed it meanwhile
+            taken, there = os.fstat(file), os.stat(self.path)
+            if not os.path.samestat(taken, there):  # its last holder removed it meanwhile
                 return False
             since = datetime.now(UTC).isoformat(timespec="seconds")
             os.ftruncate(file, 0)
@@ -623,17 +604,15 @@ class Lock:
         return f"{self._about} is in use by {named}. Wait until that ends, or stop it: finished work is kept."
 
 
-def patient(say: Callable[[str], None], stop: Callable[[], int | None]) -> Callable[[str], None]:
+def patient(hooks: Hooks) -> Callable[[str], None]:
     """Return what a Lock's `wait` may be: it says once who holds it, and raises Stopped when asked."""
     told: list[str] = []
 
     def wait(held: str) -> None:
         if not told:
             told.append(held)
-            say(f"waiting: {held}")
-        code = stop()
-        if code is not None:
-            raise Stopped(code)
+            hooks.say(f"waiting: {held}")
+        hooks.check_stop()
         time.sleep(_TRY_SECONDS)
 
     return wait

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.base.families import LATENT_CHANNELS, SD
+from bench.base import LATENT_CHANNELS, SD
 from bench.base.load import Base, load_base
 from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import MANIFEST, find_snapshot

@@ -250,13 +250,10 @@ class Pack:
         """The arrays by digest; BenchError where one is not what its digest says."""
         path = self.paths[1]
         found = content.read_npz(path)
-        try:
-            numbers, decimals = _parted(found, "numbers", np.int64), found["decimals"]
-            content.check_array(decimals, "decimals", dtype=np.int64, shape=(len(numbers),))
-            arrays = {d: _floats(a, int(e)) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
-            arrays |= _parted(found, "bytes", np.uint8)
-        except (BenchError, KeyError) as error:
-            raise BenchError(f"{path} is no archive of a pack ({error}). {_REMEDY}") from error
+        with content.refusing(lambda why: f"{path} is no archive of a pack ({why}). {_REMEDY}"):
+            numbers, decimals = _parted(found, "numbers"), found["decimals"].tolist()
+            arrays = {d: _floats(a, e) for (d, a), e in zip(numbers.items(), decimals, strict=True)}
+            arrays |= _parted(found, "bytes")
         for digest, array in arrays.items():
             if content.digest_arrays(array=array)[:16] != digest:
                 raise BenchError(f"{path} is damaged: array {digest} is another. {_REMEDY}")
@@ -293,19 +290,14 @@ def pack_runs(results: Path, out: Path) -> list[Path]:
         _write_arrays(made.paths[1], arrays)
         for place, line in made.lines.items():
             if made.files(line) != files[place]:
-                raise BenchError(
-                    f"{place} would not come back as it is: this program did not write its files."
-                )
+                raise BenchError(f"{place} would not come back as it is: other programs wrote its files.")
         for path, final in zip(reversed(made.paths), reversed(target.paths), strict=True):
             os.replace(path, final)  # lines last: they name the arrays
     return target.paths
 
 
 def unpack_runs(results: Path, folder: Path) -> list[Path]:
-    """Write the runs of a pack as run folders below a folder; return them, sorted.
-
-    BenchError, with nothing written, for a damaged pack and a run that is there already.
-    """
+    """Write a pack's runs as folders; return them, sorted. BenchError, nothing written, if there already."""
     source = Pack(results)
     if not source.lines:
         raise BenchError(f"{source.paths[0]} is no pack of runs: name one that bench results pack wrote.")
@@ -335,10 +327,8 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
         record = load_run(folder).record
         files = {name: data for name, data in _files_of(folder).items() if name != RECORD_FILE}
     if content.digest_json(dict(record.protocol)) != record.protocol_hash:
-        raise BenchError(
-            f"{submitted}: its protocol is not the one whose hash it tells ({record.protocol_hash[:12]}), so "
-            "nobody knows what it compares with. Ask for the record as the run wrote it."
-        )
+        why = f"its protocol is not the one whose hash it tells ({record.protocol_hash[:12]})"
+        raise BenchError(f"{submitted}: {why}. Ask for the record as the run wrote it.")
     for name, value in record.metrics.items():
         ends = [value.low, value.value, value.high]
         if None not in ends and ends != sorted(ends):  # type: ignore[type-var]
@@ -359,10 +349,7 @@ def add_record(submitted: Path, results: Path, *, by: str) -> Path:
 
 
 def add_comparison(comparison: Any, results: Path, *, name: str, command: str) -> Path:
-    """Write what `bench compare` tells as a run's record, so that it becomes a row; return its folder.
-
-    Rows share a table where reference and judges are the same; one of the same name is written anew.
-    """
+    """Write what `bench compare` tells as a run's record, so that it becomes a row; return its folder."""
     given, reference = comparison.folders
     if not given["n"]:
         raise BenchError(f"{given['folder']} holds statistics; a row is of pictures. Give them as A.")
@@ -469,13 +456,13 @@ def _joined(name: str, arrays: Mapping[str, np.ndarray], kind: type) -> dict[str
     return {name: joined, f"{name}_offsets": ends, f"{name}_digests": np.asarray([*arrays], dtype="U16")}
 
 
-def _parted(found: Mapping[str, np.ndarray], name: str, kind: type) -> dict[str, np.ndarray]:
-    joined, offsets, digests = found[name], found[f"{name}_offsets"], found[f"{name}_digests"]
-    content.check_array(joined, name, dtype=kind, shape=(None,))
-    content.check_array(offsets, f"{name}_offsets", dtype=np.int64, shape=(None,))
-    names = [str(digest) for digest in digests.ravel()]
-    content.check_offsets(offsets, items=len(names), rows=len(joined))
-    return {d: joined[a:b] for d, a, b in zip(names, offsets, offsets[1:], strict=False)}
+def _parted(found: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Cut arrays out of a joined one; that they are what was joined is for their digests to say."""
+    ends = found[f"{name}_offsets"]
+    return {
+        str(d): found[name][a:b]
+        for d, a, b in zip(found[f"{name}_digests"], ends[:-1], ends[1:], strict=True)
+    }
 
 
 def _whole(values: np.ndarray) -> tuple[int, np.ndarray]:
@@ -495,6 +482,4 @@ def _whole(values: np.ndarray) -> tuple[int, np.ndarray]:
 def _floats(whole: np.ndarray, decimals: int) -> np.ndarray:
     if decimals == _BITS:
         return whole.view(np.float64)
-    if not 0 <= decimals <= _MOST_DECIMALS:
-        raise BenchError(f"{decimals} decimals")
     return np.where(whole == _MISSING, np.nan, whole / 10.0**decimals)

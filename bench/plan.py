@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.base.families import Shape
+from bench.base import Shape
 from bench.base.load import Base
 from bench.base.random import build_base, shape_like, shape_of
 from bench.config import Budget, Machine, RunConfig, Sampler, Suite, Training

@@ -247,7 +247,7 @@ class Run:
         if not self.main:
             yield
             return
-        self._lock.wait = content.patient(self.hooks.say, self.hooks.stop) if wait else None
+        self._lock.wait = content.patient(self.hooks) if wait else None
         with self._lock:
             yield
 

@@ -221,6 +221,22 @@ class Denoiser(Protocol):
         """Predict the noise: latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> [K,B,4,h,w]."""
 
 
+def check_condition(condition: torch.Tensor, *, channels: int, multiple: int, of: str) -> None:
+    """Raise ValueError unless a condition is [B,channels,H,W] floating point, H and W multiples of a number.
+
+    of: what that number is, in words.
+    """
+    shape = list(condition.shape)
+    if len(shape) != 4 or shape[1] != channels:
+        raise ValueError(f"condition is {shape}; allowed: [B,{channels},H,W].")
+    if any(side < multiple or side % multiple for side in shape[2:]):
+        allowed = f"height and width divisible by {multiple} ({of})"
+        raise ValueError(f"condition is {shape[2]} x {shape[3]} pixels; allowed: {allowed}.")
+    if not condition.is_floating_point():
+        allowed = "floating point in [0, 1] (divide 8-bit images by 255)"
+        raise ValueError(f"condition is {condition.dtype}; allowed: {allowed}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
     """How diffusers knows the weights of a method.

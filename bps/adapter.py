@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -14,12 +15,101 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from bench.types import check_condition
 from bps import sites as places
-from bps.blocks import DecoderBlock, TimeResidualBlock, upsample, zeroed
 from bps.schedule import is_learned, layer_weights, slot_weight
 from bps.sites import MIDDLE_SLOT, OUTPUT_SLOT, SITES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Module = TypeVar("Module", bound=nn.Module)
+GROUPS = 32
+EPS = 1e-5
+
+
+def zeroed(module: Module) -> Module:
+    """Set a layer's weight and bias to zero, where they start."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def upsample(channels: int) -> nn.Sequential:
+    """Build nearest-neighbour doubling followed by a 3x3 convolution, [B,C,h,w] -> [B,C,2h,2w]."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(OrderedDict(grow=nn.Upsample(scale_factor=2.0), conv=conv))
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm with 32 groups, eps 1e-5, computed in float32, returned in the input's dtype."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels, eps=EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [B,C,h,w] -> [B,C,h,w]."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention of all cells, heads of 32 channels: x + zero_linear(attention(norm(x))); x at the start."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,h,w] -> [B,C,h,w]."""
+        cells = self.qkv(self.norm(x).flatten(2).mT)
+        q, k, v = (part.unflatten(-1, (-1, GROUPS)).transpose(1, 2) for part in cells.chunk(3, dim=-1))
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(seen).mT.reshape(x.shape)
+
+
+class TimeResidualBlock(nn.Module):
+    """Residual block whose second norm is scaled and shifted by the time embedding.
+
+    out = skip(x) + zero_conv(silu(norm2(conv1(silu(norm1(x)))) * (1 + scale) + shift)) with
+    (scale, shift) from a linear layer on silu(emb); both are 0 with time_channels None. attention: whether
+    SelfAttention comes behind it. At initialisation out = skip(x).
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, time_channels: int | None, attention: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm32(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.time = nn.Linear(time_channels, 2 * channels_out) if time_channels else None
+        self.norm2 = GroupNorm32(channels_out)
+        self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        same = channels_in == channels_out
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+        self.attention = SelfAttention(channels_out) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Map x [B,ci,h,w], emb [B,time_channels] -> [B,co,h,w]."""
+        hidden = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.time is not None:
+            scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+            hidden = hidden * (1 + scale) + shift
+        return self.attention(self.skip(x) + self.conv2(F.silu(hidden)))
+
+
+class DecoderBlock(nn.Module):
+    """Decoder step without time: a 1x1 convolution plus a zero-initialised normed branch."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm32(channels_in)
+        self.conv = zeroed(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        self.skip = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [B,ci,h,w] -> [B,co,h,w]."""
+        return self.skip(x) + self.conv(F.silu(self.norm(x)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +198,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.steering = options = Steering(**steering)
         places.check_widths(block_out_channels)
         if condition_channels < 1 or downscale_factor < 1:
-            raise ValueError(
-                f"condition_channels {condition_channels}, downscale_factor {downscale_factor}; "
-                "allowed: whole numbers from 1."
-            )
+            given = f"condition_channels {condition_channels}, downscale_factor {downscale_factor}"
+            raise ValueError(f"{given}; allowed: whole numbers from 1.")
         levels, bare = len(block_out_channels), slots_without_attention
         self.slots = places.live_slots(options.sites, modules=options.modules, bare=bare, levels=levels)
         self.size_multiple = 2 ** (levels - 1)
@@ -123,11 +211,7 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, condition_channels: int = 3, **options: Any) -> BPSAdapter:
-        """Build an untrained adapter that fits a UNet; options: those of the class that no UNet tells.
-
-        Raises ValueError unless the UNet has three or four levels of two resnets, widths divisible by 32 and
-        a middle block.
-        """
+        """Build an untrained adapter that fits a UNet, with other options; ValueError where none fits."""
         places.check_unet(unet)
         return cls(
             condition_channels=condition_channels,
@@ -147,10 +231,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         self.check_condition(condition)
         if tuple(emb.shape) != (len(condition), self.time_channels):
-            raise ValueError(
-                f"emb is {list(emb.shape)}; "
-                f"allowed: [{len(condition)},{self.time_channels}], one row per condition."
-            )
+            allowed = f"[{len(condition)},{self.time_channels}], one row per condition"
+            raise ValueError(f"emb is {list(emb.shape)}; allowed: {allowed}.")
         h = F.pixel_unshuffle(condition.to(self.dtype), self.downscale_factor)
         emb = emb.to(self.dtype)
         features: list[Tensor] = []
@@ -178,20 +260,9 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def check_condition(self, condition: Tensor) -> None:
         """Raise ValueError unless the condition is [B,C,H,W] floating point of an allowed size."""
-        step = self.size_multiple * self.downscale_factor
-        shape = list(condition.shape)
-        if len(shape) != 4 or shape[1] != self.channels:
-            raise ValueError(f"condition is {shape}; allowed: [B,{self.channels},H,W].")
-        if min(shape[2:]) < step or shape[2] % step or shape[3] % step:
-            raise ValueError(
-                f"condition is {shape[2]} x {shape[3]} pixels; allowed: height and width divisible "
-                f"by {step} ({self.size_multiple} x downscale factor {self.downscale_factor})."
-            )
-        if not condition.is_floating_point():
-            raise ValueError(
-                f"condition is {condition.dtype}; allowed: floating point in [0, 1] "
-                "(divide 8-bit images by 255)."
-            )
+        multiple = self.size_multiple * self.downscale_factor
+        of = f"{self.size_multiple} x downscale factor {self.downscale_factor}"
+        check_condition(condition, channels=self.channels, multiple=multiple, of=of)
 
     def _emit(self, slot: int, h: Tensor, emitted: dict[int, Tensor]) -> None:
         if slot in self.slots:
@@ -237,10 +308,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         weighted = [slot for slot in self.slots if slot <= MIDDLE_SLOT]
         weights = torch.tensor([slot_weight(schedule, slot=slot) for slot in weighted])
         if is_learned(schedule) and not weighted:
-            raise ValueError(
-                f"schedule '{schedule}' has nothing to learn: all live residuals weigh 1. Add the site "
-                "'encoder' or 'middle', or use another schedule."
-            )
+            remedy = "Add the site 'encoder' or 'middle', or use another schedule."
+            raise ValueError(f"schedule '{schedule}' has nothing to learn: live residuals weigh 1. {remedy}")
         if schedule == "learned":
             self.weights = nn.Parameter(weights)
         else:

@@ -6,24 +6,20 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from bench.base.weights import one_part
-from bench.types import BenchError
+from bench.base.load import Base
+from bench.base.weights import Source, one_part
+from bench.types import BenchError, Task
 from bps.adapter import BPSAdapter, Residuals
 from bps.release import split_release_checkpoint
 from bps.schedule import RELEASED, layer_weights, released, slot_weight
 from bps.sites import MIDDLE_SLOT, SITES
 from bps.steering import SteeredUNet
-
-if TYPE_CHECKING:
-    from bench.base.load import Base
-    from bench.base.weights import Source
-    from bench.types import Task
 
 _DRAWN = 'image = pipe("{prompt}", image=condition, {sampling}).images[0]  # condition: PIL and arrays too\n'
 EXCHANGE = dataclasses.replace(
@@ -34,10 +30,7 @@ EXCHANGE = dataclasses.replace(
 
 
 class BPSDenoiser(torch.nn.Module):
-    """The base's UNet steered by a BPS adapter.
-
-    The residuals depend on condition and timestep alone, so one evaluation serves all K branches.
-    """
+    """The base's UNet steered by a BPS adapter, one evaluation of which serves all K branches."""
 
     def __init__(
         self, base: Base, adapter: BPSAdapter, *, prior: str = "frozen", factors: Mapping[str, float] = {}
@@ -74,10 +67,7 @@ class BPSDenoiser(torch.nn.Module):
     def forward(
         self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Tensor | Residuals
     ) -> Tensor:
-        """latents [B,4,h,w], timesteps [B], text [K,B,L,D] -> eps [K,B,4,h,w].
-
-        features: of `encode`, or what `at_timesteps` made of them.
-        """
+        """latents [B,4,h,w], timesteps [B], text [K,B,L,D], conditions or residuals -> eps [K,B,4,h,w]."""
         residuals = self.at_timesteps(features, timesteps)
         output = self.steered.steer(**self._rows(latents, timesteps, text), residuals=residuals)
         return self._to_eps(output.unflatten(0, (len(text), -1)), latents, timesteps)
@@ -145,9 +135,8 @@ class BPS:
         Base.prior_unet. emit_rate, weights_rate: factors of the learning rate, see `allowed`.
         """
         schedule = released(task.name) if schedule == RELEASED else schedule
-        adapter = BPSAdapter.from_unet(
-            base.unet, task.channels, downscale_factor=base.downscale, schedule=schedule, **steering
-        )
+        how = {"downscale_factor": base.downscale, "schedule": schedule, **steering}
+        adapter = BPSAdapter.from_unet(base.unet, task.channels, **how)
         factors = _rate_factors(adapter, emit_rate=emit_rate, weights_rate=weights_rate)
         adapter = adapter.to(device=base.device, memory_format=torch.channels_last)  # as the UNet it steers
         return BPSDenoiser(base, adapter, prior=prior, factors=factors)
@@ -179,11 +168,7 @@ class BPS:
 def _rate_factors(
     adapter: BPSAdapter, *, emit_rate: str | Sequence[float], weights_rate: float
 ) -> dict[str, float]:
-    """Return the factor of the learning rate of an adapter's parameters, where it is not 1, by name.
-
-    A residual is weight x (convolution of zeros): under Adam a factor w of that convolution's rate is
-    what a weight w of the schedule is.
-    """
+    """Return factors of learning rates that are not 1: under Adam one is what such a weight would be."""
     schedule = adapter.config["schedule"]
     factors: dict[str, float] = {} if adapter.log_gains is None else {"log_gains": weights_rate}
     if emit_rate == "inverse":

@@ -25,10 +25,8 @@ class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
         super().__init__(*args, **components)
         check_fit(self.unet, adapter)
         if adapter.downscale_factor != self.vae_scale_factor:
-            raise ValueError(
-                f"the adapter has downscale factor {adapter.downscale_factor}, the VAE "
-                f"{self.vae_scale_factor}; allowed: the same."
-            )
+            factors = f"downscale factor {adapter.downscale_factor}, the VAE {self.vae_scale_factor}"
+            raise ValueError(f"the adapter has {factors}; allowed: the same.")
         self.register_modules(adapter=adapter)
 
     @torch.no_grad()
@@ -58,10 +56,8 @@ class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
         embeds = kwargs.get("prompt_embeds")
         prompts = len(prompt) if isinstance(prompt, (list, tuple)) else 1 if embeds is None else len(embeds)
         if len(condition) not in (1, prompts):
-            raise ValueError(
-                f"got {len(condition)} condition images for {prompts} prompts; "
-                "allowed: one for all, or one for each prompt."
-            )
+            given = f"{len(condition)} condition images for {prompts} prompts"
+            raise ValueError(f"got {given}; allowed: one for all, or one for each prompt.")
         repeats = num_images_per_prompt if len(condition) > 1 else 1
         with steered(self.unet, self.adapter, condition, repeats=repeats):
             return super().__call__(
@@ -79,10 +75,8 @@ class _Steered(_Pipeline):  # type: ignore[misc,valid-type]
         self.adapter.check_condition(condition)
         size = tuple(condition.shape[2:])
         if (height or size[0], width or size[1]) != size:
-            raise ValueError(
-                f"height {height}, width {width} with a condition of {size[0]} x {size[1]} pixels; "
-                "allowed: the condition's size. Resize the condition first."
-            )
+            given = f"height {height}, width {width} with a condition of {size[0]} x {size[1]} pixels"
+            raise ValueError(f"{given}; allowed: the condition's size. Resize the condition first.")
         return condition.to(self._execution_device)
 
 
@@ -106,10 +100,7 @@ class StableDiffusionXLBPSPipeline(_Steered, StableDiffusionXLPipeline):
 
 
 def _name_parts(pipeline: Any, parent: Any) -> None:
-    """Give a pipeline's __init__ its parent's signature and the adapter's name and type.
-
-    diffusers reads there which parts a pipeline is saved, loaded and taken over with.
-    """
+    """Give a pipeline's __init__ the signature that diffusers reads: its parent's, and the adapter."""
     made, known = pipeline.__init__, inspect.signature(parent.__init__)
     adapter = inspect.Parameter("adapter", inspect.Parameter.KEYWORD_ONLY, annotation=BPSAdapter)
     parameters = [*known.parameters.values(), adapter]
@@ -142,10 +133,8 @@ def _layout(image: Any) -> Tensor:
     """Bring one PIL image, array or tensor to [B,C,H,W] with its values as they are."""
     if hasattr(image, "getbands"):
         if image.mode not in _PIL_MODES:
-            raise ValueError(
-                f"the condition is a PIL image of mode {image.mode}; "
-                f"allowed: {', '.join(_PIL_MODES)}. Convert it first."
-            )
+            allowed = f"{', '.join(_PIL_MODES)}. Convert it first"
+            raise ValueError(f"the condition is a PIL image of mode {image.mode}; allowed: {allowed}.")
         image = np.array(image)
     channels_first = isinstance(image, Tensor)
     pixels = image if channels_first else torch.as_tensor(image)

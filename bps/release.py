@@ -41,10 +41,8 @@ def convert_release_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Te
     expected = {*renamed, *scalars}
     missing, extra = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)
     if missing or extra:
-        raise ValueError(
-            "this is not a state dict of the release's BPS module. "
-            f"Missing: {', '.join(missing) or 'none'}. Unknown: {', '.join(extra) or 'none'}."
-        )
+        names = f"Missing: {', '.join(missing) or 'none'}. Unknown: {', '.join(extra) or 'none'}"
+        raise ValueError(f"this is not a state dict of the release's BPS module. {names}.")
     converted = {ours: state_dict[theirs] for theirs, ours in renamed.items() if ours}
     live = [*SLOTS_BY_SITE["encoder"], _RES_WEIGHTS - 1]
     converted["weights"] = torch.stack([state_dict[scalars[index]].reshape(()) for index in live])
@@ -70,10 +68,8 @@ def split_release_checkpoint(
             raise ValueError(f"this is no checkpoint of the release: no name begins with '{prefix}'.")
     dead = {slot: adapter.get(f"zero_blocks.{slot}.weight") for slot in _DEAD_SLOTS}
     if alive := [slot for slot, tensor in dead.items() if tensor is not None and tensor.any()]:
-        raise ValueError(
-            f"zero_blocks of slots {alive} are not zero: the checkpoint was trained with "
-            "is_controlnet, which also adds residuals to the skip connections. Allowed: without."
-        )
+        why = "it was trained with is_controlnet, which also adds residuals to the skip connections"
+        raise ValueError(f"zero_blocks of slots {alive} are not zero: {why}. Allowed: without.")
     renamed = convert_ldm_unet_checkpoint(dict(unet), dict(unet_config))
     return renamed, convert_release_state_dict(adapter)
 

@@ -46,10 +46,7 @@ def released(task: str) -> str:
 
 
 def layer_weights(schedule: str | Sequence[float]) -> tuple[float, ...]:
-    """Return the 13 starting weights of a schedule given by name or as 13 numbers.
-
-    Raises ValueError for an unknown name, another length or a number that is not finite.
-    """
+    """Return the 13 starting weights of a schedule, a name or 13 finite numbers; ValueError for others."""
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)

@@ -51,10 +51,8 @@ def live_slots(
     slots -= {*range(3 * levels, MIDDLE_SLOT), *range(MIDDLE_SLOT + 1 + 3 * levels, OUTPUT_SLOT)}
     slots -= set(bare) if "resnets" not in _kinds(modules) else set()
     if not slots:
-        raise ValueError(
-            f"sites {chosen} with modules '{modules}' leave no place for a residual. "
-            f"Give at least one of {tuple(SLOTS_BY_SITE)} with modules of that kind in the UNet."
-        )
+        allowed = f"at least one of {tuple(SLOTS_BY_SITE)} with modules of that kind in the UNet"
+        raise ValueError(f"sites {chosen} with modules '{modules}' leave no place. Give {allowed}.")
     return tuple(sorted(slots))
 
 
@@ -82,9 +80,7 @@ def _kinds(modules: str) -> tuple[str, ...]:
 
 def slots_without_attention(unet: UNet2DConditionModel) -> tuple[int, ...]:
     """List the steerable slots whose UNet entry has no attention (SD 1.5: 10, 11, 13, 14, 15)."""
-    return tuple(
-        slot for slot, found in sorted(injection_sites(unet, modules="attentions").items()) if not found
-    )
+    return tuple(s for s, found in sorted(injection_sites(unet, modules="attentions").items()) if not found)
 
 
 def check_unet(unet: UNet2DConditionModel) -> None:
@@ -102,7 +98,5 @@ def check_unet(unet: UNet2DConditionModel) -> None:
 def check_widths(widths: Sequence[int]) -> None:
     """Raise ValueError unless there are three or four positive widths divisible by 32 (the group norms)."""
     if len(widths) not in (3, 4) or any(width <= 0 or width % 32 for width in widths):
-        raise ValueError(
-            f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: 3 or 4, all positive "
-            "multiples of 32."
-        )
+        allowed = "3 or 4, all positive multiples of 32"
+        raise ValueError(f"block_out_channels {tuple(widths)} has {len(widths)} levels; allowed: {allowed}.")

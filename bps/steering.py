@@ -92,10 +92,7 @@ class SteeredUNet(nn.Module):
         return self.steer(sample, timestep, encoder_hidden_states, residuals)
 
     def residuals(self, condition: Tensor, timestep: Tensor | float) -> Residuals:
-        """Compute the residuals of B conditions, for any number of calls at their timesteps.
-
-        condition [B,C,H,W] in [0, 1]; timestep a number, 0-d, [1] or [B].
-        """
+        """Compute residuals of conditions [B,C,H,W] in [0, 1] at a timestep: number, 0-d, [1] or [B]."""
         return self.adapter(condition, time_embedding(self.unet, timestep, batch=len(condition)))
 
     def steer(
@@ -113,10 +110,8 @@ class SteeredUNet(nn.Module):
         """
         rows, batch = len(sample), residuals.batch
         if rows % batch or len(encoder_hidden_states) != rows:
-            raise ValueError(
-                f"sample has {rows} rows, encoder_hidden_states {len(encoder_hidden_states)}, the "
-                f"residuals {batch}; allowed: as many text as sample rows, a multiple of {batch}."
-            )
+            text, allowed = len(encoder_hidden_states), f"as many text as sample rows, a multiple of {batch}"
+            raise ValueError(f"sample has {rows} rows, encoder_hidden_states {text}; allowed: {allowed}.")
         steps = _spread(timestep, rows=rows, batch=batch, device=sample.device)
         with Injection(self.unet, residuals, modules=self.adapter.steering.modules):
             return self.unet(sample, steps, encoder_hidden_states, return_dict=False, **added)[0]
@@ -138,14 +133,11 @@ def steered(
 
     def compute(module: nn.Module, args: Any, emb: Tensor) -> None:
         if len(emb) % rows:
-            raise ValueError(
-                f"the UNet was called with {len(emb)} rows; allowed: a multiple of {rows} "
-                f"({len(condition)} conditions x {repeats} samples)."
-            )
+            allowed = f"a multiple of {rows} ({len(condition)} conditions x {repeats} samples)"
+            raise ValueError(f"the UNet was called with {len(emb)} rows; allowed: {allowed}.")
         residuals = adapter(condition, emb[:rows:repeats].detach())
-        injection.residuals = Residuals(
-            by_slot={slot: r.repeat_interleave(repeats, dim=0) for slot, r in residuals.by_slot.items()}
-        )
+        repeated = {slot: r.repeat_interleave(repeats, dim=0) for slot, r in residuals.by_slot.items()}
+        injection.residuals = Residuals(by_slot=repeated)
 
     with unet.time_embedding.register_forward_hook(compute), injection:
         yield
@@ -153,10 +145,7 @@ def steered(
 
 @torch.no_grad()
 def time_embedding(unet: UNet2DConditionModel, timestep: Tensor | float, *, batch: int) -> Tensor:
-    """Return the UNet's own time embedding [batch,time_embed_dim], without gradients.
-
-    timestep: a number, 0-d, [1] or [batch].
-    """
+    """Return a UNet's time embedding [batch,D], without gradients, of a number, 0-d, [1] or [batch]."""
     weight = unet.time_embedding.linear_1.weight
     steps = _spread(timestep, rows=batch, batch=batch, device=weight.device)
     return unet.time_embedding(unet.time_proj(steps).to(weight.dtype))
@@ -168,18 +157,14 @@ def check_fit(unet: UNet2DConditionModel, adapter: BPSAdapter) -> None:
     ours, theirs = adapter.config["block_out_channels"], unet.config["block_out_channels"]
     width = unet.time_embedding.linear_2.out_features
     if list(ours) != list(theirs) or adapter.time_channels != width:
-        raise ValueError(
-            f"the adapter was built for widths {list(ours)} and time embedding "
-            f"{adapter.time_channels}; the UNet has {list(theirs)} and {width}. "
-            "Build one with BPSAdapter.from_unet."
-        )
+        built = f"widths {list(ours)} and time embedding {adapter.time_channels}"
+        has = f"{list(theirs)} and {width}. Build one with BPSAdapter.from_unet"
+        raise ValueError(f"the adapter was built for {built}; the UNet has {has}.")
     places = injection_sites(unet, modules=adapter.steering.modules)
     empty = [slot for slot in adapter.slots if not places[slot]]
     if empty:
-        raise ValueError(
-            f"the adapter emits residuals for slots {empty}, where this UNet has no "
-            f"'{adapter.steering.modules}' modules. Build one with BPSAdapter.from_unet."
-        )
+        lacking = f"slots {empty}, where this UNet has no '{adapter.steering.modules}' modules"
+        raise ValueError(f"the adapter emits residuals for {lacking}. Build one with BPSAdapter.from_unet.")
 
 
 def _spread(timestep: Tensor | float, *, rows: int, batch: int, device: torch.device) -> Tensor:
@@ -201,11 +186,9 @@ def _add_to_output(output: Any, residual: Tensor, slot: int) -> Any:
         return dataclasses.replace(output, sample=_add_to_output(output.sample, residual, slot))
     batch = len(residual)
     if len(output) % batch or output.shape[1:] != residual.shape[1:]:
-        raise ValueError(
-            f"the residual of slot {slot} is {list(residual.shape)}, the UNet's features there "
-            f"{list(output.shape)}; allowed: the same sizes (condition pixels = latent cells x "
-            "downscale factor) and a multiple of its rows."
-        )
+        sizes = f"{list(residual.shape)}, the UNet's features there {list(output.shape)}"
+        allowed = "the same sizes (pixels = latent cells x downscale factor) and a multiple of its rows"
+        raise ValueError(f"the residual of slot {slot} is {sizes}; allowed: {allowed}.")
     residual = residual.to(output.dtype)
     if len(output) == batch:
         return output + residual

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import SD, Shape
+from bench.base import SD, Shape
 from bench.base.random import train_tokenizer, write_base
 from bench.base.snapshot import MANIFEST
 from bench.content import read_json, sha256_file, write_json

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import Shape
+from bench.base import Shape
 from bench.base.random import shape_like, write_base
 from bench.base.single import clip_tokenizer
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
-from bench.base.families import Shape
+from bench.base import Shape
 from bench.base.random import build_base, shape_like, shape_of
 from bench.config import Machine, RunConfig, Sampler, Training
 from bench.plan import (

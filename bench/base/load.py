@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 
 from bench.base.snapshot import Snapshot, find_snapshot, pooled_width
 from bench.base.weights import not_finite, read_model
-from bench.types import BenchError, raise_of_machine, some, unknown
+from bench.content import refusing
+from bench.types import BenchError, some, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,10 +27,7 @@ _PIXELS_AT_ONCE = 2**21  # through the autoencoder: 8 images of 512 x 512
 
 @dataclass(frozen=True, kw_only=True)
 class Base(Snapshot):
-    """A frozen text-to-image diffusion model, loaded from a snapshot, and what one must know to use it.
-
-    dtype: of the frozen UNet; text encoders and autoencoder stay in float32.
-    """
+    """A frozen text-to-image diffusion model; dtype: of its UNet. Text encoders, autoencoder are float32."""
 
     unet: Any
     vae: Any
@@ -86,10 +84,7 @@ class Base(Snapshot):
         return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Encode captions as the family's own pipeline does, [N,L,D] float32.
-
-        Where the UNet reads a pooled vector too, that is the last of the L rows, with zeros behind it.
-        """
+        """Encode captions as the family's pipeline does, [N,L,D] float32; the last row is a pooled vector."""
         import torch
 
         with torch.inference_mode():
@@ -121,10 +116,7 @@ class Base(Snapshot):
         return text
 
     def encode_posterior(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
-        """[N,H,W,3] uint8 -> mean and standard deviation of the latents, [N,4,h,w] float32, scaled.
-
-        The mean is the mode. An autoencoder that is not variational has a deviation of 0.
-        """
+        """[N,H,W,3] uint8 -> mode and deviation (0 where none) of the latents, [N,4,h,w] float32, scaled."""
         import torch
 
         with torch.inference_mode():
@@ -148,10 +140,7 @@ class Base(Snapshot):
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def to_eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Turn the UNet's output into eps: as it is, or alpha * v + sigma * z (arXiv 2202.00512).
-
-        output, latents [..., 4,h,w] with batch in the fourth axis from the end, timesteps [B].
-        """
+        """Turn a UNet's output [...,B,4,h,w] into eps: it, or alpha * v + sigma * z (arXiv 2202.00512)."""
         if self.prediction == "epsilon":
             return output
         alpha = self.alphas.to(latents.device, latents.dtype)[timesteps].view(-1, 1, 1, 1)
@@ -253,7 +242,8 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
 
     folder, family = snapshot.folder, snapshot.family
     parts: dict[str, Any] = {}
-    try:
+    no_base = f"{folder} is not a Stable Diffusion folder that diffusers can load"
+    with refusing(lambda why: f"{no_base} ({why}). Give one with {', '.join(family.parts)}.", Exception):
         for part, kind in snapshot.classes().items():
             chosen = getattr(torch, dtype) if part == "unet" else torch.float32
             safe = all(name.endswith(".safetensors") for name in snapshot.weight_files(part))
@@ -262,27 +252,15 @@ def _load_parts(snapshot: Snapshot, dtype: str) -> dict[str, Any]:
             if wrong := not_finite(parts[part].state_dict()):
                 raise BenchError(f"{part}/ has weights that are not finite in {chosen}: {some(wrong)}")
         for part in family.tokenizers:
-            parts[part] = transformers.CLIPTokenizer.from_pretrained(
-                folder, subfolder=part, local_files_only=True
-            )
+            how = {"subfolder": part, "local_files_only": True}
+            parts[part] = transformers.CLIPTokenizer.from_pretrained(folder, **how)
         parts["scheduler"] = diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-    except Exception as error:  # the libraries raise many kinds for a damaged folder
-        raise_of_machine(error)
-        raise BenchError(
-            f"{folder} is not a Stable Diffusion folder that diffusers can load ({error}). Give a "
-            "folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
-        ) from error
-    for part, tokenizer in zip(family.encoders, family.tokenizers, strict=True):
-        _check_tokenizer(parts[tokenizer], folder / tokenizer, snapshot.configs[part])
+    for part, name in zip(family.encoders, family.tokenizers, strict=True):
+        tokenizer, text, place = parts[name], snapshot.configs[part], folder / name
+        tokens, length, most = len(tokenizer), tokenizer.model_max_length, text["max_position_embeddings"]
+        if tokens < 3:
+            raise BenchError(f"{place} holds no vocabulary. Give a whole base.")
+        if length > most or tokens > text["vocab_size"]:
+            has, reads = f"{tokens} tokens in prompts of {length}", f"{text['vocab_size']} in {most}"
+            raise BenchError(f"{place} has {has}; the text encoder reads {reads}. Give the tokenizer of it.")
     return parts
-
-
-def _check_tokenizer(tokenizer: Any, place: Path, text: Mapping[str, Any]) -> None:
-    tokens, length, most = len(tokenizer), tokenizer.model_max_length, text["max_position_embeddings"]
-    if tokens < 3:
-        raise BenchError(f"{place} holds no vocabulary. Give a whole base.")
-    if length > most or tokens > text["vocab_size"]:
-        raise BenchError(
-            f"{place} has {tokens} tokens in prompts of {length}; the text encoder reads "
-            f"{text['vocab_size']} in {most}. Give the tokenizer of this text encoder."
-        )

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import (
+from bench.base import (
     EOS,
     HEAD,
-    LATENT_CHANNELS,
     NOISE,
     SD,
     Shape,
     family_with,
+    index_of,
     text_config,
     unet_config,
     vae_config,
@@ -118,7 +118,6 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
     vae = vae_config(
         [first * level for level in levels],
         sample_size=size,
-        latent_channels=LATENT_CHANNELS,
         norm_num_groups=32 if first >= 64 else 8,
         scaling_factor=like.get("scale", 0.18215),
     )
@@ -130,10 +129,7 @@ def shape_like(name: str, *, width: int = FULL_WIDTH, size: int | None = None) -
 
 
 def shape_of(folder: Path, *, size: int | None = None) -> Shape:
-    """Read a base's shape from a diffusers folder; its weights are not touched and need not be there.
-
-    BenchError where a configuration is missing, damaged or none of a base that can be run.
-    """
+    """Read a base's shape from a diffusers folder, not its weights; BenchError for none that can be run."""
     shape = Shape(name=folder.name, configs=read_configs(folder))
     shape = shape.changed("scheduler", _class_name="DDIMScheduler")
     return shape.changed("unet", sample_size=size // shape.downscale) if size else shape
@@ -216,19 +212,11 @@ def write_base(
                 more = {"variant": variant} if name == "unet" else {}
                 parts[name].save_pretrained(folder / name, **more)
     drop_paths(folder)
-    libraries = dict.fromkeys((*family.encoders, *family.tokenizers), "transformers")
-    named = {name: (libraries.get(name, "diffusers"), type(parts[name]).__name__) for name in family.parts}
-    optional = {"safety_checker": (None, None), "requires_safety_checker": False}
+    named = pipeline.replace(SD.pipeline, family.pipeline, 1)
+    index: dict[str, Any] = {"_class_name": named, **(classes or {})}
     if family.pooled:
-        optional = {"force_zeros_for_empty_prompt": parts.get("zero_empty", True)}
-    index = {
-        "_class_name": pipeline.replace(SD.pipeline, family.pipeline, 1),
-        "feature_extractor": (None, None),
-        **optional,
-        **named,
-        **(classes or {}),
-    }
-    write_json(folder / INDEX, index)
+        index["force_zeros_for_empty_prompt"] = parts.get("zero_empty", True)
+    write_json(folder / INDEX, index_of(family, [type(parts[n]).__name__ for n in family.parts], **index))
 
 
 def drop_paths(folder: Path) -> None:

@@ -14,19 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.base.families import EOS, HEAD, NOISE, text_config, unet_config, vae_config
-from bench.base.weights import open_tensors, quiet, read_tensors
-from bench.content import (
-    Cache,
-    digest_json,
-    read_json,
-    read_small,
-    sha256_file,
-    unwritable,
-    write_json,
-    written_by_libraries,
-)
-from bench.types import BenchError, raise_of_machine, some, unknown
+import yaml
+
+from bench import content
+from bench.base import EOS, HEAD, NOISE, SD, index_of, quiet, text_config, unet_config, vae_config
+from bench.base.weights import open_tensors, read_tensors
+from bench.content import Cache, digest_json, read_json, read_small, refusing, sha256_file, write_json
+from bench.types import BenchError, some, unknown
 
 SUFFIXES = (".safetensors", ".ckpt")
 EMA = "ema"
@@ -36,6 +30,7 @@ _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )
+_CLASSES = ("UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel", "CLIPTokenizer", "DDIMScheduler")
 _LAST_READ = 23  # of OpenCLIP's 24 layers: 2.x takes what the last but one gives
 _MOST_YAML = 1_000_000
 _OTHERS = {
@@ -48,23 +43,19 @@ _OTHERS = {
 
 
 class Shapes(dict[str, tuple[int, ...]]):
-    """The shapes of a file's tensors by name; a name that it lacks is the reason to refuse it.
-
-    half: whether all weights of the parts are float16.
-    """
+    """The shapes of a file's tensors by name; one lacking is refused. half: whether weights are float16."""
 
     def __init__(self, file: Path) -> None:
         tensors = _tensors(file)
-        super().__init__(
-            {n: tuple(t.get_shape() if hasattr(t, "get_shape") else t.shape) for n, t in tensors.items()}
-        )
+        shapes = (t.get_shape() if hasattr(t, "get_shape") else t.shape for t in tensors.values())
+        super().__init__(zip(tensors, map(tuple, shapes), strict=True))
         parts = (_UNET, _VAE, "cond_stage_model.")
         weights = [t for n, t in tensors.items() if n.startswith(parts) and not n.endswith("position_ids")]
         kinds = {str(t.get_dtype() if hasattr(t, "get_dtype") else t.dtype) for t in weights}
         self.file, self.half = file, kinds in ({"F16"}, {"torch.float16"})
 
     def __missing__(self, name: str) -> tuple[int, ...]:
-        raise _refused(self.file, f"it has no {name}")
+        raise BenchError(_refusal(self.file, f"it has no {name}"))
 
     def count(self, name: str) -> int:
         """Return how many names there are with 0, 1, ... in the place of {}."""
@@ -72,29 +63,16 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 
 def configs_of(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the configurations of a file's parts, by part and "index"; weights are not read.
-
-    BenchError for a file of another kind, and one that does not say what it predicts.
-    """
+    """Return the configurations of a file's parts and "index", weights unread; BenchError for others."""
     shapes = Shapes(file)
     for mark, reason in _OTHERS.items():
         if any(name.startswith(mark) for name in shapes):
-            raise _refused(file, reason)
+            raise BenchError(_refusal(file, reason))
     linear = len(shapes[f"{_UNET}middle_block.1.proj_in.weight"]) == 2
     prediction = _prediction(file, told=not linear)
     size = 768 if linear and prediction == "v_prediction" else 512
     return {
-        "index": {
-            "_class_name": "StableDiffusionPipeline",
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "requires_safety_checker": False,
-        },
+        "index": index_of(SD, _CLASSES),
         "unet": _unet(shapes, linear=linear) | {"sample_size": size // 8},
         "vae": _vae(shapes) | {"sample_size": size},
         "text_encoder": _text(shapes),
@@ -132,7 +110,7 @@ def unpacked(file: Path, configs: Mapping[str, Mapping[str, Any]], *, variant: s
             (Path(work) / "base").replace(folder)
     except OSError as error:
         if not _is_whole(folder):  # else another process was faster
-            raise unwritable(folder, error) from error
+            raise content.unwritable(folder, error) from error
     return folder
 
 
@@ -169,10 +147,11 @@ def _write(
         write_json(folder / (name or f"{part}/config.json"), config)
     newer = configs["unet"]["use_linear_projection"]
     length = configs["text_encoder"]["max_position_embeddings"]
-    with written_by_libraries(folder):
+    with content.written_by_libraries(folder):
         clip_tokenizer(pad="!" if newer else EOS, length=length).save_pretrained(folder / "tokenizer")
     quiet()
-    try:
+    lacking = "it lacks weights"  # what was never filled lies on the meta device
+    with refusing(lambda why: _refusal(file, lacking if "meta tensor" in why else why)):
         made = diffusers.StableDiffusionPipeline.from_single_file(
             str(file),
             config=str(folder),
@@ -180,21 +159,16 @@ def _write(
             local_files_only=True,
             extract_ema=variant == EMA,
         )
-    except Exception as error:  # the library raises many kinds
-        raise_of_machine(error)
-        lacking = isinstance(error, NotImplementedError)  # of moving what was never filled
-        reason = "it lacks weights" if lacking else str(error).strip().splitlines()[0]
-        raise _refused(file, reason) from error
     for part in ("unet", "vae", "text_encoder"):
         module = getattr(made, part)
         missing = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
         if missing:
-            raise _refused(file, f"it lacks weights of its {part}: {some(missing)}")
-        with written_by_libraries(folder):
+            raise BenchError(_refusal(file, f"it lacks weights of its {part}: {some(missing)}"))
+        with content.written_by_libraries(folder):
             module.save_pretrained(folder / part, variant=variant if part == "unet" else None)
     held, known = sum(name.startswith(_UNET) for name in shapes), len(made.unet.state_dict())
     if held != known:
-        raise _refused(file, f"its UNet has {held} tensors, {known} are known")
+        raise BenchError(_refusal(file, f"its UNet has {held} tensors, {known} are known"))
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
     write_json(folder / "manifest.json", {"made of": {file.name: sha256_file(file)}, "files": files})
@@ -203,15 +177,13 @@ def _write(
 def _tensors(file: Path) -> Mapping[str, Any]:
     """Map a file's tensors by name, slices or tensors; their contents are not read."""
     if file.suffix not in SUFFIXES:
-        raise BenchError(
-            f"--base {file}: a base in one file is {' or '.join(SUFFIXES)}, in the original layout of Stable "
-            "Diffusion 1.x or 2.x. Give such a file, a diffusers folder, or org/name[@revision]."
-        )
+        allowed = f"one of the original layout of Stable Diffusion 1.x or 2.x, {' or '.join(SUFFIXES)}"
+        raise BenchError(f"--base {file}: give {allowed}, a diffusers folder, or org/name[@revision].")
     return open_tensors(file) if file.suffix == ".safetensors" else read_tensors(file)
 
 
-def _refused(file: Path, reason: str) -> BenchError:
-    return BenchError(
+def _refusal(file: Path, reason: str) -> str:
+    return (
         f"{file} is no Stable Diffusion 1.x or 2.x in one file of the original layout that can be run: "
         f"{reason.rstrip('.')}. Give one, or a folder in diffusers' format."
     )
@@ -275,22 +247,16 @@ def _text(shapes: Shapes) -> dict[str, Any]:
 
 def _prediction(file: Path, *, told: bool) -> str:
     """Return what the UNet predicts, by the original configuration beside the file; told: 1.x need none."""
-    import yaml
-
     beside = file.with_suffix(".yaml")
     if not beside.is_file():
         if told:
             return "epsilon"
+        remedy = f"Put its original configuration beside it as {beside.name} (v2-inference.yaml or -v.yaml)."
         raise BenchError(
-            f"{file} is a Stable Diffusion 2.x, which does not say whether it predicts eps or v. Put its "
-            f"original configuration beside it as {beside.name} (v2-inference.yaml, v2-inference-v.yaml)."
+            f"{file} is a Stable Diffusion 2.x that does not say whether it predicts eps or v. {remedy}"
         )
-    try:
+    asked = "model.params.parameterization is eps or v. Restore it."
+    with refusing(lambda _: f"{beside} is no original configuration of a Stable Diffusion: {asked}"):
         held = yaml.safe_load(read_small(beside, most_bytes=_MOST_YAML))
         kind = held["model"]["params"].get("parameterization", "eps")
         return {"eps": "epsilon", "v": "v_prediction"}[kind]
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise BenchError(
-            f"{beside} is no original configuration of a Stable Diffusion: model.params.parameterization is "
-            "eps or v. Restore it."
-        ) from error

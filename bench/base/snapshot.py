@@ -1,6 +1,6 @@
 """Where a base lies, which of its files are read, and whether it is one that can be run.
 
-It must be of a family in bench.base.families: CLIP text encoders, a UNet that reads four latent channels, a
+It must be of a family in bench.base: CLIP text encoders, a UNet that reads four latent channels, a
 timestep and text (SDXL's: sizes too), an autoencoder whose latents are only scaled, and a schedule of DDPM's
 kind that predicts eps or v. Anything else would load, or nearly, and give numbers that mean nothing, so what
 is unknown is refused.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bench.base.families import LATENT_CHANNELS, SD, SDXL, Shape, family_of, vae_widths
+from bench.base import LATENT_CHANNELS, SD, SDXL, Shape, family_of, vae_widths
 from bench.base.single import SUFFIXES, configs_of, unpacked
 from bench.base.weights import open_tensors
 from bench.content import digest_json, read_json, sha256_file
@@ -194,18 +194,13 @@ def find_snapshot(place: str | Path, *, variant: str | None = None) -> Snapshot:
         source, configs = {name: sha256_file(folder)}, read_configs(folder)
         folder = unpacked(folder, configs, variant=variant)
     elif not folder.exists() and folder.suffix in SUFFIXES:
-        raise BenchError(
-            f"there is no file {place}. Give one that is there, a folder or a hub id with --base."
-        )
+        raise BenchError(f"there is no file {place}. Give another, a folder or a hub id with --base.")
     elif not folder.exists() and _HUB.fullmatch(str(place)):
         folder = fetch(str(place), variant=variant)
         name = f"{str(place).partition('@')[0]}@{folder.name}"
     if not (folder / INDEX).is_file():
-        raise BenchError(
-            f"there is no base model in {folder} (no {INDEX}). Give the folder of a Stable Diffusion in "
-            "diffusers' format, a single .safetensors or .ckpt file of the original layout, or a hub id "
-            "org/name[@revision], with --base."
-        )
+        allowed = "a folder in diffusers' format, a .safetensors or .ckpt, or a hub id org/name[@revision]"
+        raise BenchError(f"there is no base model in {folder} (no {INDEX}). Give {allowed}, with --base.")
     family = family_of(configs["index"] if source else _read(folder / INDEX))
     absent = [part for part in family.parts if not (folder / part).is_dir()]
     if absent:
@@ -323,10 +318,7 @@ def choose_files(names: Iterable[str], *, variant: str | None = None) -> list[st
 
 
 def _named(name: str) -> tuple[str, str | None]:
-    """Return format and variant of a weights file or of its index; ("", None) for other files.
-
-    "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors": ("safetensors", "fp16").
-    """
+    """Return format and variant of a file of weights or its index, ("bin", "fp16"); ("", None) for others."""
     stem, *words = re.split(r"\.|-\d{5}-of-\d{5}", name.partition("/")[2])
     kind = next((word for word in words if word in ("safetensors", "bin")), "")
     if stem not in _STEMS or not kind:
@@ -335,10 +327,7 @@ def _named(name: str) -> tuple[str, str | None]:
 
 
 def fetch(place: str, *, variant: str | None = None) -> Path:
-    """Return the folder of a hub id in the hub's cache, fetching what is missing if that is allowed.
-
-    Only the files that are read are fetched. BenchError where it is not there and cannot be had.
-    """
+    """Return a hub id's folder in the hub's cache, what is read fetched; BenchError if not to be had."""
     from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 
     name, _, revision = place.partition("@")
@@ -355,11 +344,11 @@ def fetch(place: str, *, variant: str | None = None) -> Path:
         with contextlib.suppress(Exception):  # what was fetched earlier serves without a network
             return Path(snapshot_download(local_files_only=True, **asked))
         state = " while HF_HUB_OFFLINE is set" if is_offline_mode() else ""
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        fetching = f"hf download {name}{f' --revision {revision}' if revision else ''}"
         raise BenchError(
-            f"the base {place} is no folder here and cannot be had from the hub{state} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Give the folder of a Stable "
-            f"Diffusion in diffusers' format with --base, or fetch it where there is a network: "
-            f"hf download {name}{f' --revision {revision}' if revision else ''}"
+            f"the base {place} is no folder here and cannot be had from the hub{state} ({why}). Give a "
+            f"folder in diffusers' format with --base, or fetch it where there is a network: {fetching}"
         ) from error
 
 
@@ -373,10 +362,8 @@ def _check_manifest(folder: Path, files: Mapping[str, str]) -> None:
     wrong = next((name for name, digest in promised.items() if files.get(name) != digest), None)
     if wrong is not None:
         state = "does not match its SHA-256" if wrong in files else "is missing"
-        raise BenchError(
-            f"{folder / wrong} {state} in {MANIFEST}: the base is damaged. Restore the file (git checkout) "
-            "or install again."
-        )
+        remedy = "the base is damaged. Restore the file (git checkout) or install again."
+        raise BenchError(f"{folder / wrong} {state} in {MANIFEST}: {remedy}")
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:

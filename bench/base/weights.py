@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import safe_open
 
-from bench.content import digest_json, read_json, sha256_file
-from bench.types import (
-    BenchError,
-    Example,
-    Exchange,
-    Method,
-    MetricSpec,
-    Task,
-    lacks_memory,
-    raise_of_machine,
-    some,
-)
+from bench.base import quiet
+from bench.content import digest_json, read_json, refusing, sha256_file
+from bench.types import BenchError, Example, Exchange, Method, MetricSpec, Task, lacks_memory, some
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +40,7 @@ DRAWN_BY_TEXT = 'image = pipe("{prompt}", height={size}, width={size}, {sampling
 
 
 def open_tensors(path: Path, *, framework: str = "pt") -> dict[str, Any]:
-    """Map a safetensors file: name -> a slice, of which no more is read than is asked for.
-
-    framework: what it gives, "pt" for torch or "numpy". BenchError for a damaged file.
-    """
-    from safetensors import safe_open
-
+    """Map a safetensors file for "pt" or "numpy": name -> slice, read when asked; BenchError if damaged."""
     with _refused_if_damaged(path):
         file = safe_open(path, framework=framework)
         return {name: file.get_slice(name) for name in file.keys()}
@@ -95,9 +82,7 @@ def _refused_if_damaged(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if lacks_memory(error):
-            raise BenchError(
-                f"{path} asks for more memory than there is: it is too large for this machine, or damaged."
-            ) from error
+            raise BenchError(f"{path} asks for more memory than there is: too large, or damaged.") from error
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 pointer = f"{path} is a pointer of Git LFS, not the weights. Fetch them: git lfs pull"
@@ -112,17 +97,6 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return [n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
 
 
-def quiet() -> None:
-    """Let diffusers and transformers say errors alone, and draw no bars."""
-    import diffusers
-    import transformers
-
-    libraries: tuple[Any, ...] = (diffusers, transformers)
-    for library in libraries:
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-
-
 def read_model(kind: Any, folder: Path, **options: Any) -> Any:
     """Return a model of a class of diffusers or transformers with every weight of its own read, no other.
 
@@ -130,14 +104,9 @@ def read_model(kind: Any, folder: Path, **options: Any) -> Any:
     that cannot be loaded as this class, and for weights that are missing, too many or of other shapes.
     """
     quiet()
-    place = folder / options.get("subfolder", "")
-    try:
-        model, report = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **options
-        )
-    except Exception as error:  # the libraries raise many kinds for a damaged folder
-        raise_of_machine(error)
-        raise BenchError(f"{place} cannot be loaded as {kind.__name__} ({error}).") from error
+    place, how = folder / options.get("subfolder", ""), {"local_files_only": True, **options}
+    with refusing(lambda why: f"{place} cannot be loaded as {kind.__name__} ({why})."):
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **how)
     for what, names in report.items():
         if names:
             listed = some(sorted(map(str, names)))
@@ -200,10 +169,8 @@ class ShownTask:
         self._invert = weights.invert
         self._task = task
         if weights.channels == "repeat" and task.channels != 1:
-            raise BenchError(
-                f"--condition-channels repeat: task {task.name} has {task.channels} channels; "
-                "allowed: a task with one. Leave the option away."
-            )
+            has = f"task {task.name} has {task.channels} channels"
+            raise BenchError(f"--condition-channels repeat: {has}; allowed: a task with one. Leave it away.")
 
     def condition(self, example: Example) -> np.ndarray:
         """Return the task's condition in this form, [C,H,W] float32 in [0, 1]."""
@@ -242,10 +209,10 @@ class Source:
         configs = [p for p in found if p.name == "config.json" or p.name.endswith(".index.json")]
         files = sorted([*configs, *best.values()]) if roots else [path]
         if not any(file.suffix in _TENSORS for file in files):
+            formats = ", ".join(f"*{suffix}" for suffix in _TENSORS)
             raise BenchError(
-                f"--weights {path} holds no weights ({', '.join(f'*{s}' for s in _TENSORS)}). Give a "
-                "folder that diffusers loads (config.json and its weights; a variant in half precision "
-                "alone, *.fp16.*, is not read), or a checkpoint file."
+                f"--weights {path} holds no weights ({formats}). Give a folder that diffusers loads "
+                "(config.json and its weights; a variant alone, *.fp16.*, is not read), or a checkpoint file."
             )
         self.is_file = path.is_file()
         root = path.parent if self.is_file else path
@@ -258,10 +225,7 @@ class Source:
         return self.path / (part or next(iter(self._parts), ""))
 
     def model(self, kind: Any, *, part: str = "") -> Any:
-        """Return a diffusers model of a class from the folder (of a part), float32, every weight read.
-
-        BenchError for a file, another class, and weights that are missing, too many or of other shapes.
-        """
+        """Return a diffusers model of a class, float32, every weight read; BenchError where unfit."""
         import torch
 
         folder = self.folder(part)
@@ -316,19 +280,13 @@ def open_source(weights: Weights | None, method: Method) -> Source | None:
 
 
 def load_into(denoiser: Any, *, method: Any, source: Source) -> dict[str, str]:
-    """Put weights from outside into a method's denoiser; return what a record should say of them.
-
-    BenchError where they do not fit, and where one of them is not finite.
-    """
-    try:
+    """Put weights into a denoiser; return facts for its record. BenchError where unfit or not finite."""
+    kinds = AttributeError, LookupError, RuntimeError  # tensors of other shapes or names
+    with refusing(lambda why: f"--weights {source.path} does not fit method {method.name} ({why}).", *kinds):
         facts: dict[str, str] = method.load(denoiser, source)
-    except (AttributeError, LookupError, RuntimeError) as error:  # tensors of other shapes or names
-        raise BenchError(f"--weights {source.path} does not fit method {method.name} ({error}).") from error
     if wrong := not_finite(denoiser.state_dict()):
-        raise BenchError(
-            f"--weights {source.path} holds weights that are not finite: {some(wrong)}. Nothing that is "
-            "drawn with them could be scored. Fetch or train them again."
-        )
+        remedy = "Nothing that is drawn with them could be scored. Fetch or train them again."
+        raise BenchError(f"--weights {source.path} has weights that are not finite: {some(wrong)}. {remedy}")
     return facts
 
 

@@ -116,10 +116,10 @@ def prepare(
     jobs: Jobs = None,
 ) -> None:
     """Check COCO 2017, resize its images and draw all conditions, once; a killed run goes on."""
+    from bench.data import visible_gpus
     from bench.data.coco import SKIPPED
     from bench.data.coco.prepare import count_reasons, prepare_coco17
     from bench.data.latents import size_words
-    from bench.data.pool import visible_gpus
     from bench.training.engine import find_device
 
     if dataset != "coco17":

@@ -102,9 +102,7 @@ class Reading:
             self.notes.update(picture.notes)
             images.append(picture.pixels)
         for role, judge in self._judges.items() if images else ():
-            sets = {
-                name: [c.apply(image, judge.side) for image in images] for name, c in self._changes.items()
-            }
+            sets = {n: [c.apply(image, judge.side) for image in images] for n, c in self._changes.items()}
             for name, changed in {AS_GIVEN: images, **sets}.items():
                 self._parts.setdefault((role, name), []).append(judged(judge, changed, batch=batch))
         return images
@@ -136,10 +134,8 @@ def manifest_of(folder: Path) -> Manifest:
     files = sorted((p for p, kind in kinds.items() if not kind), key=lambda path: (path.stem, path.suffix))
     skipped = dict(sorted(Counter(filter(None, kinds.values())).items()))
     if not files:
-        raise BenchError(
-            f"{folder} holds no image ({left_out(skipped) or 'it is empty'}). Allowed: "
-            f"{', '.join(SUFFIXES)}, directly in the folder."
-        )
+        why, allowed = left_out(skipped) or "it is empty", ", ".join(SUFFIXES)
+        raise BenchError(f"{folder} holds no image ({why}). Allowed: {allowed}, directly in the folder.")
     return Manifest(folder=folder, files=tuple(files), skipped=skipped)
 
 

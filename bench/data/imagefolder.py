@@ -17,12 +17,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from PIL import Image
 
 from bench.content import Cache, digest_json, refusing, sha256_bytes
 from bench.data.coco import Recipe
-from bench.data.coco.draw import canny_lines, describe_sketch, redrawer
+from bench.data.coco.draw import canny_lines, describe_sketch, frame_of, redrawer
 from bench.data.leaks import BITS, LIMITS, Fingerprints, codes_of, compare, fingerprints_of
 from bench.data.likeness import GRID, alike, shrink
 from bench.data.picture import PictureError, decode
@@ -57,10 +58,8 @@ class Reading:
     def __post_init__(self) -> None:
         """Refuse shares that are none, and sizes that no autoencoder takes."""
         if len(self.shares) != 3 or min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
-            raise BenchError(
-                f"--shares {','.join(f'{s:g}' for s in self.shares)}: give three shares above 0, of train, "
-                "val and test, that add up to 1, such as 0.6,0.1,0.3."
-            )
+            given, asked = ",".join(f"{s:g}" for s in self.shares), "three shares above 0 that add up to 1"
+            raise BenchError(f"--shares {given}: give {asked}, of train, val and test, such as 0.6,0.1,0.3.")
         if self.size <= 0 or self.size % 64:
             raise BenchError(f"--resolution {self.size}: give a multiple of 64 pixels, such as 512.")
 
@@ -129,10 +128,8 @@ class ImageFolder:
         self.left_out = {reason: tuple(names) for reason, names in reasons.items() if names}
         if len(self.ids) < LEAST:
             told = "".join(f"; left out as {why}: {some(names)}" for why, names in self.left_out.items())
-            raise BenchError(
-                f"{source} holds {len(self.ids)} usable pictures{told}. At least {LEAST} are needed, to "
-                "train on some and evaluate on others. Bring more."
-            )
+            needed = f"At least {LEAST} are needed, to train on some and evaluate on others. Bring more."
+            raise BenchError(f"{source} holds {len(self.ids)} usable pictures{told}. {needed}")
         self.protocol = self.reading.words | drawn_by
         self.digest = digest_json({"items": self.item_digests(self.ids), "read": self.protocol})
 
@@ -177,10 +174,10 @@ class ImageFolder:
         few = {side: len(sides[side]) for side, least in _LEAST_ON.items() if len(sides[side]) < least}
         if few:
             left = " and ".join(f"{count} for {side}" for side, count in few.items())
+            shares = ",".join(f"{share:g}" for share in self.reading.shares)
             raise BenchError(
                 f"{len(self.ids)} pictures of {self.source} leave {left} once near-duplicates are on one "
-                f"side; test needs {_LEAST_ON['test']}. Bring more, or other --shares, now "
-                f"{','.join(f'{share:g}' for share in self.reading.shares)}."
+                f"side; test needs {_LEAST_ON['test']}. Bring more, or other --shares, now {shares}."
             )
         groups = {item: group for ids in sides.values() for item, group in self._groups(ids).items()}
         return Splits.of(NAME, {side: self.item_digests(ids) for side, ids in sides.items()}, groups=groups)
@@ -251,10 +248,8 @@ class ImageFolder:
         pictures = [decode(content, alpha=True).pixels for content in data]
         shapes = [f"{p.shape[1]}x{p.shape[0]}" for p in pictures]
         if len(set(shapes)) > 1:
-            raise BenchError(
-                f"the conditioning picture of {row.name} is {shapes[1]}, the picture {shapes[0]}. Give both "
-                "the same size, so that they stay aligned."
-            )
+            differ = f"the conditioning picture of {row.name} is {shapes[1]}, the picture {shapes[0]}"
+            raise BenchError(f"{differ}. Give both the same size, so that they stay aligned.")
         return [_square(picture, self.reading.size) for picture in pictures]
 
 
@@ -271,9 +266,7 @@ def _lines_of(reading: Reading) -> tuple[Callable[[np.ndarray], np.ndarray], dic
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    left, top, side, *_ = frame_of(picture.shape[1], picture.shape[0], size=size, resize="crop")
     box = (left, top, left + side, top + side)
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS, box=box))
 
@@ -283,9 +276,9 @@ def _read_rows(table: Any, source: str, reading: Reading) -> Iterator[_Row]:
     names = [reading.image, reading.caption, *filter(None, [reading.condition])]
     missing = [name for name in names if name not in table.column_names]
     if missing:
+        remedy = "Name columns with --image-column, --caption-column and --conditioning-column."
         raise BenchError(
-            f"{source} has no column '{missing[0]}'; it has {', '.join(table.column_names)}. Name columns "
-            "with --image-column, --caption-column and --conditioning-column."
+            f"{source} has no column '{missing[0]}'; it has {', '.join(table.column_names)}. {remedy}"
         )
     for number, row in enumerate(table.select_columns(names)):
         sources = tuple(_source(row[name], source) for name in names if name != reading.caption)
@@ -305,8 +298,6 @@ def _read_rows(table: Any, source: str, reading: Reading) -> Iterator[_Row]:
 
 def _table(source: str) -> Any:
     """Return the rows as the `datasets` library reads them, pictures as bytes or paths."""
-    import datasets
-
     datasets.disable_progress_bars()
     folder = Path(source)
     remedy = (

@@ -120,10 +120,7 @@ class InMemory(Prepared):
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Where the encoded items of a data set lie: item row -> file row // SHARD, place row % SHARD.
-
-    latent_shape (4,h,w), text_shape (L,D).
-    """
+    """Where items lie: row -> file row // SHARD, row % SHARD. latent_shape (4,h,w), text_shape (L,D)."""
 
     ids: tuple[str, ...]
     views: int
@@ -260,13 +257,7 @@ def prepare(
 
 
 def encode(
-    base: Base,
-    *,
-    dataset: Dataset,
-    ids: Sequence[str],
-    views: int,
-    cache: Cache,
-    hooks: Hooks | None = None,
+    base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache, hooks: Hooks | None = None
 ) -> Shards:
     """Encode items into the cache's shards, those alone that are not there whole, and say where.
 
@@ -277,13 +268,10 @@ def encode(
     hooks = hooks or Hooks()
     shards = plan_shards(base, dataset=dataset, ids=ids, views=views, cache=cache)
     missing = shards.missing(range(len(shards.paths)))
-    if not missing:
-        return shards
-    _check_disk(shards, missing, cache.folder)  # a disk too small is said before anything is written
-    cache.tidy()
-    wait = patient(lambda text: hooks.stage(text, 1), hooks.stop)
+    wait = patient(hooks)
     while missing:
         items, words = _check_disk(shards, missing, cache.folder)
+        cache.tidy()
         hooks.stage(f"encode {words}", items)
         done = 0
         for number in missing:
@@ -324,9 +312,7 @@ def _encode_shard(base: Base, dataset: Dataset, shards: Shards, number: int) -> 
     mean, deviation = torch.cat(parts, dim=2)
     tensors = {"mean": mean, "deviation": deviation, "text": _rounded(base.encode_text(captions)).cpu()}
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    content.atomic_write(path, data)
-    note = {"key": _key(base, dataset, ids, shards.views), "sha256": content.sha256_bytes(data)}
-    content.write_json(path.with_suffix(".json"), note)
+    content.write_noted(path, data, key=_key(base, dataset, ids, shards.views))
     yield len(ids)
 
 
@@ -351,18 +337,13 @@ def _read(dataset: Dataset, item: str) -> Example:
 
 
 def plan_shards(base: Base, *, dataset: Dataset, ids: Sequence[str], views: int, cache: Cache) -> Shards:
-    """Return where the shards of items lie or will lie; reads one item, writes nothing.
-
-    BenchError without items, and for images of a size that the base does not take.
-    """
+    """Return where the shards of items lie or will lie; BenchError without items, or for sizes of no base."""
     if not ids:
         raise BenchError(f"{dataset.name} has no items on this side: nothing to encode. Prepare it anew.")
     height, width = dataset[ids[0]].image.shape[:2]
     if height % base.downscale or width % base.downscale:
-        raise BenchError(
-            f"images of {dataset.name} are {width} x {height} pixels; allowed: multiples of "
-            f"{base.downscale}, the base's downscale factor."
-        )
+        allowed = f"multiples of {base.downscale}, the base's downscale factor"
+        raise BenchError(f"images of {dataset.name} are {width} x {height} pixels; allowed: {allowed}.")
     chunks = [ids[start : start + SHARD] for start in range(0, len(ids), SHARD)]
     names = [digest_json(_key(base, dataset, chunk, views)) for chunk in chunks]
     channels = int(base.vae.config.latent_channels)
@@ -384,10 +365,7 @@ def encode_suite(
     runs hold everything in memory.
     """
     if suite.storage != "shards":
-        raise BenchError(
-            f"suite '{suite.name}' is held in memory: each run encodes it in little time and keeps it "
-            "in the cache. There is nothing to do ahead."
-        )
+        raise BenchError(f"suite '{suite.name}' is held in memory by each run: there is nothing to do ahead.")
     dataset, splits, side = suite.dataset(), suite.splits(), suite.eval_side
     evaluation = pick_items(splits.side(side), suite.budget(budget).eval_items)
     sides = {"train": (splits.train, 1 + suite.training.mirror), side: (evaluation, 1)}
@@ -406,6 +384,16 @@ def disk_needed(items: int, *, views: int, latent_shape: Sequence[int], text_sha
 def size_words(count: float) -> str:
     """Return a number of bytes in words: 31.2 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def check_room(folder: Path, needed: float, *, remedy: str) -> str:
+    """Return what so many bytes are in a folder, in words; BenchError where its disk has no room for them."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    words = f"{size_words(needed)} in {folder} ({size_words(free)} free)"
+    if needed > _SAFE_SHARE * free:
+        raise BenchError(f"there is no room for {words}. {remedy}")
+    return words
 
 
 def mirrored(example: Example) -> Example:
@@ -442,21 +430,12 @@ def _key(base: Base, dataset: Dataset, ids: Sequence[str], views: int) -> Mappin
 
 def _whole(path: Path) -> bool:
     """Whether a shard is there with the bytes that were written."""
-    try:
-        return bool(content.read_json(path.with_suffix(".json"), loose=True)["sha256"] == sha256_file(path))
-    except (BenchError, KeyError, TypeError):
-        return False
+    digest = content.promised(path)
+    return digest is not None and digest == sha256_file(path)
 
 
 def _check_disk(shards: Shards, numbers: Sequence[int], folder: Path) -> tuple[int, str]:
     """Return how many items shards hold and what they take, in words; BenchError without room for them."""
     items = sum(len(shards.rows(number)) for number in numbers)
-    needed = shards.bytes(items)
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > _SAFE_SHARE * free:
-        raise BenchError(
-            f"{items} encoded items need {size_words(needed)}; {folder} has {size_words(free)} free. "
-            "Free some, or name another folder in the environment variable BPS_BENCH_CACHE."
-        )
-    return items, f"{items} items, {size_words(needed)} in {folder} ({size_words(free)} free)"
+    remedy = "Free some, or name another folder in the environment variable BPS_BENCH_CACHE."
+    return items, f"{items} items, {check_room(folder, shards.bytes(items), remedy=remedy)}"

@@ -4,16 +4,8 @@ Of every item there is kept what its data set can afford: digests of its content
 192 signs of random projections of its likeness vector (SimHash: Charikar 2002, "Similarity estimation
 techniques from rounding algorithms"). The share of differing bits is the angle between two vectors over pi,
 so codes find near twins, moved and mirrored ones too; where the pictures can be had, the few pairs that codes
-do not dismiss are compared by them.
-
-LIMITS: the likeness (see bench.data.likeness) above which two pictures are one. On openmoji64, over all
-pairs of its committed sides, the nearest two pictures have 0.956 by image (faces) and 0.909 by sketch (horse
-and unicorn); the lowest of 363 test items with its disguised copy (moved up to 2 px, mirrored, brighter,
-darker, JPEG 50 to 75) has 0.981 and 0.991. Turned or scaled copies are not looked for.
-
-By codes alone, 0.97 is expected at 192 arccos(0.97) / pi = 15 bits, with a standard deviation of 3.7. Of
-the 15,951 drawings of emoji-sd-v1 and the 363 test items, over 50 views each, the nearest pair differs in 19
-bits; a test item and its disguised copy in at most 14 (brighter by 15%, whites clipped: 20).
+do not dismiss are compared by them. Two pictures whose likeness (bench.data.likeness) is above LIMITS are
+one; docs/trust.md says what these rest on.
 """
 
 from __future__ import annotations
@@ -36,8 +28,8 @@ from typing_extensions import TypedDict
 from bench import content
 from bench import record as records
 from bench.content import Cache, Text, Whole, digest_arrays, digest_json, read_json, sha256_file, validated
+from bench.data import in_processes
 from bench.data.likeness import GRID, alike, likeness, middle, shrink, views
-from bench.data.pool import in_processes
 from bench.data.splits import SIDES, Splits, item_digest, side_digest
 from bench.types import BenchError, Dataset, Example, Hooks, how_many, some
 
@@ -83,10 +75,7 @@ class Near:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What a comparison of two sides found, the nearest pairs that passed, nearest first, and its limits.
-
-    limits: the likeness above which two pictures were taken for one, by measure.
-    """
+    """What a comparison of two sides found, the nearest pairs that passed, and its limits, by measure."""
 
     findings: tuple[Finding, ...]
     nearest: tuple[Near, ...]
@@ -200,12 +189,7 @@ def overlap(findings: Iterable[Finding]) -> int:
 
 
 def verify(
-    dataset: Dataset,
-    splits: Splits,
-    *,
-    cache: Cache | None = None,
-    jobs: int = 1,
-    hooks: Hooks | None = None,
+    dataset: Dataset, splits: Splits, *, cache: Cache | None = None, jobs: int = 1, hooks: Hooks | None = None
 ) -> list[Finding]:
     """Check a data set against its committed splits; an empty list means all is well.
 
@@ -243,10 +227,7 @@ def verify(
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One comparison of evaluation items with what was seen.
-
-    title: which with which. about: what was seen, or why that is unknown; checked: None where unknown.
-    """
+    """A comparison of evaluation items with what was seen, in words; checked: None where that is unknown."""
 
     title: str
     about: str
@@ -294,19 +275,16 @@ def check_sides(
         raise BenchError(f"{dataset.name} has no items on its side '{side}'. Choose another --side.")
     whole = len(splits.side("train"))  # a run may train on a part; its reference row is of all
     if whole < len(evaluation):
-        raise BenchError(
-            f"{dataset.name} has {whole} training and {len(evaluation)} evaluation items; the row of "
-            "real training images needs as many of them. Bring more, or choose a smaller --budget."
-        )
+        has = f"{dataset.name} has {whole} training and {len(evaluation)} evaluation items"
+        why = "the row of real training images needs as many of them"
+        raise BenchError(f"{has}; {why}. Bring more, or choose a smaller --budget.")
     infos = []
     for name, ids in (("train", train), (side, evaluation)):
         found = digests_of(dataset, ids)
         changed = [i for i, digest in found.items() if splits.items.get(i) != digest]
         if changed:
-            raise BenchError(
-                f"{len(changed)} items of {name} are not those of the committed splits "
-                f"({', '.join(changed[:3])} ...). Run `bench data verify`."
-            )
+            items = f"{len(changed)} items of {name} ({', '.join(changed[:3])} ...)"
+            raise BenchError(f"{items} are not those of the committed splits. Run `bench data verify`.")
         infos.append(records.SplitInfo(name=name, n=len(ids), digest=side_digest(found)))
     looks = look(dataset, train, evaluation, side="evaluation", seen=seen, cache=cache)
     findings = [f for look in looks if look.checked is not None for f in look.checked.findings]
@@ -344,11 +322,8 @@ def known_leaks(leaks: records.Leaks, outside: records.Outside | None) -> record
     """
     if outside is None:
         return leaks
-    about, training, pretraining = (
-        f"what {outside.name} was trained on is unknown",
-        leaks.training,
-        leaks.pretraining,
-    )
+    about = f"what {outside.name} was trained on is unknown"
+    training, pretraining = leaks.training, leaks.pretraining
     if not outside.train_images:
         training = _unknown(about)
     elif training.status == "leak":
@@ -375,11 +350,7 @@ class _Seen(TypedDict):
 
 
 def load_seen(folder: Path, *, base: str) -> Fingerprints | str:
-    """Read what a base has seen in pretraining from beside it; where nothing is there, return why, in words.
-
-    base: digest of the base. Fingerprints of another base are not taken. BenchError where the file is
-    damaged.
-    """
+    """Read what a base (its digest) has seen in pretraining from beside it; else why not, in words."""
     path = folder / MANIFEST
     if not path.exists():
         return f"the base {folder.name} brings no fingerprints of its pretraining data"
@@ -574,11 +545,9 @@ def _same_names(seen: Fingerprints, evaluation: Fingerprints) -> list[Finding]:
     known = {plain_name(name): name for name in reversed(seen.ids)}  # the first of a name
     named = [(plain_name(text), item) for item, text in zip(evaluation.ids, evaluation.captions, strict=True)]
     pairs = tuple((known[name], item) for name, item in named if name in known)
-    message = (
-        f"{how_many(len(pairs), 'evaluation item')} of {len(evaluation.ids)} are drawn in "
-        "pretraining under the same name by another hand, which is allowed: "
-        f"{some([f'{a} = {b}' for a, b in pairs])}."
-    )
+    count, twins = how_many(len(pairs), "evaluation item"), some([f"{a} = {b}" for a, b in pairs])
+    how = "are drawn in pretraining under the same name by another hand, which is allowed"
+    message = f"{count} of {len(evaluation.ids)} {how}: {twins}."
     return [Finding(kind=SAME_NAME, message=message, pairs=pairs, leak=False)] if pairs else []
 
 

@@ -82,10 +82,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _sums(pictures: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return (cell size, what every cell of that size holds, at every place): [N,y,x,C] float32.
-
-    RGB is taken apart into luminance and colour differences; lines are blurred.
-    """
+    """Return (cell size, sums of cells at every place [N,y,x,C]); colours are taken apart, lines blurred."""
     values = np.asarray(pictures, np.float32)
     if values.ndim == 4:
         colours = values @ _COLOURS.T

@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from bench.content import check_name, read_npz, refusing, write_npz
 from bench.types import BenchError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS, MOST_SIDE = 1 << 27, 1 << 16
@@ -66,8 +64,6 @@ def decode(data: bytes, *, alpha: bool = False) -> Picture:
     bits, integers or floats, has no known range and is refused. Call it from one thread at a time:
     Python's warnings are caught for the whole process.
     """
-    from PIL import Image
-
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _opened refuses more
@@ -126,8 +122,6 @@ def picture_bytes(path: Path, *, most: int = MOST_PIXELS) -> bytes:
 @contextmanager
 def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None) -> Iterator[Image.Image]:
     """Give a decoded picture; all that Pillow raises for it, in the block too, is a PictureError."""
-    from PIL import Image, UnidentifiedImageError
-
     if not data:
         raise PictureError("it is empty")
     try:
@@ -151,8 +145,6 @@ def _opened(data: bytes, formats: tuple[str, ...], size: tuple[int, int] | None)
 
 
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:
-    from PIL import Image
-
     if image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "floats"
         raise PictureError(f"pixels of 32-bit {kind} have no known range; store 8 or 16 bits")
@@ -181,8 +173,6 @@ def _dropped(image: Image.Image) -> set[str]:
 
 def encoded(pixels: np.ndarray, form: str, **settings: Any) -> bytes:
     """Return a picture [H,W(,3)] uint8 as a file's bytes; form, settings: of Pillow's writer."""
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=form, **settings)
     return file.getvalue()
@@ -198,10 +188,7 @@ _REMEDY = "Run again with --again, or leave the file away: figures are then draw
 
 
 def write_tiles(path: Path, rows: Mapping[str, np.ndarray], items: Sequence[str]) -> None:
-    """Write rows of pictures of these items, [N,H,W,3] uint8 each, as strips: bytes of WebP by side.
-
-    Only as many items as a picture may be wide; the same pictures give the same bytes.
-    """
+    """Write pictures [N,H,W,3] uint8 of items, by side, as WebP strips; equal pictures give equal bytes."""
     count = min(len(items), 16_383 // rows["sample"].shape[2])  # pixels that a WebP may be wide
     how: dict[str, Any] = {"lossless": True, "quality": 100, "method": 4}
     strips = {side: encoded(np.concatenate(rows[side][:count], axis=1), "WEBP", **how) for side in SIDES}
@@ -223,8 +210,6 @@ def shrunk(images: np.ndarray, *, most: int = LARGEST) -> np.ndarray:
     height, width = images.shape[1:3]
     if max(height, width) <= most:
         return images
-    from PIL import Image
-
     size = (max(1, width * most // max(height, width)), max(1, height * most // max(height, width)))
     resized = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
     return np.stack([np.asarray(image) for image in resized])

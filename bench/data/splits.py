@@ -159,10 +159,8 @@ def load_splits(path: str | os.PathLike[str]) -> Splits:
     splits = Splits.of(file["dataset"], sides, groups=file.get("groups", {}))
     wrong = [name for name in SIDES if splits.digests[name] != known[name]["digest"]]
     if wrong:
-        raise BenchError(
-            f"{path} was changed by hand: the digest of {', '.join(wrong)} does not match its "
-            "ids. Restore the file; split membership is fixed."
-        )
+        why = f"the digest of {', '.join(wrong)} does not match its ids"
+        raise BenchError(f"{path} was changed by hand: {why}. Restore the file; split membership is fixed.")
     return splits
 
 

@@ -7,16 +7,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import typer
 
 from bench.cli.terminal import aside, say
 from bench.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from bench.types import BenchError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @cache
@@ -43,8 +41,6 @@ def train(
     generator seeded by the step. Gradients are clipped to norm 1; after: called with the number of steps
     taken, before a checkpoint is written, every `every` steps. BenchError where the loss is not finite.
     """
-    import torch
-
     parts = {**parts, "optimiser": optimiser, "schedule": schedule}
     weights = [p for group in optimiser.param_groups for p in group["params"]]
     for step in range(load_checkpoint(checkpoint, **parts), steps):

@@ -7,11 +7,9 @@ of every picture are taken once. A projection and a text transformer are then tr
 symmetric loss (Radford et al. 2021, https://arxiv.org/abs/2103.00020; locked image towers: Zhai et al. 2022,
 https://arxiv.org/abs/2111.07991).
 
-Captions are bare names, without the style suffix: the judge tells what is drawn, not in which style, and its
-loader strips the suffix likewise. A batch holds different captions only, so that no second picture of a thing
-counts as a wrong answer. It sees the pretraining collection, where most test names occur in other styles, and
-the train side of OpenMoji, never its val or test pictures. The longer program that made the shipped weights
-to the bit is in the history at commit 7f8afe9.
+Captions are bare names: the judge tells what is drawn, not in which style. A batch holds different captions
+only, so that no second picture of a thing counts as a wrong answer. It sees the pretraining collection and
+the train side of OpenMoji, never its val or test pictures.
 """
 
 from __future__ import annotations
@@ -19,25 +17,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
 import typer
+from open_clip.model import CustomTextCLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy, dropout, normalize
+from torchvision.transforms import v2
+from transformers import get_cosine_schedule_with_warmup
 
 from bench.base.random import train_tokenizer
 from bench.cli.terminal import say
 from bench.content import Cache, atomic_write, digest_arrays, read_json, sha256_file, write_json
 from bench.data.openmoji import OpenMoji64, openmoji64_splits
 from bench.emoji import run, tables, train
-from bench.emoji.icons import collection, may_mirror
+from bench.emoji.pretrain import collection, may_mirror
 from bench.judges import judge_card, load_judge
 from bench.judges.clip import EMOJI_CLIP, EMOJI_CLIP_FILES, bare_caption, preprocess_images
 from bench.judges.vision import efficientnet_state
 from bench.metrics.paired import retrieval_hits
 from bench.training.checkpoint import Trainable
-
-if TYPE_CHECKING:
-    import torch
 
 VIEWS = 4
 
@@ -60,9 +63,6 @@ def openmoji_pairs(side: str) -> Pairs:
 
 def augment(image: torch.Tensor, *, mirror: bool) -> torch.Tensor:
     """Return a changed picture, [3,64,64] uint8 -> the same form, by torch's generator."""
-    import torch
-    from torchvision.transforms import v2
-
     smooth, blur = v2.InterpolationMode.BILINEAR, torch.nn.ModuleList([v2.GaussianBlur(5, (0.3, 1.0))])
     changes = [
         v2.RandomHorizontalFlip(0.5 * mirror),
@@ -77,9 +77,6 @@ def augment(image: torch.Tensor, *, mirror: bool) -> torch.Tensor:
 
 def build_model(config: Mapping[str, Any]) -> Any:
     """Return the open_clip model of a configuration: ImageNet trunk, frozen; the rest untrained."""
-    import torch
-    from open_clip.model import CustomTextCLIP
-
     torch.manual_seed(0)
     model: Any = CustomTextCLIP(**{n: v for n, v in config["model_cfg"].items() if n != "custom_text"})
     trunk = model.visual.trunk
@@ -89,10 +86,7 @@ def build_model(config: Mapping[str, Any]) -> Any:
 
 
 def build_tokenizer(captions: Sequence[str], config: Mapping[str, Any]) -> Any:
-    """Return a tokenizers.Tokenizer of a configuration's size and length, which pads with id 0.
-
-    The end token has the highest id, since open_clip pools the text where the id is highest.
-    """
+    """Return a tokenizers.Tokenizer, padded with id 0; the end's id is highest, where open_clip pools."""
     size, length = (config["model_cfg"]["text_cfg"][name] for name in ("vocab_size", "context_length"))
     tokenizer = train_tokenizer(sorted(set(captions)), size=size, length=length).backend_tokenizer
     tokenizer.enable_truncation(length)
@@ -104,9 +98,6 @@ def trunk_features(
     model: Any, pairs: Pairs, config: Mapping[str, Any], *, view: int, cache: Cache
 ) -> np.ndarray:
     """Return the frozen trunk's features of a view (0: plain), [N,1280] float16, from the cache."""
-    import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
     size = config["model_cfg"]["vision_cfg"]["image_size"]
     transform = image_transform_v2(PreprocessCfg(size=size, **config["preprocess_cfg"]), is_train=False)
 
@@ -132,10 +123,7 @@ def trunk_features(
 def draw_rows(
     captions: np.ndarray, openmoji: np.ndarray, *, rng: np.random.Generator, batch: int = 256
 ) -> np.ndarray:
-    """Return the rows of one batch, all of different captions.
-
-    captions [N]: a number for each; a caption with an OpenMoji picture shows that one 3 times in 10.
-    """
+    """Return rows of a batch of different captions [N], numbers; 3 in 10 known to OpenMoji show its own."""
     places = rng.random(len(captions))
     first = rng.random(int(captions.max()) + 1) < 0.3
     order = np.argsort(places - (openmoji & first[captions]))
@@ -157,10 +145,6 @@ def train_towers(
 
     features [views,N,1280]. At the end their mean and deviation are folded into the projection.
     """
-    import torch
-    from torch.nn.functional import cross_entropy, dropout, normalize
-    from transformers import get_cosine_schedule_with_warmup
-
     trained = Trainable(model)
     names, numbers = np.unique(pairs.captions, return_inverse=True)
     plain = torch.from_numpy(features[0]).double()
@@ -200,15 +184,11 @@ def fold(layer: Any, mean: torch.Tensor, deviation: torch.Tensor) -> None:
 
 def ids_of(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     """Return token ids, [N,L] int64."""
-    import torch
-
     return torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(list(captions))])
 
 
 def export(model: Any, tokenizer: Any, config: Mapping[str, Any], folder: Path) -> None:
     """Write the judge's folder: open_clip configuration, float16 weights, tokenizer, manifest."""
-    from safetensors.torch import save
-
     state = model.half().state_dict()
     write_json(folder / "open_clip_config.json", config)
     atomic_write(folder / "open_clip_model.safetensors", save({n: t.contiguous() for n, t in state.items()}))
@@ -228,8 +208,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the finished judge.")],
 ) -> None:
     """Make the judge of captions of suite emoji anew (an hour); no user of the benchmark needs this."""
-    from tokenizers import Tokenizer
-
     drawn, captions, _ = collection(families, work)
     openmoji, val, cache = openmoji_pairs("train"), openmoji_pairs("val"), Cache(work)
     pairs = Pairs(

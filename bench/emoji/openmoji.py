@@ -12,11 +12,9 @@ package gives the same bytes. Each emoji gives
              background, where nothing is drawn);
     boxes    4-connected regions of one class, at least 12 px, the largest 16.
 
-Sides: items are joined if they share a normalised concept, a base emoji, or look alike; then each group is
-hashed to a side. Groups of more than 8 items (clocks, hearts, families) stay in train, so that no single
-concept dominates the evaluation. Likeness here is the cosine of blurred sketches and the correlation of 16x16
-thumbnails, with mirrored ones: fixed, as the sides are; the leak check (bench.data.leaks) has measures of its
-own, which find moved twins too.
+Sides: items are joined if they share a normalised concept, a base emoji, or look alike (the cosine of blurred
+sketches, the correlation of 16x16 thumbnails, mirrored ones too: fixed, as the sides are); then each group is
+hashed to a side. Groups of more than 8 items (clocks, hearts, families) stay in train.
 """
 
 from __future__ import annotations
@@ -94,10 +92,7 @@ def classify(rgba: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def find_boxes(classes: np.ndarray) -> np.ndarray:
-    """Find the boxes of a class map ([H,W] uint8): [M,5] uint8, largest region first.
-
-    A row is class, x0, y0, x1, y1 in pixels, x1 and y1 exclusive. Ties go by class, then y0, x0.
-    """
+    """Find boxes of a class map: [M,5] uint8 (class, x0, y0, x1, y1 exclusive), the largest region first."""
     regions = []
     for label in set(np.unique(classes).tolist()) - {BACKGROUND}:
         parts, _ = ndimage.label(classes == label)
@@ -149,17 +144,14 @@ def caption_of(annotation: str) -> str:
 def build(package: Path, out: Path) -> dict[str, Any]:
     """Build all three files into a folder and return the manifest; BenchError on a bad package."""
     if not (package / "data" / "openmoji.json").is_file():
-        raise BenchError(
-            f"{package} is not an unpacked OpenMoji package: it has no data/openmoji.json. "
-            "Run `npm pack openmoji@17.0.0`, unpack it and give the folder named package."
-        )
+        remedy = "Run `npm pack openmoji@17.0.0`, unpack it and give the folder named package."
+        raise BenchError(f"{package} is not an unpacked OpenMoji package (no data/openmoji.json). {remedy}")
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     version = read_json(package / "package.json", loose=True)["version"]
     names, palette = load_palette(package)
     files = {path.stem: path for path in sorted((package / "src").rglob("*.svg"))}
-    entries = sorted(
-        read_json(package / "data" / "openmoji.json", loose=True), key=lambda entry: str(entry["hexcode"])
-    )
+    entries = read_json(package / "data" / "openmoji.json", loose=True)
+    entries.sort(key=lambda entry: str(entry["hexcode"]))
     made = [(entry, drawn(entry, files.get(entry["hexcode"]), palette)) for entry in entries]
     dropped = Counter(why for _, why in made if isinstance(why, str))
     kept = [(entry, item) for entry, item in made if not isinstance(item, str)]
@@ -223,10 +215,7 @@ def base_emoji(hexcode: str) -> str:
 
 
 def group_items(prints: Fingerprints, annotations: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Join items into groups: id of the first member -> sorted ids of all members.
-
-    annotations: (annotation, subgroup) of each item, in the order of the fingerprints.
-    """
+    """Join items by looks and (annotation, subgroup) of each: first id -> sorted ids of all members."""
     first: dict[tuple[str, str], int] = {}
     links = list(looking_alike(prints))
     for i, (item, note) in enumerate(zip(prints.ids, annotations, strict=True)):

@@ -109,30 +109,22 @@ class Judge:
         self._images, self._texts = images, texts
 
     def features(self, images: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
-        """Return the features of images: [N,H,W,3] uint8 RGB -> [N,D] float32, not normalised.
-
-        Results do not depend on batch_size beyond rounding. BenchError for images of another form.
-        """
-        check_array(
-            images, "a judge's set of images", dtype=np.uint8, shape=(len(images) or 1, None, None, 3)
-        )
+        """Return features of [N,H,W,3] uint8 RGB, [N,D] float32, not normalised; BenchError if other."""
+        shape = (len(images) or 1, None, None, 3)
+        check_array(images, "a judge's set of images", dtype=np.uint8, shape=shape)
         return _in_batches(self._images, images, batch_size)
 
     def text(self, captions: Sequence[str]) -> np.ndarray:
-        """Return the embeddings of captions, [N,D] float32, not normalised.
-
-        BenchError for a judge without a text tower.
-        """
+        """Return embeddings of captions, [N,D] float32, not normalised; BenchError without a text tower."""
         if self._texts is None:
             raise BenchError(f"judge '{self.name}' reads images only; choose a CLIP judge for text")
         return _in_batches(self._texts, list(captions), 64)
 
 
 class JudgeKind(Protocol):
-    """How judges of one name are made.
+    """How judges of one name are made; those whose weights are one published file are `Published`.
 
-    name: as the user wrote it. weights: the file or folder given, None without one. Those whose file is
-    published have a function `source(name) -> Source`.
+    name: as the user wrote it. weights: the file or folder given, None without one.
     """
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
@@ -140,6 +132,29 @@ class JudgeKind(Protocol):
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network, its weights checked first; errors as `card`."""
+
+
+class Published:
+    """Kinds of judges whose weights are one published file; no digest of it is demanded, but it is recorded.
+
+    published: who publishes it. title, resize: of the card.
+    """
+
+    published: Source
+    title: str
+    resize: str
+
+    def source(self, name: str) -> Source:
+        """Return who publishes the file."""
+        return self.published
+
+    def file(self, name: str, weights: Path | None) -> Path:
+        """Return the file given, else the one in the folder of judges; errors as `need_file`."""
+        return need_file(name, weights, self.source(name))
+
+    def card(self, name: str, weights: Path | None) -> JudgeCard:
+        """Return the card."""
+        return JudgeCard(name=self.title, digest=sha256_file(self.file(name, weights)), resize=self.resize)
 
 
 def judge_card(name: str, *, weights: str | Path | None = None) -> JudgeCard:
@@ -166,9 +181,9 @@ def fetch_judge(name: str) -> Path:
     if name not in known and not name.startswith("open-clip/") and ":" not in name:
         raise unknown("judge or network", name, known)
     kind: Any = None if name in NETWORKS else _kind(name)
-    if kind is not None and not hasattr(kind, "source"):
+    if kind is not None and not isinstance(kind, Published):
         raise BenchError(f"judge '{name}' has its weights with it: there is nothing to fetch.")
-    source: Source = NETWORKS[name] if kind is None else kind.source(name)
+    source = NETWORKS[name] if kind is None else kind.source(name)
     there = _found(source.stem)
     if there is not None:
         return there
@@ -177,10 +192,8 @@ def fetch_judge(name: str) -> Path:
         promised = _download(source, part, path)
         digest = sha256_file(part)
         if digest != promised:
-            raise BenchError(
-                f"{source.file} came with SHA-256 {digest[:16]}..., its publisher says {promised[:16]}...: "
-                "damaged or another file. Nothing was kept; fetch it again."
-            )
+            told = f"{digest[:16]}..., its publisher says {promised[:16]}..."
+            raise BenchError(f"{source.file} came with SHA-256 {told}. Nothing was kept; fetch it again.")
     return path
 
 
@@ -215,16 +228,13 @@ def judges_folder() -> Path:
 
 
 def need_file(name: str, weights: Path | None, source: Source) -> Path:
-    """Return the weight file given, else the one in the folder of judges.
-
-    BenchError that says which file is missing and where it is read; where two there have the name.
-    """
+    """Return the weight file given, else that in the folder of judges; BenchError where none or two are."""
     path = weights or _found(source.stem)
     if path is None or not path.is_file():
+        where = f"{judges_folder()} ({JUDGES_VARIABLE} names another folder)"
         raise BenchError(
             f"'{name}' needs a weight file; got {weights}. Fetch it with `bench judges fetch {name}`, or "
-            f"take {source.words}, and put it as {source.stem}.* into {judges_folder()} "
-            f"({JUDGES_VARIABLE} names another folder)."
+            f"take {source.words}, and put it as {source.stem}.* into {where}."
         )
     return path
 
@@ -233,10 +243,8 @@ def _found(stem: str) -> Path | None:
     folder = judges_folder()
     paths = sorted(folder.glob(f"{glob.escape(stem)}.*"))
     if len(paths) > 1:
-        raise BenchError(
-            f"{folder} holds {len(paths)} files for '{stem}': {', '.join(path.name for path in paths)}. "
-            "Leave one."
-        )
+        held = ", ".join(path.name for path in paths)
+        raise BenchError(f"{folder} holds {len(paths)} files for '{stem}': {held}. Leave one.")
     return paths[0] if paths else None
 
 

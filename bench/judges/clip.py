@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from bench.content import Count, Name, Text, digest_json, read_json, refusing, sha256_file
-from bench.judges import Judge, JudgeCard, Source, check_digest, need_file
+from bench.content import Count, Name, Text, digest_json, read_json, refusing
+from bench.judges import Judge, JudgeCard, Published, Source, check_digest
 from bench.judges.vision import folded
 from bench.types import BenchError, unknown
 
@@ -34,10 +36,7 @@ class _Manifest(TypedDict):
 
 
 def bare_caption(caption: str) -> str:
-    """Return a caption without its style suffix: "red heart, openmoji style" -> "red heart".
-
-    emoji-clip is trained on bare names and reads captions so: it judges content, not style.
-    """
+    """Return a caption as emoji-clip reads it: "red heart, openmoji style" -> "red heart"."""
     return _STYLE.sub("", caption).strip()
 
 
@@ -51,10 +50,9 @@ class EmojiClip:
         wrong = f"judge '{name}' has no valid manifest in {folder}"
         with refusing(lambda why: f"{wrong} ({why}); {remedy}", BenchError):
             manifest: _Manifest = read_json(folder / "manifest.json", of=_Manifest, remedy="")
-        files, size = manifest["files"], manifest["image_size"]
-        missing = sorted({*EMOJI_CLIP_FILES} - {*files})
-        if missing:
-            raise BenchError(f"the manifest in {folder} does not name {', '.join(missing)}; {remedy}")
+            files, size = manifest["files"], manifest["image_size"]
+            if missing := sorted({*EMOJI_CLIP_FILES} - {*files}):
+                raise BenchError(f"it does not name {', '.join(missing)}")
         for file, digest in sorted(files.items()):
             check_digest(folder / file, digest, remedy)
         return JudgeCard(
@@ -78,12 +76,14 @@ class EmojiClip:
         return _judge(card, f"local-dir:{folder}", None, tokenizer_of, device, words=bare_caption)
 
 
-class OpenClip:
+class OpenClip(Published):
     """Any open_clip model with weights of one of its tags, by the name open-clip/MODEL/TAG.
 
     What a tag's weights were trained with, activation and preprocessing, is open_clip's to know. TAG "own":
     a file of the user's, read as the model alone says.
     """
+
+    title, resize = "open-clip", "open_clip's own evaluation transform for this model"
 
     def source(self, name: str) -> Source:
         """Return who publishes a tag's weights."""
@@ -97,20 +97,16 @@ class OpenClip:
         )
 
     def card(self, name: str, weights: Path | None) -> JudgeCard:
-        """Return the card; the file's digest is recorded, none is demanded."""
-        digest = sha256_file(need_file(name, weights, self.source(name)))
-        return JudgeCard(
-            name=f"{name.removeprefix('open-clip/')} {digest[:8]}",
-            digest=digest,
-            resize="open_clip's own evaluation transform for this model",
-            reads_text=True,
-        )
+        """Return the card."""
+        card = super().card(name, weights)
+        named = f"{name.removeprefix('open-clip/')} {card.digest[:8]}"
+        return replace(card, name=named, reads_text=True)
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the towers and open_clip's tokenizer."""
         import open_clip
 
-        card, path = self.card(name, weights), need_file(name, weights, self.source(name))
+        card, path = self.card(name, weights), self.file(name, weights)
         model, _, known = _tagged(name)
         seen = {key: known[key] for key in _PREPROCESSING if key in known}
         return _judge(card, model, path, lambda: open_clip.get_tokenizer(model), device, preprocessing=seen)
@@ -126,19 +122,15 @@ def _tagged(name: str) -> tuple[str, str, dict[str, Any]]:
         raise unknown("open_clip model", model, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in (*tags, OWN):
-        raise BenchError(
-            f"judge '{name}' is no model with a pretrained tag: write open-clip/{model}/TAG, where TAG is "
-            f"{', '.join(tags)}{' or ' * bool(tags)}{OWN}, a file of yours."
-        )
+        write = f"open-clip/{model}/TAG, where TAG is {', '.join(tags)}{' or ' * bool(tags)}{OWN}"
+        raise BenchError(f"judge '{name}' is no model with a pretrained tag: write {write}, a file of yours.")
     known = dict(open_clip.get_pretrained_cfg(model, tag))
     quick = bool(known.get("quick_gelu"))
     twin = f"{model}-quickgelu" if quick else model.removesuffix("-quickgelu")
     other = quick != bool(config.get("quick_gelu")) and tag in open_clip.list_pretrained_tags_by_model(twin)
     if tag != OWN and other and twin != model:
-        raise BenchError(
-            f"judge '{name}': the weights {tag} were trained with{'' if quick else 'out'} QuickGELU, which "
-            f"{model} is not built with; they give other features there. Use open-clip/{twin}/{tag}."
-        )
+        how = f"were trained with{'' if quick else 'out'} QuickGELU, and {model} is built the other way"
+        raise BenchError(f"judge '{name}': the weights {tag} {how}. Use open-clip/{twin}/{tag}.")
     return model, tag, known
 
 
@@ -179,6 +171,5 @@ def _judge(
 def preprocess_images(batch: np.ndarray, transform: Any) -> torch.Tensor:
     """Apply an open_clip evaluation transform: [B,H,W,3] uint8 -> [B,3,S,S] float32."""
     import torch
-    from PIL import Image
 
     return torch.stack([transform(Image.fromarray(image)) for image in batch])

@@ -89,10 +89,8 @@ class _Transformer(Redetected):
         import transformers
 
         self.place = judges_folder() / self.folder
-        needs = (
-            f"metric '{name}' needs a {self.folder} network of the transformers library as the folder "
-            f"{self.place}, with config.json, preprocessor_config.json and weights"
-        )
+        asked = "config.json, preprocessor_config.json and weights"
+        needs = f"metric '{name}' needs a {self.folder} network of transformers in {self.place}, with {asked}"
         example = f"For example: hf download {self.example} --local-dir {self.place}"
         kinds = OSError, ValueError, KeyError
         with refusing(lambda why: f"{needs} ({why}). {example}", *kinds):
@@ -160,10 +158,7 @@ class MiouAnnotated(MiouSeen):
     """Classes by a network in the sample against the item's class map: the segmentation's condition."""
 
     def items(self, scored: Scored) -> np.ndarray:
-        """Return mean IoUs over an item's classes that the network knows by name, NaN without any.
-
-        Class 0, and classes that it does not know, are void.
-        """
+        """Return mean IoUs over an item's classes that the network knows by name, NaN without any."""
         return np.array(list(map(self._annotated, scored.images, scored.examples)))
 
     def _annotated(self, image: np.ndarray, example: Example) -> float:

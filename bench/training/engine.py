@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from bench.config import Device, RunConfig, RunSpec, Training
-from bench.data.picture import decode, picture_bytes
 from bench.types import BenchError, raise_of_machine, unknown
 
 if TYPE_CHECKING:
@@ -364,6 +363,8 @@ def report(
     kinds: of trackers. folder: where they write.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    from bench.data.picture import decode, picture_bytes  # Pillow, which lists need not load
 
     for kind in kinds:
         known = LOGGER_TYPE_TO_CLASS[kind]

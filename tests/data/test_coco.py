@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench import registry
 from bench.content import Cache, Lock, read_json, sha256_file, write_json
-from bench.data import leaks
+from bench.data import in_processes, leaks
 from bench.data.coco import Recipe
 from bench.data.coco.dataset import Coco17, read_table, splits_of, table_path, write_table
 from bench.data.coco.draw import caption_of, frame_of, load_sketcher
@@ -29,7 +29,6 @@ from bench.data.coco.official import read_official
 from bench.data.coco.prepare import estimate_bytes, prepare_coco17
 from bench.data.latents import plan_shards
 from bench.data.leaks import verify
-from bench.data.pool import in_processes
 from bench.types import BenchError, Hooks, Stopped
 from tests.coco_fixture import CATEGORIES, LEFT_OUT, build_coco, edit, picture_of, things_of
 from tests.command_line import bench
@@ -242,7 +241,7 @@ def test_a_changed_picture_is_noticed_when_it_is_read(prepared: Path, tmp_path: 
     image[0, 0] ^= 1
     Image.fromarray(image).save(path)
     data = Coco17(tmp_path / "copy")
-    with pytest.raises(BenchError, match="000000000103 .* is not what was prepared"):
+    with pytest.raises(BenchError, match="000000000103 is not what was prepared"):
         _ = data["000000000103"].image
     assert [f.kind for f in verify(data, splits_of(data))] == ["changed item"]
     table = table_path(tmp_path / "copy", "val2017")
@@ -257,7 +256,7 @@ def test_a_changed_map_is_noticed_too(prepared: Path, tmp_path: Path) -> None:
     Image.fromarray(np.array(Image.open(path)) ^ 1).save(path)
     data = Coco17(tmp_path / "copy")
     _ = data["000000000013"].image
-    with pytest.raises(BenchError, match="000000000013 .* is not what was prepared"):
+    with pytest.raises(BenchError, match="000000000013 is not what was prepared"):
         data["000000000013"].layers["classes"]
     assert [f.kind for f in verify(data, splits_of(data))] == ["changed item"]
 

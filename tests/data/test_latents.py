@@ -284,7 +284,8 @@ def test_processes_share_the_shards_and_the_last_ones_are_waited_for(
     other = threading.Thread(target=encode_some, args=(base, tmp_path), kwargs={"tick": hold})
     other.start()
     begun.wait(60)
-    encode_some(base, tmp_path, stage=tell, tick=lambda count, total: done.append(count))
+    hooks = {"stage": tell, "say": lambda text: tell(text, 1)}
+    encode_some(base, tmp_path, **hooks, tick=lambda count, total: done.append(count))
     other.join()
     assert theirs == [2, 4] and done == [6, 8, 10]
     assert len(said) == 2 and str(os.getpid()) in said[1]
@@ -314,7 +315,7 @@ def test_the_disk_is_told_and_a_full_one_refused_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)._replace(free=needed // 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     encode_some(base, tmp_path)  # all there: nothing is needed
-    with pytest.raises(BenchError, match=r"need 0\.1 MB; .* has 0\.0 MB free.*BPS_BENCH_CACHE"):
+    with pytest.raises(BenchError, match=r"no room for 0\.1 MB in .*0\.0 MB free.*BPS_BENCH_CACHE"):
         encode_some(base, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.emoji import tables
-from bench.emoji.icons import Icon, collection, load_icons, may_mirror, render, render_all
+from bench.emoji.pretrain import Icon, collection, load_icons, may_mirror, render, render_all
 from bench.types import BenchError
 
 CIRCLE = '<circle cx="8" cy="8" r="6" fill="#d22f27"/>'

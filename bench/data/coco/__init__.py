@@ -6,9 +6,9 @@ Images of COCO are under the licences of their photographers on Flickr, annotati
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
+from bench.config import option
 from bench.types import BenchError, unknown
 
 NAME = "coco17"
@@ -21,40 +21,27 @@ CELLS = 8  # along each side, of coarse colours
 _SMALLEST_SIZE = 64
 
 
-def _option(default: Any, help: str, **more: Any) -> Any:
-    """A field with what the command line needs: help; allowed, min, flags where given."""
-    return field(default=default, metadata={"help": help, **more})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What decides the content of a prepared folder; the command line's options are made from the fields."""
 
-    tasks: tuple[str, ...] = _option(TASKS, "What to draw conditions for.", allowed=TASKS)
-    size: int = _option(512, "Side of the square images, in pixels.")
-    resize: str = _option(
-        "crop", "crop (middle square) or squash (as the release).", allowed=("crop", "squash")
+    tasks: tuple[str, ...] = option(TASKS, "What to draw conditions for.", allowed=TASKS)
+    size: int = option(512, "Side of the square images, in pixels.")
+    resize: str = option("crop", "Middle square, or squashed as the release.", allowed=("crop", "squash"))
+    lines: str = option("square", "Of the square, or of the photo (release).", allowed=("square", "photo"))
+    sketch: str = option(
+        "pidinet", "Lines by pidinet, hed (need --detectors) or canny.", allowed=("pidinet", "hed", "canny")
     )
-    lines: str = _option(
-        "square",
-        "Lines of the square picture, or of the whole photo (as the release).",
-        allowed=("square", "photo"),
-    )
-    sketch: str = _option(
-        "pidinet",
-        "Lines by pidinet, hed (need --detectors) or canny.",
-        allowed=("pidinet", "hed", "canny"),
-    )
-    soft: bool = _option(True, "Grey edges, or lines alone.", flags=["--soft/--binary"])
-    splits: str = _option(
+    soft: bool = option(True, "Grey edges, or lines alone.", flags=["--soft/--binary"])
+    splits: str = option(
         "clean",
         "clean, or release-leaky: trains on val2017 as the release, marked.",
         allowed=("clean", "release-leaky"),
     )
-    duplicates: str = _option(
+    duplicates: str = option(
         "drop", "Pictures of val2017 among train2017: drop or keep them.", allowed=("drop", "keep")
     )
-    limit: int | None = _option(None, "Pictures of each set, for trials.", min=1)
+    limit: int | None = option(None, "Pictures of each set, for trials.", min=1)
 
     def __post_init__(self) -> None:
         """Raise BenchError for values that are not allowed and sizes that no base takes."""
@@ -66,9 +53,8 @@ class Recipe:
         if not self.tasks:
             raise BenchError(f"--tasks names no task. Allowed: {', '.join(TASKS)}.")
         if self.size < _SMALLEST_SIZE or self.size % CELLS:
-            raise BenchError(
-                f"--size must be a multiple of {CELLS} from {_SMALLEST_SIZE} on, got {self.size}."
-            )
+            allowed = f"a multiple of {CELLS} from {_SMALLEST_SIZE} on"
+            raise BenchError(f"--size must be {allowed}, got {self.size}.")
         if self.lines == "photo" and self.resize != "squash":
             raise BenchError("--lines photo draws the whole photograph: give it with --resize squash.")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 from typing_extensions import TypedDict
 
 from bench import content
@@ -34,6 +36,18 @@ ATTRIBUTION = (
     "Captions and annotations: COCO 2017 (https://cocodataset.org), CC BY 4.0; images: Flickr users, "
     "each under the licence its COCO entry names."
 )
+_KINDS = {
+    "id": pa.string(),
+    "caption": pa.string(),
+    "captions": pa.list_(pa.string()),
+    "image": pa.binary(32),
+    "maps": pa.list_(pa.binary(32)),
+    "item": pa.binary(32),
+    "boxes": pa.list_(pa.int32()),
+    "code": pa.binary(BITS // 8),
+    "small": pa.binary(GRID * GRID * 3),
+}
+_COLUMNS = pa.schema([pa.field(name, kind, nullable=name == "small") for name, kind in _KINDS.items()])
 _ANEW = "Prepare the data anew, into an empty folder."
 _PREPARE = (
     "Prepare one with `bench data prepare coco17 --root COCO --out FOLDER`, where COCO holds "
@@ -73,10 +87,7 @@ class Coco17:
     attribution = ATTRIBUTION
 
     def __init__(self, folder: str | os.PathLike[str], *, manifest: Any = None) -> None:
-        """Read manifest and tables; BenchError where the folder is not a prepared one, or damaged.
-
-        manifest: of a folder that has none yet, while it is being prepared.
-        """
+        """Read manifest (given while it is being prepared) and tables; BenchError where none, or damaged."""
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if manifest is None and not path.is_file():
@@ -103,10 +114,7 @@ class Coco17:
         return len(self.ids)
 
     def __getitem__(self, item_id: str) -> Example:
-        """Return one item, whose pictures are read as they are asked for; KeyError for an unknown id.
-
-        Asking for a picture that is not what it was is a BenchError.
-        """
+        """Return an item, its pictures read when asked (BenchError if changed); KeyError if unknown."""
         row, recipe = self._place[item_id][1], self.recipe
         read = {layer: cache(partial(self._picture, layer, item_id)) for layer in (_IMAGES, *recipe.maps)}
         layers: dict[str, Callable[[], np.ndarray]] = {layer: read[layer] for layer in recipe.maps}
@@ -169,9 +177,7 @@ class Coco17:
         pixels = read_exact(path, advice=_ANEW, size=(side, side), mode="RGB" if image else "L")
         kept = dict(zip((_IMAGES, *self.recipe.maps), (row["image"], *row["maps"]), strict=False))
         if digest_arrays(image=pixels) != kept[layer].hex():
-            raise BenchError(
-                f"item {item} in {self.folder} is not what was prepared: {path} was changed. {_ANEW}"
-            )
+            raise BenchError(f"item {item} is not what was prepared: {path} was changed. {_ANEW}")
         return pixels
 
 
@@ -201,10 +207,8 @@ def find_folder(folder: Path | None) -> Path:
     """Return the prepared folder: as given, else that of BENCH_COCO17; BenchError without either."""
     named = folder or os.environ.get(VARIABLE)
     if not named:
-        raise BenchError(
-            "suite 'coco17' needs a prepared COCO 2017: give its folder with --data FOLDER or in the "
-            f"environment variable {VARIABLE}. {_PREPARE}"
-        )
+        where = f"with --data FOLDER or in the environment variable {VARIABLE}"
+        raise BenchError(f"suite 'coco17' needs a prepared COCO 2017: give its folder {where}. {_PREPARE}")
     return Path(named)
 
 
@@ -227,8 +231,6 @@ def table_of(
     int32, flat. code: see bench.data.leaks. small: [64,64,3] uint8 for near-duplicates; kept of evaluation
     sets alone.
     """
-    import pyarrow as pa
-
     shrunk = [shrink(e.image) for e in examples]
     columns = {
         "id": [e.id for e in examples],
@@ -241,14 +243,11 @@ def table_of(
         "code": [code.tobytes() for code in codes_of(np.array(shrunk, np.uint8))],
         "small": [picture.tobytes() if small else None for picture in shrunk],
     }
-    return pa.table(columns, schema=_schema())
+    return pa.table(columns, schema=_COLUMNS)
 
 
 def write_table(path: Path, table: Any) -> None:
     """Write a pyarrow table as Parquet, atomically; equal tables give equal bytes."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer)
     content.atomic_write(path, buffer.getvalue().to_pybytes())
@@ -256,9 +255,6 @@ def write_table(path: Path, table: Any) -> None:
 
 def read_table(path: Path, *, sha256: str | None = None) -> Any:
     """Read a table that `write_table` wrote; BenchError if it is damaged or of another form."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     kinds = OSError, ValueError, pa.ArrowException
     with content.refusing(lambda why: f"{path} is no table of a prepared COCO ({why}). {_ANEW}", *kinds):
         data = path.read_bytes()
@@ -266,7 +262,7 @@ def read_table(path: Path, *, sha256: str | None = None) -> Any:
             raise BenchError("it is not the file its record names")
         table = parquet.read_table(pa.BufferReader(data))
         table.validate(full=True)
-        if not table.schema.equals(_schema()):
+        if not table.schema.equals(_COLUMNS):
             raise BenchError("it has other columns")
     return table
 
@@ -277,20 +273,3 @@ def rows_of(table: Any) -> Mapping[str, dict[str, Any]]:
     if len(rows) < table.num_rows or any(len(row["boxes"]) % 5 for row in rows.values()):
         raise BenchError(f"a table of a prepared COCO has an id twice, or boxes of no five numbers. {_ANEW}")
     return rows
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    kinds = {
-        "id": pa.string(),
-        "caption": pa.string(),
-        "captions": pa.list_(pa.string()),
-        "image": pa.binary(32),
-        "maps": pa.list_(pa.binary(32)),
-        "item": pa.binary(32),
-        "boxes": pa.list_(pa.int32()),
-        "code": pa.binary(BITS // 8),
-        "small": pa.binary(GRID * GRID * 3),
-    }
-    return pa.schema([pa.field(name, kind, nullable=name == "small") for name, kind in kinds.items()])

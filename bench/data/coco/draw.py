@@ -98,10 +98,7 @@ class Frame(NamedTuple):
         return self._square(Image.fromarray(classes), Image.Resampling.NEAREST)
 
     def lines(self, edges: np.ndarray) -> np.ndarray:
-        """Return the whole of a line drawing [H,W] uint8 squashed, [S,S] uint8, as the release does it.
-
-        By area where the short side shrinks, else by Lanczos' filter.
-        """
+        """Return lines [H,W] uint8 squashed as the release does: by area where they shrink, else Lanczos."""
         shrinks = min(edges.shape) >= self.size
         chosen = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
         return np.asarray(Image.fromarray(edges).resize((self.size, self.size), chosen), np.uint8)
@@ -167,10 +164,7 @@ def draw(
 
 
 def redrawer(recipe: Recipe, protocol: Mapping[str, str]) -> Sketcher | None:
-    """Return what drew the sketches of a prepared folder, None where its weights are not at hand.
-
-    They are where the very file that the folder's protocol names lies in the folder of judges.
-    """
+    """Return what drew a folder's sketches, None where the very weights are not in the folder of judges."""
     if "sketch" not in recipe.maps or recipe.lines != "square":
         return None
     if recipe.sketch == "canny":
@@ -226,18 +220,14 @@ def _decoded(path: Path, what: str, picture: Picture) -> np.ndarray:
 
 
 def describe_sketch(recipe: Recipe, *, weights: Path | None) -> str:
-    """Return what the protocol says of a recipe's source of sketches, after checking that all is there.
-
-    BenchError for a missing package or weight file, and a size that does not fit.
-    """
+    """Return what the protocol says of a recipe's sketches; BenchError for missing files and unfit sizes."""
     if recipe.sketch == "canny":
         _package("skimage")
         numbers = ", ".join(f"{k} {v:g}" for k, v in _CANNY.items())
         return f"canny (scikit-image; {numbers}; luminance), binary"
     if recipe.size % _STEP:
-        raise BenchError(
-            f"--sketch {recipe.sketch} needs a --size that is a multiple of {_STEP}, got {recipe.size}."
-        )
+        name = recipe.sketch
+        raise BenchError(f"--sketch {name} needs a --size that is a multiple of {_STEP}, got {recipe.size}.")
     digest = sha256_file(_weights(recipe.sketch, weights))
     _package("controlnet_aux")
     edges = "soft" if recipe.soft else f"binary at {_HALF} of 255"
@@ -284,10 +274,10 @@ def canny_lines(image: np.ndarray) -> np.ndarray:
 def _weights(name: str, folder: Path | None) -> Path:
     file = _FILES[name]
     if folder is None or not (folder / file).is_file():
+        got = folder / file if folder else "no --detectors"
         raise BenchError(
-            f"--sketch {name} needs {file}, got {folder / file if folder else 'no --detectors'}. Give the "
-            f"folder that holds it with --detectors ({file} lies in lllyasviel/Annotators on the "
-            "Hugging Face Hub), or draw without weights: --sketch canny, another protocol."
+            f"--sketch {name} needs {file} (of lllyasviel/Annotators on the Hugging Face Hub), got {got}. "
+            "Give its folder with --detectors, or draw without weights: --sketch canny, another protocol."
         )
     return folder / file
 

@@ -32,10 +32,7 @@ _Byte = Annotated[Whole, Ge(0), Le(255)]
 
 @dataclass(frozen=True, kw_only=True)
 class Skip(FromFile):
-    """Something left out: of which set, the image's id and file, and why.
-
-    what: "image" where the whole item is left out, "annotation" where the item stays.
-    """
+    """Something left out, and why; what: "image", or "annotation" where the item stays."""
 
     set: Text
     id: Text
@@ -163,22 +160,16 @@ def read_official(root: Path, *, kinds: Sequence[str], maps: bool) -> dict[str, 
     there = {path for path in wanted if (path.is_file() if path.suffix else path.is_dir())}
     listed = "".join(f"\n  {path}{whence}" for path, whence in wanted.items() if path not in there)
     if listed:
-        raise BenchError(
-            f"{root} is not a whole COCO 2017. Missing:{listed}\nThe archives are listed at "
-            "https://cocodataset.org/#download; --root is the folder that holds train2017/."
-        )
+        archives = "The archives are listed at https://cocodataset.org/#download; --root holds train2017/."
+        raise BenchError(f"{root} is not a whole COCO 2017. Missing:{listed}\n{archives}")
     first, second = (_read_set(root, name, kinds) for name in SETS)
     if first.categories != second.categories:
-        raise BenchError(
-            f"panoptic_{first.name}.json and panoptic_{second.name}.json in {root} list "
-            "other classes. Take both from one archive."
-        )
+        files = f"panoptic_{first.name}.json and panoptic_{second.name}.json"
+        raise BenchError(f"{files} in {root} list other classes. Take both from one archive.")
     both = sorted({p.name for p in first.pictures} & {p.name for p in second.pictures})
     if both:
-        raise BenchError(
-            f"{how_many(len(both), 'image id')} in both {first.name} and {second.name}: {some(both)}. "
-            "Ids of COCO are unique; restore the files."
-        )
+        shared = f"{how_many(len(both), 'image id')} in both {first.name} and {second.name}: {some(both)}"
+        raise BenchError(f"{shared}. Ids of COCO are unique; restore the files.")
     return {first.name: first, second.name: second}
 
 
@@ -208,10 +199,8 @@ def _read_set(root: Path, name: str, kinds: Sequence[str]) -> OfficialSet:
             skipped.append(Skip(set=name, id=item, file=file, reason=reason, what="annotation"))
         elif not row.get("iscrowd"):
             boxes[image["id"]].append((row["category_id"], *box))
-    maps, folder = (
-        {row["image_id"]: row for row in rows[PANOPTIC]},
-        _path(root, PANOPTIC, name).with_suffix(""),
-    )
+    maps = {row["image_id"]: row for row in rows[PANOPTIC]}
+    folder = _path(root, PANOPTIC, name).with_suffix("")
     segments = {n: {s["id"]: s["category_id"] for s in row["segments_info"]} for n, row in maps.items()}
     pictures = (
         Picture(
@@ -265,10 +254,8 @@ def _read(path: Path, kind: str) -> Any:
 def _check_known(path: Path, what: str, ids: Iterable[int], allowed: Iterable[int]) -> None:
     strange = sorted(set(ids) - set(allowed))
     if strange:
-        raise BenchError(
-            f"{path} has annotations of {how_many(len(strange), what)} that no list of it holds: "
-            f"{some([str(i) for i in strange])}. The files do not belong together; unpack them anew."
-        )
+        held = f"{how_many(len(strange), what)} that no list of it holds: {some(strange)}"
+        raise BenchError(f"{path} has annotations of {held}. The files do not belong together; unpack anew.")
 
 
 def _broken(box: Any, width: int, height: int) -> str | None:

@@ -20,16 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from bench import content
 from bench.content import Cache, Lock, atomic_write, read_json, sha256_bytes, sha256_file, write_json
+from bench.data import in_processes, visible_gpus
 from bench.data.coco import MANIFEST, NAME, SETS, SKIPPED, TRAIN, VAL, Recipe
 from bench.data.coco.dataset import ATTRIBUTION, SCHEMA, Coco17, read_table, table_of, table_path, write_table
 from bench.data.coco.draw import Broken, describe_sketch, draw, load_sketcher, protocol_of
 from bench.data.coco.official import Category, OfficialSet, Picture, Skip, needed_kinds, read_official
-from bench.data.latents import size_words
+from bench.data.latents import check_room
 from bench.data.leaks import Finding, compare
 from bench.data.picture import encoded
-from bench.data.pool import in_processes, visible_gpus
 from bench.types import BenchError, Example, Hooks, how_many
 
 BEGUN = "begun.json"
@@ -96,15 +98,17 @@ def prepare_coco17(
         _claim(out, begun)
         content.remove_unfinished(out)
         if not (out / MANIFEST).exists():
-            _check_disk(out, sum(len(one.pictures) for one in sets), recipe, hooks)
+            items = sum(len(one.pictures) for one in sets)
+            more = max(0, estimate_bytes(recipe, items=items) - _size(out))
+            room = check_room(out, more, remedy="Choose another disk, fewer tasks, or a smaller --size.")
+            hooks.say(f"{how_many(items, 'picture')}: about {room}")
             pieces = [
                 Piece(one.name, out / PARTS / f"{one.name}-{n:05d}.parquet", one.pictures[at : at + piece])
                 for one in sets
                 for n, at in enumerate(range(0, len(one.pictures), piece))
             ]
-            work = partial(
-                _draw_piece, out, recipe=recipe, categories=categories, weights=weights, device=device
-            )
+            how = {"weights": weights, "device": device}
+            work = partial(_draw_piece, out, recipe=recipe, categories=categories, **how)
             _draw(work, pieces, jobs=jobs, gpus=visible_gpus() if device == "cuda" else (), hooks=hooks)
             hooks.stage(f"compare {TRAIN} with {VAL}", 1)
             manifest = {
@@ -168,38 +172,21 @@ def _claim(out: Path, begun: Mapping[str, Any]) -> None:
         write_json(path, begun)
         return
     there, now = (
-        {
-            k: v
-            for name, part in value.items()
-            for k, v in (part if isinstance(part, dict) else {name: part}).items()
-        }
+        {**value, **{k: v for part in value.values() if isinstance(part, dict) for k, v in part.items()}}
         for value in (read_json(path, of=dict[str, Any]), begun)
     )
     differ = [
         f"{name}: {there.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
-        for name in sorted({*there, *now})
+        for name in sorted({*there, *now}.difference(("protocol", "source")))
         if there.get(name) != now.get(name)
     ]
     if differ:
-        raise BenchError(
-            f"{out} was begun with other options ({'; '.join(differ)}). Choose another --out, or "
-            "delete the folder."
-        )
+        remedy = "Choose another --out, or delete the folder."
+        raise BenchError(f"{out} was begun with other options ({'; '.join(differ)}). {remedy}")
 
 
 def _size(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-
-
-def _check_disk(out: Path, items: int, recipe: Recipe, hooks: Hooks) -> None:
-    """Say how much disk the folder will take; BenchError where that is more than there is."""
-    needed, free = estimate_bytes(recipe, items=items), shutil.disk_usage(out).free
-    hooks.say(f"{how_many(items, 'picture')}: about {size_words(needed)} in {out}, {size_words(free)} free")
-    if needed - _size(out) > free:
-        raise BenchError(
-            f"{out} needs about {size_words(needed - _size(out))} more, and {size_words(free)} are free. "
-            "Choose another disk, fewer tasks, or a smaller --size."
-        )
 
 
 def _draw(
@@ -252,8 +239,6 @@ def _draw_piece(
 
 def _finish(out: Path, manifest: dict[str, Any], pieces: Sequence[Piece], skipped: list[Skip]) -> None:
     """Join the pieces into tables, leave duplicates out where asked, and write the manifest."""
-    import pyarrow as pa
-
     for piece in pieces:
         skipped += read_json(piece.path.with_suffix(".json"), of=tuple[Skip, ...])
     parts = {name: [read_table(p.path) for p in pieces if p.set == name] for name in SETS}
