@@ -57,8 +57,5 @@ class FinetunedSD:
 def made_for(config: Any) -> dict[str, Any]:
     """Return what a UNet is made for by its configuration: its shape, and how many channels it reads."""
     names = ("cross_attention_dim", "layers_per_block", "down_block_types", "use_linear_projection")
-    return {
-        **{name: config[name] for name in names},
-        "widths": config["block_out_channels"],
-        "channels that it reads": config["in_channels"],
-    }
+    read = {"widths": config["block_out_channels"], "channels that it reads": config["in_channels"]}
+    return {name: config[name] for name in names} | read

@@ -39,12 +39,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 def lora_targets(unet: Any) -> list[str]:
     """Return the layers that get factors: attention and inner convolutions, not conv_in and conv_out."""
-    return [
-        name
-        for name, module in unet.named_modules()
-        if name.endswith(ATTENTION)
-        or (isinstance(module, torch.nn.Conv2d) and name not in ("conv_in", "conv_out"))
-    ]
+    convolutions = {name for name, module in unet.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    inner = convolutions - {"conv_in", "conv_out"}
+    return [name for name, _ in unet.named_modules() if name.endswith(ATTENTION) or name in inner]
 
 
 def add_lora(unet: Any, *, rank: int) -> Any:
@@ -60,10 +57,7 @@ class LoraConcat:
     name = "lora-concat"
     title = "LoRA + concat"
     conditioned = True
-    source = (
-        "Hu et al., ICLR 2022, https://arxiv.org/abs/2106.09685; channel concatenation as in "
-        "https://arxiv.org/abs/2211.09800"
-    )
+    source = "Hu et al., ICLR 2022, https://arxiv.org/abs/2106.09685; concatenation as in arXiv 2211.09800"
     options: dict[str, object] = {"rank": 16}
     allowed = {"rank": "a whole number from 1"}
     exchange = EXCHANGE

@@ -54,10 +54,8 @@ _TRY_SECONDS = 1.0
 
 def unwritable(path: str | os.PathLike[str], error: Exception) -> BenchError:
     """Build the error for a path that the system does not let us write."""
-    return BenchError(
-        f"cannot write {path}: {getattr(error, 'strerror', None) or error}. "
-        "Free some disk space or choose a folder you may write to."
-    )
+    why, remedy = getattr(error, "strerror", None) or error, "Free some disk space or choose another folder."
+    return BenchError(f"cannot write {path}: {why}. {remedy}")
 
 
 @contextlib.contextmanager

@@ -459,10 +459,8 @@ def _joined(name: str, arrays: Mapping[str, np.ndarray], kind: type) -> dict[str
 def _parted(found: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Cut arrays out of a joined one; that they are what was joined is for their digests to say."""
     ends = found[f"{name}_offsets"]
-    return {
-        str(d): found[name][a:b]
-        for d, a, b in zip(found[f"{name}_digests"], ends[:-1], ends[1:], strict=True)
-    }
+    parts = zip(found[f"{name}_digests"], ends[:-1], ends[1:], strict=True)
+    return {str(digest): found[name][start:end] for digest, start, end in parts}
 
 
 def _whole(values: np.ndarray) -> tuple[int, np.ndarray]:

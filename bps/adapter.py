@@ -284,10 +284,8 @@ class BPSAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             out.append(widths[level] if place else out[-1])
         middle = [self._residual(out[-1], out[-1], attention=a) for a in (self.steering.attention, False)]
         given = [out[-1], *(w for w in widths[::-1] for _ in range(3))]  # the middle's and the decoder's
-        decoder = [
-            DecoderBlock(before + popped, width)
-            for before, popped, width in zip(given, out[::-1], given[1:], strict=False)
-        ]
+        shapes = zip(given, out[::-1], given[1:], strict=False)
+        decoder = [DecoderBlock(before + popped, width) for before, popped, width in shapes]
         self.encoder = nn.ModuleList(entries[: last + 1])
         self.middle = nn.ModuleList(middle if last >= MIDDLE_SLOT else [])
         self.decoder = nn.ModuleList(decoder[:count])

@@ -32,11 +32,8 @@ def convert_release_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Te
     never trains, and the five of its 14 res_weights that weigh nothing (conv-in, the downsamplers
     and the entry before the last). Raises ValueError listing unknown and missing names.
     """
-    renamed = {
-        f"{theirs}.{kind}": ours and f"{ours}.{kind}"
-        for theirs, ours in _layers(state_dict).items()
-        for kind in ("weight", "bias")
-    }
+    layers, kinds = _layers(state_dict).items(), ("weight", "bias")
+    renamed = {f"{theirs}.{k}": ours and f"{ours}.{k}" for theirs, ours in layers for k in kinds}
     scalars = [f"res_weights.{index}" for index in range(_RES_WEIGHTS)]
     expected = {*renamed, *scalars}
     missing, extra = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)

@@ -164,11 +164,8 @@ class Base(Snapshot):
         the latents in pixels: nothing was cut off.
         """
         branches, rows = len(text), text.flatten(0, 1)
-        given = {
-            "sample": latents.repeat(branches, 1, 1, 1),
-            "timestep": timesteps.repeat(branches),
-            "encoder_hidden_states": rows,
-        }
+        given = {"sample": latents.repeat(branches, 1, 1, 1), "timestep": timesteps.repeat(branches)}
+        given["encoder_hidden_states"] = rows
         if not self.family.pooled:
             return given
         size = [side * self.downscale for side in latents.shape[-2:]]

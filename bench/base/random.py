@@ -257,6 +257,5 @@ def train_tokenizer(captions: Iterable[str], *, size: int, length: int, pad: str
             tokens.append(left + right)
             merges.append((left, right))
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, _BOS, EOS]))}
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad, unk_token=EOS
-    )
+    how = {"model_max_length": length, "pad_token": pad, "unk_token": EOS}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, **how)

@@ -122,9 +122,8 @@ def clip_tokenizer(*, pad: str = EOS, length: int = 77) -> Any:
     clip = SimpleTokenizer()
     ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": EOS}
     vocabulary = {ends.get(token, token): number for token, number in clip.encoder.items()}
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=list(clip.bpe_ranks), model_max_length=length, pad_token=pad, unk_token=EOS
-    )
+    how = {"model_max_length": length, "pad_token": pad, "unk_token": EOS}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(clip.bpe_ranks), **how)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -183,10 +182,9 @@ def _tensors(file: Path) -> Mapping[str, Any]:
 
 
 def _refusal(file: Path, reason: str) -> str:
-    return (
-        f"{file} is no Stable Diffusion 1.x or 2.x in one file of the original layout that can be run: "
-        f"{reason.rstrip('.')}. Give one, or a folder in diffusers' format."
-    )
+    allowed = "Stable Diffusion 1.x or 2.x in one file of the original layout"
+    why = reason.rstrip(".")
+    return f"{file} is no {allowed} that can be run: {why}. Give one, or a folder in diffusers' format."
 
 
 def _unet(shapes: Shapes, *, linear: bool) -> dict[str, Any]:

@@ -265,7 +265,6 @@ def _broken(manifest: Manifest) -> BenchError:
             decode(picture_bytes(path))
         except PictureError as error:
             broken.append(f"{readable(path.name)} ({error})")
-    return BenchError(
-        f"{len(broken)} of {len(manifest.files)} images in {manifest.folder} cannot be read: "
-        f"{some(broken, most=10, mark='; ')}. Restore or remove them; a set without them is another set."
-    )
+    lost = f"{len(broken)} of {len(manifest.files)} images in {manifest.folder} cannot be read"
+    remedy = "Restore or remove them; a set without them is another set."
+    return BenchError(f"{lost}: {some(broken, most=10, mark='; ')}. {remedy}")

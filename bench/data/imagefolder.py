@@ -300,10 +300,7 @@ def _table(source: str) -> Any:
     """Return the rows as the `datasets` library reads them, pictures as bytes or paths."""
     datasets.disable_progress_bars()
     folder = Path(source)
-    remedy = (
-        "Give a folder with pictures and metadata.jsonl (file_name, text), one of datasets' save_to_disk, or "
-        "a hub id."
-    )
+    remedy = "Give pictures with metadata.jsonl (file_name, text), a folder of save_to_disk, or a hub id."
     with refusing(lambda why: f"--data {source} cannot be read as a folder of pictures ({why}). {remedy}"):
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(source)

@@ -369,10 +369,8 @@ def encode_suite(
     dataset, splits, side = suite.dataset(), suite.splits(), suite.eval_side
     evaluation = pick_items(splits.side(side), suite.budget(budget).eval_items)
     sides = {"train": (splits.train, 1 + suite.training.mirror), side: (evaluation, 1)}
-    return {
-        side: encode(base, dataset=dataset, ids=ids, views=views, cache=cache, hooks=hooks)
-        for side, (ids, views) in sides.items()
-    }
+    how: dict[str, Any] = {"dataset": dataset, "cache": cache, "hooks": hooks}
+    return {side: encode(base, ids=ids, views=views, **how) for side, (ids, views) in sides.items()}
 
 
 def disk_needed(items: int, *, views: int, latent_shape: Sequence[int], text_shape: Sequence[int]) -> int:

@@ -226,11 +226,8 @@ def main(
     judge = load_judge("emoji-clip", weights=out)
     images, texts = judge.features(val.images), judge.text(val.captions)
     ways = {"caption to image": (texts, images), "image to caption": (images, texts)}
-    scores = {
-        f"{way} R@{k}": round(retrieval_hits(*pair, k=k).mean(), 4)
-        for way, pair in ways.items()
-        for k in (1, 5)
-    }
+    hits = {f"{way} R@{k}": retrieval_hits(*pair, k=k) for way, pair in ways.items() for k in (1, 5)}
+    scores = {name: round(found.mean(), 4) for name, found in hits.items()}
     say(f"wrote {out}; recall on OpenMoji's val side: {scores}")
 
 

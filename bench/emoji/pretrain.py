@@ -62,11 +62,8 @@ def load_icons(folder: Path) -> list[Icon]:
     drawings = [(f["package"], f["style"], _read_family(folder, **f)) for f in families]
     plain = [icons for package, _, icons in drawings if package != _SQUASHED]
     words = {word for icons in plain for name in icons for word in name.split("-")}
-    return [
-        Icon(name, _caption(name, package, words), style, svg)
-        for package, style, icons in drawings
-        for name, svg in sorted(icons.items())
-    ]
+    named = [(p, style, *one) for p, style, icons in drawings for one in sorted(icons.items())]
+    return [Icon(name, _caption(name, package, words), style, svg) for package, style, name, svg in named]
 
 
 def _read_family(folder: Path, *, package: str, version: str, **_: str) -> dict[str, str]:
