@@ -6,9 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 from bench.types import BenchError
@@ -26,6 +23,10 @@ def in_processes(
     jobs: processes, 1 for this one. gpus: as CUDA_VISIBLE_DEVICES names them; each process sees one, in turn.
     BenchError where a process dies.
     """
+    from concurrent.futures import ProcessPoolExecutor, as_completed  # not on import: help stays instant
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     if jobs == 1:
         yield from map(work, pieces)
         return
@@ -52,6 +53,8 @@ def visible_gpus() -> list[str]:
 
 def _begin(gpus: Sequence[str], turn: Any) -> None:
     """In a process: take a GPU, leave Ctrl-C to the parent, and end with it even if it is killed."""
+    from multiprocessing import parent_process
+
     with turn.get_lock():
         number, turn.value = turn.value, turn.value + 1
     if gpus:  # CUDA has not been asked for yet

@@ -122,7 +122,7 @@ class Judge:
 
 
 class JudgeKind(Protocol):
-    """How judges of one name are made; those whose weights are one published file are `Published`.
+    """How judges of one name are made; those whose file is published have `source(name)`, see Published.
 
     name: as the user wrote it. weights: the file or folder given, None without one.
     """
@@ -181,9 +181,9 @@ def fetch_judge(name: str) -> Path:
     if name not in known and not name.startswith("open-clip/") and ":" not in name:
         raise unknown("judge or network", name, known)
     kind: Any = None if name in NETWORKS else _kind(name)
-    if kind is not None and not isinstance(kind, Published):
+    if kind is not None and not hasattr(kind, "source"):
         raise BenchError(f"judge '{name}' has its weights with it: there is nothing to fetch.")
-    source = NETWORKS[name] if kind is None else kind.source(name)
+    source: Source = NETWORKS[name] if kind is None else kind.source(name)
     there = _found(source.stem)
     if there is not None:
         return there

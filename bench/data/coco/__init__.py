@@ -28,7 +28,7 @@ class Recipe:
     tasks: tuple[str, ...] = option(TASKS, "What to draw conditions for.", allowed=TASKS)
     size: int = option(512, "Side of the square images, in pixels.")
     resize: str = option("crop", "Middle square, or squashed as the release.", allowed=("crop", "squash"))
-    lines: str = option("square", "Of the square, or of the photo (release).", allowed=("square", "photo"))
+    lines: str = option("square", "Lines of the square, or photo (release).", allowed=("square", "photo"))
     sketch: str = option(
         "pidinet", "Lines by pidinet, hed (need --detectors) or canny.", allowed=("pidinet", "hed", "canny")
     )

@@ -107,7 +107,7 @@ def prepare_coco17(
                 for one in sets
                 for n, at in enumerate(range(0, len(one.pictures), piece))
             ]
-            how = {"weights": weights, "device": device}
+            how: dict[str, Any] = {"weights": weights, "device": device}
             work = partial(_draw_piece, out, recipe=recipe, categories=categories, **how)
             _draw(work, pieces, jobs=jobs, gpus=visible_gpus() if device == "cuda" else (), hooks=hooks)
             hooks.stage(f"compare {TRAIN} with {VAL}", 1)
