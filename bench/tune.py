@@ -20,6 +20,7 @@ from bench.record import made_on
 from bench.registry import FLOOR
 from bench.reporting.render import Grid, to_markdown
 from bench.reporting.render import Text as Cell
+from bench.running import identify
 from bench.suites import resolve
 from bench.types import BenchError, Hooks
 
@@ -76,7 +77,8 @@ def tune_rates(
 
     extend: go on beyond the grid, in its own steps, with every method whose best rate lies at its edge. Where
     one lies there in the end, and where the suite has another rate, it is said. rates: numbers above 0, as
-    text; where: see `run_grid`. BenchError for others, and where a run would see the test side.
+    text; where: see `run_grid`. BenchError for others, where a run would see the test side, and where the
+    evidence of `out` is of another protocol or other seeds.
     """
     numbers = _numbers(rates)
     side = registry.load("suite", configs[0].suite).choose_side
@@ -84,6 +86,7 @@ def tune_rates(
     if any(config.side != side for config in configs):
         raise BenchError(f"learning rates are never chosen where they are reported. Use --side {side}.")
     tried = [replace(config, shuffled=False) for config in configs if config.method != FLOOR]
+    _refuse_other_evidence(tried, out)
     keys = [(config.task, _called(config)) for config in tried]
     trials = [replace(config, learning_rate=rate) for config in tried for rate in numbers]
     outcomes: list[Outcome] = []
@@ -99,11 +102,9 @@ def tune_rates(
         further = {key: _beyond(entry) for key, entry in found.items() if extend}
         beyond = [(config, further.get(key)) for config, key in zip(tried, keys, strict=True)]
         trials = [replace(config, learning_rate=rate) for config, rate in beyond if rate]
-    own = {
-        key: resolve(replace(c, learning_rate=None)).learning_rate for c, key in zip(tried, keys, strict=True)
-    }
+    plain = {key: replace(config, learning_rate=None) for config, key in zip(tried, keys, strict=True)}
     for (task, method), entry in found.items():
-        best, suites = entry["chosen"], own[task, method]
+        best, suites = entry["chosen"], resolve(plain[task, method]).learning_rate
         if entry["at_the_edge"]:
             say(f"{task}, {method}: {best:g} lies at the edge of the grid; try rates beyond it (--extend)")
         if best not in (None, suites):
@@ -111,17 +112,36 @@ def tune_rates(
     return files, outcomes
 
 
-def _beyond(entry: Mapping[str, Any]) -> float | None:
-    """Return the next rate beyond the edge where the best one lies, None where it lies inside.
+def _refuse_other_evidence(tried: Sequence[RunConfig], out: Path) -> None:
+    """Refuse, before the first trial, evidence beside which new one could not be written."""
+    seeds = sorted({config.seed for config in tried})
+    for config in {config.task: config for config in tried}.values():
+        spec = resolve(replace(config, method=FLOOR, options={}))  # which no task refuses
+        path = _path(out, spec.suite.name, spec.task.name, spec.budget.name)
+        if path.exists():
+            _earlier(path, protocol_hash=identify(spec).protocol.hash, seeds=seeds)
 
-    Steps are the grid's own, which go by 3 and by 3.3 in turn.
-    """
+
+def _path(folder: Path, suite: str, task: str, budget: str) -> Path:
+    return folder / f"{suite}-{task}{'' if budget == STANDARD else f'-{budget}'}.json"
+
+
+def _earlier(path: Path, *, protocol_hash: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return the methods of the evidence there, which must be of this protocol and these seeds."""
+    there: _Evidence = read_json(path, of=_Evidence, loose=True)  # errors have line ends
+    if (there["protocol_hash"], _seeds(there)) != (protocol_hash, list(seeds)):
+        raise BenchError(f"{path} holds trials of another protocol or seeds. Move it, or change --out.")
+    return dict(there["methods"])
+
+
+def _beyond(entry: Mapping[str, Any]) -> float | None:
+    """Return the next rate beyond the edge where the best one lies, None where it lies inside."""
     rates = sorted(map(float, entry["trials"]))
     if not entry["at_the_edge"] or len(rates) >= _MOST_RATES:
         return None
     if entry["chosen"] == rates[0]:
         rates.reverse()
-    step = rates[-2] / rates[-3] if len(rates) > 2 else rates[-1] / rates[-2]
+    step = rates[-2] / rates[-3] if len(rates) > 2 else rates[-1] / rates[-2]  # 3 and 3.3 in turn
     return float(f"{rates[-1] * step:.3g}")
 
 
@@ -144,10 +164,9 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     if not records:
         raise BenchError("no learning rate could be tried: every run failed, see above.")
-    hashes = {record.protocol_hash for record in records}
+    first, hashes = records[0], {record.protocol_hash for record in records}
     if len(hashes) > 1:
         raise BenchError(f"the trials have {len(hashes)} protocols; they cannot be compared.")
-    first = records[0]
     methods: dict[str, dict[float, list[Outcome]]] = {}
     for outcome in outcomes:
         tried = methods.setdefault(_called(outcome.config), {})
@@ -168,17 +187,16 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _called(config: RunConfig) -> str:
-    """Name what a rate is tried with: a method or variant, and the options that are set beside it."""
     return " ".join([config.method, *(f"{k}={option_text(v)}" for k, v in sorted(config.options.items()))])
 
 
 def _method(tried: Mapping[float, Sequence[Outcome]]) -> dict[str, Any]:
-    """Return the evidence of one method; tried: learning rate -> outcomes, one a seed."""
     records = [o.record for outcomes in tried.values() for o in outcomes if o.record]
-    what: dict[str, Any] = {"devices": sorted({made_on(record.environment) for record in records})}
-    if records:
-        options = {k: v for k, v in records[0].options.items() if k != "learning_rate"}
-        what = {"method": records[0].method, "options": options, **what}
+    what: dict[str, Any] = {}
+    for record in records[:1]:
+        options = {k: v for k, v in record.options.items() if k != "learning_rate"}
+        what = {"method": record.method, "options": options}
+    what["devices"] = sorted({made_on(record.environment) for record in records})
     trials = {f"{rate:g}": _trial(tried[rate]) for rate in sorted(tried)}
     better = {name: metric.better for record in records[:1] for name, metric in record.metrics.items()}
     return {**what, **_chosen(trials, better)}
@@ -202,10 +220,9 @@ def _chosen(trials: Mapping[str, Mapping[str, Any]], better: Mapping[str, str] =
 
 def _trial(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the means over seeds of values and of the ends of their intervals over items."""
-    errors = [outcome.error or outcome.refused for outcome in outcomes if outcome.record is None]
-    if errors:
-        return {"error": errors[0]}
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    for outcome in (outcome for outcome in outcomes if outcome.record is None):
+        return {"error": outcome.error or outcome.refused}
     values: dict[str, dict[str, Any]] = {}
     for name, metric in sorted(records[0].metrics.items()):
         if name in EVIDENCE or metric.judge == "none":
@@ -222,10 +239,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def tuned_rate(folder: Path, spec: RunSpec) -> float | None:
-    """Return the rate that was chosen for a method with these options on its task; None for none.
-
-    Of several budgets, the one whose number of training images is nearest, by their ratio.
-    """
+    """Return the rate chosen for a method, options and task at the budget nearest by ratio; None for none."""
     asked, found = json.loads(json.dumps(dict(spec.options))), {}
     for path in sorted(folder.glob(f"{spec.suite.name}-{spec.task.name}*.json")):
         there: _Evidence = read_json(path, of=_Evidence, loose=True)
@@ -242,14 +256,10 @@ def write_evidence(folder: Path, new: Mapping[str, Any]) -> list[Path]:
     A file a task, and of another budget than "standard" one a budget. BenchError if the file there is of
     another protocol or other seeds.
     """
-    budget = str(new["budget"].get("name", STANDARD))
-    path = folder / f"{new['suite']}-{new['task']}{'' if budget == STANDARD else f'-{budget}'}.json"
+    path = _path(folder, new["suite"], new["task"], str(new["budget"].get("name", STANDARD)))
     methods: dict[str, Any] = {}
     if path.exists():
-        there: _Evidence = read_json(path, of=_Evidence, loose=True)  # errors have line ends
-        if (there["protocol_hash"], _seeds(there)) != (new["protocol_hash"], _seeds(new)):
-            raise BenchError(f"{path} holds trials of another protocol or seeds. Move it, or change --out.")
-        methods = dict(there["methods"])
+        methods = _earlier(path, protocol_hash=new["protocol_hash"], seeds=_seeds(new))
     for method, entry in new["methods"].items():
         trials = {**methods.get(method, {}).get("trials", {}), **entry["trials"]}
         if trials.keys() != entry["trials"].keys():
@@ -285,8 +295,8 @@ def _markdown(found: Mapping[str, Any]) -> str:
         f"the target ({found['judge']}) with its 95% interval over items. Chosen in bold; protocol "
         f"{found['protocol_hash'][:12]}."
     )
-    header, body = ("method", *rates), tuple(tuple(row) for row in rows)
-    return "\n".join([to_markdown(Grid(header=header, body=body, caption=about)), *(f"{n}\n" for n in notes)])
+    table = Grid(("method", *rates), tuple(map(tuple, rows)), about)
+    return "\n".join([to_markdown(table), *(f"{n}\n" for n in notes)])
 
 
 def _cell(entry: Mapping[str, Any], rate: str) -> Cell:

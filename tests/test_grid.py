@@ -295,6 +295,7 @@ def test_a_grid_goes_on_until_no_best_rate_lies_at_its_edge(
 ) -> None:
     """BPS is best at 1e-5, below the grid; ControlNet at .1, above which it diverges; both of two seeds."""
     record = next(r for r in kept_records(ROOT / "results" / "emoji") if r.method == "bps")
+    protocol = identify(resolve(RunConfig(side="val"))).protocol
     best, asked_for = {"bps": 1e-5, "controlnet": 0.1}, []
 
     def ran(configs: Sequence[RunConfig], **_: Any) -> list[Outcome]:
@@ -309,6 +310,7 @@ def test_a_grid_goes_on_until_no_best_rate_lies_at_its_edge(
         value = replace(record.metrics["cosine"], value=1 - far / 100)
         _, options = method_of(config)
         own = {"method": config.method, "options": options, "metrics": {"cosine": value}}
+        own["protocol_hash"] = protocol.hash
         return Outcome(name="x", config=config, record=replace(record, **own))
 
     monkeypatch.setattr(bench.tune, "run_grid", ran)
@@ -335,6 +337,20 @@ def test_a_grid_goes_on_until_no_best_rate_lies_at_its_edge(
         "sketch, bps: 1e-05 is chosen, the suite has 0.001",
         "sketch, controlnet: 0.1 is chosen, the suite has 0.003",
     ]
+
+
+def test_evidence_of_other_seeds_or_protocol_is_refused_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.loads((ROOT / "results" / "tuning" / "emoji-sketch.json").read_text())
+    (tmp_path / "emoji-sketch.json").write_text(json.dumps(whole))
+    monkeypatch.setattr(bench.tune, "run_grid", lambda *_, **__: pytest.fail("a trial ran"))
+    given = {"rates": ["1e-3"], "out": tmp_path, "hooks": Hooks(), "say": print}
+    seeds = whole.get("seeds") or [whole["seed"]]
+    for others, steps in (([9], None), (seeds, 3)):
+        configs = [RunConfig(seed=seed, sampling_steps=steps) for seed in others]
+        with pytest.raises(BenchError, match=r"emoji-sketch\.json holds trials of another protocol or seeds"):
+            tune_rates(configs, **given)
 
 
 def test_a_run_takes_the_rate_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
