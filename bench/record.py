@@ -35,7 +35,7 @@ SUBMITTED = "submitted by"
 MACHINE = ("processor", "device", "gpu", "threads", "platform")
 """What of an environment tells machines apart whose times do not compare."""
 _REMEDY = "Restore it or run again with --again."
-_WHERE_SAID = ("changes", "config", "draws", "trained_in", "weights")
+_WHERE_SAID = ("title", "changes", "config", "draws", "trained_in", "weights")
 _ROOT = PROGRAM.parent
 _OWN = ("bench", "bps", "baselines")
 _PACKAGES = ("bps-bench", "torch", "diffusers", "transformers", "numpy", "scipy", "open_clip_torch", "timm")
@@ -192,7 +192,7 @@ class RunRecord(FromFile):
     of the file while they say nothing: changes, what was asked in place of the suite's and the budget's own;
     trained_in, the run whose equal training this one took over; weights that came from outside; config, what
     was asked, as `bench run --config` takes it; draws, the values at each, by row and metric, of which `rows`
-    hold the means.
+    hold the means; title, of a method that this project does not bring.
     """
 
     schema_version: Whole = SCHEMA_VERSION
@@ -220,6 +220,7 @@ class RunRecord(FromFile):
     weights: Outside | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     draws: Mapping[Name, Mapping[Name, Sequence[Number | None]]] = field(default_factory=dict)
+    title: Text = ""
 
     @property
     def leaked(self) -> int:
@@ -255,13 +256,14 @@ class ItemScores(FromFile):
     layer_weights: tuple[tuple[Count, Number, Number], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(set(self.ids)) != len(self.ids):
+        n = len(self.ids)
+        if len(set(self.ids)) != n:
             raise BenchError("an item is named twice")
-        if self.groups and len(self.groups) != len(self.ids):
-            raise BenchError(f"there are {len(self.groups)} groups for {len(self.ids)} items")
+        if self.groups and len(self.groups) != n:
+            raise BenchError(f"there are {len(self.groups)} groups for {n} items")
         for metric, scores in (found for of in self.rows.values() for found in of.items()):
-            if len(scores) != len(self.ids):
-                raise BenchError(f"'{metric}' has {len(scores)} scores for {len(self.ids)} items")
+            if len(scores) != n:
+                raise BenchError(f"'{metric}' has {len(scores)} scores for {n} items")
         for metric, scores in (found for of in self.replicates.values() for found in of.items()):
             if len(scores) < _LEAST_GROUPS or not np.isfinite(scores).all():
                 raise BenchError(f"'{metric}' has fewer than {_LEAST_GROUPS} replicates or one is missing")
@@ -269,9 +271,8 @@ class ItemScores(FromFile):
 
 def write_record(folder: Path, record: RunRecord) -> Path:
     """Write the record into its run folder atomically and return the file's path."""
-    path = folder / RECORD_FILE
-    content.write_json(path, record_values(record))
-    return path
+    content.write_json(folder / RECORD_FILE, record_values(record))
+    return folder / RECORD_FILE
 
 
 def record_values(record: RunRecord) -> dict[str, Any]:
@@ -292,9 +293,7 @@ def load_record(folder: Path, *, verify: bool = True) -> RunRecord:
         if not path.is_relative_to(folder.resolve()):
             raise BenchError(f"the record in {folder} names an artifact outside it: '{name}'.")
         if path.exists() and sha256_file(path) != digest:
-            raise BenchError(
-                f"{path} is not what the record says (SHA-256 differs). Restore it or run again with --again."
-            )
+            raise BenchError(f"{path} is not what the record says (SHA-256 differs). {_REMEDY}")
         if name == ITEMS_FILE and not path.exists():
             raise BenchError(f"{path} is missing; the record lists it. Run again with --again.")
     return record
@@ -304,9 +303,7 @@ def record_of(raw: Any, path: object) -> RunRecord:
     """Build a record from parsed JSON; path: where it came from. BenchError as `load_record`."""
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
-        raise BenchError(
-            f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. Run it again."
-        )
+        raise BenchError(f"{path} has schema version {version}, not {SCHEMA_VERSION}. Run it again.")
     record: RunRecord = content.validated(raw, RunRecord, path, remedy=_REMEDY)
     if record.metrics != record.rows.get("samples", record.metrics):
         raise BenchError(f"{path}: 'metrics' differs from the row 'samples'. Run again with --again.")
@@ -326,34 +323,24 @@ def load_items(folder: Path) -> ItemScores:
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:
     """Say on what the run was made: versions, processor, device, threads, commit and digest of the code."""
-    gpu: dict[str, str] = {}
-    versions: dict[str, str] = {}
+    here = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    here |= {"processor": _processor(), "device": device}
     if device.startswith("cuda"):
         import torch
 
-        gpu = {"gpu": torch.cuda.get_device_name(device)}
+        here["gpu"] = torch.cuda.get_device_name(device)
+    versions = dict[str, str]()
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "processor": _processor(),
-        "device": device,
-        **gpu,
-        "threads": threads,
-        "packages": versions,
-        "commit": _commit(),
-        "sources": digest_sources(),
-    }
+    code = {"commit": _commit(), "sources": digest_sources()}
+    return {**here, "threads": threads, "packages": versions, **code}
 
 
 def digest_sources(root: Path = _ROOT) -> str:
     """Return one SHA-256 over the program's Python files, installed or in a checkout."""
-    found = [path for name in _OWN for path in (root / name).rglob("*.py")]
-    return content.digest_json(
-        {p.relative_to(root).as_posix(): sha256_file(p) for p in (*found, root / "cli.py")}
-    )
+    found = [root / "cli.py", *(path for name in _OWN for path in (root / name).rglob("*.py"))]
+    return content.digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in found})
 
 
 def device_words(machine: Mapping[str, Any]) -> str:
@@ -377,10 +364,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the running code, with "+changes" if the tree differs; else "unknown".
-
-    Of a program installed from a repository, pip has noted it (PEP 610).
-    """
+    """Return the code's commit as git or pip (PEP 610) knows it, with "+changes"; else "unknown"."""
 
     def git(*argv: str) -> str:
         done = subprocess.run(["git", *argv], cwd=_ROOT, capture_output=True, text=True, timeout=10)

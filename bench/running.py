@@ -627,6 +627,7 @@ def _record(run: Run, result: TrainResult, rows: Mapping[str, Scores]) -> record
         suite=spec.suite.name,
         task=spec.task.name,
         method=spec.method.name,
+        title="" if registry.row("method", spec.config.method).title else spec.method.title,
         options={**spec.options, **run.given, "learning_rate": spec.learning_rate},
         budget=spec.budget.name,
         seed=spec.config.seed,
