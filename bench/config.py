@@ -44,6 +44,8 @@ Rate = Annotated[float, Ge(1e-12), Le(1e6)]
 Guidance = Annotated[float, Ge(1), Le(1e6)]
 Decay = Annotated[float, Ge(0), Le(0.999999)]
 Minutes = Annotated[float, Gt(0), Le(1e6)]
+ASPECTS = ("fidelity", "quality")
+MOST_TEXT = 500  # letters of a text of a study
 SIDES, PRECISIONS = get_args(Side)[:2], get_args(Precision)
 
 
@@ -74,10 +76,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """For what `bench plan` plans; its options are made from the fields.
-
-    mfu: share of the peak rate, None for that of published runs.
-    """
+    """For what `bench plan` plans; mfu: share of the peak rate, None for that of published runs."""
 
     like: str = option("sd15", "Where the suite has no base: sd15, sd21 or sdxl.")
     size: int | None = option(None, "Image size in pixels; else the base's.", min=64)
@@ -100,6 +99,31 @@ class Amount:
     random: str | None = option(None, "On random weights like sd15, sd21 or sdxl instead, beside yardsticks.")
     width: int = option(320, "With --random: of the UNet's first level.")
     size: int | None = option(None, "With --random: image size in pixels.", min=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a user study asks; the options of `bench study make` are made from its fields."""
+
+    pairs: int | None = option(None, "Pairs that a person sees; else 40, or all there are.", min=1)
+    seed: int = option(0, "Of the pairs, their sides and codes.", min=0)
+    title: str = option("Which picture is better?", "Shown to people; name no method.")
+    ask: str = option("both", "fidelity, quality or both.")
+    checks: float = option(0.1, "Share of attention checks, 0 to 0.5.")
+
+    def __post_init__(self) -> None:
+        """Refuse what no study may be."""
+        if self.ask not in ("both", *ASPECTS):
+            raise unknown("aspect", self.ask, ("both", *ASPECTS))
+        if not 0 < len(self.title.strip()) <= len(self.title) <= MOST_TEXT:
+            raise BenchError(f"the title must have 1 to {MOST_TEXT} characters, got {len(self.title)}.")
+        if not 0 <= self.checks <= 0.5:
+            raise BenchError(f"the share of attention checks must be in 0 to 0.5, got {self.checks:g}.")
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """What is asked of each pair."""
+        return ASPECTS if self.ask == "both" else (self.ask,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +208,9 @@ class RunConfig:
         if self.weights is None and (
             not self.train or self.condition_channels != "same" or self.invert_condition
         ):
+            given = "--no-train, --condition-channels and --invert-condition"
             raise BenchError(
-                "--no-train, --condition-channels and --invert-condition need --weights PATH: a folder "
-                "that diffusers loads, or a checkpoint file."
+                f"{given} need --weights PATH: a folder that diffusers loads, or a checkpoint file."
             )
 
     @property
@@ -244,10 +268,7 @@ def argv(asked: Any) -> list[str]:
 
 
 def option_text(value: Any) -> str:
-    """Return an option's value as the command line takes it: JSON, but plain text without quotes.
-
-    Text that would read as JSON ("1", "true") keeps its quotes, so that it comes back as text.
-    """
+    """Return an option's value as the command line takes it: JSON, but text plain unless it reads as JSON."""
     if isinstance(value, str):
         try:
             json.loads(value)
@@ -320,10 +341,7 @@ class Budget:
     def asked(
         self, *, images: int | None, items: int | None, limit: int | None, subset: int | None = None
     ) -> Budget:
-        """Return the budget with other training images (every method's) or items, named so ("short-10").
-
-        None leaves what it is.
-        """
+        """Return the budget with other images or items (None: as they are), named so ("short-10")."""
         words = {"train_images": "{}images", "train_items": "{}", "train_subset": "choice{}"}
         words["eval_items"] = "{}eval"
         asked = zip(words, (images, items, subset or None, limit), strict=True)
@@ -411,15 +429,11 @@ class Suite:
         return self.budgets[chosen]
 
 
-_LATER: Mapping[str, tuple[str, ...]] = {
-    "budget": ("images_of", "train_items", "train_subset"),
-    "training": ("precision", "ema", "latents", "schedule", "captions", "leaky"),
-    "sampler": ("draws",),
-}
-_PLAIN: Mapping[str, Any] = {
-    "budget": Budget(name="", train_images=0, eval_items=None),
-    "training": Training(),
-    "sampler": Sampler(),
+_NO_BUDGET = Budget(name="", train_images=0, eval_items=None)
+_LATER: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # defaults, and the settings that came later
+    "budget": (_NO_BUDGET, ("images_of", "train_items", "train_subset")),
+    "training": (Training(), ("precision", "ema", "latents", "schedule", "captions", "leaky")),
+    "sampler": (Sampler(), ("draws",)),
 }
 
 
@@ -452,9 +466,9 @@ class Protocol:
         values = asdict(self)
         if not values["data"]:
             del values["data"]
-        for part, names in _LATER.items():
-            plain = asdict(_PLAIN[part])
-            values[part] = {k: v for k, v in values[part].items() if k not in names or v != plain[k]}
+        for part, (plain, names) in _LATER.items():
+            later = {name: getattr(plain, name) for name in names}
+            values[part] = {k: v for k, v in values[part].items() if k not in later or v != later[k]}
         return values
 
     @property

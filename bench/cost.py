@@ -114,10 +114,7 @@ def peak_memory(device: str) -> int:
 
 
 def libraries_bytes() -> int:
-    """Return the bytes of this process with all libraries loaded that a step on a CPU uses.
-
-    Ask for it before anything else is made.
-    """
+    """Return the bytes of this process, still empty, with all libraries that a step on a CPU uses."""
     import accelerate  # noqa: F401
     import diffusers  # noqa: F401
     import peft  # noqa: F401
@@ -132,7 +129,6 @@ def libraries_bytes() -> int:
 
 
 def _status(name: str) -> int | None:
-    """Read a size from Linux's account of this process, in bytes; None elsewhere."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(name):
@@ -180,11 +176,9 @@ class Ledger:
 
     def add(self, *, seconds: float, images: int) -> None:
         """Add what images took, with the peak memory so far, and write the file."""
-        self._sums = _Sums(
-            sample_seconds=self._sums.sample_seconds + seconds,
-            sample_images=self._sums.sample_images + images,
-            peak_memory_bytes=max(self._sums.peak_memory_bytes, peak_memory(self.device)),
-        )
+        sums, peak = self._sums, max(self._sums.peak_memory_bytes, peak_memory(self.device))
+        counts: dict[str, Any] = {"sample_images": sums.sample_images + images, "peak_memory_bytes": peak}
+        self._sums = _Sums(sample_seconds=sums.sample_seconds + seconds, **counts)
         if self.path is not None:
             write_json(self.path, vars(self._sums))
 
@@ -237,9 +231,7 @@ class Timing(FromFile):
         """Return both as rounds of one timing; BenchError where the code differs."""
         if dict(self.code) != dict(other.code):
             codes = (" ".join(f"{k} {v}" for k, v in sorted(t.code.items())) for t in (self, other))
-            raise BenchError(
-                f"{self.method}: rounds of different code do not compare ({'; '.join(codes)}). Measure anew."
-            )
+            raise BenchError(f"{self.method}: rounds of different code ({'; '.join(codes)}). Measure anew.")
         rates = [t.train_images_per_second for t in (self, other)]
         return replace(
             self,
@@ -260,9 +252,8 @@ class Timings(FromFile):
     @property
     def words(self) -> str:
         """Say on what machine and how they were measured."""
-        own = [timing for timing in self.entries if "base" not in timing.setup]
+        own, text = [t for t in self.entries if "base" not in t.setup], machine_words(self.machine)
         rounds = sorted({timing.rounds for timing in own})
-        text = machine_words(self.machine)
         if rounds not in ([], [1]):
             text += f", the fastest of {' or '.join(map(str, rounds))} rounds"
         codes = {digest_json(dict(timing.code)) for timing in own}
@@ -283,14 +274,10 @@ def timing_key(method: str, options: Mapping[str, Any], setup: Mapping[str, Any]
 
 
 def setup_of(record: RunRecord) -> dict[str, Any] | None:
-    """Return what changes times and is not the suite's own: precision, batch, processes and the like.
-
-    None where the starts of a run were carried out differently.
-    """
-    ways = [
-        {k: v for k, v in start.items() if k not in ("step", "track") and (k, v) != ("processes", 1)}
-        for start in record.environment.get("execution", ())
-    ]
+    """Return what changes times and is not the suite's own; None where the starts of a run differ in it."""
+    starts = record.environment.get("execution", ())
+    plain = [{k: v for k, v in start.items() if k not in ("step", "track")} for start in starts]
+    ways = [{k: v for k, v in start.items() if (k, v) != ("processes", 1)} for start in plain]
     if any(way != ways[0] for way in ways):
         return None
     precision, batch = record.protocol.get("training", {}).get("precision"), record.changes.get("train_batch")
@@ -326,11 +313,8 @@ def load_timings(folder: Path, *, machine: Mapping[str, Any] | None = None) -> T
         return None
     timings: Timings = read_json(path, of=Timings, remedy="Measure anew: bench cost.")
     if machine is not None and dict(timings.machine) != dict(machine):
-        raise BenchError(
-            f"{path} was measured on another machine ({machine_words(timings.machine)}; this one: "
-            f"{machine_words(machine)}). Times of two machines do not compare: move the file away and "
-            "measure every method here."
-        )
+        there, here = machine_words(timings.machine), machine_words(machine)
+        raise BenchError(f"{path} was measured on another machine ({there}; this one: {here}). Move it away.")
     return timings
 
 
@@ -350,10 +334,8 @@ def with_timing(record: RunRecord, timings: Timings) -> RunRecord:
     Times are of the suite's own sampler: a run with another guidance or steps has none, nor has one of
     another precision, batch, device or number of processes than any that was measured.
     """
-    alike, setup = not {"guidance", "steps"} & set(record.changes), setup_of(record)
-    alike &= timings.machine.get("device", record.environment.get("device")) == record.environment.get(
-        "device"
-    )
+    setup, device = setup_of(record), record.environment.get("device")
+    alike = not {"guidance", "steps"} & {*record.changes} and timings.machine.get("device", device) == device
     timing = timings.find(record.method, record.options, setup) if alike and setup is not None else None
     names = ("train_images_per_second", "sample_seconds_per_image", "peak_memory_bytes")
     known: dict[str, Any] = {name: getattr(timing, name, None) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -15,10 +14,10 @@ from bench.base.random import drop_paths, write_base
 from bench.base.snapshot import MANIFEST, find_snapshot
 from bench.base.weights import Weights, shown
 from bench.config import RESULTS, make_config
-from bench.content import Lock, atomic_write, read_json, write_json, written_by_libraries
+from bench.content import Lock, atomic_write, read_json, written_by_libraries
 from bench.data.leaks import fingerprint, load_seen, name_of, write_seen
 from bench.packed import kept_record
-from bench.record import RECORD_FILE, RunRecord, load_record
+from bench.record import RECORD_FILE, RunRecord, load_record, write_record
 from bench.reporting.tables import LICENCE_FILE, model_card
 from bench.reporting.words import command_line
 from bench.running import LOCK, train_items
@@ -42,26 +41,22 @@ def export_run(
     record = kept_record(run)
     if not (run / RECORD_FILE).exists():
         command = command_line(record).partition(" --results ")[0].removesuffix(" --no-shuffled")
+        again = f"{command} --no-floor --no-shuffled --results {RESULTS}"
         raise BenchError(
-            f"{run} is a published run: records are, trained weights are not. Its own are made again, to the "
-            f"same bits on the same machine, by\n  {command} --no-floor --no-shuffled --results {RESULTS}\n"
-            "Export the run that this prints."
+            f"{run} is a published run, without trained weights. They are made again, to the same bits on "
+            f"the same machine, by\n  {again}\nExport the run that this prints."
         )
+    import torch
+
     Lock(run / LOCK, about=run).refuse_if_held()
     load_record(run)
     method = registry.recorded("method", record)
     if getattr(method, "exchange", None) is None:
         raise BenchError(f"{run}: method {record.method} trains nothing that could be exported.")
     if record.weights is not None and not record.weights.train_images:
-        raise BenchError(
-            f"{run} evaluated weights from outside ({record.weights.name}) and trained nothing. Use "
-            "those weights themselves."
-        )
+        raise BenchError(f"{run} trained nothing. Use what it evaluated itself: {record.weights.name}.")
     if not (run / ADAPTER).exists():
-        raise BenchError(
-            f"{run / ADAPTER} is missing: trained weights stay where a run was made, git does not "
-            "carry them. Run it again with --again."
-        )
+        raise BenchError(f"{run / ADAPTER} is missing; git does not carry it. Run it again with --again.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} exists and is not empty. Name a new folder.")
     loaded = _base_of(record, base, variant)
@@ -69,8 +64,6 @@ def export_run(
     channels, invert = options.get("condition_channels", "same"), options.get("invert_condition", False)
     form = Weights(path=Path(), channels=str(channels), invert=bool(invert))  # in which the network saw it
     task = shown(registry.recorded("task", record), form)
-    import torch
-
     torch.manual_seed(record.seed)  # random weights that stay frozen are no part of what is kept
     given = {name: value for name, value in options.items() if name not in _FLAGS}
     denoiser = method.build(loaded, task, **given)
@@ -83,20 +76,14 @@ def export_run(
             if with_base and not method.conditioned:
                 _write_seen(work, record, loaded)
             licence = licence_notes(record, loaded)
-            card = model_card(
-                record,
-                title=method.title,
-                source=method.source,
-                base=loaded.name,
-                whole=with_base,
-                licence=licence,
-                condition=f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it",
-                usage=_usage(method.exchange, record, base=loaded, task=task, whole=with_base),
-            )
+            seen = f"[B,{task.channels},H,W] in [0, 1], as the task {task.name} of BPS-Bench draws it"
+            usage = _usage(method.exchange, record, base=loaded, task=task, whole=with_base)
+            about = {"title": method.title, "source": method.source, "base": loaded.name, "whole": with_base}
+            card = model_card(record, **about, licence=licence, condition=seen, usage=usage)
             atomic_write(work / CARD, card.encode())
             notes = "".join(f"- {line}\n" for line in licence)
             atomic_write(work / LICENCE_FILE, f"# Licence\n{notes}".encode())
-            write_json(work / RECORD_FILE, dataclasses.asdict(record))
+            write_record(work, record)
             if out.exists():
                 out.rmdir()
             work.replace(out)
@@ -113,29 +100,23 @@ def push(folder: Path, repository: str) -> str:
     from huggingface_hub import HfApi, errors
 
     try:
-        api = HfApi()
+        api, message = HfApi(), "Weights and card"
         api.create_repo(repository, exist_ok=True)
-        return str(
-            api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights and card")
-        )
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message))
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise BenchError(
-            f"{repository} was not pushed ({str(error).splitlines()[0]}). {folder} is whole: log in with "
-            "'hf auth login' where the network allows, and push it with 'hf upload'."
-        ) from error
+        why = f"{repository} was not pushed ({str(error).splitlines()[0]})"
+        raise BenchError(f"{why}. {folder} is whole: 'hf auth login', then 'hf upload', push it.") from error
 
 
 def _base_of(record: RunRecord, folder: Path | None, variant: str | None) -> Base:
     place = folder or registry.recorded("suite", record).base
     if place is None:
-        raise BenchError(
-            f"suite '{record.suite}' brings no base model. Give the run's own with --base FOLDER."
-        )
+        raise BenchError(f"suite '{record.suite}' brings no base. Give the run's with --base FOLDER.")
     base, digest = load_base(place, variant=variant), str(record.protocol.get("base"))
     if base.digest != digest:
+        digests = f"its digest is {digest[:12]}, this one's {base.digest[:12]}"
         raise BenchError(
-            f"the run was made with another base than {base.name} (digest {digest[:12]}, this one "
-            f"{base.digest[:12]}). Give it with --base and --base-variant."
+            f"the run was made with another base than {base.name} ({digests}). Give it with --base."
         )
     return base
 
@@ -174,7 +155,6 @@ def _write_seen(out: Path, record: RunRecord, base: Base) -> None:
 
 
 def _usage(exchange: Exchange, record: RunRecord, *, base: Base, task: Task, whole: bool) -> str:
-    """Return a program that draws an image as the run drew its samples."""
     sampler, channels = record.protocol.get("sampler", {}), task.channels
     size = base.unet.config["sample_size"] * base.downscale
     steps, guidance = sampler.get("steps", 50), sampler.get("guidance", 7.5)
@@ -198,10 +178,9 @@ def licence_notes(record: RunRecord, base: Base) -> list[str]:
     manifest = base.folder / MANIFEST
     name = read_json(manifest).get("licence") if manifest.exists() else None
     licence = f"is licensed {name}" if name else "has a licence of its own, which see"
+    data = record.attribution or "see the data set's own licence and terms."
     return [
-        f"The base {base.name} {licence}; it holds for weights that derive from it, under "
-        "its conditions of use.",
-        f"Training data of the suite {record.suite}: "
-        + (record.attribution or "see the data set's own licence and terms."),
+        f"The base {base.name} {licence}; it holds for weights that derive from it, under its conditions.",
+        f"Training data of the suite {record.suite}: {data}",
         "The code that trained them, BPS-Bench, is under the MIT licence.",
     ]

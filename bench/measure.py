@@ -31,19 +31,8 @@ from bench.record import MACHINE, digest_sources, environment
 from bench.running import Run
 from bench.sampling import sample_images
 from bench.suites import method_of, resolve
+from bench.training import engine
 from bench.training.checkpoint import Trainable, Writer
-from bench.training.engine import (
-    Engine,
-    carried_out,
-    check_execution,
-    count_processes,
-    count_threads,
-    find_device,
-    join,
-    launched,
-    rebuilt,
-    speaks,
-)
 from bench.training.loop import training_loss
 from bench.types import BenchError, Hooks, refusal
 
@@ -62,14 +51,13 @@ def measure_costs(configs: Sequence[RunConfig], amount: Amount, *, say: Callable
     is done. Several methods on random weights have the yardsticks beside them. BenchError if what was
     measured earlier is of another machine.
     """
-    results, here = configs[0].results, machine(find_device(configs[0].device))
+    results, here = configs[0].results, machine(engine.find_device(configs[0].device))
     cost.load_timings(results, machine=here)
-    if launched() > 1 or (len(configs) == 1 and amount.rounds == 1):
+    if engine.launched() > 1 or (len(configs) == 1 and amount.rounds == 1):
         for config in configs:
-            random = amount.random is not None
-            timing = measure_random(config, amount) if random else measure(Run(resolve(config)), amount)
-            if speaks():
-                cost.add_timing(results, timing, machine=here)
+            found = measure_random(config, amount) if amount.random else measure(Run(resolve(config)), amount)
+            if engine.speaks():
+                cost.add_timing(results, found, machine=here)
         return results / cost.TIMINGS_FILE
     timed: dict[str, RunConfig] = {}
     for config in configs:
@@ -92,9 +80,8 @@ def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
     with tempfile.TemporaryDirectory() as scratch:
         asked = json.dumps(replace(config, results=Path(scratch)).as_dict())
         words = ["cost", *argv(amount), "--config", asked]
-        count = 1 if amount.random else count_processes(resolve(config))
-        shared = count > 1
-        code = together(words, count=count, answers=False) if shared else child(words, alone=True).wait()
+        count = 1 if amount.random else engine.count_processes(resolve(config))
+        code = together(words, count=count, answers=False) if count > 1 else child(words, alone=True).wait()
         timings = cost.load_timings(Path(scratch))
     if code or timings is None:
         raise BenchError(f"{config.method} could not be measured (exit code {code}), see above.")
@@ -102,10 +89,7 @@ def _measured_alone(config: RunConfig, amount: Amount) -> Timing:
 
 
 def measure_random(config: RunConfig, amount: Amount) -> Timing:
-    """Measure a method on a base with random weights, and say what `bench plan` expects.
-
-    BenchError for what the device or the method cannot do.
-    """
+    """Measure a method on random weights, and say what a plan expects; BenchError for what cannot be."""
     import torch
 
     spec = resolve(replace(config, base=config.base or Path("random")))  # which nobody reads
@@ -115,7 +99,7 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     training = Training(batch=batch, loss="eps", mirror=False, precision=precision)
     spec = replace(spec, suite=replace(spec.suite, training=training, sampler=SAMPLER))
     setting = Setting.of(spec.suite, config, cuda=device != "cpu")
-    check_execution(setting.execution, training, device=device)
+    engine.check_execution(setting.execution, training, device=device)
     reason = refusal(method, task)
     if reason:
         raise BenchError(f"{config.method} cannot do {task.name}: {reason}")
@@ -132,7 +116,7 @@ def measure_random(config: RunConfig, amount: Amount) -> Timing:
     peak = counted["peak"]
     return replace(
         timing,
-        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **carried_out(config)},
+        setup={**setup, "sampled": setting.sampled, "steps": SAMPLER.steps, **engine.carried_out(config)},
         planned_memory_bytes=peak if setting.cuda else round(process + CPU_ALLOWANCE * peak),
         train_flops=counted["train_flops"] or None,
     )
@@ -155,16 +139,15 @@ def measure(run: Any, amount: Amount) -> Timing:
     cost.reset_peak_memory(device)
     next(sample(replace(spec, suite=replace(suite, sampler=replace(suite.sampler, steps=1)))), None)
     begun = time.perf_counter()
-    items = (
-        sum(len(ids) for ids, _ in itertools.islice(sample(spec), amount.batches)) or 1
-    )  # few may be others'
+    drawn = itertools.islice(sample(spec), amount.batches)
+    items = sum(len(ids) for ids, _ in drawn) or 1  # few may be others'
     sampling = time.perf_counter() - begun
     return Timing(
         method=spec.method.name,
         options=dict(spec.options),
         task=spec.task.name,
         train_images_per_second=suite.training.batch / statistics.median(seconds) if seconds else None,
-        sample_seconds_per_image=sampling / (items * suite.sampler.draws * join(device).num_processes),
+        sample_seconds_per_image=sampling / (items * suite.sampler.draws * engine.join(device).num_processes),
         peak_memory_bytes=max(peak, cost.peak_memory(device)),
         steps=amount.steps,
         items=items,
@@ -185,7 +168,7 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> tuple[Timing, 
     few = replace(
         config,
         results=place,
-        limit=max(10, config.sample_batch * launched()),
+        limit=max(10, config.sample_batch * engine.launched()),
         train_images=_STEPS * batch,
         train_items=min(train, 4 * batch),
         epochs=None,
@@ -205,7 +188,7 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> tuple[Timing, 
         encoded = (time.perf_counter() - begun) / len(images)
         run.processes.wait_for_everyone()
     finally:
-        if speaks():
+        if engine.speaks():
             shutil.rmtree(place, ignore_errors=True)
     copied = sum(t.numel() * t.element_size() for t in weights.parameters.values()) / seconds
     judged = (record.cost.score_seconds or 0.0) / record.splits.eval.n
@@ -214,10 +197,10 @@ def rehearse(config: RunConfig, *, hooks: Hooks | None = None) -> tuple[Timing, 
 
 def _setup(spec: RunSpec) -> dict[str, Any]:
     """Return what changes times and is not the suite's own, as `cost.setup_of` reads it from records."""
-    precision, processes = spec.suite.training.precision, join(spec.device).num_processes
+    precision, processes = spec.suite.training.precision, engine.join(spec.device).num_processes
     given: dict[str, Any] = {"precision": precision if precision != Training.precision else None}
     given |= {"batch": spec.config.train_batch, "processes": processes if processes > 1 else None}
-    how = {k: v for k, v in carried_out(spec.config).items() if k != "track"}
+    how = {k: v for k, v in engine.carried_out(spec.config).items() if k != "track"}
     return {**{name: value for name, value in given.items() if value}, **how}
 
 
@@ -225,8 +208,7 @@ def _training_steps(run: Any, count: int) -> list[float]:
     """Take training steps after a warm-up; return the seconds of each, none where nothing is trained."""
     import torch
 
-    denoiser, training, device = run.denoiser, run.spec.suite.training, run.spec.device
-    config = run.spec.config
+    denoiser, training, config = run.denoiser, run.spec.suite.training, run.spec.config
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         return []
@@ -234,19 +216,13 @@ def _training_steps(run: Any, count: int) -> list[float]:
     optimiser = torch.optim.AdamW(parameters, lr=1e-5, **how)
     loss = partial(training_loss, denoiser, base=run.base, data=run.train_data, training=training, seed=0)
     times, warm_up = [time.perf_counter()], min(_WARM_UP, count)
-    with rebuilt(denoiser, config):
-        engine = Engine(
-            denoiser,
-            optimiser,
-            loss=lambda step, places: loss(step=step, places=places),
-            training=training,
-            device=device,
-            config=config,
-        )
+    with engine.rebuilt(denoiser, config):
+        where: dict[str, Any] = {"training": training, "device": run.spec.device, "config": config}
+        steps = engine.Engine(denoiser, optimiser, loss=loss, **where)
         for step in range(warm_up + count):
-            engine.backward(step)
-            engine.descend(parameters, clip=training.clip_norm or math.inf)
-            if device != "cpu":
+            steps.backward(step)
+            steps.descend(parameters, clip=training.clip_norm or math.inf)
+            if run.spec.device != "cpu":
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
     return [after - before for before, after in itertools.pairwise(times)][warm_up:]
@@ -254,7 +230,7 @@ def _training_steps(run: Any, count: int) -> list[float]:
 
 def machine(device: str) -> dict[str, Any]:
     """Return what tells this machine from others, as records do."""
-    here = environment(device=device, threads=count_threads())
+    here = environment(device=device, threads=engine.count_threads())
     return {key: here[key] for key in MACHINE if key in here}
 
 

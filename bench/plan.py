@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,31 +93,23 @@ class LiveBytes(TorchDispatchMode):
         return output
 
 
-def fake_tensors() -> FakeTensorMode:
-    """Return a context in which every tensor that is created is a fake one on the CPU.
-
-    Its attention keeps what GPUs' keep; that of the meta device, a matrix of all pairs, overstates memory.
-    """
-    return FakeTensorMode(allow_non_fake_inputs=True)
+fake_tensors = partial(FakeTensorMode, allow_non_fake_inputs=True)
+"""A context in which every tensor that is created is a fake one on the CPU, whose attention keeps what GPUs'
+keep; that of the meta device, a matrix of all pairs, overstates memory."""
 
 
 def make_fake(*modules: Any) -> None:
-    """Exchange parameters and buffers of modules on the meta device for fake tensors, in place.
-
-    What modules share stays shared. Call it within `fake_tensors`.
-    """
+    """Exchange, within `fake_tensors`, tensors of modules on the meta device for fake ones, in place."""
     made: dict[int, tuple[Any, Any]] = {}
-    for module in (m for root in modules for m in root.modules()):
-        for store in (module._parameters, module._buffers):
-            for name, old in store.items():
-                if old is None:
-                    continue
-                if id(old) not in made:
-                    new = torch.empty_like(old, device="cpu")
-                    if isinstance(old, torch.nn.Parameter):
-                        new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
-                    made[id(old)] = (new, old)  # the old one too, or its id might come again
-                store[name] = made[id(old)][0]
+    parts = [module for root in modules for module in root.modules()]
+    for store in (store for module in parts for store in (module._parameters, module._buffers)):
+        for name, old in ((name, old) for name, old in store.items() if old is not None):
+            if id(old) not in made:
+                new: Any = torch.empty_like(old, device="cpu")
+                if isinstance(old, torch.nn.Parameter):
+                    new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+                made[id(old)] = (new, old)  # the old one too, or its id might come again
+            store[name] = made[id(old)][0]
 
 
 @contextmanager
@@ -170,14 +163,19 @@ class Setting:
         how = {"execution": config, "sampled": config.sample_batch, **where}
         return cls(training=suite.training, sampler=suite.sampler, **how)
 
+    @property
     def parts(self) -> list[range]:
-        """Return the places within a batch, a range a micro batch; BenchError where none divide it."""
+        """The places within a batch, a range a micro batch; BenchError where none divide it."""
         return micro_batches(self.training.batch, micro=self.execution.micro_batch, count=self.processes)
 
     @property
     def micro(self) -> int:
         """Images that a process trains at once."""
-        return len(self.parts()[0])
+        return len(self.parts[0])
+
+    def autocast(self) -> Any:
+        """Return a context of the precision of the same width that a CPU has."""
+        return autocast("cpu", "fp32" if self.training.precision == "fp32" else "bf16")
 
 
 TRAINED = ("dead", "gradients", "buckets", "optimiser", "average", "activations", "train_peak", "train_flops")
@@ -201,15 +199,10 @@ def footprint(
     """
     base = build_base(shape)
     denoiser = build_meta(method, base=base, task=task, options=options)
-    parameters, trainable = count_parameters(denoiser)
-    weights = parameter_bytes(denoiser)
-    counted = {
-        "parameters": parameters,
-        "trainable": trainable,
-        "weights": weights,
-        "beside": parameter_bytes(denoiser, *filter(None, [base.unet])) - weights,
-        "encoders": parameter_bytes(*(m for m in _modules(base) if m is not base.unet)),
-    }
+    counted = dict(zip(("parameters", "trainable"), count_parameters(denoiser), strict=True))
+    counted["weights"] = parameter_bytes(denoiser)
+    counted["beside"] = parameter_bytes(denoiser, *filter(None, [base.unet])) - counted["weights"]
+    counted["encoders"] = parameter_bytes(*(m for m in _modules(base) if m is not base.unet))
     raised = [denoiser] if setting.cuda and setting.training.precision != "fp32" else []
     with fake_tensors(), norms_in_float32(*raised):
         make_fake(denoiser, *_modules(base))
@@ -258,22 +251,25 @@ def _modules(base: Base) -> list[Any]:
 
 
 def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Setting) -> dict[str, int]:
-    """Count two training steps: on one image, for operations and AdamW's state, then as in `setting`.
-
-    The tensors may be fake or real; the figures are the same. Returns those of TRAINED.
-    """
+    """Count, on fake or real tensors, steps on one image, then as in `setting`; return figures of TRAINED."""
     trainable, live = Trainable(denoiser), LiveBytes(denoiser, *_modules(base))
     parameters = list(trainable.parameters.values())
     if not parameters:
         return dict.fromkeys(TRAINED, 0)
     live.add(base.alphas)  # whoever asked for them first
+    training, fused = setting.training, setting.execution.fused
+    # As torch would choose it on the device: over lists of tensors on a GPU, unless fused.
+    how: dict[str, Any] = {"fused": fused or None, "foreach": None if fused else setting.cuda}
+
+    def loss_of(images: int) -> torch.Tensor:
+        where: dict[str, Any] = {"training": training, "seed": 0, "step": 0, "places": range(images)}
+        with setting.autocast():
+            return training_loss(denoiser, base=base, data=data, **where)
+
     with live:
-        optimiser = _optimiser(parameters, setting)
-        decay = setting.training.ema
-        average = Average(trainable, decay=decay) if decay else None
-        train_flops = operations(
-            lambda: _loss(denoiser, base=base, data=data, setting=setting, images=1).backward()
-        )
+        optimiser = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=training.weight_decay, **how)
+        average = Average(trainable, decay=training.ema) if training.ema else None
+        train_flops = operations(lambda: loss_of(1).backward())
         for parameter in (p for p in parameters if p.grad is not None):
             state = {"step": torch.tensor(1.0)}  # a number that a fake tensor knows
             state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -281,15 +277,15 @@ def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Settin
         optimiser.zero_grad(set_to_none=True)
         live.mark()
         with rebuilt(denoiser, setting.execution):
-            for _ in setting.parts()[:2]:  # the first one's gradients lie beside the second's activations
+            for _ in setting.parts[:2]:  # the first one's gradients lie beside the second's activations
                 before = live.now
-                loss = _loss(denoiser, base=base, data=data, setting=setting, images=setting.micro)
+                loss = loss_of(setting.micro)
                 activations = live.now - before
                 loss.backward()
                 del loss
         gradients = _bytes_of(p.grad for p in parameters if p.grad is not None)
         dead = sum(p.numel() for p in parameters if p.grad is None)
-        torch.nn.utils.clip_grad_norm_(parameters, setting.training.clip_norm)
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if average is not None:
@@ -307,36 +303,15 @@ def count_training(denoiser: Any, *, base: Base, data: Prepared, setting: Settin
     }
 
 
-def _optimiser(parameters: Any, setting: Setting) -> Any:
-    """AdamW as torch would choose it on the device: over lists of tensors on a GPU, unless fused."""
-    fused, decay = setting.execution.fused, setting.training.weight_decay
-    how: dict[str, Any] = {"fused": fused or None, "foreach": None if fused else setting.cuda}
-    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=decay, **how)
-
-
-def _loss(denoiser: Any, *, base: Base, data: Prepared, setting: Setting, images: int) -> torch.Tensor:
-    where: dict[str, Any] = {"training": setting.training, "seed": 0, "step": 0, "places": range(images)}
-    with autocast("cpu", _as_cpu(setting.training.precision)):
-        return training_loss(denoiser, base=base, data=data, **where)
-
-
-def _as_cpu(precision: str) -> str:
-    """Name the precision of the same width that a CPU has."""
-    return "fp32" if precision == "fp32" else "bf16"
-
-
 def count_sampling(denoiser: Any, *, base: Base, data: Prepared, setting: Setting) -> dict[str, int]:
-    """Count a sampling step of all branches, its conditions' encoding and the decoding of its images.
-
-    The tensors may be fake or real.
-    """
+    """Count, on fake or real tensors, a sampling step of all branches, encoding and decoding."""
     count, live = setting.sampled, LiveBytes(denoiser, *_modules(base))
     branches = 2 if setting.sampler.guidance != 1.0 else 1
     with torch.no_grad(), live:
         latents = torch.zeros(count, *data.latent_shape)
         times = torch.zeros(count, dtype=torch.long)
         text = data.text_at(range(count)).expand(branches, -1, -1, -1).clone()
-        with autocast("cpu", _as_cpu(setting.training.precision)):
+        with setting.autocast():
             conditions = data.conditions_at(range(count))
             encoded: list[Any] = []
             encode = operations(lambda: encoded.append(denoiser.encode(conditions)))
@@ -428,10 +403,9 @@ class Work:
     encoded: float | None = None
     process: int = 0
 
-    @property
-    def evaluated(self) -> int:
-        """Evaluation items of the budget."""
-        return min(self.items[1], self.budget.eval_items or self.items[1])
+    def evaluated(self, budget: Budget | None = None) -> int:
+        """Return the evaluation items of a budget, else of this one."""
+        return min(self.items[1], (budget or self.budget).eval_items or self.items[1])
 
     @property
     def views(self) -> int:
@@ -466,12 +440,9 @@ class Work:
 
     @property
     def host(self) -> int:
-        """Bytes of a machine's own memory that scoring takes at most: pictures, samples, sums over pairs.
-
-        In each process that scores a row.
-        """
+        """Bytes of a machine's own memory that scoring takes at most, in each process that scores a row."""
         rows = min(self.setting.processes, 3 + len(self.config.wrong_conditions))
-        pairs, pictures = 3 * 8 * self.evaluated**2, 2 * 3 * self.shape.size**2 * self.evaluated
+        pairs, pictures = 3 * 8 * self.evaluated() ** 2, 2 * 3 * self.shape.size**2 * self.evaluated()
         return rows * (self.process + pictures + pairs + _ROW * sum(self.items))
 
     @property
@@ -479,10 +450,11 @@ class Work:
         """Bytes on disk that all methods share, by part; none where the suite brings its data."""
         if self.suite.storage != "shards":
             return {}
-        shape, (train, evaluation) = self.shape, self.items
+        size, shape = PIXEL * self.shape.size**2, self.shape
         sizes = {"latent_shape": shape.latent_shape, "text_shape": shape.text_shape}
-        encoded = disk_needed(train, views=self.views, **sizes) + disk_needed(evaluation, views=1, **sizes)
-        return {"images": round(sum(self.items) * PIXEL * shape.size**2), "latents and text": encoded}
+        sides = zip(self.items, (self.views, 1), strict=True)
+        encoded = sum(disk_needed(n, views=views, **sizes) for n, views in sides)
+        return {"images": round(sum(self.items) * size), "latents and text": encoded}
 
     @property
     def encode_hours(self) -> float | None:
@@ -518,7 +490,7 @@ def work_of(config: RunConfig, machine: Machine = Machine()) -> Work:
     if precision == "bf16" and not device.bfloat16:
         raise BenchError(f"--precision bf16: {device.name} has no bfloat16. Use fp16 or fp32.")
     setting = Setting.of(suite, config, cuda=not device.on_cpu, processes=machine.gpus)
-    setting.parts()  # refuses a batch that cannot be divided
+    _ = setting.parts  # refuses a batch that cannot be divided
     items, pixels = _items(suite, given=config.data is not None or VARIABLE in os.environ)
     size, own = machine.size or pixels, suite.base
     return Work(
@@ -536,10 +508,7 @@ def work_of(config: RunConfig, machine: Machine = Machine()) -> Work:
 
 
 def _items(suite: Suite, *, given: bool) -> tuple[tuple[int, int], int | None]:
-    """Count the items of both sides; where the user's data are not there yet, those of the original.
-
-    Beside them pixels of a side, where the data say that, not the base.
-    """
+    """Count the items of both sides, else the original's; beside them pixels, where the data say that."""
     try:
         splits, dataset = suite.splits(), suite.dataset()
     except BenchError:
@@ -635,7 +604,7 @@ def plan_method(
     steps = max(1, images // work.setting.training.batch) if counted["trainable"] else 0
     train, sample = _hours(counted, work, steps=steps, timing=timing)
     sets = 1 + len(work.config.wrong_conditions) * method.conditioned
-    sampled, needed = sets * work.suite.sampler.draws * work.evaluated, work.needs(counted["peak"])
+    sampled, needed = sets * work.suite.sampler.draws * work.evaluated(), work.needs(counted["peak"])
     trained = 4 * counted["trainable"]
     state = trained + counted["optimiser"] + counted["average"]
     saves = work.saves(steps, train) if steps else 0
@@ -658,17 +627,17 @@ def plan_method(
         samples=round(sampled * PIXEL * work.shape.size**2),
         written=written,
         saving_hours=None if written is None else written / measured.get("copied", COPIED) / 3600,
-        judge_hours=(sampled + 2 * work.evaluated) * measured["judged"] / 3600 if measured else None,
+        judge_hours=(sampled + 2 * work.evaluated()) * measured["judged"] / 3600 if measured else None,
     )
 
 
 def tuning_hours(work: Work, plans: Sequence[Plan]) -> float | None:
     """Return the hours of `bench tune --budget quick` for these methods; None where nothing tells."""
-    suite, total = work.suite, 0.0
+    suite, batch, total = work.suite, work.setting.training.batch, 0.0
     if "quick" not in suite.budgets:
         return None
-    budget, batch = suite.budget("quick"), work.setting.training.batch
-    sampled = min(budget.eval_items or work.items[1], work.items[1]) * suite.sampler.draws
+    budget = suite.budget("quick")
+    sampled = work.evaluated(budget) * suite.sampler.draws
     for plan in (plan for plan in plans if plan.steps):
         if plan.train_hours is None or plan.sample_hours is None:
             return None
@@ -680,7 +649,6 @@ def tuning_hours(work: Work, plans: Sequence[Plan]) -> float | None:
 def _hours(
     counted: Mapping[str, int], work: Work, *, steps: int, timing: Timing | None
 ) -> tuple[float | None, float | None]:
-    """Return hours of training, and of sampling one image."""
     setting, images = work.setting, steps * work.setting.training.batch
     if timing is not None:
         rate = timing.train_images_per_second

@@ -38,10 +38,6 @@ class Row:
     package: str = ""
 
 
-def _variant(of: str, title: str, **options: Any) -> Row:
-    return Row(target=_METHODS[of].target, title=title, variant_of=of, options=options)
-
-
 _METHODS = {
     "bps": Row(target="bps.method:BPS", title="BPS"),
     "controlnet": Row(target="baselines.controlnet:ControlNet", title="ControlNet"),
@@ -52,24 +48,26 @@ _METHODS = {
     "lora-concat": Row(target="baselines.lora_concat:LoraConcat", title="LoRA + concat"),
     FLOOR: Row(target="baselines.text_only:TextOnly", title="text-only"),
 }
+_MATCHED = {"schedule": "uniform", "emit_rate": "head_heavy"}
 _VARIANTS = {
-    "bps-uniform": _variant("bps", "BPS, uniform weights", schedule="uniform"),
-    "bps-uniform-matched": _variant(
-        "bps", "BPS, uniform weights at matched rates", schedule="uniform", emit_rate="head_heavy"
-    ),
-    "bps-foot-heavy": _variant("bps", "BPS, foot-heavy", schedule="foot_heavy"),
-    "bps-learned": _variant("bps", "BPS, learned weights", schedule="learned"),
-    "bps-learned-log": _variant("bps", "BPS, learned weights as logarithms", schedule="learned_log"),
-    "bps-free": _variant("bps", "BPS, free prior", prior="free"),
-    "bps-unlocked": _variant("bps", "BPS, decoder trained along", prior="unlocked"),
-    "bps-no-prior": _variant("bps", "BPS, no prior", prior="none"),
-    "bps-no-prior-frozen": _variant("bps", "BPS, no prior, frozen", prior="none-frozen"),
-    "bps-encoder": _variant("bps", "BPS, encoder alone", sites=["encoder"]),
-    "bps-middle": _variant("bps", "BPS, middle alone", sites=["middle"]),
-    "bps-decoder": _variant("bps", "BPS, decoder alone", sites=["decoder"]),
-    "bps-output": _variant("bps", "BPS, output alone", sites=["output"]),
-    "bps-timeless": _variant("bps", "BPS, blind to time", time_aware=False),
-    "t2i-adapter-uniform": _variant("t2i-adapter", "T2I-Adapter, uniform timesteps", timesteps="uniform"),
+    name: Row(target=_METHODS[of].target, title=f"{_METHODS[of].title}, {what}", variant_of=of, options=own)
+    for name, of, what, own in (
+        ("bps-uniform", "bps", "uniform weights", {"schedule": "uniform"}),
+        ("bps-uniform-matched", "bps", "uniform weights at matched rates", _MATCHED),
+        ("bps-foot-heavy", "bps", "foot-heavy", {"schedule": "foot_heavy"}),
+        ("bps-learned", "bps", "learned weights", {"schedule": "learned"}),
+        ("bps-learned-log", "bps", "learned weights as logarithms", {"schedule": "learned_log"}),
+        ("bps-free", "bps", "free prior", {"prior": "free"}),
+        ("bps-unlocked", "bps", "decoder trained along", {"prior": "unlocked"}),
+        ("bps-no-prior", "bps", "no prior", {"prior": "none"}),
+        ("bps-no-prior-frozen", "bps", "no prior, frozen", {"prior": "none-frozen"}),
+        ("bps-encoder", "bps", "encoder alone", {"sites": ["encoder"]}),
+        ("bps-middle", "bps", "middle alone", {"sites": ["middle"]}),
+        ("bps-decoder", "bps", "decoder alone", {"sites": ["decoder"]}),
+        ("bps-output", "bps", "output alone", {"sites": ["output"]}),
+        ("bps-timeless", "bps", "blind to time", {"time_aware": False}),
+        ("t2i-adapter-uniform", "t2i-adapter", "uniform timesteps", {"timesteps": "uniform"}),
+    )
 }
 _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
     "method": {**_METHODS, **_VARIANTS},
@@ -82,29 +80,17 @@ _BUILT_IN: Mapping[str, Mapping[str, Row]] = {
         "image-grey": Row(target="bench.tasks.image:GreyImage"),
         "image-rgba": Row(target="bench.tasks.image:TransparentImage"),
     },
-    "suite": {
-        "emoji": Row(target="bench.suites:EMOJI"),
-        "coco17": Row(target="bench.suites:COCO17"),
-        "folder": Row(target="bench.suites:FOLDER"),
-        "micro": Row(target="bench.suites:MICRO"),
-    },
+    "suite": {n: Row(target=f"bench.suites:{n.upper()}") for n in ("emoji", "coco17", "folder", "micro")},
     "judge": {
-        "efficientnet-lite0": Row(
-            target="bench.judges.vision:EfficientNet", title="EfficientNet-Lite0, 1,280 features; ImageNet"
-        ),
-        "emoji-clip": Row(target="bench.judges.clip:EmojiClip", title="CLIP for emoji; shipped"),
-        "inception-v3": Row(
-            target="bench.judges.vision:Inception", title="Inception-v3, 2,048 features of FID; a weight file"
-        ),
-        "inception-v3/clean": Row(
-            target="bench.judges.vision:CleanInception", title="the same, resized as clean-fid does"
-        ),
-        "dinov2-vitb14": Row(
-            target="bench.judges.vision:DINOv2", title="DINOv2 ViT-B/14, 768 features; a weight file"
-        ),
-        "open-clip/MODEL/TAG": Row(
-            target="bench.judges.clip:OpenClip", title="any model of open_clip; its tag's weight file"
-        ),
+        name: Row(target=f"bench.judges.{target}", title=title)
+        for name, target, title in (
+            ("efficientnet-lite0", "vision:EfficientNet", "EfficientNet-Lite0, 1,280 features; ImageNet"),
+            ("emoji-clip", "clip:EmojiClip", "CLIP for emoji; shipped"),
+            ("inception-v3", "vision:Inception", "Inception-v3, 2,048 features of FID; a weight file"),
+            ("inception-v3/clean", "vision:CleanInception", "the same, resized as clean-fid does"),
+            ("dinov2-vitb14", "vision:DINOv2", "DINOv2 ViT-B/14, 768 features; a weight file"),
+            ("open-clip/MODEL/TAG", "clip:OpenClip", "any model of open_clip; its tag's weight file"),
+        )
     },
     "metric": {
         name: Row(target=f"bench.judges.detect:{kind}", title=title, options={"name": name})
@@ -137,7 +123,7 @@ def rows(kind: str) -> Mapping[str, Row]:
         if point.name in table:
             taker = table[point.name].package or "bps-bench"
             raise BenchError(
-                f"package {package} names a {kind} '{point.name}', which {taker} has. Rename its entry point."
+                f"package {package} names a {kind} '{point.name}', which {taker} has. Rename it."
             )
         table[point.name] = Row(target=point.value, package=package)
     return table
@@ -146,9 +132,10 @@ def rows(kind: str) -> Mapping[str, Row]:
 def groups(kind: str) -> dict[str, tuple[str, ...]]:
     """Return what stands for several names: all methods or tasks; paper and variants for methods."""
     plain = tuple(name for name, row in rows(kind).items() if not row.variant_of)
-    if kind == "method":
-        return {"paper": _PAPER, "all": plain, "variants": tuple(n for n in rows(kind) if n not in plain)}
-    return {"all": tuple(n for n in plain if not n.startswith("image"))} if kind == "task" else {}
+    if kind == "task":
+        return {"all": tuple(n for n in plain if not n.startswith("image"))}
+    variants = tuple(n for n in rows(kind) if n not in plain)
+    return {"paper": _PAPER, "all": plain, "variants": variants} if kind == "method" else {}
 
 
 def names(kind: str, asked: Sequence[str]) -> tuple[str, ...]:
@@ -175,10 +162,7 @@ def recorded(kind: str, record: RunRecord) -> Any:
 
 
 def load(kind: str, name: str) -> Any:
-    """Import what a name stands for: a class is returned made, a value as it is.
-
-    BenchError where the module or the name in it does not exist, or importing it fails.
-    """
+    """Import what a name stands for, a class made, a value as it is; BenchError where that cannot be."""
     found = row(kind, name)
     target, made_with = found.target, found.options if kind == "metric" else {}
     module, _, attribute = target.partition(":")
@@ -190,6 +174,5 @@ def load(kind: str, name: str) -> Any:
         return thing(**made_with) if isinstance(thing, type) else thing
     except (ImportError, AttributeError, TypeError) as error:
         raise BenchError(
-            f"{kind} '{name}': {target} cannot be loaded ({error}). Write module:Name, where the module can "
-            "be imported from here and the class takes no arguments."
+            f"{kind} '{name}': {target} cannot be loaded ({error}). Write module:Name of what can be made."
         ) from error

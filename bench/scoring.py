@@ -26,16 +26,9 @@ from bench.data.folder import AS_GIVEN, CHANGES, Manifest, Reading, Tick, manife
 from bench.data.picture import stacked
 from bench.judges import Judge, JudgeCard
 from bench.metrics import OF_ITEMS, OF_SETS, SPECS, check_tools, tool_values
+from bench.metrics import intervals as resampling
 from bench.metrics.frechet import Moments, frechet_from_moments
-from bench.metrics.intervals import (
-    Deal,
-    Estimates,
-    Interval,
-    SetMetric,
-    crossed_interval,
-    jackknife_replicates,
-    linear_replicates,
-)
+from bench.metrics.intervals import Deal, Estimates, Interval, SetMetric, crossed_interval
 from bench.metrics.neighbours import NEIGHBOURS
 from bench.metrics.paired import CLIP, COSINE, RETRIEVAL, clip_score
 from bench.record import MetricValue, digest_sources
@@ -127,7 +120,6 @@ class Evaluator:
         return self._timed_features(images, judge)[0]
 
     def _timed_features(self, images: np.ndarray, judge: Any) -> tuple[np.ndarray, float]:
-        """Return features and the seconds they took when they were made."""
         key = {"kind": "features", "judge": judge.digest, "images": digest_arrays(images=images)}
 
         def make() -> dict[str, np.ndarray]:
@@ -139,7 +131,6 @@ class Evaluator:
         return arrays["features"], float(arrays["seconds"])
 
     def _features(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """Return the features of each judge, by its role, and the seconds of all."""
         timed = {role: self._timed_features(images, judge) for role, judge in self.judges.items()}
         return {role: features for role, (features, _) in timed.items()}, sum(s for _, s in timed.values())
 
@@ -217,9 +208,11 @@ class Evaluator:
                 continue
             values = np.asarray(given, dtype=np.float64)
             if values.shape != (len(self.examples),) or np.isinf(values).any():
+                shape = (
+                    f"an array of shape {values.shape}, or infinite values, for {len(self.examples)} images"
+                )
                 raise BenchError(
-                    f"metric '{metric.spec.name}' gave an array of shape {values.shape}, or infinite values, "
-                    f"for {len(self.examples)} images. Return a finite number, or NaN, for each."
+                    f"metric '{metric.spec.name}' gave {shape}. Return a finite number, or NaN, for each."
                 )
             yield metric.spec, values
 
@@ -239,12 +232,11 @@ def measured(
     values = np.atleast_1d(statistic(dealt.whole))
     replicates = np.empty((0, len(values)))
     if added is not None:
-        replicates = linear_replicates(float(values[0]), added, dealt=dealt)
+        replicates = resampling.linear_replicates(float(values[0]), added, dealt=dealt)
     elif groups:
-        replicates = jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups)
+        replicates = resampling.jackknife_replicates(statistic, blocks=dealt.blocks, groups=groups)
     columns = replicates.reshape(-1, len(values)).T
-    for spec, value, drawn in zip(metric.specs, values, columns, strict=True):
-        yield spec, float(value), drawn
+    yield from zip(metric.specs, values.tolist(), columns, strict=True)
 
 
 def _interval(spec: MetricSpec, value: float, replicates: np.ndarray, *, dealt: Deal) -> Interval:
@@ -252,32 +244,23 @@ def _interval(spec: MetricSpec, value: float, replicates: np.ndarray, *, dealt: 
 
 
 def mean_of_known(values: np.ndarray, *, groups: np.ndarray | None = None) -> tuple[Interval | None, int]:
-    """Average over the items that have a value; return the mean with its interval and how many have.
-
-    groups: of the items, [N] int; no interval where fewer than two groups have one.
-    """
+    """Return the interval of the mean of the known values, None below two groups, and how many they are."""
     known = np.isfinite(values)
-    groups = np.arange(len(values)) if groups is None else groups
+    groups, count = np.arange(len(values)) if groups is None else groups, int(known.sum())
     labels = np.unique(groups[known], return_inverse=True)[1]
-    if not known.any() or labels.max() < 1:
-        return None, int(known.sum())
-    return crossed_interval(Estimates.of_items(values[known], groups=labels)), int(known.sum())
+    if not count or labels.max() < 1:
+        return None, count
+    return crossed_interval(Estimates.of_items(values[known], groups=labels)), count
 
 
 def metric_value(
     spec: MetricSpec, found: Interval | float | None, *, n: int, judges: Mapping[str, Any]
 ) -> MetricValue:
     """Return a number as records hold it, with its interval where it has one; judges: by role."""
-    ends = (found.low, found.high) if isinstance(found, Interval) else (None, None)
-    return MetricValue(
-        value=found.value if isinstance(found, Interval) else found,
-        low=ends[0],
-        high=ends[1],
-        n=n,
-        judge=judges[spec.judge].name if spec.judge in judges else ROLES.get(spec.judge, spec.judge),
-        scale=spec.scale,
-        better=spec.better,
-    )
+    ends = (found.value, found.low, found.high) if isinstance(found, Interval) else (found, None, None)
+    judge = judges[spec.judge].name if spec.judge in judges else ROLES.get(spec.judge, spec.judge)
+    told: dict[str, Any] = dict(zip(("value", "low", "high"), ends, strict=True))
+    return MetricValue(**told, n=n, judge=judge, scale=spec.scale, better=spec.better)
 
 
 def items_json(
@@ -360,26 +343,21 @@ def compare(
         numbers["mae"] = _mean(errors, intervals=intervals)
     moved: dict[str, Any] = {}
     if sensitivity:  # MAE is of pixels: missing
-        halves = [
-            _some(len(side["features"]), len(side["features"]) // 2) for side in given
-        ]  # same for pairs
-        half = [_rows(side, rows) for side, rows in zip(given, halves, strict=True)]
+        sizes = [len(side["features"]) for side in given]
+        half = [_rows(s, _some(n, n // 2)) for s, n in zip(given, sizes, strict=True)]  # same for pairs
         for name, sets in {**{name: _sets(a, b, name) for name in CHANGES}, HALF: half}.items():
             values = _compared(*sets, paired=paired, intervals=False)
             moved[name] = {spec.name: values.get(spec.name) for spec in _COMPARED}
-    return Comparison(
-        folders=(a.facts, b.facts),
-        judges={role: judge.card for role, judge in judges.items()},
-        metrics=_values(numbers, n=len(a.digests), judges=judges),
-        reasons=_reasons(max(len(a.digests), len(b.digests)), numbers, paired=paired),
-        warnings=tuple(folder.doubts(a, b)),
-        sensitivity=moved,
-        also={n: tool_values(n, *(side["features"] for side in given)) for n in also},
-    )
+    reasons = _reasons(max(len(a.digests), len(b.digests)), numbers, paired=paired)
+    told: dict[str, Any] = {"folders": (a.facts, b.facts), "reasons": reasons, "judges": judges}
+    told["also"] = {n: tool_values(n, *(side["features"] for side in given)) for n in also}
+    return _comparison(numbers, **told, warnings=tuple(folder.doubts(a, b)), sensitivity=moved)
 
 
-def _values(numbers: Mapping[str, Any], *, n: int, judges: Mapping[str, Judge]) -> dict[str, MetricValue]:
-    return {s.name: metric_value(s, numbers.get(s.name), n=n, judges=judges) for s in _COMPARED}
+def _comparison(numbers: Mapping[str, Any], *, judges: Mapping[str, Judge], **told: Any) -> Comparison:
+    n, cards = told["folders"][0]["n"], {role: judge.card for role, judge in judges.items()}
+    metrics = {s.name: metric_value(s, numbers.get(s.name), n=n, judges=judges) for s in _COMPARED}
+    return Comparison(metrics=metrics, judges=cards, **told)
 
 
 def _by_statistics(
@@ -393,21 +371,16 @@ def _by_statistics(
             facts.append(reading.facts)
         else:
             moments.append(side)
-            told = {"folder": str(path), "n": 0, "sizes": {}, "skipped": {}}
-            facts.append({**told, "digest": sha256_file(path)})
+            unknown = {"n": 0, "sizes": {}, "skipped": {}}
+            facts.append({"folder": str(path), **unknown, "digest": sha256_file(path)})
     widths = [len(side.mean) for side in moments]
     if len(set(widths)) > 1:
-        raise BenchError(
-            f"features of {sides[0][0]} have width {widths[0]}, those of {sides[1][0]} {widths[1]}: they are "
-            f"of two networks. Name that of the statistics with --judge, now {judge.card.name}."
-        )
-    return Comparison(
-        folders=(facts[0], facts[1]),
-        judges={"features": judge.card},
-        metrics=_values({"fd": frechet_from_moments(*moments)}, n=facts[0]["n"], judges=judges),
-        reasons={s.name: "of statistics FD alone is known" for s in _COMPARED if s.name != "fd"},
-        warnings=("that the statistics are of this judge, and of how many images, is for you to know.",),
-    )
+        both = f"{sides[0][0]} have width {widths[0]}, those of {sides[1][0]} {widths[1]}"
+        raise BenchError(f"features of {both}. Name the network of the statistics with --judge.")
+    doubt = "that the statistics are of this judge, and of how many images, is for you to know."
+    reasons = {s.name: "of statistics FD alone is known" for s in _COMPARED if s.name != "fd"}
+    told: dict[str, Any] = {"folders": tuple(facts), "reasons": reasons, "warnings": (doubt,)}
+    return _comparison({"fd": frechet_from_moments(*moments)}, judges={"features": judge}, **told)
 
 
 def _read(
@@ -433,12 +406,10 @@ def caption_score(path: Path, captions: Mapping[str, str], *, clip: Judge, batch
     """Return the CLIP score of a folder's images with captions, by file name, each of which has the other."""
     manifest = manifest_of(path)
     names = [file.name for file in manifest.files]
-    for what, missing in (
-        ("images of {} have no caption", set(names) - set(captions)),
-        ("captions name no image of {}", set(captions) - set(names)),
-    ):
-        if missing:
-            raise BenchError(f"{len(missing)} {what.format(path)}: {some(sorted(missing))}. Give one each.")
+    if missing := {*names} - {*captions}:
+        raise BenchError(f"{len(missing)} images of {path} have no caption: {some(sorted(missing))}.")
+    if missing := {*captions} - {*names}:
+        raise BenchError(f"{len(missing)} captions name no image of {path}: {some(sorted(missing))}.")
     assert clip.text is not None, "the command takes CLIP judges alone"
     images = _read(manifest, {"clip": clip}, batch=batch).features("clip")
     values = clip_score(images, clip.text([captions[name] for name in names]))
@@ -527,7 +498,7 @@ def _reasons(largest: int, numbers: Mapping[str, Any], *, paired: bool) -> dict[
 def _refuse_few(manifest: Manifest) -> None:
     if len(manifest.files) < FLOOR:
         skipped = f" and {folder.left_out(manifest.skipped)}" if manifest.skipped else ""
+        held = f"{manifest.folder} holds {len(manifest.files)} image(s){skipped}"
         raise BenchError(
-            f"{manifest.folder} holds {len(manifest.files)} image(s){skipped}; at least {FLOOR} are needed, "
-            "below which no distance between sets means anything. Make more images."
+            f"{held}; at least {FLOOR} are needed for a distance between sets. Make more images."
         )

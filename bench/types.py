@@ -192,10 +192,7 @@ class Metric(Protocol):
 
 
 class Task(Protocol):
-    """Image -> condition, and how well a sample obeys it.
-
-    version: part of the protocol; raise it when condition or fidelity change meaning.
-    """
+    """Image -> condition, and how well a sample obeys it; raise version where either changes meaning."""
 
     name: str
     channels: int

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from typer.testing import CliRunner
 
 import cli
 from bench import registry
+from bench.packed import Run
 from bench.record import load_record
+from bench.reporting.compare import build_comparison
+from bench.reporting.frame import build_table
+from bench.reporting.tables import record_text
+from bench.reporting.words import titled
 from bench.types import BenchError
 from tests.test_child import foreign
 
@@ -92,6 +98,14 @@ def test_a_grid_runs_what_a_package_brings_wherever_the_user_stands(
         assert {"samples", "shuffled"} <= set(record.rows)
         assert 0 < (record.metrics["brightness"].value or 0) < 1
         assert registry.recorded("method", record).name == record.method
+    assert {record.method: record.title for record in records}["toy"] == "a learned shift"
+    assert all(record_text(record).startswith("a learned shift on micro / dark") for record in records)
+    tables = {n: build_table([Run(record=record) for record in records[:n]]) for n in (1, 2)}
+    for table in (tables[1], build_comparison([tables[1]])):
+        assert [row.name for row in table.own("method")] == ["a learned shift"]
+    both = {row.name for row in tables[2].own("method")}  # Lighter has Toy's title
+    assert both == {"a learned shift (toy)", "a learned shift (lighter)"}
+    assert titled(replace(records[0], title="")) == records[0].method
 
 
 @pytest.mark.slow

@@ -44,14 +44,7 @@ def begin(
 
 _RUN, _LOOK, _EXCHANGE = "Run", "Look", "Exchange"
 _COMMANDS: Mapping[str, Mapping[str, Any]] = {
-    _RUN: {
-        "run": run.run,
-        "ablate": run.ablate,
-        "tune": run.tune,
-        "train": run.train,
-        "sample": run.sample,
-        "score": run.score,
-    },
+    _RUN: {name: getattr(run, name) for name in ("run", "ablate", "tune", "train", "sample", "score")},
     _LOOK: {"report": report.report, "show": report.show, "list": report.list_names},
     "Compare": {"compare": compare.compare},
     "Before you spend": {"plan": plan.plan, "cost": plan.cost, "check": plan.check, "audit": data.audit},

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Shell, configured, guarded, taking
+from bench.cli.options import AsJson, Asked, Shell, configured, taking
 from bench.cli.terminal import ConsoleHooks, aside, say, to_json
-from bench.config import RESULTS, option
+from bench.config import RESULTS, Design, argv, option
 
 if TYPE_CHECKING:
     from bench.scoring import Comparison
@@ -35,7 +35,6 @@ class How:
     save_stats: Path | None = option(None, "Write mu and sigma of B's features into this .npz.")
 
 
-@guarded
 @configured("device", "sample_batch")
 @taking(How, "how")
 def compare(
@@ -67,38 +66,24 @@ def compare(
     captions = read_json(how.captions, of=dict[Text, Text]) if how.captions else None
     folders = [path for path in (generated, reference) if path.suffix.lower() != STATISTICS]
     total = sum(len(manifest_of(folder).files) for folder in folders)
-    judges, more = _judges(how, device=asked.config.device), {"batch": asked.config.sample_batch}
+    judges, more = _judges(how, device=asked.config.device), dict[str, Any](batch=asked.config.sample_batch)
     score = {}
     if captions is not None:
         score["clip"] = caption_score(generated, captions, clip=judges["clip"], **more)
+    what: dict[str, Any] = {key: getattr(how, key) for key in ("sensitivity", "intervals", "also")}
     with closing(ConsoleHooks()) as hooks:
         hooks.stage("judging", total)
         hooks.tick(0, total)
-        comparison = compare_folders(
-            generated,
-            reference,
-            judges=judges,
-            **more,
-            sensitivity=how.sensitivity,
-            intervals=how.intervals,
-            also=how.also,
-            tick=hooks.tick,
-        )
+        comparison = compare_folders(generated, reference, judges=judges, tick=hooks.tick, **more, **what)
     comparison = replace(comparison, metrics={**comparison.metrics, **score})
     say(to_json(comparison.as_json()) if as_json else comparison_text(comparison))
     if how.name is not None:
-        words = shlex.join(["bench", "compare", str(generated), str(reference), *_flags(how)])
-        aside(f"row: {add_comparison(comparison, how.results or RESULTS, name=how.name, command=words)}")
+        moving = ("judge", "judge_weights", "clip", "clip_weights", "captions", "name")
+        told = argv(How(**{key: getattr(how, key) for key in moving}))
+        command = shlex.join(["bench", "compare", str(generated), str(reference), *told])
+        aside(f"row: {add_comparison(comparison, how.results or RESULTS, name=how.name, command=command)}")
     if how.save_stats is not None:
         save_statistics(reference, how.save_stats, judge=judges["features"], **more)
-
-
-def _flags(how: How) -> list[str]:
-    given = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
-    moving = ("judge", "judge_weights", "clip", "clip_weights", "captions", "name")
-    return [
-        word for key in moving if key in given for word in (f"--{key.replace('_', '-')}", str(given[key]))
-    ]
 
 
 def _judges(how: How, *, device: str) -> dict[str, Any]:
@@ -126,8 +111,7 @@ def comparison_text(comparison: Comparison) -> str:
     lines = [["", "value", "95% interval", ""]]
     moved = [["how far it moves", "as given", *comparison.sensitivity]]
     for name, m in comparison.metrics.items():
-        column, value = Column.of(name, m), m.value
-        digits = decimals([value], widths=[] if m.low is None or m.high is None else [m.high - m.low])
+        column, value, digits = Column.of(name, m), m.value, decimals([m])
         ends = brackets(m.low, m.high, digits)
         lines.append([column.header, number(value, digits), ends, comparison.reasons.get(name, "")])
         row = []
@@ -145,25 +129,19 @@ study_app = Shell(
 
 
 @study_app.command("make")
-@guarded
+@taking(Design, "design")
 def make_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, two or more.")],
     out: Annotated[Path, typer.Option(help="The page to write, one HTML file.")],
     key: Annotated[
         Path | None, typer.Option(help="What its codes mean; keep it. Else key.json beside it.")
     ] = None,
-    pairs: Annotated[
-        int | None, typer.Option(min=1, help="Pairs that a person sees; else 40, or all there are.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs, their sides and codes.")] = 0,
-    title: Annotated[str, typer.Option(help="Shown to people; name no method.")] = "Which picture is better?",
-    ask: Annotated[str, typer.Option(help="fidelity, quality or both.")] = "both",
-    checks: Annotated[float, typer.Option(help="Share of attention checks, 0 to 0.5.")] = 0.1,
+    *,
+    design: Design,
 ) -> None:
     """Make a blind A/B page from runs of one suite, task, protocol and seed."""
-    from bench.study.page import Design, make_study
+    from bench.study.page import make_study
 
-    design = Design(pairs=pairs, seed=seed, title=title, ask=ask, checks=checks)
     kept, made = make_study(runs, out=out, key=key, design=design)
     checked = sum(q.check for q in made.questions.values())
     size = out.stat().st_size / 1e6
@@ -177,7 +155,6 @@ def make_command(
 
 
 @study_app.command("score")
-@guarded
 def score_command(
     files: Annotated[list[Path], typer.Argument(help="Answers that people downloaded.")],
     key: Annotated[Path, typer.Option(help="The key written with the page.")],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Asked, Shell, configured, guarded, outline, taking
+from bench.cli.options import AsJson, Asked, Shell, configured, outline, taking
 from bench.cli.report import RunPlace, run_folder
 from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import READING, SIDES
@@ -28,7 +28,6 @@ Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Processes; else
 
 
 @data_app.command("verify")
-@guarded
 @configured("suite", "data", *READING)
 def verify(*, asked: Asked, jobs: Jobs = None) -> None:
     """Re-check the digests of a suite's data and look for leaks between its sides."""
@@ -50,7 +49,6 @@ def verify(*, asked: Asked, jobs: Jobs = None) -> None:
 
 
 @data_app.command("export")
-@guarded
 @configured("suite", "data", *READING)
 def export_data(
     out: Annotated[Path, typer.Argument(help="Folder for <id>.png.")],
@@ -72,7 +70,6 @@ def export_data(
 
 
 @data_app.command("encode")
-@guarded
 @configured("suite", "data", "base", "base_variant", "side", "budget", "device", *READING, suite="coco17")
 def encode(*, asked: Asked) -> None:
     """Encode a suite's images and captions with the base, once for all runs; a killed call goes on.
@@ -100,7 +97,6 @@ def encode(*, asked: Asked) -> None:
 
 
 @data_app.command("prepare")
-@guarded
 @configured("device")
 @taking(Recipe, "recipe")
 def prepare(
@@ -144,7 +140,6 @@ def prepare(
 
 
 @judges_app.command("list")
-@guarded
 def list_judges() -> None:
     """List the judges, which of them can be used, and the weight files that are here."""
     from bench import registry
@@ -165,7 +160,6 @@ def list_judges() -> None:
 
 
 @judges_app.command("fetch")
-@guarded
 def fetch(
     name: Annotated[str, typer.Argument(help="A judge, or a metric's network: see `bench judges list`.")],
 ) -> None:
@@ -178,7 +172,6 @@ def fetch(
 
 
 @base_app.command("random")
-@guarded
 @configured("base_variant")
 def random_base(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
@@ -199,7 +192,6 @@ def random_base(
 
 
 @base_app.command("show")
-@guarded
 @configured("base_variant")
 def show_base(
     place: Annotated[str, typer.Argument(help="A diffusers folder, one file, or org/name\\[@revision].")],
@@ -218,7 +210,6 @@ def _shown(place: Path, *, variant: str | None, as_json: bool) -> str:
     return to_json(found) if as_json else outline(found)
 
 
-@guarded
 @configured("suite", "base", "data", *READING)
 def audit(
     *,
@@ -239,15 +230,15 @@ def audit(
     dataset, splits, cache = suite.dataset(), suite.splits(), Cache()
     known, sides = set(dataset.ids), {side: splits.side(side) for side in SIDES}
     if run is not None and record is not None:
-        sides = {record.splits.eval.name: load_items(run_folder(run)).ids}
-        strange = [item for ids in sides.values() for item in ids if item not in known]
-        if strange:
+        ids = load_items(run_folder(run)).ids
+        sides = {record.splits.eval.name: ids}
+        if strange := [item for item in ids if item not in known]:
             raise BenchError(f"the run has items that {suite.name} does not have: {strange[:3]}.")
-    seen = _seen(asked.config.base or suite.base, record)
-    present = {side: [i for i in ids if i in known] for side, ids in {"train": splits.train, **sides}.items()}
-    train, looks = present.pop("train"), []
-    for side in (side for side, ids in sides.items() if ids):
-        looks += look(dataset, train, present[side], side=side, seen=seen, cache=cache)
+    seen, looks = _seen(asked.config.base or suite.base, record), []
+    train = [item for item in splits.train if item in known]
+    for side, ids in ((side, ids) for side, ids in sides.items() if ids):
+        present = [item for item in ids if item in known]
+        looks += look(dataset, train, present, side=side, seen=seen, cache=cache)
     data = verify_splits(dataset, splits, cache=cache)
     leaks = [f for found in looks if found.checked for f in found.checked.findings if f.leak]
     found = {
@@ -256,7 +247,7 @@ def audit(
         "items": {side: len(splits.side(side)) for side in ("train", *SIDES)},
         "data": [asdict(finding) for finding in data],
         "looks": [asdict(found) for found in looks],
-        "run": [] if record is None else [_run_line(record)],
+        "run": [] if record is None else [f"{record.run_id}: {_leaks_of(record)}"],
         "failed": bool(data or leaks),
     }
     say(to_json(found) if as_json else filled("audit.txt", **found).rstrip())
@@ -277,14 +268,13 @@ def _seen(base: Path | None, record: RunRecord | None) -> Fingerprints | str:
     return load_seen(base, base=digest)
 
 
-def _run_line(record: RunRecord) -> str:
+def _leaks_of(record: RunRecord) -> str:
     leaks, status = record.leaks, "it was made before pretraining was looked at"
     if leaks is not None:
         status = f"training {leaks.training.status}, pretraining {leaks.pretraining.status}"
-    return f"{record.run_id}: {record.leaked} evaluation items with a leak; {status}"
+    return f"{record.leaked} evaluation items with a leak; {status}"
 
 
-@guarded
 @configured("base", "base_variant")
 def export(
     run: RunPlace,

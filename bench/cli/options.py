@@ -26,15 +26,11 @@ _MOST_YAML = 1_000_000
 _FIELDS = {known.name: known for known in fields(RunConfig)}
 LISTS = [name for name, known in _FIELDS.items() if known.metadata.get("each")]
 _DEFAULTS = RunConfig()
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-ConfigText = Annotated[
-    str | None,
-    typer.Option("--config", help="A YAML file of these options, a record.json, or text {...}; flags win."),
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print the configuration as YAML and stop.")
-]
+_CONFIG = typer.Option(
+    "--config", help="A YAML file of these options, a record.json, or text {...}; flags win."
+)
+_PRINT = typer.Option("--print-config", help="Print the configuration as YAML and stop.")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -86,9 +82,7 @@ class Asked:
         """The one configuration asked for; BenchError where lists ask for several."""
         cells = self.cells()
         if len(cells) > 1:
-            raise BenchError(
-                f"{len(cells)} runs were asked for; this command takes one method, task and seed."
-            )
+            raise BenchError(f"{len(cells)} runs were asked for; give one method, task and seed.")
         return cells[0]
 
 
@@ -99,7 +93,8 @@ def configured(*names: str, without: Sequence[str] = (), **defaults: Any) -> Dec
     """
     added = _parameters(RunConfig, [n for n in names or _FIELDS if n not in without], defaults)
     if any(p.name == "method" for p in added):
-        added += [_parameter("config", ConfigText), _parameter("print_config", PrintConfig, default=False)]
+        added.append(_parameter("config", Annotated[str | None, _CONFIG]))
+        added.append(_parameter("print_config", Annotated[bool, _PRINT], default=False))
     return _given(added, "asked", lambda values: _asked(values, defaults))
 
 
@@ -107,14 +102,9 @@ def taking(kind: Any, name: str) -> Decorator:
     """Give a command the fields of a dataclass as options; it takes what they make as `name`."""
 
     def made(values: Mapping[str, Any]) -> Any:
-        return kind(**{n: split(v) if isinstance(v, list) else v for n, v in _told(values)})
+        return kind(**{n: split(v) if isinstance(v, list) else v for n, v in values.items()})
 
     return _given(_parameters(kind, [known.name for known in fields(kind)], {}), name, made)
-
-
-def _told(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options that were given."""
-    return ((name, value) for name, value in values.items() if value is not None and value != [])
 
 
 def _given(
@@ -125,8 +115,9 @@ def _given(
     def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            made = make({p.name: kwargs.pop(p.name) for p in added})
-            return command(*args, **{taken: made}, **kwargs)
+            values = {p.name: kwargs.pop(p.name) for p in added}
+            told = {name: value for name, value in values.items() if value is not None and value != []}
+            return command(*args, **{taken: make(told)}, **kwargs)
 
         signature = inspect.signature(command, eval_str=True)
         kept = [p for name, p in signature.parameters.items() if name != taken]
@@ -140,7 +131,7 @@ def _given(
 
 
 def _parameter(name: str, of: Any, *, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, _KEYWORD, default=default, annotation=of)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=of)
 
 
 _hints = functools.cache(get_type_hints)
@@ -162,14 +153,10 @@ def _parameters(kind: Any, names: Sequence[str], defaults: Mapping[str, Any]) ->
             shown = [f"{shown[0]}/{shown[0].replace('--', '--no-', 1)}"]
         if usual := _default(default, shown[0]):
             text += f" [default: {','.join(map(str, usual))}]"
-        given = typer.Option(
-            *shown,
-            help=text.replace("[", r"\["),  # which rich would take for its own
-            rich_help_panel=panel,
-            metavar="a,b,..." if several and not isinstance(default, Mapping) else None,
-            min=meta.get("min"),
-            max=meta.get("max"),
-        )
+        text = text.replace("[", r"\[")  # which rich would take for its own
+        metavar = "a,b,..." if several and not isinstance(default, Mapping) else None
+        how: dict[str, Any] = {"metavar": metavar, "min": meta.get("min"), "max": meta.get("max")}
+        given = typer.Option(*shown, help=text, rich_help_panel=panel, **how)
         made.append(_parameter(known.name, Annotated[of | None, given]))
     return made
 
@@ -185,7 +172,7 @@ def _asked(given: dict[str, Any], defaults: Mapping[str, Any]) -> Asked:
     """Join what the file says with what the flags say, which win; or print it and end."""
     text, printing = given.pop("config", None), given.pop("print_config", False)
     values = {**defaults, **(read_config(text) if text is not None else {})}
-    for name, value in _told(given):
+    for name, value in given.items():
         if name == "options":
             values[name] = {**values.get(name, {}), **parse_options(value)}
         elif name in ("seed", "shares"):
@@ -250,9 +237,8 @@ def read_config(given: str) -> dict[str, Any]:
         values = values.get("config") or None  # what a record says was asked; older ones do not
     if not isinstance(values, dict):
         raise BenchError(f"{path} sets no options. Write lines like 'method: bps', see --print-config.")
-    for name in values:
-        if name not in _FIELDS:
-            raise unknown(f"option in {path}", str(name), _FIELDS)
+    for name in (name for name in values if name not in _FIELDS):
+        raise unknown(f"option in {path}", str(name), _FIELDS)
     return values
 
 
@@ -349,8 +335,6 @@ def _ending(error: BaseException) -> tuple[str, int] | None:
         if partner_ended(error):
             return f"error: {PARTNER_ENDED} ({first})", 2
     if lacks_memory(error):
-        return (
-            f"error: the memory that this needs cannot be had ({first}). Finished work is kept. "
-            "Lower --sample-batch or --micro-batch, or end other programs."
-        ), 2
+        advice = "Finished work is kept. Lower --sample-batch or --micro-batch, or end other programs."
+        return f"error: the memory that this needs cannot be had ({first}). {advice}", 2
     return None

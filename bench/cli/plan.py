@@ -74,11 +74,11 @@ def _planned(configs: Sequence[RunConfig], machine: Machine, *, rehearse: bool) 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
     key: dict[str, Any] = {"kind": "plan", "versions": versions, "sources": digest_sources()}
     key |= {"configs": [config.as_dict() for config in configs], "machine": asdict(machine)}
-    found = Cache().load_or_make(key, lambda: {"plan": np.array(json.dumps(count()))})
-    kept: dict[str, Any] = json.loads(str(found["plan"]))
-    for line in kept["said"][len(said) :]:
+    kept = Cache().load_or_make(key, lambda: {"plan": np.array(json.dumps(count()))})
+    found: dict[str, Any] = json.loads(str(kept["plan"]))
+    for line in found["said"][len(said) :]:
         aside(line)
-    return kept["values"]
+    return found["values"]
 
 
 def _gpu_here(device: str, named: str) -> str:
@@ -113,9 +113,8 @@ def check(*, asked: Asked) -> None:
     from bench.suites import resolve
 
     run = Run(resolve(replace(asked.one, device="cpu")))
-    findings = check_method(
-        run.spec.method, base=run.base, task=run.task, data=run.eval_data, options=run.options
-    )
+    given: dict[str, Any] = {"base": run.base, "task": run.task, "data": run.eval_data}
+    findings = check_method(run.spec.method, **given, options=run.options)
     for finding in findings:
         say(f"{'ok  ' if finding.holds else 'FAIL'} {finding.statement} ({finding.detail})")
     if not all(f.holds for f in findings):
@@ -140,7 +139,7 @@ def plan_values(work: Work, plans: Sequence[Plan]) -> dict[str, Any]:
         "items": list(work.items),
         "train_images": work.budget.train_images,
         "train_items": work.budget.train_items or work.items[0],
-        "eval_items": work.evaluated,
+        "eval_items": work.evaluated(),
         "usable_bytes": work.device.usable,
         "assumed": work.assumptions,
         "data_bytes": work.disk_of_data,
@@ -168,23 +167,16 @@ def plan_text(values: Mapping[str, Any]) -> str:
 
     needs, memory = [], []
     for plan in values["methods"]:
-        counted = plan["footprint"]
-        millions = {name: f"{counted[name] / 1e6:.1f} M" for name in ("parameters", "trainable", "dead")}
-        hours = {name: _hours(plan[f"{name}_hours"]) for name in ("train", "sample", "saving", "judge")}
+        counted, line = plan["footprint"], {"method": plan["title"]}
+        line |= {name: f"{counted[name] / 1e6:.1f} M" for name in ("parameters", "trainable", "dead")}
+        line |= {"steps": str(plan["steps"])}
+        line |= {name: _hours(plan[f"{name}_hours"]) for name in ("train", "sample", "saving", "judge")}
         if plan["judge_hours"] is None:  # without a rehearsal
-            hours["judge"] = ""
-        sizes = ("checkpoints", "written", "samples")
-        needs.append(
-            {
-                "method": plan["title"],
-                **millions,
-                "steps": str(plan["steps"]),
-                **hours,
-                "memory": gib(plan["needed"]),
-                "fits": "yes" if plan["fits"] else "NO",
-                **{name: "unknown" if plan[name] is None else size_words(plan[name]) for name in sizes},
-            }
-        )
+            line["judge"] = ""
+        line |= {"memory": gib(plan["needed"]), "fits": "yes" if plan["fits"] else "NO"}
+        for name in ("checkpoints", "written", "samples"):
+            line[name] = "unknown" if plan[name] is None else size_words(plan[name])
+        needs.append(line)
         parts = {name.replace("_", " "): counted[name] / 2**30 for name in _PARTS}
         filled_in = {title: f"{part:.2f}" if part else "" for title, part in parts.items()}
         memory.append({"GiB, at once": plan["title"], **filled_in})
@@ -200,25 +192,20 @@ def timings_text(timings: Timings) -> str:
 
     gpu, rows = recognise(device_words(timings.machine)), []
     for t in timings.entries:
-        rate = (t.train_images_per_second or 0) * (t.train_flops or 0)
+        images = t.train_images_per_second or 0
+        rate = images * (t.train_flops or 0)
         peak = gpu.peak(str(t.setup.get("precision"))) if gpu is not None else 0
-        rows.append(
-            {
-                "method": t.method,
-                "on": ", ".join(f"{k} {v}" for k, v in t.setup.items()),
-                "training images/s": f"{t.train_images_per_second:.3g}" if t.train_images_per_second else "",
-                "sampling, s an image": f"{t.sample_seconds_per_image:.3g}",
-                "memory": gib(t.peak_memory_bytes),
-                "planned": gib(t.planned_memory_bytes) if t.planned_memory_bytes else "",
-                "TFLOP/s": f"{rate / 1e12:.3g}" if rate else "",
-                "of the peak rate": f"{rate / peak:.1%}" if rate and peak else "",
-            }
-        )
+        line = {"method": t.method, "on": ", ".join(f"{k} {v}" for k, v in t.setup.items())}
+        line |= {"training images/s": f"{images:.3g}" if images else ""}
+        line |= {"sampling, s an image": f"{t.sample_seconds_per_image:.3g}"}
+        planned = gib(t.planned_memory_bytes) if t.planned_memory_bytes else ""
+        line |= {"memory": gib(t.peak_memory_bytes), "planned": planned}
+        line |= {"TFLOP/s": f"{rate / 1e12:.3g}" if rate else ""}
+        rows.append(line | {"of the peak rate": f"{rate / peak:.1%}" if rate and peak else ""})
     return f"{machine_words(timings.machine)}\n{_table(rows)}"
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    """Return rows of cells by column as a plain table without the columns that are empty."""
     from bench.reporting.render import to_plain
 
     columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]

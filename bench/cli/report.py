@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, Shell, guarded, outline, taking
+from bench.cli.options import AsJson, Shell, outline, taking
 from bench.cli.terminal import console_hooks, say, to_json
 from bench.config import RESULTS, ReportOptions
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
-    from bench.reporting.render import Grid
 
 RunPlace = Annotated[Path, typer.Argument(help="A run folder, packed or not, or its record.json.")]
 
 
-@guarded
 @taking(ReportOptions, "options")
 def report(
     *,
@@ -33,9 +31,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Make tables, figures (PNG, PDF) and an offline HTML page of all records in a folder."""
+    from rich.console import Console
+
     from bench.packed import Pack
     from bench.reporting import make_report
-    from bench.reporting.render import plain_lines
+    from bench.reporting.render import plain_lines, to_rich
 
     results = Pack(results).results
     out = out or results / "report"
@@ -51,23 +51,13 @@ def report(
         compared = [path for path in tables if path.name.startswith("comparison-")]
         say("\n".join(path.read_text(encoding="utf-8") for path in compared or tables).rstrip())
         return
+    console = Console()
+    console.width = console.width if console.is_terminal else 1000  # elsewhere a table is as wide as it is
     for board in made.leaderboards:
-        _say_table(board)
+        console.print(to_rich(board))
     say(f"{len(made.files)} files in {out}: begin with {out / 'index.html'} or {out / 'report.md'}")
 
 
-def _say_table(grid: Grid) -> None:
-    """Print a table: fitted to a terminal, elsewhere as wide as it is."""
-    from rich.console import Console
-
-    from bench.reporting.render import to_rich
-
-    console = Console()
-    console.width = console.width if console.is_terminal else 1000
-    console.print(to_rich(grid))
-
-
-@guarded
 def show(
     run: RunPlace,
     diff: Annotated[
@@ -94,7 +84,6 @@ def show(
 
 
 def _line(record: RunRecord) -> str:
-    """Return a run's id, and how good its samples are, in a line."""
     found = {name: value.value for name, value in record.metrics.items() if name in ("fd", "kid", "cosine")}
     values = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if value is not None)
     return f"{record.run_id}: {values}"
@@ -105,7 +94,6 @@ def run_folder(place: Path) -> Path:
     return place.parent if place.name == "record.json" else place
 
 
-@guarded
 def list_names(
     name: Annotated[str | None, typer.Argument(help="A method: its options and what they take.")] = None,
     as_json: AsJson = False,
@@ -119,52 +107,42 @@ def _everything() -> dict[str, Any]:
     from bench import registry
     from bench.ablations import ABLATIONS
 
-    methods = registry.rows("method")
-    suites = {name: registry.load("suite", name) for name in registry.rows("suite")}
+    def titles(kind: str, *, variants: bool = False) -> dict[str, str]:
+        rows = {n: row for n, row in registry.rows(kind).items() if bool(row.variant_of) == variants}
+        packages = {n: f" (package {row.package})" if row.package else "" for n, row in rows.items()}
+        return {n: f"{row.title or row.target}{packages[n]}" for n, row in rows.items()}
+
+    def about(suite: Any) -> dict[str, Any]:
+        sizes = {b.name: (b.train_images, b.eval_items or "all") for b in suite.budgets.values()}
+        budgets = {n: "{} training images, {} evaluation items".format(*size) for n, size in sizes.items()}
+        return {"about": suite.about, "tasks": list(suite.tasks), "budgets": budgets}
+
     return {
-        "methods": {n: _titled(r) for n, r in methods.items() if not r.variant_of},
-        "variants": {n: _titled(r) for n, r in methods.items() if r.variant_of},
+        "methods": titles("method"),
+        "variants": titles("method", variants=True),
         "ablations": {a.name: a.question for a in ABLATIONS.values()},
-        "tasks": {n: _titled(r) for n, r in registry.rows("task").items()},
-        "suites": {
-            name: {
-                "about": suite.about,
-                "tasks": list(suite.tasks),
-                "budgets": {
-                    b.name: f"{b.train_images} training images, {b.eval_items or 'all'} evaluation items"
-                    for b in suite.budgets.values()
-                },
-            }
-            for name, suite in suites.items()
-        },
-        "metrics besides": {n: _titled(r) for n, r in registry.rows("metric").items()},
-        "judges": {n: _titled(r) for n, r in registry.rows("judge").items()},
+        "tasks": titles("task"),
+        "suites": {name: about(registry.load("suite", name)) for name in registry.rows("suite")},
+        "metrics besides": titles("metric"),
+        "judges": titles("judge"),
     }
 
 
-def _titled(row: Any) -> str:
-    return f"{row.title or row.target}{f' (package {row.package})' if row.package else ''}"
-
-
 def _method(name: str) -> dict[str, Any]:
-    """Return what a method is, its options with their defaults and allowed values, tasks it refuses."""
     from bench import registry
     from bench.types import refusal
 
     row, method = registry.row("method", name), registry.load("method", name)
-    allowed = getattr(method, "allowed", {})
-    tasks = {n: registry.load("task", n) for n in registry.rows("task")}
+    allowed, options = getattr(method, "allowed", {}), {}
+    for option, default in (dict(method.options) | dict(row.options)).items():
+        takes = allowed.get(option, "as the method says")
+        options[option] = {"default": json.dumps(default), "allowed": takes}
+    refusals = {n: refusal(method, registry.load("task", n)) for n in registry.rows("task")}
     return {
         "title": row.title or method.title,
         "source": method.source,
-        "options": {
-            option: {
-                "default": json.dumps(row.options.get(option, default)),
-                "allowed": allowed.get(option, "as the method says"),
-            }
-            for option, default in method.options.items()
-        },
-        "cannot do": {n: reason for n, task in tasks.items() if (reason := refusal(method, task))},
+        "options": options,
+        "cannot do": {n: reason for n, reason in refusals.items() if reason},
     }
 
 
@@ -172,7 +150,6 @@ results_app = Shell(help="Pack run folders as data, and unpack them.", no_args_i
 
 
 @results_app.command("pack")
-@guarded
 def pack(
     folder: Annotated[Path, typer.Argument(help="Folder of run folders.")],
     out: Annotated[Path, typer.Argument(help="Name of the pack: OUT.jsonl.gz and OUT.npz.")],
@@ -195,7 +172,6 @@ def pack(
 
 
 @results_app.command("add")
-@guarded
 def add(
     file: Annotated[Path, typer.Argument(help="A record.json of others, or the folder of their run.")],
     by: Annotated[str, typer.Option(help="Who made it, in a word; the row bears it.")],
@@ -208,7 +184,6 @@ def add(
 
 
 @results_app.command("unpack")
-@guarded
 def unpack(
     pack: Annotated[Path, typer.Argument(help="Name of the pack, with or without .jsonl.gz.")],
     folder: Annotated[Path, typer.Argument(help="Where the run folders go.")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,8 +53,8 @@ def run(
     if tuned is not None:
         configs = [replace(c, learning_rate=tuned_rate(tuned, resolve(c))) for c in configs]
     if len(configs) == 1 and where.ray is None and where.processes == 1:
-        flags = {"--again": again, "--no-floor": not floor, "--json": as_json}
-        share("run", configs[0], *(name for name, given in flags.items() if given))
+        flags = ["--again"] * again + ["--no-floor"] * (not floor) + ["--json"] * as_json
+        share("run", configs[0], *flags)
         with console_hooks() as hooks:
             done = run_with_floor(configs[0], hooks=hooks, again=again, floor=floor)
         _show(*done, as_json=as_json)
@@ -72,24 +73,18 @@ def share(command: str, config: RunConfig, *more: str) -> None:
     """
     if os.environ.get("OMP_NUM_THREADS") != "1":
         expect_forks(config.device)
-    import json
-
     from bench.running import finished, identify
     from bench.suites import resolve
     from bench.training.engine import count_processes
 
     spec = resolve(config)
     count = count_processes(spec)
-    done = count > 1 and finished(config.results / identify(spec).run_id) and "--again" not in more
-    if count > 1 and not done:
+    if count > 1 and not (finished(config.results / identify(spec).run_id) and "--again" not in more):
         raise typer.Exit(together([command, *more, "--config", json.dumps(config.as_dict())], count=count))
 
 
-def stage(name: str, told: Callable[[Any, Any], str], about: str) -> Callable[..., None]:
-    """Return the command of one stage of a run, with the options of `bench run`.
-
-    told: what is said of the run and of what the stage returned.
-    """
+def _stage(name: str, about: str, told: Callable[[Any, Any], str]) -> Callable[..., None]:
+    """Return the command of one stage of a run; told: what is said of it and of what the stage returned."""
 
     @configured()
     def command(*, asked: Asked) -> None:
@@ -108,24 +103,23 @@ def stage(name: str, told: Callable[[Any, Any], str], about: str) -> Callable[..
     return command
 
 
-def _trained(run: Any, done: Any) -> str:
-    return f"trained {done.images} images in {done.seconds:.1f} s -> {run.work}"
-
-
-def _sampled(run: Any, seconds: float | None) -> str:
-    pace = "all were there" if seconds is None else f"{seconds:.3f} s an image"
-    return f"{pace} -> {run.work / 'samples'}"
-
-
 def _scored(_: Any, record: Any) -> str:
     from bench.reporting.tables import record_text
 
     return record_text(record)
 
 
-train = stage("train", _trained, "Train a method (or go on training); nothing else.")
-sample = stage("sample", _sampled, "Sample the evaluation items of a trained method.")
-score = stage("score", _scored, "Score the samples of a run and write its record.")
+train = _stage(
+    "train",
+    "Train a method (or go on training); nothing else.",
+    lambda run, done: f"trained {done.images} images in {done.seconds:.1f} s -> {run.work}",
+)
+sample = _stage(
+    "sample",
+    "Sample the evaluation items of a trained method.",
+    lambda run, pace: f"{f'{pace:.3f} s an image' if pace else 'all were there'} -> {run.work / 'samples'}",
+)
+score = _stage("score", "Score the samples of a run and write its record.", _scored)
 
 
 @configured(without=_VARIED, method=(), task=(), seed=(0, 1, 2))
@@ -181,11 +175,9 @@ def plan_text(ablation: Ablation, planned: Sequence[Planned], *, results: Path) 
         state = f"{entry.state} ({entry.why})" if entry.why else entry.state
         what = [spec.task.name, entry.variant.called, str(spec.config.seed), entry.folder.name]
         lines.append([*what, state, takes])
-    counts = Counter(entry.state for entry in planned)
+    counts, known = Counter(entry.state for entry in planned), [s for s in seconds if s is not None]
     text = ", ".join(f"{counts[state]} {state}" for state in (EXISTS, MISSING, CANNOT) if counts[state])
-    known = [s for s in seconds if s is not None]
-    if known:
-        text += f"; {duration(sum(known))}, one after the other, starting not counted"
+    text += f"; {duration(sum(known))}, one after the other, starting not counted" if known else ""
     if len(known) < len(seconds):
         text += f"; {len(seconds) - len(known)} of unknown length, as nothing like them has run"
     return f"{ablation.question}\nHeld fixed: {ablation.fixed}.\n\n{to_plain(lines, left=6)}\n{text}."
@@ -200,16 +192,12 @@ def result_text(ablation: Ablation, planned: Sequence[Planned]) -> str:
 
     folders = [entry.folder for entry in planned if (entry.folder / RECORD_FILE).exists()]
     tables = build_ablations([load_run(folder) for folder in folders], only=ablation)
-    if not tables:
-        return "Nothing to compare yet: the reference and another variant need a record each."
-    return "\n".join(ablation_text(table) for table in tables)
+    nothing = "Nothing to compare yet: the reference and another variant need a record each."
+    return "\n".join(map(ablation_text, tables)) or nothing
 
 
 @configured(
-    without=("learning_rate", *OUTSIDE),
-    method=("paper",),
-    budget="standard",
-    results=RESULTS / "tuning",
+    without=("learning_rate", *OUTSIDE), method=("paper",), budget="standard", results=RESULTS / "tuning"
 )
 @taking(Places, "where")
 def tune(
@@ -260,7 +248,6 @@ def end(outcomes: Sequence[Outcome], *, as_json: bool = False) -> None:
 
 
 def _show(run: Any, record: Any, floor: Any, *, as_json: bool) -> None:
-    """Print the table with the floor's row, or the record as JSON."""
     from bench.content import read_json
     from bench.reporting.tables import record_text
     from bench.training.engine import speaks

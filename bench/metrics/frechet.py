@@ -54,8 +54,7 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both streams together."""
-        if self.mean.shape != other.mean.shape:
-            raise BenchError(f"features differ in width: {len(self.mean)} and {len(other.mean)}")
+        _same_width(self.mean, other.mean)
         count = self.count + other.count
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
@@ -83,9 +82,13 @@ def checked_features(features: np.ndarray, *, least: int = 2) -> np.ndarray:
 def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return two feature sets as float64 [N,D] and [M,D]; BenchError if the widths differ."""
     first, second = checked_features(a), checked_features(b)
-    if first.shape[1] != second.shape[1]:
-        raise BenchError(f"features differ in width: {first.shape[1]} and {second.shape[1]}")
+    _same_width(first, second)
     return first, second
+
+
+def _same_width(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape[-1] != b.shape[-1]:
+        raise BenchError(f"features differ in width: {a.shape[-1]} and {b.shape[-1]}")
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -93,8 +96,7 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
 
     Cost: two symmetric eigenproblems of width D (about 2 s at D=2048 on two cores).
     """
-    if a.mean.shape != b.mean.shape:
-        raise BenchError(f"features differ in width: {len(a.mean)} and {len(b.mean)}")
+    _same_width(a.mean, b.mean)
     first, second = a.covariance, b.covariance
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
@@ -143,12 +145,10 @@ class FrechetDistance:
         if self._gram:
             return self._gram_distance(*(held[labels] for labels in self._labels))
         if self.dealt.blocks > _SUMMED:
-            sums = [
-                Moments.of(rows[held[labels]]) for rows, labels in zip(self._rows, self._labels, strict=True)
-            ]
-        else:
-            first, *rest = np.flatnonzero(held)
-            sums = [sum((blocks[i] for i in rest), start=blocks[first]) for blocks in self._moments]
+            sets = zip(self._rows, self._labels, strict=True)
+            return frechet_from_moments(*(Moments.of(rows[held[labels]]) for rows, labels in sets))
+        first, *rest = np.flatnonzero(held)
+        sums = (sum((blocks[i] for i in rest), start=blocks[first]) for blocks in self._moments)
         return frechet_from_moments(*sums)
 
     def _gram_distance(self, in_a: np.ndarray, in_b: np.ndarray) -> float:

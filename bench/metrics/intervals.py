@@ -32,10 +32,7 @@ FEW_ITEMS = 2048  # below, tables warn: the distance lies far above that of infi
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with the ends of its 95% interval.
-
-    error: its standard error. freedom: Student's degrees of freedom, infinite for a normal.
-    """
+    """An estimate with its 95% interval, standard error, and Student's freedom (infinite for a normal)."""
 
     value: float
     low: float
@@ -49,15 +46,6 @@ class Interval:
         if self.error > 0:
             return float(2 * stdtr(min(self.freedom, 1e9), -abs(self.value) / self.error))
         return float(self.value == 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Mean and standard deviation (n - 1) over training seeds; no deviation for a single seed."""
-
-    mean: float
-    deviation: float | None
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,10 +160,9 @@ class Estimates:
         """
         rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
         if rows.shape[1] < 2 or not np.isfinite(rows).all():
+            missing = int((~np.isfinite(rows)).any(axis=0).sum())
             raise BenchError(
-                f"an interval needs 2 finite values or more, got {rows.shape[1]}, of which "
-                f"{int((~np.isfinite(rows)).any(axis=0).sum())} are missing; leave those items out of "
-                "every method alike"
+                f"an interval needs 2 finite values, got {rows.shape[1]}, of which {missing} missing"
             )
         means = rows.mean(axis=1)
         added = by_group((rows - means[:, None]) / rows.shape[1], groups)
@@ -271,10 +258,7 @@ def crossed_interval(
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number: claims below .05 err together in 5% of tables.
-
-    Source: Holm 1979, Scandinavian Journal of Statistics 6.
-    """
+    """Return p-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6)."""
     corrected, most = [0.0] * len(chances), 0.0
     for rank, place in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
         most = max(most, min(1.0, (len(chances) - rank) * chances[place]))
@@ -325,13 +309,9 @@ def linear_replicates(value: float, influence: np.ndarray, *, dealt: Deal) -> np
     return np.asarray(value - influence / (1.0 - dealt.shares))
 
 
-def seed_spread(values: np.ndarray) -> Spread:
-    """Return mean and standard deviation of one number over training seeds, [S], S at least 1."""
-    seeds = np.asarray(values, dtype=np.float64)
-    if seeds.ndim != 1 or len(seeds) == 0 or not np.isfinite(seeds).all():
-        raise BenchError(f"a spread needs finite values [S], S >= 1, got {seeds!r}")
-    deviation = float(seeds.std(ddof=1)) if len(seeds) > 1 else None
-    return Spread(mean=float(seeds.mean()), deviation=deviation, n=len(seeds))
+def seed_spread(values: np.ndarray) -> tuple[float, float | None]:
+    """Return mean and standard deviation (n - 1) over training seeds, [S]; no deviation for a single seed."""
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def _upper_tail(level: float) -> float:

@@ -56,7 +56,7 @@ class MeanDiscrepancy:
         *,
         kernel: Kernel,
         biased: bool = False,
-        unit: float = 1.0,
+        unit: float = 1,
     ) -> None:
         """Take rows [N,D] and [M,D].
 
@@ -65,14 +65,8 @@ class MeanDiscrepancy:
         """
         self._least, self._own_pairs = (0 if biased else 1), biased or not dealt.paired
         first, second = (a, dealt.first), (b, dealt.second)
-        self._sums = [
-            unit * _block_sums(*x, *y, kernel=kernel, diagonal=diagonal)
-            for x, y, diagonal in (
-                (first, first, biased),
-                (second, second, biased),
-                (first, second, self._own_pairs),
-            )
-        ]
+        pairs = (first, first, biased), (second, second, biased), (first, second, self._own_pairs)
+        self._sums = [unit * _block_sums(*x, *y, kernel=kernel, diagonal=own) for x, y, own in pairs]
         self._sizes = [np.bincount(labels, minlength=dealt.blocks) for labels in (dealt.first, dealt.second)]
 
     def __call__(self, held: np.ndarray) -> float:
@@ -118,16 +112,13 @@ def _cmmd(scored: Scored, dealt: Deal) -> Statistic | None:
     return MeanDiscrepancy(*pair, dealt, kernel=gaussian_gap, biased=True, unit=1000.0)
 
 
-_KID = of_features(
-    name="kid", title="KID", scale="MMD^2, cubic kernel, own pairs left out", better="lower", place=60
-)
-_CMMD = of_clip(
-    name="cmmd", title="CMMD", scale="MMD^2 x 1000, Gaussian kernel", better="lower", detail=True, place=97
-)
-KID = SetMetric(
-    specs=(_KID,),
-    statistic=lambda scored, dealt: MeanDiscrepancy(
-        *checked_pair(scored.features, scored.target_features), dealt, kernel=polynomial_kernel
-    ),
-)
+def _kid(scored: Scored, dealt: Deal) -> Statistic:
+    pair = checked_pair(scored.features, scored.target_features)
+    return MeanDiscrepancy(*pair, dealt, kernel=polynomial_kernel)
+
+
+_CUBIC, _GAUSSIAN = "MMD^2, cubic kernel, own pairs left out", "MMD^2 x 1000, Gaussian kernel"
+_KID = of_features(name="kid", title="KID", scale=_CUBIC, better="lower", place=60)
+_CMMD = of_clip(name="cmmd", title="CMMD", scale=_GAUSSIAN, better="lower", detail=True, place=97)
+KID = SetMetric(specs=(_KID,), statistic=_kid)
 CMMD = SetMetric(specs=(_CMMD,), statistic=_cmmd)

@@ -54,9 +54,7 @@ class Neighbours:
         kept = [held[labels] for labels in (self._dealt.first, self._dealt.second)]
         n, m = (int(rows.sum()) for rows in kept)
         if min(n, m) <= self._k:
-            raise BenchError(
-                f"neighbour metrics need more than k = {self._k} items in each set, got {n} and {m}"
-            )
+            raise BenchError(f"neighbour metrics need more than k = {self._k} items a set, got {n} and {m}")
         reaches = [_reach(*near, rows, self._k) for near, rows in zip(self._near, kept, strict=True)]
         if any(np.isnan(reach[rows]).any() for reach, rows in zip(reaches, kept, strict=True)):
             a, b = (rows[chosen] for rows, chosen in zip(self._sets, kept, strict=True))  # too few are left
@@ -65,14 +63,9 @@ class Neighbours:
         rows, columns, far = self._pairs
         both = kept[0][rows] & kept[1][columns]
         in_target, in_sample = both & (far < reaches[1][columns]), both & (far < reaches[0][rows])
-        return np.array(
-            [
-                len(np.unique(rows[in_target])) / n,
-                len(np.unique(columns[in_sample])) / m,
-                int(in_target.sum()) / n / self._k,
-                len(np.unique(columns[in_target])) / m,
-            ]
-        )
+        precision, recall = len(np.unique(rows[in_target])) / n, len(np.unique(columns[in_sample])) / m
+        density, coverage = int(in_target.sum()) / n / self._k, len(np.unique(columns[in_target])) / m
+        return np.array([precision, recall, density, coverage])
 
 
 def _nearest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +91,6 @@ def _reach(distances: np.ndarray, order: np.ndarray, held: np.ndarray, k: int) -
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return squared Euclidean distances [N,M]."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
     return np.asarray(np.maximum(squares, 0.0))
 
@@ -115,10 +107,8 @@ def nearer_to_training(sample: np.ndarray, target: np.ndarray, training: np.ndar
     first, second = checked_pair(unit_rows(sample), unit_rows(target))
     other = unit_rows(training)
     if len(first) != len(second) or len(other) != len(first) - 1:
-        raise BenchError(
-            f"the memorisation check needs N samples, N targets and N - 1 training images, got "
-            f"{len(first)}, {len(second)} and {len(other)}"
-        )
+        sizes = f"{len(first)}, {len(second)} and {len(other)}"
+        raise BenchError(f"memorisation needs N samples, N targets, N - 1 training images, got {sizes}")
     to_test = first @ second.T
     np.fill_diagonal(to_test, -np.inf)  # its own target is what it should resemble
     gap = (first @ other.T).max(axis=1) - to_test.max(axis=1)

@@ -18,9 +18,8 @@ _IOU, _ERROR, _SHARE = "IoU in [0, 1]", "CIE76 difference, 0 is equal", "share o
 MIOU = MetricSpec(name="miou", title="mIoU", scale=_IOU, better="higher", place=10)
 BOX_RECALL = MetricSpec(name="box_recall", title="box recall", scale=_SHARE, better="higher", place=11)
 BOX_IOU = MetricSpec(name="box_iou", title="box IoU", scale=_IOU, better="higher", place=12)
-COLOUR_ERROR = MetricSpec(
-    name="colour_error", title="colour error ΔE76", scale=_ERROR, better="lower", place=13
-)
+_COLOUR = "colour error ΔE76"
+COLOUR_ERROR = MetricSpec(name="colour_error", title=_COLOUR, scale=_ERROR, better="lower", place=13)
 COARSE_CELLS = 8  # along each side, of coarse colours
 SMALLEST = 12  # pixels: the data set's own floor for a region that has a box
 

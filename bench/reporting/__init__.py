@@ -6,28 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.ablations import ABLATIONS_FOLDER
 from bench.config import Columns, ReportOptions
 from bench.content import Text, atomic_write, digest_json, read_json, sha256_file, write_json
 from bench.packed import Pack, Run, kept_runs
-from bench.reporting.compare import AblationTable, build_ablations, build_comparison, in_ablations
-from bench.reporting.differences import paired_differences
+from bench.reporting import tables as made
+from bench.reporting.compare import (
+    AblationTable,
+    build_ablations,
+    build_comparison,
+    in_ablations,
+    paired_differences,
+)
 from bench.reporting.figures import draw_ablation, draw_table
 from bench.reporting.frame import Table, build_table, chosen, load_runs
 from bench.reporting.page import Pages, Section, Suite, file_name, shown_rows, small_copy
 from bench.reporting.render import Grid, to_csv, to_latex, to_markdown
-from bench.reporting.tables import (
-    cost_grid,
-    cost_task,
-    distribution_grid,
-    leaderboards,
-    main_grid,
-    tidy,
-    tidy_costs,
-    tidy_differences,
-)
 from bench.reporting.words import HASH_DIGITS, task_place
 from bench.types import BenchError, Hooks
 
@@ -69,14 +65,21 @@ def make_report(
     sections: list[Section] = []
     for name, table in tables.items():
         hooks.tick(len(sections), steps, name)
-        sections.append(_section(out, name, table, suites[table.suite], width=width))
+        rows = shown_rows(table, suites[table.suite].comparison)
+        drawn = [row for row in rows.values() if row.kind in {"method", "floor"}]
+        what: dict[str, Any] = {"rows": rows, "differences": paired_differences(table)}
+        what |= {"pictures": draw_table(table, drawn, out, name=name, width=width)}
+        sections.append(Section(name=name, table=table, suite=suites[table.suite], **what))
     hooks.tick(len(tables), steps, "ablations")
     parts = _ablations(varied, out, width=width)
     pages = Pages(sections=sections, suites=[*suites.values()], ablations=parts, out=out)
     hooks.tick(len(tables) + 1, steps, "pages")
     texts = {"report.md": pages.report(), "index.html": pages.html(), **dict(_texts(pages, asked))}
-    drawn = [section.pictures for section in (*sections, *parts)]
-    written = [out / file for kept in drawn for file in (*kept.figures.values(), *kept.pdfs)]
+    written = [
+        out / file
+        for section in (*sections, *parts)
+        for file in (*section.pictures.figures.values(), *section.pictures.pdfs)
+    ]
     written += _write(out, texts)
     written.append(_settle(out, written))
     if asked.readme is not None:
@@ -86,11 +89,12 @@ def make_report(
     hooks.tick(steps, steps)
     boards = [suite.comparison for suite in suites.values() if suite.comparison is not None]
     alone = [table for table in tables.values() if suites[table.suite].comparison is None]
-    return Report(tuple(sorted(written)), tuple(grid for t in (*boards, *alone) for grid in leaderboards(t)))
+    return Report(
+        tuple(sorted(written)), tuple(grid for t in (*boards, *alone) for grid in made.leaderboards(t))
+    )
 
 
 def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list[AblationTable]]:
-    """Return the tables by the name of their files, and the ablations."""
     pack = Pack(results)
     runs = load_runs(pack)
     kept = chosen([*runs, *kept_runs(pack, ABLATIONS_FOLDER)], methods=asked.methods, metrics=asked.metrics)
@@ -106,9 +110,8 @@ def _tables(results: Path, asked: ReportOptions) -> tuple[dict[str, Table], list
     for (suite, task), protocols in sorted(places.items(), key=lambda p: (p[0][0], task_place(p[0][1]))):
         for digest, members in sorted(protocols.items()):
             name = file_name(suite, task, *([digest[:HASH_DIGITS]] if len(protocols) > 1 else []))
-            tables[name] = replace(
-                build_table(members, mixed=asked.mixed, variants=varied), style=asked.style
-            )
+            table = build_table(members, mixed=asked.mixed, variants=varied)
+            tables[name] = replace(table, style=asked.style)
     return tables, [replace(ablation, style=asked.style) for ablation in ablations]
 
 
@@ -119,21 +122,11 @@ def _suite(name: str, tables: Mapping[str, Table]) -> Suite:
         hashes.setdefault(table.task, set()).update(digest[:HASH_DIGITS] for digest in table.hashes)
     several = "; ".join(f"{task}: {', '.join(sorted(h))}" for task, h in sorted(hashes.items()) if len(h) > 1)
     if several:
-        note = f"No comparison over tasks: several protocols for one task ({several})."
-        return Suite(name=name, note=note)
+        return Suite(name, note=f"No comparison over tasks: several protocols for one task ({several}).")
     comparison = build_comparison(members)
     if not comparison.own("method") or not comparison.columns:
-        return Suite(name=name, note="No comparison over tasks: no method is scored.")
-    return Suite(name=name, comparison=comparison)
-
-
-def _section(out: Path, name: str, table: Table, suite: Suite, *, width: float | None) -> Section:
-    """Draw a table's pictures: of methods and floors as the comparison orders and names them."""
-    rows = shown_rows(table, suite.comparison)
-    drawn = [row for row in rows.values() if row.kind in {"method", "floor"}]
-    pictures = draw_table(table, drawn, out, name=name, width=width)
-    differences = paired_differences(table)
-    return Section(name=name, table=table, pictures=pictures, rows=rows, differences=differences, suite=suite)
+        return Suite(name, note="No comparison over tasks: no method is scored.")
+    return Suite(name, comparison)
 
 
 def _ablations(tables: Sequence[AblationTable], out: Path, *, width: float | None) -> list[Section]:
@@ -141,36 +134,31 @@ def _ablations(tables: Sequence[AblationTable], out: Path, *, width: float | Non
     places = [("ablation", table.ablation.name, table.suite, table.task) for table in tables]
     sections = []
     for table, place in zip(tables, places, strict=True):
-        name = file_name(
-            *place, *([digest_json(dict(table.base))[:HASH_DIGITS]] if places.count(place) > 1 else [])
-        )
+        several = [digest_json(dict(table.base))[:HASH_DIGITS]] if places.count(place) > 1 else []
+        name = file_name(*place, *several)
         drawn = draw_ablation(table, out, name=name, width=width)
         sections.append(Section(name=name, table=table, pictures=drawn))
     return sections
 
 
 def _texts(pages: Pages, asked: ReportOptions) -> Iterator[tuple[str, str]]:
+    main, tidy = made.main_grid, made.tidy
     shown: dict[str, Grid | DataFrame | None] = {}  # by what they are written as, "name end end"
-    for section in pages.sections:
-        name, table = section.name, section.table
-        shown |= {
-            f"table-{name} md tex": main_grid(table),
-            f"table-{name} csv": tidy(table),
-            f"cost-{name} tex": cost_grid(table),
-            f"cost-{name} csv": tidy_costs(table),
-            f"distribution-{name} md": distribution_grid(table),
-            f"differences-{name} csv": tidy_differences(section.differences),
-        }
+    for s in pages.sections:
+        shown |= {f"table-{s.name} md tex": main(s.table), f"table-{s.name} csv": tidy(s.table)}
+        costs = made.cost_grid(s.table), made.tidy_costs(s.table)
+        shown |= {f"cost-{s.name} tex": costs[0], f"cost-{s.name} csv": costs[1]}
+        shown[f"distribution-{s.name} md"] = made.distribution_grid(s.table)
+        shown[f"differences-{s.name} csv"] = made.tidy_differences(s.differences)
     for comparison in (suite.comparison for suite in pages.suites if suite.comparison is not None):
-        name = file_name(comparison.suite)
-        shown |= {
-            f"comparison-{name} md tex": main_grid(comparison),
-            f"comparison-{name} csv": tidy(comparison),
-            f"cost-{name} md tex": cost_grid(comparison),
-            f"cost-{name} csv": tidy_costs(comparison.tables[cost_task(comparison)]),
-        }
+        name, cost = (
+            file_name(comparison.suite),
+            made.tidy_costs(comparison.tables[made.cost_task(comparison)]),
+        )
+        shown |= {f"comparison-{name} md tex": main(comparison), f"comparison-{name} csv": tidy(comparison)}
+        shown |= {f"cost-{name} md tex": made.cost_grid(comparison), f"cost-{name} csv": cost}
     for s in pages.ablations:
-        shown |= {f"{s.name} md tex": main_grid(s.table), f"{s.name} csv": tidy(s.table)}
+        shown |= {f"{s.name} md tex": main(s.table), f"{s.name} csv": tidy(s.table)}
     for names, what in shown.items():
         name, *ends = names.split()
         for end in ends:

@@ -1,41 +1,156 @@
-"""Methods over the tasks of a suite, variants within one task: rows, differences, who is best where."""
+"""Rows compared: paired differences and what may be said of them, methods over tasks, variants."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, combinations, groupby
 from typing import Any, ClassVar, NamedTuple
 
 from bench.ablations import ABLATIONS, Ablation, Variant
 from bench.content import digest_json
+from bench.metrics.intervals import crossed_interval, holm
 from bench.packed import Run
 from bench.record import RunRecord
 from bench.registry import FLOOR
 from bench.reporting import words
-from bench.reporting.differences import against, corrected, paired, verdict
 from bench.reporting.frame import (
     OWN_METHOD,
     REFERENCES,
     SAMPLES,
+    WRONG_CONDITIONS,
     Difference,
     Lines,
     Row,
     Table,
     cells_of,
+    evidence,
     frame,
     grouped,
+    items_of,
     lines_of,
-    run_notes,
 )
-from bench.reporting.words import RATE, Column, label, leak_mark, titled
+from bench.reporting.words import RATE, Column, brackets, label, leak_mark, number, titled
 from bench.types import BenchError
 
 _METHODS = ("method", "floor")
 _SAMPLER = ("guidance", "steps")
 _Found = Sequence[tuple[Variant, Sequence[Run]]]
+
+
+def paired_differences(table: Table) -> tuple[Difference, ...]:
+    """Return method minus floor, minus itself under wrong conditions and minus method, where paired.
+
+    Only rows of one protocol are compared, and only metrics with per-item scores or, for a whole
+    set (FD, KID), with jackknife replicates that left out the same items.
+    """
+    return corrected(
+        paired(first, second, column, seeds=seeds)
+        for first, second, seeds in _pairs(table)
+        for column in table.columns
+        if not column.is_beside
+    )
+
+
+def _pairs(table: Table) -> Iterator[tuple[Row, Row, tuple[int, ...] | None]]:
+    """Give rows to compare, of which none is from outside, and the seeds: those shuffled, None for all."""
+    methods = [row for row in table.rows if row.ranked]
+    for row in methods:
+        for other in table.own("floor"):
+            if other.record.protocol_hash == row.record.protocol_hash:
+                yield row, other, None
+        for other in table.own(*WRONG_CONDITIONS):
+            if {*map(id, other.runs)} <= {*map(id, row.runs)}:
+                yield row, other, other.seeds
+    for row, other in combinations(methods, 2):
+        if row.record.protocol_hash == other.record.protocol_hash:
+            yield row, other, None
+
+
+def paired(
+    first: Row, second: Row, column: Column, *, seeds: Collection[int] | None = None
+) -> Difference | None:
+    """Return first minus second in a column, at some seeds or all; None where they cannot be paired."""
+    sides = [row.cells.get(column) for row in (first, second)]
+    known = [cell for cell in sides if cell is not None and cell.value is not None]
+    lines = [[x for x in c.lines if seeds is None or x.run.record.seed in seeds] for c in known]
+    found = evidence(*lines) if len(lines) == 2 and all(lines) else None
+    if found is None:
+        return None
+    interval = crossed_interval(*found.estimates)
+    basis: dict[str, Any] = {"items": found.items, "groups": found.groups, "left_out": found.left_out}
+    for name, side in zip(("first_seeds", "second_seeds"), lines, strict=True):
+        basis[name] = len({line.run.record.seed for line in side})
+    basis |= {"first": first.name, "second": second.name}
+    return Difference(column=column, interval=interval, chance=interval.chance, **basis)
+
+
+def corrected(differences: Iterable[Difference | None]) -> tuple[Difference, ...]:
+    """Return the differences that are known, each with its p-value corrected for all of them (Holm)."""
+    known = [difference for difference in differences if difference is not None]
+    chances = holm([difference.interval.chance for difference in known])
+    return tuple(replace(d, chance=p, claims=len(known)) for d, p in zip(known, chances, strict=True))
+
+
+def against(differences: Sequence[Difference]) -> str:
+    """Return differences of one first row in one column as a line, gathered by what may be said.
+
+    "BPS on line F1 (40 items, one seed): beats a by 0.20 [0.10, 0.30], b by ...; cannot be told apart
+    from c: ...". Items and seeds are said once where most share them. Claims follow `verdict`.
+    """
+    bases = [_basis(d) for d in differences]
+    usual = max(bases, key=bases.count)
+    claims: dict[str, list[str]] = {}
+    for d, basis in zip(differences, bases, strict=True):
+        verb = f"{'by its interval alone ' if d.mark else ''}{_verb(d)}"
+        amount = f"{' by ' if d.shown else ': '}{_amount(d)}{'' if basis == usual else f' ({basis})'}"
+        claims.setdefault(verb, []).append(f"{d.second}{amount}")
+    said = "; ".join(f"{verb} {', '.join(others)}" for verb, others in claims.items())
+    otherwise = "where not said, " if len(set(bases)) > 1 else ""
+    return f"{differences[0].first} on {differences[0].column.named} ({otherwise}{usual}): {said}."
+
+
+def verdict(difference: Difference) -> str:
+    """Return a difference in plain words, never stronger than its interval.
+
+    "beats" and "falls behind" need an interval that leaves 0 out, also once the claims made together are
+    corrected for; otherwise the two cannot be told apart, or it is said that only the interval tells them.
+    """
+    first, second, amount = difference.first, difference.second, _amount(difference)
+    on, basis = f"on {difference.column.named}", f"({_basis(difference)})"
+    if not difference.shown:
+        return f"{first} and {second} cannot be told apart {on}: {amount} {basis}."
+    text = f"{first} {_verb(difference)} {second} {on} by {amount} {basis}"
+    if difference.mark:
+        return f"By its interval alone {text}; not once {difference.claims} such claims are corrected for."
+    return f"{text}."
+
+
+def _verb(difference: Difference) -> str:
+    if not difference.shown:
+        return "cannot be told apart from"
+    if difference.column.better == "none":
+        return "is higher than" if difference.interval.low > 0 else "is lower than"
+    return "beats" if difference.better else "falls behind"
+
+
+def _amount(difference: Difference) -> str:
+    """Return how much it is: its size where a verb tells its direction, else with its sign."""
+    interval, digits = difference.interval, difference.digits
+    value, low, high = interval.value, interval.low, interval.high
+    if difference.shown:
+        value, (low, high) = abs(value), sorted((abs(low), abs(high)))
+    return f"{'' if difference.shown else 'difference '}{number(value, digits)} {brackets(low, high, digits)}"
+
+
+def _basis(difference: Difference) -> str:
+    left_out = f", {difference.left_out} left out" if difference.left_out else ""
+    n, other = difference.first_seeds, difference.second_seeds
+    seeds = ("one seed" if n == 1 else f"{n} seeds") if n == other else f"{n} and {other} seeds"
+    groups = f" in {difference.groups} groups" if difference.groups < difference.items else ""
+    return f"{difference.items} items{groups}{left_out}, {seeds}"
 
 
 class Standing(NamedTuple):
@@ -106,10 +221,8 @@ def build_comparison(tables: Sequence[Table]) -> Comparison:
     suites = {table.suite for table in tables}
     ordered = {t.task: t for t in sorted(tables, key=lambda t: words.task_place(t.task))}
     if len(suites) != 1 or len(ordered) < len(tables) or any(t.marks for t in tables):
-        raise BenchError(
-            "a comparison holds the tasks of one suite, each in one table of one protocol, got "
-            f"{', '.join(f'{t.suite} / {t.task}' for t in tables) or 'no table'}."
-        )
+        got = ", ".join(f"{t.suite} / {t.task}" for t in tables) or "no table"
+        raise BenchError(f"a comparison holds a suite's tasks, each in one table of one protocol, got {got}.")
     methods, options = _methods(ordered)
     rows = (*_references(ordered), *methods)
     columns = _columns(ordered)
@@ -145,10 +258,7 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _columns(tables: Mapping[str, Table]) -> tuple[Column, ...]:
-    """Return columns by task, what tells first how good a row is in front.
-
-    Where FID is measured, FID and CLIP score of all tasks go before the rest, as papers print them.
-    """
+    """Return columns by task, what tells most in front: FID, if measured, and CLIP score, as in papers."""
     papers = any(column.is_fid for table in tables.values() for column in table.columns)
     columns = [
         replace(column, task=task)
@@ -185,7 +295,6 @@ def _references(tables: Mapping[str, Table]) -> list[Row]:
 
 
 def _methods(tables: Mapping[str, Table]) -> tuple[list[Row], dict[str, str]]:
-    """Return methods and floor, those on most tasks first, and what plain names stand for."""
     found = [(task, row) for task, table in tables.items() for row in table.own(*_METHODS)]
     counts = Counter((task, _key(_plain(row.record))) for task, row in found)
     several_rates = {key for (_, key), n in counts.items() if n > 1}
@@ -197,8 +306,8 @@ def _methods(tables: Mapping[str, Table]) -> tuple[list[Row], dict[str, str]]:
         groups.setdefault(_key(record), {})[task] = row
         plain.setdefault(_key(record), record)
     every = list(plain.values())
-    names = {key: label(titled(r.method), *words.variant_details(r, every)) for key, r in plain.items()}
-    unchanged = {key: rows for key, rows in groups.items() if names[key] == titled(plain[key].method)}
+    names = {key: label(titled(r), *words.variant_details(r, every)) for key, r in plain.items()}
+    unchanged = {key: rows for key, rows in groups.items() if names[key] == titled(plain[key])}
     options = {names[key]: _stands_for(rows, every) for key, rows in unchanged.items()}
     order = sorted(groups, key=lambda key: (-len(groups[key]), plain[key].method, names[key]))
     rows = [_row(names[key], groups[key]) for key in order]
@@ -218,24 +327,17 @@ def _stands_for(rows: Mapping[str, Row], others: Sequence[RunRecord]) -> str:
     own = {task: dict(row.record.options) for task, row in rows.items()}
     (method,) = {row.record.method for row in rows.values()}
     family = [*own.values(), *(words.changed_options(r) for r in others if r.method == method)]
-    told = {
-        k for k in {*chain(*family)} - {RATE} if len({json.dumps(x.get(k)) for x in family if k in x}) > 1
-    }
-    by_words = grouped(
-        own,
-        lambda task: ", ".join(words.option_detail(k, own[task][k]) for k in sorted(told & own[task].keys())),
+    values = {k: {json.dumps(options.get(k)) for options in family if k in options} for k in chain(*family)}
+    told = sorted(k for k, different in values.items() if len(different) > 1 and k != RATE)
+    said = {t: ", ".join(words.option_detail(k, of[k]) for k in told if k in of) for t, of in own.items()}
+    tasks = grouped(said, said.__getitem__)
+    return " and ".join(
+        f"{what} on {', '.join(on)}" if len(tasks) > 1 else what for what, on in tasks.items()
     )
-    parts = [
-        f"{said} on {', '.join(tasks)}" if len(by_words) > 1 else said for said, tasks in by_words.items()
-    ]
-    return " and ".join(parts)
 
 
 def _standing(rows: Sequence[Row], column: Column) -> Standing | None:
-    """Find the best method of a column and the next; references and floors do not take part.
-
-    Nor do weights from outside, and condition gains, which are often of fewer seeds.
-    """
+    """Find the best method of a column and the next; only `ranked` rows, and no gains, take part."""
     ranked = _ranked((row for row in rows if row.ranked), column)
     if column.better == "none" or column.is_beside or not ranked:
         return None
@@ -272,7 +374,6 @@ def _told_of(column: Column) -> set[str]:
 
 
 def _own_differences(rows: Sequence[Row], column: Column) -> list[Difference]:
-    """Return how our own method stands to every other method and the floor."""
     rows = [row for row in rows if row.ranked or row.kind == "floor"]
     own = [row for row in rows if row.record.method == OWN_METHOD and column.task in row.rows]
     others = [row for row in rows if row.record.method != OWN_METHOD]
@@ -355,9 +456,11 @@ def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> lis
     this ablation alone.
     """
     runs = list({run.record.run_id: run for run in reversed(runs)}.values())
-    plain = [(run, _plain(run.record)) for run in sorted(runs, key=lambda run: run.record.seed)]
-    by_key = grouped(plain, lambda pair: digest_json([pair[1].protocol, pair[1].method, pair[1].options]))
-    found = {key: [run for run, _ in pairs] for key, pairs in by_key.items()}
+
+    def key(run: Run) -> str:
+        return digest_json([run.record.protocol, run.record.method, _plain(run.record).options])
+
+    found = grouped(sorted(runs, key=lambda run: run.record.seed), key)
     bases = {
         (r.suite, words.task_place(r.task), digest_json(_base(r.protocol))): r
         for r in (run.record for run in runs)
@@ -369,10 +472,7 @@ def build_ablations(runs: Sequence[Run], *, only: Ablation | None = None) -> lis
 
 
 def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
-    """Return the runs with options that are not the paper's and that some ablation compares with these.
-
-    They stand there and would swell the tables of methods.
-    """
+    """Return the runs of other options than the paper's that ablations compare with it: they swell tables."""
     return {
         run.record.run_id
         for table in tables
@@ -384,7 +484,6 @@ def in_ablations(tables: Iterable[AblationTable]) -> set[str]:
 
 
 def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a protocol without what a variant may change of its budget."""
     budget = dict(protocol["budget"])
     choice = f"-choice{budget.pop('train_subset', None)}"
     name = str(budget["name"]).removesuffix(choice)
@@ -393,10 +492,7 @@ def _base(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _protocol(base: Mapping[str, Any], variant: Variant, subset: int) -> dict[str, Any]:
-    """Return the protocol that a variant's runs must have: the base's and what it declares.
-
-    subset: which random choice of the training items.
-    """
+    """Return the protocol that a variant's runs must have, of a random choice (subset) of the items."""
     budget, items, images = dict(base["budget"]), variant.train_items, variant.train_images
     if images is not None:
         budget |= {"name": f"{budget['name']}-{images}images", "train_images": images}
@@ -411,14 +507,11 @@ def _protocol(base: Mapping[str, Any], variant: Variant, subset: int) -> dict[st
 
 def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecord) -> AblationTable | None:
     base = _base(record.protocol)
-    keys = {
-        v.called: [
-            digest_json([_protocol(base, v, subset), v.method, v.settings(record.task)])
-            for subset in range(v.subsets)
-        ]
-        for v in ablation.variants
-    }
-    first = {own[0]: called for called, own in reversed(keys.items())}  # once, where it is the suite's
+    keys = {}
+    for v in ablation.variants:
+        own = v.method, v.settings(record.task)
+        keys[v.called] = [digest_json([_protocol(base, v, n), *own]) for n in range(v.subsets)]
+    first = {of[0]: called for called, of in reversed(keys.items())}  # once, where it is the suite's
     variants = [v for v in ablation.variants if first[keys[v.called][0]] == v.called]
     of = {v.called: [run for key in keys[v.called] for run in by_key.get(key, ())] for v in variants}
     found, notes = _one_rate([(v, of[v.called]) for v in variants if of[v.called]])
@@ -429,23 +522,16 @@ def _table(ablation: Ablation, by_key: Mapping[str, list[Run]], record: RunRecor
     compared = {row.variant and row.variant.amount for row in rows if row.differences}
     if len(compared) < (2 if ablation.axis in ("train_items", "train_images") else 1):
         return None
-    return AblationTable(
-        ablation=ablation,
-        suite=record.suite,
-        task=record.task,
-        base=base,
-        rows=tuple(rows),
-        columns=words.order_columns(column for row in rows for column in row.cells),
-        runs=tuple(runs),
-        missing=tuple(v.called for v in variants if not of[v.called]),
-        notes=(*run_notes([run.record for run in runs], rows), *notes),
-    )
+    columns = words.order_columns(column for row in rows for column in row.cells)
+    notes = [*words.run_notes([run.record for run in runs], items_of(rows)), *notes]
+    told: dict[str, Any] = {"suite": record.suite, "task": record.task, "columns": columns, "base": base}
+    told["missing"] = tuple(v.called for v in variants if not of[v.called])
+    parts: dict[str, Any] = {"rows": tuple(rows), "runs": tuple(runs), "notes": tuple(notes)}
+    return AblationTable(ablation=ablation, **told, **parts)
 
 
 def _one_rate(found: _Found) -> tuple[_Found, list[str]]:
-    """Keep each variant's runs of its most common learning rate; say which are left out, and where rates
-    of one method differ.
-    """
+    """Keep each variant's runs of its most common learning rate; say which are left out or differ."""
     same, notes = [], []
     rated: dict[str, dict[str, Any]] = {}
     for variant, runs in found:
@@ -454,15 +540,11 @@ def _one_rate(found: _Found) -> tuple[_Found, list[str]]:
         same.append((variant, [run for run in runs if run.record.options.get(RATE) == kept]))
         rated.setdefault(variant.method, {})[titled(variant.called)] = kept
         if len(rates) > 1:
-            notes.append(
-                f"{rates.total() - rates[kept]} runs of {titled(variant.called)} at other learning rates "
-                f"than {kept:g} are left out."
-            )
-    for method, rates_of in rated.items():
-        each = ", ".join(
-            f"{name} {rate:g}" for name, rate in rates_of.items() if len({*rates_of.values()}) > 1
-        )
-        notes += [f"Learning rates of {titled(method)}: {each}."] if each else []
+            others = f"{rates.total() - rates[kept]} runs of {titled(variant.called)}"
+            notes.append(f"{others} at other learning rates than {kept:g} are left out.")
+    for method, of in ((method, of) for method, of in rated.items() if len({*of.values()}) > 1):
+        each = ", ".join(f"{name} {rate:g}" for name, rate in of.items())
+        notes.append(f"Learning rates of {titled(method)}: {each}.")
     return same, notes
 
 
@@ -473,24 +555,16 @@ def _rows(ablation: Ablation, found: _Found, task: str) -> list[Row]:
     lines = frame([run for _, runs in found for run in runs], {*metrics, "kid"})
     told = [(line, line.column) for line in lines if line.source == SAMPLES]
     samples = [line for line, c in told if c.metric in metrics or c.is_forgetting]
-    rows = {
-        variant.called: _variant_row(ablation, variant, runs, lines_of(samples, runs))
-        for variant, runs in found
-    }
-    pairs = [
-        (row, rows.get(ablation.reference_of(v).called))
-        for (v, _), row in zip(found, rows.values(), strict=True)
-    ]
+    rows = {v.called: _variant_row(ablation, v, runs, lines_of(samples, runs)) for v, runs in found}
+    references = [rows.get(ablation.reference_of(v).called) for v, _ in found]
     differences = corrected(
         paired(row, reference, column, seeds={*row.seeds} & {*reference.seeds})
-        for row, reference in pairs
+        for row, reference in zip(rows.values(), references, strict=True)
         if reference is not None and reference is not row and row.kind != "floor"
         for column in row.cells
     )
-    return [
-        replace(row, differences={d.column: d for d in differences if d.first == row.name})
-        for row in rows.values()
-    ]
+    of = grouped(differences, lambda d: d.first)
+    return [replace(row, differences={d.column: d for d in of.get(row.name, ())}) for row in rows.values()]
 
 
 def _variant_row(ablation: Ablation, variant: Variant, runs: Sequence[Run], lines: Lines) -> Row:

@@ -66,13 +66,9 @@ _KINDS: Mapping[str, tuple[str | None, str | None, bool]] = {
     "untold": ("#9a9a9a", "o", True),
 }
 _COSTS = {"train_seconds": "training seconds", "parameters_trainable": "trainable parameters"}
-_AXES = {
-    "train_items": "training items",
-    "train_images": "training images",
-    "guidance": "guidance",
-    "steps": "sampling steps",
-}
-_SHOWN, _MOST = 8, 10  # items and rows of a gallery: more columns would be too small to see
+_AXES = {"train_items": "training items", "train_images": "training images"}
+_AXES |= {"guidance": "guidance", "steps": "sampling steps"}
+_SHOWN, _MOST = 8, 10  # items and rows of a gallery
 _LEVELS = {slot: f"level {1 + slot // 3}{'ab'[(slot - 1) % 3]}" for slot in (1, 2, 4, 5, 7, 8, 10, 11)}
 SAMPLES = "samples of the same items from the same initial noise"
 CURVES = "training curves, first seed"
@@ -83,7 +79,6 @@ _FEW = 30  # points of a curve that are drawn as they are
 _DPI = 120
 _TILE = 128  # pixels that a tile of a gallery takes at least
 _LETTER = 0.0083  # inches that a letter of one point takes, about
-_POINTS = {False: 9.0, True: 8.0}  # of letters, on a screen and in a paper
 _STYLE = resources.files(__package__) / "templates" / "figures.mplstyle"
 # Dates and versions would move the bytes of a figure that did not change.
 _FORMATS: Mapping[str, dict[str, Any]] = {
@@ -125,6 +120,20 @@ class Sheet(NamedTuple):
     path: Path
     width: float | None = None
 
+    @property
+    def points(self) -> float:
+        """Size of letters: on a screen, or in a paper."""
+        return 9.0 if self.width is None else 8.0
+
+    @property
+    def most(self) -> int:
+        """Return how many rows a gallery has: more columns would be too small to see."""
+        return _MOST if self.width is None or self.width > 5 else 4
+
+    def beside(self, kind: str) -> Sheet:
+        """Return another one of a name that says its kind besides."""
+        return self._replace(path=self.path.with_name(f"{self.path.stem}-{kind}.png"))
+
 
 class Look(NamedTuple):
     """How a row is drawn."""
@@ -152,45 +161,37 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
 
 
 def dot_figure(
-    panels: Mapping[str, Sequence[Mark]],
-    path: Path,
-    width: float | None = None,
-    *,
-    title: str,
-    names: Sequence[str],
-    differences: bool = False,
+    panels: Mapping[str, Sequence[Mark]], sheet: Sheet, *, title: str, names: list[str], zero: bool = False
 ) -> Path:
     """Draw a panel a header with a line a name: a dot, its interval and its number; return the path.
 
-    width: see Sheet. A floor is dotted down its panel. differences: draw a line at 0 and stretch each panel
-    about it.
+    A floor is dotted down its panel. zero: draw a line at 0 and stretch each panel about it.
     """
-    size = (2.15, 0.3 * len(names) + 0.1) if width is None else (1.0, 0.21 * len(names) + 0.1)
-    left = 0.2 + _POINTS[width is not None] * _LETTER * max(map(len, names))
+    size = (2.15, 0.3 * len(names) + 0.1) if sheet.width is None else (1.0, 0.21 * len(names) + 0.1)
+    left = 0.2 + sheet.points * _LETTER * max(map(len, names))
     lines = {name: place for place, name in enumerate(names)}
-    with _panels(Sheet(path, width), len(panels), title=title, across=4, size=size, left=left) as axes:
+    with _panels(sheet, len(panels), title=title, across=4, size=size, left=left) as axes:
         across = len({axis.get_position().x0 for axis in axes})
-        over: dict[str, Any] = {"loc": "right"} if width is not None and across == 1 else {}
+        over: dict[str, Any] = {"loc": "right"} if sheet.width is not None and across == 1 else {}
         for number, (axis, (header, marks)) in enumerate(zip(axes, panels.items(), strict=True)):
             axis.set_title(header.replace(" (", "\n(", 1), **over)
             axis.set(ylim=(len(names) - 0.5, -0.75))
             axis.spines["left"].set_visible(False)
             axis.yaxis.set_visible(False)  # ticks of every line and panel would take longest to draw
-            whole: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "va": "center"}
-            axis.hlines(
-                [*lines.values()], 0, 1, color=GRID, linewidth=0.8, zorder=0, transform=whole["transform"]
-            )
+            whole: dict[str, Any] = {"transform": axis.get_yaxis_transform()}
+            axis.hlines([*lines.values()], 0, 1, color=GRID, linewidth=0.8, zorder=0, **whole)
             for name, place in lines.items() if number % across == 0 else ():
-                axis.text(-0.02, place, name, ha="right", color=INK, **whole)
-            for name in (name for name in names if name not in {mark.name for mark in marks}):
-                axis.text(0.02, lines[name], MISSING, color=SOFT, **whole)
+                axis.text(-0.02, place, name, ha="right", va="center", color=INK, **whole)
+            known = {mark.name for mark in marks}
+            for name in (name for name in lines if name not in known):
+                axis.text(0.02, lines[name], MISSING, va="center", color=SOFT, **whole)
             _dots(axis, marks, [lines[mark.name] for mark in marks])
-            if differences:
+            if zero:
                 axis.axvline(0.0, color=SOFT, linewidth=0.8, zorder=0)
             axis.grid(visible=False)
             axis.locator_params(axis="x", nbins=4)
             axis.margins(x=0.14)
-    return path
+    return sheet.path
 
 
 def _dots(axis: Axes, marks: Sequence[Mark], places: Sequence[int]) -> None:
@@ -215,25 +216,18 @@ def _dots(axis: Axes, marks: Sequence[Mark], places: Sequence[int]) -> None:
 
 
 def plane_figure(
-    panels: Sequence[Panel],
-    path: Path,
-    width: float | None = None,
-    *,
-    title: str,
-    across: int = 2,
-    joined: bool = False,
+    panels: Sequence[Panel], sheet: Sheet, *, title: str, across: int = 2, joined: bool = False
 ) -> Path:
     """Draw panels of marks with intervals against x, named in one legend; return the path.
 
-    width: see Sheet. joined: draw a line through the marks of one name, a faint one with its running mean
-    where they are many. Floors are dotted across; one far away, which would press the others together, is
-    told at the edge.
+    joined: draw a line through the marks of one name, a faint one with its running mean where they are many.
+    Floors are dotted across; one far away, which would press the others together, is told at the edge.
     """
     methods = {mark.name: mark.method for panel in panels for mark in panel.marks}
-    styles = looks(methods)
+    styles, width = looks(methods), sheet.width
     size = ((3.1, 2.5) if across > 1 else (5.4, 2.9)) if width is None else (1.6, 1.7)
     place: dict[str, Any] = {"size": size, "left": 0.75, "legend": methods}
-    with _panels(Sheet(path, width), len(panels), title=title, across=across, **place) as axes:
+    with _panels(sheet, len(panels), title=title, across=across, **place) as axes:
         for axis, panel in zip(axes, panels, strict=True):
             axis.set(xlabel=panel.x, title=panel.y.replace(" (", "\n(", 1))
             for name in dict.fromkeys(mark.name for mark in panel.marks if mark.kind != "floor"):
@@ -250,7 +244,7 @@ def plane_figure(
         if width is not None:
             beside = {"loc": "lower center", "ncols": _names_across(methods, width), "borderaxespad": 0.2}
         axes[0].figure.legend(handles=shown, labelcolor="linecolor", **beside)
-    return path
+    return sheet.path
 
 
 def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> None:
@@ -263,15 +257,9 @@ def _series(axis: Axes, marks: Sequence[Mark], look: Look, *, joined: bool) -> N
         axis.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
     elif np.isfinite(low).any():
         axis.vlines(x, low, high, color=look.colour, linewidth=1.6, alpha=0.55)
-    axis.plot(
-        x,
-        running_mean(y, max(9, len(y) // 25) | 1) if many else y,
-        color=look.colour,
-        marker="none" if many else look.marker,
-        linestyle=look.dash if joined else "none",
-        label=marks[0].name,
-        zorder=3,
-    )
+    mean = running_mean(y, max(9, len(y) // 25) | 1) if many else y
+    how: dict[str, Any] = {"marker": "none" if many else look.marker, "label": marks[0].name, "zorder": 3}
+    axis.plot(x, mean, color=look.colour, linestyle=look.dash if joined else "none", **how)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -308,26 +296,24 @@ def _x_axis(axis: Axes, panel: Panel) -> None:
 
 def curve_figure(
     curves: Mapping[str, Sequence[Mark]],
-    path: Path,
-    width: float | None = None,
+    sheet: Sheet,
     *,
     labels: tuple[str, str],
     title: str,
-    minus: Mapping[str, str] | None = None,
+    minus: Mapping[str, str] = {},
     ticks: Sequence[tuple[float, str]] = (),
 ) -> Path:
     """Draw curves, each of its numbers by step, by name; return the path.
 
-    width: see Sheet. labels: of both axes. minus: names of curves with the name of the one that each is
-    compared with; a second panel shows the differences at each step, which the noise of batches that both
-    trained on does not blur. ticks: names of steps.
+    labels: of both axes. minus: names of curves with the name of the one that each is compared with; a second
+    panel shows the differences at each step, which the noise of batches that both trained on does not blur.
+    ticks: names of steps.
     """
-    panels, gaps = {labels[1]: curves}, differences(curves, minus or {})
+    panels, gaps = {labels[1]: curves}, differences(curves, minus)
     if gaps:
-        references = ", ".join(dict.fromkeys((minus or {})[name] for name in gaps))
-        panels[f"{labels[1]}, minus {references}"] = gaps
+        panels[f"{labels[1]}, minus {', '.join(dict.fromkeys(minus[name] for name in gaps))}"] = gaps
     drawn = [Panel(labels[0], y, [*chain(*lines.values())], False, ticks) for y, lines in panels.items()]
-    return plane_figure(drawn, path, width, title=title, across=1, joined=True)
+    return plane_figure(drawn, sheet, title=title, across=1, joined=True)
 
 
 def differences(curves: Mapping[str, Sequence[Mark]], minus: Mapping[str, str]) -> dict[str, Sequence[Mark]]:
@@ -340,14 +326,12 @@ def differences(curves: Mapping[str, Sequence[Mark]], minus: Mapping[str, str]) 
     }
 
 
-def gallery_figure(
-    columns: Mapping[str, np.ndarray], path: Path, width: float | None = None, *, title: str
-) -> Path:
+def gallery_figure(columns: Mapping[str, np.ndarray], sheet: Sheet, *, title: str) -> Path:
     """Draw pictures of the same items, [N,H,W,3] uint8 a column, a line an item; return the path.
 
-    width: see Sheet. Pictures are made smaller where they are larger than 256 pixels; names and title grow
-    with them.
+    Pictures are made smaller where they are larger than 256 pixels; names and title grow with them.
     """
+    width = sheet.width
     framed = np.stack([shrunk(images) for images in columns.values()])
     for rim in (FRAME, 255):
         framed = np.pad(framed, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=rim)
@@ -363,7 +347,7 @@ def gallery_figure(
     edge = (wide - inside[0]) / 2 if width else 0.1
     above = grown * ((0.35 if title else 0.0) + 0.14 * max(head.count("\n") + 1 for head in heads)) + 0.1
     tall = inside[1] + edge + above
-    with _figure(Sheet(path, width), (wide, tall)) as figure:
+    with _figure(sheet, (wide, tall)) as figure:
         figure.text(edge / wide, 1 - 0.1 / tall, title, va="top", fontsize=11 * grown, color=INK)
         axis = figure.add_axes((edge / wide, edge / tall, inside[0] / wide, inside[1] / tall))
         page = framed.transpose(1, 2, 0, 3, 4).reshape(items * height, -1, 3)
@@ -372,7 +356,7 @@ def gallery_figure(
         for column, head in enumerate(heads):
             place = ((column + 0.5) * across, -4)
             axis.text(*place, head, ha="center", va="bottom", fontsize=7.5 * grown, color=INK)
-    return path
+    return sheet.path
 
 
 def _wrapped(name: str, letters: int) -> list[str]:
@@ -382,7 +366,7 @@ def _wrapped(name: str, letters: int) -> list[str]:
 
 
 def _names_across(names: Iterable[str], width: float) -> int:
-    return max(1, int(width / (0.45 + _POINTS[True] * _LETTER * max(map(len, names)))))
+    return max(1, int(width / (0.45 + 8.0 * _LETTER * max(map(len, names)))))
 
 
 @contextmanager
@@ -396,13 +380,8 @@ def _panels(
     left: float,
     legend: Collection[str] = (),
 ) -> Iterator[Sequence[Axes]]:
-    """Give panels of a size in inches under a title, and write the figure when the block ends.
-
-    left: inches of what stands left of them; legend: names to leave room for on the right; without them
-    the panels share the lines of their rows. On a sheet of a width the size is the least, the legend stands
-    beneath and there is no title. Places are counted out: a layout that measures every text takes longer
-    than all the drawing.
-    """
+    """Give panels of a size (the least, on a sheet of a width), left: inches beside; write it at the end."""
+    # Places are counted out: a layout that measures every text takes longer than all the drawing.
     between = (0.6 if legend else 0.15, 0.95 if across > 1 else 0.85)
     across, right = min(across, panels), 0.7 + 0.075 * max(map(len, legend)) if legend else 0.25
     below, above = 0.65, (0.75 if between[1] > 0.9 else 0.55) + 0.2 * title.count("\n")
@@ -411,10 +390,8 @@ def _panels(
         wide, right, above, title = sheet.width, 0.12, 0.4, ""
         across = max(1, min(across, int((wide - left - right + between[0]) / (size[0] + between[0]))))
         size = ((wide - left - right + between[0]) / across - between[0], size[1])
-        between, below = (
-            (between[0], 0.75),
-            0.5 + (0.17 * -(-len(legend) // _names_across(legend, wide)) if legend else 0.0),
-        )
+        between = (between[0], 0.75)
+        below = 0.5 + (0.17 * -(-len(legend) // _names_across(legend, wide)) if legend else 0.0)
     down = -(-panels // across)
     tall = above + down * (size[1] + between[1]) - between[1] + below
     with _figure(sheet, (wide, tall)) as figure:
@@ -424,12 +401,9 @@ def _panels(
             across,
             squeeze=False,
             gridspec_kw={
-                "left": left / wide,
+                **{"left": left / wide, "top": 1 - above / tall, "bottom": below / tall},
                 "right": (left + across * (size[0] + between[0]) - between[0]) / wide,
-                "top": 1 - above / tall,
-                "bottom": below / tall,
-                "wspace": between[0] / size[0],
-                "hspace": between[1] / size[1],
+                **{"wspace": between[0] / size[0], "hspace": between[1] / size[1]},
             },
         )
         for axis in axes.flat[panels:]:
@@ -441,10 +415,7 @@ def _panels(
 
 @cache
 def _font() -> str:
-    """Make a font of the few hundred letters that figures use and return its name.
-
-    matplotlib cuts its font down anew for every PDF; from the whole font that takes longer than drawing.
-    """
+    """Return the name of a font of few letters: to cut them out of a whole one takes longer than drawing."""
     from fontTools import subset
     from matplotlib import font_manager
 
@@ -468,8 +439,7 @@ def _figure(sheet: Sheet, inches: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
-    points = _POINTS[sheet.width is not None]
-    sizes = {"font.size": points, "axes.titlesize": points, "font.family": _font()}
+    sizes = {"font.size": sheet.points, "axes.titlesize": sheet.points, "font.family": _font()}
     with context(["default", str(_STYLE), sizes]):
         figure = Figure(figsize=inches)
         FigureCanvasAgg(figure)
@@ -513,26 +483,25 @@ def draw_table(
 ) -> Pictures:
     """Draw the pictures of a table into `out`.
 
-    rows: methods and floors in the order and under the names to show; name: of the table's files; width:
-    see Sheet.
-    Tables of mixed protocols get no picture that would put rows of two protocols side by side.
+    rows: methods and floors in the order and under the names to show; name: of the table's files; width: see
+    Sheet. Tables of mixed protocols get no picture that would put rows of two protocols side by side.
     """
     galleries, left_out = [], []
     for digest in dict.fromkeys(row.record.protocol_hash for row in rows):
         shown, reasons = gallery([row for row in rows if row.record.protocol_hash == digest])
         galleries += [shown] if shown is not None else []
         left_out += reasons
-    sheets = {kind: Sheet(out / f"{kind}-{name}.png", width) for kind in _OF_TABLE}
+    sheets = [Sheet(out / f"{kind}-{name}.png", width) for kind in _OF_TABLE]
     uniform = [row for row in rows if row.record.options.get("timesteps", "uniform") == "uniform"]
     curves = {row.name: row.runs[0] for row in uniform}  # a loss over other timesteps is another loss
     drawn = {
-        "overview": _overview(table, sheets["overview"]),
-        "cost": None if table.marks else _cost(table, rows, sheets["cost"]),
-        "curves": _curves(curves, sheets["curves"], table),
+        "overview": _overview(table, sheets[0]),
+        "cost": None if table.marks else _cost(table, rows, sheets[1]),
+        "curves": _curves(curves, sheets[2], table),
     }
     if galleries and not table.marks:
-        drawn["samples"] = _samples(galleries[0], sheets["qualitative"], table.title)
-    return _pictures(drawn, galleries, left_out, width)
+        drawn["samples"] = _samples(galleries[0], sheets[3], table.title)
+    return _pictures(drawn, galleries, left_out, sheets[3].most)
 
 
 def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | None = None) -> Pictures:
@@ -541,17 +510,14 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | 
     Samples are of each variant; along training items, of the reference's at each number of them.
     """
     sheet, ablation = Sheet(out / f"{name}.png", width), table.ablation
-    weights, curves, samples = (
-        sheet._replace(path=out / f"{name}-{kind}.png") for kind in ("weights", "curves", "samples")
-    )
     if ablation.axis:
         drawn = {f"quality by {_AXES[ablation.axis]}": _along(table, sheet)}
     else:
         runs = {row.name: row.runs[0] for row in table.rows}
         drawn = {
             "differences to the paper's setting": _differences(table, sheet),
-            "learned layer weights": _weights(table, weights),
-            CURVES: _curves(runs, curves, table, minus=_references(table)),
+            "learned layer weights": _weights(table, sheet.beside("weights")),
+            CURVES: _curves(runs, sheet.beside("curves"), table, minus=_references(table)),
         }
     rows = [row for row in table.rows if row.variant is not None]
     if ablation.axis in ("train_items", "train_images"):
@@ -559,19 +525,15 @@ def draw_ablation(table: AblationTable, out: Path, *, name: str, width: float | 
     shown, left_out = gallery(rows)
     references = {row.name for row in rows if table.is_reference(row)}
     if shown is None or len(shown.runs) < 2 or not shown.runs.keys() & references:
-        return _pictures(drawn, [], [], width)
-    drawn[SAMPLES] = _samples(shown, samples, table.title)
-    return _pictures(drawn, [shown], left_out, width)
-
-
-def _most(width: float | None) -> int:
-    return _MOST if width is None or width > 5 else 4
+        return _pictures(drawn, [], [], sheet.most)
+    drawn[SAMPLES] = _samples(shown, sheet.beside("samples"), table.title)
+    return _pictures(drawn, [shown], left_out, sheet.most)
 
 
 def _pictures(
-    drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: list[str], width: float | None
+    drawn: Mapping[str, Path | None], shown: Sequence[Gallery], left_out: Sequence[str], most: int
 ) -> Pictures:
-    crowd = [name for one in shown for name in list(one.runs)[_most(width) :]]
+    crowd = [name for one in shown for name in list(one.runs)[most:]]
     figures = {kind: path.name for kind, path in drawn.items() if path is not None}
     said = [*(f"{name} is not shown for want of room." for name in crowd), *left_out]
     return Pictures(figures=figures, galleries=shown, left_out=said)
@@ -608,21 +570,21 @@ def gallery(rows: Sequence[Row]) -> tuple[Gallery | None, list[str]]:
 
 
 def _samples(shown: Gallery, sheet: Sheet, title: str) -> Path:
-    names = ["condition", *list(shown.runs)[: _most(sheet.width)], "target"]
+    names = ["condition", *list(shown.runs)[: sheet.most], "target"]
     title += f", seed {shown.seed}: the same items from the same initial noise"
-    return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, *sheet, title=title)
+    return gallery_figure({name: shown.columns[name][:_SHOWN] for name in names}, sheet, title=title)
 
 
 def _marks(rows: Sequence[Row], column: Column, **more: Mapping[str, Any]) -> list[Mark]:
     """Return the numbers that rows have in a column; more: by field of a mark, what it is by row."""
-    known = [(row, row.cells[column]) for row in rows if column in row.cells]
-    return [
-        Mark(row.name, row.record.method, cell.value, cell.low, cell.high, kind=row.kind)._replace(
-            **{field: values[row.name] for field, values in more.items()}
-        )
-        for row, cell in known
-        if cell.value is not None
-    ]
+    marks = []
+    for row, cell in ((row, row.cells[column]) for row in rows if column in row.cells):
+        if cell.value is not None:
+            own = {"name": row.name, "kind": row.kind} | {field: of[row.name] for field, of in more.items()}
+            marks.append(
+                Mark(method=row.record.method, value=cell.value, low=cell.low, high=cell.high, **own)
+            )
+    return marks
 
 
 def _overview(table: Table, sheet: Sheet) -> Path | None:
@@ -632,13 +594,12 @@ def _overview(table: Table, sheet: Sheet) -> Path | None:
     rows = [row for row in table.rows if row.kind not in left_out]
     labels = {row.name: row.label for row in rows}
     panels = {}
-    for column in table.columns:
-        marks = _marks(rows, column, name=labels)
+    for column in (c for c in table.columns if not c.spec.detail and (not paper or c.metric in headline)):
         digits = column_digits(table, column)
-        if marks and not column.spec.detail and (not paper or column.metric in headline):
+        if marks := _marks(rows, column, name=labels):
             panels[column.header] = [m._replace(text=words.number(m.value, digits)) for m in marks]
     title = f"{table.title}: values with 95% intervals"
-    return dot_figure(panels, *sheet, title=title, names=list(labels.values())) if panels else None
+    return dot_figure(panels, sheet, title=title, names=list(labels.values())) if panels else None
 
 
 def _cost(table: Table, rows: Sequence[Row], sheet: Sheet) -> Path | None:
@@ -650,11 +611,11 @@ def _cost(table: Table, rows: Sequence[Row], sheet: Sheet) -> Path | None:
             if any(mark.kind == "method" for mark in marks):
                 panels.append(Panel(what, column.header, marks))
     title = f"{table.title}: quality against cost, at {words.made_equal(table.records)}"
-    return plane_figure(panels, *sheet, title=title) if panels else None
+    return plane_figure(panels, sheet, title=title) if panels else None
 
 
 def _curves(
-    runs: Mapping[str, Run], sheet: Sheet, table: Table, *, minus: Mapping[str, str] | None = None
+    runs: Mapping[str, Run], sheet: Sheet, table: Table, *, minus: Mapping[str, str] = {}
 ) -> Path | None:
     curves = {
         name: [Mark(name, run.record.method, loss, x=step) for step, loss in run.curve]
@@ -662,21 +623,16 @@ def _curves(
         if run.curve
     }
     title = f"{table.title}: loss by training step, first seed; thick: mean over neighbours"
-    how: dict[str, Any] = {"labels": ("training step", "loss"), "title": title, "minus": minus}
-    return curve_figure(curves, *sheet, **how) if curves else None
+    labels = ("training step", "loss")
+    return curve_figure(curves, sheet, labels=labels, title=title, minus=minus) if curves else None
 
 
 def _references(table: AblationTable) -> dict[str, str]:
     """Return rows with the reference that each is compared with, where both trained on the same batches."""
     drawn = [(row, row.variant) for row in table.rows if row.runs[0].curve and row.variant is not None]
-    return {
-        row.name: other.name
-        for row, variant in drawn
-        for other, reference in drawn
-        if row is not other
-        and reference is table.ablation.reference_of(variant)
-        and other.record.seed == row.record.seed  # else their batches differ
-    }
+    pairs = [(row, other) for row, v in drawn for other, r in drawn if r is table.ablation.reference_of(v)]
+    alike = [(a, b) for a, b in pairs if a is not b and a.record.seed == b.record.seed]  # so are batches
+    return {row.name: other.name for row, other in alike}
 
 
 def _differences(table: AblationTable, sheet: Sheet) -> Path | None:
@@ -687,24 +643,18 @@ def _differences(table: AblationTable, sheet: Sheet) -> Path | None:
         i, text = d.interval, difference_cell(d).main
         mark = Mark(row.name, row.record.method, i.value, i.low, i.high, kind=kind, text=text)
         panels.setdefault(d.column.header, []).append(mark)
-    title = (
-        f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired\n"
-        "teal better, wine worse, grey not told apart"
-    )
+    title = f"{table.title}: minus {titled(table.ablation.reference)}, 95% intervals, paired"
+    title += "\nteal better, wine worse, grey not told apart"
     names = [row.name for row in compared]
-    return dot_figure(panels, *sheet, title=title, names=names, differences=True) if panels else None
+    return dot_figure(panels, sheet, title=title, names=names, zero=True) if panels else None
 
 
 def _along(table: AblationTable, sheet: Sheet) -> Path | None:
-    """Draw quality along the ablation's axis where two places on it are known.
-
-    Along training images: fidelity, KID and condition gains, below them the same along the multiply-adds of
-    training where every run has counted them.
-    """
+    """Draw quality along the axis, where two places on it are known, and along multiply-adds if counted."""
     ablation, rows, methods = table.ablation, table.rows, table.own("method")
     places = {row.name: row.setting(ablation.axis) for row in rows}
     titles = {r.name: words.variant_title(r.variant) for r in rows if r.variant is not None}
-    names = {r.name: titled(r.record.method) if ablation.resamples else titles[r.name] for r in rows}
+    names = {r.name: titled(r.record) if ablation.resamples else titles[r.name] for r in rows}
     own = sorted({places[row.name] for row in methods})
     dashed = [places[row.name] for row in rows if table.is_reference(row) and ablation.resamples]
     axes = {_AXES[ablation.axis]: (places, [(place, f"{place:,g}") for place in own])}
@@ -725,7 +675,7 @@ def _along(table: AblationTable, sheet: Sheet) -> Path | None:
     if not panels or len(own) < 2:
         return None
     across = len(columns) if len(axes) > 1 else 2 if len(panels) == 4 else 3
-    return plane_figure(panels, *sheet, title=title, across=across, joined=True)
+    return plane_figure(panels, sheet, title=title, across=across, joined=True)
 
 
 def _weights(table: AblationTable, sheet: Sheet) -> Path | None:
@@ -738,22 +688,15 @@ def _weights(table: AblationTable, sheet: Sheet) -> Path | None:
     curves = {paper: [Mark(paper, FLOOR, start, x=i) for i, (_, start, _) in enumerate(first)]}
     for name, layers in weights.items():
         curves[name] = [Mark(name, OWN_METHOD, now, x=i) for i, (_, _, now) in enumerate(layers)]
-    most = max(map(moved, table.runs))
-    return curve_figure(
-        curves,
-        *sheet,
-        labels=("layer", "layer weight"),
-        title=f"Learned schedule on {table.suite} / {table.task}: moved by {most:.2g} at most",
-        minus=dict.fromkeys(weights, paper),
-        ticks=[(i, _LEVELS.get(slot, "middle")) for i, (slot, _, _) in enumerate(first)],
-    )
+    place, most = f"{table.suite} / {table.task}", max(map(moved, table.runs))
+    title = f"Learned schedule on {place}: moved by {most:.2g} at most"
+    ticks = [(i, _LEVELS.get(slot, "middle")) for i, (slot, _, _) in enumerate(first)]
+    how: dict[str, Any] = {"labels": ("layer", "layer weight"), "minus": dict.fromkeys(weights, paper)}
+    return curve_figure(curves, sheet, title=title, ticks=ticks, **how)
 
 
 def moved(run: Run) -> float:
-    """Return how far a run's layer weights went from their start, 0 where none or rounding alone.
-
-    Some published items hold weights of fixed schedules that single precision has rounded.
-    """
+    """Return how far a run's layer weights went from their start, 0 where none did but by rounding."""
     weights = run.items.layer_weights if run.items is not None else ()
     gaps = (abs(now - start) for _, start, now in weights if not math.isclose(start, now, rel_tol=1e-6))
     return max(gaps, default=0.0)

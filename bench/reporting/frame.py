@@ -109,9 +109,8 @@ class Difference:
     @property
     def digits(self) -> int:
         """Decimals that show two digits of the interval's width and no end at 0 that is not."""
-        low, high = self.interval.low, self.interval.high
-        digits = words.decimals([self.interval.value], widths=[high - low])
-        nearest = min((abs(end) for end in (low, high) if end), default=0.0)
+        digits, ends = words.decimals([self.interval]), (self.interval.low, self.interval.high)
+        nearest = min((abs(end) for end in ends if end), default=0.0)
         return max(digits, min(-math.floor(math.log10(nearest)), 9)) if nearest else digits
 
     @property
@@ -259,9 +258,9 @@ def load_runs(results: Path | Pack) -> list[Run]:
     pack = Pack.of(results)
     runs, folder = kept_runs(pack), pack.results
     if not runs and not kept_runs(pack, ABLATIONS_FOLDER):
+        looked = f"looked for {folder / '*' / RECORD_FILE} and {folder}{LINES}"
         raise BenchError(
-            f"no records in {folder}: looked for {folder / '*' / RECORD_FILE} and {folder}{LINES}. Make "
-            "one with 'bench run --method bps --task sketch', or name the folder that holds the runs."
+            f"no records in {folder}: {looked}. Make one: 'bench run --method bps --task sketch'."
         )
     timings = load_timings(folder)
     if timings is None:
@@ -270,11 +269,8 @@ def load_runs(results: Path | Pack) -> list[Run]:
 
 
 def chosen(runs: Sequence[Run], *, methods: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Run]:
-    """Return the runs of some methods, by name or title, with some metrics alone; all where none is named.
-
-    BenchError for a name that no run has.
-    """
-    names = {titled(run.record.method): run.record.method for run in runs}
+    """Return runs of some methods, by name or title, and metrics, else all; BenchError for an unknown one."""
+    names = {titled(run.record): run.record.method for run in runs}
     names |= {name: name for name in names.values()}
     known = {metric for run in runs for row in metric_rows(run.record).values() for metric in row}
     for kind, asked, allowed in (("method", methods, names), ("metric", metrics, known)):
@@ -348,11 +344,9 @@ def _lines(
             value, low, high = (math.nan if x is None else x for x in (m.value, m.low, m.high))
             column, left = Column.of(metric, m), items.replicates.get(source, {}).get(metric)
             lines.append(Line(run, source, column, value, low, high, m.n, ids, scores, sound, left))
-            if source == OWN_STYLES:
-                forgotten = replace(column, metric=f"{metric}_forgotten")
-                lines += (
-                    [lines[-1]._replace(column=forgotten, source=SAMPLES)] if forgotten.is_forgetting else []
-                )
+            forgotten = replace(column, metric=f"{metric}_forgotten")
+            if source == OWN_STYLES and forgotten.is_forgetting:
+                lines.append(lines[-1]._replace(column=forgotten, source=SAMPLES))
     right, wrong = ({x.column: x for x in lines if x.source == source} for source in (SAMPLES, SHUFFLED))
     asked = words.gained_metrics(run.record.task)
     gained = [c for c in right if c in wrong and f"{c.metric}_gain" in asked]
@@ -360,11 +354,7 @@ def _lines(
 
 
 def _gain(right: Line, wrong: Line) -> Line:
-    """Return how much better a number is under an item's own condition than under another item's.
-
-    Positive where it is better, whichever direction that is: the condition is obeyed. Paired by items or by
-    what the jackknife left out, so that a gain has scores or replicates of its own.
-    """
+    """Return how much better (above 0) a number is under an item's own condition, by items or blocks."""
     sign = 1.0 if right.column.better == "higher" else -1.0
     scores, replicates = (
         None if of is None or off is None else sign * (np.asarray(of, np.float64) - off)
@@ -382,9 +372,8 @@ def _gain(right: Line, wrong: Line) -> Line:
 
 def _averages_to(scores: np.ndarray, value: float | None) -> bool:
     known = scores[np.isfinite(scores)]
-    if value is None or not len(known):
-        return False
-    return math.isclose(float(known.mean()), value, rel_tol=1e-4, abs_tol=1e-6)
+    near = value is not None and len(known) and math.isclose(known.mean(), value, rel_tol=1e-4, abs_tol=1e-6)
+    return bool(near)
 
 
 def lines_of(lines: Lines, runs: Sequence[Run]) -> list[Line]:
@@ -428,29 +417,21 @@ def evidence(*cells: Lines) -> Evidence | None:
         known = np.isfinite(np.concatenate(scores)).all(axis=0)
         names, groups = np.unique(_groups_of(lines[0].run, ids)[known], return_inverse=True)
         if len(names) > 1:
-            of_items = tuple(
-                Estimates.of_items(values[:, known], groups=groups, seeds=_seeds(cell))
-                for values, cell in zip(scores, cells, strict=True)
-            )
-            return Evidence(of_items, int(known.sum()), int((~known).sum()), len(names))
+            pairs = zip(scores, cells, strict=True)
+            of = [Estimates.of_items(s[:, known], groups=groups, seeds=_seeds(c)) for s, c in pairs]
+            return Evidence(tuple(of), int(known.sum()), int((~known).sum()), len(names))
     kinds = [{_left_out(line) for line in cell} for cell in cells]
     if lines[0].replicates is None or any(len(kind) > 1 for kind in kinds):
         return None
     if any(kind != kinds[0] for kind in kinds) and not _by_the_same_groups([cell[0] for cell in cells]):
         return None
-    groups = _groups_of(lines[0].run, items.ids)
-    of_sets = tuple(
-        Estimates.of_replicates(
-            *(np.array([getattr(line, what) for line in cell]) for what in ("value", "replicates")),
-            seeds=_seeds(cell),
-            dealt=Deal.of_pairs(
-                len(groups), groups=groups if (cell[0].run.items or _NO_ITEMS).groups else None
-            ),
-            groups=groups,
-        )
-        for cell in cells
-    )
-    return Evidence(of_sets, len(groups), 0, len(set(groups.tolist())))
+    groups, of_sets = _groups_of(lines[0].run, items.ids), []
+    for cell in cells:
+        own = groups if (cell[0].run.items or _NO_ITEMS).groups else None
+        values, left = (np.array([getattr(x, what) for x in cell]) for what in ("value", "replicates"))
+        how: dict[str, Any] = {"dealt": Deal.of_pairs(len(groups), groups=own), "seeds": _seeds(cell)}
+        of_sets.append(Estimates.of_replicates(values, left, groups=groups, **how))
+    return Evidence(tuple(of_sets), len(groups), 0, len(set(groups.tolist())))
 
 
 def _left_out(line: Line) -> tuple[int | None, tuple[str, ...], tuple[int, ...]]:
@@ -495,22 +476,19 @@ def cells_of(lines: Iterable[Line], *, runs: int) -> dict[Column, Cell]:
 
 
 def _cell(column: Column, lines: Lines, runs: int) -> Cell:
-    """Return one cell.
-
-    A number missing in any seed is missing in the mean: leaving out a failed seed would flatter. Where
-    nothing is known of the items behind a number, its interval is the mean of the seeds' own.
-    """
+    """Return one cell; where nothing is known of the items, its interval is the mean of the seeds' own."""
     values, items = np.asarray([line.value for line in lines]), min(line.items for line in lines)
+    # A number missing in any seed is missing in the mean: leaving out a failed seed would flatter.
     if len(values) < runs or np.isnan(values).any() or column.too_few(items):
         return Cell(items=items, lines=lines)
-    spread, found = seed_spread(values), evidence(lines)
+    (mean, deviation), found = seed_spread(values), evidence(lines)
     low, high = map(float, np.mean([(line.low, line.high) for line in lines], axis=0))
     own = math.nan if found is None else float(found.estimates[0].values.mean())
-    if found is not None and math.isclose(own, spread.mean, rel_tol=1e-4, abs_tol=1e-6):  # of the same items?
+    if found is not None and math.isclose(own, mean, rel_tol=1e-4, abs_tol=1e-6):  # of the same items?
         interval = crossed_interval(found.estimates[0], share=column.metric in SHARES)
         low, high = interval.low, interval.high
     ends = {} if math.isnan(low + high) else {"low": low, "high": high}
-    return Cell(value=spread.mean, **ends, deviation=spread.deviation, items=items, lines=lines)
+    return Cell(value=mean, **ends, deviation=deviation, items=items, lines=lines)
 
 
 def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collection[str] = ()) -> Table:
@@ -536,9 +514,7 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
         details += [f"protocol {marks[first.protocol_hash]}"] if marks else []
         by_source = grouped(lines_of(lines, group), lambda line: line.source)
         own = sorted(by_source.keys() - {*REFERENCES, OWN_STYLES} - {*OWN_ROWS})
-        made = [
-            _row(source, by_source[source], details) for source in (*OWN_ROWS, *own) if source in by_source
-        ]
+        made = [_row(s, by_source[s], details) for s in (*OWN_ROWS, *own) if s in by_source]
         rows += [replace(row, kind="variant") for row in made] if varied else made
     rows.sort(key=lambda row: (_PLACES.get(row.kind, 2), row.name if row.kind == "variant" else ""))
     return Table(
@@ -548,7 +524,7 @@ def build_table(runs: Sequence[Run], *, mixed: bool = False, variants: Collectio
         columns=words.order_columns(column for row in rows for column in row.cells),
         runs=tuple(runs),
         marks=marks,
-        notes=(*notes, *run_notes(records, rows), *_rate_notes(rows), *_cell_notes(rows)),
+        notes=(*notes, *words.run_notes(records, items_of(rows)), *_rate_notes(rows), *_cell_notes(rows)),
     )
 
 
@@ -559,11 +535,9 @@ def _only_one(runs: Sequence[Run], *, mixed: bool) -> tuple[str, str]:
         raise BenchError(f"one table holds one suite and task, got {got}. Make one table each.")
     protocols = words.protocol_words([run.record for run in runs])
     if len(protocols) > 1 and not mixed:
-        raise BenchError(
-            f"{len(protocols)} protocols in one table ({'; '.join(map(': '.join, protocols.items()))}): "
-            "their numbers cannot be compared. Make one table a protocol, or allow it with mixed, which "
-            "marks the rows."
-        )
+        each = "; ".join(map(": ".join, protocols.items()))
+        many = f"{len(protocols)} protocols in one table ({each}): their numbers cannot be compared"
+        raise BenchError(f"{many}. Make one table each, or allow it with mixed, which marks the rows.")
     return places[0]
 
 
@@ -571,17 +545,15 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Return the runs of each (protocol, method, options), seeds in order; refuse repeats."""
 
     def identity(run: Run) -> tuple[str, ...]:
-        options = " ".join(f"{key}={value}" for key, value in sorted(run.record.options.items()))
-        whole = json.dumps(dict(run.record.options), sort_keys=True)
-        return run.record.method, options, run.record.budget, run.record.protocol_hash, whole
+        record, options = run.record, sorted(run.record.options.items())
+        texts = " ".join(f"{key}={value}" for key, value in options), json.dumps(options)
+        return record.method, texts[0], record.budget, record.protocol_hash, texts[1]
 
     groups = grouped(sorted(runs, key=lambda run: run.record.seed), identity)
     for run, other in (pair for group in groups.values() for pair in itertools.pairwise(group)):
         if run.record.seed == other.record.seed:
-            raise BenchError(
-                f"{run.place} and {other.place} are the same run twice (method {run.record.method}, seed "
-                f"{run.record.seed}). Keep one of the two folders."
-            )
+            twice = f"are the same run twice (method {run.record.method}, seed {run.record.seed})"
+            raise BenchError(f"{run.place} and {other.place} {twice}. Keep one of the two folders.")
     return [groups[key] for key in sorted(groups)]
 
 
@@ -589,18 +561,13 @@ def _row(source: str, lines: Lines, details: Sequence[str]) -> Row:
     """Return a method's row; grids shuffle the conditions of one seed alone, so runs may be fewer."""
     runs = runs_of(lines)
     records = [run.record for run in runs]
-    method, leak = titled(records[0].method), leak_mark(records)
+    method, leak = titled(records[0]), leak_mark(records)
     floor = records[0].method == FLOOR and source == SAMPLES
     kind, own = OWN_ROWS.get(source, ("other", source))
     name = label(method, *details, own, words.outside_mark(records), leak)
-    return Row(
-        name=name,
-        label=label(method, "floor", *details, leak) if floor else name,
-        kind="floor" if floor else kind,
-        source=source,
-        runs=runs,
-        cells=cells_of(lines, runs=len(runs)),
-    )
+    shown, kind = (label(method, "floor", *details, leak), "floor") if floor else (name, kind)
+    cells = cells_of(lines, runs=len(runs))
+    return Row(name=name, label=shown, kind=kind, source=source, runs=runs, cells=cells)
 
 
 def _reference_rows(lines: Lines, marks: Mapping[str, str]) -> tuple[list[Row], list[str]]:
@@ -617,16 +584,15 @@ def _reference_rows(lines: Lines, marks: Mapping[str, str]) -> tuple[list[Row], 
         cells = cells_of(first.values(), runs=1)
         rows.append(Row(name=name, label=name, kind=kind, source=source, runs=runs, cells=cells))
         unlike = [line for line in part if not _agree(line, first[line.column])]
-        others = {line.run.record.run_id for line in unlike}
+        others = ", ".join(sorted({line.run.record.run_id for line in unlike})) or "others"
         metrics = [column.metric for column in first]
         differing = {line.column for line in unlike} | {c for c in first if metrics.count(c.metric) > 1}
         if differing:
             names = ", ".join(column.named for column in words.order_columns(differing))
+            equal = f"'{source}' must be equal in records of one protocol, and is not in {names}"
+            shown = f"shown as in {runs[0].record.run_id}, otherwise in {others}"
             notes.append(
-                f"REFERENCES DIFFER: '{source}' must be equal in records of one protocol, and is not in "
-                f"{names}: shown as in {runs[0].record.run_id}, otherwise in "
-                f"{', '.join(sorted(others)) or 'others'}. Do not compare rows in it before the cause "
-                "is known."
+                f"REFERENCES DIFFER: {equal}: {shown}. Do not compare rows in it before the cause is known."
             )
     return rows, notes
 
@@ -640,10 +606,9 @@ def _agree(line: Line, first: Line) -> bool:
     return bool(same) and line.items == first.items
 
 
-def run_notes(records: Sequence[RunRecord], rows: Iterable[Row]) -> list[str]:
-    """Return what must be said aloud of the runs of any table: leaks, devices, few items."""
-    items = [cell.items for row in rows for c, cell in row.cells.items() if c.metric in words.FRECHET]
-    return [*words.split_notes(records), *words.device_notes(records), *words.few_notes(items)]
+def items_of(rows: Iterable[Row]) -> list[int]:
+    """Return how many items stand behind each Fréchet distance."""
+    return [cell.items for row in rows for c, cell in row.cells.items() if c.metric in words.FRECHET]
 
 
 def _rate_notes(rows: Iterable[Row]) -> list[str]:
@@ -664,7 +629,5 @@ def _cell_notes(rows: Iterable[Row]) -> Iterator[str]:
         if absent and known:
             yield f"{row.name}: {what} is missing for seed {absent}, so no mean over seeds is given."
         if any(line.scores is not None and not line.sound for line in lines):
-            yield (
-                f"{row.name}: the per-item scores of {what} do not average to its value, so no paired "
-                "difference is stated."
-            )
+            scores = f"the per-item scores of {what} do not average to its value"
+            yield f"{row.name}: {scores}, so no paired difference is stated."

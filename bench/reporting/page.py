@@ -21,8 +21,14 @@ from bench.content import atomic_path
 from bench.data.picture import MOST_TILES, data_uri, decode, shrunk
 from bench.record import RunRecord, device_words
 from bench.reporting import tables, words
-from bench.reporting.compare import AblationTable, Comparison, ablation_sentences, ablation_summary, findings
-from bench.reporting.differences import verdict
+from bench.reporting.compare import (
+    AblationTable,
+    Comparison,
+    ablation_sentences,
+    ablation_summary,
+    findings,
+    verdict,
+)
 from bench.reporting.figures import CURVES, LEARNING_CURVE, SAMPLES, Gallery, Pictures, looks
 from bench.reporting.frame import COSTLY, OWN_METHOD, WRONG_CONDITIONS, Difference, Row, Table
 from bench.reporting.render import data_block, filled, json_text
@@ -74,10 +80,7 @@ def file_name(*parts: str) -> str:
 
 
 def shown_rows(table: Table, comparison: Comparison | None) -> dict[str, Row]:
-    """Return rows by their names in the table: references, methods, controls, floors, variants.
-
-    Methods and floors as the comparison orders and names them, else as the table does.
-    """
+    """Return rows by their names in the table; methods and floors as the comparison, if any, orders them."""
     compared = comparison.own("method", "floor") if comparison is not None else []
     own = [row.rows[table.task] for row in compared if table.task in row.rows] or table.own("method", "floor")
     shown = {row.record.run_id: row for row in own}
@@ -117,14 +120,10 @@ class Pages:
         """
         here = f"{readme.resolve().parent.name}/"
         folder = f"{here}{results.resolve().name}"
-        return self._page(
-            "results.md",
-            remake=f"bench report --results {folder} --readme {here}{readme.name}",
-            at=Path(os.path.relpath(self.out.resolve(), readme.parent.resolve())).as_posix() + "/",
-            folder=folder,
-            figures=self.figures,
-            own=OWN_METHOD,
-        )
+        remake = f"bench report --results {folder} --readme {here}{readme.name}"
+        at = Path(os.path.relpath(self.out.resolve(), readme.parent.resolve())).as_posix() + "/"
+        told: dict[str, Any] = {"remake": remake, "at": at, "folder": folder}
+        return self._page("results.md", figures=self.figures, own=OWN_METHOD, **told)
 
     @property
     def figures(self) -> dict[str, str]:
@@ -147,10 +146,8 @@ class Pages:
         """Return the offline page; a pure function of the records and of the ablations' figures."""
         data = self.data()
         script, style = _filled("page.js"), _filled("page.css")
-        policy = (
-            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-            f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
-        )
+        sources = f"img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+        policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
         parts = {"script": script, "style": style, "policy": policy, "data": data_block(data)}
         return _filled("page.html", title=data["title"], **parts)
 
@@ -230,17 +227,16 @@ def encode_galleries(
     return encoded, about
 
 
-def _figure(path: Path, *, small: bool) -> str:
-    """Return a drawn figure as a data URI: as it is, or small, with loss."""
-    if small:
-        return data_uri(decode(path.read_bytes()).pixels, quality=85, method=2)
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
 def _ablation(section: Section, out: Path) -> dict[str, Any]:
     """Return what the page shows of an ablation, its figures inline: samples with loss, as they are large."""
     table, pictures = section.table, section.pictures
     assert isinstance(table, AblationTable)
+    figures = []
+    for what, drawn in ((what, out / file) for what, file in pictures.figures.items() if what != CURVES):
+        source = f"data:image/png;base64,{base64.b64encode(drawn.read_bytes()).decode()}"
+        if what == SAMPLES:
+            source = data_uri(decode(drawn.read_bytes()).pixels, quality=85, method=2)
+        figures.append({"about": what, "source": source})
     return {
         "id": section.name,
         "suite": table.suite,
@@ -250,17 +246,9 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
         "notes": table.notes,
         "grid": asdict(tables.main_grid(table)),
         "said": ablation_sentences(table),
-        "figures": [
-            {"about": what, "source": _figure(out / file, small=what == SAMPLES)}
-            for what, file in pictures.figures.items()
-            if what != CURVES
-        ],
+        "figures": figures,
         "left_out": pictures.left_out,
-        "files": [
-            *(f"{section.name}.{end}" for end in ("md", "tex", "csv")),
-            *pictures.figures.values(),
-            *pictures.pdfs,
-        ],
+        "files": _files(section.name, "md tex csv", pictures),
         "command": tables.ablation_command(table),
     }
 
@@ -268,53 +256,47 @@ def _ablation(section: Section, out: Path) -> dict[str, Any]:
 def _table(
     section: Section, index: Mapping[str, int], places: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    table, pictures = section.table, section.pictures
-    said = _sentences(section)
+    table, said, rows = section.table, _sentences(section), []
     comparison = section.suite.comparison if section.suite is not None else None
     standings = {} if comparison is None else comparison.standings
-    bold = {
-        (replace(c, task=""), s.best.name) for c, s in standings.items() if s.clear and c.task == table.task
-    }
+    leads = [(c, s.best.name) for c, s in standings.items() if s.clear and c.task == table.task]
     styles = looks({row.name: row.record.method for row in section.rows.values() if row.kind == "method"})
-    rows = [
-        _row(table, row, {column for column, best in bold if best == row.name})
-        | {
-            "colour": styles[row.name].colour if row.name in styles else "",
-            "seeds": str(len(row.seeds) or ""),
-            "trained": row.seeds,
-            "runs": [index[run.record.run_id] for run in row.runs] if row.seeds else [],
-            "protocol": row.record.protocol_hash,
-            "costs": [tables.cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
-            "said": said.get(name, {}),
-            "pictures": next((places[r.record.run_id] for r in row.runs if r.record.run_id in places), None)
-            if row.kind in {"method", "floor"}
-            else None,
-        }
-        for name, row in section.rows.items()
-    ]
-    for shown, row in zip(rows, section.rows.values(), strict=True):
+    for name, row in section.rows.items():
+        ids = [run.record.run_id for run in row.runs]
+        pictures = [places[i] for i in ids if row.kind in {"method", "floor"} and i in places]
+        shown = _row(table, row, {replace(column, task="") for column, best in leads if best == row.name})
         shown["cells"] += [_cost(row, key) for key in _COSTS]
+        rows.append(
+            shown
+            | {
+                "colour": styles[row.name].colour if row.name in styles else "",
+                "seeds": str(len(row.seeds) or ""),
+                "trained": row.seeds,
+                "runs": [index[run] for run in ids] if row.seeds else [],
+                "protocol": row.record.protocol_hash,
+                "costs": [tables.cost_text(row, key) for key in COSTS] if row.kind in COSTLY else [],
+                "said": said.get(name, {}),
+                "pictures": pictures[0] if pictures else None,
+            }
+        )
     costs = {"better": "lower", "group": "cost", "judge": "", "scale": ""}
+    costs_of = [costs | {"key": f"cost|{key}", "title": COSTS[key][0]} for key in _COSTS]
     return _heading(table, section.name) | {
         "notes": table.notes,
         "times": tables.time_words(table),
-        "files": [
-            *(f"table-{section.name}.{end}" for end in ("csv", "tex", "md")),
-            *pictures.figures.values(),
-            *pictures.pdfs,
-        ],
-        "columns": [
-            *map(_column, table.columns),
-            *(costs | {"key": f"cost|{key}", "title": COSTS[key][0]} for key in _COSTS),
-        ],
+        "files": _files(f"table-{section.name}", "csv tex md", section.pictures),
+        "columns": [*map(_column, table.columns), *costs_of],
         "rows": rows,
         "said": _said(section),
-        "without": pictures.left_out,
+        "without": section.pictures.left_out,
     }
 
 
+def _files(name: str, ends: str, pictures: Pictures) -> list[str]:
+    return [*(f"{name}.{end}" for end in ends.split()), *pictures.figures.values(), *pictures.pdfs]
+
+
 def _comparison(table: Comparison) -> dict[str, Any]:
-    """Return what the page shows of a comparison: a table whose numbers are told of by those of its tasks."""
     name = file_name(table.suite)
     bold = {row.name: {c for c in table.columns if table.compared(row, c)["best"]} for row in table.rows}
     rows = [_row(table, row, bold[row.name]) | {"seeds": tables.seeds_text(row)} for row in table.rows]
@@ -331,15 +313,14 @@ def _row(table: Table, row: Row, bold: Collection[Column]) -> dict[str, Any]:
     """Return a row's name, kind and numbers with their texts, None where one is missing."""
     cells: list[dict[str, Any] | None] = []
     for column in table.columns:
-        cell, digits = row.cells.get(column), tables.column_digits(table, column)
-        if cell is None or cell.value is None:
-            cells.append(None)
-            continue
-        deviation = "" if cell.deviation is None else number(cell.deviation, digits)
-        told = {"value": cell.value, "text": number(cell.value, digits), "deviation": deviation}
-        ends = None if cell.low is None else (cell.low, cell.high)
-        told |= {"interval": brackets(cell.low, cell.high, digits), "range": ends}
-        cells.append(told | {"items": cell.items, "bold": column in bold})
+        cell, digits, told = row.cells.get(column), tables.column_digits(table, column), None
+        if cell is not None and cell.value is not None:
+            deviation = "" if cell.deviation is None else number(cell.deviation, digits)
+            told = {"value": cell.value, "text": number(cell.value, digits), "deviation": deviation}
+            ends = None if cell.low is None else (cell.low, cell.high)
+            told |= {"interval": brackets(cell.low, cell.high, digits), "range": ends}
+            told |= {"items": cell.items, "bold": column in bold}
+        cells.append(told)
     name = row.name.replace(f" ({row.kind})", "").replace(f" ({row.kind}, ", " (")
     return {"name": name, "kind": row.kind if row.kind in _MARKED else "", "cells": cells}
 
@@ -362,10 +343,7 @@ def _cost(row: Row, key: str) -> dict[str, Any] | None:
 
 
 def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
-    """Return what may be said by row and column: against floors, controls and our own method.
-
-    All pairs would grow with the square of the methods; they stand in the report's tables.
-    """
+    """Return what may be said by row and column: against floors, controls and our own method alone."""
     rows = section.rows
     told = {name for name, row in rows.items() if row.kind in {"floor", *WRONG_CONDITIONS}}
     own = [n for n, row in rows.items() if row.kind == "method" and row.record.method == OWN_METHOD]
@@ -382,12 +360,8 @@ def _sentences(section: Section) -> dict[str, dict[str, list[str]]]:
 def _run(record: RunRecord) -> dict[str, Any]:
     machine = record.environment
     parts = (machine.get("processor"), device_words(machine), machine.get("platform"))
-    return {
-        "seed": record.seed,
-        "command": words.command_line(record),
-        "machine": ", ".join(str(part) for part in parts if part),
-        "commit": str(machine.get("commit", "")),
-    }
+    on, commit = ", ".join(str(part) for part in parts if part), str(machine.get("commit", ""))
+    return {"seed": record.seed, "command": words.command_line(record), "machine": on, "commit": commit}
 
 
 def _digest(text: str) -> str:
@@ -395,7 +369,6 @@ def _digest(text: str) -> str:
 
 
 def _filled(template: str, **values: Any) -> str:
-    calls = {
-        call.__name__: call for call in (ablation_sentences, ablation_summary, findings, verdict, file_name)
-    }
-    return filled(template, tables=tables, words=words, said=_said, **calls, **values)
+    calls = (ablation_sentences, ablation_summary, findings, verdict, file_name)
+    named = {call.__name__: call for call in calls}
+    return filled(template, tables=tables, words=words, said=_said, **named, **values)

@@ -58,10 +58,7 @@ _CAPTION = {"one": 45, "two": 80}  # letters in a line of a caption
 
 @dataclass(frozen=True)
 class Text:
-    """A cell: the main text, and a lesser text beside or beneath it (an interval).
-
-    bold: set the main text in bold, where the output knows bold.
-    """
+    """A cell: the main text, bold where the output knows it, and a lesser one beside it (an interval)."""
 
     main: str
     beside: str = ""
@@ -230,7 +227,16 @@ def to_latex(grid: Grid, *, key: str, columns: Columns = "two") -> str:
             if len(block) == len(grid.header) or any(line[i].main not in {"", MISSING} for i in values)
         ]
         tall = [_LINE * (0.3 + max(len(body[n][i]) for i in block)) for n in shown]
-        parts += [_part(grid, heads, body, block, lines) for lines in _fitting(shown, tall, room)]
+        above = [grid.groups[i] for i in block] if grid.groups else []
+        over = itertools.groupby(above if any(above) else [])
+        part = {
+            "sides": "".join("l" if i < grid.left else "r" for i in block),
+            "groups": [(name, len(list(members))) for name, members in over],
+            "heads": [heads[i] for i in block],
+        }
+        for fit in _fitting(shown, tall, room):
+            lines = [(n in grid.rules and n != fit[0], [body[n][i] for i in block]) for n in fit]
+            parts.append({**part, "lines": lines})
     float_name = "table" if columns == "one" else "table*"
     return filled("table.tex", parts=parts, float=float_name, key=key, caption=grid.caption)
 
@@ -286,20 +292,3 @@ def _fitting(things: Sequence[_T], sizes: Sequence[float], room: float) -> Itera
         fitting.append(thing)
         used += size
     yield from [fitting] if fitting else []
-
-
-def _part(
-    grid: Grid,
-    heads: Sequence[_Lines],
-    body: Sequence[Sequence[_Lines]],
-    block: Sequence[int],
-    lines: list[int],
-) -> dict[str, Any]:
-    groups = itertools.groupby(grid.groups[i] for i in block) if grid.groups else ()
-    over = [(name, len(list(members))) for name, members in groups]
-    return {
-        "sides": "".join("l" if i < grid.left else "r" for i in block),
-        "groups": over if any(name for name, _ in over) else [],
-        "heads": [heads[i] for i in block],
-        "lines": [(n in grid.rules and n != lines[0], [body[n][i] for i in block]) for n in lines],
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,6 @@ def _grid(table: Table, columns: Sequence[Column], *, caption: str) -> Grid:
 
 
 def _lead(table: Table) -> dict[str, Callable[[Row], str]]:
-    """Return what stands between a row's label and its numbers."""
     lead: dict[str, Callable[[Row], str]] = {}
     if isinstance(table, AblationTable):
         if table.by_items:
@@ -124,52 +123,48 @@ def _cells(table: Table, row: Row, column: Column, digits: int) -> list[Text]:
 
 def column_digits(table: Table, column: Column) -> int:
     """Return how many decimals the numbers of a column are given, the same for every row."""
-    cells = [row.cells[column] for row in table.rows if column in row.cells]
-    widths = [c.high - c.low for c in cells if c.low is not None and c.high is not None]
-    return words.decimals([c.value for c in cells], widths=widths)
+    return words.decimals(row.cells.get(column) for row in table.rows)
 
 
 def difference_cell(difference: Difference, style: Style = "brackets") -> Text:
     """Return a difference with its sign and interval, marked where only the interval tells it from 0."""
-    digits, i = difference.digits, difference.interval
-    value = f"{'+' if i.value > 0 else ''}{number(i.value, digits)}{difference.mark}"
-    return Text(value, interval_text(i.value, i.low, i.high, digits, style))
+    text, sign = _with_ends(difference, style), "+" if difference.interval.value > 0 else ""
+    return replace(text, main=f"{sign}{text.main}{difference.mark}")
 
 
-def leaderboards(table: Table) -> list[Grid]:
-    """Return what a terminal shows, a grid a task: methods and floor by headline metrics, best in bold."""
-    compared = isinstance(table, Comparison)
-    return [_leaderboard(table, part, task if compared else "") for task, part in table.parts.items()]
-
-
-def _leaderboard(table: Table, part: Table, task: str) -> Grid:
-    headline = (*words.headline_metrics(part.task), *(["clip"] if task else []))  # where it is compared
-    main = [c for c in table.columns if c.task == task and c.metric in headline]
-    rows = tuple(row for row in table.own("method", "floor") if not task or task in row.rows)
-    grid = _grid(replace(table, rows=rows, style="none"), main, caption=part.title)
-    body = tuple(line for line in grid.body if line[0].main != "standard deviation")
-    heads = tuple(c.header.replace(c.named, c.plain_name) for c in main)
-    return replace(grid, header=(*grid.header[: len(grid.header) - len(main)], *heads), body=body, groups=())
+def leaderboards(table: Table) -> Iterator[Grid]:
+    """Yield what a terminal shows, a grid a task: methods and floor by headline metrics, best in bold."""
+    for part in table.parts.values():
+        task = part.task if isinstance(table, Comparison) else ""
+        headline = (*words.headline_metrics(part.task), *(["clip"] if task else []))  # where it is compared
+        main = [c for c in table.columns if c.task == task and c.metric in headline]
+        rows = tuple(row for row in table.own("method", "floor") if not task or task in row.rows)
+        grid = _grid(replace(table, rows=rows, style="none"), main, caption=part.title)
+        body = tuple(line for line in grid.body if line[0].main != "standard deviation")
+        heads = (c.header.replace(c.named, c.plain_name) for c in main)
+        header = (*grid.header[: len(grid.header) - len(main)], *heads)
+        yield replace(grid, header=header, body=body, groups=())
 
 
 def difference_grid(table: Table, differences: Sequence[Difference]) -> Grid:
     """Return paired differences as text, one line each."""
+    header = ("first", "minus second", "metric", "difference", "items")
     body = []
     for d in differences:
-        ends = interval_text(d.interval.value, d.interval.low, d.interval.high, d.digits, table.style)
-        amounts = (Text(number(d.interval.value, d.digits), ends), Text(f"{d.items}{d.mark}"))
-        body.append((Text(d.first), Text(d.second), Text(d.column.header), *amounts))
-    header = ("first", "minus second", "metric", "difference", "items")
+        names = map(Text, (d.first, d.second, d.column.header))
+        body.append((*names, _with_ends(d, table.style), Text(f"{d.items}{d.mark}")))
     return Grid(header, tuple(body), _prose("differences", table=table, claims=len(body)), left=3)
 
 
-def cost_grid(table: Table) -> Grid:
-    """Return what each method cost as text, times averaged over its seeds.
+def _with_ends(d: Difference, style: Style) -> Text:
+    i = d.interval
+    return Text(number(i.value, d.digits), interval_text(i.value, i.low, i.high, d.digits, style))
 
-    Of a comparison: on the task with most methods, without what guided steps tell already.
-    """
+
+def cost_grid(table: Table) -> Grid:
+    """Return what each method cost, means over seeds; of a comparison on the task with most methods."""
     rows: dict[str, Row | None] = {row.label: row for row in table.own("method", "floor")}
-    title, keys = table.title, list(COSTS)
+    title, keys = table.title, [*COSTS]
     if isinstance(table, Comparison):
         task = cost_task(table)
         rows = {name: row and row.rows.get(task) for name, row in rows.items()}
@@ -178,12 +173,9 @@ def cost_grid(table: Table) -> Grid:
     setups = {name: setup_words(setup_of(row.record)) if row else "" for name, row in rows.items()}
     marked = {name: f"{name} ({how})" for name, how in setups.items() if how and len({*setups.values()}) > 1}
     costs = [(marked.get(name, name), *(cost_text(row, key) for key in keys)) for name, row in rows.items()]
-    budget, times = _budget(table.records), time_words(table)
-    return Grid(
-        ("", *(COSTS[key][0] for key in keys)),
-        tuple(tuple(map(Text, line)) for line in costs),
-        _prose("costs", title=title, table=table, budget=budget, times=times),
-    )
+    about = _prose("costs", title=title, table=table, budget=_budget(table.records), times=time_words(table))
+    header = ("", *(COSTS[key][0] for key in keys))
+    return Grid(header, tuple(tuple(map(Text, line)) for line in costs), about)
 
 
 def cost_text(row: Row | None, key: str) -> str:
@@ -205,10 +197,9 @@ def cost_task(comparison: Comparison) -> str:
 
 def time_words(table: Table) -> str:
     """Return a sentence on where times and memory come from, or nothing."""
-    machines = "; ".join(sorted({run.timed for run in table.runs if run.timed}))
-    if machines:
-        own = f"each method measured alone ({machines}), train seconds for the images of the budget."
-        return f"Times and memory: {own}"
+    if machines := "; ".join(sorted({run.timed for run in table.runs if run.timed})):
+        alone = f"each method measured alone ({machines})"
+        return f"Times and memory: {alone}, train seconds for the images of the budget."
     several = len({tuple(str(r.environment.get(k)) for k in MACHINE) for r in table.records}) > 1
     return "Times and memory come from different machines and do not compare." if several else ""
 
@@ -285,20 +276,19 @@ def _protocol_words(table: Table) -> str:
         says = {h: text.replace("_", " ") or "the suite's" for h, text in asked.items()}
     if len(says) < 2:
         return f"protocol {next(iter(says))}"
-    names = {digest[:HASH_DIGITS]: f"{mark} is " for digest, mark in table.marks.items()}
-    return "protocols " + ", ".join(f"{names.get(h, '')}{h} ({said})" for h, said in says.items())
+    marks = {digest[:HASH_DIGITS]: f"{mark} is " for digest, mark in table.marks.items()}
+    return "protocols " + ", ".join(f"{marks.get(h, '')}{h} ({said})" for h, said in says.items())
 
 
 def _real_words(table: Table) -> str:
     """Say what FD is between two sets of real pictures, by task where it differs."""
     far: dict[str, list[str]] = {}
     for row, column in ((r, c) for r in table.own("reference") for c in table.columns if c.metric == "fd"):
-        cell = row.cells.get(column)
-        if cell is not None and cell.value is not None:
-            text = f"{number(cell.value, column_digits(table, column))} {column.named}"
+        value = row.cells[column].value if column in row.cells else None
+        if value is not None:
+            text = f"{number(value, column_digits(table, column))} {column.named}"
             far.setdefault(text, []).append(column.task)
-    several = len(far) > 1
-    return ", ".join(f"{text} on {', '.join(on)}" if several else text for text, on in far.items())
+    return ", ".join(f"{text} on {', '.join(on)}" if len(far) > 1 else text for text, on in far.items())
 
 
 def _fewer_gains(table: Table) -> str | None:
@@ -310,7 +300,7 @@ def _fewer_gains(table: Table) -> str | None:
 
 
 def _variant_words(table: Table) -> str:
-    found = {t: {words.titled(r.record.method) for r in p.own("variant")} for t, p in table.parts.items()}
+    found = {t: {words.titled(r.record) for r in p.own("variant")} for t, p in table.parts.items()}
     tasks, methods = ", ".join(task for task in found if found[task]), _joined(set().union(*found.values()))
     return f"Variants of {methods} stand in the ablations of {tasks}." if tasks else ""
 
@@ -361,10 +351,8 @@ def _data_frame(lines: Iterable[Any], columns: Any = None) -> DataFrame:
 
 def ablation_text(table: AblationTable) -> str:
     """Return the table and its sentences for a terminal; several lines, ends in a newline."""
-    grid = main_grid(table)
-    said = "".join(f"- {sentence}\n" for sentence in ablation_sentences(table))
-    notes = "".join(f"{note}\n" for note in table.notes)
-    return f"{grid.caption}\n\n{to_plain(plain_lines(grid))}\n{notes}{said}"
+    grid, said = main_grid(table), [*table.notes, *(f"- {text}" for text in ablation_sentences(table))]
+    return "".join(f"{line}\n" for line in (f"{grid.caption}\n\n{to_plain(plain_lines(grid))}", *said))
 
 
 def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
@@ -378,18 +366,16 @@ def record_text(record: RunRecord, *, floor: RunRecord | None = None) -> str:
     sides |= rows
     columns = words.order_columns(Column.of(k, m) for side in sides.values() for k, m in side.items())
     lines = [line for column in columns for line in _record_lines(column, sides)]
-    notes = words.few_notes(m.n for k, m in record.metrics.items() if k in words.FRECHET)
+    notes = words.notes("few", items=[m.n for k, m in record.metrics.items() if k in words.FRECHET])
     told = {"record": record, "floor": floor, "table": to_plain([["", *sides], *lines]), "notes": notes}
     return filled("record.txt", words=words, **told)
 
 
 def _record_lines(column: Column, sides: Mapping[str, Mapping[str, MetricValue]]) -> list[list[str]]:
-    values = [side.get(column.metric) for side in sides.values()]
-    own = [
-        m if m and Column.of(column.metric, m) == column and not column.too_few(m.n) else None for m in values
-    ]
-    widths = [m.high - m.low for m in own if m and m.low is not None and m.high is not None]
-    digits, judge = words.decimals([m.value for m in own if m], widths=widths), column.judged
+    every = [side.get(column.metric) for side in sides.values()]
+    shown = [m and Column.of(column.metric, m) == column and not column.too_few(m.n) for m in every]
+    own = [m if known else None for m, known in zip(every, shown, strict=True)]
+    digits, judge = words.decimals(own), column.judged
     name = column.header.replace(judge, "", 1) if judge else column.header
     return [
         [name, *(number(m.value if m else None, digits) for m in own)],
@@ -416,19 +402,17 @@ def model_card(record: RunRecord, **about: Any) -> str:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data_set = DATA_SETS.get(record.suite)
+    of_all: dict[str, Any] = {
+        "task_type": PIPELINE,
+        "task_name": f"{record.task} to image",
+        "dataset_type": data_set or record.suite,
+        "dataset_name": f"{record.splits.eval.n} items of the side {record.splits.eval.name}",
+        "dataset_revision": str(record.protocol.get("dataset", ""))[:HASH_DIGITS] or None,
+    }
     results = [
-        EvalResult(
-            task_type=PIPELINE,
-            task_name=f"{record.task} to image",
-            dataset_type=data_set or record.suite,
-            dataset_name=f"{record.splits.eval.n} items of the side {record.splits.eval.name}",
-            dataset_revision=str(record.protocol.get("dataset", ""))[:HASH_DIGITS] or None,
-            metric_type=name,
-            metric_name=Column.of(name, value).named,
-            metric_value=value.value,
-        )
-        for name, value in record.metrics.items()
-        if value.value is not None
+        EvalResult(**of_all, metric_type=n, metric_name=Column.of(n, m).named, metric_value=m.value)
+        for n, m in record.metrics.items()
+        if m.value is not None
     ]
     hub, _, _ = about["base"].partition("@")
     data = ModelCardData(

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import registry
 from bench.ablations import ABLATIONS, Variant, settings_of
-from bench.config import RunConfig, Style, option_text
+from bench.config import OUTSIDE, RunConfig, Style, option_text
 from bench.content import validated
 from bench.metrics import SPECS
 from bench.metrics.intervals import FEW_ITEMS, LEAST_ITEMS
@@ -28,10 +28,8 @@ from bench.types import MetricSpec, unknown
 HASH_DIGITS = 12
 RATE = "learning_rate"  # recorded among the options, but a flag of its own on the command line
 FRECHET = ("fd", "fd_infinite")
-_SPECS = {
-    spec.name: spec
-    for spec in (*SPECS, *REDETECTED.values(), LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)
-}
+_OF_TASKS = (LINE_F1, CHAMFER, MIOU, BOX_RECALL, BOX_IOU, COLOUR_ERROR)
+_SPECS = {spec.name: spec for spec in (*SPECS, *REDETECTED.values(), *_OF_TASKS)}
 _PRIMARY: Mapping[str, tuple[str, ...]] = {
     "sketch": ("sketch_f1",),
     "segmentation": ("miou",),
@@ -41,19 +39,16 @@ _PRIMARY: Mapping[str, tuple[str, ...]] = {
 }
 # How much better a number is under an item's own condition than under another item's: higher is better.
 _GAINS = {
-    f"{name}_gain": replace(
-        _SPECS[name],
-        title=f"condition gain, {_SPECS[name].title}",
-        better="higher",
-        place=62 if name == "kid" else 61,  # behind KID, before FD
-    )
-    for name in ("kid", *(metrics[0] for metrics in _PRIMARY.values()))
+    f"{spec.name}_gain": replace(spec, title=f"condition gain, {spec.title}", better="higher", place=place)
+    for place, names in ((62, ["kid"]), (61, [metrics[0] for metrics in _PRIMARY.values()]))
+    for spec in map(_SPECS.__getitem__, names)  # behind KID, before FD
 }
 # How far samples for captions of the base's own styles, without a condition, lie from the base's own.
 _FORGOTTEN = {
     f"{name}_forgotten": replace(_SPECS[name], title=title, place=63)
     for name, title in (("kid", "forgetting, KID"), ("cosine", "forgetting, cosine to the base's"))
 }
+_SPECS |= _GAINS | _FORGOTTEN
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -62,10 +57,7 @@ _COMPARED = ("suite", "task", "method", "budget", "seed")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What a column measures; numbers that differ in any of these stand in different columns.
-
-    task: of which task, where a table holds several.
-    """
+    """What a column measures, in full; task: of which task, where a table holds several."""
 
     metric: str
     judge: str
@@ -82,7 +74,7 @@ class Column:
     def spec(self) -> MetricSpec:
         """What is known of the metric; one from outside is told by its record, with its scale."""
         outside = MetricSpec(name=self.metric, scale=self.scale, better=self.better, scale_shown=True)
-        return {**_SPECS, **_GAINS, **_FORGOTTEN}.get(self.metric, outside)
+        return _SPECS.get(self.metric, outside)
 
     @property
     def is_gain(self) -> bool:
@@ -134,9 +126,7 @@ class Column:
 
 def order_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
     """Return distinct columns in the order of a report; those from outside in the middle."""
-    return tuple(
-        sorted(set(columns), key=lambda c: (c.spec.place, c.metric, c.judge, c.scale, c.better, c.task))
-    )
+    return tuple(sorted({*columns}, key=lambda c: (c.spec.place, *vars(c).values())))
 
 
 def task_place(task: str) -> tuple[int, str]:
@@ -160,10 +150,11 @@ def gained_metrics(task: str) -> tuple[str, ...]:
     return tuple(f"{metric}_gain" for metric in (*primary_metrics(task)[:1], "kid"))
 
 
-def titled(method: str) -> str:
-    """Return a method's title; one that is not installed here keeps its name."""
-    known = registry.rows("method").get(method)
-    return known.title or method if known is not None else method
+def titled(of: RunRecord | str) -> str:
+    """Return the title of a method, or of a record's; one of which nobody here knows it keeps its name."""
+    name, own = (of, "") if isinstance(of, str) else (of.method, one_line(of.title))
+    known = registry.rows("method").get(name)
+    return (known and known.title) or own or name
 
 
 def variant_title(variant: Variant) -> str:
@@ -195,11 +186,13 @@ def changed_options(record: RunRecord) -> dict[str, Any]:
 def variant_details(record: RunRecord, others: Sequence[RunRecord]) -> list[str]:
     """Return what tells a row apart: options that are not its method's own on its task.
 
-    Of options that no paper sets, those that differ from its method's other rows.
+    Of options that no paper sets, those that differ from its method's other rows; in front of them its name,
+    where another method has the same title.
     """
-    own = _own_options(record)
+    own, title = _own_options(record), titled(record)
+    alike = any(other.method != record.method and titled(other) == title for other in others)
     family = [changed_options(other) for other in others if other.method == record.method]
-    return [
+    return [record.method] * alike + [
         option_detail(key, value)
         for key, value in sorted(changed_options(record).items())
         if key in own or any(options.get(key, family) != value for options in family)
@@ -207,19 +200,14 @@ def variant_details(record: RunRecord, others: Sequence[RunRecord]) -> list[str]
 
 
 def option_detail(key: str, value: Any) -> str:
-    """Return an option for a row's name: "schedule=uniform"."""
-    return f"{key}={_short(key, value)}"
-
-
-def _short(key: str, value: Any) -> str:
-    """Return an option's value for a row's name; a list as its ablation calls it, else without zeros."""
+    """Return an option for a row's name: "schedule=uniform"; a list as its ablation calls it."""
+    text = option_text(value)
     if isinstance(value, (list, tuple)):
-        for variant in (v for ablation in ABLATIONS.values() for v in ablation.variants):
-            if dict(variant.options) == {key: list(value)}:
-                return variant.name
         if value and all(isinstance(v, float) for v in value):
-            return "/".join(f"{v:.3g}" for v in value)
-    return option_text(value)
+            text = "/".join(f"{v:.3g}" for v in value)
+        variants = [v for ablation in ABLATIONS.values() for v in ablation.variants]
+        text = next((v.name for v in variants if dict(v.options) == {key: list(value)}), text)
+    return f"{key}={text}"
 
 
 def protocol_words(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -227,18 +215,12 @@ def protocol_words(records: Sequence[RunRecord]) -> dict[str, str]:
     protocols = {r.protocol_hash: dict(flat(r.protocol)) for r in records}
     keys = sorted({key for protocol in protocols.values() for key in protocol})
     differing = [k for k in keys if len({p.get(k, MISSING) for p in protocols.values()}) > 1]
-    return {
-        digest[:HASH_DIGITS]: ", ".join(f"{key}={protocol.get(key, MISSING)}" for key in differing)
-        or "says the same"
-        for digest, protocol in sorted(protocols.items())
-    }
+    said = {h: ", ".join(f"{k}={p.get(k, MISSING)}" for k in differing) for h, p in protocols.items()}
+    return {digest[:HASH_DIGITS]: text or "says the same" for digest, text in sorted(said.items())}
 
 
 def command_line(record: RunRecord) -> str:
-    """Return the command that does a run again, in one line, quoted for a POSIX shell.
-
-    Made from what was asked where the record says it.
-    """
+    """Return the command that does a run again, as asked if known, in one line quoted for a POSIX shell."""
     if record.config:
         config: RunConfig = validated(dict(record.config), RunConfig, record.run_id, remedy="")
         return one_line(config.command())
@@ -252,29 +234,29 @@ def command_line(record: RunRecord) -> str:
     if record.weights is not None:
         del options["weights"]
         given |= {"weights": Path(record.weights.name), "train": not options.pop("no_train", False)}
-        given |= {k: options.pop(k) for k in ("invert_condition", "condition_channels") if k in options}
+        given |= {k: options.pop(k) for k in OUTSIDE[2:] if k in options}
     later_seed = record.rows and "shuffled" not in record.rows and record.method != registry.FLOOR
     given |= {"learning_rate": options.pop(RATE, None), "options": options, "shuffled": not later_seed}
     training, side = record.protocol.get("training", {}), record.protocol.get("eval_side")
     given |= {name: training[name] for name in ("precision", "ema") if name in training}
-    suites = registry.rows("suite")
-    if record.suite in suites and side != registry.load("suite", record.suite).eval_side:
+    if record.suite in registry.rows("suite") and side != registry.load("suite", record.suite).eval_side:
         given["side"] = side
     device = record.environment.get("device")
     return one_line(RunConfig(**given, device=device if device in ("cpu", "cuda") else "auto").command())
 
 
-def decimals(values: Iterable[float | None], *, widths: Iterable[float] = ()) -> int:
-    """Return how many decimals to print: two significant digits of the middle interval width.
+def decimals(numbers: Iterable[Any]) -> int:
+    """Return the decimals of two digits of the middle width of intervals, of three of the largest without.
 
-    Without intervals: three significant digits of the largest value.
+    numbers: with a value, low and high, each None where it is missing, as those of records and tables.
     """
-    known, sizes = [width for width in widths if width > 0], [abs(value) for value in values if value]
-    return _digits(statistics.median_low(known), 2) if known else _digits(max(sizes, default=1.0), 3)
+    known = [n for n in numbers if n is not None]
+    widths = [n.high - n.low for n in known if n.low is not None and n.high is not None and n.high > n.low]
+    sizes = [abs(n.value) for n in known if n.value]
+    return _digits(statistics.median_low(widths), 2) if widths else _digits(max(sizes, default=1.0), 3)
 
 
 def _digits(size: float, significant: int) -> int:
-    """Return the decimals that show so many significant digits of a size."""
     return min(max(significant - 1 - math.floor(math.log10(size)), 0), 6)
 
 
@@ -316,20 +298,36 @@ def amount(value: float | None, unit: str = "") -> str:
     return f"{value:.{0 if whole else _digits(abs(value), 3)}f} {unit}".rstrip()
 
 
-def few_notes(items: Iterable[int]) -> list[str]:
-    """Return what must be said beside Fréchet distances of so many items each; nothing for many."""
-    fewest = min(items, default=FEW_ITEMS)
-    return _notes("few", fewest=fewest, least=LEAST_ITEMS, few=FEW_ITEMS)
+def notes(of: str, records: Sequence[RunRecord] = (), items: Iterable[int] = ()) -> list[str]:
+    """Return what must be said aloud of records, a note each.
+
+    of: "sides", leaks and unknown pretraining; "outside", weights and pictures; "devices", where a GPU is
+    among them or torch differs; "few", of Fréchet distances of so many items each.
+    """
+    checks = [record.leaks.pretraining for record in records if record.leaks is not None]
+    return filled(
+        "notes.txt",
+        of=of,
+        records=records,
+        titled=titled,
+        leaked=sorted({record.leaked for record in records} - {0}),
+        unknown=sorted({check.about for check in checks if check.status == "unknown"}),
+        machines=Counter(made_on(record.environment) for record in records),
+        on_gpu=any(str(record.environment.get("device")).startswith("cuda") for record in records),
+        fewest=min(items, default=FEW_ITEMS),
+        least=LEAST_ITEMS,
+        few=FEW_ITEMS,
+    ).splitlines()
 
 
-def device_notes(records: Sequence[RunRecord]) -> list[str]:
-    """Say on which devices runs were made where a GPU is among them or torch differs; aloud if mixed."""
-    on_gpu = any(str(record.environment.get("device")).startswith("cuda") for record in records)
-    return _notes("devices", machines=Counter(made_on(r.environment) for r in records), on_gpu=on_gpu)
-
-
-def _notes(of: str, **values: Any) -> list[str]:
-    return filled("notes.txt", of=of, **values).splitlines()
+def run_notes(records: Sequence[RunRecord], items: Iterable[int]) -> list[str]:
+    """Return what must be said of the runs of any table; items: of each of its Fréchet distances."""
+    outside = sorted({note for record in records for note in notes("outside", [record])})
+    sides = {(r.protocol_hash, r.splits.eval, r.splits.train) for r in records}
+    differ = "SPLITS DIFFER: records of one protocol were made on different items."
+    differing = [differ] if len(sides) > len({digest for digest, _, _ in sides}) else []
+    others = notes("devices", records) + notes("few", items=items)
+    return [*notes("sides", records), *outside, *differing, *others]
 
 
 def made_equal(records: Sequence[RunRecord]) -> str:
@@ -354,40 +352,18 @@ def outside_mark(records: Collection[RunRecord]) -> str:
     return "" if not images else "WEIGHTS FROM OUTSIDE" if all(images) else "NOT TRAINED HERE"
 
 
-def split_notes(records: Sequence[RunRecord]) -> list[str]:
-    """Return what must be said of the sides: leaks, unknown pretraining, unequal items."""
-    leaked = sorted({record.leaked for record in records} - {0})
-    checks = [record.leaks.pretraining for record in records if record.leaks is not None]
-    unknown = sorted({check.about for check in checks if check.status == "unknown"})
-    notes = _notes("sides", records=records, leaked=leaked, unknown=unknown)
-    notes += sorted({note for record in records for note in outside_notes(record)})
-    sides = {(r.protocol_hash, r.splits.eval, r.splits.train) for r in records}
-    if len(sides) > len({digest for digest, _, _ in sides}):
-        notes.append("SPLITS DIFFER: records of one protocol were made on different items.")
-    return notes
-
-
-def outside_notes(record: RunRecord) -> list[str]:
-    """Return what must be said of a record with weights or pictures from outside."""
-    return _notes("outside", records=[record], titled=titled)
-
-
 def record_changes(here: RunRecord, there: RunRecord) -> list[str]:
     """Return the differences of two records, a sentence each; the first says whether protocols agree.
 
     Each names what the first says, then what the second says; "–" stands for nothing said.
     """
-    digests = [record.protocol_hash[:HASH_DIGITS] for record in (here, there)]
-    lines = [f"OTHER PROTOCOL ({digests[0]} here, {digests[1]} there): their numbers do not compare"]
+    digest, other = (record.protocol_hash[:HASH_DIGITS] for record in (here, there))
+    lines = [f"OTHER PROTOCOL ({digest} here, {other} there): their numbers do not compare"]
     if here.protocol_hash == there.protocol_hash:
-        lines = [f"same protocol ({digests[0]}): their numbers may share a table"]
+        lines = [f"same protocol ({digest}): their numbers may share a table"]
     mine, theirs = _compared(here), _compared(there)
-    lines += [
-        f"{about}{key} is {mine.get(at, MISSING)} here, {theirs.get(at, MISSING)} there"
-        for at in sorted(mine.keys() | theirs.keys())
-        for _, about, key in [at]
-        if mine.get(at) != theirs.get(at)
-    ]
+    for at in (at for at in sorted(mine.keys() | theirs.keys()) if mine.get(at) != theirs.get(at)):
+        lines.append(f"{at[1]}{at[2]} is {mine.get(at, MISSING)} here, {theirs.get(at, MISSING)} there")
     return lines if len(lines) > 1 else [*lines, "method, options, seed and environment are the same too"]
 
 

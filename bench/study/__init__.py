@@ -11,32 +11,19 @@ from typing import Annotated, Any, Literal
 from annotated_types import Le, MaxLen, MinLen
 from pydantic import StringConstraints
 
-from bench.content import (
-    Amount,
-    Code,
-    Count,
-    Flag,
-    FromFile,
-    Text,
-    Whole,
-    Word,
-    read_json,
-    shown,
-    validated,
-    write_json,
-)
+from bench import content
+from bench.config import ASPECTS, MOST_TEXT
+from bench.content import Amount, Code, Count, Flag, FromFile, Text, Whole, Word, shown
 from bench.types import BenchError
 
 VERSION = 1
 KEY_FORMAT, ANSWERS_FORMAT = "bps-bench study key", "bps-bench study answers"
 MOST_BYTES = 2_000_000  # of answers; a key names every picture
 _MOST_KEY_BYTES = 32_000_000
-MOST_TEXT = 500
 _ANSWERS_REMEDY = "Name the files that people downloaded from the page."
 Short = Annotated[Text, MaxLen(MOST_TEXT)]
 TARGET, OTHER, NOISE = "target", "other item", "noise"
-FIDELITY, QUALITY = "fidelity", "quality"
-ASPECTS = (FIDELITY, QUALITY)
+FIDELITY, QUALITY = ASPECTS
 LEFT, RIGHT, SAME = "left", "right", "same"
 # What an attention check by such a picture can tell. Noise looks worse than a real picture and follows
 # nothing; another item's real picture follows the condition worse, but looks no worse.
@@ -63,10 +50,7 @@ class KeyQuestion(FromFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Key(FromFile):
-    """What a study's codes stand for.
-
-    methods: (name, run id), in the order to show. seed: of sampling. questions: by code.
-    """
+    """What a study's codes stand for; methods: (name, run id) in order; seed: of sampling."""
 
     study: Code
     title: Short
@@ -88,9 +72,8 @@ class Key(FromFile):
             sides = set(question.sides.values())
             known = (TARGET, OTHER, NOISE) if question.check else tuple(self.names)
             if len(sides) < 2 or not sides <= set(known) or (question.check and TARGET not in sides):
-                raise BenchError(
-                    f"question {code}: two different sides of {', '.join(known)}, got {shown(sorted(sides))}"
-                )
+                got = f"{', '.join(known)}, got {shown(sorted(sides))}"
+                raise BenchError(f"question {code}: two different sides of {got}")
 
     @property
     def names(self) -> dict[str, str]:
@@ -132,11 +115,9 @@ def write_key(path: Path, key: Key) -> None:
     """Write the key atomically; BenchError where the file holds another study's, which would be lost."""
     old = read_key(path) if path.exists() else key
     if old.study != key.study:
-        raise BenchError(
-            f"{path} is the key of study {old.study} ({old.title}); without it, its answers "
-            "cannot be read. Give another file with --key, or move that one away."
-        )
-    write_json(path, asdict(key))
+        held = f"{path} is the key of study {old.study} ({old.title}), whose answers need it"
+        raise BenchError(f"{held}. Give another file with --key, or move that one away.")
+    content.write_json(path, asdict(key))
 
 
 def read_key(path: Path) -> Key:
@@ -156,34 +137,30 @@ def read_answers(paths: Sequence[Path], *, key: Key) -> dict[Path, Answers]:
         answers: Answers = _read(path, Answers, ANSWERS_FORMAT, MOST_BYTES, _ANSWERS_REMEDY)
         _check_answers(answers, path, key)
         if answers.rater in raters:
-            raise BenchError(
-                f"{raters[answers.rater]} and {path} hold answers of the same person ({answers.rater}). "
-                "Keep the later one."
-            )
+            both = f"{raters[answers.rater]} and {path}"
+            raise BenchError(f"{both} hold answers of the same person ({answers.rater}). Keep the later one.")
         files[path], raters[answers.rater] = answers, path
     return files
 
 
 def _read(path: Path, kind: Any, form: str, most_bytes: int, remedy: str) -> Any:
     """Read one of our files; another format or version is told before anything else."""
-    raw = read_json(path, most_bytes=most_bytes, remedy=remedy)
+    raw = content.read_json(path, most_bytes=most_bytes, remedy=remedy)
     told = raw if isinstance(raw, dict) else {"format": form, "version": VERSION}
     if told.get("format") != form:
         raise BenchError(f"{path} is no {form} (its format: {shown(told.get('format'))}). {remedy}")
     if told.get("version") != VERSION:
         raise BenchError(f"{path} has version {shown(told.get('version'))}; this program reads {VERSION}.")
-    return validated(raw, kind, path, remedy=remedy)
+    return content.validated(raw, kind, path, remedy=remedy)
 
 
 def _check_answers(file: Answers, path: Path, key: Key) -> None:
-    most = len(key.questions) * len(key.aspects)
+    most, counts = len(key.questions) * len(key.aspects), Counter((a.question, a.asked) for a in file.answers)
     if file.study != key.study:
-        raise BenchError(
-            f"{path} answers study {shown(file.study)}; the key is that of {key.study} ({key.title})."
-        )
+        own = f"the key is that of {key.study} ({key.title})"
+        raise BenchError(f"{path} answers study {shown(file.study)}; {own}.")
     if not 1 <= len(file.answers) <= most:
-        holds = f"{path} holds {len(file.answers)} answers; the study asks {most}"
-        raise BenchError(f"{holds}. Name files that hold 1 to {most}.")
+        raise BenchError(f"{path} holds {len(file.answers)} answers; the study asks {most}. Name others.")
     for place, answer in enumerate(file.answers, 1):
         wrong, question = "", key.questions.get(answer.question)
         if question is None:
@@ -195,9 +172,9 @@ def _check_answers(file: Answers, path: Path, key: Key) -> None:
             wrong = f"'asked' must be of {', '.join(key.aspects)}, got {shown(answer.asked)}"
         if wrong:
             raise BenchError(f"{path}: answer {place}: {wrong}.")
-    (question_code, asked), times = Counter((a.question, a.asked) for a in file.answers).most_common(1)[0]
+    (code, asked), times = counts.most_common(1)[0]
     if times > 1:
-        raise BenchError(f"{path} answers question {question_code} ({asked}) more than once.")
+        raise BenchError(f"{path} answers question {code} ({asked}) more than once.")
 
 
 def attention(answers: Answers, *, key: Key) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import registry
+from bench.config import Design
 from bench.content import Name, Text, atomic_write, digest_json, inside, read_json, sha256_file
 from bench.data.picture import data_uri, read_exact
 from bench.randomness import generator
@@ -19,19 +20,8 @@ from bench.record import RECORD_FILE, RunRecord, load_items, load_record
 from bench.reporting.render import data_block, filled, template_text
 from bench.reporting.words import label, variant_details
 from bench.sampling import SAMPLES_FILE, show_condition
-from bench.study import (
-    ASPECTS,
-    FIDELITY,
-    MOST_TEXT,
-    NOISE,
-    OTHER,
-    QUALITY,
-    TARGET,
-    Key,
-    KeyQuestion,
-    write_key,
-)
-from bench.types import BenchError, Example, unknown
+from bench.study import FIDELITY, NOISE, OTHER, QUALITY, TARGET, Key, KeyQuestion, write_key
+from bench.types import BenchError, Example
 
 PAIRS = 40
 _CRISP = 256  # pictures up to this side are shown in hard pixels; larger ones are packed with a little loss
@@ -88,34 +78,6 @@ class Question:
     other: int = -1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Design:
-    """What a study asks. pairs: None for 40, or all there are. checks: share of attention checks.
-
-    ask: fidelity, quality or both. seed: of the pairs, their sides and codes.
-    """
-
-    pairs: int | None = None
-    seed: int = 0
-    title: str = "Which picture is better?"
-    ask: str = "both"
-    checks: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse what no study may be."""
-        if self.ask not in ("both", *ASPECTS):
-            raise unknown("aspect", self.ask, ("both", *ASPECTS))
-        if not self.title.strip() or len(self.title) > MOST_TEXT:
-            raise BenchError(f"the title must have 1 to {MOST_TEXT} characters, got {len(self.title)}.")
-        if not 0 <= self.checks <= 0.5:
-            raise BenchError(f"the share of attention checks must be in 0 to 0.5, got {self.checks:g}.")
-
-    @property
-    def aspects(self) -> tuple[str, ...]:
-        """What is asked of each pair."""
-        return ASPECTS if self.ask == "both" else (self.ask,)
-
-
 def make_study(
     folders: Sequence[Path], *, out: Path, key: Path | None = None, design: Design
 ) -> tuple[Path, Key]:
@@ -124,13 +86,13 @@ def make_study(
     Returns the key's path and the key. The same arguments give the same bytes. BenchError for runs
     that may not be compared, and for a key file of another study.
     """
-    target = key or out.parent / "key.json"
-    if target.resolve() == out.resolve():
+    place = key or out.parent / "key.json"
+    if place.resolve() == out.resolve():
         raise BenchError(f"page and key cannot both be {out}. Give another file with --key.")
     study = build_study(load_source(folders), design)
-    write_key(target, study.key)
+    write_key(place, study.key)
     atomic_write(out, study.page.encode())
-    return target, study.key
+    return place, study.key
 
 
 class Study(NamedTuple):
@@ -147,20 +109,12 @@ def build_study(source: Source, design: Design) -> Study:
     names, conditions = tuple(source.samples), source.conditions
     questions = plan_questions(names, conditions=conditions, design=design, kinds=kinds)
     data, answers = _coded(source, questions, design.seed)
-    asked = {name: _ASKED[name] for name in ASPECTS if name in design.aspects}
-    data |= {
-        "title": design.title,
-        "condition": task,
-        "crisp": max(source.examples[0].image.shape[:2]) <= _CRISP,
-        "aspects": [
-            {
-                "name": name,
-                "question": ["Which picture ", stress.format(task), " better?"],
-                "hint": hint.format(task),
-            }
-            for name, (stress, hint) in asked.items()
-        ],
-    }
+    asked = []
+    for name in design.aspects:
+        stress, hint = (text.format(task) for text in _ASKED[name])
+        asked.append({"name": name, "question": ["Which picture ", stress, " better?"], "hint": hint})
+    crisp = max(source.examples[0].image.shape[:2]) <= _CRISP
+    data |= {"title": design.title, "condition": task, "crisp": crisp, "aspects": asked}
     data["study"] = digest_json([data, list(source.records), record.protocol_hash])[:16]
     key = Key(
         study=data["study"],
@@ -192,9 +146,7 @@ def load_source(folders: Sequence[Path]) -> Source:
     all samples that was scored, the data set against the protocol. BenchError otherwise.
     """
     if len(folders) < 2:
-        raise BenchError(
-            f"a study compares at least two runs, got {len(folders)}. Name two or more run folders."
-        )
+        raise BenchError(f"a study compares at least two runs, got {len(folders)}. Name their folders.")
     folders = [f.parent if f.name == RECORD_FILE else f for f in folders]
     records = [load_record(folder) for folder in folders]
     first, places = records[0], dict[str, Path]()
@@ -203,25 +155,19 @@ def load_source(folders: Sequence[Path]) -> Source:
         for name in _SAME:
             ours, theirs = str(getattr(first, name)), str(getattr(record, name))
             if ours != theirs:
+                both = f"{folders[0]} has {name} {ours:.16} but {folder} has {theirs:.16}"
                 raise BenchError(
-                    f"{folders[0]} has {name} {ours:.16} but {folder} has {theirs:.16}. A study"
-                    " compares samples of one suite, task, protocol and seed (the same noise)."
+                    f"{both}. A study needs one suite, task, protocol and seed (the same noise)."
                 )
         if record.run_id in places:
-            raise BenchError(
-                f"{places[record.run_id]} and {folder} are the same run, {record.run_id}. Name each "
-                "method once."
-            )
+            raise BenchError(f"{places[record.run_id]} and {folder} are the same run. Name each once.")
         places[record.run_id] = folder
         if load_items(folder).ids != ids:
             raise BenchError(f"{folder} was evaluated on other items than {folders[0]}.")
     dataset, task = registry.recorded("suite", first).dataset(), registry.recorded("task", first)
     if dataset.digest != first.protocol.get("dataset"):
-        raise BenchError(
-            f"the data set of suite {first.suite} is not the one the runs were made on (its digest "
-            f"is {dataset.digest[:12]}, the protocol's {str(first.protocol.get('dataset'))[:12]}). "
-            "Run again with this version."
-        )
+        digests = f"its digest is {dataset.digest[:12]}, the runs' {str(first.protocol.get('dataset'))[:12]}"
+        raise BenchError(f"the data of suite {first.suite} are not those of the runs ({digests}). Run again.")
     examples = Lazy(len(ids), lambda place: dataset[ids[place]])
     height, width = examples[0].image.shape[:2]
     names = [label(r.method, *variant_details(r, records)) for r in records]
@@ -252,10 +198,8 @@ def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> 
     """Return a run's samples, [H,W,3] uint8 each; BenchError where they are not those that were scored."""
     samples, known = folder / "work" / "samples", folder / SAMPLES_FILE
     if not samples.is_dir():
-        raise BenchError(
-            f"{folder} holds no samples: they stay where a run was made, published results do not carry "
-            "them. Make the run here with `bench run`, and name its folder."
-        )
+        why = "they stay where a run was made, published results do not carry them"
+        raise BenchError(f"{folder} holds no samples: {why}. Make the run here with `bench run`.")
 
     def read(place: int) -> np.ndarray:
         advice = "Delete this sample and run again to redo its batch."
@@ -266,10 +210,8 @@ def read_samples(folder: Path, ids: Sequence[str], *, size: tuple[int, int]) -> 
         path = inside(samples, f"{item}.png")
         if not path.is_file() or sha256_file(path) != digests.get(item):
             read(place)
-            raise BenchError(
-                f"the samples in {samples} are not those that were scored ({path.name} differs from "
-                f"{known}). Run again with --again."
-            )
+            differs = f"{path.name} differs from {known}"
+            raise BenchError(f"{samples} are not those that were scored ({differs}). Run with --again.")
     return Lazy(len(ids), read)
 
 
@@ -309,8 +251,7 @@ def _comparisons(
     circle = math.lcm(len(couples), items)
     questions = []
     for j in range(pairs):
-        which = int(couple_order[j % len(couples)])
-        item = int(item_order[(j + j // circle) % items])
+        which, item = couple_order[j % len(couples)], int(item_order[(j + j // circle) % items])
         first, second = couples[which]
         sides = (first, second) if (turn[which] + j // len(couples)) % 2 else (second, first)
         questions.append(Question(item=item, sides=sides))

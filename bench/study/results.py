@@ -14,7 +14,7 @@ import numpy as np
 from bench.metrics.intervals import Interval, wilson_interval
 from bench.reporting import words
 from bench.reporting.render import filled
-from bench.study import LEFT, SAME, Answers, Key, attention, read_answers, read_key
+from bench.study import SAME, Answers, Key, attention, read_answers, read_key
 from bench.types import BenchError
 
 ALLOWED = 0.25
@@ -23,12 +23,10 @@ _ENDS = [0.025, 0.975]
 _FEW_RATERS = 5
 _TOLERANCE = 1e-9
 _MOST_ROUNDS = 20_000
-_COLUMNS = ("rater", "item", "first", "second")
-_COUNTS = ("preferred_first", "no_difference", "preferred_second")
 _CHUNK = 50  # replicates held at once: many raters would fill the memory
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pair:
     """Answers about two methods; rate: of the first, ties as half; None without an answer."""
 
@@ -40,10 +38,9 @@ class Pair:
     rate: Interval | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Standing:
-    """A method against all others; strength: Bradley-Terry, geometric mean 1, its ends None where
-    one rater saw one item."""
+    """A method against all others. strength: Bradley-Terry, of mean 1; without ends of one rater and item."""
 
     method: str
     answers: int
@@ -53,7 +50,7 @@ class Standing:
     strength_high: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Aspect:
     """Results of one question; left: how often the left picture was preferred among decided answers."""
 
@@ -65,7 +62,7 @@ class Aspect:
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LeftOut:
     """A person whose answers do not count: failed attention checks, of how many."""
 
@@ -75,7 +72,7 @@ class LeftOut:
     failed: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Results:
     """What the answers to a study say; raters: how many count."""
 
@@ -93,7 +90,7 @@ class Results:
         return {"study": {**key, "methods": self.key.names}, **values}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparisons:
     """n answers as arrays [n]: rater, item, first, second (rows of methods); score of the first.
 
@@ -195,21 +192,18 @@ def score_study(
         raise BenchError(f"the allowed share of failed checks must be in 0 to 1, got {allowed:g}.")
     study = read_key(key)
     checked = any(q.checks(a) for q in study.questions.values() for a in study.aspects)
-    kept, left_out = [], []
+    kept, left_out = [], list[LeftOut]()
     for path, answers in read_answers(files, key=study).items():
         checks, failed = attention(answers, key=study)
         if checked and not (checks and failed <= allowed * checks):
-            left_out.append(LeftOut(rater=answers.rater, file=path.name, checks=checks, failed=failed))
+            left_out.append(LeftOut(answers.rater, path.name, checks, failed))
         else:
             kept.append(answers)
     if not kept:
-        raise BenchError(
-            f"all {len(left_out)} files fail too many attention checks. Allow more with "
-            "--allow-failed, or ask again."
-        )
+        raise BenchError(f"all {len(left_out)} files fail too many attention checks. See --allow-failed.")
     aspects = tuple(_aspect(name, kept, study, replicates, seed) for name in study.aspects)
     notes = tuple(_notes(len(kept), aspects))
-    return Results(key=study, raters=len(kept), left_out=tuple(left_out), aspects=aspects, notes=notes)
+    return Results(study, len(kept), tuple(left_out), aspects, notes)
 
 
 def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed: int) -> Aspect:
@@ -221,12 +215,10 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed:
     rows = []
     for rater, answer, question in answers:
         one, two = sorted(place[method] for method in question.sides.values())
-        chosen = answer.preferred
-        score = 0.5 if chosen is None else float(place[question.sides[chosen]] == one)
+        score = 1 if answer.preferred is None else 2 * (place[question.sides[answer.preferred]] == one)
         rows.append((rater, items[question.item], one, two, score))
-    columns = np.asarray(rows, dtype=np.float64).reshape(-1, 5).T
-    arrays: dict[str, Any] = dict(zip(_COLUMNS, columns[:4].astype(np.int64), strict=True))
-    table = Comparisons(**arrays, score=columns[4], methods=len(place))
+    rater_of, item_of, one_of, two_of, halves = np.array(rows, dtype=np.int64).reshape(-1, 5).T
+    table = Comparisons(rater_of, item_of, one_of, two_of, halves / 2, len(place))
     counts, drawn = wins(table), resampled_wins(table, replicates=replicates, seed=seed)
     strengths = bradley_terry(counts)[0].tolist()
     ends: Any = [[None] * len(place)] * 2
@@ -241,32 +233,20 @@ def _aspect(name: str, kept: Sequence[Answers], key: Key, replicates: int, seed:
             resampled = np.divide(above, played, out=np.full(len(above), np.nan), where=played > 0)
         return rate_interval(counts[won].sum(), counts[lost].sum(), resampled=resampled)
 
-    every = slice(None)
-    standings = tuple(
-        Standing(
-            method=method,
-            answers=int(((table.first == row) | (table.second == row)).sum()),
-            rate=rate((every, row), (every, every, row)),
-            strength=strengths[row],
-            strength_low=ends[0][row],
-            strength_high=ends[1][row],
-        )
-        for method, row in place.items()
-    )
-    pairs = []
+    every, standings, pairs = slice(None), [], []
+    for method, i in place.items():
+        asked = int(((table.first == i) | (table.second == i)).sum())
+        against = rate((every, i), (every, every, i))
+        standings.append(Standing(method, asked, against, strengths[i], ends[0][i], ends[1][i]))
     for (first, i), (second, j) in itertools.combinations(place.items(), 2):
         score = table.score[(table.first == i) & (table.second == j)]
-        counted = dict(zip(_COUNTS, (int((score == value).sum()) for value in (1, 0.5, 0)), strict=True))
+        won, tied, lost = (int((score == value).sum()) for value in (1, 0.5, 0))
         own = rate((every, i, slice(j, j + 1)), (every, j, slice(i, i + 1)))
-        pairs.append(Pair(first=first, second=second, **counted, rate=own))
-    decided = [str(answer.answer) for _, answer, _ in answers if answer.answer != SAME]
-    left = decided.count(LEFT) / len(decided) if decided else None
-    told: dict[str, Any] = {
-        "answers": len(answers),
-        "no_difference": len(answers) - len(decided),
-        "left": left,
-    }
-    return Aspect(name=name, **told, standings=standings, pairs=tuple(pairs))
+        pairs.append(Pair(first, second, won, tied, lost, own))
+    decided = [answer.answer for _, answer, _ in answers if answer.answer != SAME]
+    left = decided.count("left") / len(decided) if decided else None
+    undecided = len(answers) - len(decided)
+    return Aspect(name, len(answers), undecided, left, tuple(standings), tuple(pairs))
 
 
 def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
@@ -279,10 +259,8 @@ def _notes(raters: int, aspects: Sequence[Aspect]) -> Iterator[str]:
         if pair.rate is None:
             yield f"{about}: no answers."
         elif pair.rate.value in (0.0, 1.0):
-            yield (
-                f"{about}: all answers agree, so that the strengths rest on their prior (one tie "
-                "between every two methods); read the rate and its interval."
-            )
+            prior = "so that the strengths rest on their prior (one tie between every two methods)"
+            yield f"{about}: all answers agree, {prior}; read the rate and its interval."
 
 
 def to_text(results: Results) -> str:

@@ -30,8 +30,7 @@ from bench.data.splits import SIDES
 from bench.packed import Pack, kept_runs
 from bench.randomness import derangement, initial_noise, pick_items
 from bench.record import ITEMS_FILE, RunRecord, load_record
-from bench.reporting.compare import build_ablations, build_comparison, in_ablations
-from bench.reporting.differences import paired_differences
+from bench.reporting.compare import build_ablations, build_comparison, in_ablations, paired_differences
 from bench.reporting.frame import Row, build_table, load_runs
 from bench.reporting.tables import tidy, tidy_costs, tidy_differences
 from bench.running import Run, identify

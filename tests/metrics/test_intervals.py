@@ -71,9 +71,8 @@ def test_jackknifed_frechet_intervals_cover_the_distance_expected_at_this_n(
 
 
 def test_seed_spread_of_one_seed_has_no_deviation() -> None:
-    assert seed_spread(np.array([3.0])).deviation is None
-    spread = seed_spread(np.array([1.0, 2.0, 3.0]))
-    assert (spread.mean, spread.deviation, spread.n) == (2.0, 1.0, 3)
+    assert seed_spread(np.array([3.0])) == (3.0, None)
+    assert seed_spread(np.array([1.0, 2.0, 3.0])) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 40), (3, 40), (40, 40), (200, 363)])
@@ -109,8 +108,6 @@ def test_refuses_missing_values_and_wrong_sizes() -> None:
         crossed_interval(Estimates.of_items(np.ones(5), groups=np.zeros(5, int)))
     with pytest.raises(BenchError, match="groups"):
         jackknife_replicates(lambda held: 0.0, blocks=5)
-    with pytest.raises(BenchError):
-        seed_spread(np.array([]))
 
 
 def test_one_seed_of_single_items_has_the_t_interval_of_a_mean() -> None:

@@ -239,7 +239,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def dots_for_figures() -> Iterator[None]:
     """Save a dot of one pixel in place of each figure, where a test looks at none."""
 
-    def save(_: Any, path: Path, *__: Any, **___: Any) -> Path:
+    def save(_: Any, sheet: figures.Sheet, **__: Any) -> Path:
+        path = sheet.path
         path.parent.mkdir(parents=True, exist_ok=True)
         for end in (".png", ".pdf"):
             Image.new("RGB", (1, 1)).save(path.with_suffix(end), format="PNG")

@@ -10,8 +10,7 @@ import pytest
 
 from bench.ablations import settings_of
 from bench.packed import Run
-from bench.reporting.compare import Comparison, build_comparison, findings
-from bench.reporting.differences import verdict
+from bench.reporting.compare import Comparison, build_comparison, findings, verdict
 from bench.reporting.frame import build_table
 from bench.reporting.tables import cost_grid, cost_task, main_grid, tidy
 from bench.reporting.words import made_equal

@@ -20,7 +20,7 @@ from bench.metrics.intervals import (
     linear_replicates,
 )
 from bench.packed import Run
-from bench.reporting.differences import Difference, against, corrected, paired_differences, verdict
+from bench.reporting.compare import Difference, against, corrected, paired_differences, verdict
 from bench.reporting.frame import build_table
 from bench.reporting.tables import difference_grid
 from bench.reporting.words import Column

@@ -19,6 +19,7 @@ from bench.reporting import Run, build_table, load_runs, make_report
 from bench.reporting.figures import (
     Mark,
     Panel,
+    Sheet,
     curve_figure,
     differences,
     dot_figure,
@@ -53,7 +54,7 @@ def test_dots_stand_at_their_values_with_intervals_and_missing_ones_say_so(
         Mark("text-only (floor)", "text-only", 7.0, kind="floor", text="7.0"),
     ]
     names = ["BPS", "ControlNet", "text-only (floor)"]
-    dot_figure({"FD (a judge) ↓": marks, "mAP": marks[:1]}, tmp_path / "a.png", title="t", names=names)
+    dot_figure({"FD (a judge) ↓": marks, "mAP": marks[:1]}, Sheet(tmp_path / "a.png"), title="t", names=names)
     first, second = drawn[0].axes
     assert first.get_title(loc="left") == "FD\n(a judge) ↓"
     assert {*names, "3.0", "7.0", "–"} <= texts(first) and not set(names) & texts(second)
@@ -67,10 +68,10 @@ def test_figures_of_a_paper_have_its_width_and_letters_of_8_points(width: float,
     marks = [Mark(f"method {k}", "bps", 90.0, 80.0, 95.0, x=10.0 + k, text="90.0") for k in range(5)]
     names, made = [mark.name for mark in marks], tmp_path / "a.png"
     for draw in (
-        lambda: dot_figure(dict.fromkeys("abcdefg", marks), made, width, title="t", names=names),
-        lambda: plane_figure([Panel("s", "FD", marks)] * 3, made, width, title="t"),
+        lambda: dot_figure(dict.fromkeys("abcdefg", marks), Sheet(made, width), title="t", names=names),
+        lambda: plane_figure([Panel("s", "FD", marks)] * 3, Sheet(made, width), title="t"),
         lambda: gallery_figure(
-            {n: np.zeros((2, 512, 512, 3), np.uint8) for n in names}, made, width, title="t"
+            {n: np.zeros((2, 512, 512, 3), np.uint8) for n in names}, Sheet(made, width), title="t"
         ),
     ):
         draw()
@@ -83,7 +84,7 @@ def test_figures_of_a_paper_have_its_width_and_letters_of_8_points(width: float,
 def test_large_pictures_are_drawn_smaller_with_larger_names(drawn: list[Figure], tmp_path: Path) -> None:
     for size in (64, 512):
         pictures = {name: np.zeros((8, size, size, 3), np.uint8) for name in ("BPS", "target")}
-        gallery_figure(pictures, tmp_path / "a.png", title="t")
+        gallery_figure(pictures, Sheet(tmp_path / "a.png"), title="t")
     small, large = drawn[0], drawn[-1]
     assert large.axes[0].images[0].get_array().shape == (8 * 260, 2 * 260, 3)
     assert large.axes[0].texts[0].get_fontsize() == 2 * small.axes[0].texts[0].get_fontsize()
@@ -95,7 +96,7 @@ def test_a_floor_far_away_does_not_flatten_a_panel(
 ) -> None:
     marks = [Mark("BPS", "bps", 90.0, x=10.0), Mark("CN", "controlnet", 94.0, x=100.0)]
     panel = Panel("seconds", "FD", [*marks, Mark("floor", "text-only", floor, kind="floor")], log=True)
-    plane_figure([panel], tmp_path / "a.png", title="t")
+    plane_figure([panel], Sheet(tmp_path / "a.png"), title="t")
     (axis,), (legend,) = drawn[0].axes, drawn[0].legends
     low, high = axis.get_ylim()
     assert low > 85 and high < 100 and axis.get_xscale() == "log"
@@ -117,7 +118,7 @@ def test_curves_are_compared_at_shared_steps_alone(drawn: list[Figure], tmp_path
     minus = {"free": "paper", "long": "paper"}
     assert differences(curves, minus) == {"free": curve("free", (1, -0.25), (2, 0.5))}
     for pairs in (minus, {"long": "paper"}):
-        curve_figure(curves, tmp_path / "a.png", labels=("step", "loss"), title="t", minus=pairs)
+        curve_figure(curves, Sheet(tmp_path / "a.png"), labels=("step", "loss"), title="t", minus=pairs)
     assert [len(figure.axes) for figure in drawn[::2]] == [2, 1]
     (line,) = drawn[0].axes[1].lines
     np.testing.assert_allclose(line.get_xydata(), [(1, -0.25), (2, 0.5)])
@@ -125,7 +126,7 @@ def test_curves_are_compared_at_shared_steps_alone(drawn: list[Figure], tmp_path
 
 def test_a_long_curve_is_drawn_faint_under_its_running_mean(drawn: list[Figure], tmp_path: Path) -> None:
     noisy = {"bps": curve("bps", *((step, float(step % 2)) for step in range(100)))}
-    curve_figure(noisy, tmp_path / "a.png", labels=("step", "loss"), title="t")
+    curve_figure(noisy, Sheet(tmp_path / "a.png"), labels=("step", "loss"), title="t")
     faint, smooth = drawn[0].axes[0].lines
     assert faint.get_alpha() < 0.5 and np.ptp(smooth.get_ydata()) < 0.2
 
@@ -152,7 +153,7 @@ def test_figures_are_png_and_pdf_with_the_same_bytes_at_any_time(
     rows = {name: np.full((2, 8, 8, 3), 90, np.uint8) for name in ("condition", "BPS $x_猫$", "target")}
     for name, time in (("a", "1"), ("b", "2000000000")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
-        gallery_figure(rows, tmp_path / f"{name}.png", title="t")
+        gallery_figure(rows, Sheet(tmp_path / f"{name}.png"), title="t")
     for end in ("png", "pdf"):
         assert (tmp_path / f"a.{end}").read_bytes() == (tmp_path / f"b.{end}").read_bytes()
     data = (tmp_path / "a.pdf").read_bytes()
@@ -170,7 +171,7 @@ def test_report_is_remade_byte_for_byte(full: Path, report: Path, tmp_path: Path
 
 def test_a_gallery_holds_every_pixel(build: Any, drawn: list[Figure], tmp_path: Path) -> None:
     rows = build.sheet_rows(n=3, size=16)
-    gallery_figure(rows, tmp_path / "b.png", title="t")
+    gallery_figure(rows, Sheet(tmp_path / "b.png"), title="t")
     (image,) = drawn[0].axes[0].images
     page = np.asarray(image.get_array()).reshape(3, 20, 3, 20, 3)[:, 2:-2, :, 2:-2]
     for column, pictures in enumerate(rows.values()):

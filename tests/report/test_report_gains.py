@@ -13,11 +13,10 @@ import pytest
 from bench.metrics.intervals import Deal, Estimates, crossed_interval
 from bench.packed import Run
 from bench.record import Outside
-from bench.reporting.compare import build_comparison, findings
-from bench.reporting.differences import paired_differences
+from bench.reporting.compare import build_comparison, findings, paired_differences
 from bench.reporting.frame import Cell, Table, build_table
 from bench.reporting.tables import caption, leaderboards, main_grid, tidy
-from bench.reporting.words import outside_notes
+from bench.reporting.words import notes
 from tests.report.small import IDS, made, spread, value
 
 OUTSIDE = Outside(name="released", sha256="ab" * 32, files={}, train_images=0, condition="", facts={})
@@ -134,7 +133,7 @@ def test_fidelity_kid_and_gain_lead_everywhere(task: str) -> None:
     told = {"sketch_f1": "line F1", "box_recall": "box recall", "colour_error": "colour error ΔE76"}
     names = [told[metric] for metric in primary]
     gains = [f"condition gain, {names[0]}", "condition gain, KID"]
-    shown = [head.rstrip(" ↑↓") for head in leaderboards(comparison)[0].header[2:]]
+    shown = [head.rstrip(" ↑↓") for head in [*leaderboards(comparison)][0].header[2:]]
     assert shown == [*names, "KID", *gains, "FD"]
     best = [line for line in findings(comparison)[task] if line.startswith("Best mean on")]
     assert [line[13:].split(":")[0].split(" (")[0] for line in best] == [*names, "KID", "FD"]
@@ -212,5 +211,5 @@ def test_ids_are_those_of_all_runs() -> None:
 def test_a_name_from_outside_stays_in_one_note() -> None:
     run = made("bps", {"sketch_f1": 0.5})
     given = replace(OUTSIDE, name="a\nb_<i>&%|", facts={"unet": "x\u2028y {{ z }}"})
-    (note,) = outside_notes(replace(run.record, weights=given))
+    (note,) = notes("outside", [replace(run.record, weights=given)])
     assert "those of a b_<i>&%| (SHA-256" in note and note.endswith("; unet: x y {{ z }}.")

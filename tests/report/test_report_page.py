@@ -12,10 +12,11 @@ from typing import Any
 import pandas
 import pytest
 
-from bench.reporting import ReportOptions, Run, build_comparison, build_table, load_runs, make_report, tidy
+from bench.reporting import ReportOptions, Run, build_comparison, build_table, load_runs, make_report
 from bench.reporting.figures import Pictures
 from bench.reporting.page import Pages, Section, Suite, shown_rows
 from bench.reporting.render import Grid, Text, escape_latex, to_csv, to_markdown
+from bench.reporting.tables import tidy
 from bench.types import BenchError
 from tests.latex import complaints, needs_latex
 
@@ -110,6 +111,7 @@ def test_names_become_no_markup_link_or_command(build: Any) -> None:
     fields = {
         "suite": HOSTILE,
         "task": broken,
+        "title": broken,
         "options": {"k": broken},
         "budget": broken,
         "attribution": broken,

@@ -273,19 +273,20 @@ def test_numbers_of_other_judges_stand_in_other_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "widths", "expected"),
+    ("value", "width", "expected"),
     [
-        ([0.52], [0.04], 3),
-        ([38.0], [2.4], 1),
-        ([380.0], [24.0], 0),
-        ([31.25], [], 1),
-        ([0.0], [], 2),
-        ([None], [], 2),
-        ([1e-12], [1e-12], 6),
+        (0.52, 0.04, 3),
+        (38.0, 2.4, 1),
+        (380.0, 24.0, 0),
+        (31.25, None, 1),
+        (0.0, None, 2),
+        (None, None, 2),
+        (1e-12, 1e-12, 6),
     ],
 )
-def test_decimals_follow_the_interval(values: list[float | None], widths: list[float], expected: int) -> None:
-    assert decimals(values, widths=widths) == expected
+def test_decimals_follow_the_interval(value: float | None, width: float | None, expected: int) -> None:
+    found = Cell(value=value, low=None if width is None else 0.0, high=width, items=9, lines=())
+    assert decimals([found, None]) == expected
 
 
 def test_texts_of_numbers() -> None:
