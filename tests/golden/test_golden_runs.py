@@ -47,7 +47,7 @@ def test_every_published_record_is_among_the_runs() -> None:
     }
     records = [record for record, _ in published_records().values()]
     found = {r.run_id: (json.dumps(asked_for(r), sort_keys=True), r.protocol_hash) for r in records}
-    assert len(records) == 282 and found == golden
+    assert len(records) == 306 and found == golden
 
 
 def test_a_loaded_run_is_the_one_that_is_asked_for(emoji_run: Any) -> None:
