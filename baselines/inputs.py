@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import types
 from bench.base.load import Base
 from bench.base.weights import Source
-from bench.types import Task, check_condition
+from bench.types import Task
 
 
 class ConditionedDenoiser(torch.nn.Module):
@@ -20,13 +21,12 @@ class ConditionedDenoiser(torch.nn.Module):
 
     def __init__(self, base: Base, task: Task) -> None:
         super().__init__()
-        self.downscale, self.channels = base.downscale, task.channels
+        self.downscale, self.channels, self.task_name = base.downscale, task.channels, task.name
         self._to_eps, self._rows = base.to_eps, base.unet_inputs
 
     def encode(self, condition: Tensor) -> Any:
         """Check the condition [B,C,H,W] in [0, 1] and pass it through; ValueError if it cannot fit."""
-        of = "the base's downscale factor"
-        check_condition(condition, channels=self.channels, multiple=self.downscale, of=of)
+        check_condition(condition, channels=self.channels, downscale=self.downscale, task=self.task_name)
         return condition
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, features: Any) -> Tensor:
@@ -84,6 +84,12 @@ class OneNetwork:
     def save(self, denoiser: Any, folder: Path) -> None:
         """Write the network as from_pretrained of its class loads it."""
         getattr(denoiser, self.part).save_pretrained(folder)
+
+
+def check_condition(condition: Tensor, *, channels: int, downscale: int, task: str) -> None:
+    """Raise ValueError unless a condition is a task's: [B,channels,H,W], H and W divisible by downscale."""
+    of = f"the base's downscale factor, task {task}"
+    types.check_condition(condition, channels=channels, multiple=downscale, of=of)
 
 
 def check_match(features: Tensor, latents: Tensor, *, downscale: int = 1) -> None:

@@ -11,12 +11,12 @@ import torch
 
 from baselines.inputs import (
     add_to_branches,
+    check_condition,
     check_match,
     embedding_widths,
 )
 from bench import registry
 from bench.base.load import Base
-from bench.types import check_condition
 
 CONDITIONED = sorted(set(registry.names("method", ["all"])) - {"bps", "text-only", "style-only"})
 
@@ -52,7 +52,7 @@ def test_a_condition_of_other_latents_is_refused_and_not_broadcast(
 
 
 def test_a_fitting_condition_passes_the_checks() -> None:
-    check_condition(torch.zeros(2, 3, 16, 24), channels=3, multiple=8, of="the factor")
+    check_condition(torch.zeros(2, 3, 16, 24), channels=3, downscale=8, task="drawing")
     check_match(torch.zeros(2, 3, 16, 24), torch.zeros(2, 4, 2, 3), downscale=8)
 
 
