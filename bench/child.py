@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import multiprocessing
 import os
 import platform
 import signal
@@ -22,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,6 +147,9 @@ def _forking() -> Any:
 
     Its BLAS has one thread, if the user has not said otherwise: beside others one with more stands still.
     """
+    import multiprocessing  # which would slow every help down
+    from multiprocessing import forkserver
+
     if _forked:
         return multiprocessing.get_context("fork")
     set_there = {_SAFE: "1", _BLAS: os.environ.get(_BLAS) or os.environ.get(_THREADS) or "1"}
@@ -167,6 +168,9 @@ def _forking() -> Any:
 
 def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | None, answers: bool) -> None:
     """In a fork: be this program's command line, as a process of its own would."""
+    import multiprocessing
+    import runpy
+
     global _forked
     _forked = True
     multiprocessing.current_process().daemon = False  # which may have processes of its own
@@ -184,10 +188,8 @@ def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | 
     _end_after(parent.join)
     if _THREADS in added and "torch" in sys.modules:  # which has read its environment
         sys.modules["torch"].set_num_threads(int(added[_THREADS]))
-    from bench.cli import app
-
     sys.argv = [str(PROGRAM), *arguments]
-    app(prog_name="bench")
+    runpy.run_path(str(PROGRAM), run_name="__main__")
 
 
 def child(

@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from bench import child
 from bench.cli import compare, data, plan, report, run
 from bench.cli.options import Shell, guarded
 from bench.cli.terminal import say, substitute_what_it_lacks
@@ -36,6 +35,8 @@ def begin(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
 ) -> None:
     """Compare ways of adding an image condition to a text-to-image diffusion model."""
+    from bench import child
+
     gc.set_threshold(50_000, 20, 20)  # collecting as often as by default is a quarter of torch's import
     child.end_with_parent()
     child.check_program(child.PROGRAM)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.child import expect_forks, together
 from bench.cli.options import AsJson, Asked, Places, configured, split, taking
 from bench.cli.terminal import aside, console_hooks, say, to_json
 from bench.config import OUTSIDE, RESULTS
@@ -41,6 +40,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, sample, score and record; several methods, tasks or seeds make a grid of runs."""
+    from bench.child import expect_forks
     from bench.grid import run_grid
     from bench.running import run_with_floor
     from bench.suites import resolve
@@ -71,6 +71,8 @@ def share(command: str, config: RunConfig, *more: str) -> None:
 
     One that cannot be is refused here, once; one that is done needs no others.
     """
+    from bench.child import expect_forks, together
+
     if os.environ.get("OMP_NUM_THREADS") != "1":
         expect_forks(config.device)
     from bench.running import finished, identify
@@ -133,6 +135,8 @@ def ablate(
     tuned: Tuned = None,
 ) -> None:
     """Compare the variants of one design choice: runs that exist are used, missing ones made."""
+    from bench.child import expect_forks
+
     if not plan and where.ray is None:
         expect_forks(asked.config.device)
     from bench import registry
@@ -216,6 +220,8 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/tuning"),
 ) -> None:
     """Choose each method's learning rate on the validation side, by one grid for all."""
+    from bench.child import expect_forks
+
     if where.ray is None:
         expect_forks(asked.config.device)
     from bench import registry
