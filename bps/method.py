@@ -168,7 +168,11 @@ class BPS:
 def _rate_factors(
     adapter: BPSAdapter, *, emit_rate: str | Sequence[float], weights_rate: float
 ) -> dict[str, float]:
-    """Return factors of learning rates that are not 1: under Adam one is what such a weight would be."""
+    """Return the factor of the learning rate of an adapter's parameters, where it is not 1, by name.
+
+    A residual is weight x (convolution of zeros): under Adam a factor w of that convolution's rate is what
+    a weight w of the schedule is.
+    """
     schedule = adapter.config["schedule"]
     factors: dict[str, float] = {} if adapter.log_gains is None else {"log_gains": weights_rate}
     if emit_rate == "inverse":

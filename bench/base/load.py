@@ -84,7 +84,10 @@ class Base(Snapshot):
         return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Encode captions as the family's pipeline does, [N,L,D] float32; the last row is a pooled vector."""
+        """Encode captions as the family's own pipeline does, [N,L,D] float32.
+
+        Where the UNet reads a pooled vector too, that is the last of the L rows, with zeros behind it.
+        """
         import torch
 
         with torch.inference_mode():
@@ -140,7 +143,10 @@ class Base(Snapshot):
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def to_eps(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Turn a UNet's output [...,B,4,h,w] into eps: it, or alpha * v + sigma * z (arXiv 2202.00512)."""
+        """Turn a UNet's output into eps: as it is, or alpha * v + sigma * z (arXiv 2202.00512).
+
+        output, latents [...,B,4,h,w], timesteps [B].
+        """
         if self.prediction == "epsilon":
             return output
         alpha = self.alphas.to(latents.device, latents.dtype)[timesteps].view(-1, 1, 1, 1)

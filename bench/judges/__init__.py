@@ -109,7 +109,10 @@ class Judge:
         self._images, self._texts = images, texts
 
     def features(self, images: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
-        """Return features of [N,H,W,3] uint8 RGB, [N,D] float32, not normalised; BenchError if other."""
+        """Return the features of images: [N,H,W,3] uint8 RGB -> [N,D] float32, not normalised.
+
+        Results do not depend on batch_size beyond rounding. BenchError for images of another form.
+        """
         shape = (len(images) or 1, None, None, 3)
         check_array(images, "a judge's set of images", dtype=np.uint8, shape=shape)
         return _in_batches(self._images, images, batch_size)

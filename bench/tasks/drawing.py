@@ -64,7 +64,11 @@ class Drawing:
 
 
 def _strokes(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Draw strokes [H,W,3] uint8 on white, and where they lie [H,W] bool; a mirrored item's are mirrored."""
+    """Draw an item's strokes: [H,W,3] uint8 on white, and where they lie, [H,W] bool.
+
+    The strokes of the mirrored item are the mirrored strokes, unless the item is its own mirror image:
+    both are drawn in the same one of the two directions, the one whose bytes come first.
+    """
     classes = need_map(example, "classes")
     palette = need_palette(example, classes)
     layers = (classes, need_map(example, "sketch"), example.image)

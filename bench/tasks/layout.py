@@ -29,7 +29,9 @@ class Layout:
     metrics: tuple[MetricSpec, ...] = (BOX_RECALL, BOX_IOU)
 
     def condition(self, example: Example) -> np.ndarray:
-        """Return boxes in colours, [3,H,W] float32 in [0, 1]; BenchError without boxes or palette."""
+        """Return boxes in colours, [3,H,W] float32 in [0, 1], on the colour of nothing: dark blue, or the
+        background's own where no class has it. BenchError without boxes or palette.
+        """
         boxes = _boxes(example)
         palette = need_palette(example, boxes[:, 0])
         picture = np.full(example.shape, nothing(palette), dtype=np.uint8)
