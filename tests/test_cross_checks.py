@@ -205,7 +205,7 @@ def test_clean_fids_own_features_agree(
     torch.jit.trace(Scripted(layers), torch.zeros(1, 3, 299, 299)).save(tmp_path / "inception-2015-12-05.pt")
     network = InceptionV3W(str(tmp_path), download=False)
     source = dataclasses.replace(vision.INCEPTION, sha256=sha256_file(tmp_path / "inception-v3.pth"))
-    monkeypatch.setattr(vision, "INCEPTION", source)
+    monkeypatch.setattr(vision.Inception, "published", source)
     judge = load_judge("inception-v3/clean", weights=tmp_path / "inception-v3.pth")
     pictures = np.random.default_rng(0).integers(0, 256, (4, 300, 300, 3), dtype=np.uint8)
     for place, picture in enumerate(pictures):

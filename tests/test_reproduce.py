@@ -33,15 +33,13 @@ SUITE = f"""
 from dataclasses import replace
 
 from bench.config import Budget, Sampler
-from bench.content import sha256_file
-from bench.judges import JudgeCard, need_file, vision
+from bench.judges import need_file, vision
 from bench.suites import COCO17
 
 
 class Inception(vision.Inception):
-    def card(self, name, weights):
-        path = need_file("inception-v3", weights, vision.INCEPTION)
-        return JudgeCard(name=self.title, digest=sha256_file(path), resize=self.resize)
+    def file(self, name, weights):
+        return need_file("inception-v3", weights, vision.INCEPTION)
 
 
 few = {{name: Budget(name=name, train_images=64, eval_items=None) for name in COCO17.budgets}}
