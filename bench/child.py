@@ -88,7 +88,7 @@ class Fork:
         self.kept = None if alone else tempfile.NamedTemporaryFile()
         place = self.kept.name if self.kept else None
         self._process = _forking().Process(
-            target=_as_program, args=(tuple(arguments), dict(added), place, answers), daemon=True
+            target=_as_program, args=(tuple(arguments), {**os.environ, **added}, place, answers), daemon=True
         )
         self._process.start()
 
@@ -166,8 +166,8 @@ def _forking() -> Any:
     return context
 
 
-def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | None, answers: bool) -> None:
-    """In a fork: be this program's command line, as a process of its own would."""
+def _as_program(arguments: Sequence[str], given: Mapping[str, str], kept: str | None, answers: bool) -> None:
+    """In a fork: be this program's command line in an environment, as a process of its own would."""
     import multiprocessing
     import runpy
 
@@ -177,8 +177,8 @@ def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.pop(_SAFE, None)
-    os.environ.update(added)
+    os.environ.clear()  # that of when the forked process began
+    os.environ.update(given)
     for number, place in ((1, None if answers else os.devnull), (2, kept)):
         if place is not None:
             with open(place, "ab") as file:
@@ -186,8 +186,9 @@ def _as_program(arguments: Sequence[str], added: Mapping[str, str], kept: str | 
     parent = multiprocessing.parent_process()
     assert parent is not None, "a fork has one"
     _end_after(parent.join)
-    if _THREADS in added and "torch" in sys.modules:  # which has read its environment
-        sys.modules["torch"].set_num_threads(int(added[_THREADS]))
+    threads = given.get(_THREADS, "")
+    if threads.isdecimal() and int(threads) and "torch" in sys.modules:  # which has read its environment
+        sys.modules["torch"].set_num_threads(int(threads))
     sys.argv = [str(PROGRAM), *arguments]
     runpy.run_path(str(PROGRAM), run_name="__main__")
 

@@ -143,6 +143,7 @@ def test_a_fork_is_this_program_in_its_own_session_and_ends_with_its_parent(tmp_
     tells = (
         "import os, time\nfrom pathlib import Path\nimport torch\nfrom bench import child\n"
         "told = f'{os.getpid()} {os.getsid(0)} {torch.get_num_threads()} {child.__file__}'\n"
+        "assert os.environ['SINCE'] == 'yes' and 'PYTHONSAFEPATH' not in os.environ\n"
         "Path(f'{__name__}.part').write_text(told)\nos.rename(f'{__name__}.part', f'{__name__}.told')\n"
     )
     forks = "fork = child.Fork(['list', 'second:M'], alone=True, added={'OMP_NUM_THREADS': '1'})\n"
@@ -152,7 +153,8 @@ def test_a_fork_is_this_program_in_its_own_session_and_ends_with_its_parent(tmp_
         [
             sys.executable,
             "-Pc",
-            "import time\nfrom bench import child\nchild._HEAVY = ('torch',)\n"
+            "import os, time\nfrom bench import child\nchild._HEAVY = ('torch',)\n"
+            "child._forking()\nos.environ['SINCE'] = 'yes'\n"
             "fork = child.Fork(['list', 'first:M'], alone=True, added={})\ntime.sleep(600)",
         ],
         cwd=tmp_path / "theirs",
