@@ -31,6 +31,7 @@ STOPPED = (130, 143)
 _AGAIN_SECONDS = 5.0
 _GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BLOCKED = (*_SIGNALS, signal.SIGHUP)  # in what forks
 _ENDS = (0, *STOPPED, *(-number for number in _SIGNALS))  # of a process that went well or was asked to end
 _CHILD = "BPS_BENCH_CHILD"
 _TO_NODES = ("BENCH_", "BPS_BENCH_", "HF_", "OMP_NUM_THREADS")
@@ -131,8 +132,11 @@ def _last_line(kept: IO[bytes] | None) -> str:
 
 
 def can_fork(device: str) -> bool:
-    """Whether a run's process may be a fork, which neither CUDA nor macOS's own libraries survive."""
-    return device == "cpu" and sys.platform == "linux"
+    """Whether a run's process may be a fork, which neither CUDA nor macOS's own libraries survive.
+
+    What forks has a socket in the folder of temporary files, whose path may have 107 characters in all.
+    """
+    return device == "cpu" and sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) < 70
 
 
 def expect_forks(device: str) -> None:
@@ -148,18 +152,21 @@ def _forking() -> Any:
     Its BLAS has one thread, if the user has not said otherwise: beside others one with more stands still.
     """
     import multiprocessing  # which would slow every help down
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     if _forked:
         return multiprocessing.get_context("fork")
     set_there = {_SAFE: "1", _BLAS: os.environ.get(_BLAS) or os.environ.get(_THREADS) or "1"}
     before = {name: os.environ.get(name) for name in set_there}
     os.environ.update(set_there)
+    resource_tracker.ensure_running()  # whose own start unblocks signals
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # a stop of the group must not end it
     try:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_HEAVY))
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
@@ -177,6 +184,7 @@ def _as_program(arguments: Sequence[str], given: Mapping[str, str], kept: str | 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)  # what came since comes now
     os.environ.clear()  # that of when the forked process began
     os.environ.update(given)
     for number, place in ((1, None if answers else os.devnull), (2, kept)):

@@ -177,3 +177,29 @@ def wait_for(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_stop_of_the_whole_group_leaves_what_forks_to_tell_how_they_ended(tmp_path: Path) -> None:
+    """As `timeout` and schedulers stop: the exit code is the run's own, not that of a lost server."""
+    (tmp_path / "polite.py").write_text(
+        "import signal, sys, time\nfrom pathlib import Path\n"
+        "signal.signal(15, lambda *args: sys.exit(143))\nPath('ready').touch()\ntime.sleep(600)\n"
+    )
+    code = (
+        "import os, signal, time\nfrom pathlib import Path\nfrom bench import child\nchild._HEAVY = ()\n"
+        "signal.signal(15, lambda *args: None)\n"
+        "fork = child.Fork(['list', 'polite:Method'], alone=True, added={})\n"
+        "while not Path('ready').exists(): time.sleep(0.02)\n"
+        "os.killpg(0, 15)\ntime.sleep(0.5)\nassert fork.poll() is None, fork.poll()\nfork.terminate()\n"
+        "while fork.poll() is None: time.sleep(0.02)\nprint(fork.poll())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-Pc", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "143\n", done.stderr
