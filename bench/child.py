@@ -29,6 +29,7 @@ LOCAL = "local"
 LOOK_SECONDS = 0.1
 STOPPED = (130, 143)
 _AGAIN_SECONDS = 5.0
+_UNKNOWN = 255  # multiprocessing's code of a process whose end it cannot know
 _GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BLOCKED = (*_SIGNALS, signal.SIGHUP)  # in what forks
@@ -48,7 +49,21 @@ _THREADS, _BLAS, _SAFE = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONSAFEP
 _forked = False  # whether this process is a fork of one that has imported _HEAVY
 
 
-class Process(subprocess.Popen[bytes]):
+class _Told:
+    """What a process that was started here says; kept: where its messages are kept, None for the terminal."""
+
+    kept: IO[bytes] | None
+
+    def last_line(self) -> str:
+        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
+        if self.kept is None:
+            return "see above"
+        self.kept.seek(0)
+        lines = self.kept.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "without a word"
+
+
+class Process(_Told, subprocess.Popen[bytes]):
     """A command in a new process that only its parent signals; what it prints goes nowhere.
 
     alone: its messages go to standard error; else they are kept aside. added: to this program's environment.
@@ -75,12 +90,8 @@ class Process(subprocess.Popen[bytes]):
             start_new_session=True,
         )
 
-    def last_line(self) -> str:
-        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-        return _last_line(self.kept)
 
-
-class Fork:
+class Fork(_Told):
     """This program's command line in a fork; see `Process` for how it begins and what it answers to."""
 
     def __init__(
@@ -99,8 +110,12 @@ class Fork:
         return self._process.pid or 0
 
     def poll(self) -> int | None:
-        """Return the exit code, the number of a signal that ended it below 0, None while it runs."""
-        return self._process.exitcode
+        """Return the exit code, the number of a signal that ended it below 0, None while it runs.
+
+        Where what forked it is lost, so is its code, 255 then, but it may still run.
+        """
+        code = self._process.exitcode
+        return None if code == _UNKNOWN and Path(f"/proc/{self.pid}").exists() else code
 
     returncode = property(poll)
 
@@ -117,18 +132,6 @@ class Fork:
     def kill(self) -> None:
         """End it by force."""
         self.send_signal(signal.SIGKILL)
-
-    def last_line(self) -> str:
-        """Return the last line it wrote, or "see above" where it wrote to the terminal."""
-        return _last_line(self.kept)
-
-
-def _last_line(kept: IO[bytes] | None) -> str:
-    if kept is None:
-        return "see above"
-    kept.seek(0)
-    lines = kept.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
 
 
 def can_fork(device: str) -> bool:

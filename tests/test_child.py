@@ -124,14 +124,7 @@ def test_processes_that_share_a_run_end_together(case: str, forks: bool, tmp_pat
         f"child.can_fork = lambda device: {forks}\n"
         "sys.exit(child.together(['list', 'acts:Method'], count=2))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", parent],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = ended(parent, tmp_path)
     assert done.returncode == expected, done.stderr
     assert done.stdout == ("done\n" if case == "both end well" else "")
     assert re.search(said, done.stderr) if said else done.stderr == ""
@@ -179,27 +172,39 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_stop_of_the_whole_group_leaves_what_forks_to_tell_how_they_ended(tmp_path: Path) -> None:
-    """As `timeout` and schedulers stop: the exit code is the run's own, not that of a lost server."""
+LOST = {  # what befalls what forks -> the exit code that is told of a fork that was stopped
+    "the whole group is stopped": ("os.killpg(0, 15)", 143),  # as `timeout` and schedulers do
+    "it is killed": ("os.kill(forkserver._forkserver._forkserver_pid, 9)", 255),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_fork_is_told_to_run_as_long_as_it_does(case: str, tmp_path: Path) -> None:
+    act, expected = LOST[case]
     (tmp_path / "polite.py").write_text(
         "import signal, sys, time\nfrom pathlib import Path\n"
         "signal.signal(15, lambda *args: sys.exit(143))\nPath('ready').touch()\ntime.sleep(600)\n"
     )
     code = (
-        "import os, signal, time\nfrom pathlib import Path\nfrom bench import child\nchild._HEAVY = ()\n"
-        "signal.signal(15, lambda *args: None)\n"
+        "import os, signal, time\nfrom multiprocessing import forkserver\nfrom pathlib import Path\n"
+        "from bench import child\nchild._HEAVY = ()\nsignal.signal(15, lambda *args: None)\n"
         "fork = child.Fork(['list', 'polite:Method'], alone=True, added={})\n"
         "while not Path('ready').exists(): time.sleep(0.02)\n"
-        "os.killpg(0, 15)\ntime.sleep(0.5)\nassert fork.poll() is None, fork.poll()\nfork.terminate()\n"
+        f"{act}\ntime.sleep(0.5)\nassert fork.poll() is None, fork.poll()\nfork.terminate()\n"
         "while fork.poll() is None: time.sleep(0.02)\nprint(fork.poll())"
     )
-    done = subprocess.run(
-        [sys.executable, "-Pc", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    done = ended(code, tmp_path)
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
+def ended(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder whose modules it finds, as the first of a process group."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
         start_new_session=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.stdout == "143\n", done.stderr
